@@ -1,0 +1,185 @@
+"""From the rewards of turns to the advantage that each reply is credited with."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gtrturbo.algorithms.shapes import require_finite, require_same_shape
+
+EPSILON = 1e-5  # added to the standard deviation, as in RL4VLM and GTR
+Placement = Literal["reward", "advantage", "return"]
+
+
+@dataclass(frozen=True)
+class GaeResult:
+    """advantages: Â per turn, not normalised. [N]   returns: target of the value head. [N]   Both float32."""
+
+    advantages: Tensor
+    returns: Tensor
+
+
+def gae(
+    rewards: Tensor,
+    values: Tensor,
+    *,
+    terminated: Tensor,
+    truncated: Tensor,
+    bootstrap_values: Tensor,
+    gamma: float,
+    gae_lambda: float,
+) -> GaeResult:
+    """Estimate the advantage of each turn of a flat list sorted by (episode, turn).
+
+    δ_t = r_t + γ V(s_{t+1}) − V(s_t),   Â_t = δ_t + γ λ Â_{t+1},   R_t = Â_t + V(s_t)
+
+    The turn with a flag is the last of its episode: Â_{t+1} counts as 0 there, and V(s_{t+1}) is 0 if terminated,
+    else bootstrap_values[t]. Truncation is not termination: the episode would have gone on, so V(s') stays.
+
+    Args:
+        rewards, values: r_t and V(s_t), one per turn. [N]
+        terminated, truncated: The episode ended here by its rules, or was cut. Both: terminated. [N] bool
+        bootstrap_values: V(s') of the state after a truncated turn; not read elsewhere. If s' was not valued,
+            V(s_t) is the nearest stand-in, while 0 treats the cut as an end. [N]
+        gamma: γ, discount per turn, in [0, 1].
+        gae_lambda: λ, in [0, 1].
+
+    Returns: Advantages and returns, detached. Computed in float64.
+
+    Raises: ValueError: Shapes differ, a number is not finite, or the last turn ends no episode.
+
+    Source: Schulman et al., "High-Dimensional Continuous Control Using Generalized Advantage Estimation"
+        (arXiv 1506.02438), equations 11 and 16.
+    """
+    require_same_shape(
+        rewards=rewards, values=values, terminated=terminated, truncated=truncated, bootstrap_values=bootstrap_values
+    )
+    require_finite(rewards=rewards, values=values, bootstrap_values=bootstrap_values)
+    ends = terminated | truncated
+    if len(ends) and not ends[-1]:
+        raise ValueError(f"the last turn (index {len(ends) - 1}) is neither terminated nor truncated.")
+    current = values.detach().double()
+    following = torch.where(ends, bootstrap_values.detach().double(), current.roll(-1)).where(~terminated, 0.0)
+    deltas = rewards.detach().double() + gamma * following - current
+    advantages = _discounted_sums(deltas.tolist(), ends.tolist(), discount=gamma * gae_lambda)
+    advantages = torch.tensor(advantages, dtype=torch.float64, device=values.device)
+    return GaeResult(advantages=advantages.float(), returns=(advantages + current).float())
+
+
+def turn_advantages(
+    rewards: Tensor,
+    values: Tensor,
+    kl: Tensor,
+    *,
+    beta: float,
+    placement: Placement,
+    terminated: Tensor,
+    truncated: Tensor,
+    bootstrap_values: Tensor,
+    gamma: float,
+    gae_lambda: float,
+) -> GaeResult:
+    """Estimate advantages under the KL penalty to the teacher, in one of three places.
+
+    "reward":     r' = r − β KL before GAE: earlier turns and the value target feel it.
+    "advantage":  Â' = Â − β KL after GAE: that turn only; the value target does not.
+    "return":     R' = Â + V − β KL, Â' = R' − V: that turn only, and its value target.
+
+    Args:
+        kl: KL(student ‖ teacher) over each turn's thought, in nats; 0 without guidance. [N]
+        beta: β, at least 0.
+        placement: Where the penalty enters.
+        rewards, values, terminated, truncated, bootstrap_values, gamma, gae_lambda: See `gae`.
+
+    Raises: ValueError: As in `gae`, or the placement is unknown.
+
+    Source: GTR-Turbo (arXiv 2512.13043), KL guidance: "reward" is its algorithm, "advantage" its equation,
+        "return" its published code.
+    """
+    require_same_shape(rewards=rewards, kl=kl)
+    require_finite(kl=kl)
+    if placement not in ("reward", "advantage", "return"):
+        raise ValueError(f"placement must be reward, advantage or return, got {placement}.")
+    penalty = beta * kl.detach().float()
+    result = gae(
+        rewards - penalty if placement == "reward" else rewards,
+        values,
+        terminated=terminated,
+        truncated=truncated,
+        bootstrap_values=bootstrap_values,
+        gamma=gamma,
+        gae_lambda=gae_lambda,
+    )
+    if placement == "reward":
+        return result
+    returns = result.returns - penalty if placement == "return" else result.returns
+    return GaeResult(advantages=result.advantages - penalty, returns=returns)
+
+
+def normalize(x: Tensor, mask: Tensor) -> Tensor:
+    """Centre and scale the masked entries by their own mean and standard deviation; the others become 0.
+
+    (x − mean) / (std + 1e-5), with the population's std, so that a single entry becomes 0.
+
+    Args:
+        x: One number per turn. [N]
+        mask: Entries that count. [N] bool
+
+    Raises: ValueError: Shapes differ.
+    """
+    require_same_shape(x=x, mask=mask)
+    if not mask.any():
+        return torch.zeros_like(x)
+    counted = x[mask]
+    return ((x - counted.mean()) / (counted.std(correction=0) + EPSILON)).where(mask, 0.0)
+
+
+def raw_credit(advantages: Tensor, *, text_rewards: Tensor, random_action_mask: Tensor) -> Tensor:
+    """Replace the advantage of each random-action turn by what its text itself earned.
+
+    Where a reply did not parse, the environment executed a random action. What that action earned says nothing
+    about the text, so the text is credited with `text_rewards` alone.
+
+    Args:
+        advantages: Â per turn. [N]
+        text_rewards: Reward terms that the text itself causes: format reward − β KL. Read only under the mask. [N]
+        random_action_mask: Turns whose executed action was random. [N] bool
+
+    Returns: Credit per turn, in units of reward. [N]
+
+    Raises: ValueError: Shapes differ.
+    """
+    require_same_shape(advantages=advantages, text_rewards=text_rewards, random_action_mask=random_action_mask)
+    return torch.where(random_action_mask, text_rewards, advantages)
+
+
+def credit(advantages: Tensor, *, text_rewards: Tensor, random_action_mask: Tensor) -> Tensor:
+    """Normalise advantages over the legal turns and credit random-action turns with their text alone.
+
+    legal turn:          (Â − mean) / (std + 1e-5), mean and std over the legal turns only
+    random-action turn:  text_rewards / (std + 1e-5), not centred, so 0 when its text earned nothing
+
+    Penalties of illegal turns thus neither shift nor shrink the advantages of the others. Where the legal turns have
+    no spread to divide by (fewer than two, or std below 1e-5), text rewards stay in units of reward.
+
+    Args: As in `raw_credit`.
+
+    Returns: Credit per turn, in standard deviations. [N]
+
+    Raises: ValueError: Shapes differ.
+    """
+    legal = ~random_action_mask
+    text_credit = raw_credit(advantages, text_rewards=text_rewards, random_action_mask=random_action_mask)
+    spread = advantages[legal].std(correction=0) if legal.any() else advantages.new_zeros(())
+    scale = torch.where(spread < EPSILON, torch.ones_like(spread), spread + EPSILON)
+    return torch.where(legal, normalize(advantages, legal), text_credit / scale)
+
+
+def _discounted_sums(terms: list[float], ends: list[bool], *, discount: float) -> list[float]:
+    """Σ_l discount^l terms[t + l], up to and including the first end."""
+    sums, following = [0.0] * len(terms), 0.0
+    for t in reversed(range(len(terms))):
+        following = terms[t] + (0.0 if ends[t] else discount * following)
+        sums[t] = following
+    return sums

@@ -1,0 +1,383 @@
+"""Artifacts: directories that are written whole or not at all, named by the hash of their manifest.
+
+`stage.json` is written last, inside a hidden sibling that is then renamed, so a directory with a manifest is complete.
+The id of an artifact is the sha256 of its `stage.json`, which holds the ids of its inputs and the hashes of its files: a chain.
+"""
+
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from gtrturbo import __version__
+from gtrturbo.errors import GtrTurboError
+
+MANIFEST = "stage.json"
+TIMING = "timing.json"
+FORMAT = 1
+# Exactly one key: safetensors writes metadata in hash order, so two keys would give other bytes in another process.
+SAFETENSORS_METADATA = {"format": "pt"}
+
+MADE_BY = {
+    "checkpoint": "gtrturbo init",
+    "turns": "gtrturbo rollout",
+    "scores": "gtrturbo distill --mode kl",
+    "demos": "gtrturbo distill --mode sft",
+    "evaluation": "gtrturbo eval",
+}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What stage.json holds. `config` are knobs only, no paths; `renderer` hashes tokenizer, processor and chat template."""
+
+    format: int
+    kind: str
+    stage: str
+    version: str
+    config: dict[str, Any]
+    inputs: dict[str, Any]
+    files: dict[str, str]
+    metrics: dict[str, float]
+    renderer: str | None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What an artifact is made from: the stage, its knobs, and the ids of its inputs, taken before the work starts."""
+
+    stage: str
+    kind: str
+    config: dict[str, Any]
+    inputs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stage gives back: the folder it wrote, its id and its metrics."""
+
+    out: Path
+    id: str
+    metrics: dict[str, float]
+
+
+@dataclass
+class Draft:
+    """An artifact being written: put files into `folder`, set `metrics` and `renderer`; `result` is there when it is done."""
+
+    folder: Path
+    metrics: dict[str, float] = field(default_factory=dict)
+    renderer: str | None = None
+    timing: dict[str, Any] = field(default_factory=dict)
+    result: Result | None = None
+
+
+def artifact_id(path: Path) -> str:
+    """Return the id of an artifact, or of a foreign model folder (a hash over its files).
+
+    Raises:
+        GtrTurboError: nothing there, or the stage that should have written it did not finish.
+    """
+    if (path / MANIFEST).is_file():
+        return sha256_file(path / MANIFEST)
+    if is_model_folder(path):
+        listing = [[file.name, sha256_file(file)] for file in sorted(path.iterdir()) if file.is_file()]
+        return _sha256(json.dumps(listing).encode())
+    raise _absent(path)
+
+
+def is_model_folder(path: Path) -> bool:
+    """Tell whether a folder without manifest holds a Hugging Face model or a PEFT adapter."""
+    return any((path / name).is_file() for name in ("config.json", "adapter_config.json"))
+
+
+def read_manifest(path: Path, kind: str | None = None) -> Manifest:
+    """Read an artifact's manifest.
+
+    Raises:
+        GtrTurboError: no such folder, unfinished, damaged, or of another kind than the one wanted.
+    """
+    file = path / MANIFEST
+    if not file.is_file():
+        raise _absent(path)
+    try:
+        manifest = TypeAdapter(Manifest).validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise GtrTurboError(f"{file} is damaged: {error.errors()[0]['msg']}.", "make the artifact again.") from None
+    if kind and manifest.kind != kind:
+        raise GtrTurboError(f"{path} holds {manifest.kind} (made by {manifest.stage}), not {kind}.", _make(kind))
+    return manifest
+
+
+def _absent(path: Path) -> GtrTurboError:
+    if path.is_dir():
+        return GtrTurboError(f"{path} has no {MANIFEST}: the stage did not finish.", "run it again with the same --out.")
+    return GtrTurboError(f"{path} does not exist.")
+
+
+def _make(kind: str) -> str:
+    return f"make one with: {MADE_BY[kind]} …"
+
+
+def finished(out: Path, provenance: Provenance) -> Result | None:
+    """Return the artifact at `out` if exactly this work made it, None if nothing is there.
+
+    Raises:
+        GtrTurboError: something else is there; names the first difference.
+    """
+    if not out.exists():
+        return None
+    if not (out / MANIFEST).is_file():
+        raise GtrTurboError(f"{out} exists and is no artifact of gtrturbo.", "choose another --out.")
+    manifest = read_manifest(out)
+    if difference := _difference(manifest, provenance):
+        raise GtrTurboError(f"{out} exists and was made {difference}.", "choose another --out, or add --overwrite.")
+    return Result(out=out, id=artifact_id(out), metrics=manifest.metrics)
+
+
+def _difference(manifest: Manifest, wanted: Provenance) -> str | None:
+    if manifest.stage != wanted.stage:
+        return f"by {manifest.stage}, not {wanted.stage}"
+    for name in wanted.config:
+        was, now = manifest.config.get(name), wanted.config[name]
+        if was != now:
+            return f"with --{name.replace('_', '-')} {_said(was)}, not {_said(now)}"
+    for name in wanted.inputs.keys() | manifest.inputs.keys():
+        was, now = manifest.inputs.get(name), wanted.inputs.get(name)
+        if was != now:
+            return f"from another --{name.replace('_', '-')} ({short(was)}, not {short(now)})"
+    return None
+
+
+def _said(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def short(identity: Any) -> str:
+    """Abbreviate an id, or a list of ids, to what a person compares."""
+    if isinstance(identity, list):
+        return "[" + " ".join(short(item) for item in identity) + "]"
+    return str(identity)[:6] if identity else "none"
+
+
+@contextmanager
+def writing(out: Path, provenance: Provenance, *, overwrite: bool = False) -> Iterator[Draft]:
+    """Write an artifact whole or not at all: yields a draft; when the block ends the manifest is added and the folder renamed.
+
+    Raises:
+        GtrTurboError: `out` exists without `overwrite`, or another process is writing it.
+    """
+    if out.exists() and not overwrite:
+        raise GtrTurboError(f"{out} exists.", "choose another --out, or add --overwrite.")
+    partial = out.parent / f".{out.name}.partial"
+    partial.mkdir(parents=True, exist_ok=True)
+    lock = os.open(partial, os.O_RDONLY)
+    try:
+        _claim(lock, out)
+        _empty(partial)
+        draft = Draft(folder=partial)
+        started = time.monotonic()
+        try:
+            yield draft
+            draft.timing |= {"seconds": round(time.monotonic() - started, 3), "host": platform.node()}
+            _seal(draft, provenance)
+        except BaseException:
+            shutil.rmtree(partial)
+            raise
+        _replace(partial, out)
+        draft.result = Result(out=out, id=artifact_id(out), metrics=draft.metrics)
+    finally:
+        os.close(lock)
+
+
+def _claim(lock: int, out: Path) -> None:
+    # The kernel drops the lock when its process dies, however it dies, so a killed writer blocks nobody.
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise GtrTurboError(f"{out} is being written by another process.", "wait for it, or choose another --out.") from None
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _seal(draft: Draft, provenance: Provenance) -> None:
+    (draft.folder / TIMING).write_text(json.dumps(draft.timing, indent=2) + "\n")
+    files = {name: sha256_file(draft.folder / name) for name in list_files(draft.folder)}
+    manifest = {
+        "format": FORMAT,
+        "kind": provenance.kind,
+        "stage": provenance.stage,
+        "version": __version__,
+        "config": provenance.config,
+        "inputs": provenance.inputs,
+        "files": files,
+        "metrics": draft.metrics,
+        "renderer": draft.renderer,
+    }
+    text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    (draft.folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    for name in [*files, TIMING, MANIFEST]:
+        _flush(draft.folder / name)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(partial: Path, out: Path) -> None:
+    if out.exists():
+        old = out.parent / f".{out.name}.replaced"
+        out.rename(old)
+        partial.rename(out)
+        shutil.rmtree(old)
+    else:
+        partial.rename(out)
+
+
+def list_files(folder: Path) -> list[str]:
+    """Name the files that a manifest covers, relative and sorted: all but the manifest itself and the timing."""
+    names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in names if name not in (MANIFEST, TIMING))
+
+
+def damaged_files(folder: Path) -> list[str]:
+    """Hash every file again and name those that are missing, changed or not in the manifest."""
+    expected = read_manifest(folder).files
+    present = {name: sha256_file(folder / name) for name in list_files(folder)}
+    return sorted(name for name in expected.keys() | present.keys() if expected.get(name) != present.get(name))
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def seed_for(*parts: str | int) -> int:
+    """Derive a 63-bit seed from names and numbers, the same in every process and on every machine."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
+
+
+@dataclass(frozen=True)
+class TurnTokens:
+    """Tokens of N turns, one array per turn. P prompt tokens, R reply tokens.
+
+    Attributes:
+        prompt_ids: what the policy was given, image placeholders included. N × [P] int32
+        response_ids: what it sampled, end-of-turn token included. N × [R] int32
+        thought_mask: tokens before the action key. N × [R] bool
+        action_mask: the action key, its value and all after. N × [R] bool
+        sample_logprobs: nats, at the sampling temperature. N × [R] float32
+    """
+
+    prompt_ids: list[np.ndarray]
+    response_ids: list[np.ndarray]
+    thought_mask: list[np.ndarray]
+    action_mask: list[np.ndarray]
+    sample_logprobs: list[np.ndarray]
+
+
+def save_turn_tokens(path: Path, tokens: TurnTokens) -> None:
+    """Write the tokens of all turns to one safetensors file: flat arrays and offsets [N+1]."""
+    _save(
+        path,
+        {
+            **_flatten("prompt_", {"ids": tokens.prompt_ids}, np.int32),
+            **_flatten("response_", {"ids": tokens.response_ids}, np.int32),
+            "thought_mask": _flat(tokens.thought_mask, np.bool_),
+            "action_mask": _flat(tokens.action_mask, np.bool_),
+            "sample_logprobs": _flat(tokens.sample_logprobs, np.float32),
+        },
+    )
+
+
+def load_turn_tokens(path: Path) -> TurnTokens:
+    """Read what `save_turn_tokens` wrote."""
+    arrays = load_arrays(path)
+    by_response = {
+        name: _split(arrays[name], arrays["response_offsets"])
+        for name in ("response_ids", "thought_mask", "action_mask", "sample_logprobs")
+    }
+    return TurnTokens(prompt_ids=_split(arrays["prompt_ids"], arrays["prompt_offsets"]), **by_response)
+
+
+def save_scores(path: Path, teacher_logprobs: Sequence[np.ndarray]) -> None:
+    """Write the teacher's log-probs of N replies, N × [R] float32, nats."""
+    _save(path, _flatten("", {"teacher_logprobs": teacher_logprobs}, np.float32))
+
+
+def load_scores(path: Path) -> list[np.ndarray]:
+    """Read what `save_scores` wrote: one array per turn."""
+    arrays = load_arrays(path)
+    return _split(arrays["teacher_logprobs"], arrays["offsets"])
+
+
+def _flatten(prefix: str, ragged: Mapping[str, Sequence[np.ndarray]], dtype: type) -> dict[str, np.ndarray]:
+    rows = next(iter(ragged.values()))
+    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    return {f"{prefix}offsets": offsets, **{f"{prefix}{name}": _flat(values, dtype) for name, values in ragged.items()}}
+
+
+def _flat(rows: Sequence[np.ndarray], dtype: type) -> np.ndarray:
+    return np.concatenate([np.asarray(row, dtype=dtype) for row in rows] or [np.empty(0, dtype)])
+
+
+def _split(flat: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
+    return [flat[start:end] for start, end in itertools.pairwise(offsets)]
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    save_file(arrays, path, metadata=SAFETENSORS_METADATA)
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read a safetensors file of numpy arrays.
+
+    Raises:
+        GtrTurboError: the file is missing or damaged; names the command that finds out more.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise GtrTurboError(f"{path} cannot be read: {error}.", f"see: gtrturbo show {path.parent} --check") from None
+
+
+def save_image(folder: Path, pixels: np.ndarray) -> str:
+    """Write a picture, [H, W, 3] uint8, under the hash of its pixels, once; return its path relative to the artifact."""
+    digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:32]
+    name = f"images/{digest}.png"
+    target = folder / name
+    if not target.exists():
+        target.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(target)
+    return name
+
+
+def save_json(path: Path, content: Any) -> None:
+    """Write JSON in a canonical form: sorted keys, two spaces; NaN is refused."""
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,431 @@
+"""Everything a user can set: one frozen dataclass per stage.
+
+A field is `name: Annotated[type, "help sentence", markers…] = default`. The command line, the YAML file and the manifest
+are all made from these classes. Defaults are the paper's unless the sentence says otherwise.
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from gtrturbo.errors import GtrTurboError
+
+
+class Role(Enum):
+    """What a field is to the artifact that a stage writes; fields without a role are knobs and go into the manifest."""
+
+    INPUT = "an artifact that is read; the manifest names its id"
+    POSITIONAL = "a list of artifacts that are read, given without an option name"
+    RUNTIME = "says where or whether to work, not what comes out; not in the manifest"
+
+
+@dataclass(frozen=True)
+class Between:
+    """Bounds of a number, checked when a config is made."""
+
+    low: float
+    high: float = math.inf
+    low_open: bool = False
+
+    def __contains__(self, number: float) -> bool:
+        above = number > self.low if self.low_open else number >= self.low
+        return above and number <= self.high
+
+    def __str__(self) -> str:
+        right = "∞)" if math.isinf(self.high) else f"{self.high:g}]"
+        return f"{'(' if self.low_open else '['}{self.low:g}, {right}"
+
+
+FRACTION = Between(0, 1)
+POSITIVE_FRACTION = Between(0, 1, low_open=True)
+POSITIVE = Between(0, low_open=True)
+NOT_NEGATIVE = Between(0)
+AT_LEAST_ONE = Between(1)
+CLIP = Between(0, 0.99, low_open=True)
+
+Device = Annotated[str, "Where to compute: auto takes cuda if there is one, else cpu.", Role.RUNTIME]
+Dtype = Annotated[Literal["auto", "float32", "bfloat16"], "Type of the weights in memory; auto is the type on disk."]
+Overwrite = Annotated[bool, "Replace --out if it exists.", Role.RUNTIME]
+Seed = Annotated[int, "Everything random in this stage follows from it.", NOT_NEGATIVE]
+Out = Annotated[Path, "Folder to write; it appears when the stage is done.", Role.RUNTIME]
+TaskName = Annotated[str, "numberline, ezpoints, blackjack or points24."]
+EnvOptions = Annotated[tuple[str, ...], "KEY=VALUE for the environment, such as image=tiny or horizon=5; repeatable."]
+Illegal = Annotated[
+    Literal["random", "noop", "end"],
+    "What a reply that does not parse does: a random action (as in the paper), nothing, or end the episode.",
+]
+MaxNewTokens = Annotated[int, "Longest reply in tokens; 256 as in the paper.", AT_LEAST_ONE]
+NumEnvs = Annotated[int, "Episodes played side by side, and replies generated in one batch.", AT_LEAST_ONE]
+MicroBatch = Annotated[int, "Samples per forward pass; memory grows with it, results change by rounding only.", AT_LEAST_ONE]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """What every stage has; checks bounds and choices of all fields when it is made."""
+
+    out: Out
+    overwrite: Overwrite = False
+
+    def __post_init__(self) -> None:
+        for field in fields(type(self)):
+            check(field, getattr(self, field.name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitConfig(StageConfig):
+    """Make the first checkpoint: the built-in tiny VLM, or a Hugging Face image-text-to-text model."""
+
+    model: Annotated[str, "tiny (built in, offline), a Hugging Face id, or a local folder."] = "tiny"
+    revision: Annotated[str | None, "Branch, tag or commit on the Hugging Face hub."] = None
+    lora_rank: Annotated[int, "Rank of the LoRA adapter to train; 0 trains the full weights. The paper: 128.", NOT_NEGATIVE] = 0
+    lora_alpha: Annotated[float | None, "LoRA scale times rank; twice the rank if not given, as in the paper.", POSITIVE] = None
+    lora_target: Annotated[
+        tuple[str, ...], "Module names that get an adapter; repeatable. All linear layers except the output head if not given."
+    ] = ()
+    dtype: Dtype = "auto"
+    seed: Seed = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftConfig(StageConfig):
+    """Supervised steps on turns or demos: warm start, or imitation of a teacher."""
+
+    data: Annotated[tuple[Path, ...], "Turns or demos to learn from.", Role.POSITIONAL]
+    checkpoint: Annotated[Path, "Checkpoint to start from.", Role.INPUT]
+    steps: Annotated[int, "Most optimiser steps to take.", AT_LEAST_ONE] = 200
+    stop_loss: Annotated[
+        float, "Stop when the running loss (decay 0.8, nats per token) falls below this; 0 never.", NOT_NEGATIVE
+    ] = 0.0
+    learning_rate: Annotated[float, "Peak learning rate of AdamW.", POSITIVE] = 1e-5
+    warmup_steps: Annotated[int, "Steps of linear warm-up; a cosine to 0 at --steps follows.", NOT_NEGATIVE] = 0
+    batch_size: Annotated[int, "Samples per optimiser step.", AT_LEAST_ONE] = 32
+    micro_batch_size: MicroBatch = 32
+    weight_decay: Annotated[float, "AdamW weight decay.", NOT_NEGATIVE] = 0.0
+    max_grad_norm: Annotated[float, "Gradients are scaled down to this norm.", POSITIVE] = 1.0
+    seed: Seed = 0
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig(StageConfig):
+    """Play episodes and write every turn: image, prompt, sampled token ids, log-probs, reward."""
+
+    checkpoint: Annotated[Path | None, "Checkpoint that plays; leave out with --expert.", Role.INPUT] = None
+    task: TaskName
+    env: EnvOptions = ()
+    expert: Annotated[bool, "Let the task's scripted expert play and write true thoughts: data for sft."] = False
+    episodes: Annotated[int, "Whole episodes to play.", AT_LEAST_ONE] = 64
+    first_episode: Annotated[int, "Index of the first episode: two halves played apart equal one whole.", NOT_NEGATIVE] = 0
+    temperature: Annotated[float, "Sampling temperature; 0.2 as in the paper. Training uses the same.", POSITIVE] = 0.2
+    max_new_tokens: MaxNewTokens = 256
+    illegal: Illegal = "random"
+    num_envs: NumEnvs = 32
+    seed: Seed = 0
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(StageConfig):
+    """Let a teacher annotate turns: log-probs of the student's tokens (kl), or thoughts of its own (sft)."""
+
+    rollouts: Annotated[Path, "Turns to annotate.", Role.INPUT]
+    teacher: Annotated[Path | None, "Checkpoint that teaches; leave out with --expert.", Role.INPUT] = None
+    expert: Annotated[bool, "The task's scripted expert teaches (--mode sft only): GTR with a correct corrector."] = False
+    mode: Annotated[Literal["kl", "sft"], "kl writes scores, sft writes demos."] = "kl"
+    temperature: Annotated[float, "sft: first sampling temperature of the teacher; 0.2 as in the paper.", POSITIVE] = 0.2
+    retries: Annotated[
+        int, "sft: more tries for a reply that does not parse, each 1.1 times hotter, up to 0.9.", NOT_NEGATIVE
+    ] = 3
+    max_new_tokens: MaxNewTokens = 256
+    micro_batch_size: MicroBatch = 32
+    student: Annotated[
+        Path | None, "Go on to the weights: update this checkpoint with the guidance and write it to --out.", Role.INPUT
+    ] = None
+    update: Annotated[
+        tuple[str, ...], "KEY=VALUE for that update, an option of sft (--mode sft) or ppo-step (--mode kl); repeatable."
+    ] = ()
+    seed: Seed = 0
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PpoStepConfig(StageConfig):
+    """One PPO update of a checkpoint from its own turns, guided by a teacher's scores or demos."""
+
+    checkpoint: Annotated[Path, "Checkpoint that played the turns.", Role.INPUT]
+    rollouts: Annotated[Path, "Turns that this checkpoint played.", Role.INPUT]
+    scores: Annotated[Path | None, "Teacher log-probs of these turns (distill --mode kl).", Role.INPUT] = None
+    demos: Annotated[
+        tuple[Path, ...], "Teacher thoughts to imitate beside PPO (distill --mode sft); repeatable.", Role.INPUT
+    ] = ()
+    epochs: Annotated[int, "Passes over the turns.", AT_LEAST_ONE] = 4
+    minibatch_size: Annotated[int, "Turns per optimiser step; 128 as in the paper.", AT_LEAST_ONE] = 128
+    micro_batch_size: MicroBatch = 32
+    learning_rate: Annotated[float, "AdamW learning rate of the model at the first update.", POSITIVE] = 1e-5
+    final_learning_rate: Annotated[float, "Learning rate after --schedule-updates updates.", NOT_NEGATIVE] = 1e-9
+    schedule_updates: Annotated[
+        int, "Updates (ppo-steps) of the cosine from first to final learning rate; 0 keeps it constant.", NOT_NEGATIVE
+    ] = 0
+    value_learning_rate: Annotated[float | None, "Learning rate of the value head; the model's if not given.", POSITIVE] = None
+    clip_range: Annotated[float, "ε: the turn's probability ratio counts within 1 ± this.", CLIP] = 0.1
+    value_clip_range: Annotated[
+        float | None, "The value's change counts within ± this, in units of reward; --clip-range if not given.", POSITIVE
+    ] = None
+    gamma: Annotated[float, "Discount per turn.", FRACTION] = 0.9
+    gae_lambda: Annotated[float, "λ of generalised advantage estimation.", FRACTION] = 0.95
+    thought_coef: Annotated[
+        float, "λ: weight of thought tokens in a turn's log-prob; 0.5 for card games, 0.2 ALFWorld.", FRACTION
+    ] = 0.5
+    value_coef: Annotated[float, "Weight of the value loss.", NOT_NEGATIVE] = 0.5
+    detach_value: Annotated[bool, "Let the value loss train the value head only, not the model."] = False
+    environment_coef: Annotated[
+        float, "Weight of the environment's reward; 0 leaves pure on-policy distillation.", NOT_NEGATIVE
+    ] = 1.0
+    format_valid: Annotated[float, "Reward term of a reply that parses; 3 in the paper's Points24, 0 here."] = 0.0
+    format_invalid: Annotated[float, "Reward term of a reply that does not parse; -2 in the paper's Points24, -1 here."] = -1.0
+    kl_coef: Annotated[float, "β: weight of the teacher's reverse KL; 1 as in the paper.", NOT_NEGATIVE] = 1.0
+    kl_estimator: Annotated[
+        Literal["k1-clip", "k1", "abs", "k2", "k3"],
+        "Per-token estimate of KL(student, teacher); k1-clip is max(0, k1) as in the paper.",
+    ] = "k1-clip"
+    kl_placement: Annotated[
+        Literal["reward", "advantage", "return"],
+        "reward: flows through GAE (paper's algorithm). advantage: this turn only (its equation). return: value target too (its code).",
+    ] = "reward"
+    demo_coef: Annotated[float, "Weight of the imitation loss on --demos; 1 as in the paper.", NOT_NEGATIVE] = 1.0
+    weight_decay: Annotated[float, "AdamW weight decay.", NOT_NEGATIVE] = 0.0
+    max_grad_norm: Annotated[
+        float, "Gradients are scaled down to this norm; 1 is what the paper's runs used in effect.", POSITIVE
+    ] = 1.0
+    seed: Seed = 0
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeConfig(StageConfig):
+    """Merge checkpoints around their base into a teacher. No checkpoints give the base."""
+
+    checkpoints: Annotated[tuple[Path, ...], "Checkpoints to merge, oldest first.", Role.POSITIONAL] = ()
+    base: Annotated[
+        Path | None,
+        "Checkpoint that task vectors are measured from; the one that the checkpoints were trained from if not given.",
+        Role.INPUT,
+    ] = None
+    method: Annotated[Literal["ties", "linear"], "ties: trim, elect signs, merge. linear: weighted mean."] = "ties"
+    weights: Annotated[str, "sma (equal), ema:ALPHA (newest counts most; the paper's best is ema:0.5), or numbers: 0.2,0.8."] = (
+        "sma"
+    )
+    density: Annotated[
+        float, "Share of each task vector kept by ties, by magnitude, in (0, 1]; 0.8 as in the paper.", POSITIVE_FRACTION
+    ] = 0.8
+    scale: Annotated[float, "λ: the merged task vector is multiplied by it; 1 as in the paper.", POSITIVE] = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(StageConfig):
+    """Play fixed, paired episodes and report success with its interval, thought accuracy and chance."""
+
+    checkpoint: Annotated[Path, "Checkpoint that plays.", Role.INPUT]
+    task: TaskName
+    env: EnvOptions = ()
+    episodes: Annotated[int, "Episodes; the same deals for every checkpoint.", AT_LEAST_ONE] = 200
+    temperature: Annotated[float, "Sampling temperature; 0 takes the most likely token.", NOT_NEGATIVE] = 0.0
+    max_new_tokens: MaxNewTokens = 256
+    illegal: Illegal = "random"
+    num_envs: NumEnvs = 32
+    seed: Annotated[int, "Chooses the deals; keep it to compare checkpoints pair by pair.", NOT_NEGATIVE] = 1_000_000
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+
+Method = Literal["ppo", "turbo-kl", "turbo-sft", "gtr", "opd"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Train from nothing to a table: init, sft, then merge, rollout, distill, ppo-step in a loop, and eval."""
+
+    out: Annotated[Path, "Folder of the run; started again, it goes on where it was."]
+    method: Annotated[
+        Method,
+        "ppo: no teacher. turbo-kl, turbo-sft: the merged teacher. gtr: an external teacher (--teacher, else the scripted expert). "
+        "opd: the merged teacher (or --teacher) without the environment's reward.",
+    ] = "turbo-kl"
+    model: Annotated[str, "tiny (built in), a Hugging Face id, or a folder. Any but tiny takes the paper's settings."] = "tiny"
+    start: Annotated[Path | None, "Start from this checkpoint: no init and no sft."] = None
+    teacher: Annotated[Path | None, "External teacher of --method gtr or opd."] = None
+    task: TaskName = "numberline"
+    env: EnvOptions = ()
+    iterations: Annotated[int, "Updates after the warm start.", NOT_NEGATIVE] = 20
+    episodes: Annotated[int, "Episodes per iteration.", AT_LEAST_ONE] = 64
+    eval_episodes: Annotated[int, "Episodes per evaluation.", AT_LEAST_ONE] = 200
+    eval_every: Annotated[int, "Evaluate every so many iterations, besides start and end; 0 only those two.", NOT_NEGATIVE] = 0
+    lora_rank: Annotated[int, "Rank of the LoRA adapter to train; 0 trains the full weights.", NOT_NEGATIVE] = 0
+    seed: Seed = 0
+    set: Annotated[
+        tuple[str, ...], "STAGE.OPTION=VALUE for any stage, such as ppo-step.clip-range=0.2 or merge.weights=ema:0.5; repeatable."
+    ] = ()
+    dry_run: Annotated[bool, "Print the run as a shell script and do nothing."] = False
+    device: Device = "auto"
+    overwrite: Annotated[bool, "Replace what exists and differs."] = False
+
+    def __post_init__(self) -> None:
+        for field in fields(type(self)):
+            check(field, getattr(self, field.name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowConfig:
+    """Print any artifact: its manifest, an episode turn by turn, tokens coloured by the teacher's KL."""
+
+    artifact: Annotated[Path, "Folder to look at.", Role.POSITIONAL]
+    episode: Annotated[int | None, "Print this episode turn by turn.", NOT_NEGATIVE] = None
+    turn: Annotated[int | None, "Print this row of turns.jsonl (counted from 0), as error messages name them.", NOT_NEGATIVE] = (
+        None
+    )
+    scores: Annotated[Path | None, "Colour the reply's tokens by the teacher's KL from these scores."] = None
+    check: Annotated[bool, "Hash every file again and compare with the manifest."] = False
+
+
+@dataclass(frozen=True)
+class Field:
+    """One setting, read off its annotation. `kind` is the type without Annotated; `optional` says that None is allowed."""
+
+    name: str
+    kind: Any
+    help: str
+    default: Any
+    roles: frozenset[Role]
+    bounds: Between | None
+    optional: bool
+
+    @property
+    def required(self) -> bool:
+        return self.default is dataclasses.MISSING
+
+    @property
+    def option(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        return typing.get_args(self.kind) if typing.get_origin(self.kind) is Literal else ()
+
+    @property
+    def is_list(self) -> bool:
+        return typing.get_origin(self.kind) is tuple
+
+
+def fields(config: type) -> list[Field]:
+    """List the settings of a config class in the order in which they are declared."""
+    hints = typing.get_type_hints(config, include_extras=True)
+    return [_field(f, hints[f.name]) for f in dataclasses.fields(config)]
+
+
+def _field(field: dataclasses.Field, hint: Any) -> Field:
+    kind, *notes = typing.get_args(hint)
+    optional = typing.get_origin(kind) is types.UnionType
+    if optional:
+        kind = next(arm for arm in typing.get_args(kind) if arm is not type(None))
+    return Field(
+        name=field.name,
+        kind=kind,
+        help=next(note for note in notes if isinstance(note, str)),
+        default=field.default,
+        roles=frozenset(note for note in notes if isinstance(note, Role)),
+        bounds=next((note for note in notes if isinstance(note, Between)), None),
+        optional=optional,
+    )
+
+
+def check(field: Field, value: Any) -> None:
+    """Refuse a value outside its field's bounds or choices.
+
+    Raises:
+        GtrTurboError: names the option, the range and the value.
+    """
+    if value is None and field.optional:
+        return
+    name = field.name.replace("_", "-")
+    if field.choices and value not in field.choices:
+        raise GtrTurboError(f"{name} must be one of {', '.join(field.choices)}, got {value}.")
+    if field.bounds and not (math.isfinite(value) and value in field.bounds):
+        raise GtrTurboError(f"{name} must be in {field.bounds}, got {value}.")
+
+
+def knobs(config: Any) -> dict[str, Any]:
+    """Return what decides a stage's result besides its inputs: every field that is neither an artifact nor runtime."""
+    chosen = [f for f in fields(type(config)) if not f.roles]
+    return {f.name: _plain(getattr(config, f.name)) for f in chosen}
+
+
+def input_paths(config: Any) -> dict[str, Path | tuple[Path, ...]]:
+    """Return the artifacts that a stage reads, by field name; those not given are left out."""
+    wanted = {Role.INPUT, Role.POSITIONAL}
+    named = {f.name: getattr(config, f.name) for f in fields(type(config)) if f.roles & wanted}
+    return {name: value for name, value in named.items() if value not in (None, ())}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def parse(field: Field, text: Any) -> Any:
+    """Turn the text of an option, or a value from YAML, into the field's type.
+
+    Raises:
+        GtrTurboError: the text is no such value.
+    """
+    if field.is_list:
+        items = text if isinstance(text, list | tuple) else [text]
+        item_kind = typing.get_args(field.kind)[0]
+        return tuple(_scalar(field, item_kind, item) for item in items)
+    if text is None and field.optional:
+        return None
+    return _scalar(field, str if field.choices else field.kind, text)
+
+
+def _scalar(field: Field, kind: type, value: Any) -> Any:
+    refusal = GtrTurboError(f"{field.name.replace('_', '-')} must be {_KINDS[kind]}, got {value!r}.")
+    if kind is bool:
+        if str(value).lower() not in ("true", "false"):
+            raise refusal
+        return str(value).lower() == "true"
+    if isinstance(value, bool | list | dict) or value is None:
+        raise refusal
+    try:
+        return kind(value)
+    except ValueError:
+        raise refusal from None
+
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+
+
+def build(config: type, values: dict[str, Any]) -> Any:
+    """Make a config from values by option name (dashes or underscores), as YAML and --set give them.
+
+    Raises:
+        GtrTurboError: an unknown key (all known ones are listed), a value of the wrong kind, or a missing one.
+    """
+    known = {f.name: f for f in fields(config)}
+    given: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            alternatives = ", ".join(f.replace("_", "-") for f in known)
+            raise GtrTurboError(f"unknown setting {key}.", f"known: {alternatives}")
+        given[name] = parse(known[name], value)
+    missing = [f.option for f in known.values() if f.required and f.name not in given]
+    if missing:
+        raise GtrTurboError(f"missing: {', '.join(missing)}.")
+    return config(**given)

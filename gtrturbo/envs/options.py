@@ -1,0 +1,89 @@
+"""The settings of an environment: what each one may be, read from `name=value` or checked as a keyword argument."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gtrturbo.errors import GtrTurboError
+
+SWITCH = {"true": True, "false": False}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few words; the first is the default."""
+
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number from `low` to `high`."""
+
+    default: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class Switch:
+    """True or false."""
+
+    default: bool
+
+
+Option = Choice | Whole | Switch
+IMAGE = Choice(("full", "tiny"))
+
+
+def default(option: Option) -> str | int | bool:
+    """Return the value that an option has when nobody sets it."""
+    return option.words[0] if isinstance(option, Choice) else option.default
+
+
+def read_option(name: str, text: str, option: Option) -> str | int | bool:
+    """Turn the text after `name=` into a value.
+
+    Raises: GtrTurboError: The text is not a value of this option.
+    """
+    value: str | int | bool = text
+    if isinstance(option, Switch):
+        value = SWITCH.get(text.lower(), text)
+    if isinstance(option, Whole) and text.strip().isdecimal():
+        value = int(text)
+    check_option(name, value, option)
+    return value
+
+
+def check_option(name: str, value: object, option: Option) -> None:
+    """Refuse a value that an option cannot have.
+
+    Raises: GtrTurboError: With the value, and what may stand there.
+    """
+    if isinstance(option, Choice):
+        fine, wanted = value in option.words, " or ".join(option.words)
+    elif isinstance(option, Switch):
+        fine, wanted = isinstance(value, bool), "true or false"
+    else:
+        fine = isinstance(value, int) and not isinstance(value, bool) and option.low <= value <= option.high
+        wanted = f"a whole number from {option.low} to {option.high}"
+    if not fine:
+        raise GtrTurboError(f"{name} must be {wanted}, got {value!r}.")
+
+
+def check_options(values: Mapping[str, Any], options: Mapping[str, Option]) -> None:
+    """Refuse the first of `values` that its option cannot have."""
+    for name, value in values.items():
+        check_option(name, value, options[name])
+
+
+def check_reset_keys(given: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
+    """Refuse reset options that the environment does not know, or that come without their partner.
+
+    Raises: GtrTurboError: With the keys that must be given together.
+    """
+    if given and set(given) != set(allowed):
+        raise GtrTurboError(
+            f"reset options are {', '.join(map(repr, given))}, not {' and '.join(map(repr, allowed))}.",
+            "leave options out to deal at random.",
+        )

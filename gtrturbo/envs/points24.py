@@ -1,0 +1,102 @@
+"""Points24: make 24 from four cards with `+ - * /` and brackets.
+
+Rules as in RL4VLM (Zhai et al., 2024), `gym_cards/Points24-v0`; GTR (Wei et al., 2025) and GTR-Turbo (arXiv 2512.13043)
+train on the same game. A hand need not have a solution: 20,876 of the 28,561 ordered draws have one.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from gtrturbo.envs import formula
+from gtrturbo.envs.arithmetic import Arithmetic
+from gtrturbo.envs.cards import Card, random_card
+from gtrturbo.envs.drawing import BLACK, CELL, GREEN, WHITE, card_face, font, grid, ink, paste_card, wrapped
+from gtrturbo.envs.options import Option, Switch, check_options
+from gtrturbo.envs.solver import solve
+
+OPTIONS: dict[str, Option] = {**formula.OPTIONS, "solvable_only": Switch(False)}
+
+
+def _full(cards: tuple[Card, ...], items: tuple[str, ...]) -> np.ndarray:
+    picture = Image.new("RGB", (300, 300), GREEN)
+    for x, card in zip((5, 78, 152, 226), cards, strict=True):
+        paste_card(picture, card_face(card, 67, 93), x, 103)
+    draw = ImageDraw.Draw(picture)
+    draw.text((10, 210), "Formula:", fill=WHITE, font=font(16))
+    draw.text((10, 240), wrapped(items, 20, 280), fill=WHITE, font=font(20))
+    return np.array(picture)
+
+
+def _tiny(cards: tuple[Card, ...], items: tuple[str, ...]) -> np.ndarray:
+    glyphs = {(at % 8, 1 + at // 8): (item, BLACK) for at, item in enumerate(items)}
+    for at, card in enumerate(cards):
+        glyphs[2 * at, 0] = ("10" if card.rank == "T" else card.rank, ink(card.suit))
+        glyphs[2 * at + 1, 0] = (card.suit.lower(), ink(card.suit))
+    return grid(8, 4, glyphs)
+
+
+RULES = formula.Rules(
+    name="Points24",
+    target=24,
+    hand=4,
+    limit=20,
+    signs="+-*/()",
+    full=_full,
+    tiny=_tiny,
+    tiny_shape=(4 * CELL, 8 * CELL, 3),
+)
+
+
+def solvable(cards: tuple[Card, ...], face_cards_as_10: bool = True) -> bool:
+    """Say whether ordinary arithmetic makes 24 of the cards, each used once."""
+    return solve(tuple(sorted(card.value(face_cards_as_10) for card in cards)), RULES.target) is not None
+
+
+def deal_four(rng: np.random.Generator, face_cards_as_10: bool = True, solvable_only: bool = False) -> tuple[Card, ...]:
+    """Draw four cards with replacement, rank and suit uniform; again and again if only solvable hands will do."""
+    while True:
+        cards = tuple(random_card(rng) for _ in range(RULES.hand))
+        if not solvable_only or solvable(cards, face_cards_as_10):
+            return cards
+
+
+def make_env(
+    image: Literal["full", "tiny"] = "full",
+    face_cards_as_10: bool = True,
+    arithmetic: Arithmetic = "exact",
+    solvable_only: bool = False,
+    render_mode: str | None = None,
+) -> formula.FormulaEnv:
+    """Make the environment. The tiny picture is 224 x 112 pixels.
+
+    Args:
+        image, face_cards_as_10, arithmetic, render_mode: as for `FormulaEnv`.
+        solvable_only: deal until ordinary arithmetic makes 24 of the hand; by default any hand is dealt.
+    """
+    check_options({"solvable_only": solvable_only}, OPTIONS)
+    return formula.FormulaEnv(
+        RULES,
+        lambda rng: deal_four(rng, face_cards_as_10, solvable_only),
+        image=image,
+        face_cards_as_10=face_cards_as_10,
+        arithmetic=arithmetic,
+        render_mode=render_mode,
+    )
+
+
+def prompt(info: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """Ask for the next item."""
+    return formula.prompt(RULES, info, options)
+
+
+def truth(info: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ranks and the formula on the picture."""
+    return formula.truth(info)
+
+
+def advice(info: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, str]:
+    """Return true thoughts and the next item."""
+    return formula.advice(RULES, info, options)

@@ -1,0 +1,57 @@
+"""The critic: a small network on the hidden state of the last prompt token."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from gtrturbo.artifacts import SAFETENSORS_METADATA
+
+VALUE_HEAD = "value_head.safetensors"
+
+
+class ValueHead(nn.Module):
+    """Value of a state from the last prompt token's hidden state, in float32: Linear-ReLU-Linear-ReLU-Linear.
+
+    A new head answers 0 everywhere: its last layer starts at zero.
+
+    Source: RL4VLM (Zhai et al., 2024); sizes 1024 and 512 as in GTR-Turbo's release, at most 4 and 2 times the model's width.
+    """
+
+    def __init__(self, sizes: tuple[int, int, int]) -> None:
+        super().__init__()
+        hidden, first, second = sizes
+        self.layers = nn.Sequential(
+            nn.Linear(hidden, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU(), nn.Linear(second, 1)
+        )
+
+    @classmethod
+    def new(cls, hidden_size: int, *, seed: int) -> "ValueHead":
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            head = cls((hidden_size, min(1024, 4 * hidden_size), min(512, 2 * hidden_size)))
+        nn.init.zeros_(head.layers[-1].weight)
+        nn.init.zeros_(head.layers[-1].bias)
+        return head
+
+    def forward(self, state: Tensor) -> Tensor:
+        """Value states [B, H] float32 as [B] float32."""
+        return self.layers(state)[:, 0]
+
+    def save(self, folder: Path) -> None:
+        save_file(
+            {name: value.contiguous() for name, value in self.state_dict().items()}, folder / VALUE_HEAD, SAFETENSORS_METADATA
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> "ValueHead | None":
+        """Load a checkpoint's head; None if it has none yet."""
+        file = folder / VALUE_HEAD
+        if not file.is_file():
+            return None
+        weights = load_file(file)
+        first, second = weights["layers.0.weight"], weights["layers.2.weight"]
+        head = cls((first.shape[1], first.shape[0], second.shape[0]))
+        head.load_state_dict(weights)
+        return head

@@ -1,0 +1,110 @@
+"""Rows of turns.jsonl and demos.jsonl. Images are named relative to the artifact, so other trainers load the files as they are."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from gtrturbo.errors import GtrTurboError
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Successor:
+    """The state after a truncated turn, which would have gone on: what the policy would have been given next."""
+
+    messages: list[Message]
+    images: list[str]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of an episode: what was seen, what was replied, what came of it.
+
+    `messages` holds the user's message (an image part and a text part) and the assistant's reply; `images` the paths of the
+    image parts in order. `action` is what the reply chose (None: it did not parse, so `legal` is False) and `executed` what
+    the environment was given (None: nothing). `reads_truly` says whether the reply's fields match the true state (None: it did
+    not parse). `reward` is the sum of `reward_terms`. `info` is the environment's info before the action. `successor` is there
+    where the turn was truncated.
+    """
+
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False, extra="forbid")
+
+    episode: int
+    turn: int
+    seed: int
+    messages: list[Message]
+    images: list[str]
+    action: str | None
+    executed: str | None
+    legal: bool
+    reads_truly: bool | None
+    reward: float
+    reward_terms: dict[str, float]
+    terminated: bool
+    truncated: bool
+    won: bool
+    info: dict[str, Any]
+    successor: Successor | None = None
+
+    @property
+    def last(self) -> bool:
+        return self.terminated or self.truncated
+
+    @property
+    def reply(self) -> str:
+        return self.messages[-1]["content"][0]["text"]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One reply to imitate. Characters of the reply inside `unlearned` ([start, end) pairs) carry no loss: the action."""
+
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False, extra="forbid")
+
+    messages: list[Message]
+    images: list[str]
+    unlearned: list[tuple[int, int]]
+
+
+def chat(prompt: str, reply: str | None = None) -> list[Message]:
+    """Lay out one turn as chat messages with content parts: user (image, text) and, if there is one, the assistant's reply."""
+    question: Message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
+    if reply is None:
+        return [question]
+    return [question, {"role": "assistant", "content": [{"type": "text", "text": reply}]}]
+
+
+def write_rows(path: Path, rows: Iterable[Turn | Demo]) -> None:
+    """Write one JSON object per line. Raises ValueError for NaN or infinity, which JSON cannot hold."""
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(asdict(row), ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_rows(path: Path, kind: type) -> Iterator[Any]:
+    """Read rows back, each validated.
+
+    Raises:
+        GtrTurboError: a line is no such row; names file, line and field.
+    """
+    adapter = TypeAdapter(kind)
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield adapter.validate_json(line, strict=False)
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(str(part) for part in first["loc"])
+                raise GtrTurboError(f"{path} line {number}: {where or 'row'}: {first['msg']}.") from None
+
+
+def mean(numbers: Iterable[float]) -> float:
+    """Return the mean, and 0 for no numbers."""
+    values = list(numbers)
+    return math.fsum(values) / len(values) if values else 0.0

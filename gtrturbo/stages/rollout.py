@@ -1,0 +1,51 @@
+"""rollout: play episodes and write every turn."""
+
+from gtrturbo.artifacts import Result, writing
+from gtrturbo.config import RolloutConfig
+from gtrturbo.console import progress_bar
+from gtrturbo.envs.task import Task, load_task
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.play import Speaker, Spoken, play_episodes
+from gtrturbo.models.transcript import write_turns
+from gtrturbo.stages import done, provenance
+from gtrturbo.summary import summarize
+
+
+def run(config: RolloutConfig) -> Result:
+    """Play with a checkpoint, or with the task's scripted expert, which needs no model."""
+    if config.expert == (config.checkpoint is not None):
+        raise GtrTurboError("a rollout needs either --checkpoint or --expert.", "give one of the two.")
+    task = load_task(config.task, config.env)
+    with writing(config.out, provenance(config), overwrite=config.overwrite) as draft:
+        speak, renderer = _expert(task) if config.expert else _policy(config)
+        with progress_bar("rollout", config.episodes) as bar:
+            episodes = []
+            for played in play_episodes(
+                speak,
+                task,
+                seed=config.seed,
+                episodes=range(config.first_episode, config.first_episode + config.episodes),
+                num_envs=config.num_envs,
+                illegal=config.illegal,
+            ):
+                episodes.append(played)
+                bar.advance()
+        turns = write_turns(draft.folder, episodes)
+        draft.metrics, draft.renderer = summarize(turns), renderer
+    return done(draft)
+
+
+def _expert(task: Task) -> tuple[Speaker, str | None]:
+    return lambda states: [Spoken(task.expert(state.info)) for state in states], None
+
+
+def _policy(config: RolloutConfig) -> tuple[Speaker, str | None]:
+    # An expert's rollout needs no torch, so it is imported only where a model plays.
+    from gtrturbo.models.checkpoint import load_policy
+    from gtrturbo.models.processor import renderer_hash
+    from gtrturbo.models.speak import PolicySpeaker
+
+    assert config.checkpoint is not None
+    policy = load_policy(config.checkpoint, device=config.device, dtype=config.dtype)
+    speaker = PolicySpeaker(policy, seed=config.seed, temperature=config.temperature, max_new_tokens=config.max_new_tokens)
+    return speaker, renderer_hash(config.checkpoint)

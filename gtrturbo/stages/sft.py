@@ -1,0 +1,71 @@
+"""sft: supervised steps, loss on the reply only."""
+
+import json
+import math
+
+import torch
+
+from gtrturbo.algorithms.ppo import cosine_learning_rate
+from gtrturbo.artifacts import Draft, Result, seed_for, writing
+from gtrturbo.config import SftConfig
+from gtrturbo.console import progress_bar
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.checkpoint import load_policy, save_successor
+from gtrturbo.models.demos import Example, Shuffle, imitation_loss, read_examples
+from gtrturbo.models.optimizer import Optimizer
+from gtrturbo.models.policy import Policy
+from gtrturbo.stages import done, provenance
+
+METRICS = "metrics.jsonl"
+DECAY = 0.8
+
+
+def run(config: SftConfig) -> Result:
+    """Train on turns or demos until the running loss falls below stop_loss, or for `steps` steps."""
+    with writing(config.out, provenance(config), overwrite=config.overwrite) as draft:
+        policy = load_policy(config.checkpoint, device=config.device, dtype=config.dtype, trainable=True)
+        examples = read_examples(config.data, policy.renderer)
+        draft.metrics = {"examples": len(examples)} | _train(config, policy, examples, draft)
+        draft.renderer = save_successor(policy, config.checkpoint, draft.folder, config.out)
+    return done(draft)
+
+
+def _train(config: SftConfig, policy: Policy, examples: list[Example], draft: Draft) -> dict[str, float]:
+    torch.manual_seed(config.seed)
+    rates = {"learning_rate": config.learning_rate, "value_learning_rate": config.learning_rate}
+    head, policy.value_head = policy.value_head, None  # A value head has no part in imitation and passes through as it is.
+    optimizer = Optimizer(policy, **rates, weight_decay=config.weight_decay)
+    order = Shuffle(len(examples), seed=seed_for(config.seed, "sft"))
+    running, step = math.inf, 0
+    with (draft.folder / METRICS).open("w") as log, progress_bar("sft", config.steps) as bar:
+        while step < config.steps and running >= config.stop_loss:
+            rate = learning_rate(step, peak=config.learning_rate, warmup=config.warmup_steps, steps=config.steps)
+            optimizer.set_learning_rate(rate, rate)
+            loss, norm = _step(config, policy, optimizer, [examples[i] for i in order.draw(config.batch_size)])
+            if not math.isfinite(loss + norm):
+                raise GtrTurboError(f"loss is {loss} at step {step}. nothing was written.", "lower --learning-rate.")
+            running = loss if math.isinf(running) else DECAY * running + (1 - DECAY) * loss
+            row = {"step": step, "loss": loss, "running_loss": running, "grad_norm": norm, "learning_rate": rate}
+            log.write(json.dumps(row, allow_nan=False) + "\n")
+            step += 1
+            bar.advance(note=f"loss {running:.3f}")
+    policy.value_head = head
+    return {"steps": step, "final_loss": running}
+
+
+def _step(config: SftConfig, policy: Policy, optimizer: Optimizer, batch: list[Example]) -> tuple[float, float]:
+    """Take one optimiser step on the mean over all learned tokens of the batch; return loss and gradient norm."""
+    tokens = sum(int(example.learned.sum()) for example in batch)
+    total = 0.0
+    for start in range(0, len(batch), config.micro_batch_size):
+        loss, _ = imitation_loss(policy, batch[start : start + config.micro_batch_size])
+        (loss / tokens).backward()
+        total += loss.item()
+    return total / tokens, optimizer.step(max_grad_norm=config.max_grad_norm)
+
+
+def learning_rate(step: int, *, peak: float, warmup: int, steps: int) -> float:
+    """Rise linearly to the peak over `warmup` steps, then fall to 0 along half a cosine."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return cosine_learning_rate(step - warmup, initial=peak, final=0.0, total=max(1, steps - warmup))
