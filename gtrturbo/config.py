@@ -198,7 +198,7 @@ class PpoStepConfig(StageConfig):
     ] = "k1-clip"
     kl_placement: Annotated[
         Literal["reward", "advantage", "return"],
-        "reward: flows through GAE (paper's algorithm). advantage: this turn only (its equation). return: value target too (its code).",
+        "reward: through GAE (the paper's algorithm). advantage: this turn only (its equation). return: value target too (its code).",
     ] = "reward"
     demo_coef: Annotated[float, "Weight of the imitation loss on --demos; 1 as in the paper.", NOT_NEGATIVE] = 1.0
     weight_decay: Annotated[float, "AdamW weight decay.", NOT_NEGATIVE] = 0.0
@@ -257,7 +257,7 @@ class RunConfig:
     out: Annotated[Path, "Folder of the run; started again, it goes on where it was."]
     method: Annotated[
         Method,
-        "ppo: no teacher. turbo-kl, turbo-sft: the merged teacher. gtr: an external teacher (--teacher, else the scripted expert). "
+        "ppo: no teacher. turbo-kl, turbo-sft: the merged teacher. gtr: an external teacher (--teacher, else the expert). "
         "opd: the merged teacher (or --teacher) without the environment's reward.",
     ] = "turbo-kl"
     model: Annotated[str, "tiny (built in), a Hugging Face id, or a folder. Any but tiny takes the paper's settings."] = "tiny"

@@ -1,4 +1,4 @@
-"""Rows of turns.jsonl and demos.jsonl. Images are named relative to the artifact, so other trainers load the files as they are."""
+"""Rows of turns.jsonl and demos.jsonl. Images are named relative to the artifact, so other trainers load the files too."""
 
 import json
 import math

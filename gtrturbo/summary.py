@@ -55,3 +55,19 @@ def summarize(turns: Sequence[Turn]) -> dict[str, float]:
         "illegal_rate": mean(not turn.legal for turn in turns),
         "thought_accuracy": mean(bool(turn.reads_truly) for turn in turns),
     }
+
+
+def paired_difference(before: Sequence[bool], after: Sequence[bool], *, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Return the difference of two success rates on the same deals, with its normal interval.
+
+    d̄ ± z s / √n over the differences d of each deal, s their sample standard deviation.
+
+    Raises: ValueError: different numbers of deals, or fewer than two.
+    """
+    if len(before) != len(after) or len(before) < 2:
+        raise ValueError(f"pairs need equal numbers of deals, at least 2, got {len(before)} and {len(after)}.")
+    differences = [int(late) - int(early) for early, late in zip(before, after, strict=True)]
+    centre = mean(differences)
+    variance = sum((d - centre) ** 2 for d in differences) / (len(differences) - 1)
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) * math.sqrt(variance / len(differences))
+    return centre, centre - half, centre + half

@@ -1,7 +1,7 @@
 """Merging task vectors, one tensor at a time.
 
-A task vector is what training changed: checkpoint − base. Sums run in float64: rounding to a checkpoint's dtype then
-gives n copies of one checkpoint back bit by bit, and the task vectors of float32 or narrower weights lose nothing.
+A task vector is what training changed: checkpoint − base. Sums run in float64, so that rounding once to a checkpoint's
+dtype (float32 or narrower) gives n copies of one checkpoint back bit by bit, whatever n and the weights.
 After trimming everything is element by element, so a large tensor may be merged in slices.
 """
 
@@ -55,6 +55,8 @@ class Agreement:
 
 def task_vector(weights: Tensor, base: Tensor) -> Tensor:
     """Return what training changed: weights − base, in float64.
+
+    Exact for float32 weights within a factor 2^29 of the base; in float32, base + (weights − base) need not be weights.
 
     Raises: ValueError: Shapes differ.
 
@@ -143,7 +145,7 @@ def merge_weights(spec: str, k: int) -> list[float]:
     elif spec.startswith("ema:"):
         alpha = _number(spec.removeprefix("ema:"), spec)
         if not 0 < alpha <= 1:
-            raise GtrTurboError(f"alpha of ema must be in (0, 1], got {alpha:g}.", "0.5 is the paper's best.")
+            raise GtrTurboError(f"alpha of ema must be in (0, 1], got {alpha:g}.", "try ema:0.5, the paper's best.")
         weights = [alpha * (1 - alpha) ** (k - 1 - i) for i in range(k)]
     else:
         weights = _explicit(spec, k)

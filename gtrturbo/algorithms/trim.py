@@ -58,5 +58,5 @@ def _within_bin(magnitudes: Tensor, k: int) -> tuple[Tensor, int]:
     counts = torch.stack([torch.bincount(tile, minlength=1 << 16) for tile in bins]).sum(0)
     at_least = counts.flip(0).cumsum(0).flip(0)  # entries in this bin or above
     chosen = int((at_least >= k).sum()) - 1
-    candidates = [tile[bin == chosen] for tile, bin in zip(magnitudes.split(_TILE), bins, strict=True)]
+    candidates = [tile[tile_bins == chosen] for tile, tile_bins in zip(magnitudes.split(_TILE), bins, strict=True)]
     return torch.cat(candidates), k - int(at_least[chosen] - counts[chosen])

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from gtrturbo.envs.cards import Card, cards_of, random_card, shown_rank
 from gtrturbo.envs.drawing import BLACK, CELL, GREEN, RED, WHITE, card_back, card_face, font, grid, paste_card
-from gtrturbo.envs.options import IMAGE, Option, check_options, check_reset_keys
+from gtrturbo.envs.options import IMAGE, Option, check_action, check_options, check_reset_keys
 
 ACTIONS = ("stand", "hit")
 OPTIONS: dict[str, Option] = {"image": IMAGE}
@@ -68,6 +68,7 @@ class BlackjackEnv(gym.Env):
 
     def step(self, action: int):
         """Draw a card, or let the dealer play; see the class for the rewards."""
+        check_action(action, ACTIONS)
         if action == 1:
             self.player.append(self._card())
             bust = self._total(self.player) > 21
@@ -102,7 +103,7 @@ def _full(upcard: Card, player: Sequence[Card]) -> np.ndarray:
     picture = Image.new("RGB", (300, 300), GREEN)
     draw = ImageDraw.Draw(picture)
     for y, name in ((5, "Dealer"), (130, "Player")):
-        draw.text((5, y), name, fill=WHITE, font=font(16), stroke_width=0.5)
+        draw.text((5, y), name, fill=WHITE, font=font(18))
     paste_card(picture, card_face(upcard, CARD_WIDTH, CARD_HEIGHT), 5, 25)
     paste_card(picture, card_back(CARD_WIDTH, CARD_HEIGHT), 78, 25)
     for (x, y), card in zip(_places(len(player)), player, strict=True):
@@ -156,7 +157,7 @@ def advice(info: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, st
 def _enough(upcard: int, soft: bool) -> int:
     """Return the total from which standing wins most: the basic strategy for an endless deck and no doubling."""
     if soft:
-        return 19 if upcard in (9, 10) else 18
+        return 19 if upcard in (1, 9, 10) else 18
     if upcard in (2, 3):
         return 13
     return 12 if upcard in (4, 5, 6) else 17

@@ -13,7 +13,7 @@ import numpy as np
 
 from gtrturbo.envs.arithmetic import Arithmetic, equals
 from gtrturbo.envs.cards import Card, cards_of, shown_rank
-from gtrturbo.envs.options import IMAGE, Choice, Option, Switch, check_options, check_reset_keys
+from gtrturbo.envs.options import IMAGE, Choice, Option, Switch, check_action, check_options, check_reset_keys
 from gtrturbo.envs.solver import completion
 
 OPTIONS: dict[str, Option] = {
@@ -105,6 +105,7 @@ class FormulaEnv(gym.Env):
 
     def step(self, action: int):
         """Append an item or judge the formula; see the class for the rewards."""
+        check_action(action, self.actions)
         if len(self.formula) > self.rules.limit:
             return self.render(), -1.0, False, True, self._info(won=False)
         item = self.actions[action]

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from gtrturbo.envs.drawing import BLACK, CELL, WHITE, font, grid
-from gtrturbo.envs.options import IMAGE, Option, Whole, check_options, check_reset_keys
+from gtrturbo.envs.options import IMAGE, Option, Whole, check_action, check_options, check_reset_keys
 from gtrturbo.errors import GtrTurboError
 
 ACTIONS = ("-", "+")
@@ -61,6 +61,7 @@ class NumberLineEnv(gym.Env):
 
     def step(self, action: int):
         """Move one up or down; see the class for the rewards."""
+        check_action(action, ACTIONS)
         before = abs(self.target - self.current)
         self.current = min(max(self.current + (1 if action == 1 else -1), 0), self.line)
         self.moves += 1

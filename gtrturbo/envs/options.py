@@ -1,8 +1,10 @@
 """The settings of an environment: what each one may be, read from `name=value` or checked as a keyword argument."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from gtrturbo.errors import GtrTurboError
 
@@ -75,6 +77,16 @@ def check_options(values: Mapping[str, Any], options: Mapping[str, Option]) -> N
     """Refuse the first of `values` that its option cannot have."""
     for name, value in values.items():
         check_option(name, value, options[name])
+
+
+def check_action(action: Any, actions: Sequence[str]) -> None:
+    """Refuse a number that stands for no action, which Python would else count from the end or take for another.
+
+    Raises: GtrTurboError: With the numbers that do.
+    """
+    if not isinstance(action, int | np.integer) or not 0 <= action < len(actions):
+        last = len(actions) - 1
+        raise GtrTurboError(f"{action!r} is not an action.", f"choose from 0 ({actions[0]}) to {last} ({actions[last]}).")
 
 
 def check_reset_keys(given: Mapping[str, Any], allowed: tuple[str, ...]) -> None:

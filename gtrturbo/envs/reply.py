@@ -60,7 +60,7 @@ def read_reply(text: str, *, required: Sequence[str], actions: Sequence[str]) ->
         return None
     fields = {member.name: member.value for member in members}
     last = members[-1] if members else None
-    if last is None or last.name != "action" or any(name not in fields for name in required):
+    if last is None or any(name not in fields for name in required):
         return None
     start, end = last.value_span
     quoted = isinstance(last.value, str)

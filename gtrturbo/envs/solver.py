@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import lru_cache
 from itertools import combinations
+from math import prod
 from typing import Any
 
 from gtrturbo.envs.arithmetic import Arithmetic, Partial, equals, read_item, read_items
@@ -108,11 +109,11 @@ def _joined(operator: str, left_kind: str, left: Items, right_kind: str, right: 
 def completion(
     formula: Items, values: tuple[int, ...], target: int, *, limit: int, operators: str, arithmetic: Arithmetic
 ) -> Items | None:
-    """Return the fewest items that turn a formula into a winning one, or None if nothing does.
+    """Return few items that turn a formula into a winning one, or None if nothing does.
 
     The formula that `solve` gives is kept to while what is there is its beginning. Otherwise the search is exhaustive
     in the exact grammar; under the original rules it never joins digits nor builds powers, and gives up where the
-    formula already did.
+    formula already did. A hand that exact arithmetic cannot solve is given up at once.
 
     Args:
         formula: items so far, a blank for each refused number.
@@ -122,26 +123,34 @@ def completion(
         operators: the operations that the game has.
         arithmetic: the rule that will judge the formula.
     """
-    solution = _wrapped(formula, solve(values, target, operators))
-    if solution is None:
-        return None
-    if solution[: len(formula)] == formula and len(solution) <= limit and equals(solution, target, arithmetic):
-        return solution[len(formula) :]
-    left = Counter(values)
-    left.subtract(int(item) for item in formula if item.isdecimal())
-    start = read_items(formula, Fraction if arithmetic == "exact" else int)
-    if start is None or min(left.values()) < 0:
-        return None
+    written = tuple(item for item in formula if item.strip())
     room = limit - len(formula)
+    start = read_items(written, Fraction if arithmetic == "exact" else int)
+    left = Counter(values)
+    left.subtract(int(item) for item in written if item.isdecimal())
+    solution = solve(values, target, operators)
+    if start is None or solution is None or min(left.values()) < 0:
+        return None
+    if solution[: len(written)] == written:
+        rest = solution[len(written) :]
+    elif left.total() == len(values):
+        rest = _after_signs(start, values, target, operators)
+        if rest is None:
+            return None
+    else:
+        rest = None
+    if rest is not None and len(rest) <= room and equals((*written, *rest), target, arithmetic):
+        return rest
     return _search(start, tuple(sorted(left.elements())), Fraction(target), room, operators, arithmetic)
 
 
-def _wrapped(formula: Items, solution: Items | None) -> Items | None:
-    """Put a solution into the brackets that a formula of nothing but open brackets has too many."""
-    if solution is None or set(formula) != {"("}:
-        return solution
-    extra = max(len(formula) - next(i for i, item in enumerate(solution) if item != "("), 0)
-    return ("(",) * extra + solution + (")",) * extra
+def _after_signs(start: Partial, values: tuple[int, ...], target: int, operators: str) -> Items | None:
+    """Go on from nothing but brackets and signs, which together ask for the target or for minus the target."""
+    sign = prod(product for _, product, _ in start.levels)
+    inner = solve(values, int(target * sign), operators)
+    if inner is not None and start.levels[-1][1] < 0:
+        inner = ("(", *inner, ")")
+    return None if inner is None else (*inner, *(")",) * (len(start.levels) - 1))
 
 
 def _search(
@@ -152,7 +161,7 @@ def _search(
     deepest = len(start.levels) + len(left) - 1 if "-" in operators else 1
     frontier: list[tuple[Partial, tuple[int, ...], Items]] = [(start, left, ())]
     seen: set[tuple[Partial, tuple[int, ...]]] = set()
-    for _ in range(room + 1):
+    for length in range(room + 1):
         following: list[tuple[Partial, tuple[int, ...], Items]] = []
         for partial, numbers, items in frontier:
             if not numbers and partial.whole and len(partial.levels) == 1 and sum(partial.levels[0][:2]) == target:
@@ -162,11 +171,18 @@ def _search(
                 if grown is None:
                     continue
                 state = (grown, _without(numbers, item))
+                if length + 1 + _fewest(*state) > room:
+                    continue
                 seen.add(state)
                 if len(seen) > known:
                     following.append((*state, (*items, item)))
         frontier = following
     return None
+
+
+def _fewest(partial: Partial, numbers: tuple[int, ...]) -> int:
+    """Return how many items at least are missing: numbers, a sign for each but perhaps the first, and brackets."""
+    return 2 * len(numbers) - (not partial.whole and bool(numbers)) + len(partial.levels) - 1
 
 
 def _grown(partial: Partial, item: str, number: Callable[[str], Any]) -> Partial | None:

@@ -20,6 +20,7 @@ from gtrturbo.models.value_head import ValueHead
 
 ADAPTER_CONFIG = "adapter_config.json"
 BASE = "base"
+ONE_THREAD = 5_000_000
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -34,7 +35,10 @@ def load_policy(path: Path, *, device: str, dtype: str = "auto", trainable: bool
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     model = load_model(path, dtype=dtype, trainable=trainable).to(resolve_device(device))
-    processor = load_processor(path, model_type=model.config.model_type)
+    if model.device.type == "cpu" and model.num_parameters() < ONE_THREAD:
+        # Threads of so small a model wait for each other longer than they work: up to 10 times slower on a busy machine.
+        torch.set_num_threads(1)
+    processor = load_processor(path, model_type=model.config.model_type, local_files_only=True)
     head = ValueHead.load(path)
     return Policy(model, processor, head.to(model.device) if head else None)
 

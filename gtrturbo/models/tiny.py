@@ -23,13 +23,15 @@ SPECIAL_TOKENS = (
     "<|video_pad|>",
 )  # fmt: skip
 CORPUS_EPISODES = 100
+# Measured: 0.15 learns to read in about 80 supervised steps; 0.05 needs more than 200, 0.02 does not begin to within them.
+INITIALIZER_RANGE = 0.15
 
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 <|im_start|>{{ message['role'] }}
 {% if message['content'] is string %}{{ message['content'] }}{% else -%}
 {%- for part in message['content'] -%}
-{%- if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in part %}{{ part['text'] }}{% endif -%}
+{%- if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif -%}
 {%- endfor -%}
 {%- endif -%}<|im_end|>
 {% endfor -%}
@@ -58,7 +60,7 @@ def tiny_config(tokenizer: Any) -> Qwen2_5_VLConfig:
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 2048,
-        "initializer_range": 0.05,
+        "initializer_range": INITIALIZER_RANGE,
         # The three sections share the head's 16 dimensions in pairs: 4 + 2 + 2 = 8.
         "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 2, 2]},
         "bos_token_id": None,
@@ -73,7 +75,7 @@ def tiny_config(tokenizer: Any) -> Qwen2_5_VLConfig:
         "out_hidden_size": 64,
         "window_size": 4 * CELL,
         "fullatt_block_indexes": [0, 1],
-        "initializer_range": 0.05,
+        "initializer_range": INITIALIZER_RANGE,
     }
     return Qwen2_5_VLConfig(
         text_config=text,
@@ -130,7 +132,8 @@ def _wrap(bpe: dict[str, Any]) -> Qwen2Tokenizer:
 
 
 def corpus() -> Iterator[str]:
-    """Yield prompts and true replies of every task, as the scripted experts play them."""
+    """Yield the template's roles, and prompts and true replies of every task, as the scripted experts play them."""
+    yield from ("system", "user", "assistant")
     for name in TASKS:
         task = load_task(name, ["image=tiny"])
         env = task.make()

@@ -91,7 +91,7 @@ def read_transcript(path: Path, renderer: Renderer) -> Transcript:
     for row, (prompt, ids) in enumerate(zip(prompts, tokens.prompt_ids, strict=True)):
         if not np.array_equal(prompt.ids, ids):
             raise GtrTurboError(
-                f"turn {row} of {path} renders to other tokens than the policy was given: tokenizer, processor or template differ.",
+                f"turn {row} of {path} renders to other tokens than were played: tokenizer, processor or template differ.",
                 "use the checkpoint that played, or one trained from it.",
             )
     return Transcript(turns, tokens, prompts)

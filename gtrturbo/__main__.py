@@ -1,0 +1,5 @@
+"""python -m gtrturbo"""
+
+from gtrturbo.cli import main
+
+main()

@@ -1,0 +1,198 @@
+"""The command line: one adapter turns a config class into a command, so no option is written twice."""
+
+import inspect
+import os
+import sys
+import traceback
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from gtrturbo import __version__
+from gtrturbo.artifacts import Result
+from gtrturbo.config import DistillConfig, Field, Role, RunConfig, ShowConfig, build, fields
+from gtrturbo.console import stderr
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.stages import STAGES, execute
+
+ORDER = ("init", "sft", "rollout", "distill", "ppo-step", "merge", "eval")
+PANELS = {Role.INPUT: "Inputs", Role.RUNTIME: "Output and machine"}
+
+app = typer.Typer(
+    name="gtrturbo",
+    help="Train vision-language-model agents with GTR-Turbo: PPO with a teacher merged from the run's own checkpoints.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Entry point of the gtrturbo command."""
+    app()
+
+
+def add_command(name: str, config: type, action: Callable[[Any], None]) -> None:
+    """Add a command whose options are the fields of `config`; flags win over --config FILE.yaml, which wins over defaults."""
+
+    def command(**given: Any) -> None:
+        debug, file = given.pop("debug"), given.pop("config")
+        chosen = {key: value for key, value in given.items() if value not in (None, [])}
+        with _errors(debug, code=2):
+            settings = build(config, _read_yaml(file) | chosen)
+        with _errors(debug, code=1):
+            action(settings)
+
+    parameters = [*map(_parameter, fields(config)), *_EXTRA]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app.command(name, help=config.__doc__)(command)
+
+
+class _errors:
+    """Print our errors as two lines on stderr and leave with the given code; with --debug show where they come from."""
+
+    def __init__(self, debug: bool | None, *, code: int) -> None:
+        self.debug = debug
+        self.code = code
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if isinstance(error, GtrTurboError):
+            if self.debug:
+                traceback.print_exception(error)
+            print(error, file=sys.stderr)
+            raise typer.Exit(self.code)
+
+
+def _read_yaml(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise GtrTurboError(f"{file} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise GtrTurboError(f"{file} holds no settings.", "write lines such as: learning-rate: 1e-5")
+    return {str(key).replace("-", "_"): value for key, value in content.items()}
+
+
+def _parameter(field: Field) -> inspect.Parameter:
+    """Describe one field as a typer parameter that is None when it is not given."""
+    default = "required" if field.required else _shown(field)
+    kind = _typer_kind(field)
+    if Role.POSITIONAL in field.roles:
+        detail: Any = typer.Argument(help=field.help, show_default=False, metavar=field.name.upper())
+    else:
+        panel = next((PANELS[role] for role in field.roles if role in PANELS), "Options")
+        flags = f"{field.option}/--no-{field.option[2:]}" if field.kind is bool else field.option
+        detail = typer.Option(flags, help=field.help, show_default=default, rich_help_panel=panel, metavar=_metavar(field))
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, detail])
+
+
+def _typer_kind(field: Field) -> Any:
+    if field.is_list:
+        return list[str] | None
+    return (field.kind if field.choices or field.kind is bool else str) | None  # build() turns text into numbers and paths
+
+
+def _metavar(field: Field) -> str | None:
+    if field.choices or field.kind is bool:
+        return None
+    kind = typing.get_args(field.kind)[0] if field.is_list else field.kind
+    return {int: "INT", float: "FLOAT", Path: "PATH"}.get(kind, "TEXT")
+
+
+def _shown(field: Field) -> str | bool:
+    if field.default is None or field.default == ():
+        return False
+    if isinstance(field.default, bool):
+        return "on" if field.default else "off"
+    return str(field.default)
+
+
+_EXTRA = [
+    inspect.Parameter(
+        "config",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[
+            Path | None,
+            typer.Option("--config", "-c", help="YAML file of options; flags win.", rich_help_panel="Output and machine"),
+        ],
+    ),
+    inspect.Parameter(
+        "debug",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[
+            bool | None, typer.Option("--debug", help="Show where an error comes from.", rich_help_panel="Output and machine")
+        ],
+    ),
+]
+
+
+def run_stage(config: Any) -> None:
+    """Run one stage: the path written goes to stdout, a line of metrics to stderr."""
+    from gtrturbo.loop import distill
+
+    _go_offline(config)
+    result = distill(config) if isinstance(config, DistillConfig) else execute(config)
+    stderr.print(summary_line(result), style="dim")
+    print(result.out)
+
+
+def _go_offline(config: Any) -> None:
+    # Only init may touch the network; the variable is read when transformers is imported, which has not happened yet.
+    if type(config) is not STAGES["init"][0]:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def summary_line(result: Result) -> str:
+    """Write a stage's metrics in one line."""
+    return " · ".join(f"{name} {value:.4g}" for name, value in result.metrics.items())
+
+
+def run_loop(config: RunConfig) -> None:
+    """Run or print the whole loop."""
+    from gtrturbo.loop import plan, shell
+    from gtrturbo.progress import run_with_progress
+
+    if config.dry_run:
+        print(shell(plan(config)), end="")
+    else:
+        print(run_with_progress(config))
+
+
+def run_show(config: ShowConfig) -> None:
+    """Print an artifact."""
+    from gtrturbo.show import show
+
+    show(config)
+
+
+def _version(wanted: bool | None) -> None:
+    if wanted:
+        print(f"gtrturbo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = None,
+) -> None:
+    pass
+
+
+for _name in ORDER:
+    add_command(_name, STAGES[_name][0], run_stage)
+add_command("run", RunConfig, run_loop)
+add_command("show", ShowConfig, run_show)

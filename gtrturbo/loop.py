@@ -1,0 +1,253 @@
+"""The algorithm at a glance: a run is a list of stages, each a command of its own.
+
+    for k in range(iterations):
+        teacher         = merge(base=checkpoint[0], checkpoints=checkpoint[1:k+1])
+        turns           = rollout(checkpoint[k])
+        guidance        = distill(teacher, turns)
+        checkpoint[k+1] = ppo_step(checkpoint[k], turns, guidance)
+
+`plan` touches no disk; `run` executes it and `shell` prints it, and both give the same artifacts. Nothing is handed from stage
+to stage in memory. A stage whose artifact is there already is skipped, so a run that was killed goes on where it was.
+"""
+
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gtrturbo.artifacts import Result, seed_for
+from gtrturbo.config import (
+    DistillConfig,
+    PpoStepConfig,
+    Role,
+    RunConfig,
+    SftConfig,
+    build,
+    fields,
+)
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.stages import STAGES, execute
+
+# What the built-in tiny model was measured to learn with; every other model takes the stages' defaults, which are the paper's.
+TINY_SETTINGS: dict[str, dict[str, Any]] = {
+    "expert": {"episodes": 400},
+    "sft": {"steps": 160, "stop_loss": 0.06, "learning_rate": 3e-3},
+    "rollout": {"temperature": 0.6, "max_new_tokens": 64},
+    "distill": {"temperature": 0.6, "max_new_tokens": 64},
+    "eval": {"max_new_tokens": 64},
+    "ppo-step": {
+        "learning_rate": 2e-4,
+        "value_learning_rate": 2e-3,
+        "final_learning_rate": 2e-4,
+        "epochs": 2,
+        "minibatch_size": 64,
+        "clip_range": 0.2,
+        "value_clip_range": 10.0,
+        "detach_value": True,
+        "max_grad_norm": 0.5,
+    },
+}
+TINY_ENV = ("image=tiny",)
+EXPERT = "expert"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a run: a stage and its config; `iteration` counts from 1, 0 is before the first."""
+
+    stage: str
+    config: Any
+    iteration: int = 0
+
+
+def plan(config: RunConfig) -> list[Step]:
+    """List the stages of a run in order.
+
+    Raises:
+        GtrTurboError: --set names no such stage or option, or --teacher is given to a method that has none.
+    """
+    if config.teacher and config.method not in ("gtr", "opd"):
+        raise GtrTurboError(
+            f"--method {config.method} merges its own teacher.", "leave out --teacher, or use --method gtr or opd."
+        )
+    return _Plan(config).steps()
+
+
+class _Plan:
+    """Settings of a run, and the names of its artifacts."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.tiny = config.model == "tiny"
+        self.env = (*(TINY_ENV if self.tiny and not _has_image(config.env) else ()), *config.env)
+        self.chosen = _chosen(config.set)
+        self.first = config.start or self.path("checkpoints", 0)
+
+    def path(self, folder: str, k: int) -> Path:
+        return self.config.out / folder / f"{k:04d}"
+
+    def checkpoint(self, k: int) -> Path:
+        return self.path("checkpoints", k) if k else self.first
+
+    def steps(self) -> list[Step]:
+        steps = [] if self.config.start else self.warm_start()
+        steps.append(self.eval(0))
+        for k in range(self.config.iterations):
+            steps += self.iteration(k)
+            every, reached = self.config.eval_every, k + 1
+            if reached == self.config.iterations or (every and reached % every == 0):
+                steps.append(self.eval(reached))
+        return steps
+
+    def warm_start(self) -> list[Step]:
+        first, demos = self.config.out / "init", self.config.out / "expert"
+        task = {"task": self.config.task, "env": self.env}
+        return [
+            self.step("init", 0, out=first, model=self.config.model, lora_rank=self.config.lora_rank),
+            self.step("rollout", 0, name=EXPERT, out=demos, expert=True, **task),
+            self.step("sft", 0, out=self.path("checkpoints", 0), checkpoint=first, data=(demos,)),
+        ]
+
+    def iteration(self, k: int) -> list[Step]:
+        """Lay out one update: teacher, turns, guidance, step."""
+        turns = self.path("rollouts", k)
+        rollout = self.step(
+            "rollout",
+            k + 1,
+            out=turns,
+            checkpoint=self.checkpoint(k),
+            task=self.config.task,
+            env=self.env,
+            episodes=self.config.episodes,
+        )
+        update = {"out": self.path("checkpoints", k + 1), "checkpoint": self.checkpoint(k), "rollouts": turns}
+        if self.config.method == "ppo":
+            return [rollout, self.step("ppo-step", k + 1, **update)]
+        return [*self.teacher(k), rollout, self.guidance(k, turns), self.step("ppo-step", k + 1, **update, **self.guided(k))]
+
+    def teacher(self, k: int) -> list[Step]:
+        """Merge the run's own checkpoints, unless the teacher comes from outside."""
+        if self.config.teacher or self.config.method == "gtr":
+            return []
+        checkpoints = tuple(self.checkpoint(i) for i in range(1, k + 1))
+        return [self.step("merge", k + 1, out=self.path("teachers", k), base=self.first, checkpoints=checkpoints)]
+
+    def guidance(self, k: int, turns: Path) -> Step:
+        mode = "sft" if self.config.method in ("gtr", "turbo-sft") else "kl"
+        values: dict[str, Any] = {"out": self.path("guidance", k), "rollouts": turns, "mode": mode}
+        if self.config.method == "gtr" and not self.config.teacher:
+            values["expert"] = True
+        else:
+            values["teacher"] = self.config.teacher or self.path("teachers", k)
+        return self.step("distill", k + 1, **values)
+
+    def guided(self, k: int) -> dict[str, Any]:
+        """What ppo-step is guided by: the newest scores, or all demos since the start of the run (GTR's DAgger set)."""
+        if self.config.method in ("gtr", "turbo-sft"):
+            return {"demos": tuple(self.path("guidance", i) for i in range(k + 1))}
+        alone = {"environment_coef": 0.0} if self.config.method == "opd" else {}
+        return {"scores": self.path("guidance", k), **alone}
+
+    def eval(self, k: int) -> Step:
+        return self.step(
+            "eval",
+            k,
+            out=self.path("evals", k),
+            checkpoint=self.checkpoint(k),
+            task=self.config.task,
+            env=self.env,
+            episodes=self.config.eval_episodes,
+        )
+
+    def step(self, stage: str, k: int, *, name: str = "", **values: Any) -> Step:
+        """Make one step: what the plan fixes, under the preset of the tiny model, under the user's --set."""
+        kind = STAGES[stage][0]
+        known = {field.name for field in fields(kind)}
+        common = {"device": self.config.device, "overwrite": self.config.overwrite}
+        if stage != "eval":  # All evaluations of all runs share their deals.
+            common["seed"] = seed_for(self.config.seed, name or stage, k) % 2**31
+        preset = TINY_SETTINGS.get(name or stage, {}) if self.tiny else {}
+        settings = {key: value for key, value in (common | preset).items() if key in known}
+        chosen = self.chosen.get(name or stage, {})
+        return Step(stage, build(kind, settings | values | chosen), k)
+
+
+def _has_image(env: tuple[str, ...]) -> bool:
+    return any(option.startswith("image=") for option in env)
+
+
+def _chosen(settings: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Sort STAGE.OPTION=VALUE by stage; a repeated option collects a list."""
+    chosen: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        stage, dot, rest = setting.partition(".")
+        name, equals, value = rest.partition("=")
+        if stage not in (*STAGES, EXPERT) or not dot or not equals:
+            stages = ", ".join((*STAGES, EXPERT))
+            raise GtrTurboError(
+                f"--set {setting} is not STAGE.OPTION=VALUE.", f"stages: {stages} (the rollout that sft learns from)"
+            )
+        chosen.setdefault(stage, {})[name.replace("-", "_")] = value
+    return chosen
+
+
+def run(config: RunConfig, *, report: Callable[[Step, Result, float], None] | None = None) -> list[Result]:
+    """Execute a plan step by step; `report` is called after each with its result and the seconds that it took."""
+    results = []
+    for step in plan(config):
+        started = time.monotonic()
+        results.append(execute(step.config))
+        if report:
+            report(step, results[-1], time.monotonic() - started)
+    return results
+
+
+def shell(steps: list[Step]) -> str:
+    """Print a plan as a shell script that gives the same artifacts."""
+    return "\n".join(["#!/usr/bin/env bash", "set -euo pipefail", *(command(step) for step in steps), ""])
+
+
+def command(step: Step) -> str:
+    """Write one step as a command line: every option that differs from its default."""
+    words = ["gtrturbo", step.stage]
+    positional: list[str] = []
+    for field in fields(type(step.config)):
+        value = getattr(step.config, field.name)
+        if value == field.default:
+            continue
+        if Role.POSITIONAL in field.roles:
+            positional += map(str, value)
+        elif isinstance(value, bool):
+            words.append(field.option if value else field.option.replace("--", "--no-", 1))
+        else:
+            for item in value if isinstance(value, tuple) else (value,):
+                words += [field.option, str(item)]
+    return shlex.join([*words, *positional])
+
+
+def distill(config: DistillConfig) -> Result:
+    """Annotate turns; with --student go on to the weights, with the guidance kept beside them as OUT.guidance."""
+    if config.student is None:
+        return execute(config)
+    guidance = replace(config, out=config.out.with_name(config.out.name + ".guidance"), student=None, update=())
+    execute(guidance)
+    return execute(_update(config, guidance.out))
+
+
+def _update(config: DistillConfig, guidance: Path) -> SftConfig | PpoStepConfig:
+    """What --student runs: `sft` on the demos, or `ppo-step` on the scores with the environment's reward off."""
+    common = {"out": config.out, "checkpoint": config.student, "overwrite": config.overwrite, "seed": config.seed}
+    common |= {"device": config.device, "dtype": config.dtype}
+    chosen = dict(_key_value(setting) for setting in config.update)
+    if config.mode == "sft":
+        return build(SftConfig, common | {"data": (guidance,)} | chosen)
+    return build(PpoStepConfig, common | {"rollouts": config.rollouts, "scores": guidance, "environment_coef": 0.0} | chosen)
+
+
+def _key_value(setting: str) -> tuple[str, str]:
+    name, equals, value = setting.partition("=")
+    if not equals:
+        raise GtrTurboError(f"--update {setting} is not KEY=VALUE.", "for example: --update learning-rate=2e-4")
+    return name.replace("-", "_"), value

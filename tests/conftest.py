@@ -1,0 +1,115 @@
+"""What the tests share: tiny artifacts, each made once per session by the stages themselves."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gtrturbo.config import DistillConfig, InitConfig, PpoStepConfig, RolloutConfig, SftConfig
+from gtrturbo.models.checkpoint import load_policy
+from gtrturbo.models.transcript import Transcript, read_transcript
+from gtrturbo.stages import execute
+
+TASK = {"task": "numberline", "env": ("image=tiny",)}
+PLAY = TASK | {"max_new_tokens": 48, "temperature": 1.0, "num_envs": 8}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("artifacts")
+
+
+@pytest.fixture(scope="session")
+def init(root) -> Path:
+    """The tiny model as it is born: random weights."""
+    return execute(InitConfig(out=root / "init")).out
+
+
+@pytest.fixture(scope="session")
+def expert(root) -> Path:
+    """Turns of the scripted expert."""
+    return execute(RolloutConfig(out=root / "expert", **TASK, expert=True, episodes=60, seed=7)).out
+
+
+@pytest.fixture(scope="session")
+def warm(root, init, expert) -> Path:
+    """The tiny model after so many supervised steps that most replies parse and some do not."""
+    return execute(
+        SftConfig(out=root / "warm", data=(expert,), checkpoint=init, steps=80, learning_rate=3e-3, batch_size=16)
+    ).out
+
+
+@pytest.fixture(scope="session")
+def turns_config(root, warm) -> RolloutConfig:
+    return RolloutConfig(out=root / "turns", checkpoint=warm, **PLAY, episodes=8)
+
+
+@pytest.fixture(scope="session")
+def turns(turns_config) -> Path:
+    """Eight episodes of the warm checkpoint at temperature 1."""
+    return execute(turns_config).out
+
+
+@pytest.fixture(scope="session")
+def ppo_config(root, warm, turns) -> PpoStepConfig:
+    """One pass over the turns; a test changes what it is about with dataclasses.replace."""
+    return PpoStepConfig(
+        out=root / "ppo", checkpoint=warm, rollouts=turns, epochs=1, minibatch_size=32, learning_rate=1e-4, seed=5
+    )
+
+
+@pytest.fixture(scope="session")
+def ppo(ppo_config) -> Path:
+    """The checkpoint after one update of the warm one."""
+    return execute(ppo_config).out
+
+
+@pytest.fixture(scope="session")
+def scores(root, init, turns) -> Path:
+    """The turns' tokens under the untrained model."""
+    return execute(DistillConfig(out=root / "scores", rollouts=turns, teacher=init)).out
+
+
+@pytest.fixture(scope="session")
+def lora(root) -> Path:
+    """A fresh LoRA adapter of rank 4 on the tiny model; its B is zero."""
+    return execute(InitConfig(out=root / "lora", lora_rank=4)).out
+
+
+@pytest.fixture(scope="session")
+def lora_warm(root, lora, expert) -> Path:
+    """The adapter after a few supervised steps."""
+    return execute(
+        SftConfig(out=root / "lora_warm", data=(expert,), checkpoint=lora, steps=3, learning_rate=1e-2, batch_size=8)
+    ).out
+
+
+@pytest.fixture
+def policy(warm):
+    """The warm checkpoint in memory, fresh for each test."""
+    return load_policy(warm, device="cpu")
+
+
+@pytest.fixture
+def transcript(policy, turns) -> Transcript:
+    return read_transcript(turns, policy.renderer)
+
+
+@pytest.fixture
+def trained(root):
+    """Make a checkpoint that differs from the warm one: `trained(data, checkpoint, seed=…)`; made once per name."""
+
+    def make(name: str, checkpoint: Path, data: Path, **settings: Any) -> Path:
+        config = SftConfig(out=root / name, data=(data,), checkpoint=checkpoint, steps=2, learning_rate=1e-3, batch_size=4)
+        return execute(replace(config, **settings)).out
+
+    return make
