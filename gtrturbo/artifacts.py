@@ -29,6 +29,10 @@ from gtrturbo.errors import GtrTurboError
 
 MANIFEST = "stage.json"
 TIMING = "timing.json"
+TURNS = "turns.jsonl"
+TOKENS = "tokens.safetensors"
+SCORES = "scores.safetensors"
+DEMOS = "demos.jsonl"
 FORMAT = 1
 # Exactly one key: safetensors writes metadata in hash order, so two keys would give other bytes in another process.
 SAFETENSORS_METADATA = {"format": "pt"}
@@ -143,11 +147,15 @@ def finished(out: Path, provenance: Provenance) -> Result | None:
     if not out.exists():
         return None
     if not (out / MANIFEST).is_file():
-        raise GtrTurboError(f"{out} exists and is no artifact of gtrturbo.", "choose another --out.")
+        raise _foreign(out)
     manifest = read_manifest(out)
     if difference := _difference(manifest, provenance):
         raise GtrTurboError(f"{out} exists and was made {difference}.", "choose another --out, or add --overwrite.")
     return Result(out=out, id=artifact_id(out), metrics=manifest.metrics)
+
+
+def _foreign(out: Path) -> GtrTurboError:
+    return GtrTurboError(f"{out} exists and is no artifact of gtrturbo.", "choose another --out.")
 
 
 def _difference(manifest: Manifest, wanted: Provenance) -> str | None:
@@ -157,7 +165,7 @@ def _difference(manifest: Manifest, wanted: Provenance) -> str | None:
         was, now = manifest.config.get(name), wanted.config[name]
         if was != now:
             return f"with --{name.replace('_', '-')} {_said(was)}, not {_said(now)}"
-    for name in wanted.inputs.keys() | manifest.inputs.keys():
+    for name in sorted(wanted.inputs.keys() | manifest.inputs.keys()):
         was, now = manifest.inputs.get(name), wanted.inputs.get(name)
         if was != now:
             return f"from another --{name.replace('_', '-')} ({short(was)}, not {short(now)})"
@@ -180,8 +188,10 @@ def writing(out: Path, provenance: Provenance, *, overwrite: bool = False) -> It
     """Write an artifact whole or not at all: yields a draft; when the block ends the manifest is added and the folder renamed.
 
     Raises:
-        GtrTurboError: `out` exists without `overwrite`, or another process is writing it.
+        GtrTurboError: `out` exists without `overwrite`, is no artifact, or another process is writing it.
     """
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise _foreign(out)
     if out.exists() and not overwrite:
         raise GtrTurboError(f"{out} exists.", "choose another --out, or add --overwrite.")
     partial = out.parent / f".{out.name}.partial"
@@ -249,6 +259,8 @@ def _flush(path: Path) -> None:
 def _replace(partial: Path, out: Path) -> None:
     if out.exists():
         old = out.parent / f".{out.name}.replaced"
+        if old.exists():  # A writer was killed between the renames.
+            shutil.rmtree(old)
         out.rename(old)
         partial.rename(out)
         shutil.rmtree(old)
@@ -290,6 +302,8 @@ class TurnTokens:
     Attributes:
         prompt_ids: what the policy was given, image placeholders included. N × [P] int32
         response_ids: what it sampled, end-of-turn token included. N × [R] int32
+        response_spans: [start, end) of each token in the reply's text, in characters; a token without text is (n, n).
+            N × [R, 2] int32
         thought_mask: tokens before the action key. N × [R] bool
         action_mask: the action key, its value and all after. N × [R] bool
         sample_logprobs: nats, at the sampling temperature. N × [R] float32
@@ -297,6 +311,7 @@ class TurnTokens:
 
     prompt_ids: list[np.ndarray]
     response_ids: list[np.ndarray]
+    response_spans: list[np.ndarray]
     thought_mask: list[np.ndarray]
     action_mask: list[np.ndarray]
     sample_logprobs: list[np.ndarray]
@@ -309,6 +324,7 @@ def save_turn_tokens(path: Path, tokens: TurnTokens) -> None:
         {
             **_flatten("prompt_", {"ids": tokens.prompt_ids}, np.int32),
             **_flatten("response_", {"ids": tokens.response_ids}, np.int32),
+            "response_spans": _flat(tokens.response_spans, np.int32),
             "thought_mask": _flat(tokens.thought_mask, np.bool_),
             "action_mask": _flat(tokens.action_mask, np.bool_),
             "sample_logprobs": _flat(tokens.sample_logprobs, np.float32),
@@ -321,7 +337,7 @@ def load_turn_tokens(path: Path) -> TurnTokens:
     arrays = load_arrays(path)
     by_response = {
         name: _split(arrays[name], arrays["response_offsets"])
-        for name in ("response_ids", "thought_mask", "action_mask", "sample_logprobs")
+        for name in ("response_ids", "response_spans", "thought_mask", "action_mask", "sample_logprobs")
     }
     return TurnTokens(prompt_ids=_split(arrays["prompt_ids"], arrays["prompt_offsets"]), **by_response)
 

@@ -198,7 +198,7 @@ class PpoStepConfig(StageConfig):
     ] = "k1-clip"
     kl_placement: Annotated[
         Literal["reward", "advantage", "return"],
-        "reward: through GAE (the paper's algorithm). advantage: this turn only (its equation). return: value target too (its code).",
+        "reward: through GAE (paper's algorithm). advantage: this turn only (its equation). return: value target too (its code).",
     ] = "reward"
     demo_coef: Annotated[float, "Weight of the imitation loss on --demos; 1 as in the paper.", NOT_NEGATIVE] = 1.0
     weight_decay: Annotated[float, "AdamW weight decay.", NOT_NEGATIVE] = 0.0
@@ -358,8 +358,10 @@ def check(field: Field, value: Any) -> None:
     name = field.name.replace("_", "-")
     if field.choices and value not in field.choices:
         raise GtrTurboError(f"{name} must be one of {', '.join(field.choices)}, got {value}.")
-    if field.bounds and not (math.isfinite(value) and value in field.bounds):
+    if field.bounds and value not in field.bounds:
         raise GtrTurboError(f"{name} must be in {field.bounds}, got {value}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise GtrTurboError(f"{name} must be finite, got {value}.")
 
 
 def knobs(config: Any) -> dict[str, Any]:
@@ -400,10 +402,11 @@ def _scalar(field: Field, kind: type, value: Any) -> Any:
         if str(value).lower() not in ("true", "false"):
             raise refusal
         return str(value).lower() == "true"
-    if isinstance(value, bool | list | dict) or value is None:
+    whole = kind is not int or not isinstance(value, float) or value.is_integer()
+    if isinstance(value, bool | list | dict) or value is None or not whole:
         raise refusal
     try:
-        return kind(value)
+        return kind(str(value) if kind is Path else value)
     except ValueError:
         raise refusal from None
 

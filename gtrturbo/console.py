@@ -17,7 +17,9 @@ class Bar:
         self._task = progress.add_task(description, total=total, note="")
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        self._progress.update(self._task, advance=steps, **({"note": note} if note else {}))
+        self._progress.advance(self._task, steps)
+        if note:
+            self._progress.update(self._task, note=note)
 
 
 @contextmanager

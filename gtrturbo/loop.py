@@ -122,7 +122,7 @@ class _Plan:
             env=self.env,
             episodes=self.config.episodes,
         )
-        update = {"out": self.path("checkpoints", k + 1), "checkpoint": self.checkpoint(k), "rollouts": turns}
+        update: dict[str, Any] = {"out": self.path("checkpoints", k + 1), "checkpoint": self.checkpoint(k), "rollouts": turns}
         if self.config.method == "ppo":
             return [rollout, self.step("ppo-step", k + 1, **update)]
         return [*self.teacher(k), rollout, self.guidance(k, turns), self.step("ppo-step", k + 1, **update, **self.guided(k))]

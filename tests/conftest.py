@@ -21,8 +21,6 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-
-
 @pytest.fixture(scope="session")
 def root(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("artifacts")
@@ -43,9 +41,7 @@ def expert(root) -> Path:
 @pytest.fixture(scope="session")
 def warm(root, init, expert) -> Path:
     """The tiny model after so many supervised steps that most replies parse and some do not."""
-    return execute(
-        SftConfig(out=root / "warm", data=(expert,), checkpoint=init, steps=80, learning_rate=3e-3, batch_size=16)
-    ).out
+    return execute(SftConfig(out=root / "warm", data=(expert,), checkpoint=init, steps=80, learning_rate=3e-3, batch_size=16)).out
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils import logging
 
 from gtrturbo.artifacts import MANIFEST, TIMING, read_manifest, save_json
@@ -32,8 +32,7 @@ def load_policy(path: Path, *, device: str, dtype: str = "auto", trainable: bool
     """
     if (path / MANIFEST).is_file():
         read_manifest(path, "checkpoint")
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet()
     model = load_model(path, dtype=dtype, trainable=trainable).to(resolve_device(device))
     if model.device.type == "cpu" and model.num_parameters() < ONE_THREAD:
         # Threads of so small a model wait for each other longer than they work: up to 10 times slower on a busy machine.
@@ -43,14 +42,38 @@ def load_policy(path: Path, *, device: str, dtype: str = "auto", trainable: bool
     return Policy(model, processor, head.to(model.device) if head else None)
 
 
+def load_foreign(model: str, *, revision: str | None, dtype: str) -> tuple[Any, Any]:
+    """Load model and processor of a Hugging Face id or folder; may touch the network, which only init does.
+
+    Raises:
+        GtrTurboError: there is no such model, or it takes no images and text.
+    """
+    quiet()
+    where = {"revision": revision or "main"}
+    try:
+        architecture = AutoConfig.from_pretrained(model, **where)
+        weights = AutoModelForImageTextToText.from_pretrained(model, dtype=DTYPES[dtype], **where)
+        return weights, load_processor(model, model_type=architecture.model_type, **where)
+    except (OSError, ValueError) as error:
+        raise GtrTurboError(f"{model} cannot be loaded: {error}", "give tiny, a Hugging Face id, or a local folder.") from error
+
+
+def quiet() -> None:
+    """Keep transformers' bars and warnings off the terminal: errors are raised, progress is ours."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def load_model(path: Path, *, dtype: str = "auto", trainable: bool = False) -> Any:
     """Load a checkpoint's model: a PEFT model where it is an adapter; everything frozen unless `trainable`."""
     try:
         if not is_adapter(path):
             model = AutoModelForImageTextToText.from_pretrained(path, dtype=DTYPES[dtype], local_files_only=True)
             return model.requires_grad_(trainable)
-        base = base_of(path)
-        model = AutoModelForImageTextToText.from_pretrained(base, dtype=DTYPES[dtype], local_files_only=True)
+        base, revision = base_of(path), _adapter_config(path).get("revision")
+        model = AutoModelForImageTextToText.from_pretrained(
+            base, dtype=DTYPES[dtype], revision=revision or "main", local_files_only=True
+        )
         return PeftModel.from_pretrained(model.requires_grad_(False), str(path), is_trainable=trainable)
     except (OSError, SafetensorError, ValueError) as error:
         raise GtrTurboError(f"{path} cannot be loaded: {error}", f"see: gtrturbo show {path} --check") from error
@@ -63,9 +86,13 @@ def is_adapter(path: Path) -> bool:
 
 def base_of(path: Path) -> str:
     """Name the model under an adapter: a folder relative to the adapter's own, else a folder or hub id as it stands."""
-    named = json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    named = _adapter_config(path)["base_model_name_or_path"]
     beside = path / named
     return str(beside) if beside.is_dir() else named
+
+
+def _adapter_config(path: Path) -> dict[str, Any]:
+    return json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8"))
 
 
 def save_model(model: Any, folder: Path, *, base: str | None = None) -> None:
@@ -85,7 +112,7 @@ def save_model(model: Any, folder: Path, *, base: str | None = None) -> None:
 def point_to_base(folder: Path, base: str | None) -> None:
     """Name an adapter's base in its config, and put the config into canonical order."""
     file = folder / ADAPTER_CONFIG
-    config = json.loads(file.read_text(encoding="utf-8"))
+    config = _adapter_config(folder)
     # PEFT keeps the target modules in a set, whose order differs from process to process.
     config = {name: sorted(value) if isinstance(value, list) else value for name, value in config.items()}
     config |= {"base_model_name_or_path": base, "inference_mode": True}
@@ -133,14 +160,21 @@ def copy_checkpoint(source: Path, folder: Path) -> None:
             shutil.copyfile(entry, folder / entry.name)
 
 
-def add_adapter(model: Any, *, rank: int, alpha: float, target: tuple[str, ...], seed: int) -> PeftModel:
+def add_adapter(model: Any, *, rank: int, alpha: float, target: tuple[str, ...], revision: str | None, seed: int) -> PeftModel:
     """Wrap a model with a fresh LoRA adapter, which changes nothing until it is trained (B is zero).
 
     Dropout is 0: it would make the probability ratio of two equal policies differ from 1.
     """
     torch.manual_seed(seed)
     names = list(target) if target else "all-linear"
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, lora_dropout=0.0, bias="none")  # type: ignore[arg-type]
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]
+        target_modules=names,
+        lora_dropout=0.0,
+        bias="none",
+        revision=revision,
+    )
     try:
         return get_peft_model(model, config)
     except ValueError as error:

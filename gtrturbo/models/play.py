@@ -133,7 +133,7 @@ class _Slot:
             won=self.task.won(after.info),
             info=self.state.info,
         )
-        self.played.append(Played(self.state, spoken, reply, turn, after if truncated and not terminated else None))
+        self.played.append(Played(self.state, spoken, reply, turn, after if truncated else None))
         self.state = after
 
     def _fallback(self, illegal: Illegal) -> str | None:
@@ -145,4 +145,5 @@ class _Slot:
             after = self._state(self.state.picture, self.state.info, turn=count)
             return after, 0.0, ended, not ended and count >= self.task.max_turns
         picture, reward, terminated, truncated, info = self.env.step(self.task.actions.index(executed))
-        return self._state(picture, info, turn=count), float(reward), terminated, truncated or count >= self.task.max_turns
+        cut = not terminated and (truncated or count >= self.task.max_turns)
+        return self._state(picture, info, turn=count), float(reward), terminated, cut

@@ -4,14 +4,16 @@ Placeholder ids of pictures are excluded from sampling and from the log-prob's s
 break the next forward pass, and excluding it on one side only would make the ratio of the two differ from 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from gtrturbo.algorithms.tokens import gather_logprobs
 from gtrturbo.models.chat import Prompt, Renderer, append_responses, collate
@@ -74,17 +76,27 @@ class Policy:
         batch = self._to_device(collate(prompts, pad_id=self.pad_id))
         chooser = _Chooser(self.forbidden, uniforms, temperature=temperature)
         prompt_length = batch["input_ids"].shape[1]
-        sequences = self.model.generate(
-            **batch,
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            logits_processor=LogitsProcessorList([chooser]),
-            pad_token_id=self.pad_id,
-            eos_token_id=self.processor.tokenizer.eos_token_id,
-        )
+        with self._plain_generation(max_new_tokens):
+            sequences = self.model.generate(**batch, logits_processor=LogitsProcessorList([chooser]))
         responses = sequences[:, prompt_length:].cpu().numpy()
         logprobs = torch.stack(chooser.logprobs, dim=1).cpu().numpy()
         return [self._cut(ids, lps) for ids, lps in zip(responses, logprobs, strict=True)]
+
+    @contextmanager
+    def _plain_generation(self, max_new_tokens: int) -> Iterator[None]:
+        # A model's own generation config may penalise repetition, which would sample from another distribution than is scored.
+        owner: Any = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        own = owner.generation_config
+        owner.generation_config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=self.pad_id,
+            eos_token_id=self.processor.tokenizer.eos_token_id,
+        )
+        try:
+            yield
+        finally:
+            owner.generation_config = own
 
     def _cut(self, ids: np.ndarray, logprobs: np.ndarray) -> Sample:
         ends = np.flatnonzero(ids == self.processor.tokenizer.eos_token_id)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoProcessor, ProcessorMixin, Qwen2_5_VLProcessor
-from transformers.utils import is_torchvision_available
+from transformers.utils.import_utils import is_torchvision_available
 
 from gtrturbo.errors import GtrTurboError
 

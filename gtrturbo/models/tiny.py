@@ -122,10 +122,10 @@ def _wrap(bpe: dict[str, Any]) -> Qwen2Tokenizer:
         vocab[special] = len(vocab)
     return Qwen2Tokenizer(
         vocab=vocab,
-        merges=[tuple(pair) for pair in bpe["merges"]],
+        merges=[tuple(pair) for pair in bpe["merges"]],  # type: ignore[arg-type]
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        unk_token=None,
+        unk_token=None,  # type: ignore[arg-type]
         extra_special_tokens=list(SPECIAL_TOKENS),
         padding_side="left",
     )
@@ -143,6 +143,7 @@ def corpus() -> Iterator[str]:
             while not done:
                 yield task.prompt(info)
                 yield (reply := task.expert(info))
-                action = task.actions.index(task.parse(reply).action)
-                _, _, terminated, truncated, info = env.step(action)
+                parsed = task.parse(reply)
+                assert parsed is not None
+                _, _, terminated, truncated, info = env.step(task.actions.index(parsed.action))
                 done = terminated or truncated

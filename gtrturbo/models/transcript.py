@@ -7,14 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from gtrturbo.algorithms.tokens import span_masks
-from gtrturbo.artifacts import TurnTokens, load_turn_tokens, save_image, save_turn_tokens
+from gtrturbo.artifacts import TOKENS, TURNS, TurnTokens, load_turn_tokens, save_image, save_turn_tokens
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.chat import Prompt, Renderer, load_picture
 from gtrturbo.models.play import Played
 from gtrturbo.records import Message, Successor, Turn, chat, read_rows, write_rows
-
-TURNS = "turns.jsonl"
-TOKENS = "tokens.safetensors"
 
 
 def write_turns(folder: Path, episodes: Iterable[list[Played]]) -> list[Turn]:
@@ -46,6 +43,7 @@ def _tokens(played: Sequence[Played]) -> TurnTokens:
     return TurnTokens(
         prompt_ids=[_present(each.spoken.prompt_ids) for each in played],
         response_ids=[_present(each.spoken.response_ids) for each in played],
+        response_spans=[np.array(each.spoken.offsets, np.int32) for each in played],
         thought_mask=[np.array(mask.thought) for mask in masks],
         action_mask=[np.array(mask.action) for mask in masks],
         sample_logprobs=[_present(each.spoken.logprobs) for each in played],

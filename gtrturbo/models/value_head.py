@@ -31,8 +31,8 @@ class ValueHead(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             head = cls((hidden_size, min(1024, 4 * hidden_size), min(512, 2 * hidden_size)))
-        nn.init.zeros_(head.layers[-1].weight)
-        nn.init.zeros_(head.layers[-1].bias)
+        for parameter in head.layers[-1].parameters():
+            nn.init.zeros_(parameter)
         return head
 
     def forward(self, state: Tensor) -> Tensor:

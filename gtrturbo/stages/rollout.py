@@ -5,7 +5,10 @@ from gtrturbo.config import RolloutConfig
 from gtrturbo.console import progress_bar
 from gtrturbo.envs.task import Task, load_task
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.play import Speaker, Spoken, play_episodes
+from gtrturbo.models.processor import renderer_hash
+from gtrturbo.models.speak import PolicySpeaker
 from gtrturbo.models.transcript import write_turns
 from gtrturbo.stages import done, provenance
 from gtrturbo.summary import summarize
@@ -40,11 +43,6 @@ def _expert(task: Task) -> tuple[Speaker, str | None]:
 
 
 def _policy(config: RolloutConfig) -> tuple[Speaker, str | None]:
-    # An expert's rollout needs no torch, so it is imported only where a model plays.
-    from gtrturbo.models.checkpoint import load_policy
-    from gtrturbo.models.processor import renderer_hash
-    from gtrturbo.models.speak import PolicySpeaker
-
     assert config.checkpoint is not None
     policy = load_policy(config.checkpoint, device=config.device, dtype=config.dtype)
     speaker = PolicySpeaker(policy, seed=config.seed, temperature=config.temperature, max_new_tokens=config.max_new_tokens)

@@ -1,0 +1,42 @@
+# Two commands are enough: `make demo` and `make test`. Each sets up a virtual environment first, once.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+RUN ?= runs/demo
+
+.PHONY: install demo test check lint format docs clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */make \1\t/' | expand -t 16
+
+install: $(VENV)/.ok  ## set up .venv with gtrturbo and its development tools
+
+$(VENV)/.ok: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: install  ## train the tiny VLM from nothing with the whole loop: a few minutes on two cores
+	$(BIN)/gtrturbo run --method turbo-kl --task numberline --env horizon=5 --iterations 15 --eval-every 5 --out $(RUN)
+
+test: install  ## run the tests
+	$(BIN)/pytest
+
+check: lint test  ## lint and test
+
+lint: install  ## ruff and pyright
+	$(BIN)/ruff check gtrturbo tests examples
+	$(BIN)/ruff format --check gtrturbo tests examples
+	$(BIN)/pyright
+
+format: install  ## format the code
+	$(BIN)/ruff format gtrturbo tests examples
+	$(BIN)/ruff check --fix gtrturbo tests examples
+
+docs: install  ## write the commands' help into docs/commands.md
+	$(BIN)/python -m docs.commands
+
+clean:  ## remove what was built, not the runs
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

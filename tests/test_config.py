@@ -1,0 +1,188 @@
+"""Configs: what the command line, the YAML file and the manifest are made from."""
+
+from pathlib import Path
+
+import pytest
+
+from gtrturbo import config as settings
+from gtrturbo.config import (
+    DistillConfig,
+    EvalConfig,
+    InitConfig,
+    MergeConfig,
+    PpoStepConfig,
+    Role,
+    RolloutConfig,
+    RunConfig,
+    SftConfig,
+    ShowConfig,
+    build,
+    fields,
+    input_paths,
+    knobs,
+    parse,
+)
+from gtrturbo.errors import GtrTurboError
+
+STAGES = (InitConfig, SftConfig, RolloutConfig, DistillConfig, PpoStepConfig, MergeConfig, EvalConfig)
+EVERY = (*STAGES, RunConfig, ShowConfig)
+EVERY_FIELD = [(config, field) for config in EVERY for field in fields(config)]
+NAMES = [f"{config.__name__}.{field.name}" for config, field in EVERY_FIELD]
+
+
+def field_of(config: type, name: str) -> settings.Field:
+    return next(field for field in fields(config) if field.name == name)
+
+
+@pytest.mark.parametrize(("config", "field"), EVERY_FIELD, ids=NAMES)
+def test_every_field_has_a_help_sentence(config, field):
+    assert len(field.help.split()) >= 3 and field.help.endswith(".")
+
+
+@pytest.mark.parametrize("config", EVERY)
+def test_every_config_says_what_its_command_does(config):
+    assert config.__doc__ and not config.__doc__.startswith(config.__name__)
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "said"),
+    [
+        (MergeConfig, {"density": 3.0}, "density must be in (0, 1], got 3.0."),
+        (MergeConfig, {"density": 0.0}, "density must be in (0, 1], got 0.0."),
+        (MergeConfig, {"density": float("nan")}, "density must be finite, got nan."),
+        (MergeConfig, {"scale": float("inf")}, "scale must be finite, got inf."),
+        (MergeConfig, {"method": "dare"}, "method must be one of ties, linear, got dare."),
+        (InitConfig, {"lora_rank": -1}, "lora-rank must be in [0, ∞), got -1."),
+        (InitConfig, {"seed": -1}, "seed must be in [0, ∞), got -1."),
+        (InitConfig, {"dtype": "float16"}, "dtype must be one of auto, float32, bfloat16, got float16."),
+        (RolloutConfig, {"task": "numberline", "episodes": 0}, "episodes must be in [1, ∞), got 0."),
+        (RolloutConfig, {"task": "numberline", "temperature": 0.0}, "temperature must be in (0, ∞), got 0.0."),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_with_the_range_and_the_value(config, values, said):
+    with pytest.raises(GtrTurboError) as error:
+        config(out=Path("x"), **values)
+    assert str(error.value) == said
+
+
+@pytest.mark.parametrize(
+    ("config", "values"),
+    [
+        (MergeConfig, {"density": 1.0}),
+        (InitConfig, {"lora_rank": 0, "lora_alpha": None}),
+        (EvalConfig, {"checkpoint": Path("c"), "task": "numberline", "temperature": 0.0}),
+    ],
+)
+def test_the_ends_of_closed_bounds_and_none_where_allowed_are_accepted(config, values):
+    config(out=Path("x"), **values)
+
+
+def test_knobs_leave_out_artifacts_places_and_runtime_settings():
+    config = PpoStepConfig(
+        out=Path("o"),
+        checkpoint=Path("c"),
+        rollouts=Path("r"),
+        scores=Path("s"),
+        demos=(Path("d"),),
+        device="cpu",
+        overwrite=True,
+    )
+    assert not knobs(config).keys() & {"out", "overwrite", "device", "checkpoint", "rollouts", "scores", "demos"}
+    assert {"epochs", "clip_range", "seed", "dtype"} <= knobs(config).keys()
+
+
+@pytest.mark.parametrize("config", STAGES)
+def test_every_field_that_is_a_path_has_a_role_so_that_no_path_gets_into_a_manifest(config):
+    paths = [field for field in fields(config) if "Path" in str(field.kind)]
+    assert paths and all(field.roles for field in paths)
+
+
+def test_knobs_do_not_depend_on_where_things_lie():
+    here = SftConfig(out=Path("a"), data=(Path("d"),), checkpoint=Path("c"))
+    there = SftConfig(out=Path("b"), data=(Path("e"),), checkpoint=Path("f"), device="cuda", overwrite=True)
+    assert knobs(here) == knobs(there)
+
+
+def test_lists_are_lists_in_knobs_as_json_gives_them_back():
+    assert knobs(RolloutConfig(out=Path("o"), task="numberline", env=("image=tiny",)))["env"] == ["image=tiny"]
+
+
+def test_input_paths_are_the_artifacts_that_were_given():
+    config = PpoStepConfig(out=Path("o"), checkpoint=Path("c"), rollouts=Path("r"), demos=(Path("d"), Path("e")))
+    assert input_paths(config) == {"checkpoint": Path("c"), "rollouts": Path("r"), "demos": (Path("d"), Path("e"))}
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "text", "value"),
+    [
+        (SftConfig, "steps", "7", 7),
+        (SftConfig, "learning_rate", "3e-4", 3e-4),
+        (SftConfig, "learning_rate", 1, 1.0),
+        (SftConfig, "data", ["a", "b"], (Path("a"), Path("b"))),
+        (SftConfig, "data", "a", (Path("a"),)),
+        (RolloutConfig, "expert", "True", True),
+        (RolloutConfig, "expert", False, False),
+        (RolloutConfig, "checkpoint", None, None),
+        (RolloutConfig, "env", "horizon=5", ("horizon=5",)),
+        (RolloutConfig, "illegal", "noop", "noop"),
+        (InitConfig, "lora_alpha", "8", 8.0),
+        (SftConfig, "steps", 3.0, 3),
+        (RolloutConfig, "out", 3, Path("3")),
+    ],
+)
+def test_text_and_yaml_values_become_the_fields_type(config, name, text, value):
+    parsed = parse(field_of(config, name), text)
+    assert parsed == value and isinstance(parsed, type(value))
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "text", "said"),
+    [
+        (SftConfig, "steps", "many", "steps must be a whole number, got 'many'."),
+        (SftConfig, "steps", "3.5", "steps must be a whole number, got '3.5'."),
+        (SftConfig, "steps", 3.5, "steps must be a whole number, got 3.5."),
+        (SftConfig, "steps", float("inf"), "steps must be a whole number, got inf."),
+        (SftConfig, "steps", True, "steps must be a whole number, got True."),
+        (SftConfig, "steps", None, "steps must be a whole number, got None."),
+        (SftConfig, "learning_rate", "fast", "learning-rate must be a number, got 'fast'."),
+        (RolloutConfig, "expert", "yes", "expert must be true or false, got 'yes'."),
+        (RolloutConfig, "task", ["a"], "task must be text, got ['a']."),
+        (RolloutConfig, "out", True, "out must be a path, got True."),
+    ],
+)
+def test_a_value_of_another_type_is_refused(config, name, text, said):
+    with pytest.raises(GtrTurboError) as error:
+        parse(field_of(config, name), text)
+    assert str(error.value) == said
+
+
+def test_an_unknown_key_is_refused_and_the_known_ones_are_listed():
+    with pytest.raises(GtrTurboError) as error:
+        build(MergeConfig, {"out": "x", "densty": 0.5})
+    assert error.value.what == "unknown setting densty."
+    assert error.value.fix == "known: out, overwrite, checkpoints, base, method, weights, density, scale"
+
+
+def test_a_missing_value_is_named_as_its_option():
+    with pytest.raises(GtrTurboError, match=r"missing: --checkpoint, --rollouts\."):
+        build(PpoStepConfig, {"out": "x"})
+
+
+def test_keys_may_be_written_with_dashes_or_underscores():
+    values = {"out": "x", "data": ["d"], "checkpoint": "c"}
+    assert build(SftConfig, values | {"batch-size": "4"}) == build(SftConfig, values | {"batch_size": 4})
+
+
+def test_built_values_are_checked_too():
+    with pytest.raises(GtrTurboError, match=r"density must be in \(0, 1\], got 3.0."):
+        build(MergeConfig, {"out": "x", "density": "3.0"})
+
+
+def test_a_number_without_bounds_must_still_be_a_number():
+    with pytest.raises(GtrTurboError, match="format-valid must be finite, got nan"):
+        build(PpoStepConfig, {"out": "x", "checkpoint": "c", "rollouts": "r", "format-valid": "nan"})
+
+
+def test_positional_fields_are_lists_or_the_one_artifact_that_is_shown():
+    positional = {f"{config.__name__}.{field.name}" for config, field in EVERY_FIELD if Role.POSITIONAL in field.roles}
+    assert positional == {"SftConfig.data", "MergeConfig.checkpoints", "ShowConfig.artifact"}
