@@ -245,7 +245,15 @@ def _seal(draft: Draft, provenance: Provenance) -> None:
     text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     (draft.folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
     for name in [*files, TIMING, MANIFEST]:
+        _open_to_all(draft.folder / name)
         _flush(draft.folder / name)
+
+
+def _open_to_all(path: Path) -> None:
+    # safetensors writes files that only their owner may read; an artifact follows the umask like every other file.
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def _flush(path: Path) -> None:

@@ -32,7 +32,7 @@ class Between:
     high: float = math.inf
     low_open: bool = False
 
-    def __contains__(self, number: float) -> bool:
+    def __contains__(self, number: Any) -> bool:
         above = number > self.low if self.low_open else number >= self.low
         return above and number <= self.high
 
@@ -258,11 +258,11 @@ class RunConfig:
     method: Annotated[
         Method,
         "ppo: no teacher. turbo-kl, turbo-sft: the merged teacher. gtr: an external teacher (--teacher, else the expert). "
-        "opd: the merged teacher (or --teacher) without the environment's reward.",
+        "opd: on-policy distillation of --teacher, without the environment's reward.",
     ] = "turbo-kl"
     model: Annotated[str, "tiny (built in), a Hugging Face id, or a folder. Any but tiny takes the paper's settings."] = "tiny"
     start: Annotated[Path | None, "Start from this checkpoint: no init and no sft."] = None
-    teacher: Annotated[Path | None, "External teacher of --method gtr or opd."] = None
+    teacher: Annotated[Path | None, "External teacher: opd needs one, gtr takes one."] = None
     task: TaskName = "numberline"
     env: EnvOptions = ()
     iterations: Annotated[int, "Updates after the warm start.", NOT_NEGATIVE] = 20

@@ -33,7 +33,7 @@ from gtrturbo.stages import STAGES, execute
 # What the built-in tiny model was measured to learn with; every other model takes the stages' defaults, which are the paper's.
 TINY_SETTINGS: dict[str, dict[str, Any]] = {
     "expert": {"episodes": 400},
-    "sft": {"steps": 160, "stop_loss": 0.06, "learning_rate": 3e-3},
+    "sft": {"steps": 160, "stop_loss": 0.04, "learning_rate": 3e-3},
     "rollout": {"temperature": 0.6, "max_new_tokens": 64},
     "distill": {"temperature": 0.6, "max_new_tokens": 64},
     "eval": {"max_new_tokens": 64},
@@ -51,6 +51,7 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
 }
 TINY_ENV = ("image=tiny",)
 EXPERT = "expert"
+ADAPTER = "adapter"
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,11 @@ def plan(config: RunConfig) -> list[Step]:
     """List the stages of a run in order.
 
     Raises:
-        GtrTurboError: --set names no such stage or option, or --teacher is given to a method that has none.
+        GtrTurboError: --set names no such stage or option, or --teacher does not go with the method.
     """
+    if config.method == "opd" and not config.teacher:
+        # Without the environment's reward a checkpoint never leaves its own merge: there would be nothing to learn.
+        raise GtrTurboError("--method opd distils a teacher from outside, and none is given.", "add: --teacher CHECKPOINT")
     if config.teacher and config.method not in ("gtr", "opd"):
         raise GtrTurboError(
             f"--method {config.method} merges its own teacher.", "leave out --teacher, or use --method gtr or opd."
@@ -102,13 +106,20 @@ class _Plan:
         return steps
 
     def warm_start(self) -> list[Step]:
-        first, demos = self.config.out / "init", self.config.out / "expert"
-        task = {"task": self.config.task, "env": self.env}
-        return [
-            self.step("init", 0, out=first, model=self.config.model, lora_rank=self.config.lora_rank),
-            self.step("rollout", 0, name=EXPERT, out=demos, expert=True, **task),
-            self.step("sft", 0, out=self.path("checkpoints", 0), checkpoint=first, data=(demos,)),
+        """Lay out init and sft. The tiny model starts from random weights, so its adapter comes after sft, not before."""
+        first, demos, warm = self.config.out / "init", self.config.out / "expert", self.path("checkpoints", 0)
+        late = self.tiny and self.config.lora_rank
+        learned = self.config.out / "sft" if late else warm
+        rank = 0 if late else self.config.lora_rank
+        steps = [
+            self.step("init", 0, out=first, model=self.config.model, lora_rank=rank),
+            self.step("rollout", 0, name=EXPERT, out=demos, expert=True, task=self.config.task, env=self.env),
+            self.step("sft", 0, out=learned, checkpoint=first, data=(demos,)),
         ]
+        if late:
+            adapter = {"model": str(learned), "lora_rank": self.config.lora_rank}
+            steps.append(self.step("init", 0, name=ADAPTER, out=warm, **adapter))
+        return steps
 
     def iteration(self, k: int) -> list[Step]:
         """Lay out one update: teacher, turns, guidance, step."""
@@ -129,7 +140,7 @@ class _Plan:
 
     def teacher(self, k: int) -> list[Step]:
         """Merge the run's own checkpoints, unless the teacher comes from outside."""
-        if self.config.teacher or self.config.method == "gtr":
+        if self.config.method in ("gtr", "opd"):
             return []
         checkpoints = tuple(self.checkpoint(i) for i in range(1, k + 1))
         return [self.step("merge", k + 1, out=self.path("teachers", k), base=self.first, checkpoints=checkpoints)]
@@ -184,8 +195,8 @@ def _chosen(settings: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     for setting in settings:
         stage, dot, rest = setting.partition(".")
         name, equals, value = rest.partition("=")
-        if stage not in (*STAGES, EXPERT) or not dot or not equals:
-            stages = ", ".join((*STAGES, EXPERT))
+        if stage not in (*STAGES, EXPERT, ADAPTER) or not dot or not equals:
+            stages = ", ".join((*STAGES, EXPERT, ADAPTER))
             raise GtrTurboError(
                 f"--set {setting} is not STAGE.OPTION=VALUE.", f"stages: {stages} (the rollout that sft learns from)"
             )

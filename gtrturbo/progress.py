@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from gtrturbo.artifacts import Result, read_manifest
+from gtrturbo.artifacts import TURNS, Result, read_manifest
 from gtrturbo.config import RunConfig
 from gtrturbo.console import stderr
 from gtrturbo.loop import Step, plan, run
@@ -45,7 +45,7 @@ def run_with_progress(config: RunConfig) -> Path:
 def before_after(before: Path, after: Path) -> Table:
     """Lay out two evaluations on the same deals beside chance, with the paired difference of success."""
     first, last = read_manifest(before, "evaluation").metrics, read_manifest(after, "evaluation").metrics
-    won = [[episode[-1].won for episode in by_episode(list(read_rows(path / "turns.jsonl", Turn)))] for path in (before, after)]
+    won = [[episode[-1].won for episode in by_episode(list(read_rows(path / TURNS, Turn)))] for path in (before, after)]
     difference, low, high = paired_difference(won[0], won[1])
     table = Table(title=f"{int(first['episodes'])} episodes on the same deals")
     for column in ("", "before", "after", "chance"):

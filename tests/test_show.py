@@ -195,15 +195,31 @@ def test_scores_show_turns_and_mean(tmp_path, capsys):
     assert "scores 3 turns, 12 tokens, mean log-prob of the teacher -1.969 nats" in lines(printed(capsys, path))
 
 
-def test_demos_show_the_first_demo(tmp_path, capsys):
-    with writing(tmp_path / "d", Provenance(stage="distill", kind="demos", config={}, inputs={})) as draft:
-        write_rows(draft.folder / DEMOS, [Demo(chat("Where?", word), ["images/a.png"], [(0, 1)]) for word in ("first", "second")])
+def make_demos(out: Path) -> Path:
+    with writing(out, Provenance(stage="distill", kind="demos", config={"[red]": 1}, inputs={})) as draft:
+        demos = [Demo(chat("Where?", word), ["images/a.png"], [(0, 2)]) for word in ("first", "second")]
+        write_rows(draft.folder / DEMOS, demos)
         draft.metrics = {"demos": 2, "turns": 3}
-    out = lines(printed(capsys, tmp_path / "d"))
+    return out
+
+
+def test_demos_show_the_first_demo(tmp_path, capsys):
+    out = lines(printed(capsys, make_demos(tmp_path / "d")))
     assert "demos 2 of 3 turns" in out
     assert f"picture {tmp_path}/d/images/a.png" in out
     assert "reply first" in out
     assert "reply second" not in out
+
+
+def test_part_of_a_demo_without_loss_has_the_colour_of_an_action(tmp_path, capsys, colours):
+    assert "\x1b[1;35mfi\x1b[0m\x1b[36mrst" in printed(capsys, make_demos(tmp_path / "d"))
+
+
+def test_names_in_brackets_are_printed_as_they_are(tmp_path, capsys, monkeypatch):
+    path = make_demos(tmp_path / "d")
+    assert "[red]" in printed(capsys, path)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "[red]" in printed(capsys, path)
 
 
 def test_episode_shows_each_turn_and_the_return(tmp_path, capsys):

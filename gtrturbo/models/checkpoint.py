@@ -3,10 +3,12 @@
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import disable_progress_bars
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText
@@ -59,9 +61,11 @@ def load_foreign(model: str, *, revision: str | None, dtype: str) -> tuple[Any, 
 
 
 def quiet() -> None:
-    """Keep transformers' bars and warnings off the terminal: errors are raised, progress is ours."""
+    """Keep the libraries' bars and warnings off the terminal: errors are raised, progress is ours."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    disable_progress_bars()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
 
 
 def load_model(path: Path, *, dtype: str = "auto", trainable: bool = False) -> Any:
@@ -103,8 +107,11 @@ def save_model(model: Any, folder: Path, *, base: str | None = None) -> None:
         folder: where to; exists.
         base: for an adapter, what its config names as base: a path relative to the adapter's folder, or a hub id.
     """
-    model.save_pretrained(folder)
-    if isinstance(model, PeftModel):
+    if not isinstance(model, PeftModel):
+        model.save_pretrained(folder)
+    else:
+        # Left to itself PEFT asks the hub whether the vocabulary grew; no adapter of ours touches the embeddings.
+        model.save_pretrained(str(folder), save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)
         point_to_base(folder, base)
 

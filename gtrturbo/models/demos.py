@@ -8,14 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtrturbo.artifacts import load_turn_tokens, read_manifest
+from gtrturbo.artifacts import DEMOS, TOKENS, load_turn_tokens, read_manifest
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.chat import Prompt, Renderer
 from gtrturbo.models.policy import Policy
-from gtrturbo.models.transcript import TOKENS, read_turns, render
+from gtrturbo.models.transcript import read_turns, render
 from gtrturbo.records import Demo, read_rows
-
-DEMOS = "demos.jsonl"
 
 
 @dataclass(frozen=True)

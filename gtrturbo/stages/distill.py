@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gtrturbo.artifacts import Draft, Result, read_manifest, save_image, save_scores, seed_for, writing
+from gtrturbo.artifacts import DEMOS, SCORES, Draft, Result, read_manifest, save_image, save_scores, seed_for, writing
 from gtrturbo.config import DistillConfig
 from gtrturbo.console import progress_bar
 from gtrturbo.envs.task import Reply, Task, load_task
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.chat import load_picture
 from gtrturbo.models.checkpoint import load_policy
-from gtrturbo.models.demos import DEMOS
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.processor import renderer_hash
 from gtrturbo.models.speak import uniforms
@@ -21,7 +20,6 @@ from gtrturbo.models.transcript import read_transcript, read_turns, render
 from gtrturbo.records import Demo, Turn, chat, mean, write_rows
 from gtrturbo.stages import done, provenance
 
-SCORES = "scores.safetensors"
 HOTTER, HOTTEST = 1.1, 0.9
 
 

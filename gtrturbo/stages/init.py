@@ -4,7 +4,7 @@ from typing import Any
 
 from gtrturbo.artifacts import Draft, Result, seed_for, writing
 from gtrturbo.config import InitConfig
-from gtrturbo.models.checkpoint import BASE, add_adapter, load_foreign, rebased_name, save_model
+from gtrturbo.models.checkpoint import BASE, add_adapter, load_foreign, quiet, rebased_name, save_model
 from gtrturbo.models.processor import renderer_hash, save_processor
 from gtrturbo.models.tiny import build_tiny
 from gtrturbo.stages import done, provenance
@@ -12,6 +12,7 @@ from gtrturbo.stages import done, provenance
 
 def run(config: InitConfig) -> Result:
     """Write full weights (lora_rank 0), or an adapter that changes nothing yet on a base that it names."""
+    quiet()
     with writing(config.out, provenance(config), overwrite=config.overwrite) as draft:
         model, processor = _load(config)
         if config.lora_rank:

@@ -119,6 +119,7 @@ def _merge_tensor(
     original = base.read(name)
     if not original.is_floating_point():
         return original, Agreement()
+    require_finite(original, name, base.folder)
     vectors = []
     for other in others:
         tensor = other.read(name)

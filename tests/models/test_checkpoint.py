@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,13 @@ def test_an_adapter_is_found_with_its_base_after_the_whole_run_was_moved(tmp_pat
     expected = scores(lora_warm, turns)
     assert np.array_equal(scores(tmp_path / "moved" / "lora_warm", turns), expected)
     assert Path(base_of(tmp_path / "moved" / "lora_warm")).resolve() == tmp_path / "moved" / "lora" / "base"
+
+
+def test_saving_an_adapter_asks_no_other_machine(tmp_path, monkeypatch, lora):
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: asked.append(host) or [])
+    save_model(load_model(lora), tmp_path, base="../lora/base")
+    assert asked == []
 
 
 OTHERS = """

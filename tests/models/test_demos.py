@@ -1,0 +1,98 @@
+"""What supervised steps learn from, and which tokens carry loss."""
+
+import numpy as np
+import pytest
+import torch
+
+from gtrturbo.envs.task import TASKS, load_task
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.chat import Renderer
+from gtrturbo.models.demos import Shuffle, demo_example, imitation_loss, read_examples
+from gtrturbo.models.tiny import build_processor
+from gtrturbo.models.transcript import read_turns
+from gtrturbo.records import Demo, chat
+
+
+@pytest.fixture(scope="module")
+def renderer():
+    return Renderer(build_processor())
+
+
+def test_every_legal_turn_is_an_example_whose_whole_reply_is_learned(expert, renderer):
+    examples = read_examples([expert], renderer)
+    replies = [turn.reply for turn in read_turns(expert)]
+    assert len(examples) == len(replies)
+    for example, reply in zip(examples, replies, strict=True):
+        assert example.learned.all()
+        assert example.response_ids[-1] == renderer.processor.tokenizer.eos_token_id
+        assert renderer.processor.tokenizer.decode(example.response_ids[:-1]) == reply
+
+
+def test_illegal_turns_are_left_out_and_sampled_ids_are_learned_as_they_are(turns, transcript, renderer):
+    examples = read_examples([turns], renderer)
+    legal = [ids for turn, ids in zip(transcript.turns, transcript.tokens.response_ids, strict=True) if turn.legal]
+    assert 0 < len(legal) < len(transcript.turns)
+    assert [example.response_ids.tolist() for example in examples] == [ids.tolist() for ids in legal]
+
+
+def test_several_artifacts_are_read_one_after_another(expert, turns, renderer):
+    both = read_examples([expert, turns], renderer)
+    assert len(both) == len(read_examples([expert], renderer)) + len(read_examples([turns], renderer))
+
+
+def test_an_artifact_without_replies_is_refused(warm, renderer):
+    with pytest.raises(GtrTurboError, match="holds checkpoint, not turns or demos"):
+        read_examples([warm], renderer)
+
+
+EVERY_ACTION = [(name, action) for name in TASKS for action in load_task(name, ["image=tiny"]).actions]
+
+
+@pytest.mark.parametrize(("name", "action"), EVERY_ACTION)
+@pytest.mark.parametrize("layout", ["one line", "indented"])
+def test_no_token_that_overlaps_the_action_is_learned(tmp_path, renderer, name, action, layout):
+    from gtrturbo.artifacts import save_image
+
+    before = '{"cards": [1, 2], "thoughts": "+ is my action, or 10", "action": "'
+    before = before if layout == "one line" else before.replace(", ", ",\n    ").replace("{", "{\n    ")
+    text = before + action + ('"}' if layout == "one line" else '"\n}')
+    images = [save_image(tmp_path, np.zeros((56, 56, 3), np.uint8))]
+    span = (len(before), len(before) + len(action))
+    example = demo_example(Demo(messages=chat("?", text), images=images, unlearned=[span]), tmp_path, renderer)
+    # Independent of offsets: learned tokens up to the action decode to text before it, those after it to text after it.
+    pieces = [renderer.processor.tokenizer.decode([token]) for token in example.response_ids[:-1]]
+    starts = np.cumsum([0, *map(len, pieces)])
+    assert "".join(pieces) == text
+    overlaps = [start < span[1] and start + len(piece) > span[0] for start, piece in zip(starts, pieces, strict=False)]
+    assert any(overlaps)
+    assert example.learned.tolist() == [*(not flag for flag in overlaps), True]
+
+
+def test_the_loss_is_the_negative_log_likelihood_of_the_learned_tokens(policy, turns):
+    examples = read_examples([turns], policy.renderer)[:3]
+    examples[1].learned[2:5] = False
+    with torch.no_grad():
+        loss, count = imitation_loss(policy, examples)
+    expected = 0.0
+    for example in examples:
+        inputs = dict(example.prompt.tensors)
+        tail = torch.from_numpy(example.response_ids.astype(np.int64))[None]
+        for name, value in (("input_ids", tail), ("attention_mask", tail * 0 + 1), ("mm_token_type_ids", tail * 0)):
+            inputs[name] = torch.cat([inputs[name], value], dim=1)
+        with torch.no_grad():
+            logits = policy.model(**inputs).logits[0, len(example.prompt.ids) - 1 : -1].double()
+        logits[:, policy.forbidden] = -torch.inf
+        chosen = logits.log_softmax(-1)[torch.arange(len(tail[0])), tail[0]]
+        expected -= chosen[torch.from_numpy(example.learned)].sum().item()
+    assert count == sum(example.learned.sum() for example in examples)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_shuffle_draws_each_index_once_before_any_comes_again():
+    order = Shuffle(5, seed=0)
+    drawn = order.draw(3) + order.draw(4) + order.draw(8)
+    assert [sorted(drawn[start : start + 5]) for start in (0, 5, 10)] == [[0, 1, 2, 3, 4]] * 3
+
+
+def test_a_shuffle_follows_from_its_seed():
+    assert Shuffle(50, seed=1).draw(50) == Shuffle(50, seed=1).draw(50) != Shuffle(50, seed=2).draw(50)

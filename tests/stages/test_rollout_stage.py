@@ -1,0 +1,89 @@
+"""rollout: whole episodes on disk, in parts or at once."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from gtrturbo.artifacts import load_turn_tokens, read_manifest, sha256_file
+from gtrturbo.config import RolloutConfig
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.transcript import read_turns
+from gtrturbo.stages import execute
+from gtrturbo.summary import summarize
+
+
+def test_two_parts_have_the_turns_and_tokens_of_the_whole(turns, turns_config, tmp_path):
+    parts = [
+        execute(replace(turns_config, out=tmp_path / f"part{first}", first_episode=first, episodes=count, num_envs=2)).out
+        for first, count in ((0, 3), (3, 5))
+    ]
+    assert [turn for part in parts for turn in read_turns(part)] == read_turns(turns)
+    ids = [row.tolist() for part in parts for row in load_turn_tokens(part / "tokens.safetensors").response_ids]
+    assert ids == [row.tolist() for row in load_turn_tokens(turns / "tokens.safetensors").response_ids]
+    pictures = {path.name for part in parts for path in (part / "images").iterdir()}
+    assert pictures == {path.name for path in (turns / "images").iterdir()}
+
+
+def test_the_same_rollout_twice_has_the_same_id_and_another_seed_another(turns, turns_config, tmp_path):
+    assert execute(replace(turns_config, out=tmp_path / "again")).id == sha256_file(turns / "stage.json")
+    assert execute(replace(turns_config, out=tmp_path / "other", seed=1, episodes=8)).id != sha256_file(turns / "stage.json")
+
+
+def test_the_metrics_are_the_summary_of_the_turns(turns):
+    assert read_manifest(turns).metrics == pytest.approx(summarize(read_turns(turns)))
+
+
+def test_the_warm_policy_says_both_legal_and_illegal_things(turns):
+    # What the other tests rest on.
+    assert 0.05 < read_manifest(turns).metrics["illegal_rate"] < 0.9
+
+
+def test_an_expert_wins_reads_truly_and_leaves_no_tokens(expert):
+    metrics = read_manifest(expert).metrics
+    assert (metrics["success_rate"], metrics["thought_accuracy"], metrics["illegal_rate"]) == (1.0, 1.0, 0.0)
+    assert not (expert / "tokens.safetensors").exists()
+    assert read_manifest(expert).renderer is None
+
+
+def test_turns_name_the_checkpoint_that_played_them_and_its_renderer(turns, warm):
+    manifest = read_manifest(turns)
+    assert manifest.inputs == {"checkpoint": sha256_file(warm / "stage.json")}
+    assert manifest.renderer == read_manifest(warm).renderer
+
+
+@pytest.mark.parametrize("illegal", ["noop", "end"])
+def test_what_illegal_replies_do_is_the_configs_choice(init, turns_config, tmp_path, illegal):
+    settings = {"checkpoint": init, "episodes": 2, "max_new_tokens": 2, "illegal": illegal}
+    turns = read_turns(execute(replace(turns_config, out=tmp_path / "mute", **settings)).out)
+    assert all(turn.executed is None and not turn.legal for turn in turns)
+    assert len(turns) == {"noop": 20, "end": 2}[illegal]
+
+
+@pytest.mark.parametrize("task", ["ezpoints", "blackjack", "points24"])
+def test_every_task_can_be_played_by_expert_and_policy(task, init, tmp_path):
+    settings = {"task": task, "env": ("image=tiny",), "episodes": 2}
+    played = execute(RolloutConfig(out=tmp_path / "expert", expert=True, **settings)).out
+    assert all(turn.legal and turn.reads_truly for turn in read_turns(played))
+    mute = execute(RolloutConfig(out=tmp_path / "mute", checkpoint=init, max_new_tokens=2, illegal="end", **settings)).out
+    assert len(read_turns(mute)) == 2
+
+
+@pytest.mark.parametrize("settings", [{"checkpoint": None}, {"expert": True}])
+def test_a_rollout_without_player_or_with_two_is_refused(turns_config, tmp_path, settings):
+    with pytest.raises(GtrTurboError, match="a rollout needs either --checkpoint or --expert"):
+        execute(replace(turns_config, out=tmp_path / "x", **settings))
+
+
+def test_an_unknown_task_and_an_unknown_option_are_refused_before_anything_is_written(turns_config, tmp_path):
+    with pytest.raises(GtrTurboError, match="there is no task 'chess'"):
+        execute(replace(turns_config, out=tmp_path / "x", task="chess"))
+    with pytest.raises(GtrTurboError, match="numberline has no option 'size'"):
+        execute(replace(turns_config, out=tmp_path / "x", env=("size=tiny",)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_knobs_are_in_the_manifest_and_paths_and_devices_are_not(turns):
+    config = json.loads((turns / "stage.json").read_text())["config"]
+    assert config["temperature"] == 0.9 and config["env"] == ["image=tiny"]
+    assert not config.keys() & {"out", "overwrite", "device", "checkpoint"}
