@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import platform
+import resource
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -204,7 +205,7 @@ def writing(out: Path, provenance: Provenance, *, overwrite: bool = False) -> It
         started = time.monotonic()
         try:
             yield draft
-            draft.timing |= {"seconds": round(time.monotonic() - started, 3), "host": platform.node()}
+            draft.timing |= _measured(started)
             _seal(draft, provenance)
         except BaseException:
             shutil.rmtree(partial)
@@ -213,6 +214,15 @@ def writing(out: Path, provenance: Provenance, *, overwrite: bool = False) -> It
         draft.result = Result(out=out, id=artifact_id(out), metrics=draft.metrics)
     finally:
         os.close(lock)
+
+
+def _measured(started: float) -> dict[str, Any]:
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "seconds": round(time.monotonic() - started, 3),
+        "peak_memory_gib": round(kibibytes / 2**20, 3),
+        "host": platform.node(),
+    }
 
 
 def _claim(lock: int, out: Path) -> None:

@@ -17,6 +17,9 @@ from gtrturbo.artifacts import Result
 from gtrturbo.config import DistillConfig, Field, Role, RunConfig, ShowConfig, build, fields
 from gtrturbo.console import stderr
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.loop import distill, plan, shell
+from gtrturbo.progress import run_with_progress
+from gtrturbo.show import show
 from gtrturbo.stages import STAGES, execute
 
 ORDER = ("init", "sft", "rollout", "distill", "ppo-step", "merge", "eval")
@@ -36,14 +39,19 @@ def main() -> None:
     app()
 
 
-def add_command(name: str, config: type, action: Callable[[Any], None]) -> None:
-    """Add a command whose options are the fields of `config`; flags win over --config FILE.yaml, which wins over defaults."""
+def add_command(name: str, config: type, action: Callable[[Any], None], *, verify: Callable[[Any], Any] | None = None) -> None:
+    """Add a command whose options are the fields of `config`; flags win over --config FILE.yaml, which wins over defaults.
+
+    What `verify` refuses counts as a mistake in the options (exit code 2), what `action` refuses as a failure (1).
+    """
 
     def command(**given: Any) -> None:
         debug, file = given.pop("debug"), given.pop("config")
         chosen = {key: value for key, value in given.items() if value not in (None, [])}
         with _errors(debug, code=2):
             settings = build(config, _read_yaml(file) | chosen)
+            if verify:
+                verify(settings)
         with _errors(debug, code=1):
             action(settings)
 
@@ -76,7 +84,7 @@ def _read_yaml(file: Path | None) -> dict[str, Any]:
         return {}
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise GtrTurboError(f"{file} cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise GtrTurboError(f"{file} holds no settings.", "write lines such as: learning-rate: 1e-5")
@@ -91,19 +99,24 @@ def _parameter(field: Field) -> inspect.Parameter:
         detail: Any = typer.Argument(help=field.help, show_default=False, metavar=field.name.upper())
     else:
         panel = next((PANELS[role] for role in field.roles if role in PANELS), "Options")
-        flags = f"{field.option}/--no-{field.option[2:]}" if field.kind is bool else field.option
-        detail = typer.Option(flags, help=field.help, show_default=default, rich_help_panel=panel, metavar=_metavar(field))
+        flags = f"{field.option}/--no-{field.option[2:]}" if field.default is True else field.option
+        detail = typer.Option(flags, help=_help(field), show_default=default, rich_help_panel=panel, metavar=_metavar(field))
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, detail])
 
 
 def _typer_kind(field: Field) -> Any:
     if field.is_list:
         return list[str] | None
-    return (field.kind if field.choices or field.kind is bool else str) | None  # build() turns text into numbers and paths
+    return (bool if field.kind is bool else str) | None  # build() turns text into numbers, paths and choices
+
+
+def _help(field: Field) -> str:
+    # Beside the name, choices would take the width that the names need.
+    return f"{field.help} One of {', '.join(field.choices)}." if field.choices else field.help
 
 
 def _metavar(field: Field) -> str | None:
-    if field.choices or field.kind is bool:
+    if field.kind is bool:
         return None
     kind = typing.get_args(field.kind)[0] if field.is_list else field.kind
     return {int: "INT", float: "FLOAT", Path: "PATH"}.get(kind, "TEXT")
@@ -140,11 +153,9 @@ _EXTRA = [
 
 def run_stage(config: Any) -> None:
     """Run one stage: the path written goes to stdout, a line of metrics to stderr."""
-    from gtrturbo.loop import distill
-
     _go_offline(config)
     result = distill(config) if isinstance(config, DistillConfig) else execute(config)
-    stderr.print(summary_line(result), style="dim")
+    stderr.print(summary_line(result), style="dim", soft_wrap=True)
     print(result.out)
 
 
@@ -161,20 +172,12 @@ def summary_line(result: Result) -> str:
 
 def run_loop(config: RunConfig) -> None:
     """Run or print the whole loop."""
-    from gtrturbo.loop import plan, shell
-    from gtrturbo.progress import run_with_progress
-
+    if config.model == "tiny" or config.start:
+        os.environ["HF_HUB_OFFLINE"] = "1"
     if config.dry_run:
         print(shell(plan(config)), end="")
     else:
         print(run_with_progress(config))
-
-
-def run_show(config: ShowConfig) -> None:
-    """Print an artifact."""
-    from gtrturbo.show import show
-
-    show(config)
 
 
 def _version(wanted: bool | None) -> None:
@@ -194,5 +197,5 @@ def _root(
 
 for _name in ORDER:
     add_command(_name, STAGES[_name][0], run_stage)
-add_command("run", RunConfig, run_loop)
-add_command("show", ShowConfig, run_show)
+add_command("run", RunConfig, run_loop, verify=plan)
+add_command("show", ShowConfig, show)

@@ -317,6 +317,11 @@ class Field:
         return "--" + self.name.replace("_", "-")
 
     @property
+    def shown(self) -> str:
+        """The field as the usage line names it: OUT of a list, --out of an option."""
+        return self.name.upper() if Role.POSITIONAL in self.roles else self.option
+
+    @property
     def choices(self) -> tuple[str, ...]:
         return typing.get_args(self.kind) if typing.get_origin(self.kind) is Literal else ()
 
@@ -425,10 +430,11 @@ def build(config: type, values: dict[str, Any]) -> Any:
     for key, value in values.items():
         name = key.replace("-", "_")
         if name not in known:
+            key = name.replace("_", "-")
             alternatives = ", ".join(f.replace("_", "-") for f in known)
             raise GtrTurboError(f"unknown setting {key}.", f"known: {alternatives}")
         given[name] = parse(known[name], value)
-    missing = [f.option for f in known.values() if f.required and f.name not in given]
+    missing = [f.shown for f in known.values() if f.required and f.name not in given]
     if missing:
         raise GtrTurboError(f"missing: {', '.join(missing)}.")
     return config(**given)

@@ -20,6 +20,7 @@ from typing import Any
 from gtrturbo.artifacts import Result, seed_for
 from gtrturbo.config import (
     DistillConfig,
+    Field,
     PpoStepConfig,
     Role,
     RunConfig,
@@ -190,7 +191,7 @@ def _has_image(env: tuple[str, ...]) -> bool:
 
 
 def _chosen(settings: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Sort STAGE.OPTION=VALUE by stage; a repeated option collects a list."""
+    """Sort STAGE.OPTION=VALUE by stage; a repeated option collects a list, or counts as last given."""
     chosen: dict[str, dict[str, Any]] = {}
     for setting in settings:
         stage, dot, rest = setting.partition(".")
@@ -200,8 +201,23 @@ def _chosen(settings: tuple[str, ...]) -> dict[str, dict[str, Any]]:
             raise GtrTurboError(
                 f"--set {setting} is not STAGE.OPTION=VALUE.", f"stages: {stages} (the rollout that sft learns from)"
             )
-        chosen.setdefault(stage, {})[name.replace("-", "_")] = value
+        _collect(chosen.setdefault(stage, {}), _settable(stage, name), value)
     return chosen
+
+
+def _settable(stage: str, name: str) -> Field:
+    kind = STAGES[{EXPERT: "rollout", ADAPTER: "init"}.get(stage, stage)][0]
+    known = {field.name: field for field in fields(kind)}
+    field = known.get(name.replace("-", "_"))
+    if field is None:
+        raise GtrTurboError(f"--set {stage}.{name}: {stage} has no such option.", f"see: gtrturbo {stage} --help")
+    if field.name == "out" or field.roles & {Role.INPUT, Role.POSITIONAL}:
+        raise GtrTurboError(f"--set cannot change {stage}.{name}: the run decides what its stages read and write.")
+    return field
+
+
+def _collect(values: dict[str, Any], field: Field, value: str) -> None:
+    values[field.name] = (*values.get(field.name, ()), value) if field.is_list else value
 
 
 def run(config: RunConfig, *, report: Callable[[Step, Result, float], None] | None = None) -> list[Result]:
@@ -251,14 +267,12 @@ def _update(config: DistillConfig, guidance: Path) -> SftConfig | PpoStepConfig:
     """What --student runs: `sft` on the demos, or `ppo-step` on the scores with the environment's reward off."""
     common = {"out": config.out, "checkpoint": config.student, "overwrite": config.overwrite, "seed": config.seed}
     common |= {"device": config.device, "dtype": config.dtype}
-    chosen = dict(_key_value(setting) for setting in config.update)
+    chosen: dict[str, Any] = {}
+    for setting in config.update:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise GtrTurboError(f"--update {setting} is not KEY=VALUE.", "for example: --update learning-rate=2e-4")
+        _collect(chosen, _settable("sft" if config.mode == "sft" else "ppo-step", name), value)
     if config.mode == "sft":
         return build(SftConfig, common | {"data": (guidance,)} | chosen)
     return build(PpoStepConfig, common | {"rollouts": config.rollouts, "scores": guidance, "environment_coef": 0.0} | chosen)
-
-
-def _key_value(setting: str) -> tuple[str, str]:
-    name, equals, value = setting.partition("=")
-    if not equals:
-        raise GtrTurboError(f"--update {setting} is not KEY=VALUE.", "for example: --update learning-rate=2e-4")
-    return name.replace("-", "_"), value

@@ -146,6 +146,13 @@ class Policy:
         dtype = self.model.dtype
         return {name: value.to(dtype) if value.is_floating_point() else value for name, value in moved.items()}
 
+    def machine(self) -> dict[str, Any]:
+        """Say where the model is and, on a GPU, the most memory that it took."""
+        if self.device.type != "cuda":
+            return {"device": str(self.device)}
+        peak = round(torch.cuda.max_memory_allocated(self.device) / 2**30, 3)
+        return {"device": torch.cuda.get_device_name(self.device), "peak_gpu_gib": peak}
+
     def parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Name the model's trainable parameters, in a fixed order, without the value head's."""
         return [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad]

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from gtrturbo.artifacts import DEMOS, SCORES, Draft, Result, read_manifest, save_image, save_scores, seed_for, writing
 from gtrturbo.config import DistillConfig
@@ -15,6 +14,7 @@ from gtrturbo.models.chat import load_picture
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.processor import renderer_hash
+from gtrturbo.models.scoring import score_all
 from gtrturbo.models.speak import uniforms
 from gtrturbo.models.transcript import read_transcript, read_turns, render
 from gtrturbo.records import Demo, Turn, chat, mean, write_rows
@@ -43,26 +43,26 @@ def _load_teacher(config: DistillConfig) -> Policy:
     return load_policy(config.teacher, device=config.device, dtype=config.dtype)
 
 
-@torch.no_grad()
 def _score(config: DistillConfig, draft: Draft) -> None:
     """Write the teacher's log-prob of every token that the student sampled, with picture and prompt of each turn."""
     teacher = _load_teacher(config)
     transcript = read_transcript(config.rollouts, teacher.renderer)
     temperature = read_manifest(config.rollouts).config["temperature"]
     responses = transcript.tokens.response_ids
-    rows: list[np.ndarray] = []
     with progress_bar("distill", len(responses)) as bar:
-        for start in range(0, len(responses), config.micro_batch_size):
-            part = slice(start, start + config.micro_batch_size)
-            scored = teacher.score(transcript.prompts[part], responses[part], temperature=temperature, values=False)
-            logprobs = scored.logprobs.float().cpu().numpy()
-            rows += [row[: len(ids)] for row, ids in zip(logprobs, responses[part], strict=True)]
-            bar.advance(len(responses[part]))
+        rows, _ = score_all(
+            teacher,
+            transcript.prompts,
+            responses,
+            temperature=temperature,
+            micro_batch_size=config.micro_batch_size,
+            told=bar.advance,
+        )
     save_scores(draft.folder / SCORES, rows)
     differences = np.concatenate(transcript.tokens.sample_logprobs) - np.concatenate(rows)
     thought = np.concatenate(transcript.tokens.thought_mask)
     draft.metrics = {"turns": len(rows), "tokens": len(differences), "thought_kl_k1": mean(differences[thought].tolist())}
-    draft.renderer = _renderer(config)
+    draft.renderer, draft.timing = _renderer(config), teacher.machine()
 
 
 def _teach(config: DistillConfig, draft: Draft) -> None:

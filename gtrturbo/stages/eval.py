@@ -38,5 +38,5 @@ def run(config: EvalConfig) -> Result:
         levels = chance(task, episodes=CHANCE_EPISODES, seed=config.seed)
         draft.metrics = summarize(turns) | {f"chance_{name}": value for name, value in levels.items()}
         save_json(draft.folder / METRICS, draft.metrics)
-        draft.renderer = renderer_hash(config.checkpoint)
+        draft.renderer, draft.timing = renderer_hash(config.checkpoint), policy.machine()
     return done(draft)

@@ -9,7 +9,6 @@ import math
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from gtrturbo.algorithms.ppo import (
     ratio_statistics,
 )
 from gtrturbo.algorithms.tokens import weighted_turn_logprobs
-from gtrturbo.artifacts import Result, artifact_id, load_scores, read_manifest, seed_for, short, writing
+from gtrturbo.artifacts import SCORES, Result, artifact_id, load_scores, read_manifest, seed_for, short, writing
 from gtrturbo.config import PpoStepConfig
 from gtrturbo.console import progress_bar
 from gtrturbo.errors import GtrTurboError
@@ -31,7 +30,8 @@ from gtrturbo.models.checkpoint import load_policy, save_successor
 from gtrturbo.models.demos import Example, Shuffle, imitation_loss, read_examples
 from gtrturbo.models.optimizer import Optimizer
 from gtrturbo.models.policy import Policy
-from gtrturbo.models.transcript import Transcript, read_transcript, render
+from gtrturbo.models.scoring import bootstrap_values, pad, score_all
+from gtrturbo.models.transcript import Transcript, read_transcript
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.stages import done, provenance
 
@@ -72,7 +72,7 @@ def run(config: PpoStepConfig) -> Result:
         optimizer.updates += 1
         draft.renderer = save_successor(policy, config.checkpoint, draft.folder, config.out)
         optimizer.save(draft.folder)
-        draft.metrics = metrics
+        draft.metrics, draft.timing = metrics, policy.machine()
     return done(draft)
 
 
@@ -104,7 +104,15 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
         )
     longest = max(len(ids) for ids in tokens.response_ids)
     thought, action = pad(tokens.thought_mask, longest).bool(), pad(tokens.action_mask, longest).bool()
-    logprobs, values = _score_all(config, policy, transcript, longest)
+    rows, values = score_all(
+        policy,
+        transcript.prompts,
+        tokens.response_ids,
+        temperature=_temperature(config),
+        micro_batch_size=config.micro_batch_size,
+    )
+    logprobs = pad(rows, longest)
+    _require_finite(config, logprobs, values)
     kl, metrics = _guidance(config, logprobs, thought, len(turns))
     # The random action that stands in for an illegal reply says nothing about its text.
     random_action = ~legal & torch.tensor([turn.executed is not None for turn in turns])
@@ -118,7 +126,7 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
         placement=config.kl_placement,
         terminated=torch.tensor([turn.terminated for turn in turns]),
         truncated=torch.tensor([turn.truncated for turn in turns]),
-        bootstrap_values=_bootstrap_values(config, policy, transcript),
+        bootstrap_values=bootstrap_values(policy, config.rollouts, transcript, micro_batch_size=config.micro_batch_size),
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
     )
@@ -141,44 +149,25 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
     return samples, metrics | _mismatch(logprobs, pad(tokens.sample_logprobs, longest), thought | action)
 
 
-@torch.no_grad()
-def _score_all(config: PpoStepConfig, policy: Policy, transcript: Transcript, longest: int) -> tuple[Tensor, Tensor]:
-    """Return log-probs [N, R] and values [N] of all turns, on the CPU."""
-    responses, temperature = transcript.tokens.response_ids, _temperature(config)
-    logprobs, values = torch.zeros(len(responses), longest), torch.zeros(len(responses))
-    for start in range(0, len(responses), config.micro_batch_size):
-        part = slice(start, start + config.micro_batch_size)
-        scored = policy.score(transcript.prompts[part], responses[part], temperature=temperature)
-        assert scored.values is not None
-        logprobs[part, : scored.mask.shape[1]] = scored.logprobs.cpu()
-        values[part] = scored.values.cpu()
-    return logprobs, values
+def _require_finite(config: PpoStepConfig, logprobs: Tensor, values: Tensor) -> None:
+    bad = ~(logprobs.isfinite().all(dim=1) & values.isfinite())
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        raise GtrTurboError(
+            f"{config.checkpoint} gives log-probs or values that are not finite (first: turn {row}).",
+            f"nothing was written; inspect with: gtrturbo show {config.rollouts} --turn {row}",
+        )
 
 
 def _temperature(config: PpoStepConfig) -> float:
     return read_manifest(config.rollouts).config["temperature"]
 
 
-@torch.no_grad()
-def _bootstrap_values(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> Tensor:
-    """Value the states after truncated turns: those episodes would have gone on. [N], 0 elsewhere"""
-    cut = [(row, turn.successor) for row, turn in enumerate(transcript.turns) if turn.truncated and turn.successor]
-    values = torch.zeros(len(transcript.turns))
-    end = np.array([policy.processor.tokenizer.eos_token_id])
-    for start in range(0, len(cut), config.micro_batch_size):
-        part = cut[start : start + config.micro_batch_size]
-        prompts = [render(policy.renderer, config.rollouts, state.messages, state.images) for _, state in part]
-        scored = policy.score(prompts, [end] * len(part), temperature=1.0)
-        assert scored.values is not None
-        values[[row for row, _ in part]] = scored.values.cpu()
-    return values
-
-
 def _guidance(config: PpoStepConfig, logprobs: Tensor, thought: Tensor, turns: int) -> tuple[Tensor, dict[str, float]]:
     """Return the teacher's reverse KL per turn [N], 0 without scores, and its raw mean beside the one that counts."""
     if not config.scores:
         return torch.zeros(turns), {}
-    teacher = pad(load_scores(config.scores / "scores.safetensors"), logprobs.shape[1])
+    teacher = pad(load_scores(config.scores / SCORES), logprobs.shape[1])
     kl = thought_kl(logprobs, teacher, thought, estimator=config.kl_estimator)
     raw = kl_k1(logprobs, teacher)[thought].mean().item()
     return kl, {"kl_mean": kl.mean().item(), "kl_k1_mean": raw}
@@ -320,11 +309,3 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, float]:
         "ratio_min": min(row["ratio_min"] for row in rows),
         "ratio_max": max(row["ratio_max"] for row in rows),
     }
-
-
-def pad(rows: list[np.ndarray], width: int) -> Tensor:
-    """Stack rows of different lengths, 0 on the right. [N, width]"""
-    padded = torch.zeros(len(rows), width)
-    for index, row in enumerate(rows):
-        padded[index, : len(row)] = torch.from_numpy(np.asarray(row, np.float32))
-    return padded

@@ -7,6 +7,7 @@ from gtrturbo.envs.task import Task, load_task
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.play import Speaker, Spoken, play_episodes
+from gtrturbo.models.policy import Policy
 from gtrturbo.models.processor import renderer_hash
 from gtrturbo.models.speak import PolicySpeaker
 from gtrturbo.models.transcript import write_turns
@@ -20,7 +21,8 @@ def run(config: RolloutConfig) -> Result:
         raise GtrTurboError("a rollout needs either --checkpoint or --expert.", "give one of the two.")
     task = load_task(config.task, config.env)
     with writing(config.out, provenance(config), overwrite=config.overwrite) as draft:
-        speak, renderer = _expert(task) if config.expert else _policy(config)
+        policy = load_policy(config.checkpoint, device=config.device, dtype=config.dtype) if config.checkpoint else None
+        speak = _sampling(config, policy) if policy else _expert(task)
         with progress_bar("rollout", config.episodes) as bar:
             episodes = []
             for played in play_episodes(
@@ -34,16 +36,15 @@ def run(config: RolloutConfig) -> Result:
                 episodes.append(played)
                 bar.advance()
         turns = write_turns(draft.folder, episodes)
-        draft.metrics, draft.renderer = summarize(turns), renderer
+        draft.metrics = summarize(turns)
+        if policy and config.checkpoint:
+            draft.renderer, draft.timing = renderer_hash(config.checkpoint), policy.machine()
     return done(draft)
 
 
-def _expert(task: Task) -> tuple[Speaker, str | None]:
-    return lambda states: [Spoken(task.expert(state.info)) for state in states], None
+def _expert(task: Task) -> Speaker:
+    return lambda states: [Spoken(task.expert(state.info)) for state in states]
 
 
-def _policy(config: RolloutConfig) -> tuple[Speaker, str | None]:
-    assert config.checkpoint is not None
-    policy = load_policy(config.checkpoint, device=config.device, dtype=config.dtype)
-    speaker = PolicySpeaker(policy, seed=config.seed, temperature=config.temperature, max_new_tokens=config.max_new_tokens)
-    return speaker, renderer_hash(config.checkpoint)
+def _sampling(config: RolloutConfig, policy: Policy) -> Speaker:
+    return PolicySpeaker(policy, seed=config.seed, temperature=config.temperature, max_new_tokens=config.max_new_tokens)

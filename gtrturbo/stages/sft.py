@@ -26,6 +26,7 @@ def run(config: SftConfig) -> Result:
         policy = load_policy(config.checkpoint, device=config.device, dtype=config.dtype, trainable=True)
         examples = read_examples(config.data, policy.renderer)
         draft.metrics = {"examples": len(examples)} | _train(config, policy, examples, draft)
+        draft.timing = policy.machine()
         draft.renderer = save_successor(policy, config.checkpoint, draft.folder, config.out)
     return done(draft)
 

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from gtrturbo.envs.task import load_task
-from gtrturbo.models.chat import append_responses, collate, load_picture
+from gtrturbo.models.chat import Renderer, append_responses, collate, load_picture
 from gtrturbo.models.tiny import build_processor
-from gtrturbo.models.chat import Renderer
 from gtrturbo.records import chat
 
 

@@ -70,6 +70,15 @@ def test_two_halves_played_apart_equal_the_whole(policy, eight):
     same_episodes(halves, eight)
 
 
+def test_each_turn_has_numbers_of_its_own(policy):
+    from gtrturbo.models.play import State
+
+    picture, info = TASK.make().reset(seed=0)
+    states = [State(episode, turn, TASK.prompt(info), picture, info) for episode, turn in ((0, 0), (0, 1), (1, 0))]
+    spoken = PolicySpeaker(policy, seed=3, temperature=2.0, max_new_tokens=20)(states)
+    assert len({tuple(each.response_ids.tolist()) for each in spoken}) == 3
+
+
 def test_another_seed_plays_other_episodes(policy, eight):
     other = play(PolicySpeaker(policy, seed=4, temperature=1.0, max_new_tokens=48), seed=4, episodes=range(2))
     assert without_tokens(other) != {index: without_tokens(eight)[index] for index in range(2)}

@@ -255,9 +255,7 @@ def test_the_value_depends_on_the_prompt_and_not_on_the_reply(valued, transcript
 @pytest.mark.parametrize("detach", [False, True])
 def test_a_detached_value_keeps_its_gradient_out_of_the_model(valued, transcript, detach):
     valued.model.requires_grad_(True)
-    scored = valued.score(
-        transcript.prompts[:2], transcript.tokens.response_ids[:2], temperature=1.0, detach_value=detach
-    )
+    scored = valued.score(transcript.prompts[:2], transcript.tokens.response_ids[:2], temperature=1.0, detach_value=detach)
     scored.values.sum().backward()
     moved = any(p.grad is not None and p.grad.abs().max() > 0 for p in valued.model.parameters())
     assert moved is not detach

@@ -44,9 +44,7 @@ def test_every_reply_token_is_thought_or_action_and_never_both(transcript):
 
 def test_thought_tokens_end_before_the_action_key_and_illegal_replies_are_all_thought(transcript, policy):
     legal = 0
-    for turn, ids, thought in zip(
-        transcript.turns, transcript.tokens.response_ids, transcript.tokens.thought_mask, strict=True
-    ):
+    for turn, ids, thought in zip(transcript.turns, transcript.tokens.response_ids, transcript.tokens.thought_mask, strict=True):
         before = policy.processor.tokenizer.decode(ids[thought], skip_special_tokens=True)
         if not turn.legal:
             assert before == turn.reply

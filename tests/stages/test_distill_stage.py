@@ -168,12 +168,10 @@ def test_the_students_action_takes_the_place_of_the_teachers_whatever_it_is(turn
         assert text_of(demo)[start:end].strip('"') == action
 
 
-def test_an_action_that_the_teacher_wrote_as_a_number_is_replaced_whole():
+def test_an_action_that_the_teacher_wrote_as_a_number_is_replaced_whole(turns):
     text = '{"thoughts": "a", "action": 10}'
-    turn = read_rows  # Only action and question are read of the turn.
     reply = Reply({}, "10", text.index('"action"'), (text.index("10"), text.index("10") + 2))
-    turn = type("T", (), {"action": "+", "messages": [{"content": [{"type": "text", "text": "?"}]}]})()
-    demo = keep_action(turn, text, reply, [])
+    demo = keep_action(replace(next(iter(read_turns(turns))), action="+"), text, reply, [])
     assert text_of(demo) == '{"thoughts": "a", "action": "+"}'
     assert [text_of(demo)[start:end] for start, end in demo.unlearned] == ['"+"']
 

@@ -162,9 +162,7 @@ def test_a_base_that_is_nowhere_near_is_asked_for(merge, ppo, warm, tmp_path):
     with pytest.raises(GtrTurboError) as error:
         merge(tmp_path / "alone" / "ppo", base=None)
     parent = sha256_file(warm / "stage.json")[:6]
-    assert error.value.what == (
-        f"{tmp_path / 'alone' / 'ppo'} was trained from checkpoint {parent}, which is not beside it."
-    )
+    assert error.value.what == (f"{tmp_path / 'alone' / 'ppo'} was trained from checkpoint {parent}, which is not beside it.")
     assert "--base" in error.value.fix
 
 

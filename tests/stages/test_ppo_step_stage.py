@@ -11,7 +11,7 @@ import torch
 from safetensors.numpy import load_file
 
 from gtrturbo.artifacts import load_scores, read_manifest, sha256_file
-from gtrturbo.config import DistillConfig, PpoStepConfig, RolloutConfig
+from gtrturbo.config import DistillConfig, RolloutConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.value_head import ValueHead
@@ -89,6 +89,17 @@ def test_credited_turns_become_likelier_and_the_loss_on_the_same_turns_falls(ppo
     # The unclipped surrogate −mean(ratio · Â) was −mean(Â) before the steps.
     assert (ratio * samples.advantages).mean() > samples.advantages.mean() + 1e-3
     assert (after.old_values - samples.returns).square().mean() < (samples.old_values - samples.returns).square().mean()
+
+
+def test_the_log_prob_of_a_turn_is_its_actions_plus_a_share_of_its_thoughts(ppo_config, critic, transcript):
+    samples, _ = prepare(replace(ppo_config, thought_coef=0.25), critic, transcript)
+    tokens = transcript.tokens
+    # The sampler's log-probs are the trainer's up to rounding.
+    expected = [
+        0.25 * logprobs[thought].sum() + logprobs[action].sum()
+        for logprobs, thought, action in zip(tokens.sample_logprobs, tokens.thought_mask, tokens.action_mask, strict=True)
+    ]
+    assert samples.old_logprobs.numpy() == pytest.approx(np.array(expected), abs=1e-3)
 
 
 def test_credit_is_the_normalised_discounted_reward_of_legal_turns(ppo_config, critic, transcript):
@@ -284,9 +295,7 @@ def test_turns_of_another_checkpoint_are_refused_before_anything_is_loaded(ppo_c
     with pytest.raises(GtrTurboError) as error:
         execute(replace(ppo_config, out=tmp_path / "x", checkpoint=init))
     played, given = (sha256_file(path / "stage.json")[:6] for path in (ppo_config.checkpoint, init))
-    assert error.value.what == (
-        f"the turns in {ppo_config.rollouts} were played by {played}, but --checkpoint is {given}."
-    )
+    assert error.value.what == (f"the turns in {ppo_config.rollouts} were played by {played}, but --checkpoint is {given}.")
     assert error.value.fix.startswith("run: gtrturbo rollout --checkpoint")
 
 

@@ -1,0 +1,30 @@
+"""Read a command line as gtrturbo reads it, without running it."""
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+from unittest import mock
+
+import typer
+from typer.testing import CliRunner
+
+from gtrturbo import cli
+from gtrturbo.config import RunConfig, ShowConfig
+from gtrturbo.stages import STAGES
+
+CONFIGS = {name: config for name, (config, _) in STAGES.items()} | {"run": RunConfig, "show": ShowConfig}
+
+
+def parsed(line: str | Sequence[str]) -> Any:
+    """Return the config that `gtrturbo STAGE …` would run with; None for a line that only asks for help."""
+    words = shlex.split(line) if isinstance(line, str) else list(line)
+    if words[0] == "gtrturbo":
+        words = words[1:]
+    seen: list[Any] = []
+    app = typer.Typer()
+    with mock.patch.object(cli, "app", app):  # The same adapter, with an action that only looks.
+        for name, config in CONFIGS.items():
+            cli.add_command(name, config, seen.append)
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, f"gtrturbo {shlex.join(words)}\n{result.output}"
+    return seen[0] if seen else None
