@@ -19,7 +19,7 @@ $(VENV)/.ok: pyproject.toml constraints.txt
 	touch $@
 
 demo: install  ## train the tiny VLM from nothing with the whole loop: a few minutes on two cores
-	$(BIN)/gtrturbo run --method turbo-kl --task numberline --env horizon=5 --iterations 15 --eval-every 5 --out $(RUN)
+	$(BIN)/gtrturbo run --method turbo-kl --task numberline --env horizon=5 --iterations 25 --eval-every 5 --out $(RUN)
 
 test: install  ## run the tests
 	$(BIN)/pytest
@@ -27,13 +27,13 @@ test: install  ## run the tests
 check: lint test  ## lint and test
 
 lint: install  ## ruff and pyright
-	$(BIN)/ruff check gtrturbo tests examples
-	$(BIN)/ruff format --check gtrturbo tests examples
+	$(BIN)/ruff check gtrturbo tests docs
+	$(BIN)/ruff format --check gtrturbo tests docs
 	$(BIN)/pyright
 
 format: install  ## format the code
-	$(BIN)/ruff format gtrturbo tests examples
-	$(BIN)/ruff check --fix gtrturbo tests examples
+	$(BIN)/ruff format gtrturbo tests docs
+	$(BIN)/ruff check --fix gtrturbo tests docs
 
 docs: install  ## write the commands' help into docs/commands.md
 	$(BIN)/python -m docs.commands

@@ -99,7 +99,7 @@ def _parameter(field: Field) -> inspect.Parameter:
         detail: Any = typer.Argument(help=field.help, show_default=False, metavar=field.name.upper())
     else:
         panel = next((PANELS[role] for role in field.roles if role in PANELS), "Options")
-        flags = f"{field.option}/--no-{field.option[2:]}" if field.default is True else field.option
+        flags = f"{field.option}/--no-{field.option[2:]}" if field.kind is bool else field.option
         detail = typer.Option(flags, help=_help(field), show_default=default, rich_help_panel=panel, metavar=_metavar(field))
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, detail])
 

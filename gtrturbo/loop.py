@@ -42,11 +42,10 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
         "learning_rate": 2e-4,
         "value_learning_rate": 2e-3,
         "final_learning_rate": 2e-4,
-        "epochs": 2,
+        "epochs": 3,
         "minibatch_size": 64,
         "clip_range": 0.2,
         "value_clip_range": 10.0,
-        "detach_value": True,
         "max_grad_norm": 0.5,
     },
 }
@@ -259,8 +258,9 @@ def distill(config: DistillConfig) -> Result:
     if config.student is None:
         return execute(config)
     guidance = replace(config, out=config.out.with_name(config.out.name + ".guidance"), student=None, update=())
+    update = _update(config, guidance.out)  # Before the work: a mistake in --update is found at once.
     execute(guidance)
-    return execute(_update(config, guidance.out))
+    return execute(update)
 
 
 def _update(config: DistillConfig, guidance: Path) -> SftConfig | PpoStepConfig:

@@ -1,9 +1,13 @@
 """What supervised steps learn from, and which tokens carry loss."""
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from gtrturbo.artifacts import save_turn_tokens
 from gtrturbo.envs.task import TASKS, load_task
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.chat import Renderer
@@ -33,6 +37,25 @@ def test_illegal_turns_are_left_out_and_sampled_ids_are_learned_as_they_are(turn
     legal = [ids for turn, ids in zip(transcript.turns, transcript.tokens.response_ids, strict=True) if turn.legal]
     assert 0 < len(legal) < len(transcript.turns)
     assert [example.response_ids.tolist() for example in examples] == [ids.tolist() for ids in legal]
+
+
+def test_a_sampled_reply_is_not_tokenised_again(tmp_path, turns, transcript, renderer):
+    shutil.copytree(turns, tmp_path / "turns")
+    row = next(row for row, turn in enumerate(transcript.turns) if turn.legal)
+    tokenizer = renderer.processor.tokenizer
+    # One token per character, as no tokenizer would choose but a policy may sample.
+    ids = [token for character in transcript.turns[row].reply for token in tokenizer(character)["input_ids"]]
+    sampled = list(transcript.tokens.response_ids)
+    sampled[row] = np.array([*ids, tokenizer.eos_token_id], np.int32)
+    beside = {
+        name: [np.zeros((len(reply), *values[0].shape[1:]), values[0].dtype) for reply in sampled]
+        for name, values in vars(transcript.tokens).items()
+        if name not in ("prompt_ids", "response_ids")
+    }
+    save_turn_tokens(tmp_path / "turns" / "tokens.safetensors", replace(transcript.tokens, response_ids=sampled, **beside))
+    first = read_examples([tmp_path / "turns"], renderer)[0]
+    assert first.response_ids.tolist() == sampled[row].tolist()
+    assert len(sampled[row]) > len(transcript.tokens.response_ids[row])
 
 
 def test_several_artifacts_are_read_one_after_another(expert, turns, renderer):

@@ -1,10 +1,12 @@
 """distill: the teacher sees what the student saw and speaks about what the student said."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 
 from gtrturbo.artifacts import load_scores, load_turn_tokens, read_manifest, sha256_file
 from gtrturbo.config import DistillConfig
@@ -72,6 +74,14 @@ def test_the_reported_kl_is_the_mean_over_thought_tokens_of_student_less_teacher
 
 def test_another_teacher_gives_other_scores(scores, distill, ppo):
     assert np.abs(np.concatenate(rows(scores)) - np.concatenate(rows(distill(teacher=ppo)))).max() > 0.1
+
+
+def test_the_teacher_sees_the_pictures(distill, warm, turns, tmp_path):
+    shutil.copytree(turns, tmp_path / "inverted")
+    for file in (tmp_path / "inverted" / "images").iterdir():
+        ImageOps.invert(Image.open(file)).save(file)
+    seen, inverted = (np.concatenate(rows(distill(teacher=warm, rollouts=path))) for path in (turns, tmp_path / "inverted"))
+    assert np.abs(seen - inverted).max() > 0.1
 
 
 def test_micro_batches_change_scores_by_rounding_only(scores, distill, init):

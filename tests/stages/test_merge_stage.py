@@ -298,7 +298,7 @@ def test_a_base_with_nan_is_named(merge, siblings, tmp_path, method):
 
 
 def test_an_adapter_and_full_weights_are_not_merged(merge, adapters, siblings, lora):
-    with pytest.raises(GtrTurboError, match="is a LoRA adapter and .* has full weights"):
+    with pytest.raises(GtrTurboError, match=r"is a LoRA adapter and .* has full weights"):
         merge(adapters[0], siblings[0], base=lora)
 
 

@@ -343,7 +343,7 @@ def test_a_gradient_that_is_nan_stops_the_stage_too(ppo_config, monkeypatch, tmp
     monkeypatch.setattr(
         ppo_step, "clipped_value_loss", lambda new, *args, **kwargs: real(new, *args, **kwargs) + 0.0 * (new * 0.0).abs().sqrt()
     )
-    with pytest.raises(GtrTurboError, match="grad_norm is (nan|inf) at epoch 0, minibatch 0"):
+    with pytest.raises(GtrTurboError, match=r"grad_norm is (nan|inf) at epoch 0, minibatch 0"):
         execute(replace(ppo_config, out=tmp_path / "x"))
     assert list(tmp_path.iterdir()) == []
 
