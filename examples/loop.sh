@@ -12,8 +12,8 @@ OUT=${OUT:-runs/loop}
 ITERATIONS=${ITERATIONS:-25}
 
 task=(--task numberline --env image=tiny --env horizon=5)
-step=(--epochs 2 --minibatch-size 64 --learning-rate 2e-4 --final-learning-rate 2e-4 --value-learning-rate 2e-3
-      --clip-range 0.2 --value-clip-range 10 --detach-value --max-grad-norm 0.5)
+step=(--epochs 3 --minibatch-size 64 --learning-rate 2e-4 --value-learning-rate 2e-3
+      --clip-range 0.2 --value-clip-range 10 --max-grad-norm 0.5)
 
 evaluate() { # CHECKPOINT NUMBER: play the same deals with every checkpoint
   gtrturbo eval --checkpoint "$1" "${task[@]}" --max-new-tokens 64 --out "$OUT/evals/$2"
@@ -22,7 +22,7 @@ evaluate() { # CHECKPOINT NUMBER: play the same deals with every checkpoint
 # Checkpoint 0: random weights, then supervised steps on what a scripted expert says.
 init=$(gtrturbo init --out "$OUT/init")
 expert=$(gtrturbo rollout --expert "${task[@]}" --episodes 400 --out "$OUT/expert")
-base=$(gtrturbo sft --checkpoint "$init" --steps 160 --stop-loss 0.04 --learning-rate 3e-3 --out "$OUT/checkpoints/0000" "$expert")
+base=$(gtrturbo sft --checkpoint "$init" --steps 160 --stop-loss 0.06 --learning-rate 3e-3 --out "$OUT/checkpoints/0000" "$expert")
 evaluate "$base" 0000
 
 checkpoint=$base

@@ -34,14 +34,13 @@ from gtrturbo.stages import STAGES, execute
 # What the built-in tiny model was measured to learn with; every other model takes the stages' defaults, which are the paper's.
 TINY_SETTINGS: dict[str, dict[str, Any]] = {
     "expert": {"episodes": 400},
-    "sft": {"steps": 160, "stop_loss": 0.04, "learning_rate": 3e-3},
+    "sft": {"steps": 160, "stop_loss": 0.06, "learning_rate": 3e-3},
     "rollout": {"temperature": 0.6, "max_new_tokens": 64},
     "distill": {"temperature": 0.6, "max_new_tokens": 64},
     "eval": {"max_new_tokens": 64},
     "ppo-step": {
         "learning_rate": 2e-4,
         "value_learning_rate": 2e-3,
-        "final_learning_rate": 2e-4,
         "epochs": 3,
         "minibatch_size": 64,
         "clip_range": 0.2,
@@ -179,7 +178,8 @@ class _Plan:
         common = {"device": self.config.device, "overwrite": self.config.overwrite}
         if stage != "eval":  # All evaluations of all runs share their deals.
             common["seed"] = seed_for(self.config.seed, name or stage, k) % 2**31
-        preset = TINY_SETTINGS.get(name or stage, {}) if self.tiny else {}
+        # The paper's cosine falls over the whole run; the tiny model's learning rate stays.
+        preset = TINY_SETTINGS.get(name or stage, {}) if self.tiny else {"schedule_updates": self.config.iterations}
         settings = {key: value for key, value in (common | preset).items() if key in known}
         chosen = self.chosen.get(name or stage, {})
         return Step(stage, build(kind, settings | values | chosen), k)

@@ -1,24 +1,15 @@
 """What the tests share: tiny artifacts, each made once per session by the stages themselves."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from gtrturbo.config import DistillConfig, InitConfig, PpoStepConfig, RolloutConfig, SftConfig
-from gtrturbo.models.checkpoint import load_policy
-from gtrturbo.models.transcript import Transcript, read_transcript
 from gtrturbo.stages import execute
 
+# Modules that load torch are imported inside the fixtures, so that tests of games, records and configs start at once.
 TASK = {"task": "numberline", "env": ("image=tiny",)}
 PLAY = TASK | {"max_new_tokens": 48, "temperature": 0.9, "num_envs": 8}
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -92,20 +83,14 @@ def lora_warm(root, lora, expert) -> Path:
 @pytest.fixture
 def policy(warm):
     """The warm checkpoint in memory, fresh for each test."""
+    from gtrturbo.models.checkpoint import load_policy
+
     return load_policy(warm, device="cpu")
 
 
 @pytest.fixture
-def transcript(policy, turns) -> Transcript:
+def transcript(policy, turns):
+    """The turns in memory, with tokens and rendered prompts."""
+    from gtrturbo.models.transcript import read_transcript
+
     return read_transcript(turns, policy.renderer)
-
-
-@pytest.fixture
-def trained(root):
-    """Make a checkpoint that differs from the warm one: `trained(data, checkpoint, seed=…)`; made once per name."""
-
-    def make(name: str, checkpoint: Path, data: Path, **settings: Any) -> Path:
-        config = SftConfig(out=root / name, data=(data,), checkpoint=checkpoint, steps=2, learning_rate=1e-3, batch_size=4)
-        return execute(replace(config, **settings)).out
-
-    return make
