@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from gtrturbo.cli import app
-from gtrturbo.config import Field, Role, RunConfig, ShowConfig, fields
+from gtrturbo.config import RunConfig, ShowConfig
+from gtrturbo.settings import Field, Role, fields
 from gtrturbo.stages import STAGES
 
 PAGE = Path(__file__).with_name("commands.md")
@@ -51,7 +52,7 @@ def _operand(field: Field) -> str:
 def _shown(field: Field) -> str:
     if _positional(field):
         return _operand(field)
-    return f"{field.option}, --no-{field.option[2:]}" if field.default is True else field.option
+    return f"{field.option}, --no-{field.option[2:]}" if field.kind is bool else field.option
 
 
 def _placeholder(field: Field) -> str:

@@ -14,11 +14,12 @@ import yaml
 
 from gtrturbo import __version__
 from gtrturbo.artifacts import Result
-from gtrturbo.config import DistillConfig, Field, Role, RunConfig, ShowConfig, build, fields
+from gtrturbo.config import DistillConfig, RunConfig, ShowConfig
 from gtrturbo.console import stderr
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.loop import distill, plan, shell
 from gtrturbo.progress import run_with_progress
+from gtrturbo.settings import Field, Role, build, fields
 from gtrturbo.show import show
 from gtrturbo.stages import STAGES, execute
 

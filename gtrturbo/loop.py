@@ -18,17 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.artifacts import Result, seed_for
-from gtrturbo.config import (
-    DistillConfig,
-    Field,
-    PpoStepConfig,
-    Role,
-    RunConfig,
-    SftConfig,
-    build,
-    fields,
-)
+from gtrturbo.config import DistillConfig, PpoStepConfig, RunConfig, SftConfig
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.settings import Field, Role, build, fields
 from gtrturbo.stages import STAGES, execute
 
 # What the built-in tiny model was measured to learn with; every other model takes the stages' defaults, which are the paper's.

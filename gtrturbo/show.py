@@ -10,18 +10,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.text import Text
 
-from gtrturbo.artifacts import (
-    DEMOS,
-    MANIFEST,
-    SCORES,
-    TIMING,
-    Manifest,
-    artifact_id,
-    is_model_folder,
-    list_files,
-    load_scores,
-    read_manifest,
-)
+from gtrturbo.artifacts import DEMOS, MANIFEST, SCORES, TIMING, Manifest, artifact_id, is_model_folder, list_files, read_manifest
 from gtrturbo.config import ShowConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.records import Demo, mean, read_rows
@@ -29,6 +18,7 @@ from gtrturbo.show_run import MEND, check_run, describe_damage, find_artifacts, 
 from gtrturbo.show_text import Row, identity, number, section, setting, stdout
 from gtrturbo.show_turns import demo_rows, show_episode, show_row
 from gtrturbo.show_weights import tensor_rows, weights_rows
+from gtrturbo.tensors import load_scores
 
 TENSORS = "tensors (* is a number, such as the layer's)"
 

@@ -12,19 +12,11 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from gtrturbo.artifacts import (
-    SCORES,
-    TOKENS,
-    TurnTokens,
-    artifact_id,
-    load_scores,
-    load_turn_tokens,
-    read_manifest,
-    short,
-)
+from gtrturbo.artifacts import SCORES, TOKENS, artifact_id, read_manifest, short
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.records import mean
 from gtrturbo.show_text import visible
+from gtrturbo.tensors import TurnTokens, load_scores, load_turn_tokens
 
 # Below FAINT nats a token stays plain; from STRONG on it has the full colour.
 FAINT, STRONG = 0.05, 2.0

@@ -13,21 +13,16 @@ import pytest
 from gtrturbo.artifacts import (
     MANIFEST,
     Provenance,
-    TurnTokens,
     artifact_id,
     damaged_files,
     finished,
-    load_scores,
-    load_turn_tokens,
     read_manifest,
-    save_image,
     save_json,
-    save_scores,
-    save_turn_tokens,
     seed_for,
     writing,
 )
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.tensors import TurnTokens, load_scores, load_turn_tokens, save_image, save_scores, save_turn_tokens
 
 WORK = Provenance(stage="sft", kind="checkpoint", config={"steps": 3, "lr": 0.1}, inputs={"checkpoint": "a" * 64})
 

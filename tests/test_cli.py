@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 import gtrturbo
 from gtrturbo.artifacts import short
 from gtrturbo.cli import app
-from gtrturbo.config import InitConfig, RolloutConfig, fields
+from gtrturbo.config import InitConfig, RolloutConfig
 from gtrturbo.loop import Step, command
+from gtrturbo.settings import fields
 from gtrturbo.stages import execute
 
 BIN = Path(sys.executable).parent

@@ -4,25 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from gtrturbo import config as settings
 from gtrturbo.config import (
     DistillConfig,
     EvalConfig,
     InitConfig,
     MergeConfig,
     PpoStepConfig,
-    Role,
     RolloutConfig,
     RunConfig,
     SftConfig,
     ShowConfig,
-    build,
-    fields,
-    input_paths,
-    knobs,
-    parse,
 )
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.settings import Field, Role, build, fields, input_paths, knobs, parse
 
 STAGES = (InitConfig, SftConfig, RolloutConfig, DistillConfig, PpoStepConfig, MergeConfig, EvalConfig)
 EVERY = (*STAGES, RunConfig, ShowConfig)
@@ -30,7 +24,7 @@ EVERY_FIELD = [(config, field) for config in EVERY for field in fields(config)]
 NAMES = [f"{config.__name__}.{field.name}" for config, field in EVERY_FIELD]
 
 
-def field_of(config: type, name: str) -> settings.Field:
+def field_of(config: type, name: str) -> Field:
     return next(field for field in fields(config) if field.name == name)
 
 

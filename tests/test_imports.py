@@ -12,8 +12,8 @@ import gtrturbo
 
 PACKAGE = Path(gtrturbo.__file__).parent
 FLOORS = {
-    "errors": 0, "config": 0, "records": 0, "console": 0, "summary": 0,
-    "envs": 1, "algorithms": 1, "artifacts": 1, "lineage": 1,
+    "errors": 0, "settings": 0, "config": 0, "records": 0, "console": 0, "summary": 0,
+    "envs": 1, "algorithms": 1, "artifacts": 1, "tensors": 1, "lineage": 1,
     "models": 2,
     "stages": 3,
     "loop": 4, "show": 4, "report": 4, "progress": 4,

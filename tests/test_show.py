@@ -10,19 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from gtrturbo.artifacts import (
-    DEMOS,
-    SCORES,
-    TOKENS,
-    TURNS,
-    Provenance,
-    TurnTokens,
-    artifact_id,
-    load_turn_tokens,
-    save_scores,
-    save_turn_tokens,
-    writing,
-)
+from gtrturbo.artifacts import DEMOS, SCORES, TOKENS, TURNS, Provenance, artifact_id, writing
 from gtrturbo.config import ShowConfig
 from gtrturbo.envs.reply import read_reply
 from gtrturbo.errors import GtrTurboError
@@ -30,6 +18,7 @@ from gtrturbo.models.play import Played, Spoken, State
 from gtrturbo.models.transcript import write_turns
 from gtrturbo.records import Demo, Turn, chat, write_rows
 from gtrturbo.show import show
+from gtrturbo.tensors import TurnTokens, load_turn_tokens, save_scores, save_turn_tokens
 
 REPLY = '{"thoughts": "up", "action": "+"}'
 ACTION_START = REPLY.index('"action"')

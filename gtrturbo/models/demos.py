@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtrturbo.artifacts import DEMOS, TOKENS, load_turn_tokens, read_manifest
+from gtrturbo.artifacts import DEMOS, TOKENS, read_manifest
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.chat import Prompt, Renderer
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.transcript import read_turns, render
 from gtrturbo.records import Demo, read_rows
+from gtrturbo.tensors import load_turn_tokens
 
 
 @dataclass(frozen=True)

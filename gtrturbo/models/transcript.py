@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from gtrturbo.algorithms.tokens import span_masks
-from gtrturbo.artifacts import TOKENS, TURNS, TurnTokens, load_turn_tokens, save_image, save_turn_tokens
+from gtrturbo.artifacts import TOKENS, TURNS
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.chat import Prompt, Renderer, load_picture
 from gtrturbo.models.play import Played
 from gtrturbo.records import Message, Successor, Turn, chat, read_rows, write_rows
+from gtrturbo.tensors import TurnTokens, load_turn_tokens, save_image, save_turn_tokens
 
 
 def write_turns(folder: Path, episodes: Iterable[list[Played]]) -> list[Turn]:

@@ -5,18 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.artifacts import Draft, Provenance, Result, artifact_id, finished
-from gtrturbo.config import (
-    DistillConfig,
-    EvalConfig,
-    InitConfig,
-    MergeConfig,
-    PpoStepConfig,
-    RolloutConfig,
-    SftConfig,
-    input_paths,
-    knobs,
-)
+from gtrturbo.config import DistillConfig, EvalConfig, InitConfig, MergeConfig, PpoStepConfig, RolloutConfig, SftConfig
 from gtrturbo.lineage import with_base
+from gtrturbo.settings import input_paths, knobs
 
 STAGES = {
     "init": (InitConfig, "gtrturbo.stages.init"),

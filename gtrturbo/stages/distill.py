@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gtrturbo.artifacts import DEMOS, SCORES, Draft, Result, read_manifest, save_image, save_scores, seed_for, writing
+from gtrturbo.artifacts import DEMOS, SCORES, Draft, Result, read_manifest, seed_for, writing
 from gtrturbo.config import DistillConfig
 from gtrturbo.console import progress_bar
 from gtrturbo.envs.task import Reply, Task, load_task
@@ -19,6 +19,7 @@ from gtrturbo.models.speak import uniforms
 from gtrturbo.models.transcript import read_transcript, read_turns, render
 from gtrturbo.records import Demo, Turn, chat, mean, write_rows
 from gtrturbo.stages import done, provenance
+from gtrturbo.tensors import save_image, save_scores
 
 HOTTER, HOTTEST = 1.1, 0.9
 

@@ -22,7 +22,7 @@ from gtrturbo.algorithms.ppo import (
     ratio_statistics,
 )
 from gtrturbo.algorithms.tokens import weighted_turn_logprobs
-from gtrturbo.artifacts import SCORES, Result, artifact_id, load_scores, read_manifest, seed_for, short, writing
+from gtrturbo.artifacts import SCORES, Result, artifact_id, read_manifest, seed_for, short, writing
 from gtrturbo.config import PpoStepConfig
 from gtrturbo.console import progress_bar
 from gtrturbo.errors import GtrTurboError
@@ -34,6 +34,7 @@ from gtrturbo.models.scoring import bootstrap_values, pad, score_all
 from gtrturbo.models.transcript import Transcript, read_transcript
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.stages import done, provenance
+from gtrturbo.tensors import load_scores
 
 METRICS = "metrics.jsonl"
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from gtrturbo.artifacts import save_turn_tokens
 from gtrturbo.envs.task import TASKS, load_task
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.chat import Renderer
@@ -15,6 +14,7 @@ from gtrturbo.models.demos import Shuffle, demo_example, imitation_loss, read_ex
 from gtrturbo.models.tiny import build_processor
 from gtrturbo.models.transcript import read_turns
 from gtrturbo.records import Demo, chat
+from gtrturbo.tensors import save_turn_tokens
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gtrturbo.artifacts import load_turn_tokens
 from gtrturbo.envs.task import load_task
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.chat import load_picture
 from gtrturbo.models.play import Spoken, play_episodes
 from gtrturbo.models.transcript import read_transcript, read_turns, write_turns
 from gtrturbo.records import chat
+from gtrturbo.tensors import load_turn_tokens
 
 TASK = load_task("numberline", ["image=tiny"])
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from gtrturbo.artifacts import load_scores, load_turn_tokens, read_manifest, sha256_file
+from gtrturbo.artifacts import read_manifest, sha256_file
 from gtrturbo.config import DistillConfig
 from gtrturbo.envs.reply import Reply
 from gtrturbo.envs.task import TASKS, load_task
@@ -18,6 +18,7 @@ from gtrturbo.models.transcript import read_turns
 from gtrturbo.records import Demo, read_rows
 from gtrturbo.stages import execute
 from gtrturbo.stages.distill import keep_action
+from gtrturbo.tensors import load_scores, load_turn_tokens
 
 TASK = load_task("numberline", ["image=tiny"])
 

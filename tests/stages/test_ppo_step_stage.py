@@ -10,13 +10,14 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from gtrturbo.artifacts import load_scores, read_manifest, sha256_file
+from gtrturbo.artifacts import read_manifest, sha256_file
 from gtrturbo.config import DistillConfig, RolloutConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.stages import execute, ppo_step
 from gtrturbo.stages.ppo_step import prepare
+from gtrturbo.tensors import load_scores
 
 
 def metrics(path) -> dict[str, float]:

@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from gtrturbo.artifacts import load_turn_tokens, read_manifest, sha256_file
+from gtrturbo.artifacts import read_manifest, sha256_file
 from gtrturbo.config import RolloutConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.transcript import read_turns
 from gtrturbo.stages import execute
 from gtrturbo.summary import summarize
+from gtrturbo.tensors import load_turn_tokens
 
 
 def test_two_parts_have_the_turns_and_tokens_of_the_whole(turns, turns_config, tmp_path):

@@ -1,0 +1,181 @@
+"""What a config class says about its fields, read off their annotations: kinds, bounds, roles, and how text becomes a value."""
+
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal
+
+from gtrturbo.errors import GtrTurboError
+
+
+class Role(Enum):
+    """What a field is to the artifact that a stage writes; fields without a role are knobs and go into the manifest."""
+
+    INPUT = "an artifact that is read; the manifest names its id"
+    POSITIONAL = "a list of artifacts that are read, given without an option name"
+    RUNTIME = "says where or whether to work, not what comes out; not in the manifest"
+
+
+@dataclass(frozen=True)
+class Between:
+    """Bounds of a number, checked when a config is made."""
+
+    low: float
+    high: float = math.inf
+    low_open: bool = False
+
+    def __contains__(self, number: Any) -> bool:
+        above = number > self.low if self.low_open else number >= self.low
+        return above and number <= self.high
+
+    def __str__(self) -> str:
+        right = "∞)" if math.isinf(self.high) else f"{self.high:g}]"
+        return f"{'(' if self.low_open else '['}{self.low:g}, {right}"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One setting, read off its annotation. `kind` is the type without Annotated; `optional` says that None is allowed."""
+
+    name: str
+    kind: Any
+    help: str
+    default: Any
+    roles: frozenset[Role]
+    bounds: Between | None
+    optional: bool
+
+    @property
+    def required(self) -> bool:
+        return self.default is dataclasses.MISSING
+
+    @property
+    def option(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def shown(self) -> str:
+        """The field as the usage line names it: OUT of a list, --out of an option."""
+        return self.name.upper() if Role.POSITIONAL in self.roles else self.option
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        return typing.get_args(self.kind) if typing.get_origin(self.kind) is Literal else ()
+
+    @property
+    def is_list(self) -> bool:
+        return typing.get_origin(self.kind) is tuple
+
+
+def fields(config: type) -> list[Field]:
+    """List the settings of a config class in the order in which they are declared."""
+    hints = typing.get_type_hints(config, include_extras=True)
+    return [_field(f, hints[f.name]) for f in dataclasses.fields(config)]
+
+
+def _field(field: dataclasses.Field, hint: Any) -> Field:
+    kind, *notes = typing.get_args(hint)
+    optional = typing.get_origin(kind) is types.UnionType
+    if optional:
+        kind = next(arm for arm in typing.get_args(kind) if arm is not type(None))
+    return Field(
+        name=field.name,
+        kind=kind,
+        help=next(note for note in notes if isinstance(note, str)),
+        default=field.default,
+        roles=frozenset(note for note in notes if isinstance(note, Role)),
+        bounds=next((note for note in notes if isinstance(note, Between)), None),
+        optional=optional,
+    )
+
+
+def check(field: Field, value: Any) -> None:
+    """Refuse a value outside its field's bounds or choices.
+
+    Raises:
+        GtrTurboError: names the option, the range and the value.
+    """
+    if value is None and field.optional:
+        return
+    name = field.name.replace("_", "-")
+    if field.choices and value not in field.choices:
+        raise GtrTurboError(f"{name} must be one of {', '.join(field.choices)}, got {value}.")
+    if field.bounds and value not in field.bounds:
+        raise GtrTurboError(f"{name} must be in {field.bounds}, got {value}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise GtrTurboError(f"{name} must be finite, got {value}.")
+
+
+def knobs(config: Any) -> dict[str, Any]:
+    """Return what decides a stage's result besides its inputs: every field that is neither an artifact nor runtime."""
+    chosen = [f for f in fields(type(config)) if not f.roles]
+    return {f.name: _plain(getattr(config, f.name)) for f in chosen}
+
+
+def input_paths(config: Any) -> dict[str, Path | tuple[Path, ...]]:
+    """Return the artifacts that a stage reads, by field name; those not given are left out."""
+    wanted = {Role.INPUT, Role.POSITIONAL}
+    named = {f.name: getattr(config, f.name) for f in fields(type(config)) if f.roles & wanted}
+    return {name: value for name, value in named.items() if value not in (None, ())}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def parse(field: Field, text: Any) -> Any:
+    """Turn the text of an option, or a value from YAML, into the field's type.
+
+    Raises:
+        GtrTurboError: the text is no such value.
+    """
+    if field.is_list:
+        items = text if isinstance(text, list | tuple) else [text]
+        item_kind = typing.get_args(field.kind)[0]
+        return tuple(_scalar(field, item_kind, item) for item in items)
+    if text is None and field.optional:
+        return None
+    return _scalar(field, str if field.choices else field.kind, text)
+
+
+def _scalar(field: Field, kind: type, value: Any) -> Any:
+    refusal = GtrTurboError(f"{field.name.replace('_', '-')} must be {_KINDS[kind]}, got {value!r}.")
+    if kind is bool:
+        if str(value).lower() not in ("true", "false"):
+            raise refusal
+        return str(value).lower() == "true"
+    whole = kind is not int or not isinstance(value, float) or value.is_integer()
+    if isinstance(value, bool | list | dict) or value is None or not whole:
+        raise refusal
+    try:
+        return kind(str(value) if kind is Path else value)
+    except ValueError:
+        raise refusal from None
+
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+
+
+def build(config: type, values: dict[str, Any]) -> Any:
+    """Make a config from values by option name (dashes or underscores), as YAML and --set give them.
+
+    Raises:
+        GtrTurboError: an unknown key (all known ones are listed), a value of the wrong kind, or a missing one.
+    """
+    known = {f.name: f for f in fields(config)}
+    given: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            key = name.replace("_", "-")
+            alternatives = ", ".join(f.replace("_", "-") for f in known)
+            raise GtrTurboError(f"unknown setting {key}.", f"known: {alternatives}")
+        given[name] = parse(known[name], value)
+    missing = [f.shown for f in known.values() if f.required and f.name not in given]
+    if missing:
+        raise GtrTurboError(f"missing: {', '.join(missing)}.")
+    return config(**given)
