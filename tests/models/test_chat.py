@@ -139,7 +139,7 @@ def test_offsets_of_a_tokenised_text_and_of_its_decoded_tokens_are_the_same(rend
 
 
 def test_a_saved_picture_comes_back_pixel_by_pixel(tmp_path):
-    from gtrturbo.artifacts import save_image
+    from gtrturbo.tensors import save_image
 
     picture = np.random.default_rng(0).integers(0, 256, (56, 84, 3), np.uint8)
     assert np.array_equal(load_picture(tmp_path / save_image(tmp_path, picture)), picture)

@@ -14,7 +14,7 @@ from gtrturbo.models.demos import Shuffle, demo_example, imitation_loss, read_ex
 from gtrturbo.models.tiny import build_processor
 from gtrturbo.models.transcript import read_turns
 from gtrturbo.records import Demo, chat
-from gtrturbo.tensors import save_turn_tokens
+from gtrturbo.tensors import save_image, save_turn_tokens
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +74,6 @@ EVERY_ACTION = [(name, action) for name in TASKS for action in load_task(name, [
 @pytest.mark.parametrize(("name", "action"), EVERY_ACTION)
 @pytest.mark.parametrize("layout", ["one line", "indented"])
 def test_no_token_that_overlaps_the_action_is_learned(tmp_path, renderer, name, action, layout):
-    from gtrturbo.artifacts import save_image
-
     before = '{"cards": [1, 2], "thoughts": "+ is my action, or 10", "action": "'
     before = before if layout == "one line" else before.replace(", ", ",\n    ").replace("{", "{\n    ")
     text = before + action + ('"}' if layout == "one line" else '"\n}')
