@@ -186,15 +186,13 @@ def writing(out: Path, provenance: Provenance, *, overwrite: bool = False) -> It
     Raises:
         GtrTurboError: `out` exists without `overwrite`, is no artifact, or another process is writing it.
     """
-    if out.exists() and not (out / MANIFEST).is_file():
-        raise _foreign(out)
-    if out.exists() and not overwrite:
-        raise GtrTurboError(f"{out} exists.", "choose another --out, or add --overwrite.")
+    _require_free(out, overwrite=overwrite)
     partial = out.parent / f".{out.name}.partial"
     partial.mkdir(parents=True, exist_ok=True)
     lock = os.open(partial, os.O_RDONLY)
     try:
         _claim(lock, out)
+        _require_free(out, overwrite=overwrite)  # Another writer may have finished since.
         _empty(partial)
         draft = Draft(folder=partial)
         started = time.monotonic()
@@ -218,6 +216,13 @@ def _measured(started: float) -> dict[str, Any]:
         "peak_memory_gib": round(kibibytes / 2**20, 3),
         "host": platform.node(),
     }
+
+
+def _require_free(out: Path, *, overwrite: bool) -> None:
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise _foreign(out)
+    if out.exists() and not overwrite:
+        raise GtrTurboError(f"{out} exists.", "choose another --out, or add --overwrite.")
 
 
 def _claim(lock: int, out: Path) -> None:

@@ -29,10 +29,8 @@ def run_with_progress(config: RunConfig) -> Path:
     def report(step: Step, result: Result, seconds: float) -> None:
         started["seconds"] += seconds
         told = "  ".join(f"{name} {result.metrics[name]:.4g}" for name in TOLD[step.stage] if name in result.metrics)
-        place = f"{step.iteration}/{config.iterations}"
-        stderr.print(
-            f"{started['seconds']:7.1f} s  {place:>7}  {step.stage:<9} {told}", style="dim" if step.stage != "eval" else ""
-        )
+        line = f"{started['seconds']:7.1f} s  {step.iteration:>3}/{config.iterations}  {step.stage:<9} {told}"
+        stderr.print(line, style="" if step.stage == "eval" else "dim", soft_wrap=True)
 
     run(config, report=report)
     steps = plan(config)

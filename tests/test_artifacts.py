@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gtrturbo import artifacts
 from gtrturbo.artifacts import (
     MANIFEST,
     Provenance,
@@ -337,3 +338,17 @@ def test_a_foreign_model_folder_is_identified_by_its_files(tmp_path):
     assert artifact_id(tmp_path / "a") == artifact_id(tmp_path / "b")
     (tmp_path / "b" / "model.safetensors").write_bytes(b"2")
     assert artifact_id(tmp_path / "a") != artifact_id(tmp_path / "b")
+
+
+def test_a_writer_that_waited_for_the_lock_does_not_replace_what_was_finished_meanwhile(tmp_path, monkeypatch):
+    claim = artifacts._claim
+
+    def claim_late(lock, out):
+        claim(lock, out)
+        out.mkdir()
+        (out / MANIFEST).write_text("the first writer's")
+
+    monkeypatch.setattr(artifacts, "_claim", claim_late)
+    with pytest.raises(GtrTurboError, match="exists"):
+        write(tmp_path / "out")
+    assert (tmp_path / "out" / MANIFEST).read_text() == "the first writer's"

@@ -126,8 +126,6 @@ def test_configs_are_not_read_below_the_stages():
 
 
 def allowed_heavy(module: Module) -> set[str]:
-    if module.parts == ("stages", "init"):
-        return {"torch", "transformers"}  # The one stage that fetches a foreign model.
     return {"models": HEAVY, "algorithms": {"torch"}, "stages": {"torch"}}.get(module.part, set())
 
 

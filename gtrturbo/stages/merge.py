@@ -151,7 +151,7 @@ def _merge_adapters(config: MergeConfig, base: Path, draft: Draft) -> Agreement:
     agreement = Agreement()
     with progress_bar("merge", len(adapters[0].factors)) as bar:
         for module in adapters[0].factors:
-            weight = model.get_submodule(module).weight
+            weight = require_finite(model.get_submodule(module).weight, module, Path(base_of(base) if start else base))
             origin = start.delta(module) if start else torch.zeros_like(weight, dtype=torch.float32)
             deltas = [require_finite(adapter.delta(module), module, adapter.folder) for adapter in adapters]
             at_start = (weight.float() + origin).to(weight.dtype)

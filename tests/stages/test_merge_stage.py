@@ -297,6 +297,15 @@ def test_a_base_with_nan_is_named(merge, siblings, tmp_path, method):
         merge(siblings[1], siblings[2], base=bad, method=method)
 
 
+def test_nan_in_the_model_under_the_adapters_is_named(merge, adapters, lora, tmp_path):
+    name = "model.layers.0.self_attn.q_proj.weight"
+    copies = [shutil.copytree(path, tmp_path / path.name) for path in (lora, *adapters)]
+    base = copies[0] / "base"
+    save_file(weights(base) | {name: np.full_like(weights(base)[name], np.nan)}, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(GtrTurboError, match=r"q_proj in .*base holds a NaN"):
+        merge(*copies[1:], base=copies[0])
+
+
 def test_an_adapter_and_full_weights_are_not_merged(merge, adapters, siblings, lora):
     with pytest.raises(GtrTurboError, match=r"is a LoRA adapter and .* has full weights"):
         merge(adapters[0], siblings[0], base=lora)
