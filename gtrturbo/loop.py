@@ -88,12 +88,12 @@ class _Plan:
 
     def steps(self) -> list[Step]:
         steps = [] if self.config.start else self.warm_start()
-        steps.append(self.eval(0))
+        steps.append(self.evaluation(0))
         for k in range(self.config.iterations):
             steps += self.iteration(k)
             every, reached = self.config.eval_every, k + 1
             if reached == self.config.iterations or (every and reached % every == 0):
-                steps.append(self.eval(reached))
+                steps.append(self.evaluation(reached))
         return steps
 
     def warm_start(self) -> list[Step]:
@@ -152,7 +152,7 @@ class _Plan:
         alone = {"environment_coef": 0.0} if self.config.method == "opd" else {}
         return {"scores": self.path("guidance", k), **alone}
 
-    def eval(self, k: int) -> Step:
+    def evaluation(self, k: int) -> Step:
         return self.step(
             "eval",
             k,

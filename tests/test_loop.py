@@ -323,6 +323,7 @@ def test_only_the_tiny_model_has_presets():
     (sft,) = [step.config for step in steps if step.stage == "sft"]
     update = next(step.config for step in steps if step.stage == "ppo-step")
     default = PpoStepConfig(out=update.out, checkpoint=update.checkpoint, rollouts=update.rollouts, demos=update.demos)
+    default = replace(default, schedule_updates=2)  # The paper's cosine, over the run's two iterations.
     assert (sft.steps, sft.learning_rate) == (200, 1e-5)
     assert replace(update, seed=0) == default
     assert steps[1].config.env == ()

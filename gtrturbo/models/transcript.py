@@ -8,11 +8,25 @@ import numpy as np
 
 from gtrturbo.algorithms.tokens import span_masks
 from gtrturbo.artifacts import TOKENS, TURNS
+from gtrturbo.console import progress_bar
+from gtrturbo.envs.task import Task
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.chat import Prompt, Renderer, load_picture
-from gtrturbo.models.play import Played
+from gtrturbo.models.play import Illegal, Played, Speaker, play_episodes
 from gtrturbo.records import Message, Successor, Turn, chat, read_rows, write_rows
 from gtrturbo.tensors import TurnTokens, load_turn_tokens, save_image, save_turn_tokens
+
+
+def record_episodes(
+    folder: Path, speak: Speaker, task: Task, *, seed: int, episodes: range, num_envs: int, illegal: Illegal
+) -> list[Turn]:
+    """Play episodes, show progress, and write them into `folder`; see `play_episodes` for the arguments."""
+    played = []
+    with progress_bar("episodes", len(episodes)) as bar:
+        for episode in play_episodes(speak, task, seed=seed, episodes=episodes, num_envs=num_envs, illegal=illegal):
+            played.append(episode)
+            bar.advance()
+    return write_turns(folder, played)
 
 
 def write_turns(folder: Path, episodes: Iterable[list[Played]]) -> list[Turn]:

@@ -2,13 +2,11 @@
 
 from gtrturbo.artifacts import Result, save_json, writing
 from gtrturbo.config import EvalConfig
-from gtrturbo.console import progress_bar
 from gtrturbo.envs.task import chance, load_task
 from gtrturbo.models.checkpoint import load_policy
-from gtrturbo.models.play import play_episodes
 from gtrturbo.models.processor import renderer_hash
 from gtrturbo.models.speak import PolicySpeaker
-from gtrturbo.models.transcript import write_turns
+from gtrturbo.models.transcript import record_episodes
 from gtrturbo.stages import done, provenance
 from gtrturbo.summary import summarize
 
@@ -22,19 +20,15 @@ def run(config: EvalConfig) -> Result:
     with writing(config.out, provenance(config), overwrite=config.overwrite) as draft:
         policy = load_policy(config.checkpoint, device=config.device, dtype=config.dtype)
         speak = PolicySpeaker(policy, seed=config.seed, temperature=config.temperature, max_new_tokens=config.max_new_tokens)
-        episodes = []
-        with progress_bar("eval", config.episodes) as bar:
-            for played in play_episodes(
-                speak,
-                task,
-                seed=config.seed,
-                episodes=range(config.episodes),
-                num_envs=config.num_envs,
-                illegal=config.illegal,
-            ):
-                episodes.append(played)
-                bar.advance()
-        turns = write_turns(draft.folder, episodes)
+        turns = record_episodes(
+            draft.folder,
+            speak,
+            task,
+            seed=config.seed,
+            episodes=range(config.episodes),
+            num_envs=config.num_envs,
+            illegal=config.illegal,
+        )
         levels = chance(task, episodes=CHANCE_EPISODES, seed=config.seed)
         draft.metrics = summarize(turns) | {f"chance_{name}": value for name, value in levels.items()}
         save_json(draft.folder / METRICS, draft.metrics)

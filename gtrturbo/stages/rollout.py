@@ -2,15 +2,14 @@
 
 from gtrturbo.artifacts import Result, writing
 from gtrturbo.config import RolloutConfig
-from gtrturbo.console import progress_bar
 from gtrturbo.envs.task import Task, load_task
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
-from gtrturbo.models.play import Speaker, Spoken, play_episodes
+from gtrturbo.models.play import Speaker, Spoken
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.processor import renderer_hash
 from gtrturbo.models.speak import PolicySpeaker
-from gtrturbo.models.transcript import write_turns
+from gtrturbo.models.transcript import record_episodes
 from gtrturbo.stages import done, provenance
 from gtrturbo.summary import summarize
 
@@ -23,19 +22,15 @@ def run(config: RolloutConfig) -> Result:
     with writing(config.out, provenance(config), overwrite=config.overwrite) as draft:
         policy = load_policy(config.checkpoint, device=config.device, dtype=config.dtype) if config.checkpoint else None
         speak = _sampling(config, policy) if policy else _expert(task)
-        with progress_bar("rollout", config.episodes) as bar:
-            episodes = []
-            for played in play_episodes(
-                speak,
-                task,
-                seed=config.seed,
-                episodes=range(config.first_episode, config.first_episode + config.episodes),
-                num_envs=config.num_envs,
-                illegal=config.illegal,
-            ):
-                episodes.append(played)
-                bar.advance()
-        turns = write_turns(draft.folder, episodes)
+        turns = record_episodes(
+            draft.folder,
+            speak,
+            task,
+            seed=config.seed,
+            episodes=range(config.first_episode, config.first_episode + config.episodes),
+            num_envs=config.num_envs,
+            illegal=config.illegal,
+        )
         draft.metrics = summarize(turns)
         if policy and config.checkpoint:
             draft.renderer, draft.timing = renderer_hash(config.checkpoint), policy.machine()
