@@ -3,6 +3,7 @@
 Without it every ppo-step of a shell loop would start Adam and the learning-rate schedule anew.
 """
 
+import math
 from pathlib import Path
 
 import torch
@@ -47,17 +48,17 @@ class Optimizer:
     def step(self, *, max_grad_norm: float) -> float:
         """Clip, step, forget the gradients; return the norm before clipping. A norm that is not finite leaves all as it was."""
         norm = float(nn.utils.clip_grad_norm_(list(self.named.values()), max_grad_norm))
-        if norm == norm and norm != float("inf"):
+        if math.isfinite(norm):
             self._adam.step()
         self._adam.zero_grad(set_to_none=True)
         return norm
 
     def save(self, folder: Path) -> None:
-        """Write moments by parameter name, and the number of updates."""
+        """Write moments by parameter name, and the number of updates. A parameter that no loss reaches has none."""
         state: dict[str, Tensor] = {UPDATES: torch.tensor(self.updates)}
         for name, parameter in self.named.items():
-            for moment in MOMENTS:
-                state[f"{moment}.{name}"] = self._adam.state[parameter][moment].cpu().contiguous()
+            for moment, value in self._adam.state[parameter].items():
+                state[f"{moment}.{name}"] = value.cpu().contiguous()
         save_file(state, folder / OPTIMIZER, SAFETENSORS_METADATA)
 
     def load(self, folder: Path) -> None:
@@ -72,9 +73,10 @@ class Optimizer:
         state = load_file(file)
         self.updates = int(state.pop(UPDATES))
         expected = {f"{moment}.{name}" for name in self.named for moment in MOMENTS}
-        if state.keys() != expected:
-            odd = sorted(state.keys() ^ expected)[0]
-            raise GtrTurboError(f"{file} belongs to other parameters (first: {odd}).", f"see: gtrturbo show {folder} --check")
+        if odd := sorted(state.keys() - expected):
+            raise GtrTurboError(f"{file} belongs to other parameters (first: {odd[0]}).", f"see: gtrturbo show {folder} --check")
         for name, parameter in self.named.items():
+            if f"step.{name}" not in state:
+                continue
             values = {moment: state[f"{moment}.{name}"].to(parameter.device) for moment in MOMENTS[1:]}
             self._adam.state[parameter] = {"step": state[f"step.{name}"], **values}
