@@ -21,7 +21,7 @@ from gtrturbo.algorithms.ppo import (
     explained_variance,
     ratio_statistics,
 )
-from gtrturbo.algorithms.tokens import weighted_turn_logprobs
+from gtrturbo.algorithms.tokens import masked_mean, weighted_turn_logprobs
 from gtrturbo.artifacts import SCORES, Result, artifact_id, read_manifest, seed_for, short, writing
 from gtrturbo.config import PpoStepConfig
 from gtrturbo.console import progress_bar
@@ -45,6 +45,7 @@ class Samples:
 
     thought_mask, action_mask: [N, R] bool   old_logprobs: λ-weighted, per turn [N]   old_values: [N]
     advantages: credited to the text, normalised [N]   returns: value targets [N]
+    mismatch: mean |trainer's − sampler's log-prob| over each turn's tokens, in nats [N]
     """
 
     thought_mask: Tensor
@@ -53,6 +54,7 @@ class Samples:
     old_values: Tensor
     advantages: Tensor
     returns: Tensor
+    mismatch: Tensor
 
 
 def run(config: PpoStepConfig) -> Result:
@@ -131,6 +133,7 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
     )
+    difference = (logprobs - pad(tokens.sample_logprobs, longest)).abs()
     samples = Samples(
         thought_mask=thought,
         action_mask=action,
@@ -138,6 +141,7 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
         old_values=values,
         advantages=credit(placed.advantages, text_rewards=text - config.kl_coef * kl, random_action_mask=random_action),
         returns=placed.returns,
+        mismatch=masked_mean(difference, thought | action),
     )
     metrics |= {
         "turns": len(turns),
@@ -146,8 +150,11 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
         "illegal_rate": (~legal).float().mean().item(),
         "advantage_std": placed.advantages[legal].std(correction=0).item(),
         "explained_variance": explained_variance(values, placed.returns),
+        # 0 up to rounding where sampler and trainer are one model.
+        "mismatch_mean": difference[thought | action].mean().item(),
+        "mismatch_max": difference.max().item(),
     }
-    return samples, metrics | _mismatch(logprobs, pad(tokens.sample_logprobs, longest), thought | action)
+    return samples, metrics
 
 
 def _require_finite(config: PpoStepConfig, logprobs: Tensor, values: Tensor) -> None:
@@ -172,12 +179,6 @@ def _guidance(config: PpoStepConfig, logprobs: Tensor, thought: Tensor, turns: i
     kl = thought_kl(logprobs, teacher, thought, estimator=config.kl_estimator)
     raw = kl_k1(logprobs, teacher)[thought].mean().item()
     return kl, {"kl_mean": kl.mean().item(), "kl_k1_mean": raw}
-
-
-def _mismatch(logprobs: Tensor, sampled: Tensor, mask: Tensor) -> dict[str, float]:
-    """How far the sampler's log-probs are from the trainer's, in nats per token: 0 up to rounding where they are one model."""
-    difference = (logprobs - sampled).abs()[mask]
-    return {"mismatch_mean": difference.mean().item(), "mismatch_max": difference.max().item()}
 
 
 def _optimizer(config: PpoStepConfig, policy: Policy) -> Optimizer:
@@ -257,6 +258,7 @@ def _minibatch(
         "ratio_max": statistics.maximum,
         "clip_fraction": statistics.clipped_share,
         "approx_kl": statistics.approximate_kl,
+        "mismatch": samples.mismatch[turns].mean().item(),
     }
 
 

@@ -75,6 +75,25 @@ def test_the_sampler_and_the_trainer_agree_on_the_log_probs(ppo):
     assert metrics(ppo)["mismatch_max"] < 1e-4
 
 
+def test_the_mismatch_of_each_turn_is_what_the_sampler_is_off_by(ppo_config, critic, transcript):
+    # The sampler's log-probs are the trainer's up to rounding; the last token of turn 0 is now off by +2, that of turn 1 by −3.
+    shifted = [row.copy() for row in transcript.tokens.sample_logprobs]
+    shifted[0][-1] += 2
+    shifted[1][-1] -= 3
+    lengths = np.array([len(row) for row in shifted])
+    off = np.zeros(len(shifted))
+    off[:2] = 2 / lengths[0], 3 / lengths[1]
+    tokens = replace(transcript.tokens, sample_logprobs=shifted)
+    samples, summary = prepare(ppo_config, critic, replace(transcript, tokens=tokens))
+    np.testing.assert_allclose(samples.mismatch.numpy(), off, atol=1e-4)
+    assert summary["mismatch_mean"] == pytest.approx(5 / lengths.sum(), abs=1e-4)
+    assert summary["mismatch_max"] == pytest.approx(3, abs=1e-4)
+
+
+def test_every_minibatch_tells_its_mismatch(ppo):
+    assert all(0 <= row["mismatch"] < 1e-4 for row in log(ppo))
+
+
 def test_a_step_moves_the_weights_and_later_ratios(ppo, warm):
     before, after = load_file(warm / "model.safetensors"), load_file(ppo / "model.safetensors")
     assert all(not np.array_equal(before[name], after[name]) for name in before)
