@@ -37,7 +37,7 @@ def load_policy(path: Path, *, device: str, dtype: str = "auto", trainable: bool
     quiet()
     model = load_model(path, dtype=dtype, trainable=trainable).to(resolve_device(device))
     if model.device.type == "cpu" and model.num_parameters() < ONE_THREAD:
-        # Threads of so small a model wait for each other longer than they work: ppo-step was 8 times slower with two on a busy machine.
+        # Threads of so small a model wait for each other: with two, ppo-step was 8 times slower on a busy machine.
         torch.set_num_threads(1)
     processor = load_processor(path, model_type=model.config.model_type, local_files_only=True)
     head = ValueHead.load(path)
