@@ -230,7 +230,7 @@ class RunConfig:
         "opd: on-policy distillation of --teacher, without the environment's reward.",
     ] = "turbo-kl"
     model: Annotated[str, "tiny (built in), a Hugging Face id, or a folder. Any but tiny takes the paper's settings."] = "tiny"
-    start: Annotated[Path | None, "Start from this checkpoint: no init and no sft."] = None
+    start: Annotated[Path | None, "Start from this checkpoint: no init and no sft. --model still chooses the settings."] = None
     teacher: Annotated[Path | None, "External teacher: opd needs one, gtr takes one."] = None
     task: TaskName = "numberline"
     env: EnvOptions = ()

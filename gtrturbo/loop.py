@@ -190,7 +190,8 @@ def _chosen(settings: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         if stage not in (*STAGES, EXPERT, ADAPTER) or not dot or not equals:
             stages = ", ".join((*STAGES, EXPERT, ADAPTER))
             raise GtrTurboError(
-                f"--set {setting} is not STAGE.OPTION=VALUE.", f"stages: {stages} (the rollout that sft learns from)"
+                f"--set {setting} is not STAGE.OPTION=VALUE.",
+                f"stages: {stages}; expert is the rollout for sft, adapter the tiny model's LoRA",
             )
         _collect(chosen.setdefault(stage, {}), _settable(stage, name), value)
     return chosen

@@ -30,13 +30,9 @@ def read_examples(paths: Sequence[Path], renderer: Renderer) -> list[Example]:
     """Read the replies of turns or demos artifacts; turns whose reply did not parse are left out.
 
     Raises:
-        GtrTurboError: an artifact is of another kind, or nothing is left to learn from.
+        GtrTurboError: an artifact is of another kind.
     """
-    examples = [example for path in paths for example in _read(path, renderer)]
-    if not examples:
-        names = ", ".join(map(str, paths))
-        raise GtrTurboError(f"there is nothing to learn in {names}: every reply is illegal, or there is none.")
-    return examples
+    return [example for path in paths for example in _read(path, renderer)]
 
 
 def _read(path: Path, renderer: Renderer) -> list[Example]:

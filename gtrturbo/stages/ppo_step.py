@@ -67,7 +67,8 @@ def run(config: PpoStepConfig) -> Result:
             width = policy.model.config.get_text_config().hidden_size
             policy.value_head = ValueHead.new(width, seed=seed_for(config.seed, "value head")).to(policy.device)
         transcript = read_transcript(config.rollouts, policy.renderer)
-        demos = read_examples(config.demos, policy.renderer) if config.demos else []
+        # There may be none: a corrector has nothing to say where the student was right every time.
+        demos = read_examples(config.demos, policy.renderer)
         samples, metrics = prepare(config, policy, transcript)
         optimizer = _optimizer(config, policy)
         with (draft.folder / METRICS).open("w") as log:

@@ -25,6 +25,9 @@ def run(config: SftConfig) -> Result:
     with writing(config.out, provenance(config), overwrite=config.overwrite) as draft:
         policy = load_policy(config.checkpoint, device=config.device, dtype=config.dtype, trainable=True)
         examples = read_examples(config.data, policy.renderer)
+        if not examples:
+            names = ", ".join(map(str, config.data))
+            raise GtrTurboError(f"there is nothing to learn in {names}: every reply is illegal, or there is none.")
         draft.metrics = {"examples": len(examples)} | _train(config, policy, examples, draft)
         draft.timing = policy.machine()
         draft.renderer = save_successor(policy, config.checkpoint, draft.folder, config.out)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from gtrturbo.artifacts import read_manifest, sha256_file
+from gtrturbo.artifacts import Provenance, read_manifest, sha256_file, writing
 from gtrturbo.config import DistillConfig, RolloutConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
@@ -441,3 +441,11 @@ def test_a_checkpoint_that_gives_nan_is_refused_with_a_message(ppo_config, monke
     with pytest.raises(GtrTurboError):
         execute(replace(ppo_config, out=tmp_path / "x"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_corrector_with_nothing_to_say_leaves_plain_ppo(ppo_config, ppo, tmp_path):
+    silent = tmp_path / "silent"
+    with writing(silent, Provenance(stage="distill", kind="demos", config={}, inputs={})) as draft:
+        (draft.folder / "demos.jsonl").touch()
+    guided = execute(replace(ppo_config, out=tmp_path / "guided", demos=(silent,))).out
+    assert (guided / "model.safetensors").read_bytes() == (ppo / "model.safetensors").read_bytes()
