@@ -16,6 +16,7 @@ install: $(VENV)/.ok  ## set up .venv with gtrturbo and its development tools
 $(VENV)/.ok: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps mergekit==0.1.5 immutables==0.21
 	touch $@
 
 demo: install  ## train the tiny VLM from nothing with the whole loop: a few minutes on two cores
@@ -27,13 +28,13 @@ test: install  ## run the tests
 check: lint test  ## lint and test
 
 lint: install  ## ruff and pyright
-	$(BIN)/ruff check gtrturbo tests docs
-	$(BIN)/ruff format --check gtrturbo tests docs
+	$(BIN)/ruff check gtrturbo tests docs examples
+	$(BIN)/ruff format --check gtrturbo tests docs examples
 	$(BIN)/pyright
 
 format: install  ## format the code
-	$(BIN)/ruff format gtrturbo tests docs
-	$(BIN)/ruff check --fix gtrturbo tests docs
+	$(BIN)/ruff format gtrturbo tests docs examples
+	$(BIN)/ruff check --fix gtrturbo tests docs examples
 
 docs: install  ## write the commands' help into docs/commands.md
 	$(BIN)/python -m docs.commands

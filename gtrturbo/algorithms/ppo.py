@@ -23,6 +23,7 @@ class RatioStatistics:
     """How far one update moved the policy.
 
     mean, minimum, maximum: of π_new / π_old over turns; all 1 before the first step.
+    low, median, high: 5th, 50th and 95th percentile, linear between turns.
     clipped_share: of turns without policy gradient, in [0, 1].
     approximate_kl: KL(π_old ‖ π_new) per turn, mean of ratio − 1 − log ratio, in nats.
     """
@@ -30,6 +31,9 @@ class RatioStatistics:
     mean: float
     minimum: float
     maximum: float
+    low: float
+    median: float
+    high: float
     clipped_share: float
     approximate_kl: float
 
@@ -80,10 +84,14 @@ def ratio_statistics(ratio: Tensor, clipped: Tensor) -> RatioStatistics:
     if not len(ratio):
         raise ValueError("no turns to summarise.")
     ratio = ratio.double()
+    low, median, high = ratio.quantile(torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)).tolist()
     return RatioStatistics(
         mean=ratio.mean().item(),
         minimum=ratio.min().item(),
         maximum=ratio.max().item(),
+        low=low,
+        median=median,
+        high=high,
         clipped_share=clipped.double().mean().item(),
         approximate_kl=(ratio - 1 - ratio.log()).mean().item(),
     )

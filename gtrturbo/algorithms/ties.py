@@ -14,43 +14,8 @@ import torch
 from torch import Tensor
 
 from gtrturbo.algorithms.trim import trim
-from gtrturbo.errors import GtrTurboError
 
 _TILE = 1 << 16  # entries; temporaries of a tile stay in the cache, 7 times faster than whole tensors
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How a merged task vector compares with the plain mean, summed over tensors.
-
-    dot: ⟨merged, mean⟩.   merged_square, mean_square: squared norms.
-    """
-
-    dot: float = 0.0
-    merged_square: float = 0.0
-    mean_square: float = 0.0
-
-    def add(self, other: "Agreement") -> "Agreement":
-        """Extend the comparison by more tensors."""
-        return Agreement(
-            dot=self.dot + other.dot,
-            merged_square=self.merged_square + other.merged_square,
-            mean_square=self.mean_square + other.mean_square,
-        )
-
-    @property
-    def ratio(self) -> float:
-        """‖merged‖ / ‖mean‖; near 1 for near-equal checkpoints, 1 if both are 0."""
-        if self.mean_square == 0:
-            return 1.0 if self.merged_square == 0 else math.inf
-        return math.sqrt(self.merged_square / self.mean_square)
-
-    @property
-    def cosine(self) -> float:
-        """Cosine of the angle between merged and mean, in [−1, 1]; 1 if both are 0, 0 if one is."""
-        if self.merged_square == 0 or self.mean_square == 0:
-            return float(self.merged_square == self.mean_square)
-        return self.dot / math.sqrt(self.merged_square) / math.sqrt(self.mean_square)
 
 
 def task_vector(weights: Tensor, base: Tensor) -> Tensor:
@@ -127,43 +92,6 @@ def linear(task_vectors: Iterable[Tensor], *, weights: Sequence[float]) -> Tenso
     return total.div_(weight_sum)
 
 
-def merge_weights(spec: str, k: int) -> list[float]:
-    """Read the weights of k checkpoints, oldest first, from what the user wrote.
-
-    "sma":        w_i = 1/k
-    "ema:ALPHA":  w_i ∝ α (1 − α)^(k − 1 − i), α in (0, 1]; the newest weighs most
-    "0.2,0.8":    one positive number per checkpoint, scaled to sum to 1
-
-    Returns: k weights that sum to 1.
-
-    Raises: GtrTurboError: The text is none of these.
-
-    Source: GTR-Turbo (arXiv 2512.13043), checkpoint merging, SMA and EMA.
-    """
-    if spec == "sma":
-        weights = [1.0] * k
-    elif spec.startswith("ema:"):
-        alpha = _number(spec.removeprefix("ema:"), spec)
-        if not 0 < alpha <= 1:
-            raise GtrTurboError(f"alpha of ema must be in (0, 1], got {alpha:g}.", "try ema:0.5, the paper's best.")
-        weights = [alpha * (1 - alpha) ** (k - 1 - i) for i in range(k)]
-    else:
-        weights = _explicit(spec, k)
-    total = math.fsum(weights)
-    return [weight / total for weight in weights]
-
-
-def compare(merged: Tensor, mean: Tensor) -> Agreement:
-    """Compare the merged task vector of one tensor with the plain mean of the task vectors.
-
-    Raises: ValueError: Shapes differ.
-    """
-    if merged.shape != mean.shape:
-        raise ValueError(f"shapes differ: merged {list(merged.shape)}, mean {list(mean.shape)}.")
-    merged, mean = merged.double().flatten(), mean.double().flatten()
-    return Agreement(dot=merged.dot(mean).item(), merged_square=merged.dot(merged).item(), mean_square=mean.dot(mean).item())
-
-
 @dataclass(frozen=True)
 class _SignedSums:
     """Running sums per entry, float64: of positive and negative entries, and of the weights behind each."""
@@ -181,10 +109,11 @@ class _SignedSums:
         sums = (self.positive, self.negative, self.positive_weight, self.negative_weight)
         for tile, *tiles in zip(*(tensor.view(-1).split(_TILE) for tensor in (vector.contiguous(), *sums)), strict=True):
             tile = tile.double()
-            tiles[0].add_(tile.clamp(min=0), alpha=weight)
-            tiles[1].add_(tile.clamp(max=0), alpha=weight)
-            tiles[2].add_((tile > 0).double(), alpha=weight)
-            tiles[3].add_((tile < 0).double(), alpha=weight)
+            # Not add_(…, alpha=weight), which rounds once where a processor can: votes that cancel would be decided by that.
+            tiles[0].add_(tile.clamp(min=0) * weight)
+            tiles[1].add_(tile.clamp(max=0) * weight)
+            tiles[2].add_((tile > 0).double() * weight)
+            tiles[3].add_((tile < 0).double() * weight)
 
     def merged(self) -> Tensor:
         elected_plus = self.positive + self.negative >= 0
@@ -208,19 +137,3 @@ def _paired(vectors: Iterable[Tensor], weights: Sequence[float]) -> Iterator[tup
         if list(vector.shape) != shape:
             raise ValueError(f"shapes differ: {shape} and {list(vector.shape)}.")
         yield vector, weight / max(weights)
-
-
-def _explicit(spec: str, k: int) -> list[float]:
-    weights = [_number(text, spec) for text in spec.split(",")]
-    if len(weights) != k:
-        raise GtrTurboError(f"weights has {len(weights)} numbers for {k} checkpoints.", "give one per checkpoint.")
-    if not all(weight > 0 and math.isfinite(weight) for weight in weights):
-        raise GtrTurboError(f"weights must be positive numbers, got {spec}.", "leave a checkpoint out to ignore it.")
-    return weights
-
-
-def _number(text: str, spec: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise GtrTurboError(f"weights must be sma, ema:ALPHA or numbers such as 0.2,0.8, got {spec}.") from None

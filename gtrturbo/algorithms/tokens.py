@@ -1,6 +1,7 @@
 """Which tokens of a reply are thought and which are action, and what their log-probabilities add up to."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,14 +71,86 @@ def gather_logprobs(logits: Tensor, ids: Tensor, *, temperature: float, forbidde
     """
     if logits.shape[:-1] != ids.shape:
         raise ValueError(f"shapes differ: logits {list(logits.shape)} for ids {list(ids.shape)}.")
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}.")
+    _check_sampling(ids, temperature, forbidden)
     scaled = logits.float() / temperature
     if forbidden is not None:
-        if torch.isin(ids, forbidden).any():
-            raise ValueError(f"sampled id {int(ids[torch.isin(ids, forbidden)][0])} is forbidden in sampling.")
         scaled.index_fill_(-1, forbidden, -torch.inf)  # in place: `scaled` is a fresh [B, R, V]
     return scaled.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - scaled.logsumexp(-1)
+
+
+def _check_sampling(ids: Tensor, temperature: float, forbidden: Tensor | None) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}.")
+    if forbidden is not None and torch.isin(ids, forbidden).any():
+        raise ValueError(f"sampled id {int(ids[torch.isin(ids, forbidden)][0])} is forbidden in sampling.")
+
+
+def linear_logprobs(
+    hidden: Tensor, weight: Tensor, ids: Tensor, *, temperature: float, forbidden: Tensor, chunk: int = 512
+) -> Tensor:
+    """Return what `gather_logprobs` gives for logits hidden · weightᵀ, without ever holding more than a chunk of them.
+
+    The backward pass makes each chunk again: dlog p(y) / dz = (onehot(y) − softmax(z / T)) / T. Log-probs are float32 whatever
+    the dtype of the states; `torch.nn.functional.linear_cross_entropy` rounds them to that dtype.
+
+    Args:
+        hidden: states that predict one token each. [N, H]
+        weight: of the output head. [V, H]
+        ids: y, sampled token ids. [N]
+        temperature: T of the sampler, above 0.
+        forbidden: Token ids that the sampler excludes. [F]
+        chunk: N at a time.
+
+    Returns: Log-probabilities in nats. [N] float32
+
+    Raises: ValueError: Shapes do not match, temperature is not positive, or a sampled id is forbidden.
+    """
+    if hidden.shape[:-1] != ids.shape or hidden.shape[-1] != weight.shape[-1]:
+        raise ValueError(f"shapes differ: hidden {list(hidden.shape)}, weight {list(weight.shape)}, ids {list(ids.shape)}.")
+    _check_sampling(ids, temperature, forbidden)
+    result: Tensor = _LinearLogprobs.apply(hidden, weight, ids, temperature, forbidden, chunk)  # type: ignore[assignment]
+    return result
+
+
+class _LinearLogprobs(torch.autograd.Function):
+    """log p(y) = z_y − logsumexp(z) with z = hidden · weightᵀ / T, a chunk of tokens at a time."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, ids: Tensor, temperature: float, forbidden: Tensor, chunk: int
+    ) -> Tensor:
+        chosen, normalizer = (torch.empty(len(ids), dtype=torch.float32, device=ids.device) for _ in range(2))
+        for part in _chunks(len(ids), chunk):
+            logits = _scaled_logits(hidden[part], weight, temperature, forbidden)
+            chosen[part] = logits.gather(-1, ids[part, None])[:, 0]
+            normalizer[part] = logits.logsumexp(-1)
+        ctx.save_for_backward(hidden, weight, ids, normalizer, forbidden)
+        ctx.temperature, ctx.chunk = temperature, chunk
+        return chosen - normalizer
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, ids, normalizer, forbidden = ctx.saved_tensors
+        for_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        scale = (gradients[0] / ctx.temperature)[:, None]
+        for part in _chunks(len(ids), ctx.chunk):
+            logits = _scaled_logits(hidden[part], weight, ctx.temperature, forbidden)
+            slopes = logits.sub_(normalizer[part, None]).exp_().mul_(-scale[part])
+            slopes = slopes.scatter_add_(1, ids[part, None], scale[part]).to(hidden.dtype)
+            if for_hidden is not None:
+                for_hidden[part] = slopes @ weight
+            if for_weight is not None:
+                for_weight += slopes.T @ hidden[part]
+        return for_hidden, None if for_weight is None else for_weight.to(weight.dtype), None, None, None, None
+
+
+def _scaled_logits(hidden: Tensor, weight: Tensor, temperature: float, forbidden: Tensor) -> Tensor:
+    return (hidden @ weight.T).float().div_(temperature).index_fill_(-1, forbidden, -torch.inf)
+
+
+def _chunks(count: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def weighted_turn_logprobs(logprobs: Tensor, thought_mask: Tensor, action_mask: Tensor, *, thought_coef: float) -> Tensor:

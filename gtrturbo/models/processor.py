@@ -4,7 +4,6 @@ Stock `AutoProcessor` needs torchvision for every Qwen-VL model, for the video h
 registered comes back silently as a tokenizer. So without torchvision the image-only processor below takes its place.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,6 @@ from transformers.utils.import_utils import is_torchvision_available
 from gtrturbo.errors import GtrTurboError
 
 QWEN_VL_TYPES = {"qwen2_vl", "qwen2_5_vl"}
-RENDERER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
-    "tokenizer.model", "chat_template.jinja", "chat_template.json", "processor_config.json", "preprocessor_config.json",
-    "video_preprocessor_config.json",
-)  # fmt: skip
 
 
 class ImageOnlyProcessor(Qwen2_5_VLProcessor):
@@ -75,13 +69,3 @@ def _add_video_half(file: Path) -> None:
         **{name: image[name] for name in shared if name in image},
     }
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def renderer_hash(folder: Path) -> str:
-    """Hash the files that decide how a prompt becomes token ids and pixels: tokenizer, processor, chat template."""
-    digest = hashlib.sha256()
-    for name in RENDERER_FILES:
-        file = folder / name
-        if file.is_file():
-            digest.update(name.encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()

@@ -1,175 +1,492 @@
-"""merge: checkpoints around their base into one teacher, tensor by tensor.
+"""merge: checkpoints around their base into one, tensor by tensor, streamed.
 
-Task vectors are dense: θ − θ_base for full weights, scale·B·A for LoRA. Merging A and B apart would merge something else.
+Task vectors are dense: θ − θ_base for full weights, scale·B·A for LoRA. Merging A and B apart merges something else, and is
+what `--adapter-space factors` is for.
 """
 
+import math
 import shutil
-from collections.abc import Iterable, Sequence
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
-
-from gtrturbo.algorithms.ties import (
-    Agreement,
-    apply_task_vector,
-    compare,
-    linear,
-    merge_weights,
-    task_vector,
-    ties,
-)
-from gtrturbo.artifacts import SAFETENSORS_METADATA, Draft, Result, writing
+from gtrturbo.algorithms.weights import ema_alpha
+from gtrturbo.artifacts import Draft, Provenance, Result, artifact_id, seed_for, writing
 from gtrturbo.config import MergeConfig
-from gtrturbo.console import progress_bar
+from gtrturbo.console import Bar, progress_bar, stderr
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.lineage import with_base
-from gtrturbo.models.checkpoint import (
+from gtrturbo.lineage import borrows_layout, on_disk, state_settings
+from gtrturbo.merging.accumulators import MOST, Accumulators
+from gtrturbo.merging.adapters import Adapter, read_adapter
+from gtrturbo.merging.card import Card
+from gtrturbo.merging.engine import Merge, TensorReport, Thresholds, default_threads
+from gtrturbo.merging.files import INDEX, Entry, Files, read_layout
+from gtrturbo.merging.kernel import compiled_kernel
+from gtrturbo.merging.lowrank import factor_sources, module_sources, write_adapter, write_factors
+from gtrturbo.merging.magnitudes import FEW
+from gtrturbo.merging.methods import Plan, Settings, make_plan
+from gtrturbo.merging.naming import tensors_of
+from gtrturbo.merging.operands import Kernel
+from gtrturbo.merging.sources import Full, Sources, Target, adapter_sources, full_sources
+from gtrturbo.merging.state import FORMAT, State, read_state, require_same
+from gtrturbo.merging.thresholds import Question, recall, remember
+from gtrturbo.models.folders import (
     base_of,
     copy_checkpoint,
     copy_renderer,
+    copy_side_files,
     is_adapter,
-    load_model,
     point_to_base,
     rebased,
-    save_model,
+    rebased_name,
+    renderer_hash,
 )
-from gtrturbo.models.processor import renderer_hash
-from gtrturbo.models.weights import INDEX, Adapter, Weights, require_finite
 from gtrturbo.stages import done, provenance
+
+CARD = "README.md"
+MOVED = 5
+MEGABYTE = 1_000_000
+RECURSIVE = ("ties", "linear")
+# Of what is reported: sums over millions of terms differ in later digits between the compiled loops and torch.
+DIGITS = 6
+COUNTED = ("entries", "merged_square", "mean_square", "dot", "conflicts", "kept", "changed")
 
 
 def run(config: MergeConfig) -> Result:
-    """Write the merged checkpoint; full weights also where adapters are merged, since their TIES is not of low rank."""
-    config = with_base(config)
+    """Write the merged checkpoint: full weights, also of adapters, unless an adapter is asked for."""
     assert config.base is not None
-    with writing(config.out, provenance(config), overwrite=config.overwrite) as draft:
-        if not config.checkpoints:
-            copy_checkpoint(config.base, draft.folder)
-            if is_adapter(config.base):
-                point_to_base(draft.folder, rebased(config.base, config.out))
-            agreement = Agreement()
-        elif adapters := [path for path in config.checkpoints if is_adapter(path)]:
-            if len(adapters) < len(config.checkpoints):
-                full = next(path for path in config.checkpoints if path not in adapters)
-                raise GtrTurboError(f"{adapters[0]} is a LoRA adapter and {full} has full weights.", "merge one kind at a time.")
-            agreement = _merge_adapters(config, config.base, draft)
+    given = provenance(config)
+    with writing(config.out, given, overwrite=config.overwrite) as draft:
+        if config.checkpoints:
+            _merge(config, config.base, draft, given)
         else:
-            if is_adapter(config.base):
-                raise GtrTurboError(f"the base {config.base} is a LoRA adapter, the checkpoints have full weights.")
-            agreement = _merge_full(config, config.base, draft)
+            _copy(config, config.base, draft)
         draft.renderer = renderer_hash(draft.folder)
-        draft.metrics = _metrics(agreement, len(config.checkpoints))
     return done(draft)
 
 
-def _metrics(agreement: Agreement, checkpoints: int) -> dict[str, float]:
-    """norm_ratio: ‖ΔW_merged‖ / ‖mean ΔW‖; cosine: between the two. Both 1 where there was nothing to merge."""
-    moved = agreement.mean_square > 0 and agreement.merged_square > 0
+def preview(config: MergeConfig) -> str:
+    """Say what a merge would read and write, without doing it."""
+    assert config.base is not None
+    if not config.checkpoints:
+        return f"no checkpoints: {config.base} is copied"
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = _Inputs.read(config, config.base)
+        plan = make_plan(_settings(config), len(config.checkpoints), borrowed=borrows_layout(config))
+        sources = inputs.sources(config, plan, Path(folder))
+    entries = sum(target.entry.entries for target in sources.targets)
+    kind = "adapters" if inputs.adapters else "checkpoints"
+    lines = [
+        f"method       {config.method} of {len(config.checkpoints)} {kind} around {config.base}",
+        f"tensors      {len(sources.targets)} merged ({entries:,} parameters), {len(sources.copied)} copied",
+        f"reads        {_gigabytes(sources.bytes_read)}, {'twice' if plan.measures else 'once'}",
+        f"writes       {_gigabytes(sources.base.size)} to {config.out}",
+        f"memory       about {_gigabytes(_memory(config, sources))} beside the interpreter, {_threads(config)} threads",
+    ]
+    return "\n".join(lines)
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def _memory(config: MergeConfig, sources: Sources) -> int:
+    """Buffers of one tile per thread, the counters and gathered entries of a measurement, and factors of adapters."""
+    step = max((target.step for target in sources.targets), default=0)
+    widest = max((target.entry.width for target in sources.targets), default=0)
+    tiles = step * widest * (len(config.checkpoints) + 2)
+    factors = max((a.entries + b.entries for adapter in sources.adapters for a, b in adapter.factors.values()), default=0)
+    measured = 4 * 4 * 65536 + 3 * 8 * FEW
+    products = (factors * 4 + step * 12) * len(config.checkpoints) if sources.adapters else 0
+    return _threads(config) * (tiles + measured + products)
+
+
+def _threads(config: MergeConfig) -> int:
+    return config.threads or default_threads()
+
+
+def _copy(config: MergeConfig, base: Path, draft: Draft) -> None:
+    copy_checkpoint(base, draft.folder)
+    if is_adapter(base):
+        point_to_base(draft.folder, rebased(base, config.out))
+    draft.metrics = {"checkpoints": 0, "delta_norm": 0.0, "mean_delta_norm": 0.0, "norm_ratio": 1.0, "cosine": 1.0}
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What a merge reads: adapters, the adapter that they started from, and the model under them; or full checkpoints."""
+
+    under: Path
+    adapters: tuple[Adapter, ...]
+    origin: Adapter | None
+
+    @classmethod
+    def read(cls, config: MergeConfig, base: Path) -> "_Inputs":
+        paths = config.checkpoints
+        adapters = [path for path in paths if is_adapter(path)]
+        if not adapters:
+            if is_adapter(base):
+                raise GtrTurboError(f"the base {base} is a LoRA adapter, the checkpoints have full weights.")
+            if config.rank or config.adapter_space == "factors":
+                raise GtrTurboError("--rank and --adapter-space are for LoRA adapters, the checkpoints have full weights.")
+            return cls(base, (), None)
+        if len(adapters) < len(paths):
+            full = next(path for path in paths if path not in adapters)
+            raise GtrTurboError(f"{adapters[0]} is a LoRA adapter and {full} has full weights.", "merge one kind at a time.")
+        _require_one_base(paths, base)
+        _require_fitting(config)
+        origin = read_adapter(base) if is_adapter(base) else None
+        under = on_disk(Path(base_of(base))) if origin else base
+        return cls(under, tuple(read_adapter(path) for path in paths), origin)
+
+    def sources(self, config: MergeConfig, plan: Plan, folder: Path) -> Sources:
+        if not self.adapters:
+            layouts = [read_layout(path) for path in config.checkpoints]
+            chosen = {"only": config.only, "exclude": config.exclude}
+            return full_sources(read_layout(self.under), layouts, **chosen, whole=plan.whole)
+        if config.adapter_space == "factors":
+            return factor_sources(self.adapters, folder)
+        if config.rank:
+            return module_sources(self.adapters, self.origin, folder)
+        base = read_layout(self.under)
+        chosen = {"only": config.only, "exclude": config.exclude, "whole": plan.whole}
+        return adapter_sources(base, self.adapters, self.origin, lambda tensors: tensors_of(base, tensors), **chosen)
+
+
+def _require_fitting(config: MergeConfig) -> None:
+    """Refuse options that an adapter as output does not go with."""
+    factors = config.adapter_space == "factors"
+    if config.rank and factors:
+        raise GtrTurboError("--adapter-space factors keeps the rank that the factors have.", "leave out --rank.")
+    if (config.rank or factors) and (config.only or config.exclude):
+        raise GtrTurboError("--only and --exclude are for full weights as output.", "leave out --rank and --adapter-space.")
+
+
+def _require_one_base(checkpoints: Sequence[Path], base: Path) -> None:
+    """Refuse adapters of another model. One that is not on this machine may be the one that --base is a copy of."""
+    under = Path(base_of(base)) if is_adapter(base) else base
+    named = [Path(base_of(path)) for path in checkpoints]
+    absent = {model for model in named if not model.is_dir()}
+    for path, model in zip(checkpoints, named, strict=True):
+        if len(absent) > 1 or (model.is_dir() and model.resolve() != under.resolve()):
+            raise GtrTurboError(f"{path} adapts {model}, not {under}.", "merge needs checkpoints of one base.")
+
+
+def _settings(config: MergeConfig) -> Settings:
+    return Settings(
+        method=config.method,
+        weights=config.weights,
+        density=str(config.density),
+        scale=config.scale,
+        normalize=config.normalize,
+        sign=config.sign,
+        gamma=config.gamma,
+    )
+
+
+def _merge(config: MergeConfig, base: Path, draft: Draft, given: Provenance) -> None:
+    try:
+        _write(config, base, draft, given)
+    except OSError as error:
+        file = error.filename or config.out.parent
+        raise GtrTurboError(f"{file} cannot be read or written: {error.strerror}.", "see to it, then run it again.") from error
+
+
+def _write(config: MergeConfig, base: Path, draft: Draft, given: Provenance) -> None:
+    inputs = _Inputs.read(config, base)
+    as_adapter = bool(config.rank) or config.adapter_space == "factors"
+    _require_room(config, inputs, as_adapter=as_adapter)
+    _copy_beside(base, inputs.under, draft.folder, weights=not as_adapter)
+    if config.recursive:
+        outcome = _fold(config, inputs, draft.folder)
+    elif config.state:
+        outcome = _accumulate(config, inputs, draft.folder, given)
+    else:
+        plan = make_plan(_settings(config), len(config.checkpoints), borrowed=borrows_layout(config))
+        outcome = _stream(config, plan, inputs.sources(config, plan, draft.folder), draft.folder, inputs, given.inputs)
+    draft.metrics = {"checkpoints": len(given.inputs["checkpoints"]), **_metrics(outcome, config), **outcome.extra}
+    draft.hashes = {} if config.rank else outcome.hashes
+    draft.timing = {"kernel": outcome.kernel, "threads": _threads(config)}
+    if as_adapter:
+        point_to_base(draft.folder, rebased_name(str(inputs.under), config.out))
+    ids = given.inputs["checkpoints"]
+    card = Card(
+        base=given.inputs["base"],
+        inputs=list(zip(ids, outcome.weights or [None] * len(ids), strict=True)),
+        settings=_chosen(given),
+        metrics=draft.metrics,
+        moved=[(report.name, share) for report, share in _most_moved(outcome.reports)],
+    )
+    (draft.folder / CARD).write_text(card.markdown(), encoding="utf-8")
+
+
+def _chosen(given: Provenance) -> dict[str, Any]:
+    """The settings that a reader needs: method and weights always, others where they are not the defaults."""
+    defaults = {field.name: field.default for field in fields(MergeConfig)}
+    always = ("method", "weights", "density", "scale")
     return {
-        "checkpoints": checkpoints,
-        "delta_norm": agreement.merged_square**0.5,
-        "mean_delta_norm": agreement.mean_square**0.5,
-        "norm_ratio": agreement.ratio if moved else 1.0,
-        "cosine": agreement.cosine if moved else 1.0,
+        name: value
+        for name, value in given.config.items()
+        if name in always or (value != _plain(defaults[name]) and value is not None)
     }
 
 
-def merge_task_vectors(vectors: Sequence[Tensor], *, method: str, weights: Sequence[float], density: float) -> Tensor:
-    """Merge one tensor's task vectors by the method's name."""
-    if method == "linear":
-        return linear(vectors, weights=weights)
-    return ties(vectors, weights=weights, density=density)
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
-def _merge_full(config: MergeConfig, base: Path, draft: Draft) -> Agreement:
-    copy_checkpoint(base, draft.folder)
-    source, others = Weights.find(base), [Weights.find(path) for path in config.checkpoints]
-    for other in others:
-        _require_same_names(source, other)
-    weights = merge_weights(config.weights, len(others))
-    agreement = Agreement()
-    with progress_bar("merge", len(source.files)) as bar:
-        for file, names in source.shards().items():
-            merged: dict[str, Tensor] = {}
-            for name in names:
-                merged[name], part = _merge_tensor(config, name, source, others, weights)
-                agreement = agreement.add(part)
-                bar.advance()
-            save_file(merged, draft.folder / file, SAFETENSORS_METADATA)
-    if (base / INDEX).is_file():
-        shutil.copyfile(base / INDEX, draft.folder / INDEX)
-    return agreement
+def _require_room(config: MergeConfig, inputs: _Inputs, *, as_adapter: bool) -> None:
+    """Refuse at once where the disk is too full for the output."""
+    if as_adapter:
+        return  # Small; a full disk is found while writing.
+    needed = read_layout(inputs.under).size * (2 if config.recursive else 1)
+    free = shutil.disk_usage(config.out.parent).free
+    if free < needed:
+        raise GtrTurboError(
+            f"{config.out.parent} has {_gigabytes(free)} free, the merge needs {_gigabytes(needed)}.", "free some disk space."
+        )
 
 
-def _require_same_names(base: Weights, other: Weights) -> None:
-    extra, missing = sorted(other.files.keys() - base.files.keys()), sorted(base.files.keys() - other.files.keys())
-    for names, relation in ((extra, "that the base lacks"), (missing, "fewer than the base")):
-        if names:
-            raise GtrTurboError(
-                f"checkpoint {other.folder} has {len(names)} tensors {relation} (first: {names[0]}).",
-                "merge needs checkpoints of one base.",
+def _copy_beside(base: Path, under: Path, folder: Path, *, weights: bool) -> None:
+    """Copy what belongs to the model from the model, and what renders prompts from the base, which may be an adapter."""
+    if weights:
+        copy_side_files(under, folder)
+        if (under / INDEX).is_file():
+            shutil.copyfile(under / INDEX, folder / INDEX)
+    copy_renderer(base, folder)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What came of a merge. `weights` are shares, where there is one per checkpoint; `complete`: all checkpoints were read."""
+
+    reports: list[TensorReport]
+    kernel: str
+    hashes: dict[str, str] = field(default_factory=dict)
+    weights: list[float] | None = None
+    complete: bool = True
+    idle: int = 0
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+def _stream(
+    config: MergeConfig,
+    plan: Plan,
+    sources: Sources,
+    folder: Path,
+    inputs: _Inputs,
+    ids: dict[str, Any],
+    accumulators: Callable[[Files], Accumulators] | None = None,
+) -> _Outcome:
+    """Merge what `sources` lay out into `folder`, show progress, remember what was measured, verify."""
+    kernel = _kernel(config.device)
+    with closing(Files()) as files:
+        sources.open(files)
+        questions = _questions(plan, ids)
+        known = _recall(config.cache, questions, sources) if plan.measures == "ranks" and not config.recursive else {}
+        before = set(known)
+        merge = Merge(plan, sources, kernel, files, folder, seeds=_seeds(config), thresholds=known)
+        try:
+            merge.accumulators = accumulators(files) if accumulators else None
+            with progress_bar("merge (MB)", sources.base.size // MEGABYTE) as bar:
+                merge.told = _Throughput(bar)
+                reports = merge.run(_threads(config))
+            if config.cache and not config.recursive:
+                _remember(config.cache, questions, merge.thresholds, before)
+            if config.verify and not accumulators:
+                _verify(config, plan, sources, files, folder)
+        except BaseException:
+            if merge.accumulators:
+                merge.accumulators.abandon()
+            raise
+        extra: dict[str, float] = {}
+        if config.rank:
+            cut = write_adapter(files, sources, inputs.origin, inputs.adapters[0].folder, folder, rank=config.rank)
+            extra["rank_error"] = _rounded(cut.relative)
+        elif config.adapter_space == "factors":
+            write_factors(inputs.adapters[0].folder, folder)
+    idle = sum(low == 0 for low, _ in merge.thresholds.values())
+    shares = [weight / math.fsum(plan.weights) for weight in plan.weights] if abs(math.fsum(plan.weights)) > 0 else None
+    return _Outcome(reports, kernel.name, merge.hashes, shares, idle=idle, extra=extra)
+
+
+def _verify(config: MergeConfig, plan: Plan, sources: Sources, files: Files, folder: Path) -> None:
+    from gtrturbo.merging.verify import verify  # Takes seconds to import torch, which the compiled loops do without.
+
+    def written(entry: Entry) -> Entry:
+        return replace(entry, file=folder / entry.file.name)
+
+    compared = verify(plan, sources, files, written, _seeds(config), count=config.verify)
+    stderr.print(f"verified: {compared} tensors equal the reference to one unit in the last place.")
+
+
+def _kernel(device: str) -> Kernel:
+    if device == "cpu":
+        if kernel := compiled_kernel():
+            return kernel
+        stderr.print("no C compiler: merging with torch, which is several times slower.", style="yellow")
+    from gtrturbo.merging.tiles import TorchKernel  # Takes seconds to import, and is rarely needed.
+
+    return TorchKernel(device)
+
+
+class _Throughput:
+    """Tells a progress bar of bytes, from many threads."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar, self._lock, self._started, self._bytes, self._shown = bar, threading.Lock(), time.monotonic(), 0, 0
+
+    def __call__(self, count: int) -> None:
+        with self._lock:
+            self._bytes += count
+            steps = self._bytes // MEGABYTE - self._shown
+            if steps:
+                self._shown += steps
+                rate = self._bytes / max(1e-9, time.monotonic() - self._started)
+                self._bar.advance(steps, note=f"{rate / 1e9:.2f} GB/s written")
+
+
+def _seeds(config: MergeConfig) -> Callable[[str, int], int]:
+    if not config.method.startswith("dare"):
+        return lambda name, index: 0
+    return lambda name, index: seed_for(config.seed, "dare", index, name)
+
+
+def _questions(plan: Plan, ids: dict[str, Any]) -> list[Question]:
+    return [
+        Question(checkpoint=identity, base=ids["base"], method=plan.method, density=density, gamma=plan.gamma)
+        for identity, density in zip(ids.get("checkpoints", []), plan.densities, strict=False)
+    ]
+
+
+def _recall(cache: Path | None, questions: Sequence[Question], sources: Sources) -> Thresholds:
+    """Read what was measured before of the tensors at hand."""
+    if cache is None:
+        return {}
+    known: Thresholds = {}
+    names = {target.name for target in sources.targets}
+    for index, question in enumerate(questions):
+        known |= {(name, index): bounds for name, bounds in recall(cache, question).items() if name in names}
+    return known
+
+
+def _remember(cache: Path, questions: Sequence[Question], thresholds: Thresholds, before: set[tuple[str, int]]) -> None:
+    for index, question in enumerate(questions):
+        measured = {name: bounds for (name, number), bounds in thresholds.items() if number == index}
+        if any((name, index) not in before for name in measured):
+            remember(cache, question, recall(cache, question) | measured)
+
+
+def _fold(config: MergeConfig, inputs: _Inputs, folder: Path) -> _Outcome:
+    """Merge the first checkpoint, then each next with the last teacher, which counts as a checkpoint of its own."""
+    if config.rank or config.adapter_space == "factors" or config.method not in RECURSIVE or config.state:
+        raise GtrTurboError(
+            "--recursive is for full teachers by ties or linear.", "leave out --rank, --adapter-space and --state."
+        )
+    whole = make_plan(_settings(config), len(config.checkpoints))
+    every = inputs.sources(config, whole, folder)
+    previous: Path | None = None
+    outcome: _Outcome | None = None
+    for number in range(len(config.checkpoints)):
+        last = number == len(config.checkpoints) - 1
+        into = folder if last else Path(tempfile.mkdtemp(prefix=".teacher-", dir=folder))
+        targets = tuple(_pair(target, number, previous) for target in every.targets)
+        plan = make_plan(_pair_settings(config, previous), 2 if previous else 1)
+        teacher = (replace(every.base, folder=previous),) if previous else ()
+        sources = replace(every, targets=targets, layouts=(*every.layouts, *teacher))
+        outcome = _stream(config, plan, sources, into, inputs, {"base": ""})
+        if previous:
+            shutil.rmtree(previous)
+        previous = into
+    assert outcome is not None
+    return replace(outcome, weights=None, complete=False)
+
+
+def _pair(target: Target, number: int, previous: Path | None) -> Target:
+    teacher = (Full(previous, replace(target.entry, file=previous / target.entry.file.name)),) if previous else ()
+    return replace(target, parts=(*teacher, target.parts[number]))
+
+
+def _pair_settings(config: MergeConfig, previous: Path | None) -> Settings:
+    """Teacher and new checkpoint count alike, or by α with ema:α."""
+    if config.weights == "sma" or not previous:
+        return replace(_settings(config), weights="sma")
+    alpha = ema_alpha(config.weights) if config.weights.startswith("ema:") else None
+    if alpha is None:
+        raise GtrTurboError(f"--recursive takes weights sma or ema:ALPHA, got {config.weights}.")
+    return replace(_settings(config), weights=f"{1 - alpha:.17g},{alpha:.17g}" if alpha < 1 else "sma")
+
+
+def _accumulate(config: MergeConfig, inputs: _Inputs, folder: Path, given: Provenance) -> _Outcome:
+    """Add the checkpoints that the running sums do not hold yet."""
+    assert config.state is not None
+    settings = state_settings(config)
+    old = read_state(config.state)
+    if old:
+        require_same(config.state, old, base=given.inputs["base"], settings=settings)
+    held = set(old.checkpoints) if old else set()
+    fresh = [index for index, path in enumerate(config.checkpoints) if artifact_id(path) not in held]
+    ids = given.inputs["checkpoints"]
+    if len(ids) > MOST:
+        raise GtrTurboError(f"a state holds {MOST} checkpoints at most.", "merge from scratch, without --state.")
+    everything = make_plan(_settings(config), max(1, len(config.checkpoints)))
+    every = inputs.sources(config, everything, folder)
+    plan = make_plan(_settings(config), max(1, len(fresh)))
+    targets = tuple(replace(target, parts=tuple(target.parts[index] for index in fresh)) for target in every.targets)
+    sources = replace(every, targets=targets)
+    alpha = ema_alpha(config.weights) if config.weights.startswith("ema:") else None
+    decay = (1 - alpha) ** len(fresh) if alpha is not None else 1.0
+    kept: list[Accumulators] = []
+    state = config.state
+
+    def accumulators(files: Files) -> Accumulators:
+        kept.append(Accumulators(state, old, [target.entry for target in targets], files, decay=decay, counted=alpha is None))
+        return kept[0]
+
+    fresh_ids = {"base": given.inputs["base"], "checkpoints": [artifact_id(config.checkpoints[index]) for index in fresh]}
+    outcome = _stream(config, plan, sources, folder, inputs, fresh_ids, accumulators)
+    kept[0].finish(State(format=FORMAT, base=given.inputs["base"], checkpoints=ids, settings=settings))
+    return replace(outcome, weights=None, complete=False)
+
+
+def _metrics(outcome: _Outcome, config: MergeConfig) -> dict[str, float]:
+    """norm_ratio: ‖ΔW_merged‖ / ‖mean ΔW‖; cosine: between the two. Both 1 where there was nothing to merge.
+
+    conflicts: share of entries with votes for both signs. kept, changed: shares of the checkpoints' entries that count after
+    trimming, and that differ from the base at all. Where not all checkpoints were read, only what the output itself tells.
+    """
+    total = {name: math.fsum(getattr(report, name) for report in outcome.reports) for name in COUNTED}
+    entries = max(1.0, total["entries"])
+    metrics = {"delta_norm": total["merged_square"] ** 0.5, "conflicts": total["conflicts"] / entries}
+    if outcome.complete:
+        read = entries * max(1, len(config.checkpoints))
+        moved = total["mean_square"] > 0 and total["merged_square"] > 0
+        product = (total["merged_square"] * total["mean_square"]) ** 0.5
+        metrics |= {
+            "mean_delta_norm": total["mean_square"] ** 0.5,
+            "norm_ratio": (total["merged_square"] / total["mean_square"]) ** 0.5 if moved else 1.0,
+            "cosine": total["dot"] / product if moved else 1.0,
+            "kept": total["kept"] / read,
+            "changed": total["changed"] / read,
+        }
+        if outcome.idle and metrics["changed"] < 1:
+            stderr.print(
+                f"density {config.density} trims nothing in {outcome.idle} tensors: {1 - metrics['changed']:.0%} of all entries "
+                "are as in the base.",
+                style="yellow",
             )
+    return {name: _rounded(value) for name, value in metrics.items()}
 
 
-def _merge_tensor(
-    config: MergeConfig, name: str, base: Weights, others: list[Weights], weights: list[float]
-) -> tuple[Tensor, Agreement]:
-    original = base.read(name)
-    if not original.is_floating_point():
-        return original, Agreement()
-    require_finite(original, name, base.folder)
-    vectors = []
-    for other in others:
-        tensor = other.read(name)
-        if tensor.shape != original.shape:
-            shapes = f"{list(tensor.shape)}, in the base {list(original.shape)}"
-            raise GtrTurboError(f"{name} in {other.folder} has shape {shapes}.", "merge needs checkpoints of one base.")
-        vectors.append(task_vector(require_finite(tensor, name, other.folder), original))
-    return _apply(config, original, vectors, weights)
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
 
 
-def _apply(config: MergeConfig, original: Tensor, vectors: list[Tensor], weights: list[float]) -> tuple[Tensor, Agreement]:
-    merged = merge_task_vectors(vectors, method=config.method, weights=weights, density=config.density)
-    agreement = compare(merged * config.scale, linear(vectors, weights=weights))
-    return apply_task_vector(original, merged, scale=config.scale).contiguous(), agreement
-
-
-@torch.no_grad()
-def _merge_adapters(config: MergeConfig, base: Path, draft: Draft) -> Agreement:
-    """Merge dense ΔW into the model under the adapters; a base that is an adapter itself counts with its own ΔW."""
-    adapters = [Adapter.load(path) for path in config.checkpoints]
-    start = Adapter.load(base) if is_adapter(base) else None
-    _require_one_base(config.checkpoints, base)
-    for adapter in adapters[1:] + ([start] if start else []):
-        if adapter.factors.keys() != adapters[0].factors.keys():
-            odd = sorted(adapter.factors.keys() ^ adapters[0].factors.keys())[0]
-            raise GtrTurboError(f"{adapter.folder} adapts other modules than {adapters[0].folder} (first: {odd}).")
-    model = load_model(Path(base_of(base)) if start else base)
-    weights = merge_weights(config.weights, len(adapters))
-    agreement = Agreement()
-    with progress_bar("merge", len(adapters[0].factors)) as bar:
-        for module in adapters[0].factors:
-            weight = require_finite(model.get_submodule(module).weight, module, Path(base_of(base) if start else base))
-            origin = start.delta(module) if start else torch.zeros_like(weight, dtype=torch.float32)
-            deltas = [require_finite(adapter.delta(module), module, adapter.folder) for adapter in adapters]
-            at_start = (weight.float() + origin).to(weight.dtype)
-            merged, part = _apply(config, at_start, [task_vector(delta, origin) for delta in deltas], weights)
-            weight.copy_(merged)
-            agreement = agreement.add(part)
-            bar.advance()
-    save_model(model, draft.folder)
-    copy_renderer(base, draft.folder)
-    return agreement
-
-
-def _require_one_base(checkpoints: Iterable[Path], base: Path) -> None:
-    expected = _resolved(base_of(base)) if is_adapter(base) else _resolved(str(base))
-    for path in checkpoints:
-        if _resolved(base_of(path)) != expected:
-            raise GtrTurboError(f"{path} adapts {base_of(path)}, not {expected}.", "merge needs checkpoints of one base.")
-
-
-def _resolved(model: str) -> str:
-    return str(Path(model).resolve()) if Path(model).is_dir() else model
+def _most_moved(reports: Sequence[TensorReport]) -> list[tuple[TensorReport, float]]:
+    shares = [(report, (report.merged_square / report.base_square) ** 0.5 if report.base_square else 0.0) for report in reports]
+    return [(report, _rounded(share)) for report, share in sorted(shares, key=lambda pair: -pair[1])[:MOVED] if share > 0]

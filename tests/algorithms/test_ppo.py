@@ -118,6 +118,7 @@ def test_value_loss_refuses_a_clip_range_of_zero():
 
 def test_ratio_statistics_by_hand():
     found = ratio_statistics(torch.tensor([0.5, 1.0, 2.0]), torch.tensor([False, False, True]))
+    assert (found.low, found.median, found.high) == pytest.approx((0.55, 1.0, 1.9))
     assert (found.mean, found.minimum, found.maximum) == (3.5 / 3, 0.5, 2.0)
     assert found.clipped_share == pytest.approx(1 / 3, abs=1e-12)
     # (0.5 − 1 + ln 2 + 0 + 2 − 1 − ln 2) / 3 = 0.5 / 3

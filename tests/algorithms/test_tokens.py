@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gtrturbo.algorithms.tokens import gather_logprobs, masked_mean, span_masks, weighted_turn_logprobs
+from gtrturbo.algorithms.tokens import gather_logprobs, linear_logprobs, masked_mean, span_masks, weighted_turn_logprobs
 
 # {"thoughts": "hi", "action": "stop"}<|im_end|>
 #  0123456789012345678901234567890123456   the key of the action starts at 19, its value is [30, 34), the text ends at 36
@@ -183,3 +183,40 @@ def test_masked_mean_counts_masked_entries_only():
     x = torch.tensor([[1.0, 3.0, 100.0], [7.0, float("nan"), 100.0], [1.0, 2.0, 3.0]])
     mask = torch.tensor([[True, True, False], [True, False, False], [False, False, False]])
     assert masked_mean(x, mask).tolist() == [2.0, 7.0, 0.0]
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+@pytest.mark.parametrize("temperature", [0.2, 1.0])
+def test_chunked_logprobs_and_both_gradients_are_those_of_a_categorical(temperature, chunk):
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(10, 6, dtype=torch.float64), torch.randn(9, 6, dtype=torch.float64)
+    ids, upstream = torch.randint(7, (10,)), torch.randn(10, dtype=torch.float64)
+    exact = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
+    # Ids 7 and 8 forbidden: the distribution over the first seven alone.
+    logits = exact[0] @ exact[1].T / temperature
+    expected = torch.distributions.Categorical(logits=logits[:, :7]).log_prob(ids)
+    (expected * upstream).sum().backward()
+    ours = [hidden.float().requires_grad_(), weight.float().requires_grad_()]
+    found = linear_logprobs(*ours, ids, temperature=temperature, forbidden=torch.tensor([7, 8]), chunk=chunk)
+    (found * upstream.float()).sum().backward()
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=0)
+    for left, right in zip(ours, exact, strict=True):
+        assert left.grad is not None and right.grad is not None
+        torch.testing.assert_close(left.grad.double(), right.grad, atol=2e-5, rtol=1e-5)
+    assert (ours[1].grad[7:] == 0).all()
+
+
+def test_chunked_logprobs_of_bfloat16_states_are_float32():
+    # Two equal logits: log ½ = −0.6931472; the nearest bfloat16 is −0.6914.
+    hidden, weight = torch.ones(1, 2, dtype=torch.bfloat16), torch.ones(2, 2, dtype=torch.bfloat16)
+    found = linear_logprobs(hidden, weight, torch.tensor([0]), temperature=1.0, forbidden=torch.tensor([], dtype=torch.long))
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(-0.6931472, abs=1e-6)
+
+
+def test_chunked_logprobs_refuse_what_does_not_fit():
+    states, none = torch.zeros(2, 3), torch.tensor([], dtype=torch.long)
+    with pytest.raises(ValueError, match="shapes differ"):
+        linear_logprobs(states, torch.zeros(5, 3), torch.tensor([0]), temperature=1.0, forbidden=none)
+    with pytest.raises(ValueError, match="sampled id 1 is forbidden"):
+        linear_logprobs(states, torch.zeros(5, 3), torch.tensor([0, 1]), temperature=1.0, forbidden=torch.tensor([1]))

@@ -1,0 +1,71 @@
+"""Methods that move on spheres or towards a centre: linear combinations whose coefficients follow from inner products.
+
+Each takes G = [⟨v_i, v_j⟩], the k vectors being one tensor's weights or task vectors, so that the vectors need not be in memory.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def slerp_coefficients(gram: np.ndarray, *, t: float, lerp_above: float = 0.9995) -> list[float]:
+    """Return c with Σ c_i v_i on the great circle from v_0 (t = 0) to v_1 (t = 1).
+
+    c = (sin((1 − t)θ), sin(tθ)) / sin θ,   cos θ = ⟨v_0, v_1⟩ / ‖v_0‖‖v_1‖
+
+    Straight (1 − t, t) where |cos θ| exceeds `lerp_above` or a vector is 0.
+
+    Source: Shoemake, "Animating rotation with quaternion curves" (1985).
+    """
+    norms = math.sqrt(gram[0, 0]) * math.sqrt(gram[1, 1])
+    cosine = float(np.clip(gram[0, 1] / norms, -1, 1)) if norms > 0 else 1.0
+    if abs(cosine) > lerp_above:
+        return [1 - t, t]
+    angle = math.acos(cosine)
+    return [math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)]
+
+
+def multislerp_coefficients(gram: np.ndarray, weights: Sequence[float]) -> list[float]:
+    """Return the coefficients of a weighted barycentre on the sphere.
+
+    With unit vectors u_i = v_i / ‖v_i‖ and the unit vector m along Σ w_i u_i: project u_i onto the tangent space at m, average
+    there, go back by the exponential map, and scale to the weighted mean norm. Vectors that are 0 have no direction, and their
+    norm counts; where all are 0, so is the result.
+
+    Raises: ValueError: the weighted sum of the unit vectors is 0.
+
+    Source: as defined for Multi-SLERP in mergekit; tangents are projections, not logarithms.
+    """
+    shares = np.asarray(weights, float) / math.fsum(weights)
+    norms = np.sqrt(np.diag(gram))
+    inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
+    cosines = gram * np.outer(inverse, inverse)
+    if not norms.any():
+        return [0.0] * len(norms)
+    length = math.sqrt(max(0.0, float(shares @ cosines @ shares)))
+    if length < 1e-8:
+        raise ValueError("the weighted sum of the directions is 0.")
+    mean = shares / length  # m = Σ mean_i u_i
+    along = cosines @ mean  # ⟨u_i, m⟩
+    tangent = shares - float(shares @ along) * mean  # Σ tangent_i u_i is the weighted sum of the projections
+    size = math.sqrt(max(0.0, float(tangent @ cosines @ tangent)))
+    turned = math.cos(size) * mean + (math.sin(size) / size if size > 0 else 1.0) * tangent
+    return list(float(shares @ norms) * turned * inverse)
+
+
+def model_stock_coefficients(gram: np.ndarray) -> list[float]:
+    """Return c with Σ c_i d_i the point between base and mean of the task vectors that is closest to their centre.
+
+    c_i = r / k,   r = k cos θ / (1 + (k − 1) cos θ),   cos θ the mean over pairs; 0 where the denominator vanishes
+
+    Source: Jang et al., "Model Stock" (arXiv 2403.19522), equation for N models; layer by layer.
+    """
+    k = len(gram)
+    norms = np.sqrt(np.diag(gram))
+    pairs = [(i, j) for i in range(k) for j in range(i + 1, k)]
+    cosines = [float(np.clip(gram[i, j] / (norms[i] * norms[j]), -1, 1)) if norms[i] * norms[j] > 0 else 0.0 for i, j in pairs]
+    cosine = math.fsum(cosines) / len(cosines)
+    denominator = 1 + (k - 1) * cosine
+    ratio = k * cosine / denominator if abs(denominator) >= 1e-6 else 0.0
+    return [ratio / k] * k

@@ -1,0 +1,56 @@
+"""How much each checkpoint counts."""
+
+import math
+
+from gtrturbo.errors import GtrTurboError
+
+
+def checkpoint_weights(spec: str, k: int, *, normalize: bool = True) -> list[float]:
+    """Read the weights of k checkpoints, oldest first, from what the user wrote.
+
+    "sma":        w_i = 1
+    "ema:ALPHA":  w_i = α (1 − α)^(k − 1 − i), α in (0, 1]; the newest weighs most
+    "0.2,0.8":    one number per checkpoint; negative ones only where nothing is normalised
+
+    Args:
+        spec: one of these.
+        k: number of checkpoints.
+        normalize: scale to sum to 1.
+
+    Raises: GtrTurboError: the text is none of these.
+
+    Source: GTR-Turbo (arXiv 2512.13043), checkpoint merging, SMA and EMA.
+    """
+    if spec == "sma":
+        weights = [1.0] * k
+    elif spec.startswith("ema:"):
+        alpha = ema_alpha(spec)
+        weights = [alpha * (1 - alpha) ** (k - 1 - i) for i in range(k)]
+    else:
+        weights = _explicit(spec, k, positive=normalize)
+    total = math.fsum(weights) if normalize else 1.0
+    return [weight / total for weight in weights]
+
+
+def ema_alpha(spec: str) -> float:
+    """Read α of "ema:ALPHA"."""
+    alpha = _number(spec.removeprefix("ema:"), spec)
+    if not 0 < alpha <= 1:
+        raise GtrTurboError(f"alpha of ema must be in (0, 1], got {alpha:g}.", "try ema:0.5, the paper's best.")
+    return alpha
+
+
+def _explicit(spec: str, k: int, *, positive: bool) -> list[float]:
+    weights = [_number(text, spec) for text in spec.split(",")]
+    if len(weights) != k:
+        raise GtrTurboError(f"weights has {len(weights)} numbers for {k} checkpoints.", "give one per checkpoint.")
+    if not all(math.isfinite(weight) and (weight > 0 or not positive) for weight in weights):
+        raise GtrTurboError(f"weights must be positive numbers, got {spec}.", "leave a checkpoint out to ignore it.")
+    return weights
+
+
+def _number(text: str, spec: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise GtrTurboError(f"weights must be sma, ema:ALPHA or numbers such as 0.2,0.8, got {spec}.") from None

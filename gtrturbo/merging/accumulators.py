@@ -1,0 +1,99 @@
+"""The running sums of an incremental merge on disk: adding a checkpoint costs one pass over that checkpoint alone.
+
+After trimming, TIES needs of the past only four numbers per entry: the sums of its positive and of its negative values, and
+the weight behind each. Sums are float64 as in a merge from scratch, so for equal weights both give the same bytes; weights are
+counts (uint16) then, and float64 for EMA: 20 and 32 bytes per parameter.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from gtrturbo.artifacts import save_json
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.merging.files import Entry, Files, header_of, read_header
+from gtrturbo.merging.state import STATE, State, replaced
+
+PARTS = ("positive", "negative", "positive_weight", "negative_weight")
+MOST = 65535  # checkpoints, of the counts
+
+
+class Accumulators:
+    """Reads the sums of a state and writes those of the next, which takes its place when it is whole."""
+
+    def __init__(
+        self, folder: Path, old: State | None, targets: Sequence[Entry], files: Files, *, decay: float, counted: bool
+    ) -> None:
+        self.folder = folder
+        self.decay = decay
+        self._old = old
+        self._files = files
+        self._counts = counted
+        self._partial = folder.parent / f".{folder.name}.partial"
+        shutil.rmtree(self._partial, ignore_errors=True)
+        self._partial.mkdir(parents=True)
+        self._places: dict[str, dict[str, Entry]] = {}
+        try:
+            for part in PARTS:
+                self._create(part, targets)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _create(self, part: str, targets: Sequence[Entry]) -> None:
+        dtype = "U16" if part.endswith("weight") and self._counts else "F64"
+        header = header_of({target.name: (dtype, target.shape) for target in targets})
+        width = 2 if dtype == "U16" else 8
+        size = len(header) + sum(target.entries * width for target in targets)
+        path = self._partial / f"{part}.safetensors"
+        self._files.create(path, header, size)
+        start = len(header)
+        self._places[part] = {}
+        for target in targets:
+            self._places[part][target.name] = Entry(target.name, path, dtype, target.shape, start, target.entries * width)
+            start += target.entries * width
+        if self._old:
+            existing = {entry.name: entry for entry in read_header(self.folder / path.name)[1]}
+            if {(e.name, e.dtype, e.shape, e.start) for e in existing.values()} != {
+                (e.name, e.dtype, e.shape, e.start) for e in self._places[part].values()
+            }:
+                raise GtrTurboError(f"{self.folder} holds sums of other tensors.", "choose another --state.")
+            self._files.open(self.folder / path.name)
+
+    def read(self, target: Entry, start: int, stop: int) -> np.ndarray:
+        """Read the sums of entries [start, stop), 0 at the beginning. [4, n] float64"""
+        sums = np.zeros((4, stop - start))
+        if self._old:
+            for row, part in zip(sums, PARTS, strict=True):
+                place = self._places[part][target.name]
+                values = np.empty(stop - start, _NUMPY[place.dtype])
+                source = self.folder / place.file.name
+                self._files.read_bytes(source, place.start + start * values.itemsize, values)
+                row[:] = values
+        return sums
+
+    def write(self, target: Entry, start: int, stop: int, sums: np.ndarray) -> None:
+        """Write the sums of entries [start, stop) for the next state."""
+        for row, part in zip(sums, PARTS, strict=True):
+            place = self._places[part][target.name]
+            values = np.ascontiguousarray(row, _NUMPY[place.dtype])
+            self._files.write(place.file, place.start + start * values.itemsize, values)
+
+    def finish(self, state: State) -> None:
+        """Put the new state in the place of the old one, which is whole until then."""
+        save_json(self._partial / STATE, asdict(state))
+        shutil.rmtree(replaced(self.folder), ignore_errors=True)
+        if self.folder.exists():
+            self.folder.rename(replaced(self.folder))
+        self._partial.rename(self.folder)
+        shutil.rmtree(replaced(self.folder), ignore_errors=True)
+
+    def abandon(self) -> None:
+        """Remove what was begun."""
+        shutil.rmtree(self._partial, ignore_errors=True)
+
+
+_NUMPY = {"F64": np.float64, "U16": np.uint16}

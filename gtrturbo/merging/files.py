@@ -1,0 +1,232 @@
+"""Safetensors on disk as layouts: which tensor lies where. Tiles are read into and written from buffers, never whole files.
+
+Source of the format: safetensors' specification: 8 bytes length (little-endian), a JSON header, then the tensors' bytes.
+"""
+
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gtrturbo.errors import GtrTurboError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_model.safetensors"
+# What a tile of each type is in numpy, which has no bfloat16: uint16 stands for its bits.
+FLOATS = {"F64": np.float64, "F32": np.float32, "BF16": np.uint16, "F16": np.float16}
+BITS = {"F64": 64, "F32": 32, "BF16": 16, "F16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16,
+        "U8": 8, "BOOL": 8}  # fmt: skip
+HEADER_LIMIT = 100_000_000  # bytes, as in the format's own reader
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor in a file: its bytes are [start, start + size)."""
+
+    name: str
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+    @property
+    def entries(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype in FLOATS
+
+    @property
+    def width(self) -> int:
+        """Bytes per entry."""
+        return BITS[self.dtype] // 8
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A checkpoint's tensors by name, and its files' headers byte for byte."""
+
+    folder: Path
+    entries: dict[str, Entry]
+    headers: dict[str, bytes]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(map(self.file_size, self.headers))
+
+    def file_size(self, name: str) -> int:
+        """Bytes of one file."""
+        return len(self.headers[name]) + sum(entry.size for entry in self.entries.values() if entry.file.name == name)
+
+
+def read_layout(folder: Path) -> Layout:
+    """Read where the tensors of a checkpoint folder lie, in one file or in several with an index.
+
+    Raises:
+        GtrTurboError: no safetensors there, a shard is missing or truncated, or the index names what no file holds.
+    """
+    if (folder / INDEX).is_file():
+        return _sharded(folder)
+    if not (folder / SINGLE).is_file():
+        raise _absent(folder)
+    return _joined(folder, [SINGLE])
+
+
+def _sharded(folder: Path) -> Layout:
+    try:
+        named: dict[str, str] = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        files = sorted(set(named.values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise GtrTurboError(f"{folder / INDEX} is damaged.", "fetch or write the checkpoint again.") from None
+    for file in files:  # The output's files get the same names.
+        if Path(file).name != file:
+            raise GtrTurboError(f"{folder / INDEX} names {file}, which is no file beside it.")
+    layout = _joined(folder, files)
+    for name, file in named.items():
+        if name not in layout.entries or layout.entries[name].file.name != file:
+            raise GtrTurboError(f"{folder / INDEX} says that {name} lies in {file}, and it does not.")
+    return layout
+
+
+def _joined(folder: Path, files: list[str]) -> Layout:
+    entries: dict[str, Entry] = {}
+    headers: dict[str, bytes] = {}
+    for file in files:
+        headers[file], found = read_header(folder / file)
+        for entry in found:
+            if entry.name in entries:
+                raise GtrTurboError(f"{folder} holds {entry.name} twice, in {entries[entry.name].file.name} and {file}.")
+            entries[entry.name] = entry
+    return Layout(folder, entries, headers)
+
+
+def _absent(folder: Path) -> GtrTurboError:
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+    if pickles:
+        return GtrTurboError(
+            f"{folder} holds pickled weights ({pickles[0]}), which can run code when they are read.",
+            "save it with safetensors: model.save_pretrained(…, safe_serialization=True)",
+        )
+    return GtrTurboError(f"{folder} holds no {SINGLE} and no {INDEX}.", "name a checkpoint folder.")
+
+
+def read_header(path: Path) -> tuple[bytes, list[Entry]]:
+    """Read a safetensors file's header: its bytes, length included, and its tensors in the order of their bytes.
+
+    Raises:
+        GtrTurboError: missing, truncated or damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            prefix = file.read(8)
+            length = int.from_bytes(prefix, "little")
+            if len(prefix) < 8 or length > HEADER_LIMIT:
+                raise ValueError("it has no header")
+            text = file.read(length)
+            size = os.fstat(file.fileno()).st_size
+        header = json.loads(text)
+        entries = [_entry(path, name, fields, 8 + length) for name, fields in header.items() if name != "__metadata__"]
+        entries.sort(key=lambda entry: (entry.start, entry.size))
+        _require_whole(entries, 8 + length, size)
+    except FileNotFoundError:
+        raise GtrTurboError(f"{path} does not exist.", f"see: gtrturbo show {path.parent} --check") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise GtrTurboError(f"{path} cannot be read: {error}.", f"see: gtrturbo show {path.parent} --check") from None
+    return prefix + text, entries
+
+
+def _entry(path: Path, name: str, fields: dict[str, Any], data: int) -> Entry:
+    start, end = fields["data_offsets"]
+    entry = Entry(name, path, fields["dtype"], tuple(fields["shape"]), data + start, end - start)
+    if entry.dtype not in BITS:
+        raise ValueError(f"{name} is of type {entry.dtype}, which merge does not know")
+    if entry.entries * entry.width != entry.size:
+        raise ValueError(f"{name} has {entry.size} bytes for shape {list(entry.shape)} {entry.dtype}")
+    return entry
+
+
+def _require_whole(entries: list[Entry], start: int, size: int) -> None:
+    for entry in entries:
+        if entry.start != start:
+            raise ValueError(f"{entry.name} does not follow the tensor before it")
+        start += entry.size
+    if start != size:
+        raise ValueError(f"it has {size} bytes, its header says {start}")
+
+
+@dataclass
+class Files:
+    """Open files, by path, shared by threads: reads and writes name their offset."""
+
+    _open: dict[Path, int] = field(default_factory=dict)
+
+    def read(self, entry: Entry, first: int, out: np.ndarray) -> None:
+        """Read entries [first, first + len(out)) of a tensor into `out`, whose dtype is the file's."""
+        self.read_bytes(entry.file, entry.start + first * entry.width, out)
+
+    def read_bytes(self, path: Path, offset: int, data: np.ndarray) -> None:
+        """Fill an array from an offset of a file."""
+        out = data.view(np.uint8).data
+        while len(out):
+            got = os.preadv(self._open[path], [out], offset)
+            if not got:
+                raise GtrTurboError(f"{path} became shorter while it was read.")
+            out, offset = out[got:], offset + got
+
+    def write(self, path: Path, offset: int, data: np.ndarray) -> None:
+        """Write an array's bytes at an offset of a file that was opened for writing."""
+        left = data.view(np.uint8).data
+        while len(left):
+            done = os.pwrite(self._open[path], left, offset)
+            left, offset = left[done:], offset + done
+
+    def open(self, path: Path) -> None:
+        """Open a file for reading, once."""
+        if path not in self._open:
+            self._open[path] = os.open(path, os.O_RDONLY)
+
+    def create(self, path: Path, header: bytes, size: int) -> None:
+        """Make a file of its final size with its header, so that a full disk is found before the work."""
+        self._open[path] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        os.posix_fallocate(self._open[path], 0, max(1, size))
+        os.pwrite(self._open[path], header, 0)
+
+    def close(self) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+
+
+def read_tensor(files: Files, entry: Entry) -> np.ndarray:
+    """Read one whole floating-point tensor, in its shape; bfloat16 as the uint16 of its bits."""
+    flat = np.empty(entry.entries, FLOATS[entry.dtype])
+    files.read(entry, 0, flat)
+    return flat.reshape(entry.shape)
+
+
+def widen(values: np.ndarray) -> np.ndarray:
+    """Turn a tile as it is on disk into float32, or float64 where it is that."""
+    if values.dtype == np.uint16:
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values if values.dtype == np.float64 else values.astype(np.float32)
+
+
+def header_of(entries: dict[str, tuple[str, tuple[int, ...]]]) -> bytes:
+    """Make the header of a new file from names, types and shapes, in that order; padded so that the data is aligned."""
+    offset = 0
+    fields: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    for name, (dtype, shape) in entries.items():
+        size = math.prod(shape) * BITS[dtype] // 8
+        fields[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text

@@ -1,0 +1,189 @@
+"""The compiled inner loops: kernel.c is built once with the machine's C compiler; without one, tiles.py does the same."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gtrturbo.merging.operands import BINS, CHUNK, SUMS, TABLES, Operand, Rule, Search
+
+SOURCE = Path(__file__).with_name("kernel.c")
+# Each operation is rounded on its own: contraction into fused multiply-adds would give other bytes than torch.
+FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC")
+_DTYPES = {np.dtype(np.float64): 0, np.dtype(np.float32): 1, np.dtype(np.uint16): 2, np.dtype(np.float16): 3}
+_VOTES = {None: 0, "total": 1, "count": 2}
+
+
+class _Input(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("dtype", ctypes.c_int64),
+        ("difference", ctypes.c_int64),
+        ("weight", ctypes.c_double),
+        ("low", ctypes.c_double),
+        ("high", ctypes.c_double),
+        ("key", ctypes.c_uint64),
+    )
+
+
+class _Rule(ctypes.Structure):
+    _fields_ = (
+        ("vote", ctypes.c_int64),
+        ("average", ctypes.c_int64),
+        ("divisor", ctypes.c_double),
+        ("keep", ctypes.c_double),
+        ("scale", ctypes.c_double),
+        ("base_factor", ctypes.c_double),
+        ("trimmed", ctypes.c_int64),
+    )
+
+
+class CompiledKernel:
+    """kernel.c behind arrays; its functions release the interpreter lock, so threads run them side by side."""
+
+    name = "compiled"
+
+    def __init__(self, library: Path) -> None:
+        self._library = ctypes.CDLL(str(library))
+        self._library.gtrturbo_gather.restype = ctypes.c_int64
+
+    def tables(self) -> np.ndarray:
+        return np.zeros((TABLES, BINS), np.uint32)
+
+    def histogram(
+        self, base: np.ndarray, operand: Operand, *, prefix: int, prefix_shift: int, shift: int, tables: np.ndarray
+    ) -> int:
+        return int(
+            self._library.gtrturbo_histogram(
+                ctypes.c_int64(len(operand.data)),
+                ctypes.c_int64(_DTYPES[base.dtype]),
+                _pointer(base),
+                ctypes.byref(_input(operand)),
+                ctypes.c_uint64(prefix),
+                ctypes.c_int64(prefix_shift),
+                ctypes.c_int64(shift),
+                _pointer(tables),
+            )
+        )
+
+    def span(self, base: np.ndarray, operand: Operand, search: Search) -> bool:
+        above, found = ctypes.c_int64(search.above), ctypes.c_int64(search.found)
+        fine = self._library.gtrturbo_span(
+            ctypes.c_int64(len(operand.data)),
+            ctypes.c_int64(_DTYPES[base.dtype]),
+            _pointer(base),
+            ctypes.byref(_input(operand)),
+            ctypes.c_uint64(search.first),
+            ctypes.c_uint64(TABLES),
+            _pointer(search.tables),
+            ctypes.byref(above),
+            _pointer(search.rest),
+            ctypes.c_int64(len(search.rest)),
+            ctypes.byref(found),
+        )
+        search.above, search.found = above.value, found.value
+        return bool(fine)
+
+    def gather(self, base: np.ndarray, operand: Operand, *, prefix: int, prefix_shift: int, out: np.ndarray) -> int:
+        return self._library.gtrturbo_gather(
+            ctypes.c_int64(len(operand.data)),
+            ctypes.c_int64(_DTYPES[base.dtype]),
+            _pointer(base),
+            ctypes.byref(_input(operand)),
+            ctypes.c_uint64(prefix),
+            ctypes.c_int64(prefix_shift),
+            _pointer(out),
+        )
+
+    def combine(
+        self,
+        base: np.ndarray,
+        operands: Sequence[Operand],
+        rule: Rule,
+        *,
+        offset: int,
+        out: np.ndarray,
+        state: np.ndarray | None = None,
+        decay: float = 1.0,
+    ) -> np.ndarray | None:
+        sums = np.zeros((-(-len(base) // CHUNK), SUMS))
+        inputs = (_Input * max(1, len(operands)))(*map(_input, operands))
+        fine = self._library.gtrturbo_combine(
+            ctypes.c_int64(len(base)),
+            ctypes.c_int64(offset),
+            ctypes.c_int64(_DTYPES[base.dtype]),
+            _pointer(base),
+            ctypes.c_int64(len(operands)),
+            inputs,
+            ctypes.byref(_rule(rule)),
+            None if state is None else _pointer(state),
+            ctypes.c_double(decay),
+            _pointer(out),
+            _pointer(sums),
+        )
+        return sums if fine else None
+
+
+def _pointer(array: np.ndarray) -> ctypes.c_void_p:
+    assert array.flags.c_contiguous
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def _input(operand: Operand) -> _Input:
+    return _Input(
+        operand.data.ctypes.data,
+        _DTYPES[operand.data.dtype],
+        operand.difference,
+        operand.weight,
+        operand.low,
+        operand.high,
+        operand.key,
+    )
+
+
+def _rule(rule: Rule) -> _Rule:
+    return _Rule(_VOTES[rule.vote], rule.average, rule.divisor, rule.keep, rule.scale, rule.base_factor, rule.trims)
+
+
+@functools.cache
+def compiled_kernel() -> CompiledKernel | None:
+    """Build kernel.c, or take it as it was built before; None where there is no C compiler."""
+    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
+    if compiler is None:
+        return None
+    try:
+        library = _cache() / f"kernel-{_fingerprint(compiler)}.so"
+        if not library.is_file():
+            _compile(compiler, library)
+        return CompiledKernel(library)
+    except (OSError, subprocess.CalledProcessError):
+        return None  # The caller says that it goes on without.
+
+
+def _fingerprint(compiler: str) -> str:
+    """Name a build by source, flags and processor: a home folder may be shared by machines that differ."""
+    cpu = Path("/proc/cpuinfo")
+    features = [line for line in cpu.read_text().splitlines() if line.startswith(("flags", "Features"))] if cpu.exists() else []
+    parts = [SOURCE.read_text(), *FLAGS, compiler, platform.machine(), *features[:1]]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+def _cache() -> Path:
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gtrturbo"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _compile(compiler: str, library: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        built = Path(folder) / library.name
+        subprocess.run([compiler, *FLAGS, "-o", str(built), str(SOURCE), "-lm"], check=True, capture_output=True)
+        built.replace(library)

@@ -1,0 +1,68 @@
+"""Which tensor on disk belongs to which module of an adapter: transformers may store a model under other names than it runs.
+
+Qwen2.5-VL runs `model.language_model.layers.0` and stores `model.layers.0`. Nothing is hard-coded per model: the longest common
+ending decides where it is the only one; else transformers itself is asked, on a model without weights.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.merging.files import Layout
+
+Tensors = Sequence[tuple[str, tuple[int, ...]]]
+
+
+def tensors_of(base: Layout, tensors: Tensors) -> dict[str, str]:
+    """Return the base's name for each tensor that adapters change.
+
+    Args:
+        base: the model on disk.
+        tensors: names as PEFT knows them, and shapes.
+
+    Raises:
+        GtrTurboError: one is not there in its shape.
+    """
+    found = _by_ending(base, tensors) or _by_transformers(base.folder, tensors)
+    for tensor, shape in tensors:
+        name = found.get(tensor)
+        if name is None or name not in base.entries:
+            raise GtrTurboError(f"the adapters change {tensor}, which {base.folder} does not hold as a tensor of its own.")
+        if base.entries[name].shape != shape:
+            raise GtrTurboError(
+                f"{tensor} of the adapters has shape {list(shape)}, {name} in {base.folder} {list(base.entries[name].shape)}.",
+                "the adapters belong to another base.",
+            )
+    return found
+
+
+def _by_ending(base: Layout, tensors: Tensors) -> dict[str, str] | None:
+    """Match by the longest common ending; None unless every tensor has exactly one such, and no two the same."""
+    endings: dict[str, list[str]] = {}
+    for name in base.entries:
+        for ending in _endings(name):
+            endings.setdefault(ending, []).append(name)
+    found: dict[str, str] = {}
+    for tensor, shape in tensors:
+        # At least the module's own name: "weight" alone would fit any.
+        candidates = next((endings[tail] for tail in _endings(tensor)[:-1] if tail in endings), [])
+        if len(candidates) != 1 or base.entries[candidates[0]].shape != shape:
+            return None
+        found[tensor] = candidates[0]
+    return found if len(set(found.values())) == len(found) else None
+
+
+def _endings(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[cut:]) for cut in range(len(parts))]
+
+
+def _by_transformers(folder: Path, tensors: Tensors) -> dict[str, str]:
+    """Ask transformers how it names each stored tensor in memory."""
+    from gtrturbo.models.stored_names import stored_names  # Takes seconds to import, and is rarely needed.
+
+    try:
+        in_memory = stored_names(folder)
+    except (OSError, ValueError) as error:
+        raise GtrTurboError(f"transformers does not know the model in {folder}: {error}") from None
+    return {tensor: in_memory[tensor] for tensor, _ in tensors if tensor in in_memory}

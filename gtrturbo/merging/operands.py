@@ -1,0 +1,124 @@
+"""What one tile of a merge is made of, for the compiled kernel and for torch alike."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+CHUNK = 1 << 14  # entries per row of sums, so that what is reported does not depend on how the work was cut
+SUMS = 7
+TABLES = 4
+BINS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tile of one checkpoint.
+
+    Attributes:
+        data: float64, float32, float16, or uint16 for bfloat16's bits. [n]
+        difference: the values are a task vector already, not weights to subtract the base from.
+        weight: relative to the largest, or a coefficient.
+        low, high: entries count where low ≤ |d| ≤ high.
+        key: decides which entries a random drop keeps.
+    """
+
+    data: np.ndarray
+    difference: bool = False
+    weight: float = 1.0
+    low: float = 0.0
+    high: float = math.inf
+    key: int = 0
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How tiles become one.
+
+    vote None:             m = Σ w_i d_i / divisor
+    vote total, count:     the sum over the entries that agree with the elected sign, divided by their weights (average) or by
+                           divisor; the sign is that of Σ w_i d_i (total), or of the number of votes (count); 0 counts as +
+    Then out = base_factor · base + scale · m.
+
+    `keep` below 1 drops entries at random and divides the others by it.
+    """
+
+    vote: Literal["total", "count"] | None = None
+    average: bool = False
+    divisor: float = 1.0
+    keep: float = 1.0
+    scale: float = 1.0
+    base_factor: float = 1.0
+    trims: bool = False
+
+
+@dataclass
+class Search:
+    """A pass that looks at TABLES bins of 16 bits, from `first` on.
+
+    Attributes:
+        first: the lowest bin.
+        tables: how many entries of each bin have which next 16 bits. [TABLES, BINS]
+        rest: entries of these bins that have bits below those, as far as there is room.
+        above: number of entries above the bins.
+        found: number of entries that `rest` is for.
+    """
+
+    first: int
+    tables: np.ndarray
+    rest: np.ndarray
+    above: int = 0
+    found: int = 0
+
+
+class Kernel(Protocol):
+    """The inner loops, compiled or in torch; both give the same bytes."""
+
+    name: str
+
+    def tables(self) -> np.ndarray:
+        """Counters for `histogram`, all 0. [TABLES, BINS]"""
+        ...
+
+    def histogram(
+        self, base: np.ndarray, operand: Operand, *, prefix: int, prefix_shift: int, shift: int, tables: np.ndarray
+    ) -> int:
+        """Count magnitudes by 16 of their bits, those alone whose bits above `prefix_shift` are `prefix` (64: all).
+
+        Returns: 0 if an entry is not finite, 1 if none of those that were counted has bits below `shift`, else 2. A pass over all
+        does not look, and returns 2.
+        """
+        ...
+
+    def span(self, base: np.ndarray, operand: Operand, search: Search) -> bool:
+        """Count by 32 bits what lies in the TABLES bins of 16 bits that are searched; returns False if an entry is not finite."""
+        ...
+
+    def gather(self, base: np.ndarray, operand: Operand, *, prefix: int, prefix_shift: int, out: np.ndarray) -> int:
+        """Copy such magnitudes into `out`, float64; return how many, or −1 if an entry is not finite."""
+        ...
+
+    def combine(
+        self,
+        base: np.ndarray,
+        operands: Sequence[Operand],
+        rule: Rule,
+        *,
+        offset: int,
+        out: np.ndarray,
+        state: np.ndarray | None = None,
+        decay: float = 1.0,
+    ) -> np.ndarray | None:
+        """Merge one tile into `out`, of the base's dtype.
+
+        Args:
+            offset: the tile's first entry within its tensor, a multiple of CHUNK.
+            state: sums of earlier checkpoints, of + and − entries and of the weights behind each; multiplied by `decay`,
+                extended, written back. [4, n] float64
+
+        Returns: per chunk, with s = Σ w_i d_i: ‖m‖², ‖s‖², ⟨m, s⟩, ‖base‖², entries with both signs, entries kept and entries
+        changed (both over all operands) [chunks, SUMS]; None if an entry is not finite.
+        """
+        ...

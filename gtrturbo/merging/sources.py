@@ -1,0 +1,276 @@
+"""Where the tiles of a merge come from: full weights, adapters as dense deltas, or both ends of a difference."""
+
+import fnmatch
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.merging.adapters import Adapter, Delta
+from gtrturbo.merging.files import FLOATS, Entry, Files, Layout, widen
+
+TILE = 1 << 18  # entries; the buffers of a tile stay in the cache
+# Products B A are made in blocks of so many entries, whatever the tile, so that their bytes do not depend on it.
+BLOCK = 1 << 18
+
+# Reads entries [first, last) of one checkpoint's tensor: the values, and whether they are a task vector already.
+Reader = Callable[[int, int], tuple[np.ndarray, bool]]
+
+
+@dataclass(frozen=True)
+class Full:
+    """A tensor as it is in a full checkpoint. `whole` takes it as a vector of its own, not as a difference from the base."""
+
+    folder: Path
+    entry: Entry
+    whole: bool = False
+
+    def reader(self, files: Files) -> Reader:
+        buffer = np.empty(0, FLOATS[self.entry.dtype])
+
+        def read(first: int, last: int) -> tuple[np.ndarray, bool]:
+            nonlocal buffer
+            if len(buffer) < last - first:
+                buffer = np.empty(last - first, buffer.dtype)
+            files.read(self.entry, first, buffer[: last - first])
+            return buffer[: last - first], self.whole
+
+        return read
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """A base that is nothing: what is merged around it are vectors of their own."""
+
+    dtype: np.dtype
+
+    def reader(self, _: Files) -> Reader:
+        return lambda first, last: (np.zeros(last - first, self.dtype), False)
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """ΔW of one module under an adapter, minus that of the adapter that the run started from, if there is one.
+
+    `under`: the weights below it, where W + ΔW is taken as a vector of its own.
+    """
+
+    folder: Path
+    adapter: Adapter
+    module: str
+    origin: Adapter | None = None
+    under: Full | None = None
+
+    def reader(self, files: Files) -> Reader:
+        delta = Delta.read(files, self.adapter, self.module)
+        origin = Delta.read(files, self.origin, self.module) if self.origin else None
+        under = self.under.reader(files) if self.under else None
+        width = delta.a.shape[1]
+
+        def read(first: int, last: int) -> tuple[np.ndarray, bool]:
+            rows = (first // width, last // width)
+            moved = delta.rows(*rows).reshape(-1)
+            if origin:
+                moved = moved.astype(np.float64) - origin.rows(*rows).reshape(-1)
+            if under:
+                moved = widen(under(first, last)[0]).astype(np.float64) + moved
+            return moved, True
+
+        return read
+
+
+@dataclass(frozen=True)
+class Grounded:
+    """The base under an adapter that has a change of its own: W + ΔW, rounded to W's type."""
+
+    entry: Entry
+    origin: Adapter
+    module: str
+
+    def reader(self, files: Files) -> Reader:
+        under = Full(self.entry.file.parent, self.entry).reader(files)
+        delta = Delta.read(files, self.origin, self.module)
+        width = delta.a.shape[1]
+
+        def read(first: int, last: int) -> tuple[np.ndarray, bool]:
+            values, _ = under(first, last)
+            sums = widen(values).astype(np.float64) + delta.rows(first // width, last // width).reshape(-1)
+            return narrow(sums, values.dtype), False
+
+        return read
+
+
+def narrow(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Round float64 to a tile's type by way of float32, to nearest, ties to even; uint16 stands for bfloat16."""
+    if dtype == np.float64:
+        return values
+    single = values.astype(np.float32)
+    if dtype != np.uint16:
+        return single.astype(dtype)
+    words = single.view(np.uint32)
+    return ((words + (0x7FFF + ((words >> 16) & 1))) >> 16).astype(np.uint16)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One tensor to merge: where it goes, what it is measured from, and one part per checkpoint that moved it.
+
+    `step`: entries per tile.
+    """
+
+    entry: Entry
+    base: Full | Grounded | Zeros
+    parts: tuple[Full | LowRank, ...]
+    step: int
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+    def tiles(self, first: int, last: int, share: int = 1) -> list[tuple[int, int]]:
+        """Cut entries [first, last) into tiles, and take the first such part of each, in whole rows where products need them."""
+        row = self.entry.shape[-1] if any(isinstance(part, LowRank) for part in self.parts) else 1
+        size = -(-self.step // share // row) * row
+        return [(start, min(start + size, last)) for start in range(first, last, self.step)]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """All that a merge reads and where it writes: merged tensors, and those that are copied from the base."""
+
+    base: Layout
+    targets: tuple[Target, ...]
+    copied: tuple[Entry, ...]
+    layouts: tuple[Layout, ...]
+    adapters: tuple[Adapter, ...]
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of all inputs, each counted once."""
+        factors = sum(a.size + b.size for adapter in self.adapters for a, b in adapter.factors.values())
+        return sum(layout.size for layout in self.layouts) + factors
+
+    def open(self, files: Files) -> None:
+        for layout in self.layouts:
+            for name in layout.headers:
+                files.open(layout.folder / name)
+        for adapter in self.adapters:
+            for a, _ in adapter.factors.values():
+                files.open(a.file)
+            for entry in adapter.replaced.values():
+                files.open(entry.file)
+
+
+def full_sources(
+    base: Layout, checkpoints: Sequence[Layout], *, only: Sequence[str], exclude: Sequence[str], whole: bool
+) -> Sources:
+    """Match full checkpoints with their base, tensor by tensor.
+
+    Raises:
+        GtrTurboError: names, shapes or types that do not fit; the tensor is named.
+    """
+    for other in checkpoints:
+        _require_same(base, other)
+    selected = select(base.entries, only=only, exclude=exclude)
+    targets, copied = [], []
+    for name, entry in base.entries.items():
+        if entry.is_float and entry.entries and name in selected:
+            parts = tuple(Full(other.folder, other.entries[name], whole) for other in checkpoints)
+            targets.append(Target(entry, Full(base.folder, entry), parts, TILE))
+        else:
+            copied.append(entry)
+    return Sources(base, tuple(targets), tuple(copied), (base, *checkpoints), ())
+
+
+def _require_same(base: Layout, other: Layout) -> None:
+    extra = sorted(other.entries.keys() - base.entries.keys())
+    missing = sorted(base.entries.keys() - other.entries.keys())
+    hint = "merge needs checkpoints of one base."
+    for names, relation in ((extra, "that the base lacks"), (missing, "fewer than the base")):
+        if names:
+            raise GtrTurboError(f"checkpoint {other.folder} has {len(names)} tensors {relation} (first: {names[0]}).", hint)
+    for name, entry in base.entries.items():
+        found = other.entries[name]
+        if found.shape != entry.shape:
+            raise GtrTurboError(f"{name} in {other.folder} has shape {list(found.shape)}, in the base {list(entry.shape)}.", hint)
+        if found.is_float != entry.is_float:
+            raise GtrTurboError(f"{name} in {other.folder} is of type {found.dtype}, in the base {entry.dtype}.", hint)
+
+
+def select(names: Sequence[str] | dict[str, Entry], *, only: Sequence[str], exclude: Sequence[str]) -> set[str]:
+    """Choose tensors by shell patterns.
+
+    Raises:
+        GtrTurboError: a pattern fits no tensor.
+    """
+    for pattern in (*only, *exclude):
+        if not fnmatch.filter(names, pattern):
+            raise GtrTurboError(
+                f"no tensor is called {pattern}.", f"the first is {next(iter(names), 'none')}; * stands for any text."
+            )
+    chosen = {name for pattern in only for name in fnmatch.filter(names, pattern)} if only else set(names)
+    return chosen - {name for pattern in exclude for name in fnmatch.filter(names, pattern)}
+
+
+def adapter_sources(
+    base: Layout,
+    adapters: Sequence[Adapter],
+    origin: Adapter | None,
+    names: Callable[[list[tuple[str, tuple[int, ...]]]], dict[str, str]],
+    *,
+    only: Sequence[str],
+    exclude: Sequence[str],
+    whole: bool,
+) -> Sources:
+    """Match adapters with the tensors of the model under them.
+
+    Args:
+        base: the model under the adapters.
+        adapters: one per checkpoint.
+        origin: the adapter that they were trained from, where it has a change of its own.
+        names: gives the base's name for each tensor that the adapters change, from its name in memory and its shape.
+        only, exclude: patterns over the base's tensors.
+        whole: take W + ΔW as vectors of their own.
+
+    Raises:
+        GtrTurboError: the adapters change different modules, or tensors that the base has in another shape.
+    """
+    first = adapters[0]
+    for adapter in [*adapters[1:], *([origin] if origin else [])]:
+        if odd := sorted(adapter.factors.keys() ^ first.factors.keys()) or sorted(
+            adapter.replaced.keys() ^ first.replaced.keys()
+        ):
+            raise GtrTurboError(f"{adapter.folder} adapts other modules than {first.folder} (first: {odd[0]}).")
+    shapes = {f"{module}.weight": (b.shape[0], a.shape[1]) for module, (a, b) in first.factors.items()}
+    stored = names([*shapes.items(), *((name, entry.shape) for name, entry in first.replaced.items())])
+    modules = {stored[f"{module}.weight"]: module for module in first.factors}
+    saved = {stored[name]: name for name in first.replaced}
+    selected = select(base.entries, only=only, exclude=exclude)
+    targets, copied = [], []
+    for name, entry in base.entries.items():
+        if name in modules and name in selected:
+            module = modules[name]
+            under = Grounded(entry, origin, module) if origin else Full(base.folder, entry)
+            width = entry.shape[1]
+            below, start = (Full(base.folder, entry), None) if whole else (None, origin)
+            parts = tuple(LowRank(adapter.folder, adapter, module, origin=start, under=below) for adapter in adapters)
+            targets.append(Target(entry, under, parts, max(1, BLOCK // width) * width))
+        elif name in saved and name in selected:
+            start = Full(origin.folder, origin.replaced[saved[name]]) if origin else Full(base.folder, entry)
+            parts = tuple(Full(adapter.folder, _replacement(adapter, saved[name], entry), whole) for adapter in adapters)
+            targets.append(Target(entry, start, parts, TILE))
+        elif origin and (name in modules or name in saved):
+            raise GtrTurboError(f"--only and --exclude leave out {name}, which the base {origin.folder} itself changes.")
+        else:
+            copied.append(entry)
+    used = (*adapters, *([origin] if origin else []))
+    return Sources(base, tuple(targets), tuple(copied), (base,), used)
+
+
+def _replacement(adapter: Adapter, name: str, entry: Entry) -> Entry:
+    found = adapter.replaced[name]
+    if found.shape != entry.shape or not found.is_float:
+        raise GtrTurboError(f"{name} in {adapter.folder} has shape {list(found.shape)}, in the base {list(entry.shape)}.")
+    return found

@@ -1,0 +1,26 @@
+"""Fixtures that write checkpoints and merge them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from checkpoints import SHAPES, Folders, noisy
+
+
+@pytest.fixture
+def folders(tmp_path) -> Folders:
+    return Folders(tmp_path)
+
+
+@pytest.fixture
+def family(folders) -> Callable[..., tuple[Path, list[Path]]]:
+    """Write a base and checkpoints around it: family(k, dtypes="BF16", shards=2, …) -> (base, checkpoints)."""
+
+    def make(k: int, *, shapes=None, dtypes: str = "F32", shards: int | Sequence[int] = 1, scale: float = 0.1, seed: int = 0):
+        base, others = noisy(shapes or SHAPES, k, scale=scale, seed=seed)
+        counts = [shards] * (k + 1) if isinstance(shards, int) else list(shards)
+        written = folders.write(f"base{seed}", base, dtypes, shards=counts[0])
+        pairs = zip(others, counts[1:], strict=True)
+        return written, [folders.write(f"checkpoint{seed}-{i}", o, dtypes, shards=n) for i, (o, n) in enumerate(pairs)]
+
+    return make

@@ -1,0 +1,314 @@
+"""Merging again with what was kept: running sums, cached thresholds. Both equal the merge from scratch."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import content, read
+
+from gtrturbo.artifacts import artifact_id, read_manifest
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.merging import accumulators, engine
+from gtrturbo.merging.files import Files
+from gtrturbo.stages import merge as stage
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F32"])
+@pytest.mark.parametrize("chunks", [[1] * 5, [2, 3], [4, 1], [1, 1, 40]])
+def test_running_sums_equal_the_merge_from_scratch_byte_for_byte(folders, family, dtype, chunks):
+    base, others = family(5, dtypes=dtype)
+    # Copies are enough to make it many: they agree in all signs with one another, and not with the rest.
+    others = [*others[: sum(chunks[:2])], *(others[i % 5] for i in range(sum(chunks[2:])))]
+    others = others[: sum(chunks)]
+    state, done = folders.root / "state", 0
+    for count in chunks:
+        fresh, done = distinct(folders, others[done : done + count], done), done + count
+        out = folders.merge(*fresh, base=base, density="0.5", state=state)
+    assert content(out) == content(folders.merge(*others, base=base, density="0.5"))
+    assert read_manifest(out).metrics["checkpoints"] == sum(chunks)
+
+
+def distinct(folders, paths, start):
+    """Copies of checkpoints with other ids: a state takes each checkpoint once."""
+    copies = []
+    for number, path in enumerate(paths, start):
+        copies.append(folders.root / f"copy{number}")
+        shutil.copytree(path, copies[-1])
+        (copies[-1] / "config.json").write_text(json.dumps({"number": number}))
+    return copies
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.1, 1.0])
+def test_running_sums_of_ema_differ_by_rounding_alone(folders, family, alpha):
+    base, others = family(6, dtypes="F64", shapes={"w": (4000,)})
+    state = folders.root / "state"
+    for chunk in (others[:1], others[1:4], others[4:]):
+        out = folders.merge(*chunk, base=base, weights=f"ema:{alpha}", density="0.5", state=state)
+    found, expected = read(out)["w"], read(folders.merge(*others, base=base, weights=f"ema:{alpha}", density="0.5"))["w"]
+    # Six terms of order 1, each rounded a few times: 1e-14. A vote that cancels to that could go either way; none does here.
+    assert np.abs(found - expected).max() <= 1e-14
+
+
+def test_a_state_needs_no_checkpoint_that_it_holds(folders, family):
+    base, others = family(3, dtypes="BF16")
+    expected = content(folders.merge(*others, base=base))
+    state = folders.root / "state"
+    folders.merge(*others[:2], base=base, state=state)
+    for path in others[:2]:
+        shutil.rmtree(path)
+    out = folders.merge(others[2], base=base, state=state)
+    assert content(out) == expected
+    assert read_manifest(out).inputs["checkpoints"] == json.loads((state / "state.json").read_text())["checkpoints"]
+
+
+def test_a_checkpoint_counts_once_however_often_it_is_named(folders, family):
+    base, others = family(2)
+    state = folders.root / "state"
+    first = folders.merge(others[0], base=base, state=state)
+    before = content(state)
+    again = folders.merge(others[0], base=base, state=state)
+    assert content(again) == content(first) and content(state) == before
+    both = folders.merge(*others, base=base, state=state)
+    assert content(both) == content(folders.merge(*others, base=base))
+    # The scale is applied to the sums: it may change from one merge to the next.
+    halved = folders.merge(base=base, state=state, checkpoints=(others[1],), scale=0.5)
+    assert content(halved) == content(folders.merge(*others, base=base, scale=0.5))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"density": "0.5"}, "was begun with --density 0.8, not 0.5"),
+        ({"weights": "ema:0.5"}, "was begun with --weights sma, not ema:0.5"),
+        ({"only": ("embed.*",)}, r"was begun with --only , not embed\.\*"),
+        ({"method": "linear"}, "keeps running sums of ties"),
+        ({"weights": "0.5"}, "keeps running sums of ties with weights sma or ema:ALPHA"),
+        ({"sign": "count"}, "keeps running sums of ties"),
+        ({"normalize": False}, "keeps running sums of ties"),
+        ({"recursive": True}, "--recursive is for full teachers"),
+    ],
+)
+def test_a_state_of_another_merge_is_refused_by_name(folders, family, settings, said):
+    base, others = family(2)
+    state = folders.root / "state"
+    folders.merge(others[0], base=base, state=state)
+    before = content(state)
+    with pytest.raises(GtrTurboError, match=said):
+        folders.merge(others[1], base=base, state=state, **settings)
+    assert content(state) == before
+    assert not list(folders.root.glob(".*partial"))
+
+
+def test_a_state_around_another_base_is_refused(folders, family):
+    base, others = family(2)
+    other_base, _ = family(1, seed=1)
+    state = folders.root / "state"
+    folders.merge(others[0], base=base, state=state)
+    with pytest.raises(
+        GtrTurboError, match=f"was begun with another base .{artifact_id(base)[:6]}, not {artifact_id(other_base)[:6]}"
+    ):
+        folders.merge(others[1], base=other_base, state=state)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda state: (state / "state.json").unlink(), "holds no merge state"),
+        (lambda state: (state / "state.json").write_text("{}"), "holds no merge state"),
+        (lambda state: rewrite(state / "state.json", format=0), "is of format 0, not 1"),
+        (lambda state: os.truncate(state / "negative.safetensors", 300), r"negative.safetensors cannot be read"),
+        (lambda state: (state / "positive_weight.safetensors").unlink(), r"positive_weight.safetensors does not exist"),
+        (
+            lambda state: shutil.copy(state / "positive.safetensors", state / "positive_weight.safetensors"),
+            "sums of other tensors",
+        ),
+    ],
+)
+def test_a_damaged_state_is_refused(folders, family, damage, said):
+    base, others = family(2)
+    state = folders.root / "state"
+    folders.merge(others[0], base=base, state=state)
+    damage(state)
+    with pytest.raises(GtrTurboError, match=said):
+        folders.merge(others[1], base=base, state=state)
+    assert not list(folders.root.glob(".*partial")) and len(list(folders.root.glob("merged*"))) == 1
+
+
+def rewrite(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_a_folder_that_is_no_state_is_not_touched(folders, family):
+    base, others = family(1)
+    with pytest.raises(GtrTurboError, match="holds no merge state"):
+        folders.merge(others[0], base=base, state=others[0])
+    assert (others[0] / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("fails", ["write", "finish"])
+def test_an_interrupted_update_leaves_the_old_state_whole(folders, family, monkeypatch, fails):
+    base, others = family(2, dtypes="BF16")
+    state = folders.root / "state"
+    folders.merge(others[0], base=base, state=state)
+    before = content(state) | {"state.json": (state / "state.json").read_bytes()}
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(accumulators.Accumulators, fails, stop)
+        with pytest.raises(KeyboardInterrupt):
+            folders.merge(others[1], base=base, state=state)
+    assert content(state) | {"state.json": (state / "state.json").read_bytes()} == before
+    out = folders.merge(others[1], base=base, state=state)
+    assert content(out) == content(folders.merge(*others, base=base))
+    assert not list(folders.root.glob(".state*"))
+
+
+def test_a_process_killed_at_any_moment_of_the_exchange_loses_nothing(folders, family, monkeypatch):
+    base, others = family(2, dtypes="BF16")
+    state = folders.root / "state"
+    folders.merge(others[0], base=base, state=state)
+    genuine = Path.rename
+
+    def killed(self, target):
+        if self.name == ".state.partial":  # Between the two renames: the old state lies aside.
+            raise KeyboardInterrupt
+        return genuine(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            folders.merge(others[1], base=base, state=state)
+    assert not state.exists()
+    out = folders.merge(others[1], base=base, state=state)
+    assert content(out) == content(folders.merge(*others, base=base))
+
+
+def test_the_sums_on_disk_are_those_of_numpy(folders, family):
+    base, others = family(3, shapes={"w": (500,)})
+    state = folders.root / "state"
+    folders.merge(*others, base=base, state=state, density="1")
+    wide = [read(path)["w"].astype(np.float64) for path in (base, *others)]
+    moved = [other - wide[0] for other in wide[1:]]
+    sums = {}
+    for part, dtype in (
+        ("positive", np.float64),
+        ("negative", np.float64),
+        ("positive_weight", np.uint16),
+        ("negative_weight", np.uint16),
+    ):
+        raw = (state / f"{part}.safetensors").read_bytes()
+        sums[part] = np.frombuffer(raw[8 + int.from_bytes(raw[:8], "little") :], dtype)
+    assert np.allclose(sums["positive"], sum(np.maximum(d, 0) for d in moved), rtol=1e-15, atol=0)
+    assert np.allclose(sums["negative"], sum(np.minimum(d, 0) for d in moved), rtol=1e-15, atol=0)
+    assert np.array_equal(sums["positive_weight"], sum(d > 0 for d in moved))
+    assert np.array_equal(sums["negative_weight"], sum((d < 0).astype(int) for d in moved))
+
+
+@pytest.mark.parametrize("settings", [{"density": "0.5"}, {"density": "0.5,0.2,0.9"}, {"method": "breadcrumbs", "gamma": 0.1}])
+def test_cached_thresholds_give_the_same_bytes_without_measuring(folders, family, monkeypatch, settings):
+    base, others = family(3, dtypes="BF16")
+    expected = content(folders.merge(*others, base=base, **settings))
+    cache = folders.root / "cache"
+    assert content(folders.merge(*others, base=base, cache=cache, **settings)) == expected
+
+    def measured(*_):
+        raise AssertionError("a threshold was measured again")
+
+    monkeypatch.setattr(engine, "kth_largest", measured)
+    assert content(folders.merge(*others, base=base, cache=cache, **settings)) == expected
+    # Any weights, scale, window and order of the same checkpoints need nothing new.
+    if settings == {"density": "0.5"}:
+        folders.merge(others[2], others[0], base=base, cache=cache, **settings, weights="ema:0.4", scale=2.0)
+        folders.merge(*others, base=base, cache=cache, **settings, only=("layers.*",))
+        with pytest.raises(AssertionError, match="measured again"):
+            folders.merge(*others, base=base, cache=cache, density="0.6")
+        with pytest.raises(AssertionError, match="measured again"):
+            folders.merge(others[0], base=others[1], cache=cache, **settings)
+
+
+def test_only_new_checkpoints_and_tensors_are_measured(folders, family, monkeypatch):
+    base, others = family(3)
+    cache, counted = folders.root / "cache", []
+    genuine = engine.kth_largest
+    monkeypatch.setattr(engine, "kth_largest", lambda *rest: counted.append(1) or genuine(*rest))
+    folders.merge(*others[:2], base=base, cache=cache, only=("layers.*",))
+    assert len(counted) == 2 * 2
+    folders.merge(*others[:2], base=base, cache=cache)
+    assert len(counted) == 2 * 5
+    folders.merge(*others, base=base, cache=cache)
+    assert len(counted) == 3 * 5
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text[: len(text) // 2], "is damaged"),
+        (lambda text: text.replace('"bounds"', '"limits"'), "is damaged"),
+        (lambda text: text.replace('"embed.weight": [\n   0.', '"embed.weight": [\n   -0.'), "is damaged"),
+        (lambda text: text.replace('"density": 0.8', '"density": 0.9'), "belongs to another density"),
+    ],
+)
+def test_a_cache_that_is_damaged_or_of_something_else_is_refused(folders, family, change, said):
+    base, others = family(1)
+    cache = folders.root / "cache"
+    folders.merge(others[0], base=base, cache=cache)
+    (file,) = (path for path in cache.glob("*.json") if path.name != "hashes.json")
+    assert change(file.read_text()) != file.read_text()
+    file.write_text(change(file.read_text()))
+    with pytest.raises(GtrTurboError, match=said) as error:
+        folders.merge(others[0], base=base, cache=cache)
+    assert str(file) in error.value.what and "delete it" in error.value.fix
+
+
+def test_hashes_of_large_files_are_remembered_until_the_file_changes(folders, monkeypatch):
+    from gtrturbo import artifacts
+
+    monkeypatch.setattr(artifacts, "WORTH_REMEMBERING", 1)
+    monkeypatch.setattr(artifacts, "_hashed", {})
+    file, store = folders.root / "large", folders.root / "store" / "hashes.json"
+    file.write_bytes(b"one")
+    os.utime(file, (1, 1))
+    fresh = artifacts.content_hash(file)
+    monkeypatch.setattr(artifacts, "_hashed", {})
+    with artifacts.remembering_hashes(store):
+        assert artifacts.content_hash(file) == fresh
+    (key,) = json.loads(store.read_text())
+    monkeypatch.setattr(artifacts, "_hashed", {})
+    store.write_text(json.dumps({key: "remembered"}))
+    with artifacts.remembering_hashes(store):
+        assert artifacts.content_hash(file) == "remembered"
+        file.write_bytes(b"two")
+        assert artifacts.content_hash(file) not in ("remembered", fresh)
+    # Just written: it may change again without a new time, so its hash is not kept.
+    assert list(json.loads(store.read_text())) == [key]
+    store.write_text("[")
+    with pytest.raises(GtrTurboError, match="is damaged"), artifacts.remembering_hashes(store):
+        pass
+
+
+def test_a_full_disk_while_the_state_is_made_leaves_nothing(folders, family, monkeypatch):
+    base, others = family(1)
+    genuine = Files.create
+
+    def full(self, path, header, size):
+        if path.name == "negative.safetensors":
+            raise OSError(28, "No space left on device")
+        genuine(self, path, header, size)
+
+    monkeypatch.setattr(Files, "create", full)
+    with pytest.raises(GtrTurboError, match="No space left on device"):
+        folders.merge(others[0], base=base, state=folders.root / "state")
+    assert sorted(path.name for path in folders.root.iterdir()) == ["base0", "checkpoint0-0"]
+
+
+def test_more_checkpoints_than_a_count_can_hold_are_refused(folders, family, monkeypatch):
+    base, others = family(2)
+    monkeypatch.setattr(stage, "MOST", 1)
+    folders.merge(others[0], base=base, state=folders.root / "state")
+    with pytest.raises(GtrTurboError, match="a state holds 1 checkpoints at most"):
+        folders.merge(others[1], base=base, state=folders.root / "state")

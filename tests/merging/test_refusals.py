@@ -1,0 +1,333 @@
+"""What does not fit is refused by name, and then nothing is written."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import yaml
+from checkpoints import read
+
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.merging import engine, files
+from gtrturbo.recipe import read_recipe
+
+
+def refused(folders, said: str, *checkpoints, **settings) -> GtrTurboError:
+    before = sorted(path.name for path in folders.root.iterdir())
+    with pytest.raises(GtrTurboError, match=said) as error:
+        folders.merge(*checkpoints, **settings)
+    assert sorted(path.name for path in folders.root.iterdir()) == before
+    return error.value
+
+
+@pytest.mark.parametrize("method", ["ties", "linear", "sce", "model-stock", "dare-ties", "slerp"])
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32", "F64"])
+@pytest.mark.parametrize("who", ["base", "checkpoint"])
+def test_a_nan_or_an_infinity_is_named_by_file_and_tensor(folders, family, method, dtype, who):
+    base, others = family(2, dtypes=dtype)
+    tensors = read(base if who == "base" else others[1])
+    tensors["layers.0.bias"][-1] = np.inf if dtype == "F16" else np.nan
+    bad = folders.write("bad", tensors, dtype)
+    chosen = {"base": bad} if who == "base" else {"base": base}
+    if method == "slerp" and who == "base":
+        return  # Goes from one checkpoint to the other: no base is read.
+    pair = others if who == "base" else [others[0], bad]
+    refused(folders, rf"layers.0.bias in {bad} holds a NaN or an infinity", *pair, **chosen, method=method)
+
+
+def broken(folders, path, change):
+    file = path / "model.safetensors"
+    file.write_bytes(change(file.read_bytes()))
+    return path
+
+
+def header(raw: bytes) -> dict:
+    return json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+
+
+def with_header(raw: bytes, change) -> bytes:
+    text = json.dumps(change(header(raw))).encode()
+    return len(text).to_bytes(8, "little") + text + raw[8 + int.from_bytes(raw[:8], "little") :]
+
+
+def stretched(fields: dict) -> dict:
+    fields["scalar"]["data_offsets"][1] += 4
+    return fields
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda raw: raw[:-1], r"cannot be read: it has \d+ bytes, its header says"),
+        (lambda raw: raw + b"x", r"cannot be read: it has \d+ bytes, its header says"),
+        (lambda raw: raw[:5], "cannot be read: it has no header"),
+        (lambda raw: b"", "cannot be read: it has no header"),
+        (lambda raw: b"\xff" * 8 + raw[8:], "cannot be read: it has no header"),
+        (lambda raw: raw[:8] + b"}" + raw[9:], "cannot be read"),
+        (lambda raw: with_header(raw, lambda h: [1]), "cannot be read"),
+        (lambda raw: with_header(raw, stretched), "scalar has 8 bytes for shape"),
+        (
+            lambda raw: with_header(raw, lambda h: h | {"scalar": h["scalar"] | {"dtype": "F8_E4M3"}}),
+            "of type F8_E4M3, which merge",
+        ),
+        (lambda raw: with_header(raw, lambda h: h | {"norm.weight": {"dtype": "F32"}}), "cannot be read"),
+        (lambda raw: with_header(raw, lambda h: h | {"copy": h["scalar"]}), "does not follow the tensor before it"),
+        (
+            lambda raw: with_header(raw, lambda h: h | {"big": dict(h["scalar"], shape=[2**32, 2**32], data_offsets=[0, 0])}),
+            "for shape",
+        ),
+    ],
+    ids=range(12),
+)
+def test_a_damaged_file_is_named(folders, family, change, said):
+    base, others = family(2)
+    bad = broken(folders, others[1], change)
+    assert str(bad / "model.safetensors") in refused(folders, said, others[0], bad, base=base).what
+
+
+def test_a_missing_shard_is_named(folders, family):
+    base, others = family(2, shards=3)
+    (others[1] / "model-2-of-3.safetensors").unlink()
+    refused(folders, r"model-2-of-3.safetensors does not exist", *others, base=base)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda index: {"weight_map": index["weight_map"] | {"ghost": "model-1-of-2.safetensors"}}, "says that ghost lies in"),
+        (lambda index: {"weight_map": index["weight_map"] | {"scalar": "model-2-of-2.safetensors"}}, "says that scalar lies in"),
+        (
+            lambda index: {"weight_map": index["weight_map"] | {"scalar": "../base0/model.safetensors"}},
+            "which is no file beside it",
+        ),
+        (lambda index: {}, "is damaged"),
+        (lambda index: {"weight_map": [1, 2]}, "is damaged"),
+    ],
+)
+def test_an_index_that_lies_is_refused(folders, family, change, said):
+    base, others = family(1, shards=[1, 2])
+    file = others[0] / "model.safetensors.index.json"
+    index = json.loads(file.read_text())
+    assert index["weight_map"]["scalar"] == "model-1-of-2.safetensors"
+    file.write_text(json.dumps(change(index)))
+    refused(folders, said, others[0], base=base)
+
+
+def test_one_tensor_in_two_shards_is_refused(folders, family):
+    base, others = family(1, shards=[1, 2])
+    whole = (base / "model.safetensors").read_bytes()
+    (others[0] / "model-2-of-2.safetensors").write_bytes(whole)
+    refused(folders, r"holds .* twice, in model-1-of-2.safetensors and model-2-of-2.safetensors", others[0], base=base)
+
+
+def test_pickles_are_never_opened(folders, family):
+    base, others = family(1)
+    (others[0] / "model.safetensors").rename(others[0] / "pytorch_model.bin")
+    assert "safetensors" in refused(folders, r"holds pickled weights .pytorch_model.bin.", others[0], base=base).fix
+    (others[0] / "pytorch_model.bin").unlink()
+    refused(folders, "holds no model.safetensors and no model.safetensors.index.json", others[0], base=base)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t | {"extra": np.zeros(1)}, r"has 1 tensors that the base lacks .first: extra."),
+        (lambda t: {k: v for k, v in t.items() if k != "scalar"}, r"has 1 tensors fewer than the base .first: scalar."),
+        (lambda t: t | {"scalar": np.zeros(1)}, r"scalar in .* has shape \[1\], in the base \[\]"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(folders, family, change, said):
+    base, others = family(1)
+    refused(folders, said, folders.write("odd", change(read(others[0]))), base=base)
+
+
+def test_numbers_and_integers_are_not_merged(folders):
+    paths = [folders.write("b", {"w": np.ones(2)}, "F32"), folders.write("c", {"w": np.ones(2)}, "I64")]
+    refused(folders, r"w in .* is of type I64, in the base F32", paths[1], base=paths[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"density": "0"}, r"density must be in \(0, 1\], got 0"),
+        ({"density": "1.5"}, r"density must be in \(0, 1\]"),
+        ({"density": "nan"}, r"density must be in \(0, 1\]"),
+        ({"density": "much"}, "density must be"),
+        ({"density": "0.5,0.5,0.5"}, "density has 3 numbers for 2 checkpoints"),
+        ({"method": "dare-ties", "density": "0.5,0.4"}, "takes one density for all"),
+        ({"method": "dare-ties", "weights": "1,-1"}, "weights of dare-ties must not be negative"),
+        ({"method": "task-arithmetic", "weights": "1,-1", "normalize": True}, "weights must be positive"),
+        ({"method": "model-stock", "weights": "1,2"}, "weighs checkpoints itself"),
+        ({"method": "sce", "normalize": False}, "has no --no-normalize"),
+        ({"method": "slerp", "scale": 2.0}, "--scale is for task vectors"),
+        ({"rank": 4}, "--rank and --adapter-space are for LoRA adapters"),
+        ({"adapter_space": "factors"}, "--rank and --adapter-space are for LoRA adapters"),
+        ({"only": ("nothing.*",)}, r"no tensor is called nothing\.\*"),
+        ({"exclude": ("nothing",)}, "no tensor is called nothing"),
+        ({"recursive": True, "method": "dare-ties"}, "--recursive is for full teachers by ties or linear"),
+        ({"recursive": True, "weights": "1,2"}, "--recursive takes weights sma or ema:ALPHA"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(folders, family, settings, said):
+    base, others = family(2)
+    refused(folders, said, *others, base=base, **settings)
+
+
+@pytest.mark.parametrize(("method", "k"), [("slerp", 3), ("nuslerp", 1), ("model-stock", 1)])
+def test_methods_for_a_number_of_checkpoints_say_so(folders, family, method, k):
+    base, others = family(k)
+    refused(folders, "got " + str(k), *others, base=base, method=method)
+
+
+def test_opposite_directions_have_no_barycentre(folders):
+    paths = [folders.write(f"m{i}", {"w": np.full(3, value)}) for i, value in enumerate((0.0, 1.0, -1.0))]
+    refused(
+        folders, "multislerp fails at w: the weighted sum of the directions is 0", *paths[1:], base=paths[0], method="multislerp"
+    )
+
+
+@pytest.mark.parametrize("call", ["posix_fallocate", "pwrite"])
+def test_a_full_disk_is_an_error_and_leaves_nothing(folders, family, monkeypatch, call):
+    base, others = family(2)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files.os, call, full)
+        refused(folders, "No space left on device", *others, base=base)
+
+
+def test_a_disk_that_is_too_small_is_seen_before_the_work(folders, family, monkeypatch):
+    base, others = family(1)
+    usage = type("Usage", (), {"free": 10})
+    monkeypatch.setattr("gtrturbo.stages.merge.shutil.disk_usage", lambda _: usage)
+    refused(folders, r"has 0\.0 MB free, the merge needs", others[0], base=base)
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_named(folders, family, monkeypatch):
+    base, others = family(1)
+    genuine = os.preadv
+    monkeypatch.setattr(files.os, "preadv", lambda fd, buffers, offset: 0 if offset > 3000 else genuine(fd, buffers, offset))
+    refused(folders, "became shorter while it was read", others[0], base=base)
+
+
+def test_one_failing_job_ends_all_others(folders, family, monkeypatch):
+    base, others = family(3)
+    done = []
+
+    def failing(self, target, first, last, prepared):
+        if target.name == "embed.weight":
+            raise GtrTurboError("broken")
+        time.sleep(0.01)
+        done.append(target.name)
+
+    monkeypatch.setattr(engine.Merge, "_merge", failing)
+    before = threading.active_count()
+    refused(folders, "broken", *others, base=base, method="linear", threads=2)
+    assert threading.active_count() == before and len(done) <= 2
+
+
+def test_an_interrupt_ends_the_merge_at_once(folders, family):
+    base, others = family(2, shapes={f"layer{i}": (300, 300) for i in range(60)})
+    code = f"""
+import os, sys, time
+from pathlib import Path
+from gtrturbo.config import MergeConfig
+from gtrturbo.merging import engine
+from gtrturbo.stages import execute
+genuine = engine.Merge._merge
+def slowly(self, *rest):
+    os.write(1, b"begun\\n")
+    time.sleep(0.5)
+    genuine(self, *rest)
+engine.Merge._merge = slowly
+execute(MergeConfig(out=Path({str(folders.root / "out")!r}), base=Path({str(base)!r}),
+        checkpoints=(Path({str(others[0])!r}), Path({str(others[1])!r})), method="linear", threads=2))
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    _, errors = process.communicate(timeout=20)
+    assert "KeyboardInterrupt" in errors and time.monotonic() - started < 8  # All would take 15 seconds.
+    assert not (folders.root / "out").exists() and not list(folders.root.glob(".out*"))
+
+
+def written(folders, **content):
+    file = folders.root / "recipe.yaml"
+    file.write_text(yaml.safe_dump({"merge_method": "ties", "base_model": "b", "models": [{"model": "m"}]} | content))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"merge_method": "della"}, "asks for della"),
+        ({"merge_method": "breadcrumbs_ties"}, "asks for breadcrumbs_ties"),
+        ({"slices": []}, "sets slices, which merge does not read"),
+        ({"tokenizer_source": "union"}, "sets tokenizer_source"),
+        ({"models": None}, "has no list of models"),
+        ({"models": [{"parameters": {}}]}, "names no model"),
+        ({"models": [{"model": "m+adapter"}]}, "is a model with an adapter"),
+        ({"models": [{"model": "m", "parameters": {"epsilon": 1}}]}, "parameters of m: epsilon"),
+        ({"models": [{"model": "m", "parameters": {"weight": [0, 1]}}]}, "weight must be one number per model"),
+        ({"models": [{"model": "m", "parameters": {"weight": 1}}, {"model": "n"}]}, "weight must be one number per model"),
+        ({"parameters": {"filter_wise": True}}, "sets parameters.filter_wise"),
+        ({"parameters": {"rescale": True}}, "rescale True is not what ties does"),
+        ({"merge_method": "dare_ties", "parameters": {"rescale": False}}, "rescale False is not what dare-ties does"),
+        ({"merge_method": "multislerp", "parameters": {"normalize_weights": False}}, "sets normalize_weights to false"),
+        ({"merge_method": "nuslerp", "parameters": {"nuslerp_flatten": False}}, "sets nuslerp_flatten to false"),
+        ({"merge_method": "slerp", "parameters": {"t": [0, 1]}}, "slerp needs base_model, one other model and a number t"),
+        ({"merge_method": "slerp", "base_model": None, "parameters": {"t": 0.5}}, "slerp needs base_model"),
+        (
+            {
+                "merge_method": "breadcrumbs",
+                "models": [{"model": "m", "parameters": {"gamma": 0.1}}, {"model": "n", "parameters": {"gamma": 0.2}}],
+            },
+            "gives models different gamma",
+        ),
+    ],
+)
+def test_a_recipe_that_asks_for_more_is_refused_by_name(folders, change, said):
+    with pytest.raises(GtrTurboError, match=said):
+        read_recipe(written(folders, **change))
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "models: []"])
+def test_a_file_that_is_no_recipe_is_refused(folders, text):
+    (folders.root / "recipe.yaml").write_text(text)
+    with pytest.raises(GtrTurboError, match=r"cannot be read|is no recipe"):
+        read_recipe(folders.root / "recipe.yaml")
+
+
+def test_a_type_in_a_recipe_is_said_to_be_the_bases(folders, capsys):
+    read_recipe(written(folders, dtype="float16"))
+    assert "dtype float16 of" in capsys.readouterr().err
+    read_recipe(written(folders))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_recipe_and_an_option_that_both_set_something_are_refused(folders, family):
+    base, others = family(1)
+    file = written(folders, base_model=str(base), models=[{"model": str(others[0])}])
+    refused(folders, "the recipe sets --method, and so does the command line", recipe=file, method="linear")
+    refused(folders, "the recipe sets checkpoints, and so does the command line", others[0], recipe=file)
+
+
+def test_a_recipe_takes_what_all_models_share_and_mergekits_defaults(folders):
+    shared = {"weight": 0.5, "density": 0.3, "lambda": 0.9, "normalize": False}
+    listed = [{"model": "m"}, {"model": "b"}, {"model": "n"}]
+    options = read_recipe(written(folders, parameters=shared, models=listed))
+    assert options | {"checkpoints": None, "base": None} == {
+        "method": "ties", "weights": "0.5,0.5", "density": "0.3", "scale": 0.9, "normalize": False,
+        "checkpoints": None, "base": None,
+    }  # fmt: skip
+    assert [path.name for path in options["checkpoints"]] == ["m", "n"] and options["base"].name == "b"
+    assert read_recipe(written(folders))["density"] == "1"
