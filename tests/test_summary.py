@@ -1,12 +1,16 @@
 """Success, its interval, and the other numbers that a person reads first."""
 
+import json
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from gtrturbo.diversity import self_bleu
 from gtrturbo.records import Turn, chat
-from gtrturbo.summary import by_episode, summarize, wilson
+from gtrturbo.summary import by_episode, different_inputs, read_object, sampled_entropy, summarize, wilson
 
 
 @pytest.mark.parametrize("trials", [1, 2, 7, 200, 5000])
@@ -63,6 +67,75 @@ def test_the_summary_of_three_episodes_is_as_counted_by_hand():
             "length_mean": 2.0,
             "illegal_rate": 1 / 6,
             "thought_accuracy": 4 / 6,
+            "invalid_rate": 1.0,  # Every reply is "!".
         },
         abs=1e-12,
     )
+
+
+def saying(reply: str, picture: str, **more) -> Turn:
+    return replace(TURN, messages=chat("?", reply), images=[picture], **more)
+
+
+def thinking(thoughts: str, picture: str, **more) -> Turn:
+    return saying(json.dumps({"n": 1, "thoughts": thoughts, "action": "+"}), picture, **more)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('{"a": 1}', {"a": 1}),
+        ('\n```json\n{"a": {"b": 2}}\n```\n', {"a": {"b": 2}}),
+        ("go up", None),
+        ('{"a": 1', None),
+        ('so {"a": 1}', None),
+        ('["a"]', None),
+        ("{" * 100_000 + "}", None),
+    ],
+)
+def test_an_object_is_read_off_a_reply_that_is_nothing_else(text, found):
+    assert read_object(text) == found
+
+
+def test_thoughts_are_measured_where_replies_have_them():
+    turns = [
+        thinking("go up now", "a"),  # 9 characters
+        thinking("go up", "b"),  # 5
+        saying('{"n": 1}', "c", legal=False),  # an object, but no thoughts
+        saying("hm", "d", legal=False),
+    ]
+    found = summarize(turns)
+    assert found["thought_length"] == 7.0
+    assert found["invalid_rate"] == 0.25
+    assert found["illegal_rate"] == 0.5
+    assert found["self_bleu"] == self_bleu(["go up now", "go up"])
+
+
+def test_one_thought_on_many_inputs_is_alike_and_many_thoughts_on_one_input_are_not_compared():
+    collapsed = [thinking("it is larger so go up", f"picture {k}") for k in range(6)]
+    assert summarize(collapsed)["self_bleu"] == pytest.approx(1.0)
+    assert "self_bleu" not in summarize([thinking(f"thought {k}", "the same") for k in range(6)])
+
+
+def test_inputs_differ_by_picture_or_prompt_and_are_evenly_spaced():
+    turns = [thinking("x", f"picture {k // 2}") for k in range(20)]  # Rows 0, 2, 4, … are new.
+    assert different_inputs(turns, 100) == list(range(0, 20, 2))
+    assert different_inputs(turns, 4) == [0, 4, 10, 14]  # Of ten the 0th, 2nd, 5th and 7th.
+    assert different_inputs([replace(turn, legal=False) for turn in turns], 4) == []
+    asked = [replace(TURN, messages=chat(question, "x")) for question in ("a", "b", "a")]
+    assert different_inputs(asked, 4) == [0, 1]
+
+
+def test_entropy_from_samples_nears_that_of_the_distribution():
+    p = np.array([0.7, 0.2, 0.1])
+    rows = [np.log(np.random.default_rng(k).choice(p, p=p, size=50)).astype(np.float32) for k in range(100)]
+    masks = [np.ones(50, bool)] * 100
+    assert sampled_entropy(rows, masks) == pytest.approx(-(p * np.log(p)).sum(), abs=0.03)
+
+
+def test_entropy_counts_masked_tokens_alone_and_weighs_tokens_alike():
+    rows = [np.array([-1.0, -9.0], np.float32), np.array([-2.0, -3.0, -9.0], np.float32)]
+    masks = [np.array([True, False]), np.array([True, True, False])]
+    found = sampled_entropy(rows, masks)
+    assert found is not None and math.isclose(found, 2.0)
+    assert sampled_entropy([], []) is None and sampled_entropy(rows[:1], [np.zeros(2, bool)]) is None

@@ -1,0 +1,151 @@
+"""report: one self-contained HTML page about one or more runs."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gtrturbo.compare import said
+from gtrturbo.comparison import ALL_TASKS, TITLES, Comparison, comparison, final
+from gtrturbo.config import ReportConfig
+from gtrturbo.groups import Group, group_runs
+from gtrturbo.history import read_history
+from gtrturbo.report.chart import Rule
+from gtrturbo.report.cost import Prices, outside_teacher, time_figure
+from gtrturbo.report.episodes import samples
+from gtrturbo.report.page import details, grid, listing, page, paragraph, section, table
+from gtrturbo.report.panels import COLLAPSE, OUTCOMES, TEACHER, UPDATES, figures, gap_figure
+from gtrturbo.statistics import fewest_seeds
+
+INTERVALS = (
+    "Bands are 95 % intervals: over seeds (bootstrap, expanded for few seeds) where there are several, else Wilson's over the "
+    "episodes of the one run, for success alone. Intervals over seeds speak of new seeds on these deals."
+)
+
+
+FIRST = ("success_rate", "return_mean", "thought_accuracy", "success_area")
+COMPARED = ("success_rate", "success_area")
+
+
+def report(config: ReportConfig) -> Path:
+    """Write the page and return its path.
+
+    Raises:
+        GtrTurboError: as `comparison` and `read_history` do.
+    """
+    runs = [read_history(path) for path in config.runs]
+    result = comparison(runs, config.baseline)
+    groups = group_runs(runs)
+    prices = Prices(config.price_per_call, config.price_per_million_tokens, config.price_per_hour, config.currency)
+    sections = [_asked(result, groups), _found(result, groups)]
+    for place, task in enumerate(result.last):
+        of_task = [group for group in groups if group.task == task]
+        sections += _task_sections(f"t{place}", task, of_task, result, prices, config.samples)
+    sections.append(_made(groups))
+    text = page(_title(groups), sections)
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    draft = config.out.with_name(f".{config.out.name}.partial")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(config.out)
+    return config.out
+
+
+def _title(groups: Sequence[Group]) -> str:
+    methods, tasks = dict.fromkeys(group.method for group in groups), dict.fromkeys(group.task for group in groups)
+    return f"{', '.join(methods)} on {', '.join(tasks)}"
+
+
+def _asked(result: Comparison, groups: Sequence[Group]) -> str:
+    """Say what was run."""
+    rows = []
+    for group in groups:
+        run = next(iter(group.runs.values()))
+        first = next(iter(run.entries["student"]))
+        seeds = ", ".join(map(str, sorted(group.runs)))
+        sizes = [str(result.last[group.task]), str(run.settings.get("episodes", "")), str(int(first.metrics["episodes"]))]
+        rows.append([group.method, group.task, seeds, *sizes])
+    head = ["method", "task", "seeds", "iterations", "episodes each", "episodes per evaluation"]
+    return section("What was run", table("methods", head, rows))
+
+
+def _found(result: Comparison, groups: Sequence[Group]) -> str:
+    """Say what came out, and how sure that is: in words, then as tables, the first numbers before the rest."""
+    parts = [listing([_finding(result, group) for group in groups], kind="found"), listing(result.notes, kind="found faint")]
+    for task in result.last:
+        methods = [group.method for group in groups if group.task == task]
+        caption = f"{task}: iteration {result.last[task]}; chance {result.chance[task]:.3f}"
+        parts.append(_outcomes(result, task, methods, caption, FIRST))
+        parts.append(details("all numbers", _outcomes(result, task, methods, caption, tuple(TITLES))))
+    if result.baseline:
+        parts.append(_differences(result, COMPARED))
+        parts.append(details("all differences", _differences(result, tuple(TITLES))))
+    return section("What was found", *parts)
+
+
+def _finding(result: Comparison, group: Group) -> str:
+    """Say one method's success at the end in a sentence: against chance, and against the baseline."""
+    estimate = final(result, group.task, group.method, "success_rate")
+    assert estimate is not None
+    value, chance = estimate.value, result.chance[group.task]
+    enough = len(group.runs) == 1 or len(group.runs) >= fewest_seeds()
+    above = "resolved" if enough and value.low is not None and value.low > chance else "not resolved"
+    over = "one run" if len(group.runs) == 1 else f"{len(group.runs)} seeds"
+    told = f"{group.method} on {group.task}: success {said(value)} over {over}, {above} above chance ({chance:.3f})"
+    if estimate.difference is None:
+        return f"{told}."
+    resolved = "resolved" if estimate.resolved else "not resolved"
+    by = f"{estimate.pairs} {estimate.paired_by}s" if estimate.pairs != 1 else f"1 {estimate.paired_by}"
+    return f"{told}; against {result.baseline} {said(estimate.difference, sign=True)} over {by}: {resolved}."
+
+
+def _outcomes(result: Comparison, task: str, methods: Sequence[str], caption: str, metrics: Sequence[str]) -> str:
+    """Tabulate numbers by method; those that no run has recorded are left out."""
+    found = {(metric, method): final(result, task, method, metric) for metric in metrics for method in methods}
+    shown = [metric for metric in metrics if any(found[metric, method] for method in methods)]
+    rows = [[TITLES[metric], *(said(each.value) if (each := found[metric, m]) else "–" for m in methods)] for metric in shown]
+    return table(caption, ["number", *methods], rows)
+
+
+def _differences(result: Comparison, metrics: Sequence[str]) -> str:
+    rows = [
+        [
+            *(TITLES[each.metric], each.method, each.task, said(each.difference, sign=True)),
+            *(f"{each.wins} / {each.ties} / {each.losses}", f"{each.paired_by}s", "yes" if each.resolved else "no"),
+        ]
+        for each in result.estimates
+        if each.difference and each.metric in metrics and _at_end(result, each.task, each.iteration)
+    ]
+    head = ["number", "method", "task", "difference", "wins / ties / losses", "of", "resolved"]
+    return table(f"paired difference to {result.baseline}", head, rows)
+
+
+def _at_end(result: Comparison, task: str, iteration: int | None) -> bool:
+    return task == ALL_TASKS or iteration is None or iteration == result.last[task]
+
+
+def _task_sections(
+    name: str, task: str, groups: Sequence[Group], result: Comparison, prices: Prices, count: int
+) -> Iterator[str]:
+    rules = {"Success": [Rule("chance", result.chance[task])], TEACHER[0].title: [Rule("mean change", 1.0)]}
+    of = f": {task}" if len(result.last) > 1 else ""
+    outcomes = grid(figures(f"{name}-o", OUTCOMES, groups, rules=rules))
+    yield section(f"Success and return{of}", paragraph(INTERVALS, kind="faint"), outcomes)
+    yield section(f"Signs of collapse{of}", grid(figures(f"{name}-c", COLLAPSE, groups, rules=rules)))
+    yield section(f"Updates{of}", grid(figures(f"{name}-u", UPDATES, groups, rules=rules)))
+    gap = gap_figure(f"{name}-g", task, groups, result)
+    yield section(f"The merged teacher{of}", grid([*figures(f"{name}-m", TEACHER, groups, rules=rules), gap]))
+    yield section(f"Time and cost{of}", time_figure(f"{name}-b", groups), outside_teacher(groups, prices))
+    shown = []
+    for group in groups:
+        seed = min(group.runs)
+        if found := samples(group.runs[seed], count):
+            shown.append(section(group.method, found, level=3))
+    if shown:
+        yield section(f"Sample episodes{of}", *shown)
+
+
+def _made(groups: Sequence[Group]) -> str:
+    rows = [
+        [str(run.path), group.method, str(seed), " ".join(run.settings.get("set", []))]
+        for group in groups
+        for seed, run in sorted(group.runs.items())
+    ]
+    return section("The runs", table("folders and settings", ["run", "method", "seed", "--set"], rows))
