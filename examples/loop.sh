@@ -29,7 +29,7 @@ checkpoint=$base
 checkpoints=("$base") # merge leaves the base out by itself
 for ((k = 0; k < ITERATIONS; k++)); do
   now=$(printf %04d "$k") next=$(printf %04d $((k + 1)))
-  teacher=$(gtrturbo merge --base "$base" --out "$OUT/teachers/$now" "${checkpoints[@]}")
+  teacher=$(gtrturbo merge --base "$base" --cache "$OUT/thresholds" --out "$OUT/teachers/$now" "${checkpoints[@]}")
   turns=$(gtrturbo rollout --checkpoint "$checkpoint" "${task[@]}" --temperature 0.6 --max-new-tokens 64 --seed $((k + 1)) \
     --out "$OUT/rollouts/$now")
   scores=$(gtrturbo distill --teacher "$teacher" --rollouts "$turns" --out "$OUT/guidance/$now")

@@ -6,22 +6,31 @@
         guidance        = distill(teacher, turns)
         checkpoint[k+1] = ppo_step(checkpoint[k], turns, guidance)
 
-`plan` touches no disk; `run` executes it and `shell` prints it, and both give the same artifacts. Nothing is handed from stage
-to stage in memory. A stage whose artifact is there already is skipped, so a run that was killed goes on where it was.
+`plan` touches no disk; `run` executes it and `shell` prints it, and both give the same artifacts. A stage reads all that it
+works on from disk: what `run` keeps in memory between stages is only what reading it again would give. A stage whose artifact
+is there already is skipped, so a run that was killed goes on where it was.
 """
 
 import shlex
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gtrturbo.artifacts import Result, seed_for
-from gtrturbo.config import DistillConfig, PpoStepConfig, RunConfig, SftConfig
+from gtrturbo.artifacts import Result, finished, prune, seed_for
+from gtrturbo.config import DistillConfig, MergeConfig, PpoStepConfig, RunConfig, SftConfig
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.history import record_run
+from gtrturbo.keep import keeping
+from gtrturbo.lineage import with_base
+from gtrturbo.processes import world
+from gtrturbo.retention import leftovers, schedule
 from gtrturbo.settings import Field, Role, build, fields
-from gtrturbo.stages import STAGES, execute
+from gtrturbo.stages import STAGES, execute, provenance, stage_of
 
 # What the built-in tiny model was measured to learn with; every other model takes the stages' defaults, which are the paper's.
 TINY_SETTINGS: dict[str, dict[str, Any]] = {
@@ -43,6 +52,8 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
 TINY_ENV = ("image=tiny",)
 EXPERT = "expert"
 ADAPTER = "adapter"
+BY_RUN = "the run decides what its stages read and write"
+BY_DISTILL = "distill decides what its update reads and writes"
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,12 @@ def plan(config: RunConfig) -> list[Step]:
     if config.teacher and config.method not in ("gtr", "opd"):
         raise GtrTurboError(
             f"--method {config.method} merges its own teacher.", "leave out --teacher, or use --method gtr or opd."
+        )
+    if config.eval_teachers and config.method not in ("turbo-kl", "turbo-sft"):
+        raise GtrTurboError(f"--method {config.method} merges no teachers to evaluate.", "leave out --eval-teachers.")
+    if config.eval_teachers and not config.eval_every:
+        raise GtrTurboError(
+            "--eval-teachers goes with the student's evaluations, and there are none on the way.", "add: --eval-every 1"
         )
     return _Plan(config).steps()
 
@@ -127,14 +144,23 @@ class _Plan:
         update: dict[str, Any] = {"out": self.path("checkpoints", k + 1), "checkpoint": self.checkpoint(k), "rollouts": turns}
         if self.config.method == "ppo":
             return [rollout, self.step("ppo-step", k + 1, **update)]
-        return [*self.teacher(k), rollout, self.guidance(k, turns), self.step("ppo-step", k + 1, **update, **self.guided(k))]
+        step = self.step("ppo-step", k + 1, **update, **self.guided(k))
+        return [*self.teacher(k), *self.teacher_evaluation(k), rollout, self.guidance(k, turns), step]
 
     def teacher(self, k: int) -> list[Step]:
         """Merge the run's own checkpoints, unless the teacher comes from outside."""
         if self.config.method in ("gtr", "opd"):
             return []
         checkpoints = tuple(self.checkpoint(i) for i in range(1, k + 1))
-        return [self.step("merge", k + 1, out=self.path("teachers", k), base=self.first, checkpoints=checkpoints)]
+        merged = {"out": self.path("teachers", k), "base": self.first, "checkpoints": checkpoints}
+        # What was measured of older checkpoints is not measured again.
+        return [self.step("merge", k + 1, **merged, cache=self.config.out / "thresholds")]
+
+    def teacher_evaluation(self, k: int) -> list[Step]:
+        """Evaluate a teacher whose newest student was evaluated. That of no checkpoints is the first student itself."""
+        every = self.config.eval_every
+        wanted = self.config.eval_teachers and k and every and k % every == 0
+        return [self.evaluation(k, "teacher-evals", self.path("teachers", k), k + 1)] if wanted else []
 
     def guidance(self, k: int, turns: Path) -> Step:
         mode = "sft" if self.config.method in ("gtr", "turbo-sft") else "kl"
@@ -152,12 +178,12 @@ class _Plan:
         alone = {"environment_coef": 0.0} if self.config.method == "opd" else {}
         return {"scores": self.path("guidance", k), **alone}
 
-    def evaluation(self, k: int) -> Step:
+    def evaluation(self, k: int, folder: str = "evals", checkpoint: Path | None = None, iteration: int | None = None) -> Step:
         return self.step(
             "eval",
-            k,
-            out=self.path("evals", k),
-            checkpoint=self.checkpoint(k),
+            k if iteration is None else iteration,
+            out=self.path(folder, k),
+            checkpoint=checkpoint or self.checkpoint(k),
             task=self.config.task,
             env=self.env,
             episodes=self.config.eval_episodes,
@@ -167,8 +193,10 @@ class _Plan:
         """Make one step: what the plan fixes, under the preset of the tiny model, under the user's --set."""
         kind = STAGES[stage][0]
         known = {field.name for field in fields(kind)}
-        common = {"device": self.config.device, "overwrite": self.config.overwrite}
-        if stage != "eval":  # All evaluations of all runs share their deals.
+        common: dict[str, Any] = {"overwrite": self.config.overwrite}
+        if stage != "merge":  # Which holds no model, and draws nothing unless asked to.
+            common["device"] = self.config.device
+        if stage not in ("eval", "merge"):  # All evaluations of all runs share their deals.
             common["seed"] = seed_for(self.config.seed, name or stage, k) % 2**31
         # The paper's cosine falls over the whole run; the tiny model's learning rate stays.
         preset = TINY_SETTINGS.get(name or stage, {}) if self.tiny else {"schedule_updates": self.config.iterations}
@@ -193,19 +221,30 @@ def _chosen(settings: tuple[str, ...]) -> dict[str, dict[str, Any]]:
                 f"--set {setting} is not STAGE.OPTION=VALUE.",
                 f"stages: {stages}; expert is the rollout for sft, adapter the tiny model's LoRA",
             )
-        _collect(chosen.setdefault(stage, {}), _settable(stage, name), value)
+        _collect(chosen.setdefault(stage, {}), _settable(stage, name, told=f"--set {stage}.{name}", decided=BY_RUN), value)
     return chosen
 
 
-def _settable(stage: str, name: str) -> Field:
-    kind = STAGES[{EXPERT: "rollout", ADAPTER: "init"}.get(stage, stage)][0]
+def _settable(stage: str, name: str, *, told: str, decided: str) -> Field:
+    """Return an option that a user may set in a stage that something else runs.
+
+    `told` is what the user wrote, `decided` says why what the stage reads and writes is not theirs to set.
+
+    Raises:
+        GtrTurboError: there is none of that name, or it says what the stage reads and writes.
+    """
+    kind = STAGES[_command_of(stage)][0]
     known = {field.name: field for field in fields(kind)}
     field = known.get(name.replace("-", "_"))
     if field is None:
-        raise GtrTurboError(f"--set {stage}.{name}: {stage} has no such option.", f"see: gtrturbo {stage} --help")
+        raise GtrTurboError(f"{told}: {stage} has no such option.", f"see: gtrturbo {_command_of(stage)} --help")
     if field.name == "out" or field.roles & {Role.INPUT, Role.POSITIONAL}:
-        raise GtrTurboError(f"--set cannot change {stage}.{name}: the run decides what its stages read and write.")
+        raise GtrTurboError(f"{told} cannot be set: {decided}.")
     return field
+
+
+def _command_of(stage: str) -> str:
+    return {EXPERT: "rollout", ADAPTER: "init"}.get(stage, stage)
 
 
 def _collect(values: dict[str, Any], field: Field, value: str) -> None:
@@ -213,19 +252,57 @@ def _collect(values: dict[str, Any], field: Field, value: str) -> None:
 
 
 def run(config: RunConfig, *, report: Callable[[Step, Result, float], None] | None = None) -> list[Result]:
-    """Execute a plan step by step; `report` is called after each with its result and the seconds that it took."""
-    results = []
-    for step in plan(config):
-        started = time.monotonic()
-        results.append(execute(step.config))
-        if report:
-            report(step, results[-1], time.monotonic() - started)
+    """Execute a plan step by step; `report` is called after each with its result and the seconds that it took.
+
+    With `isolate` each stage is a process of its own. What `keep_teachers` and `keep_optimizers` leave over is pruned as soon as
+    no later step reads it.
+    """
+    steps, results = plan(config), []
+    _check_isolation(config)
+    if world().first:
+        record_run(config, replace=False)
+    due = schedule([step.config for step in steps], keep_teachers=config.keep_teachers, keep_optimizers=config.keep_optimizers)
+    with keeping():
+        for position, step in enumerate(steps):
+            started = time.monotonic()
+            results.append(execute_alone(step) if config.isolate else execute(step.config))
+            if report:
+                report(step, results[-1], time.monotonic() - started)
+            for old in due.get(position, []) if world().first else []:
+                prune(old.out, leftovers(old), remake=command(Step(stage_of(old), replace(old, overwrite=True))))
+    if world().first:
+        record_run(config, replace=True)  # By now all that is there is known to be of these settings.
     return results
 
 
-def shell(steps: list[Step]) -> str:
-    """Print a plan as a shell script that gives the same artifacts."""
-    return "\n".join(["#!/usr/bin/env bash", "set -euo pipefail", *(command(step) for step in steps), ""])
+def _check_isolation(config: RunConfig) -> None:
+    if config.isolate and world().size > 1:
+        raise GtrTurboError("--isolate starts processes of its own, not torchrun's.", "leave one of the two out.")
+
+
+def execute_alone(step: Step) -> Result:
+    """Run a step as a process of its own, unless its artifact is there already. Its messages go to our stderr.
+
+    Raises:
+        GtrTurboError: the process failed (it said why itself) or was killed.
+    """
+    config = with_base(step.config) if isinstance(step.config, MergeConfig) else step.config
+    if config.overwrite or finished(config.out, provenance(config)) is None:
+        words = shlex.split(command(step))
+        code = subprocess.run([sys.executable, "-m", *words], stdout=subprocess.DEVNULL, check=False).returncode
+        if code:
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"left with exit code {code}"
+            raise GtrTurboError(f"{step.stage} of iteration {step.iteration} {how}.", f"run it alone with: {shlex.join(words)}")
+    result = finished(config.out, provenance(config))
+    if result is None:
+        raise GtrTurboError(f"{step.stage} left no {config.out}.", f"run it alone with: {command(step)}")
+    return result
+
+
+def shell(steps: list[Step], *, notes: Sequence[str] = ()) -> str:
+    """Print a plan as a shell script that gives the same artifacts, with notes as comments at its top."""
+    comments = [f"# {note}" for note in notes]
+    return "\n".join(["#!/usr/bin/env bash", *comments, "set -euo pipefail", *(command(step) for step in steps), ""])
 
 
 def command(step: Step) -> str:
@@ -265,7 +342,8 @@ def _update(config: DistillConfig, guidance: Path) -> SftConfig | PpoStepConfig:
         name, equals, value = setting.partition("=")
         if not equals:
             raise GtrTurboError(f"--update {setting} is not KEY=VALUE.", "for example: --update learning-rate=2e-4")
-        _collect(chosen, _settable("sft" if config.mode == "sft" else "ppo-step", name), value)
+        field = _settable("sft" if config.mode == "sft" else "ppo-step", name, told=f"--update {name}", decided=BY_DISTILL)
+        _collect(chosen, field, value)
     if config.mode == "sft":
         return build(SftConfig, common | {"data": (guidance,)} | chosen)
     return build(PpoStepConfig, common | {"rollouts": config.rollouts, "scores": guidance, "environment_coef": 0.0} | chosen)

@@ -10,7 +10,19 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.text import Text
 
-from gtrturbo.artifacts import DEMOS, MANIFEST, SCORES, TIMING, Manifest, artifact_id, is_model_folder, list_files, read_manifest
+from gtrturbo.artifacts import (
+    DEMOS,
+    MANIFEST,
+    SCORES,
+    TIMING,
+    Manifest,
+    artifact_id,
+    is_model_folder,
+    list_files,
+    pruned_files,
+    read_manifest,
+    remake_command,
+)
 from gtrturbo.config import ShowConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.records import Demo, mean, read_rows
@@ -64,7 +76,9 @@ def _show_artifact(console: Console, config: ShowConfig) -> None:
     else:
         _print_manifest(console, path, manifest)
     if config.check:
-        console.print(Text(f"ok: {len(manifest.files)} files match, id {artifact_id(path)[:12]}"))
+        pruned = len(pruned_files(path))
+        also = f", {pruned} pruned" if pruned else ""
+        console.print(Text(f"ok: {len(manifest.files) - pruned} files match{also}, id {artifact_id(path)[:12]}"))
 
 
 def _show_model(console: Console, config: ShowConfig) -> None:
@@ -107,6 +121,8 @@ def _print_manifest(console: Console, path: Path, manifest: Manifest) -> None:
         first = next(read_rows(path / DEMOS, Demo), None)
         section(console, "first demo", demo_rows(path, first) if first else [])
     section(console, "files", _file_rows(path, list(manifest.files)))
+    if pruned_files(path):
+        section(console, "pruned files are made again with", [("", remake_command(path))])
     if (path / TIMING).is_file():
         timing = json.loads((path / TIMING).read_text(encoding="utf-8"))
         section(console, "timing", [(name, _measured(value)) for name, value in timing.items()])
@@ -133,6 +149,8 @@ def _file_rows(path: Path, names: list[str]) -> list[Row]:
 def _size(path: Path, group: str, names: list[str]) -> str:
     present = [path / name for name in names if (path / name).is_file()]
     size = decimal(sum(file.stat().st_size for file in present))
+    if names == [group] and group in pruned_files(path):
+        return "pruned"
     if len(present) < len(names):
         return f"{len(names) - len(present)} missing" if group.endswith("/") else "missing"
     return f"{size} in {len(names)} files" if group.endswith("/") else size

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gtrturbo.artifacts import MANIFEST, Manifest, artifact_id, damaged_files, list_files, read_manifest, short
+from gtrturbo.artifacts import MANIFEST, Manifest, artifact_id, damaged_files, list_files, pruned_files, read_manifest, short
 from gtrturbo.console import progress_bar
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.show_text import number, visible
@@ -57,6 +57,8 @@ def print_run(console: Console, run: Path, artifacts: list[Found]) -> None:
     for found in artifacts:
         manifest = found.manifest
         shown = [f"{name} {number(manifest.metrics[name])}" for name in FIRST_METRICS if name in manifest.metrics]
+        if pruned := pruned_files(found.path):
+            shown.append(f"pruned {_named(pruned)}")
         cells = (found.name, manifest.kind, manifest.stage, found.id[:12], ", ".join(shown))
         table.add_row(*(Text(visible(cell)) for cell in cells))
     console.print(Text(f"{visible(str(run))}: {len(artifacts)} artifacts", "bold"))
@@ -79,7 +81,9 @@ def check_run(console: Console, run: Path, artifacts: list[Found]) -> None:
     if damaged:
         listing = "; ".join(f"{name}: {damage}" for name, damage in damaged.items())
         raise GtrTurboError(f"{len(damaged)} of {len(artifacts)} artifacts in {run} are damaged. {listing}.", MEND)
-    console.print(f"ok: {sum(len(found.manifest.files) for found in artifacts)} files of {len(artifacts)} artifacts match")
+    pruned = sum(len(pruned_files(found.path)) for found in artifacts)
+    files = sum(len(found.manifest.files) for found in artifacts) - pruned
+    console.print(f"ok: {files} files of {len(artifacts)} artifacts match" + (f", {pruned} are pruned" if pruned else ""))
 
 
 def _absent_inputs(artifacts: list[Found]) -> Iterator[tuple[str, str, str]]:

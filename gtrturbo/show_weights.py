@@ -10,6 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from gtrturbo.artifacts import pruned_files
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.show_text import Row
 
@@ -30,6 +31,8 @@ class Tensor:
 
 def weights_rows(folder: Path) -> list[Row]:
     """Say whether a checkpoint is full or LoRA, how large it is, and what training state lies beside it."""
+    if pruned := [name for name in pruned_files(folder) if name != OPTIMIZER]:
+        return [("weights", f"{_sort(folder)}, pruned ({' '.join(pruned)})")]
     tensors = list(_tensors(folder))
     parameters = sum(math.prod(tensor.shape) for tensor in tensors)
     rows: list[Row] = [("weights", f"{_sort(folder)}, {len(tensors)} tensors, {parameters} parameters")]

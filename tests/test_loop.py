@@ -3,6 +3,7 @@
 import dataclasses
 import multiprocessing
 import os
+import resource
 import shlex
 import shutil
 import signal
@@ -19,7 +20,10 @@ from typer.testing import CliRunner
 from gtrturbo.artifacts import artifact_id, damaged_files, read_manifest
 from gtrturbo.cli import app
 from gtrturbo.config import DistillConfig, MergeConfig, PpoStepConfig, RunConfig, SftConfig
+from gtrturbo.envs.task import load_task
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.estimate import disk_of, sample, shape_of
+from gtrturbo.history import read_history
 from gtrturbo.loop import Step, command, distill, plan, run
 from gtrturbo.stages import execute
 
@@ -40,7 +44,7 @@ def _config(**settings) -> RunConfig:
 
 
 def _inputs(config) -> list[str]:
-    paths = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name != "out"}
+    paths = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in ("out", "cache")}
     lists = {name: value if isinstance(value, tuple) else (value,) for name, value in paths.items()}
     return [
         f"{name}={','.join(map(_short, value))}"
@@ -191,6 +195,34 @@ def test_evaluations_come_at_the_start_at_the_end_and_every_so_often(every, eval
     assert [step.config.out.name for step in steps if step.stage == "eval"] == [f"{k:04d}" for k in evaluated]
 
 
+def test_teachers_are_evaluated_where_their_newest_student_is():
+    steps = outline(method="turbo-kl", iterations=5, eval_every=2, eval_teachers=True)
+    assert [line for line in steps if line.startswith("eval")] == [
+        "eval evals/0000: checkpoint=checkpoints/0000",
+        "eval evals/0002: checkpoint=checkpoints/0002",
+        "eval teacher-evals/0002: checkpoint=teachers/0002",
+        "eval evals/0004: checkpoint=checkpoints/0004",
+        "eval teacher-evals/0004: checkpoint=teachers/0004",
+        "eval evals/0005: checkpoint=checkpoints/0005",
+    ]
+    assert steps.index("eval teacher-evals/0002: checkpoint=teachers/0002") == 1 + next(
+        place for place, line in enumerate(steps) if line.startswith("merge teachers/0002")
+    )
+    assert [line for line in steps if "teacher-evals" not in line] == outline(method="turbo-kl", iterations=5, eval_every=2)
+
+
+def test_teachers_play_the_deals_of_their_students():
+    steps = plan(_config(iterations=3, eval_every=1, eval_teachers=True, eval_episodes=7, env=("horizon=4",)))
+    evaluations = [replace(step.config, out=Path(), checkpoint=Path()) for step in steps if step.stage == "eval"]
+    assert len(evaluations) == 4 + 2 and len(set(evaluations)) == 1
+
+
+@pytest.mark.parametrize("settings", [{"method": "ppo", "eval_every": 1}, {"method": "gtr", "eval_every": 1}, {"eval_every": 0}])
+def test_teachers_that_nothing_would_be_compared_with_are_not_evaluated(settings):
+    with pytest.raises(GtrTurboError, match=r"merges no teachers|none on the way"):
+        plan(_config(eval_teachers=True, **settings))
+
+
 def test_a_run_of_no_iterations_is_the_warm_start():
     assert outline(iterations=0) == WARM_START
 
@@ -218,7 +250,7 @@ def test_plan_touches_no_disk(name, tmp_path, monkeypatch):
 def test_seeds_differ_between_stages_iterations_and_runs():
     def seeds(seed: int) -> list[int]:
         steps = plan(_config(method="turbo-sft", seed=seed, iterations=3))
-        return [step.config.seed for step in steps if hasattr(step.config, "seed") and step.stage != "eval"]
+        return [step.config.seed for step in steps if hasattr(step.config, "seed") and step.stage not in ("eval", "merge")]
 
     both = seeds(0) + seeds(1)
     assert len(both) == 2 * (3 + 3 * 3)  # init, expert, sft; and per iteration rollout, distill, ppo-step
@@ -284,8 +316,9 @@ def test_set_of_no_such_option_names_the_help():
 
 @pytest.mark.parametrize("setting", ["sft.out=x", "ppo-step.checkpoint=x", "distill.rollouts=x", "merge.checkpoints=x"])
 def test_set_cannot_rewire_the_run(setting):
-    with pytest.raises(GtrTurboError, match="the run decides what its stages read and write"):
+    with pytest.raises(GtrTurboError) as error:
         steps_with(setting)
+    assert error.value.what == f"--set {setting[:-2]} cannot be set: the run decides what its stages read and write."
 
 
 @pytest.mark.parametrize(("setting", "told"), [("sft.steps=many", "many"), ("ppo-step.gamma=2", r"gamma must be in \[0, 1\]")])
@@ -356,7 +389,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, ["run", "--out", "r", "--iterations", "2", "--dry-run"])
     assert (result.exit_code, result.stderr) == (0, "")
-    head, options, *lines = result.stdout.splitlines()
+    head, options, *lines = [line for line in result.stdout.splitlines() if not line.startswith("# ")]
     assert (head, options) == ("#!/usr/bin/env bash", "set -euo pipefail")
     assert [parsed(line) for line in lines] == [step.config for step in plan(_config())]
     assert list(tmp_path.iterdir()) == []
@@ -374,8 +407,8 @@ def small(iterations: int, *more: str) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Read every file but the timing, hidden ones included."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "timing.json"]
+    """Read every file of the artifacts but the timing, hidden ones included."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("timing.json", "run.json")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
@@ -408,6 +441,24 @@ def test_a_run_leaves_whole_artifacts_and_nothing_else(whole):
     assert not [path for path in run.rglob(".*")]
 
 
+def test_a_run_records_what_it_was_asked_and_the_record_is_part_of_no_artifact(whole):
+    run = read_history(whole / "runs" / "small")
+    assert (run.method, run.task, run.seed) == ("turbo-kl", "numberline horizon=3", 0)
+    assert run.settings["set"][:2] == ["expert.episodes=30", "sft.steps=40"]
+    assert not {"out", "device", "overwrite", "dry_run"} & run.settings.keys()
+    assert sorted(run.at("student")) == [0, 1, 2] and [entry.iteration for entry in run.updates()] == [1, 2]
+    assert run.teacher_seconds < run.training_seconds
+
+
+def test_another_run_into_the_folder_fails_and_leaves_the_record_as_it_was(whole):
+    record = whole / "runs" / "small" / "run.json"
+    before = record.read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(whole)
+        assert CliRunner().invoke(app, small(2, "--seed", "1")).exit_code == 1
+    assert record.read_bytes() == before
+
+
 def test_every_update_moves_the_weights_and_the_teacher(whole):
     run = whole / "runs" / "small"
     weights = [(run / "checkpoints" / f"000{k}" / "model.safetensors").read_bytes() for k in range(3)]
@@ -424,7 +475,7 @@ def test_printed_script_gives_the_same_bytes(whole, tmp_path):
         shutil.copytree(whole / "runs" / "small" / done, tmp_path / "runs" / "small" / done)
     process = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=home, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
-    lines = [shlex.split(line) for line in script.splitlines()[2:]]
+    lines = [shlex.split(line) for line in script.splitlines() if line.startswith("gtrturbo")]
     assert process.stdout.splitlines() == [words[words.index("--out") + 1] for words in lines]
     # The script of one iteration is the beginning of the one of two: compare what it made.
     expected = {name: content for name, content in contents(whole).items() if not _of_second_iteration(name)}
@@ -433,7 +484,26 @@ def test_printed_script_gives_the_same_bytes(whole, tmp_path):
 
 def _of_second_iteration(name: str) -> bool:
     folder, number = Path(name).parts[2:4]
-    return number == "0002" or (number == "0001" and folder in ("teachers", "rollouts", "guidance"))
+    return folder == "thresholds" or number == "0002" or (number == "0001" and folder in ("teachers", "rollouts", "guidance"))
+
+
+def test_disk_that_a_run_took_was_estimated(whole):
+    config = parsed(small(2))
+    steps = plan(config)
+    shape = shape_of(config, [step.config for step in steps])
+    assert shape is not None
+    estimated = disk_of(config, steps, shape, sample(load_task("numberline", steps[-1].config.env)))
+    sizes = {path: path.stat().st_size for path in (whole / "runs" / "small").rglob("*") if path.is_file()}
+    weights = {
+        "optimizers": sum(size for path, size in sizes.items() if path.name == "optimizer.safetensors"),
+        "teachers": sum(size for path, size in sizes.items() if path.name == "model.safetensors" and "teachers" in path.parts),
+        "checkpoints": sum(
+            size for path, size in sizes.items() if path.name.endswith("l.safetensors") and "teachers" not in path.parts
+        )
+        + sum(size for path, size in sizes.items() if path.name == "value_head.safetensors"),
+    }
+    assert {part: estimated.parts[part] for part in weights} == pytest.approx(weights, rel=0.02)
+    assert estimated.end == pytest.approx(sum(sizes.values()), rel=0.3)
 
 
 # A run that is killed
@@ -454,14 +524,14 @@ DEATHS = (
 )
 
 
-def run_until(words: list[str], folder: Path, deadly: str | None) -> None:
-    """Run a command; die without a word when it opens the file named."""
+def run_until(words: list[str], folder: Path, deadly: str | None, deed: str = "open") -> None:
+    """Run a command; die without a word when it opens, or else does the deed to, the file named."""
     torch.set_num_threads(1)
     os.chdir(folder)
     os.environ["HF_HUB_OFFLINE"] = "1"
 
     def die(event: str, details: tuple) -> None:
-        if event == "open" and deadly and str(details[0]).endswith(deadly):
+        if event == deed and deadly and str(details[0]).endswith(deadly):
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(die)
@@ -542,6 +612,137 @@ def test_a_run_that_is_started_again_with_another_setting_names_it(whole, monkey
     assert contents(whole) == before
 
 
+# Retention
+
+
+@pytest.fixture
+def copy(whole, tmp_path, monkeypatch) -> Path:
+    """The whole run in a working folder of its own."""
+    shutil.copytree(whole, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return tmp_path / "copy" / "runs" / "small"
+
+
+FRUGAL = ("--keep-teachers", "1", "--keep-optimizers", "1")
+GONE = ["runs/small/checkpoints/0001/optimizer.safetensors", "runs/small/teachers/0000/model.safetensors"]
+
+
+def records(files: dict[str, bytes]) -> list[str]:
+    return sorted(name for name in files if name.endswith("pruned.json"))
+
+
+def assert_only_pruned(found: dict[str, bytes], expected: dict[str, bytes]) -> None:
+    """Compare with a run that kept everything: what is missing is what was to go, and each is on record."""
+    assert records(found) == ["runs/small/checkpoints/0001/pruned.json", "runs/small/teachers/0000/pruned.json"]
+    assert sorted(expected.keys() - found.keys()) == GONE
+    rest = {name: content for name, content in found.items() if name not in records(found)}
+    assert_same(rest, {name: content for name, content in expected.items() if name not in GONE})
+
+
+def test_a_run_with_retention_makes_the_same_but_for_what_it_prunes(whole, copy):
+    for name in ("evals/0002", "checkpoints/0002", "guidance/0001", "teachers/0001"):
+        shutil.rmtree(copy / name)
+    run(parsed(small(2, *FRUGAL)))
+    assert_only_pruned(contents(copy.parent.parent), contents(whole))
+    run(parsed(small(2)))  # which finds all of its stages finished, and needs nothing that is gone
+    assert_only_pruned(contents(copy.parent.parent), contents(whole))
+
+
+def test_a_run_that_is_killed_while_it_prunes_goes_on(whole, copy, processes):
+    words = small(2, *FRUGAL)
+    for deadly in ("teachers/0000/model.safetensors", "checkpoints/0001/optimizer.safetensors"):
+        process = processes.Process(target=run_until, args=(words, copy.parent.parent, deadly, "os.remove"))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert (copy / deadly).is_file()
+        assert [path for path in copy.rglob("stage.json") if damaged_files(path.parent)] == []
+    run(parsed(words))
+    assert_only_pruned(contents(copy.parent.parent), contents(whole))
+
+
+def test_a_stage_that_has_lost_its_pruned_teacher_names_the_command_that_makes_it_again(whole, copy):
+    run(parsed(small(2, *FRUGAL)))
+    shutil.rmtree(copy / "guidance" / "0000")
+    with pytest.raises(GtrTurboError) as error:
+        run(parsed(small(2)))
+    assert error.value.what == "model.safetensors of runs/small/teachers/0000 was pruned, and distill reads it."
+    remake = error.value.fix.removeprefix("make it again with: ")
+    before = artifact_id(copy / "teachers/0000")
+    assert execute(parsed(remake)).id == before
+    run(parsed(small(2)))
+    expected = contents(whole)
+    del expected[GONE[0]]
+    found = contents(copy.parent.parent)
+    assert_same({name: content for name, content in found.items() if name not in records(found)}, expected)
+
+
+def test_an_update_does_not_start_adam_anew_where_its_state_was_pruned(copy):
+    run(parsed(small(2, *FRUGAL)))
+    shutil.rmtree(copy / "checkpoints" / "0002")
+    with pytest.raises(GtrTurboError, match=r"optimizer\.safetensors of runs/small/checkpoints/0001 was pruned, and ppo-step"):
+        run(parsed(small(2)))
+
+
+# What stays in memory
+
+
+def test_a_lora_run_reads_its_base_once_and_its_stages_alone_give_the_same_bytes(tmp_path, monkeypatch):
+    from gtrturbo.models import checkpoint
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    read: list[str] = []
+    load = checkpoint._load_full
+    monkeypatch.setattr(checkpoint, "_load_full", lambda model, **more: (read.append(Path(model).name), load(model, **more))[1])
+    config = parsed(small(1, "--lora-rank", "4", "--set", "sft.steps=25"))
+    run(config)
+    # The model as born is read by sft; from then on the model after sft lies under every adapter.
+    assert read == ["init", "sft"]
+    for step in plan(config)[4:]:
+        alone = execute(replace(step.config, out=Path("runs/small/again") / f"{step.stage}{step.iteration}")).out
+        assert_same(contents(alone), contents(step.config.out))
+    assert read[2:] == ["sft"] * 5  # evaluation, rollout, teacher, update, evaluation
+
+
+# Stages as processes
+
+
+def test_an_isolated_stage_is_a_process_of_its_own_with_the_same_bytes(whole, copy):
+    shutil.rmtree(copy / "evals" / "0002")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    run(parsed(small(2, "--isolate")))
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime > before
+    assert_same(contents(copy.parent.parent), contents(whole))
+
+
+@pytest.mark.parametrize(("code", "told"), [(1, "left with exit code 1"), (-9, "was killed by SIGKILL")])
+def test_an_isolated_stage_that_fails_is_named_with_its_command(copy, monkeypatch, code, told):
+    ran = []
+
+    def fail(words, **_):
+        ran.append(words)
+        return subprocess.CompletedProcess(words, code)
+
+    shutil.rmtree(copy / "rollouts" / "0001")
+    monkeypatch.setattr(subprocess, "run", fail)
+    with pytest.raises(GtrTurboError) as error:
+        run(parsed(small(2, "--isolate")))
+    ((python, minus_m, *words),) = ran  # Finished stages start no process, and nothing goes on after a failed one.
+    assert (python, minus_m) == (sys.executable, "-m")
+    (step,) = [step for step in plan(parsed(small(2))) if step.config.out == Path("runs/small/rollouts/0001")]
+    assert shlex.join(words) == command(step)
+    assert error.value.what == f"rollout of iteration 2 {told}."
+    assert error.value.fix == f"run it alone with: {command(step)}"
+
+
+def test_isolated_stages_and_torchrun_do_not_go_together(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(GtrTurboError, match="--isolate"):
+        run(RunConfig(out=tmp_path / "r", isolate=True))
+
+
 # distill --student
 
 
@@ -583,11 +784,20 @@ def test_distill_with_a_student_imitates_demos_with_sft(tmp_path, warm, turns):
     assert read_manifest(tmp_path / "one").stage == "sft"
 
 
-@pytest.mark.parametrize("setting", ["epochs", "no-such=1", "out=elsewhere", "checkpoint=other"])
-def test_distill_refuses_an_update_that_it_cannot_hand_on(tmp_path, warm, init, turns, setting):
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("epochs", "--update epochs is not KEY=VALUE."),
+        ("no-such=1", "--update no-such: ppo-step has no such option."),
+        ("out=elsewhere", "--update out cannot be set: distill decides what its update reads and writes."),
+        ("checkpoint=other", "--update checkpoint cannot be set: distill decides what its update reads and writes."),
+    ],
+)
+def test_distill_refuses_an_update_that_it_cannot_hand_on(tmp_path, warm, init, turns, setting, told):
     config = DistillConfig(out=tmp_path / "one", rollouts=turns, teacher=init, student=warm, update=(setting,))
-    with pytest.raises(GtrTurboError, match=setting.partition("=")[0]):
+    with pytest.raises(GtrTurboError) as error:
         distill(config)
+    assert error.value.what == told
     assert list(tmp_path.iterdir()) == []  # found out before the teacher worked
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from gtrturbo.artifacts import DEMOS, SCORES, TOKENS, TURNS, Provenance, artifact_id, writing
+from gtrturbo.artifacts import DEMOS, SCORES, TOKENS, TURNS, Provenance, artifact_id, prune, writing
 from gtrturbo.config import ShowConfig
 from gtrturbo.envs.reply import read_reply
 from gtrturbo.errors import GtrTurboError
@@ -341,6 +341,43 @@ def test_missing_file_shows_in_the_list(tmp_path, capsys):
     path = make_turns(tmp_path / "t")
     (path / TURNS).unlink()
     assert "turns.jsonl missing" in lines(printed(capsys, path))
+
+
+def test_pruned_weights_are_called_pruned_and_not_missing(tmp_path, capsys):
+    path = make_checkpoint(tmp_path / "c", adapter=True)
+    prune(path, ["adapter_model.safetensors"], remake="gtrturbo merge --out 'two words' --overwrite")
+    out = lines(printed(capsys, path, check=True))
+    assert "weights LoRA (rank 8, alpha 16, base ../init/base), pruned (adapter_model.safetensors)" in out
+    assert "adapter_model.safetensors pruned" in out
+    assert out[out.index("pruned files are made again with") + 1] == "gtrturbo merge --out 'two words' --overwrite"
+    assert out[-1] == f"ok: 2 files match, 1 pruned, id {artifact_id(path)[:12]}"
+    assert "missing" not in " ".join(out)
+
+
+def test_a_pruned_optimizer_leaves_the_weights_to_be_shown(tmp_path, capsys):
+    path = make_checkpoint(tmp_path / "c")
+    prune(path, ["optimizer.safetensors"], remake="")
+    out = lines(printed(capsys, path))
+    assert "weights full, 3 tensors, 16 parameters" in out
+    assert "optimizer.safetensors pruned" in out
+
+
+def test_check_of_a_run_counts_pruned_files_apart(tmp_path, capsys):
+    run = make_run(tmp_path / "run")
+    prune(run / "init", ["optimizer.safetensors"], remake="")
+    prune(run / "checkpoints/0000", ["model.safetensors", "optimizer.safetensors"], remake="")
+    out = lines(printed(capsys, run, check=True))
+    assert out[-1] == "ok: 5 files of 3 artifacts match, 3 are pruned"  # 1 + 0 + 4
+    told = [line.partition("clip_fraction 0.1235")[2] for line in out if line.startswith(("init ", "checkpoints/0000 "))]
+    assert told == [", pruned model.safetensors optimizer.safetensors", ", pruned optimizer.safetensors"]
+
+
+def test_check_finds_damage_beside_what_was_pruned(tmp_path):
+    path = make_checkpoint(tmp_path / "c")
+    prune(path, ["optimizer.safetensors"], remake="")
+    (path / "model.safetensors").unlink()
+    with pytest.raises(GtrTurboError, match=r"c is damaged: missing model\.safetensors\."):
+        show(ShowConfig(artifact=path, check=True))
 
 
 def make_run(run: Path) -> Path:

@@ -1,0 +1,137 @@
+"""Read a model's shape from its config, without its weights: its modules on the meta device, counted."""
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2_5_VLConfig
+
+from gtrturbo.models.batches import CPU_TOKENS, PER_HIDDEN, PER_INTERMEDIATE, SHARE_OF_FREE
+from gtrturbo.models.checkpoint import DTYPES, add_adapter, quiet, resolve_device
+from gtrturbo.models.memory import Layers, Shape
+from gtrturbo.models.residency import memory
+from gtrturbo.models.tiny import build_tokenizer, tiny_config
+
+TINY = "tiny"
+CHANNELS = 3
+PUBLISHED = ("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct")
+
+
+def read_shape(
+    model: str, *, revision: str | None = None, lora_rank: int = 0, lora_target: tuple[str, ...] = (), dtype: str = "auto"
+) -> Shape | None:
+    """Describe a model without its weights; None where its config is not here, and no network is asked.
+
+    Args:
+        model: tiny, a hub id, or a folder, as `init --model` takes it.
+        revision: of a hub id.
+        lora_rank, lora_target: of the adapter that is put on it; rank 0 for none.
+        dtype: of the weights in memory; auto is the config's.
+    """
+    quiet()
+    config = _config(model, revision)
+    if config is None:
+        return None
+    chosen = DTYPES[dtype]
+    weights_type = (config.dtype or torch.float32) if chosen == "auto" else chosen
+    with torch.device("meta"):
+        built = AutoModelForImageTextToText.from_config(config, dtype=weights_type)
+        ends = {id(module.weight): module.weight for module in (built.get_input_embeddings(), built.get_output_embeddings())}
+        towers = [module for name, module in built.named_modules() if name.endswith(("visual", "vision_tower", "vision_model"))]
+        counts = {
+            "parameters": built.num_parameters(),
+            "vision": sum(parameter.numel() for parameter in towers[0].parameters()) if towers else 0,
+            "embeddings": sum(weight.numel() for weight in ends.values()),
+            "adapters": _adapters(built, lora_rank, lora_target),
+        }
+    vision = getattr(config, "vision_config", None)
+    patch, merge = getattr(vision, "patch_size", 14), getattr(vision, "spatial_merge_size", 1)
+    size = getattr(vision, "image_size", None)
+    text = config.get_text_config()
+    return Shape(
+        name=model,
+        **counts,
+        rank=lora_rank,
+        width=weights_type.itemsize,
+        vocabulary=text.vocab_size,
+        hidden=text.hidden_size,
+        text=_text_layers(text),
+        tower=_vision_layers(vision),
+        image_cell=patch * merge,
+        patches=merge * merge,
+        patch_size=CHANNELS * getattr(vision, "temporal_patch_size", 1) * patch**2,
+        image_tokens=(size // patch) ** 2 if size else None,
+    )
+
+
+def auto_tokens(shape: Shape, device: str, *, recomputes: bool) -> int:
+    """Return the tokens per forward pass that `--micro-batch-tokens auto` takes on a device, as batches.token_budget does."""
+    device = resolve_device(device)
+    if not device.startswith("cuda") or not torch.cuda.is_available():
+        return CPU_TOKENS
+    layer = PER_HIDDEN * shape.text.width + PER_INTERMEDIATE * shape.text.inner
+    per_token = layer + 2 * shape.text.width * shape.text.count if recomputes else layer * shape.text.count
+    taken = shape.weights + shape.adapter_bytes + shape.trainable_bytes + shape.optimizer_bytes
+    return max(1, int(SHARE_OF_FREE * (memory(device)[1] - taken) / per_token))
+
+
+def published_config(model: str) -> Qwen2_5_VLConfig | None:
+    """Return the architecture of Qwen2.5-VL 3B or 7B by its hub id, from its published numbers; None for another id.
+
+    Source: Bai et al., "Qwen2.5-VL Technical Report" (arXiv 2502.13923), table 1, and the models' config.json.
+    """
+    if model not in PUBLISHED:
+        return None
+    large = model == PUBLISHED[1]
+    text = {
+        "vocab_size": 152_064 if large else 151_936,
+        "hidden_size": 3584 if large else 2048,
+        "intermediate_size": 18_944 if large else 11_008,
+        "num_hidden_layers": 28 if large else 36,
+        "num_attention_heads": 28 if large else 16,
+        "num_key_value_heads": 4 if large else 2,
+        "max_position_embeddings": 128_000,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": [16, 24, 24]},
+    }
+    vision = {
+        "depth": 32,
+        "hidden_size": 1280,
+        "intermediate_size": 3420,
+        "num_heads": 16,
+        "out_hidden_size": text["hidden_size"],
+        "window_size": 112,
+        "fullatt_block_indexes": [7, 15, 23, 31],
+    }
+    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=not large, dtype="bfloat16")
+
+
+def _config(model: str, revision: str | None) -> Any:
+    if model == TINY:
+        return tiny_config(build_tokenizer())
+    try:
+        return AutoConfig.from_pretrained(model, revision=revision or "main", local_files_only=True)
+    except (OSError, ValueError):
+        return published_config(model)
+
+
+def _adapters(model: Any, rank: int, target: tuple[str, ...]) -> int:
+    if not rank:
+        return 0
+    adapted = add_adapter(model, rank=rank, alpha=float(rank), target=target, revision=None, seed=0)
+    return sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+
+
+def _text_layers(config: Any) -> Layers:
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    keys = getattr(config, "num_key_value_heads", None) or heads
+    return Layers(config.num_hidden_layers, config.hidden_size, config.intermediate_size, heads * size, keys * size, heads)
+
+
+def _vision_layers(config: Any) -> Layers | None:
+    if config is None:
+        return None
+    count = getattr(config, "depth", None) or config.num_hidden_layers
+    heads = getattr(config, "num_heads", None) or config.num_attention_heads
+    width = config.hidden_size
+    return Layers(count, width, config.intermediate_size, width, width, heads, fused=True)
