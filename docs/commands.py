@@ -3,12 +3,17 @@
 from pathlib import Path
 
 from gtrturbo.cli import app
-from gtrturbo.config import RunConfig, ShowConfig
+from gtrturbo.config import CompareConfig, ReportConfig, RunConfig, ShowConfig
 from gtrturbo.settings import Field, Role, fields
 from gtrturbo.stages import STAGES
 
 PAGE = Path(__file__).with_name("commands.md")
-CONFIGS = {name: config for name, (config, _) in STAGES.items()} | {"run": RunConfig, "show": ShowConfig}
+CONFIGS = {name: config for name, (config, _) in STAGES.items()} | {
+    "run": RunConfig,
+    "show": ShowConfig,
+    "compare": CompareConfig,
+    "report": ReportConfig,
+}
 HEAD = """# Commands
 
 <!-- Written by `make docs` from gtrturbo/config.py; do not edit. -->

@@ -12,23 +12,27 @@ import platform
 import resource
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
 from pydantic import TypeAdapter, ValidationError
 
 from gtrturbo import __version__
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.processes import group
 
 MANIFEST = "stage.json"
 TIMING = "timing.json"
+PRUNED = "pruned.json"
 TURNS = "turns.jsonl"
 TOKENS = "tokens.safetensors"
 SCORES = "scores.safetensors"
 DEMOS = "demos.jsonl"
+SHARD = ".shard-"
 FORMAT = 1
 # Exactly one key: safetensors writes metadata in hash order, so two keys would give other bytes in another process.
 SAFETENSORS_METADATA = {"format": "pt"}
@@ -58,6 +62,15 @@ class Manifest:
 
 
 @dataclass(frozen=True)
+class Pruned:
+    """What pruned.json holds: files that were removed on purpose, with the hashes that the manifest gives them, and the command
+    that makes them again."""
+
+    files: dict[str, str]
+    remake: str
+
+
+@dataclass(frozen=True)
 class Provenance:
     """What an artifact is made from: the stage, its knobs, and the ids of its inputs, taken before the work starts."""
 
@@ -78,11 +91,17 @@ class Result:
 
 @dataclass
 class Draft:
-    """An artifact being written: put files into `folder`, set `metrics` and `renderer`; `result` is there when it is done."""
+    """An artifact being written: put files into `folder`, set `metrics` and `renderer`; `result` is there when it is done.
+
+    `shards`: in the first of several processes, the folders that the others write their parts into. `hashes`: sha256 of files
+    that were hashed while they were written.
+    """
 
     folder: Path
+    shards: list[Path] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
     renderer: str | None = None
+    hashes: dict[str, str] = field(default_factory=dict)
     timing: dict[str, Any] = field(default_factory=dict)
     result: Result | None = None
 
@@ -96,7 +115,7 @@ def artifact_id(path: Path) -> str:
     if (path / MANIFEST).is_file():
         return sha256_file(path / MANIFEST)
     if is_model_folder(path):
-        listing = [[file.name, sha256_file(file)] for file in sorted(path.iterdir()) if file.is_file()]
+        listing = [[file.name, content_hash(file)] for file in sorted(path.iterdir()) if file.is_file()]
         return _sha256(json.dumps(listing).encode())
     raise _absent(path)
 
@@ -183,21 +202,34 @@ def short(identity: Any) -> str:
 def writing(out: Path, provenance: Provenance, *, overwrite: bool = False) -> Iterator[Draft]:
     """Write an artifact whole or not at all: yields a draft; when the block ends the manifest is added and the folder renamed.
 
+    Where several processes write it together (`processes.group`), the first claims, seals and renames. The draft of each other
+    one has a folder of its own, which goes away; `Draft.shards` names all of them, so that the first can join their parts.
+
     Raises:
         GtrTurboError: `out` exists without `overwrite`, is no artifact, or another process is writing it.
     """
+    if not group().world.first:
+        with _assisting(out) as draft:
+            yield draft
+        return
     _require_free(out, overwrite=overwrite)
-    partial = out.parent / f".{out.name}.partial"
+    partial = _partial(out)
     partial.mkdir(parents=True, exist_ok=True)
     lock = os.open(partial, os.O_RDONLY)
     try:
         _claim(lock, out)
         _require_free(out, overwrite=overwrite)  # Another writer may have finished since.
         _empty(partial)
-        draft = Draft(folder=partial)
+        draft = Draft(folder=partial, shards=[partial / f"{SHARD}{rank}" for rank in range(1, group().world.size)])
         started = time.monotonic()
         try:
+            for shard in draft.shards:
+                shard.mkdir()
+            group().barrier()
             yield draft
+            group().barrier()
+            for shard in draft.shards:
+                shutil.rmtree(shard)
             draft.timing |= _measured(started)
             _seal(draft, provenance)
         except BaseException:
@@ -205,8 +237,24 @@ def writing(out: Path, provenance: Provenance, *, overwrite: bool = False) -> It
             raise
         _replace(partial, out)
         draft.result = Result(out=out, id=artifact_id(out), metrics=draft.metrics)
+        group().broadcast([draft.result.id, draft.metrics])
     finally:
         os.close(lock)
+
+
+@contextmanager
+def _assisting(out: Path) -> Iterator[Draft]:
+    """Take part in an artifact that the first process writes, from when it has claimed it until it is there."""
+    group().barrier()
+    draft = Draft(folder=_partial(out) / f"{SHARD}{group().world.rank}")
+    yield draft
+    group().barrier()
+    identity, draft.metrics = group().broadcast(None)
+    draft.result = Result(out=out, id=identity, metrics=draft.metrics)
+
+
+def _partial(out: Path) -> Path:
+    return out.parent / f".{out.name}.partial"
 
 
 def _measured(started: float) -> dict[str, Any]:
@@ -240,7 +288,7 @@ def _empty(folder: Path) -> None:
 
 def _seal(draft: Draft, provenance: Provenance) -> None:
     (draft.folder / TIMING).write_text(json.dumps(draft.timing, indent=2) + "\n")
-    files = {name: sha256_file(draft.folder / name) for name in list_files(draft.folder)}
+    files = {name: draft.hashes.get(name) or sha256_file(draft.folder / name) for name in list_files(draft.folder)}
     manifest = {
         "format": FORMAT,
         "kind": provenance.kind,
@@ -287,21 +335,105 @@ def _replace(partial: Path, out: Path) -> None:
 
 
 def list_files(folder: Path) -> list[str]:
-    """Name the files that a manifest covers, relative and sorted: all but the manifest itself and the timing."""
+    """Name the files that a manifest covers, relative and sorted: all but itself, the timing and the record of pruned ones."""
     names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    return sorted(name for name in names if name not in (MANIFEST, TIMING))
+    return sorted(name for name in names if name not in (MANIFEST, TIMING, PRUNED))
 
 
 def damaged_files(folder: Path) -> list[str]:
-    """Hash every file again and name those that are missing, changed or not in the manifest."""
+    """Hash every file again and name those that are missing, changed or not in the manifest; pruned ones are not missing."""
     expected = read_manifest(folder).files
     present = {name: sha256_file(folder / name) for name in list_files(folder)}
-    return sorted(name for name in expected.keys() | present.keys() if expected.get(name) != present.get(name))
+    wrong = {name for name in expected.keys() | present.keys() if expected.get(name) != present.get(name)}
+    return sorted(wrong - set(pruned_files(folder)))
+
+
+def prune(folder: Path, names: Iterable[str], *, remake: str) -> None:
+    """Remove files of a finished artifact for good, and record it beside them: the manifest, and with it the id, stays.
+
+    The record is there before the first file goes, so a process that is killed in between leaves no file that seems lost;
+    called again, it removes the rest.
+
+    Args:
+        folder: the artifact.
+        names: of its files; those that its manifest does not name are left alone.
+        remake: command that makes them again, for whoever needs them after all.
+    """
+    manifest, before = read_manifest(folder), _read_pruned(folder)
+    files = before.files | {name: manifest.files[name] for name in names if name in manifest.files}
+    if files != before.files:
+        draft = folder.parent / f".{folder.name}.{PRUNED}"
+        save_json(draft, {"files": files, "remake": remake})
+        draft.replace(folder / PRUNED)
+    for name in files:
+        (folder / name).unlink(missing_ok=True)
+
+
+def pruned_files(folder: Path) -> list[str]:
+    """Name the files of an artifact that were pruned and are not there."""
+    return sorted(name for name in _read_pruned(folder).files if not (folder / name).is_file())
+
+
+def remake_command(folder: Path) -> str:
+    """Return the command that makes an artifact's pruned files again."""
+    return _read_pruned(folder).remake
+
+
+def _read_pruned(folder: Path) -> Pruned:
+    file = folder / PRUNED
+    if not file.is_file():
+        return Pruned(files={}, remake="")
+    try:
+        return TypeAdapter(Pruned).validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise GtrTurboError(f"{file} is damaged: {error.errors()[0]['msg']}.", "make the artifact again.") from None
 
 
 def sha256_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_hash(path: Path) -> str:
+    """Hash a file of others by BLAKE3, which takes a fraction of sha256's time and all cores.
+
+    A large file that has not been touched since it was hashed is not read again.
+    """
+    stat = path.stat()
+    key = f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
+    if key in _hashed:
+        return _hashed[key]
+    digest = blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()
+    # A file that is being written may change again without a new time.
+    if stat.st_size >= WORTH_REMEMBERING and time.time_ns() - stat.st_mtime_ns > SETTLED:
+        _hashed[key] = digest
+    return digest
+
+
+WORTH_REMEMBERING = 1 << 20  # bytes
+SETTLED = 2_000_000_000  # ns
+_hashed: dict[str, str] = {}
+
+
+@contextmanager
+def remembering_hashes(file: Path | None) -> Iterator[None]:
+    """Keep what `content_hash` finds of large files from one process to the next, by device, inode, size and times."""
+    if file is None:
+        yield
+        return
+    if file.is_file():
+        try:
+            _hashed.update(TypeAdapter(dict[str, str]).validate_json(file.read_bytes()))
+        except ValidationError:
+            raise GtrTurboError(f"{file} is damaged.", "delete it: the files are hashed again.") from None
+    known = len(_hashed)
+    yield
+    if len(_hashed) == known:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    save_json(draft, _hashed)
+    draft.replace(file)
 
 
 def _sha256(content: bytes) -> str:

@@ -1,5 +1,6 @@
 """The command line: one adapter turns a config class into a command, so no option is written twice."""
 
+import importlib
 import inspect
 import os
 import sys
@@ -14,14 +15,15 @@ import yaml
 
 from gtrturbo import __version__
 from gtrturbo.artifacts import Result
-from gtrturbo.config import DistillConfig, RunConfig, ShowConfig
+from gtrturbo.config import CompareConfig, DistillConfig, InitConfig, MergeConfig, ReportConfig, RunConfig, ShowConfig
 from gtrturbo.console import stderr
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.loop import distill, plan, shell
+from gtrturbo.processes import world
 from gtrturbo.progress import run_with_progress
 from gtrturbo.settings import Field, Role, build, fields
 from gtrturbo.show import show
-from gtrturbo.stages import STAGES, execute
+from gtrturbo.stages import STAGES, execute, preview
 
 ORDER = ("init", "sft", "rollout", "distill", "ppo-step", "merge", "eval")
 PANELS = {Role.INPUT: "Inputs", Role.RUNTIME: "Output and machine"}
@@ -155,14 +157,27 @@ _EXTRA = [
 def run_stage(config: Any) -> None:
     """Run one stage: the path written goes to stdout, a line of metrics to stderr."""
     _go_offline(config)
+    if isinstance(config, MergeConfig) and config.dry_run:
+        print(preview(config))
+        return
     result = distill(config) if isinstance(config, DistillConfig) else execute(config)
     stderr.print(summary_line(result), style="dim", soft_wrap=True)
-    print(result.out)
+    _tell(result.out)
+
+
+def _tell(path: Path) -> None:
+    # stdout carries one line, whatever the number of processes.
+    if world().first:
+        print(path)
 
 
 def _go_offline(config: Any) -> None:
-    # Only init may touch the network; the variable is read when transformers is imported, which has not happened yet.
-    if type(config) is not STAGES["init"][0]:
+    # Only init may touch the network, and merge for a base that is named by its id; the variable is read when transformers is
+    # imported, which has not happened yet.
+    fetches = isinstance(config, InitConfig) or (
+        isinstance(config, MergeConfig) and (config.recipe or (config.base and not config.base.exists()))
+    )
+    if not fetches:
         os.environ["HF_HUB_OFFLINE"] = "1"
 
 
@@ -176,9 +191,11 @@ def run_loop(config: RunConfig) -> None:
     if config.model == "tiny" or config.start:
         os.environ["HF_HUB_OFFLINE"] = "1"
     if config.dry_run:
-        print(shell(plan(config)), end="")
+        # Its imports take seconds, which no other command should.
+        notes = importlib.import_module("gtrturbo.estimate").notes(config)
+        print(shell(plan(config), notes=notes), end="")
     else:
-        print(run_with_progress(config))
+        _tell(run_with_progress(config))
 
 
 def _version(wanted: bool | None) -> None:
@@ -200,3 +217,5 @@ for _name in ORDER:
     add_command(_name, STAGES[_name][0], run_stage)
 add_command("run", RunConfig, run_loop, verify=plan)
 add_command("show", ShowConfig, show)
+add_command("compare", CompareConfig, lambda config: importlib.import_module("gtrturbo.compare").compare(config))
+add_command("report", ReportConfig, lambda config: _tell(importlib.import_module("gtrturbo.report").report(config)))

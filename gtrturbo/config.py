@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from gtrturbo.settings import Between, Role, check, fields
+from gtrturbo.settings import Between, EachBetween, Role, WordOrWhole, check, fields
 
 FRACTION = Between(0, 1)
-POSITIVE_FRACTION = Between(0, 1, low_open=True)
 POSITIVE = Between(0, low_open=True)
 NOT_NEGATIVE = Between(0)
 AT_LEAST_ONE = Between(1)
@@ -30,6 +29,28 @@ Illegal = Annotated[
 ]
 MaxNewTokens = Annotated[int, "Longest reply in tokens; 256 as in the paper.", AT_LEAST_ONE]
 NumEnvs = Annotated[int, "Episodes played side by side, and replies generated in one batch.", AT_LEAST_ONE]
+Engine = Annotated[
+    Literal["hf", "openai"], "Who generates: hf is this process, with transformers; openai is a server, see --base-url."
+]
+ServerKind = Annotated[
+    Literal["vllm", "sglang", "generic"],
+    "What the server is; a generic one is sent standard fields only, returns no token ids, and so can serve eval alone.",
+]
+BaseUrl = Annotated[str | None, "Where the server is, such as http://localhost:8000 (--engine openai).", Role.RUNTIME]
+ServedModel = Annotated[str | None, "Model that the server is asked for; the first that it lists if not given."]
+MaxConcurrency = Annotated[int, "Most requests at once to the server.", AT_LEAST_ONE, Role.RUNTIME]
+MicroBatchTokens = Annotated[
+    str,
+    "Tokens per forward pass, padding included: a number, or auto (8192 on a CPU, what fits on a GPU). Results change by "
+    "rounding only.",
+    WordOrWhole("auto"),
+]
+Checkpointing = Annotated[
+    bool, "Compute activations again in the backward pass: far less memory, about a third more time, the same result."
+]
+Fsdp = Annotated[
+    bool, "Under torchrun: split full weights, gradients and optimiser over the processes, not only the work.", Role.RUNTIME
+]
 MicroBatch = Annotated[int, "Samples per forward pass; memory grows with it, results change by rounding only.", AT_LEAST_ONE]
 
 
@@ -73,7 +94,9 @@ class SftConfig(StageConfig):
     learning_rate: Annotated[float, "Peak learning rate of AdamW.", POSITIVE] = 1e-5
     warmup_steps: Annotated[int, "Steps of linear warm-up; a cosine to 0 at --steps follows.", NOT_NEGATIVE] = 0
     batch_size: Annotated[int, "Samples per optimiser step.", AT_LEAST_ONE] = 32
-    micro_batch_size: MicroBatch = 32
+    micro_batch_tokens: MicroBatchTokens = "auto"
+    gradient_checkpointing: Checkpointing = False
+    fsdp: Fsdp = False
     weight_decay: Annotated[float, "AdamW weight decay.", NOT_NEGATIVE] = 0.0
     max_grad_norm: Annotated[float, "Gradients are scaled down to this norm.", POSITIVE] = 1.0
     seed: Seed = 0
@@ -95,6 +118,11 @@ class RolloutConfig(StageConfig):
     max_new_tokens: MaxNewTokens = 256
     illegal: Illegal = "random"
     num_envs: NumEnvs = 32
+    engine: Engine = "hf"
+    server: ServerKind = "vllm"
+    base_url: BaseUrl = None
+    served_model: ServedModel = None
+    max_concurrency: MaxConcurrency = 64
     seed: Seed = 0
     device: Device = "auto"
     dtype: Dtype = "auto"
@@ -113,7 +141,13 @@ class DistillConfig(StageConfig):
         int, "sft: more tries for a reply that does not parse, each 1.1 times hotter, up to 0.9.", NOT_NEGATIVE
     ] = 3
     max_new_tokens: MaxNewTokens = 256
+    micro_batch_tokens: MicroBatchTokens = "auto"
     micro_batch_size: MicroBatch = 32
+    engine: Engine = "hf"
+    server: ServerKind = "vllm"
+    base_url: BaseUrl = None
+    served_model: ServedModel = None
+    max_concurrency: MaxConcurrency = 64
     student: Annotated[
         Path | None, "Go on to the weights: update this checkpoint with the guidance and write it to --out.", Role.INPUT
     ] = None
@@ -137,7 +171,9 @@ class PpoStepConfig(StageConfig):
     ] = ()
     epochs: Annotated[int, "Passes over the turns.", AT_LEAST_ONE] = 4
     minibatch_size: Annotated[int, "Turns per optimiser step; 128 as in the paper.", AT_LEAST_ONE] = 128
-    micro_batch_size: MicroBatch = 32
+    micro_batch_tokens: MicroBatchTokens = "auto"
+    gradient_checkpointing: Checkpointing = False
+    fsdp: Fsdp = False
     learning_rate: Annotated[float, "AdamW learning rate of the model at the first update.", POSITIVE] = 1e-5
     final_learning_rate: Annotated[float, "Learning rate after --schedule-updates updates.", NOT_NEGATIVE] = 1e-9
     schedule_updates: Annotated[
@@ -179,24 +215,79 @@ class PpoStepConfig(StageConfig):
     dtype: Dtype = "auto"
 
 
+MergeMethod = Literal[
+    "ties", "linear", "task-arithmetic", "dare-linear", "dare-ties", "breadcrumbs", "slerp", "nuslerp", "multislerp",
+    "model-stock", "sce",
+]  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class MergeConfig(StageConfig):
     """Merge checkpoints around their base into a teacher. No checkpoints give the base."""
 
-    checkpoints: Annotated[tuple[Path, ...], "Checkpoints to merge, oldest first.", Role.POSITIONAL] = ()
+    checkpoints: Annotated[
+        tuple[Path, ...], "Checkpoints to merge, oldest first: full weights in safetensors, or LoRA adapters.", Role.POSITIONAL
+    ] = ()
     base: Annotated[
         Path | None,
-        "Checkpoint that task vectors are measured from; the one that the checkpoints were trained from if not given.",
+        "Checkpoint that task vectors are measured from, a folder or a Hugging Face id; the one that the checkpoints were "
+        "trained from if not given.",
         Role.INPUT,
     ] = None
-    method: Annotated[Literal["ties", "linear"], "ties: trim, elect signs, merge. linear: weighted mean."] = "ties"
+    method: Annotated[
+        MergeMethod,
+        "ties (the paper's): trim, elect signs, average. linear: weighted mean. task-arithmetic: weighted sum. dare-linear, "
+        "dare-ties: drop entries at random first. breadcrumbs: drop the smallest and the largest. slerp, nuslerp (two), "
+        "multislerp: along spheres. model-stock: towards the centre. sce: entries that vary most.",
+    ] = "ties"
     weights: Annotated[str, "sma (equal), ema:ALPHA (newest counts most; the paper's best is ema:0.5), or numbers: 0.2,0.8."] = (
         "sma"
     )
     density: Annotated[
-        float, "Share of each task vector kept by ties, by magnitude, in (0, 1]; 0.8 as in the paper.", POSITIVE_FRACTION
-    ] = 0.8
+        str,
+        "Share of each task vector that is kept, in (0, 1], or one per checkpoint: 0.8,0.5; 0.8 as in the paper.",
+        EachBetween(0, 1, low_open=True),
+    ] = "0.8"
+    gamma: Annotated[float, "breadcrumbs: share of largest entries to drop.", FRACTION] = 0.01
     scale: Annotated[float, "λ: the merged task vector is multiplied by it; 1 as in the paper.", POSITIVE] = 1.0
+    normalize: Annotated[
+        bool | None, "Divide by the weights; if not given, ties, linear and sce do, and sums do not (as in mergekit)."
+    ] = None
+    sign: Annotated[
+        Literal["total", "count"], "How a sign is elected: by the weighted sum (as in the paper), or by the number of votes."
+    ] = "total"
+    only: Annotated[
+        tuple[str, ...], "Merge only tensors whose name fits, such as model.layers.*; repeatable. Others: the base's."
+    ] = ()
+    exclude: Annotated[tuple[str, ...], "Leave tensors whose name fits as they are in the base; repeatable."] = ()
+    adapter_space: Annotated[
+        Literal["delta", "factors"],
+        "LoRA adapters: delta merges what they stand for, scale·B·A, exactly. factors merges A and B apart, as PEFT does: "
+        "approximate.",
+    ] = "delta"
+    rank: Annotated[
+        int, "LoRA adapters: write an adapter of this rank (truncated SVD; its error is printed), not full weights.", NOT_NEGATIVE
+    ] = 0
+    recursive: Annotated[
+        bool, "Merge one checkpoint after another into the last teacher: the paper's recursion, an approximation of their merge."
+    ] = False
+    seed: Annotated[int, "dare: decides which entries are dropped.", NOT_NEGATIVE] = 0
+    recipe: Annotated[Path | None, "mergekit's YAML in place of checkpoints, method and weights.", Role.RUNTIME] = None
+    cache: Annotated[
+        Path | None, "Folder for what was measured of each checkpoint: merging it again is one pass over the files.", Role.RUNTIME
+    ] = None
+    state: Annotated[
+        Path | None, "Folder of running sums (ties): only checkpoints that are not in it are read, and old ones may be gone.",
+        Role.RUNTIME,
+    ] = None  # fmt: skip
+    verify: Annotated[
+        int, "Recompute so many tensors, chosen at random, by the slow reference and compare.", NOT_NEGATIVE, Role.RUNTIME
+    ] = 0
+    dry_run: Annotated[bool, "Say what would be read and written, and do nothing.", Role.RUNTIME] = False
+    threads: Annotated[int | None, "Threads; all cores if not given. The result is the same.", AT_LEAST_ONE, Role.RUNTIME] = None
+    device: Annotated[
+        str, "cpu, or cuda for the arithmetic on a GPU; the result is the same.", Role.RUNTIME
+    ] = "cpu"  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +302,11 @@ class EvalConfig(StageConfig):
     max_new_tokens: MaxNewTokens = 256
     illegal: Illegal = "random"
     num_envs: NumEnvs = 32
+    engine: Engine = "hf"
+    server: ServerKind = "vllm"
+    base_url: BaseUrl = None
+    served_model: ServedModel = None
+    max_concurrency: MaxConcurrency = 64
     seed: Annotated[int, "Chooses the deals; keep it to compare checkpoints pair by pair.", NOT_NEGATIVE] = 1_000_000
     device: Device = "auto"
     dtype: Dtype = "auto"
@@ -238,12 +334,22 @@ class RunConfig:
     episodes: Annotated[int, "Episodes per iteration.", AT_LEAST_ONE] = 64
     eval_episodes: Annotated[int, "Episodes per evaluation.", AT_LEAST_ONE] = 200
     eval_every: Annotated[int, "Evaluate every so many iterations, besides start and end; 0 only those two.", NOT_NEGATIVE] = 0
+    eval_teachers: Annotated[
+        bool, "Wherever a student is evaluated, evaluate on the same deals the teacher that is then merged of it too."
+    ] = False
     lora_rank: Annotated[int, "Rank of the LoRA adapter to train; 0 trains the full weights.", NOT_NEGATIVE] = 0
     seed: Seed = 0
     set: Annotated[
         tuple[str, ...], "STAGE.OPTION=VALUE for any stage, such as ppo-step.clip-range=0.2 or merge.weights=ema:0.5; repeatable."
     ] = ()
-    dry_run: Annotated[bool, "Print the run as a shell script and do nothing."] = False
+    keep_teachers: Annotated[
+        int | None, "Keep the weights of the newest N merged teachers; all if not given. The manifests stay.", AT_LEAST_ONE
+    ] = None
+    keep_optimizers: Annotated[
+        int | None, "Keep the optimiser's state of the newest N checkpoints; all if not given. The weights stay.", AT_LEAST_ONE
+    ] = None
+    isolate: Annotated[bool, "Run each stage as a process of its own, so that nothing of it stays in memory."] = False
+    dry_run: Annotated[bool, "Print the run as a shell script with estimates of memory and disk, and do nothing."] = False
     device: Device = "auto"
     overwrite: Annotated[bool, "Replace what exists and differs."] = False
 
@@ -263,3 +369,38 @@ class ShowConfig:
     )
     scores: Annotated[Path | None, "Colour the reply's tokens by the teacher's KL from these scores."] = None
     check: Annotated[bool, "Hash every file again and compare with the manifest."] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Compare runs by method: means over seeds with intervals, differences paired by seed, cost."""
+
+    runs: Annotated[tuple[Path, ...], "Folders that gtrturbo run wrote.", Role.POSITIONAL]
+    baseline: Annotated[
+        str | None, "Method that the others are compared to, as the table names it; ppo if there, else the first."
+    ] = None
+    out: Annotated[Path | None, "Folder for compare.json and compare.csv, with every iteration.", Role.RUNTIME] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Write one HTML page about runs: curves with intervals, collapse, teacher, time and cost, sample episodes."""
+
+    runs: Annotated[tuple[Path, ...], "Folders that gtrturbo run wrote.", Role.POSITIONAL]
+    out: Annotated[Path, "File to write; it needs nothing else, no network either.", Role.RUNTIME] = Path("report.html")
+    baseline: Annotated[
+        str | None, "Method that the others are compared to, as the table names it; ppo if there, else the first."
+    ] = None
+    samples: Annotated[int, "Episodes to show of each run.", NOT_NEGATIVE] = 2
+    price_per_call: Annotated[float | None, "What an API teacher would cost per answered turn.", NOT_NEGATIVE] = None
+    price_per_million_tokens: Annotated[
+        float | None, "What an API teacher would cost per million tokens, read and written alike.", NOT_NEGATIVE
+    ] = None
+    price_per_hour: Annotated[
+        float | None, "What an hour of this machine costs, for the merged teacher's seconds.", NOT_NEGATIVE
+    ] = None
+    currency: Annotated[str, "Of the prices."] = "USD"
+
+    def __post_init__(self) -> None:
+        for field in fields(type(self)):
+            check(field, getattr(self, field.name))

@@ -6,7 +6,10 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-stderr = Console(stderr=True, highlight=False)
+from gtrturbo.processes import world
+
+# Of several processes one tells what all of them do.
+stderr = Console(stderr=True, highlight=False, quiet=not world().first)
 
 
 class Bar:
@@ -33,5 +36,5 @@ def progress_bar(description: str, total: int) -> Iterator[Bar]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=stderr, disable=not stderr.is_terminal, transient=True) as progress:
+    with Progress(*columns, console=stderr, disable=stderr.quiet or not stderr.is_terminal, transient=True) as progress:
         yield Bar(progress, description, total)

@@ -30,7 +30,7 @@ class Turn:
     image parts in order. `action` is what the reply chose (None: it did not parse, so `legal` is False) and `executed` what
     the environment was given (None: nothing). `reads_truly` says whether the reply's fields match the true state (None: it did
     not parse). `reward` is the sum of `reward_terms`. `info` is the environment's info before the action. `successor` is there
-    where the turn was truncated.
+    where the turn was truncated. `policy` names what a server was asked for: the adapter or model that wrote the reply.
     """
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False, extra="forbid")
@@ -51,6 +51,7 @@ class Turn:
     won: bool
     info: dict[str, Any]
     successor: Successor | None = None
+    policy: str | None = None
 
     @property
     def last(self) -> bool:

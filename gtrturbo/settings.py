@@ -38,6 +38,30 @@ class Between:
 
 
 @dataclass(frozen=True)
+class WordOrWhole:
+    """What a setting may be that is a word, or a whole number of at least 1."""
+
+    word: str
+
+    def __contains__(self, value: Any) -> bool:
+        return value == self.word or (value.isdecimal() and int(value) >= 1)
+
+    def __str__(self) -> str:
+        return f"{{{self.word}, 1, 2, …}}"
+
+
+@dataclass(frozen=True)
+class EachBetween(Between):
+    """Bounds of every number in a text such as 0.8 or 0.8,0.5."""
+
+    def __contains__(self, text: Any) -> bool:
+        try:
+            return all(super(EachBetween, self).__contains__(float(number)) for number in str(text).split(","))
+        except ValueError:
+            return False
+
+
+@dataclass(frozen=True)
 class Field:
     """One setting, read off its annotation. `kind` is the type without Annotated; `optional` says that None is allowed."""
 
@@ -46,7 +70,7 @@ class Field:
     help: str
     default: Any
     roles: frozenset[Role]
-    bounds: Between | None
+    bounds: Between | WordOrWhole | None
     optional: bool
 
     @property
@@ -88,7 +112,7 @@ def _field(field: dataclasses.Field, hint: Any) -> Field:
         help=next(note for note in notes if isinstance(note, str)),
         default=field.default,
         roles=frozenset(note for note in notes if isinstance(note, Role)),
-        bounds=next((note for note in notes if isinstance(note, Between)), None),
+        bounds=next((note for note in notes if isinstance(note, Between | WordOrWhole)), None),
         optional=optional,
     )
 

@@ -183,7 +183,7 @@ def test_absent_yaml_is_refused(tmp_path):
     ("line", "told"),
     [
         ("merge --out t --base b --density 3.0", "density must be in (0, 1], got 3.0."),
-        ("merge --out t --base b --density 0", "density must be in (0, 1], got 0.0."),
+        ("merge --out t --base b --density 0", "density must be in (0, 1], got 0."),
         ("init --out t --lora-rank -1", "lora-rank must be in [0, ∞), got -1."),
         ("init --out t --lora-rank four", "lora-rank must be a whole number, got 'four'."),
         ("init --out t --lora-rank 1.5", "lora-rank must be a whole number, got '1.5'."),
@@ -295,7 +295,8 @@ def test_interrupt_leaves_nothing_and_exits_130(tmp_path):
     assert process.returncode == 130, stderr
     assert stdout == ""
     assert "Traceback" not in stderr
-    assert list(tmp_path.iterdir()) == []
+    # What was played is kept for the next try, and nothing else.
+    assert [path.name for path in tmp_path.iterdir()] in ([], [".turns.journal"])
 
 
 # What goes wrong, and what the last line says to do about it

@@ -43,7 +43,12 @@ def test_every_config_says_what_its_command_does(config):
     [
         (MergeConfig, {"density": 3.0}, "density must be in (0, 1], got 3.0."),
         (MergeConfig, {"density": 0.0}, "density must be in (0, 1], got 0.0."),
-        (MergeConfig, {"method": "dare"}, "method must be one of ties, linear, got dare."),
+        (
+            MergeConfig,
+            {"method": "dare"},
+            "method must be one of ties, linear, task-arithmetic, dare-linear, dare-ties, breadcrumbs, slerp, nuslerp, "
+            "multislerp, model-stock, sce, got dare.",
+        ),
         (InitConfig, {"lora_rank": -1}, "lora-rank must be in [0, ∞), got -1."),
         (InitConfig, {"seed": -1}, "seed must be in [0, ∞), got -1."),
         (InitConfig, {"dtype": "float16"}, "dtype must be one of auto, float32, bfloat16, got float16."),
@@ -158,7 +163,10 @@ def test_an_unknown_key_is_refused_and_the_known_ones_are_listed():
     with pytest.raises(GtrTurboError) as error:
         build(MergeConfig, {"out": "x", "densty": 0.5})
     assert error.value.what == "unknown setting densty."
-    assert error.value.fix == "known: out, overwrite, checkpoints, base, method, weights, density, scale"
+    assert error.value.fix == (
+        "known: out, overwrite, checkpoints, base, method, weights, density, gamma, scale, normalize, sign, only, exclude, "
+        "adapter-space, rank, recursive, seed, recipe, cache, state, verify, dry-run, threads, device"
+    )
 
 
 def test_a_missing_value_is_named_as_its_option():

@@ -5,6 +5,7 @@ prompt is made of never depends on its neighbours. Sampled ids are trained on as
 """
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +20,22 @@ from gtrturbo.records import Message
 
 # What a processor returns per token; everything else (pixels, grids) is stacked along its first dimension.
 TOKEN_KEYS = {"input_ids": None, "attention_mask": 0, "mm_token_type_ids": 0, "token_type_ids": 0}
-CACHED_PROMPTS = 4096
+CACHED_BYTES = 1 << 30
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prompt:
-    """One rendered prompt: the tensors that a model takes, with a leading dimension of 1 for the per-token ones."""
+    """One rendered prompt: the tensors that a model takes, with a leading dimension of 1 for the per-token ones.
+
+    Prompts are told apart by identity: a renderer gives the same one for the same content.
+    """
 
     tensors: dict[str, Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in memory; a picture of 300 × 300 pixels takes 2 MB."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
 
     @property
     def ids(self) -> np.ndarray:
@@ -40,6 +49,8 @@ class Renderer:
     def __init__(self, processor: Any) -> None:
         self.processor = processor
         self._cache: dict[str, Prompt] = {}
+        self._bytes = 0
+        self._pieces: dict[int, str] = {}
 
     def prompt(self, messages: Sequence[Message], pictures: Sequence[np.ndarray]) -> Prompt:
         """Render messages up to where the assistant's reply begins.
@@ -50,9 +61,11 @@ class Renderer:
         """
         key = _content_key(messages, pictures)
         if key not in self._cache:
-            if len(self._cache) >= CACHED_PROMPTS:
-                self._cache.pop(next(iter(self._cache)))
-            self._cache[key] = self._render(messages, pictures)
+            prompt = self._render(messages, pictures)
+            self._bytes += prompt.nbytes
+            while self._bytes > CACHED_BYTES and self._cache:
+                self._bytes -= self._cache.pop(next(iter(self._cache))).nbytes
+            self._cache[key] = prompt
         return self._cache[key]
 
     def _render(self, messages: Sequence[Message], pictures: Sequence[np.ndarray]) -> Prompt:
@@ -73,12 +86,23 @@ class Renderer:
 
         A token's characters are those that it adds to the decoded prefix, so a token that completes a character owns it.
         """
-        tokenizer = self.processor.tokenizer
-        ends = [len(_stable(tokenizer.decode(ids[: count + 1], skip_special_tokens=True))) for count in range(len(ids))]
-        text = tokenizer.decode(ids, skip_special_tokens=True)
+        text = self._text(ids)
+        pieces = [self._piece(each) for each in ids]
+        if "\ufffd" not in text and "".join(pieces) == text:
+            ends = list(itertools.accumulate(map(len, pieces)))
+        else:  # A character of several tokens, or a tokenizer whose tokens read otherwise in a row than alone.
+            ends = [len(_stable(self._text(ids[: count + 1]))) for count in range(len(ids))]
         if ends:
             ends[-1] = len(text)
         return text, list(zip([0, *ends[:-1]], ends, strict=True))
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return self.processor.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def _piece(self, identity: int) -> str:
+        if identity not in self._pieces:
+            self._pieces[identity] = self._text([identity])
+        return self._pieces[identity]
 
 
 def _stable(text: str) -> str:
@@ -93,13 +117,19 @@ def _content_key(messages: Sequence[Message], pictures: Sequence[np.ndarray]) ->
     return digest.hexdigest()
 
 
-def collate(prompts: Sequence[Prompt], *, pad_id: int) -> dict[str, Tensor]:
-    """Put prompts into one batch, padded on the left to the longest, P tokens.
+def collate(prompts: Sequence[Prompt], *, pad_id: int, multiple: int | None = None) -> dict[str, Tensor]:
+    """Put prompts into one batch, padded on the left to the longest, or to the next multiple above it: P tokens.
 
     Returns: per-token tensors [B, P]; pixels and grids concatenated in the order of the prompts.
     """
-    length = max(prompt.tensors["input_ids"].shape[1] for prompt in prompts)
+    length = max(padded_length(prompt, multiple) for prompt in prompts)
     return {name: _join(prompts, name, length, pad_id) for name in prompts[0].tensors}
+
+
+def padded_length(prompt: Prompt, multiple: int | None) -> int:
+    """Return a prompt's length in tokens, or the next multiple above it."""
+    length = prompt.tensors["input_ids"].shape[1]
+    return (length // multiple + 1) * multiple if multiple else length
 
 
 def _join(prompts: Sequence[Prompt], name: str, length: int, pad_id: int) -> Tensor:
@@ -117,18 +147,24 @@ def append_responses(
 
     Returns: the batch with per-token tensors [B, P + R], and the mask of real reply tokens. [B, R] bool
     """
-    longest = max(len(response) for response in responses)
-    ids = torch.full((len(responses), longest), pad_id, dtype=torch.long)
-    mask = torch.zeros(len(responses), longest, dtype=torch.bool)
-    for row, response in enumerate(responses):
-        ids[row, : len(response)] = torch.from_numpy(np.asarray(response, dtype=np.int64))
-        mask[row, : len(response)] = True
+    ids, mask = stack_responses(responses, pad_id=pad_id)
     tails = {"input_ids": ids, "attention_mask": mask.long()}
     joined = {
         name: torch.cat([value, tails.get(name, torch.zeros_like(ids))], dim=1) if name in TOKEN_KEYS else value
         for name, value in batch.items()
     }
     return joined, mask
+
+
+def stack_responses(responses: Sequence[np.ndarray], *, pad_id: int) -> tuple[Tensor, Tensor]:
+    """Put replies into one batch, padded on the right to the longest: ids [B, R] and the mask of real tokens [B, R] bool."""
+    longest = max(len(response) for response in responses)
+    ids = torch.full((len(responses), longest), pad_id, dtype=torch.long)
+    mask = torch.zeros(len(responses), longest, dtype=torch.bool)
+    for row, response in enumerate(responses):
+        ids[row, : len(response)] = torch.from_numpy(np.asarray(response, dtype=np.int64))
+        mask[row, : len(response)] = True
+    return ids, mask
 
 
 def load_picture(path: Path) -> np.ndarray:

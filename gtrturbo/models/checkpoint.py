@@ -1,9 +1,9 @@
 """Checkpoints on disk: full weights or a LoRA adapter, in plain Hugging Face and PEFT layout, with canonical bytes."""
 
-import json
-import os
-import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,17 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils import logging
 
-from gtrturbo.artifacts import MANIFEST, TIMING, read_manifest, save_json
+from gtrturbo.artifacts import MANIFEST, read_manifest
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.keep import kept
+from gtrturbo.models.chat import Renderer
+from gtrturbo.models.folders import adapter_config, base_of, copy_renderer, is_adapter, point_to_base, rebased, renderer_hash
 from gtrturbo.models.policy import Policy
-from gtrturbo.models.processor import RENDERER_FILES, load_processor, renderer_hash
+from gtrturbo.models.processor import load_processor
+from gtrturbo.models.residency import make_room, shared_base
 from gtrturbo.models.value_head import ValueHead
+from gtrturbo.processes import world
 
-ADAPTER_CONFIG = "adapter_config.json"
 BASE = "base"
 ONE_THREAD = 5_000_000
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -35,13 +39,37 @@ def load_policy(path: Path, *, device: str, dtype: str = "auto", trainable: bool
     if (path / MANIFEST).is_file():
         read_manifest(path, "checkpoint")
     quiet()
-    model = load_model(path, dtype=dtype, trainable=trainable).to(resolve_device(device))
+    model = _model_on(resolve_device(device), path, dtype=dtype, trainable=trainable)
     if model.device.type == "cpu" and model.num_parameters() < ONE_THREAD:
         # Threads of so small a model wait for each other: with two, ppo-step was 8 times slower on a busy machine.
         torch.set_num_threads(1)
-    processor = load_processor(path, model_type=model.config.model_type, local_files_only=True)
     head = ValueHead.load(path)
-    return Policy(model, processor, head.to(model.device) if head else None)
+    renderer = _renderer(path, model.config.model_type)
+    policy = Policy(model, renderer.processor, head.to(model.device) if head else None)
+    policy.renderer = renderer
+    return policy
+
+
+def _model_on(device: str, path: Path, *, dtype: str, trainable: bool) -> Any:
+    """Load a checkpoint's model onto a device; in a run the base under an adapter is read once."""
+    if not is_adapter(path):
+        make_room(path, device)
+        return load_model(path, dtype=dtype, trainable=trainable).to(device)
+    with _unreadable(path):
+        base, revision = base_of(path), adapter_config(path).get("revision") or "main"
+
+        def load() -> Any:
+            return _load_full(base, dtype=dtype, revision=revision).requires_grad_(False).to(device).eval()
+
+        model = shared_base(base, revision=revision, dtype=dtype, device=device, load=load)
+        return PeftModel.from_pretrained(model, str(path), is_trainable=trainable).to(device)
+
+
+def _renderer(path: Path, model_type: str) -> Renderer:
+    """Load a checkpoint's renderer; in a run all checkpoints with the same files share one, and the prompts that it rendered."""
+    identity = renderer_hash(path)
+    load = partial(load_processor, path, model_type=model_type, local_files_only=True)
+    return kept(f"renderer {identity}", model_type, lambda: Renderer(load()))
 
 
 def load_foreign(model: str, *, revision: str | None, dtype: str) -> tuple[Any, Any]:
@@ -70,33 +98,25 @@ def quiet() -> None:
 
 def load_model(path: Path, *, dtype: str = "auto", trainable: bool = False) -> Any:
     """Load a checkpoint's model: a PEFT model where it is an adapter; everything frozen unless `trainable`."""
-    try:
+    with _unreadable(path):
         if not is_adapter(path):
-            model = AutoModelForImageTextToText.from_pretrained(path, dtype=DTYPES[dtype], local_files_only=True)
-            return model.requires_grad_(trainable)
-        base, revision = base_of(path), _adapter_config(path).get("revision")
-        model = AutoModelForImageTextToText.from_pretrained(
-            base, dtype=DTYPES[dtype], revision=revision or "main", local_files_only=True
-        )
-        return PeftModel.from_pretrained(model.requires_grad_(False), str(path), is_trainable=trainable)
+            return _load_full(str(path), dtype=dtype).requires_grad_(trainable)
+        revision = adapter_config(path).get("revision") or "main"
+        model = _load_full(base_of(path), dtype=dtype, revision=revision).requires_grad_(False)
+        return PeftModel.from_pretrained(model, str(path), is_trainable=trainable)
+
+
+def _load_full(model: str, *, dtype: str, revision: str = "main") -> Any:
+    return AutoModelForImageTextToText.from_pretrained(model, dtype=DTYPES[dtype], revision=revision, local_files_only=True)
+
+
+@contextmanager
+def _unreadable(path: Path) -> Iterator[None]:
+    """Name the checkpoint and the command that checks it where loading it fails."""
+    try:
+        yield
     except (OSError, SafetensorError, ValueError) as error:
         raise GtrTurboError(f"{path} cannot be loaded: {error}", f"see: gtrturbo show {path} --check") from error
-
-
-def is_adapter(path: Path) -> bool:
-    """Tell whether a checkpoint is a LoRA adapter rather than full weights."""
-    return (path / ADAPTER_CONFIG).is_file()
-
-
-def base_of(path: Path) -> str:
-    """Name the model under an adapter: a folder relative to the adapter's own, else a folder or hub id as it stands."""
-    named = _adapter_config(path)["base_model_name_or_path"]
-    beside = path / named
-    return str(beside) if beside.is_dir() else named
-
-
-def _adapter_config(path: Path) -> dict[str, Any]:
-    return json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8"))
 
 
 def save_model(model: Any, folder: Path, *, base: str | None = None) -> None:
@@ -116,16 +136,6 @@ def save_model(model: Any, folder: Path, *, base: str | None = None) -> None:
         point_to_base(folder, base)
 
 
-def point_to_base(folder: Path, base: str | None) -> None:
-    """Name an adapter's base in its config, and put the config into canonical order."""
-    file = folder / ADAPTER_CONFIG
-    config = _adapter_config(folder)
-    # PEFT keeps the target modules in a set, whose order differs from process to process.
-    config = {name: sorted(value) if isinstance(value, list) else value for name, value in config.items()}
-    config |= {"base_model_name_or_path": base, "inference_mode": True}
-    save_json(file, config)
-
-
 def save_successor(policy: Policy, source: Path, folder: Path, out: Path) -> str:
     """Write a trained checkpoint beside the files of the one that it came from; return the renderer's hash.
 
@@ -140,31 +150,6 @@ def save_successor(policy: Policy, source: Path, folder: Path, out: Path) -> str
     if policy.value_head:
         policy.value_head.save(folder)
     return renderer_hash(folder)
-
-
-def rebased(source: Path, out: Path) -> str:
-    """Say where an adapter's base is as seen from `out`; hub ids stay as they are."""
-    return rebased_name(base_of(source), out)
-
-
-def rebased_name(model: str, out: Path) -> str:
-    """Turn a model folder into a path relative to `out`; a hub id stays as it is."""
-    return Path(os.path.relpath(model, out)).as_posix() if Path(model).is_dir() else model
-
-
-def copy_renderer(source: Path, folder: Path) -> None:
-    """Copy tokenizer, processor and chat template byte for byte."""
-    for name in RENDERER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
-
-
-def copy_checkpoint(source: Path, folder: Path) -> None:
-    """Copy a checkpoint's own files, without manifest, training state and metrics."""
-    left_out = {MANIFEST, TIMING, "optimizer.safetensors", "metrics.jsonl", "value_head.safetensors"}
-    for entry in sorted(source.iterdir()):
-        if entry.is_file() and entry.name not in left_out:
-            shutil.copyfile(entry, folder / entry.name)
 
 
 def add_adapter(model: Any, *, rank: int, alpha: float, target: tuple[str, ...], revision: str | None, seed: int) -> PeftModel:
@@ -189,7 +174,7 @@ def add_adapter(model: Any, *, rank: int, alpha: float, target: tuple[str, ...],
 
 
 def resolve_device(device: str) -> str:
-    """Turn auto into cuda where there is one, else cpu."""
+    """Turn auto into cuda where there is one, else cpu; of several processes each takes the GPU of its local rank."""
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return f"cuda:{world().local_rank}" if device == "cuda" and world().size > 1 else device

@@ -61,8 +61,8 @@ def demo_example(demo: Demo, path: Path, renderer: Renderer) -> Example:
     return Example(prompt, np.asarray(ids, np.int32), np.array(learned))
 
 
-def imitation_loss(policy: Policy, examples: Sequence[Example]) -> tuple[Tensor, int]:
-    """Return the summed negative log-likelihood of the learned tokens in nats, and their number.
+def imitation_loss(policy: Policy, examples: Sequence[Example]) -> Tensor:
+    """Return the summed negative log-likelihood of the learned tokens in nats.
 
     Source: GTR (arXiv 2503.08525), the SFT term on corrected thoughts.
     """
@@ -71,7 +71,7 @@ def imitation_loss(policy: Policy, examples: Sequence[Example]) -> tuple[Tensor,
     learned = torch.zeros_like(scored.mask)
     for row, example in enumerate(examples):
         learned[row, : len(example.learned)] = torch.from_numpy(example.learned).to(learned.device)
-    return -(scored.logprobs * learned).sum(), int(learned.sum())
+    return -(scored.logprobs * learned).sum()
 
 
 class Shuffle:

@@ -33,13 +33,17 @@ class State:
 
 @dataclass(frozen=True)
 class Spoken:
-    """A reply: its text and, where a policy sampled it, its tokens (prompt_ids, response_ids, offsets, logprobs)."""
+    """A reply: its text and, where a policy sampled it, its tokens (prompt_ids, response_ids, offsets, logprobs).
+
+    `policy` names who spoke where that is not the rollout's checkpoint itself: the model or adapter of a server.
+    """
 
     text: str
     prompt_ids: np.ndarray | None = None
     response_ids: np.ndarray | None = None
     offsets: list[tuple[int, int]] = field(default_factory=list)
     logprobs: np.ndarray | None = None
+    policy: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,16 +57,17 @@ class Played:
     after: State | None
 
 
-Speaker = Callable[[Sequence[State]], Sequence[Spoken]]
+# A reply per state; None where it is still being made, and then the same state is asked about again.
+Speaker = Callable[[Sequence[State]], Sequence[Spoken | None]]
 
 
 def play_episodes(
-    speak: Speaker, task: Task, *, seed: int, episodes: range, num_envs: int, illegal: Illegal
+    speak: Speaker, task: Task, *, seed: int, episodes: Sequence[int], num_envs: int, illegal: Illegal
 ) -> Iterator[list[Played]]:
     """Play whole episodes and yield each when it ends, in the order of ending.
 
     Args:
-        speak: gives one reply per state; called with the states of all running episodes at once.
+        speak: gives a reply to at least one state; called with the states of all running episodes at once.
         task: what is played.
         seed: the run's; with the index of an episode it decides everything random in it.
         episodes: indices to play.
@@ -74,7 +79,8 @@ def play_episodes(
     while slots:
         replies = speak([slot.state for slot in slots])
         for slot, spoken in zip(slots, replies, strict=True):
-            slot.play(spoken, illegal)
+            if spoken is not None:
+                slot.play(spoken, illegal)
         for slot in [slot for slot in slots if slot.done]:
             yield slot.played
             index = next(waiting, None)
@@ -132,6 +138,7 @@ class _Slot:
             truncated=truncated,
             won=self.task.won(after.info),
             info=self.state.info,
+            policy=spoken.policy,
         )
         self.played.append(Played(self.state, spoken, reply, turn, after if truncated else None))
         self.state = after

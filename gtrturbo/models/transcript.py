@@ -1,5 +1,6 @@
 """Write played episodes as a turns artifact, and read such an artifact back for training."""
 
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,32 +12,103 @@ from gtrturbo.artifacts import TOKENS, TURNS
 from gtrturbo.console import progress_bar
 from gtrturbo.envs.task import Task
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.journal import Journal
 from gtrturbo.models.chat import Prompt, Renderer, load_picture
 from gtrturbo.models.play import Illegal, Played, Speaker, play_episodes
+from gtrturbo.processes import group
 from gtrturbo.records import Message, Successor, Turn, chat, read_rows, write_rows
 from gtrturbo.tensors import TurnTokens, load_turn_tokens, save_image, save_turn_tokens
 
 
+@dataclass(frozen=True)
+class SampledReply:
+    """One sampled reply's row of `TurnTokens`, as numbers that JSON holds exactly."""
+
+    prompt_ids: list[int]
+    response_ids: list[int]
+    response_spans: list[tuple[int, int]]
+    thought_mask: list[bool]
+    action_mask: list[bool]
+    sample_logprobs: list[float]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One finished episode: its turns, and a sampled reply for each where a policy spoke."""
+
+    turns: list[Turn]
+    sampled: list[SampledReply]
+
+    @property
+    def index(self) -> int:
+        return self.turns[0].episode
+
+
 def record_episodes(
-    folder: Path, speak: Speaker, task: Task, *, seed: int, episodes: range, num_envs: int, illegal: Illegal
+    folder: Path,
+    journal: Journal[Episode],
+    speak: Speaker,
+    task: Task,
+    *,
+    seed: int,
+    episodes: Sequence[int],
+    num_envs: int,
+    illegal: Illegal,
 ) -> list[Turn]:
-    """Play episodes, show progress, and write them into `folder`; see `play_episodes` for the arguments."""
-    played = []
-    with progress_bar("episodes", len(episodes)) as bar:
-        for episode in play_episodes(speak, task, seed=seed, episodes=episodes, num_envs=num_envs, illegal=illegal):
-            played.append(episode)
+    """Play those episodes that the journal does not hold, show progress, and write all of them into `folder`.
+
+    Several processes share the episodes; the first writes and returns the turns, the others return none.
+    See `play_episodes` for the arguments.
+    """
+    there = {episode.index for episode in journal.found}
+    missing = [index for index in episodes if index not in there]
+    own = [missing[place] for place in group().world.share(len(missing))]
+    with progress_bar("episodes", len(own)) as bar:
+        for played in play_episodes(speak, task, seed=seed, episodes=own, num_envs=num_envs, illegal=illegal):
+            journal.append(record(journal.folder, played))
             bar.advance()
-    return write_turns(folder, played)
+    group().barrier()
+    return _write_episodes(folder, journal.read(), pictures=journal.folder) if group().world.first else []
+
+
+def record(folder: Path, played: Sequence[Played]) -> Episode:
+    """Turn an episode as it was played into rows, with its pictures saved in `folder`.
+
+    Raises:
+        ValueError: a reply has tokens beside one that has none.
+    """
+    sampled = [_sampled(each) for each in played if each.spoken.response_ids is not None]
+    if len(sampled) not in (0, len(played)):
+        raise ValueError("a sampled reply has no tokens.")
+    return Episode([_with_pictures(folder, each) for each in played], sampled)
 
 
 def write_turns(folder: Path, episodes: Iterable[list[Played]]) -> list[Turn]:
     """Write turns, pictures and, where a policy sampled the replies, tokens; sorted by (episode, turn). Return the turns."""
-    played = [turn for episode in sorted(episodes, key=lambda turns: turns[0].turn.episode) for turn in episode]
-    turns = [_with_pictures(folder, each) for each in played]
+    return _write_episodes(folder, [record(folder, played) for played in episodes], pictures=folder)
+
+
+def _write_episodes(folder: Path, episodes: Iterable[Episode], *, pictures: Path) -> list[Turn]:
+    ordered = sorted(episodes, key=lambda episode: episode.index)
+    turns = [turn for episode in ordered for turn in episode.turns]
+    sampled = [reply for episode in ordered for reply in episode.sampled]
+    if len(sampled) not in (0, len(turns)):
+        raise ValueError("a sampled reply has no tokens.")
+    _copy_pictures(pictures, folder, turns)
     write_rows(folder / TURNS, turns)
-    if played[0].spoken.response_ids is not None:
-        save_turn_tokens(folder / TOKENS, _tokens(played))
+    if sampled:
+        save_turn_tokens(folder / TOKENS, _tokens(sampled))
     return turns
+
+
+def _copy_pictures(source: Path, folder: Path, turns: Sequence[Turn]) -> None:
+    for name in {image for turn in turns for image in _images(turn)} if source != folder else ():
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source / name, folder / name)
+
+
+def _images(turn: Turn) -> list[str]:
+    return [*turn.images, *(turn.successor.images if turn.successor else ())]
 
 
 def _with_pictures(folder: Path, played: Played) -> Turn:
@@ -46,22 +118,31 @@ def _with_pictures(folder: Path, played: Played) -> Turn:
     return replace(played.turn, images=[save_image(folder, played.state.picture)], successor=successor)
 
 
-def _tokens(played: Sequence[Played]) -> TurnTokens:
-    masks = [
-        span_masks(
-            each.spoken.offsets,
-            action_start=each.reply.action_start if each.reply else None,
-            action_span=each.reply.action_span if each.reply else None,
-        )
-        for each in played
-    ]
+def _sampled(played: Played) -> SampledReply:
+    spoken, reply = played.spoken, played.reply
+    masks = span_masks(
+        spoken.offsets,
+        action_start=reply.action_start if reply else None,
+        action_span=reply.action_span if reply else None,
+    )
+    return SampledReply(
+        prompt_ids=_present(spoken.prompt_ids).tolist(),
+        response_ids=_present(spoken.response_ids).tolist(),
+        response_spans=spoken.offsets,
+        thought_mask=masks.thought,
+        action_mask=masks.action,
+        sample_logprobs=_present(spoken.logprobs).tolist(),
+    )
+
+
+def _tokens(sampled: Sequence[SampledReply]) -> TurnTokens:
     return TurnTokens(
-        prompt_ids=[_present(each.spoken.prompt_ids) for each in played],
-        response_ids=[_present(each.spoken.response_ids) for each in played],
-        response_spans=[np.array(each.spoken.offsets, np.int32) for each in played],
-        thought_mask=[np.array(mask.thought) for mask in masks],
-        action_mask=[np.array(mask.action) for mask in masks],
-        sample_logprobs=[_present(each.spoken.logprobs) for each in played],
+        prompt_ids=[np.array(each.prompt_ids, np.int32) for each in sampled],
+        response_ids=[np.array(each.response_ids, np.int32) for each in sampled],
+        response_spans=[np.array(each.response_spans, np.int32) for each in sampled],
+        thought_mask=[np.array(each.thought_mask) for each in sampled],
+        action_mask=[np.array(each.action_mask) for each in sampled],
+        sample_logprobs=[np.array(each.sample_logprobs, np.float32) for each in sampled],
     )
 
 

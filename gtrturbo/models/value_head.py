@@ -37,7 +37,7 @@ class ValueHead(nn.Module):
 
     def forward(self, state: Tensor) -> Tensor:
         """Value states [B, H] float32 as [B] float32."""
-        return self.layers(state)[:, 0]
+        return self.layers(state).sum(-1)  # A sum of one: FSDP2 puts its hooks on outputs that are no views.
 
     def save(self, folder: Path) -> None:
         save_file(
@@ -50,7 +50,11 @@ class ValueHead(nn.Module):
         file = folder / VALUE_HEAD
         if not file.is_file():
             return None
-        weights = load_file(file)
+        return cls.of(load_file(file))
+
+    @classmethod
+    def of(cls, weights: dict[str, Tensor]) -> "ValueHead":
+        """Make a head of its tensors by name."""
         first, second = weights["layers.0.weight"], weights["layers.2.weight"]
         head = cls((first.shape[1], first.shape[0], second.shape[0]))
         head.load_state_dict(weights)

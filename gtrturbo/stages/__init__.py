@@ -1,12 +1,16 @@
 """The stages, by name. Nothing heavy is imported here: a stage's module is imported when the stage is run."""
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gtrturbo.artifacts import Draft, Provenance, Result, artifact_id, finished
+from gtrturbo.artifacts import Draft, Provenance, Result, artifact_id, finished, pruned_files, remake_command, remembering_hashes
 from gtrturbo.config import DistillConfig, EvalConfig, InitConfig, MergeConfig, PpoStepConfig, RolloutConfig, SftConfig
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.lineage import with_base
+from gtrturbo.merging.state import read_state
+from gtrturbo.processes import Alone, group, working_in, world
 from gtrturbo.settings import input_paths, knobs
 
 STAGES = {
@@ -19,17 +23,76 @@ STAGES = {
     "eval": (EvalConfig, "gtrturbo.stages.eval"),
 }
 
+OPTIMIZER = "optimizer"
+HASHES = "hashes.json"
 KINDS = {"rollout": "turns", "eval": "evaluation"}
+# Stages that several processes do together; of the others the first does all, and the rest wait for what comes out.
+TOGETHER = {"sft", "ppo-step", "rollout", "eval", "distill"}
 
 
 def execute(config: Any) -> Result:
-    """Run the stage that a config belongs to, unless its artifact is there already."""
+    """Run the stage that a config belongs to, unless its artifact is there already.
+
+    Under torchrun all processes call this with the same config and get the same result; an error in one ends all.
+    """
     if isinstance(config, MergeConfig):
-        config = with_base(config)
+        with remembering_hashes(config.cache / HASHES if config.cache else None):
+            return _execute(with_base(config))
+    return _execute(config)
+
+
+def _execute(config: Any) -> Result:
+    if world().size == 1:
+        return _existing(config) or _run(config)
+    with importlib.import_module("gtrturbo.models.parallel").together():
+        if result := _by_the_first(_existing, config):
+            return result
+        done = _run(config) if stage_of(config) in TOGETHER else _by_the_first(_run, config)
+        assert done is not None
+        return done
+
+
+def preview(config: MergeConfig) -> str:
+    """Say what a merge would read and write, without doing it."""
+    return importlib.import_module(STAGES["merge"][1]).preview(with_base(config))
+
+
+def _run(config: Any) -> Result:
+    _require_unpruned(config)
+    return importlib.import_module(STAGES[stage_of(config)][1]).run(config)
+
+
+def _existing(config: Any) -> Result | None:
+    return None if config.overwrite else finished(config.out, provenance(config))
+
+
+def _by_the_first(work: Callable[[Any], Result | None], config: Any) -> Result | None:
+    """Let the first process of the group do it alone, and tell the others what came of it."""
+    told = None
+    if group().world.first:
+        with working_in(Alone()):
+            result = work(config)
+        told = [result.id, result.metrics] if result else None
+    told = group().broadcast(told)
+    return Result(out=config.out, id=told[0], metrics=told[1]) if told else None
+
+
+def _require_unpruned(config: Any) -> None:
+    """Refuse to work on files that a run threw away. Only ppo-step goes on from an optimiser's state."""
     stage = stage_of(config)
-    if not config.overwrite and (result := finished(config.out, provenance(config))):
-        return result
-    return importlib.import_module(STAGES[stage][1]).run(config)
+    for path in read_by(config):
+        gone = [name for name in pruned_files(path) if stage == "ppo-step" or not name.startswith(OPTIMIZER)]
+        if gone:
+            raise GtrTurboError(
+                f"{', '.join(gone)} of {path} was pruned, and {stage} reads it.", f"make it again with: {remake_command(path)}"
+            )
+
+
+def read_by(config: Any) -> list[Path]:
+    """List the artifacts that a stage reads, the folder of another model that init starts from among them."""
+    listed = [value if isinstance(value, tuple) else (value,) for value in input_paths(config).values()]
+    model = [Path(config.model)] if isinstance(config, InitConfig) else []
+    return [*(path for paths in listed for path in paths), *model]
 
 
 def stage_of(config: Any) -> str:
@@ -42,6 +105,11 @@ def provenance(config: Any) -> Provenance:
     stage = stage_of(config)
     chosen = knobs(config)
     inputs = {name: _ids(value) for name, value in input_paths(config).items()}
+    if isinstance(config, MergeConfig) and config.state:
+        # Checkpoints whose sums are in the state count as merged, also where they are gone.
+        held = read_state(config.state)
+        known = held.checkpoints if held else []
+        inputs["checkpoints"] = [*known, *(identity for identity in inputs.get("checkpoints", []) if identity not in known)]
     if isinstance(config, InitConfig) and Path(config.model).is_dir():
         # A folder counts by its content: its path must not decide the id.
         inputs["model"], chosen["model"] = artifact_id(Path(config.model)), "folder"

@@ -1,6 +1,7 @@
 """distill: a teacher annotates turns. It writes guidance, not weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,24 @@ from gtrturbo.config import DistillConfig
 from gtrturbo.console import progress_bar
 from gtrturbo.envs.task import Reply, Task, load_task
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.journal import Journal
+from gtrturbo.models.batches import token_budget
 from gtrturbo.models.chat import load_picture
 from gtrturbo.models.checkpoint import load_policy
+from gtrturbo.models.engines import Endpoint, open_policy
+from gtrturbo.models.folders import renderer_hash
 from gtrturbo.models.policy import Policy
-from gtrturbo.models.processor import renderer_hash
+from gtrturbo.models.remote import RemotePolicy
 from gtrturbo.models.scoring import score_all
 from gtrturbo.models.speak import uniforms
 from gtrturbo.models.transcript import read_transcript, read_turns, render
+from gtrturbo.processes import group
 from gtrturbo.records import Demo, Turn, chat, mean, write_rows
 from gtrturbo.stages import done, provenance
 from gtrturbo.tensors import save_image, save_scores
 
 HOTTER, HOTTEST = 1.1, 0.9
+SERVER_TURNS = 1024  # Turns between two looks at what parses; how many are asked for at once is --max-concurrency.
 
 
 def run(config: DistillConfig) -> Result:
@@ -30,12 +37,18 @@ def run(config: DistillConfig) -> Result:
         raise GtrTurboError("distill needs either --teacher or --expert.", "give one of the two.")
     if config.expert and config.mode == "kl":
         raise GtrTurboError("a scripted expert has no log-probs.", "use --mode sft with --expert, or give --teacher.")
+    if config.engine == "openai" and config.mode == "kl":
+        raise GtrTurboError("scores are the teacher's log-probs, computed here.", "leave out --engine openai, or use --mode sft.")
     read_manifest(config.rollouts, "turns")
-    with writing(config.out, provenance(config), overwrite=config.overwrite) as draft:
+    work, journal = provenance(config), None
+    with writing(config.out, work, overwrite=config.overwrite) as draft:
         if config.mode == "kl":
             _score(config, draft)
         else:
-            _teach(config, draft)
+            journal = Journal(config.out, work, Said)
+            _teach(config, draft, journal)
+    if journal:
+        journal.remove()
     return done(draft)
 
 
@@ -56,7 +69,7 @@ def _score(config: DistillConfig, draft: Draft) -> None:
             transcript.prompts,
             responses,
             temperature=temperature,
-            micro_batch_size=config.micro_batch_size,
+            tokens=token_budget(config.micro_batch_tokens, teacher, recomputes=False),
             told=bar.advance,
         )
     save_scores(draft.folder / SCORES, rows)
@@ -66,12 +79,22 @@ def _score(config: DistillConfig, draft: Draft) -> None:
     draft.renderer, draft.timing = _renderer(config), teacher.machine()
 
 
-def _teach(config: DistillConfig, draft: Draft) -> None:
+@dataclass(frozen=True)
+class Said:
+    """What the teacher said in the end of one legal turn, counted from 0; whether it parses or not."""
+
+    row: int
+    text: str
+
+
+def _teach(config: DistillConfig, draft: Draft, journal: Journal[Said]) -> None:
     """Write the teacher's thought for each legal turn, with the student's action in place of the teacher's."""
     settings = read_manifest(config.rollouts).config
     task = load_task(settings["task"], settings["env"])
     turns = [turn for turn in read_turns(config.rollouts) if turn.legal]
-    taught = _expert_thoughts(task, turns) if config.expert else _teacher_thoughts(config, task, turns)
+    taught = _expert_thoughts(task, turns) if config.expert else _teacher_thoughts(config, task, turns, journal)
+    if not group().world.first:
+        return
     demos = [
         keep_action(turn, text, reply, _copy_pictures(config.rollouts, draft.folder, turn))
         for turn, (text, reply) in zip(turns, taught, strict=True)
@@ -95,30 +118,73 @@ def _is_right(turn: Turn, reply: Reply) -> bool:
     return bool(turn.reads_truly) and turn.action == reply.action
 
 
-def _teacher_thoughts(config: DistillConfig, task: Task, turns: Sequence[Turn]) -> list[Thought]:
-    """Ask again, hotter each time, those turns whose reply does not parse."""
-    teacher = _load_teacher(config)
-    prompts = [render(teacher.renderer, config.rollouts, turn.messages[:-1], turn.images) for turn in turns]
-    thoughts: list[Thought] = [("", None)] * len(turns)
+# Rows of the turns, which try this is for them, and the temperature; returns a text per row.
+Ask = Callable[[Sequence[int], int, float], list[str]]
+
+
+def _teacher_thoughts(config: DistillConfig, task: Task, turns: Sequence[Turn], journal: Journal[Said]) -> list[Thought]:
+    """Ask again, hotter each time, those turns whose reply does not parse. Several processes share the turns."""
+    there = {said.row for said in journal.found}
+    missing = [row for row in range(len(turns)) if row not in there]
+    waiting = [missing[place] for place in group().world.share(len(missing))]
+    ask, at_once = _asking(config, turns)
     temperature = config.temperature
-    with progress_bar("distill", len(turns)) as bar:
+    with progress_bar("distill", len(waiting)) as bar:
         for attempt in range(config.retries + 1):
-            open_rows = [row for row, (_, reply) in enumerate(thoughts) if reply is None]
-            for start in range(0, len(open_rows), config.micro_batch_size):
-                rows = open_rows[start : start + config.micro_batch_size]
-                keys = [seed_for(config.seed, "thought", row, attempt) for row in rows]
-                samples = teacher.generate(
-                    [prompts[row] for row in rows],
-                    uniforms(keys, config.max_new_tokens),
-                    temperature=temperature,
-                    max_new_tokens=config.max_new_tokens,
-                )
-                for row, sample in zip(rows, samples, strict=True):
-                    text, _ = teacher.renderer.decode(sample.response_ids.tolist())
-                    thoughts[row] = (text, task.parse(text))
-                    bar.advance(int(thoughts[row][1] is not None))
+            asked, waiting = waiting, []
+            for start in range(0, len(asked), at_once):
+                rows = asked[start : start + at_once]
+                for row, text in zip(rows, ask(rows, attempt, temperature), strict=True):
+                    if attempt == config.retries or task.parse(text):
+                        journal.append(Said(row, text))
+                        bar.advance()
+                    else:
+                        waiting.append(row)
             temperature = max(temperature, min(HOTTEST, HOTTER * temperature))
-    return thoughts
+    group().barrier()
+    texts = {said.row: said.text for said in journal.read()}
+    return [(texts[row], task.parse(texts[row])) for row in range(len(turns))]
+
+
+def _asking(config: DistillConfig, turns: Sequence[Turn]) -> tuple[Ask, int]:
+    """Return how the teacher is asked, and about how many turns at once."""
+    assert config.teacher is not None
+    endpoint = Endpoint(config.server, config.base_url, config.served_model, config.max_concurrency)
+    teacher = open_policy(config.teacher, config.engine, endpoint, needs_ids=False, device=config.device, dtype=config.dtype)
+    if isinstance(teacher, Policy):
+        return _ask_policy(config, turns, teacher), config.micro_batch_size
+    return _ask_server(config, turns, teacher), SERVER_TURNS
+
+
+def _ask_policy(config: DistillConfig, turns: Sequence[Turn], teacher: Policy) -> Ask:
+    def ask(rows: Sequence[int], attempt: int, temperature: float) -> list[str]:
+        keys = [seed_for(config.seed, "thought", row, attempt) for row in rows]
+        samples = teacher.generate(
+            [render(teacher.renderer, config.rollouts, turns[row].messages[:-1], turns[row].images) for row in rows],
+            uniforms(keys, config.max_new_tokens),
+            temperature=temperature,
+            max_new_tokens=config.max_new_tokens,
+        )
+        return [teacher.renderer.decode(sample.response_ids.tolist())[0] for sample in samples]
+
+    return ask
+
+
+def _ask_server(config: DistillConfig, turns: Sequence[Turn], teacher: RemotePolicy) -> Ask:
+    def ask(rows: Sequence[int], attempt: int, temperature: float) -> list[str]:
+        def reply(row: int) -> str:
+            spoken = teacher.reply(
+                turns[row].messages[:-1],
+                [load_picture(config.rollouts / image) for image in turns[row].images],
+                temperature=temperature,
+                max_new_tokens=config.max_new_tokens,
+                seed=seed_for(config.seed, "thought", row, attempt),
+            )
+            return spoken.text
+
+        return teacher.at_once(reply, rows)
+
+    return ask
 
 
 def keep_action(turn: Turn, text: str, reply: Reply, images: list[str]) -> Demo:

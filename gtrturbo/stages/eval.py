@@ -3,10 +3,12 @@
 from gtrturbo.artifacts import Result, save_json, writing
 from gtrturbo.config import EvalConfig
 from gtrturbo.envs.task import chance, load_task
-from gtrturbo.models.checkpoint import load_policy
-from gtrturbo.models.processor import renderer_hash
-from gtrturbo.models.speak import PolicySpeaker
-from gtrturbo.models.transcript import record_episodes
+from gtrturbo.journal import Journal
+from gtrturbo.keep import kept
+from gtrturbo.models.engines import Endpoint, open_policy, speaker_of
+from gtrturbo.models.folders import renderer_hash
+from gtrturbo.models.thoughts import thought_entropy, thought_information
+from gtrturbo.models.transcript import Episode, record_episodes
 from gtrturbo.stages import done, provenance
 from gtrturbo.summary import summarize
 
@@ -15,13 +17,19 @@ CHANCE_EPISODES = 1000
 
 
 def run(config: EvalConfig) -> Result:
-    """Play fixed episodes; write the turns, and metrics.json with the task's chance levels beside the policy's."""
+    """Play fixed episodes; write the turns, and metrics.json: success, what thoughts are like, and the task's chance levels."""
     task = load_task(config.task, config.env)
-    with writing(config.out, provenance(config), overwrite=config.overwrite) as draft:
-        policy = load_policy(config.checkpoint, device=config.device, dtype=config.dtype)
-        speak = PolicySpeaker(policy, seed=config.seed, temperature=config.temperature, max_new_tokens=config.max_new_tokens)
+    work = provenance(config)
+    with writing(config.out, work, overwrite=config.overwrite) as draft:
+        journal = Journal(config.out, work, Episode)
+        endpoint = Endpoint(config.server, config.base_url, config.served_model, config.max_concurrency)
+        policy = open_policy(
+            config.checkpoint, config.engine, endpoint, needs_ids=False, device=config.device, dtype=config.dtype
+        )
+        speak = speaker_of(policy, seed=config.seed, temperature=config.temperature, max_new_tokens=config.max_new_tokens)
         turns = record_episodes(
             draft.folder,
+            journal,
             speak,
             task,
             seed=config.seed,
@@ -29,8 +37,13 @@ def run(config: EvalConfig) -> Result:
             num_envs=config.num_envs,
             illegal=config.illegal,
         )
-        levels = chance(task, episodes=CHANCE_EPISODES, seed=config.seed)
-        draft.metrics = summarize(turns) | {f"chance_{name}": value for name, value in levels.items()}
-        save_json(draft.folder / METRICS, draft.metrics)
+        if turns:  # Of several processes the first has them all, the others none.
+            asked = (config.task, config.env, config.seed)
+            levels = kept("chance", asked, lambda: chance(task, episodes=CHANCE_EPISODES, seed=config.seed))
+            draft.metrics = summarize(turns) | {f"chance_{name}": value for name, value in levels.items()}
+            draft.metrics |= thought_entropy(draft.folder)
+            draft.metrics |= thought_information(draft.folder, turns, policy, temperature=config.temperature)
+            save_json(draft.folder / METRICS, draft.metrics)
         draft.renderer, draft.timing = renderer_hash(config.checkpoint), policy.machine()
+    journal.remove()
     return done(draft)

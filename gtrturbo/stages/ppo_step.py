@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gtrturbo.algorithms.advantages import credit, turn_advantages
+from gtrturbo.algorithms.importance import Mismatch, mismatch, truncated_importance_weights, weighted_logprobs
 from gtrturbo.algorithms.kl import kl_k1, thought_kl
 from gtrturbo.algorithms.ppo import (
     clipped_policy_loss,
@@ -26,17 +27,24 @@ from gtrturbo.artifacts import SCORES, Result, artifact_id, read_manifest, seed_
 from gtrturbo.config import PpoStepConfig
 from gtrturbo.console import progress_bar
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.checkpoint import load_policy, save_successor
+from gtrturbo.models.batches import micro_batches, token_budget
+from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.demos import Example, Shuffle, imitation_loss, read_examples
 from gtrturbo.models.optimizer import Optimizer
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.scoring import bootstrap_values, pad, score_all
+from gtrturbo.models.sharding import save_trained, shard
 from gtrturbo.models.transcript import Transcript, read_transcript
 from gtrturbo.models.value_head import ValueHead
+from gtrturbo.processes import group
 from gtrturbo.stages import done, provenance
 from gtrturbo.tensors import load_scores
 
 METRICS = "metrics.jsonl"
+# Nats per token. Engines of one model differ by hundredths, in bfloat16 by tenths at most.
+OTHER_POLICY = 0.5
+# On a CPU they are 1 to the last bit; a GPU may choose another kernel where gradients are kept.
+UNIT_RATIO_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,7 @@ class Samples:
     thought_mask, action_mask: [N, R] bool   old_logprobs: λ-weighted, per turn [N]   old_values: [N]
     advantages: credited to the text, normalised [N]   returns: value targets [N]
     mismatch: mean |trainer's − sampler's log-prob| over each turn's tokens, in nats [N]
+    tokens: per forward pass, the same for old and new log-probs
     """
 
     thought_mask: Tensor
@@ -55,6 +64,16 @@ class Samples:
     advantages: Tensor
     returns: Tensor
     mismatch: Tensor
+    tokens: int
+    importance: "Importance | None" = None
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Where another engine sampled the turns: the trainer's old log-probs and the truncated weight of each token. [N, R]"""
+
+    old_logprobs: Tensor
+    weights: Tensor
 
 
 def run(config: PpoStepConfig) -> Result:
@@ -69,12 +88,17 @@ def run(config: PpoStepConfig) -> Result:
         transcript = read_transcript(config.rollouts, policy.renderer)
         # There may be none: a corrector has nothing to say where the student was right every time.
         demos = read_examples(config.demos, policy.renderer)
+        if config.gradient_checkpointing:
+            policy.recompute_activations()
+        if config.fsdp:
+            shard(policy)
+        # Before any forward pass, after which split weights may lie whole in memory.
+        optimizer = resume_optimizer(config, policy)
         samples, metrics = prepare(config, policy, transcript)
-        optimizer = _optimizer(config, policy)
         with (draft.folder / METRICS).open("w") as log:
-            metrics |= _train(config, policy, optimizer, transcript, samples, demos, log)
+            metrics |= train(config, policy, optimizer, transcript, samples, demos, log)
         optimizer.updates += 1
-        draft.renderer = save_successor(policy, config.checkpoint, draft.folder, config.out)
+        draft.renderer = save_trained(policy, config.checkpoint, draft.folder, config.out)
         optimizer.save(draft.folder)
         draft.metrics, draft.timing = metrics, policy.machine()
     return done(draft)
@@ -108,12 +132,14 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
         )
     longest = max(len(ids) for ids in tokens.response_ids)
     thought, action = pad(tokens.thought_mask, longest).bool(), pad(tokens.action_mask, longest).bool()
+    budget = token_budget(config.micro_batch_tokens, policy, recomputes=config.gradient_checkpointing)
     rows, values = score_all(
         policy,
         transcript.prompts,
         tokens.response_ids,
         temperature=_temperature(config),
-        micro_batch_size=config.micro_batch_size,
+        tokens=budget,
+        parts=minibatches(config, len(turns))[0],
     )
     logprobs = pad(rows, longest)
     _require_finite(config, logprobs, values)
@@ -130,11 +156,14 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
         placement=config.kl_placement,
         terminated=torch.tensor([turn.terminated for turn in turns]),
         truncated=torch.tensor([turn.truncated for turn in turns]),
-        bootstrap_values=bootstrap_values(policy, config.rollouts, transcript, micro_batch_size=config.micro_batch_size),
+        bootstrap_values=bootstrap_values(policy, config.rollouts, transcript, tokens=budget),
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
     )
-    difference = (logprobs - pad(tokens.sample_logprobs, longest)).abs()
+    sampled = pad(tokens.sample_logprobs, longest)
+    apart = mismatch(logprobs, sampled, thought | action)
+    _require_one_policy(config, apart)
+    difference = (logprobs - sampled).abs()
     samples = Samples(
         thought_mask=thought,
         action_mask=action,
@@ -143,6 +172,8 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
         advantages=credit(placed.advantages, text_rewards=text - config.kl_coef * kl, random_action_mask=random_action),
         returns=placed.returns,
         mismatch=masked_mean(difference, thought | action),
+        tokens=budget,
+        importance=Importance(logprobs, truncated_importance_weights(logprobs, sampled)) if _engine(config) else None,
     )
     metrics |= {
         "turns": len(turns),
@@ -151,9 +182,13 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
         "illegal_rate": (~legal).float().mean().item(),
         "advantage_std": placed.advantages[legal].std(correction=0).item(),
         "explained_variance": explained_variance(values, placed.returns),
+        "value_error": (values - placed.returns).square().mean().sqrt().item(),
         # 0 up to rounding where sampler and trainer are one model.
-        "mismatch_mean": difference[thought | action].mean().item(),
-        "mismatch_max": difference.max().item(),
+        "mismatch_mean": apart.mean,
+        "mismatch_max": apart.largest,
+        "mismatch_kl": apart.kl,
+        "importance_truncated": apart.truncated,
+        "importance_effective": apart.effective,
     }
     return samples, metrics
 
@@ -165,6 +200,21 @@ def _require_finite(config: PpoStepConfig, logprobs: Tensor, values: Tensor) -> 
         raise GtrTurboError(
             f"{config.checkpoint} gives log-probs or values that are not finite (first: turn {row}).",
             f"nothing was written; inspect with: gtrturbo show {config.rollouts} --turn {row}",
+        )
+
+
+def _engine(config: PpoStepConfig) -> str | None:
+    """Name the server that sampled the turns; None where this toolkit's own engine did, whose log-probs are the trainer's."""
+    played = read_manifest(config.rollouts).config
+    return played["server"] if played.get("engine", "hf") != "hf" else None
+
+
+def _require_one_policy(config: PpoStepConfig, apart: Mismatch) -> None:
+    if (server := _engine(config)) and apart.mean > OTHER_POLICY:
+        raise GtrTurboError(
+            f"the {server} server's log-probs are {apart.mean:.2f} nats per token from the trainer's: it played another model, "
+            "or returned log-probs before temperature.",
+            "serve the model under the checkpoint; start vLLM with --logprobs-mode processed_logprobs.",
         )
 
 
@@ -182,7 +232,8 @@ def _guidance(config: PpoStepConfig, logprobs: Tensor, thought: Tensor, turns: i
     return kl, {"kl_mean": kl.mean().item(), "kl_k1_mean": raw}
 
 
-def _optimizer(config: PpoStepConfig, policy: Policy) -> Optimizer:
+def resume_optimizer(config: PpoStepConfig, policy: Policy) -> Optimizer:
+    """Go on with the checkpoint's optimiser at the learning rate of this update."""
     head_rate = config.value_learning_rate or config.learning_rate
     optimizer = Optimizer(
         policy, learning_rate=config.learning_rate, value_learning_rate=head_rate, weight_decay=config.weight_decay
@@ -198,7 +249,7 @@ def _optimizer(config: PpoStepConfig, policy: Policy) -> Optimizer:
     return optimizer
 
 
-def _train(
+def train(
     config: PpoStepConfig,
     policy: Policy,
     optimizer: Optimizer,
@@ -208,55 +259,72 @@ def _train(
     log: TextIO,
 ) -> dict[str, float]:
     """Pass `epochs` times over the turns; pair every minibatch with as many demos (1:1) where there are any."""
-    count = len(transcript.turns)
-    order = Shuffle(count, seed=seed_for(config.seed, "ppo"))
     demo_order = Shuffle(len(demos), seed=seed_for(config.seed, "demos"))
+    epochs = minibatches(config, len(transcript.turns))
     rows: list[dict[str, Any]] = []
-    with progress_bar("ppo-step", config.epochs * math.ceil(count / config.minibatch_size)) as bar:
-        for epoch in range(config.epochs):
-            chosen = order.draw(count)
-            for number, start in enumerate(range(0, count, config.minibatch_size)):
-                turns = chosen[start : start + config.minibatch_size]
+    with progress_bar("ppo-step", sum(map(len, epochs))) as bar:
+        for epoch, chosen in enumerate(epochs):
+            for number, turns in enumerate(chosen):
                 paired = [demos[i] for i in demo_order.draw(len(turns))] if demos else []
-                row = {"epoch": epoch, "minibatch": number} | _minibatch(config, policy, transcript, samples, turns, paired)
+                losses = _add_gradients(config, policy, optimizer, transcript, samples, turns, paired)
+                row = {"epoch": epoch, "minibatch": number} | losses
                 row["grad_norm"] = optimizer.step(max_grad_norm=config.max_grad_norm)
                 _refuse_nan(row, turns, config)
+                if not rows:
+                    _require_unit_ratio(row)
                 log.write(json.dumps(row, allow_nan=False) + "\n")
                 rows.append(row)
                 bar.advance(note=f"ratio {row['ratio_min']:.2f}–{row['ratio_max']:.2f}")
     return _summary(rows) | {"learning_rate": optimizer.learning_rate}
 
 
-def _minibatch(
+def minibatches(config: PpoStepConfig, count: int) -> list[list[list[int]]]:
+    """Draw the turns of each minibatch of each epoch: every epoch passes over all turns in another order."""
+    order = Shuffle(count, seed=seed_for(config.seed, "ppo"))
+    size = config.minibatch_size
+    epochs = [order.draw(count) for _ in range(config.epochs)]
+    return [[chosen[start : start + size] for start in range(0, count, size)] for chosen in epochs]
+
+
+def _add_gradients(
     config: PpoStepConfig,
     policy: Policy,
+    optimizer: Optimizer,
     transcript: Transcript,
     samples: Samples,
     turns: list[int],
     demos: list[Example],
 ) -> dict[str, float]:
-    """Add up the gradients of one minibatch; return its losses and ratios."""
-    sums = {"policy_loss": 0.0, "value_loss": 0.0, "demo_loss": 0.0}
-    ratios, clipped = [], []
-    for start in range(0, len(turns), config.micro_batch_size):
-        part = turns[start : start + config.micro_batch_size]
-        surrogate, values = _losses(config, policy, transcript, samples, part)
-        loss = (surrogate.loss.sum() + config.value_coef * values.sum()) / len(turns)
-        loss.backward()
-        sums["policy_loss"] += surrogate.loss.sum().item() / len(turns)
-        sums["value_loss"] += values.sum().item() / len(turns)
-        ratios.append(surrogate.ratio)
-        clipped.append(surrogate.clipped)
+    """Add up the gradients of one minibatch, of which each process does its share; return its losses and ratios."""
+    sums: dict[str, float] = dict.fromkeys(("policy_loss", "value_loss", "demo_loss"), 0.0)
+    ratios: list[float] = []
+    clipped: list[bool] = []
+    shared = {"tokens": samples.tokens, "world": group().world}
+    for part in micro_batches(turns, transcript.prompts, transcript.tokens.response_ids, **shared):
+        surrogate, values = _losses(config, policy, transcript, samples, part.rows)
+        policy_loss, value_loss = surrogate.loss.sum() / len(turns), values.sum() / len(turns)
+        optimizer.backward(part.counted * (policy_loss + config.value_coef * value_loss))
+        if part.counted:
+            sums["policy_loss"] += policy_loss.item()
+            sums["value_loss"] += value_loss.item()
+            ratios += surrogate.ratio.tolist()
+            clipped += surrogate.clipped.tolist()
     learned = sum(int(demo.learned.sum()) for demo in demos)
-    for start in range(0, len(demos), config.micro_batch_size):
-        loss, _ = imitation_loss(policy, demos[start : start + config.micro_batch_size])
-        (config.demo_coef * loss / learned).backward()
-        sums["demo_loss"] += loss.item() / learned
-    statistics = ratio_statistics(torch.cat(ratios), torch.cat(clipped))
-    return sums | {
+    prompts, responses = [demo.prompt for demo in demos], [demo.response_ids for demo in demos]
+    for part in micro_batches(range(len(demos)), prompts, responses, **shared):
+        demo_loss = part.counted * imitation_loss(policy, [demos[row] for row in part.rows]) / learned
+        optimizer.backward(config.demo_coef * demo_loss)
+        sums["demo_loss"] += demo_loss.item()
+    shares = group().gather([sums, ratios, clipped])
+    statistics = ratio_statistics(*(torch.tensor([x for share in shares for x in share[which]]) for which in (1, 2)))
+    losses: dict[str, float] = {name: sum(share[0][name] for share in shares) for name in sums}
+    return losses | {
         "ratio_mean": statistics.mean,
         "ratio_min": statistics.minimum,
         "ratio_max": statistics.maximum,
+        "ratio_p05": statistics.low,
+        "ratio_p50": statistics.median,
+        "ratio_p95": statistics.high,
         "clip_fraction": statistics.clipped_share,
         "approx_kl": statistics.approximate_kl,
         "mismatch": samples.mismatch[turns].mean().item(),
@@ -274,8 +342,13 @@ def _losses(config: PpoStepConfig, policy: Policy, transcript: Transcript, sampl
     )
     assert scored.values is not None
     replies, device = scored.mask.shape[1], policy.device
+    logprobs = scored.logprobs
+    if other := samples.importance:
+        logprobs = weighted_logprobs(
+            logprobs, other.old_logprobs[part, :replies].to(device), other.weights[part, :replies].to(device)
+        )
     new_logprobs = weighted_turn_logprobs(
-        scored.logprobs,
+        logprobs,
         samples.thought_mask[part, :replies].to(device),
         samples.action_mask[part, :replies].to(device),
         thought_coef=config.thought_coef,
@@ -301,6 +374,16 @@ def _refuse_nan(row: dict[str, Any], turns: list[int], config: PpoStepConfig) ->
         raise GtrTurboError(
             f"{bad} is {row[bad]} at epoch {row['epoch']}, minibatch {row['minibatch']} (turns {min(turns)}-{max(turns)}).",
             f"nothing was written; inspect with: gtrturbo show {config.rollouts} --turn {turns[0]}",
+        )
+
+
+def _require_unit_ratio(row: dict[str, Any]) -> None:
+    """Refuse an update whose first ratios are not 1: nothing has been learned yet, and the passes were the same."""
+    if max(abs(row["ratio_min"] - 1), abs(row["ratio_max"] - 1)) > UNIT_RATIO_TOLERANCE:
+        raise GtrTurboError(
+            f"the first ratios are {row['ratio_min']:.4f} to {row['ratio_max']:.4f}, not 1: this model gives other log-probs "
+            "with gradients than without.",
+            "nothing was written; try: --dtype float32, or leave out --gradient-checkpointing",
         )
 
 

@@ -1,15 +1,19 @@
 """rollout: play episodes and write every turn."""
 
+from pathlib import Path
+
 from gtrturbo.artifacts import Result, writing
 from gtrturbo.config import RolloutConfig
 from gtrturbo.envs.task import Task, load_task
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.checkpoint import load_policy
+from gtrturbo.journal import Journal
+from gtrturbo.models.engines import Endpoint, open_policy, speaker_of
+from gtrturbo.models.folders import renderer_hash
 from gtrturbo.models.play import Speaker, Spoken
 from gtrturbo.models.policy import Policy
-from gtrturbo.models.processor import renderer_hash
-from gtrturbo.models.speak import PolicySpeaker
-from gtrturbo.models.transcript import record_episodes
+from gtrturbo.models.remote import RemotePolicy
+from gtrturbo.models.thoughts import thought_entropy
+from gtrturbo.models.transcript import Episode, record_episodes
 from gtrturbo.stages import done, provenance
 from gtrturbo.summary import summarize
 
@@ -19,11 +23,14 @@ def run(config: RolloutConfig) -> Result:
     if config.expert == (config.checkpoint is not None):
         raise GtrTurboError("a rollout needs either --checkpoint or --expert.", "give one of the two.")
     task = load_task(config.task, config.env)
-    with writing(config.out, provenance(config), overwrite=config.overwrite) as draft:
-        policy = load_policy(config.checkpoint, device=config.device, dtype=config.dtype) if config.checkpoint else None
+    work = provenance(config)
+    with writing(config.out, work, overwrite=config.overwrite) as draft:
+        journal = Journal(config.out, work, Episode)
+        policy = _open(config, config.checkpoint) if config.checkpoint else None
         speak = _sampling(config, policy) if policy else _expert(task)
         turns = record_episodes(
             draft.folder,
+            journal,
             speak,
             task,
             seed=config.seed,
@@ -31,9 +38,11 @@ def run(config: RolloutConfig) -> Result:
             num_envs=config.num_envs,
             illegal=config.illegal,
         )
-        draft.metrics = summarize(turns)
+        if turns:  # Of several processes the first has them all, the others none.
+            draft.metrics = summarize(turns) | thought_entropy(draft.folder)
         if policy and config.checkpoint:
             draft.renderer, draft.timing = renderer_hash(config.checkpoint), policy.machine()
+    journal.remove()
     return done(draft)
 
 
@@ -41,5 +50,10 @@ def _expert(task: Task) -> Speaker:
     return lambda states: [Spoken(task.expert(state.info)) for state in states]
 
 
-def _sampling(config: RolloutConfig, policy: Policy) -> Speaker:
-    return PolicySpeaker(policy, seed=config.seed, temperature=config.temperature, max_new_tokens=config.max_new_tokens)
+def _open(config: RolloutConfig, checkpoint: Path) -> Policy | RemotePolicy:
+    endpoint = Endpoint(config.server, config.base_url, config.served_model, config.max_concurrency)
+    return open_policy(checkpoint, config.engine, endpoint, needs_ids=True, device=config.device, dtype=config.dtype)
+
+
+def _sampling(config: RolloutConfig, policy: Policy | RemotePolicy) -> Speaker:
+    return speaker_of(policy, seed=config.seed, temperature=config.temperature, max_new_tokens=config.max_new_tokens)

@@ -10,10 +10,14 @@ from gtrturbo.artifacts import Draft, Result, seed_for, writing
 from gtrturbo.config import SftConfig
 from gtrturbo.console import progress_bar
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.checkpoint import load_policy, save_successor
+from gtrturbo.models.batches import micro_batches, token_budget
+from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.demos import Example, Shuffle, imitation_loss, read_examples
 from gtrturbo.models.optimizer import Optimizer
+from gtrturbo.models.parallel import total
 from gtrturbo.models.policy import Policy
+from gtrturbo.models.sharding import save_trained, shard
+from gtrturbo.processes import group
 from gtrturbo.stages import done, provenance
 
 METRICS = "metrics.jsonl"
@@ -28,9 +32,11 @@ def run(config: SftConfig) -> Result:
         if not examples:
             names = ", ".join(map(str, config.data))
             raise GtrTurboError(f"there is nothing to learn in {names}: every reply is illegal, or there is none.")
+        if config.gradient_checkpointing:
+            policy.recompute_activations()
         draft.metrics = {"examples": len(examples)} | _train(config, policy, examples, draft)
         draft.timing = policy.machine()
-        draft.renderer = save_successor(policy, config.checkpoint, draft.folder, config.out)
+        draft.renderer = save_trained(policy, config.checkpoint, draft.folder, config.out)
     return done(draft)
 
 
@@ -38,6 +44,9 @@ def _train(config: SftConfig, policy: Policy, examples: list[Example], draft: Dr
     torch.manual_seed(config.seed)
     rates = {"learning_rate": config.learning_rate, "value_learning_rate": config.learning_rate}
     head, policy.value_head = policy.value_head, None  # A value head has no part in imitation and passes through as it is.
+    if config.fsdp:
+        shard(policy)
+    tokens = token_budget(config.micro_batch_tokens, policy, recomputes=config.gradient_checkpointing)
     optimizer = Optimizer(policy, **rates, weight_decay=config.weight_decay)
     order = Shuffle(len(examples), seed=seed_for(config.seed, "sft"))
     running, step = math.inf, 0
@@ -45,7 +54,8 @@ def _train(config: SftConfig, policy: Policy, examples: list[Example], draft: Dr
         while step < config.steps and running >= config.stop_loss:
             rate = learning_rate(step, peak=config.learning_rate, warmup=config.warmup_steps, steps=config.steps)
             optimizer.set_learning_rate(rate, rate)
-            loss, norm = _step(config, policy, optimizer, [examples[i] for i in order.draw(config.batch_size)])
+            loss = _add_gradients(policy, optimizer, [examples[i] for i in order.draw(config.batch_size)], tokens)
+            norm = optimizer.step(max_grad_norm=config.max_grad_norm)
             if not math.isfinite(loss + norm):
                 raise GtrTurboError(f"loss is {loss} at step {step}. nothing was written.", "lower --learning-rate.")
             running = loss if math.isinf(running) else DECAY * running + (1 - DECAY) * loss
@@ -57,15 +67,16 @@ def _train(config: SftConfig, policy: Policy, examples: list[Example], draft: Dr
     return {"steps": step, "final_loss": running}
 
 
-def _step(config: SftConfig, policy: Policy, optimizer: Optimizer, batch: list[Example]) -> tuple[float, float]:
-    """Take one optimiser step on the mean over all learned tokens of the batch; return loss and gradient norm."""
-    tokens = sum(int(example.learned.sum()) for example in batch)
-    total = 0.0
-    for start in range(0, len(batch), config.micro_batch_size):
-        loss, _ = imitation_loss(policy, batch[start : start + config.micro_batch_size])
-        (loss / tokens).backward()
-        total += loss.item()
-    return total / tokens, optimizer.step(max_grad_norm=config.max_grad_norm)
+def _add_gradients(policy: Policy, optimizer: Optimizer, batch: list[Example], tokens: int) -> float:
+    """Add the gradients of the mean over all learned tokens of the batch; return that mean, in nats."""
+    learned = sum(int(example.learned.sum()) for example in batch)
+    losses = torch.zeros((), dtype=torch.float64)
+    prompts, responses = [example.prompt for example in batch], [example.response_ids for example in batch]
+    for part in micro_batches(range(len(batch)), prompts, responses, tokens=tokens, world=group().world):
+        loss = part.counted * imitation_loss(policy, [batch[row] for row in part.rows]) / learned
+        optimizer.backward(loss)
+        losses += loss.item()
+    return total(losses).item()
 
 
 def learning_rate(step: int, *, peak: float, warmup: int, steps: int) -> float:

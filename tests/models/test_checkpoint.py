@@ -17,7 +17,8 @@ from safetensors.numpy import load_file
 
 from gtrturbo.artifacts import artifact_id
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.checkpoint import base_of, load_model, load_policy, rebased_name, save_model
+from gtrturbo.models.checkpoint import load_model, load_policy, save_model
+from gtrturbo.models.folders import base_of, rebased_name
 from gtrturbo.models.transcript import read_transcript
 from gtrturbo.models.value_head import ValueHead
 

@@ -104,3 +104,28 @@ def test_the_state_of_other_parameters_is_refused_and_named(tmp_path):
     optimizer.save(tmp_path)
     with pytest.raises(GtrTurboError, match=r"belongs to other parameters \(first: exp_avg\.value_head\.weight\)"):
         Optimizer(new_policy(head=False), **RATES).load(tmp_path)
+
+
+def in_bfloat16() -> SimpleNamespace:
+    policy = new_policy(head=False)
+    policy.model.bfloat16()
+    nn.init.ones_(policy.model.weight)
+    return policy
+
+
+def test_small_steps_on_bfloat16_weights_add_up(tmp_path):
+    # Below 1 the spacing of bfloat16 is 2⁻⁸: a step of 1e-4 changes nothing by itself, fifty make 5e-3.
+    policy = in_bfloat16()
+    rates = {"learning_rate": 1e-4, "value_learning_rate": 1e-4, "weight_decay": 0.0}
+    for _ in range(2):  # Half of them after a detour over the disk.
+        optimizer = Optimizer(policy, **rates)
+        optimizer.load(tmp_path)
+        for _ in range(25):
+            policy.model.weight.grad = torch.ones_like(policy.model.weight)
+            optimizer.step(max_grad_norm=1e9)
+        optimizer.save(tmp_path)
+    assert policy.model.weight.dtype == torch.bfloat16
+    assert policy.model.weight.flatten().tolist() == [1 - 2**-8] * 4  # 0.995 rounds to 0.99609375.
+    assert load_file(tmp_path / "optimizer.safetensors")["master.weight"].flatten().tolist() == pytest.approx(
+        [0.995] * 4, abs=1e-5
+    )

@@ -279,17 +279,16 @@ def test_only_predictions_of_reply_tokens_get_a_gradient(policy, transcript, rep
         kept.append(logits)
 
     hook = policy.model.get_output_embeddings().register_forward_hook(keep)
+    policy.scorer.shares_prompts = False  # One pass, so that all logits are in one place.
     responses = [transcript.tokens.response_ids[row] for row in replies]
     scored = policy.score([transcript.prompts[row] for row in replies], responses, temperature=1.0)
     hook.remove()
     scored.logprobs.sum().backward()
     felt = kept[0].grad.abs().sum(dim=-1) > 0
-    # Of a row of P prompt and R reply tokens, positions P-1 … P+R-2 predict the reply; padding R' - R follows.
+    # Logits are made where a reply token is predicted, and nowhere else: of R' positions the first R of each row count.
     longest = max(map(len, responses))
     for row, response in enumerate(responses):
-        tail = felt[row, -(longest + 1) :].tolist()
-        assert tail == [True] * len(response) + [False] * (longest + 1 - len(response))
-        assert not felt[row, : -(longest + 1)].any()
+        assert felt[row].tolist() == [True] * len(response) + [False] * (longest - len(response))
 
 
 def test_the_model_stays_in_eval_mode(policy):

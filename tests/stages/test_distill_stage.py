@@ -86,7 +86,7 @@ def test_the_teacher_sees_the_pictures(distill, warm, turns, tmp_path):
 
 
 def test_micro_batches_change_scores_by_rounding_only(scores, distill, init):
-    few = np.concatenate(rows(distill(teacher=init, micro_batch_size=3)))
+    few = np.concatenate(rows(distill(teacher=init, micro_batch_tokens="400")))
     assert few == pytest.approx(np.concatenate(rows(scores)), abs=1e-5)
 
 

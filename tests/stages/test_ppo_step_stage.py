@@ -14,6 +14,7 @@ from gtrturbo.artifacts import Provenance, read_manifest, sha256_file, writing
 from gtrturbo.config import DistillConfig, RolloutConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
+from gtrturbo.models.scorer import Scorer
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.stages import execute, ppo_step
 from gtrturbo.stages.ppo_step import prepare
@@ -64,11 +65,24 @@ def kl_by_hand(critic, transcript, scores_path, *, temperature: float = 0.9) -> 
 
 
 def test_every_ratio_is_one_before_the_first_step(ppo_config, tmp_path):
-    out = execute(replace(ppo_config, out=tmp_path / "all", minibatch_size=10_000, micro_batch_size=7)).out
+    out = execute(replace(ppo_config, out=tmp_path / "all", minibatch_size=10_000, micro_batch_tokens="800")).out
     first = log(out)[0]
-    assert abs(first["ratio_min"] - 1) < 1e-6 and abs(first["ratio_max"] - 1) < 1e-6
-    assert metrics(out)["first_ratio_error"] < 1e-6
-    assert first["clip_fraction"] == 0.0 and first["approx_kl"] < 1e-9
+    # The same passes gave the old log-probs, so not even rounding is between the two.
+    assert (first["ratio_min"], first["ratio_max"], metrics(out)["first_ratio_error"]) == (1.0, 1.0, 0.0)
+    assert (first["clip_fraction"], first["approx_kl"]) == (0.0, 0.0)
+
+
+def test_first_ratios_that_are_not_one_stop_the_stage(ppo_config, monkeypatch, tmp_path):
+    real = ppo_step.score_all
+
+    def off(*args, **settings):
+        rows, values = real(*args, **settings)
+        return [row + 0.05 for row in rows], values
+
+    monkeypatch.setattr(ppo_step, "score_all", off)
+    with pytest.raises(GtrTurboError, match=r"the first ratios are 0\.\d+ to 0\.\d+, not 1"):
+        execute(replace(ppo_config, out=tmp_path / "x"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_sampler_and_the_trainer_agree_on_the_log_probs(ppo):
@@ -88,6 +102,12 @@ def test_the_mismatch_of_each_turn_is_what_the_sampler_is_off_by(ppo_config, cri
     np.testing.assert_allclose(samples.mismatch.numpy(), off, atol=1e-4)
     assert summary["mismatch_mean"] == pytest.approx(5 / lengths.sum(), abs=1e-4)
     assert summary["mismatch_max"] == pytest.approx(3, abs=1e-4)
+
+
+def test_the_value_error_is_that_of_the_head_before_the_update(ppo_config, critic, transcript):
+    samples, summary = prepare(ppo_config, critic, transcript)
+    assert not samples.old_values.any()  # A new head gives 0 everywhere.
+    assert summary["value_error"] == pytest.approx(float(np.sqrt(np.mean(samples.returns.numpy() ** 2))))
 
 
 def test_every_minibatch_tells_its_mismatch(ppo):
@@ -143,24 +163,19 @@ def test_a_text_whose_action_was_random_gets_no_credit_where_the_format_costs_no
     assert (samples.advantages[~bad] != 0).any()
 
 
-def test_nothing_leaks_across_the_end_of_an_episode(ppo_config, critic, transcript):
-    config = replace(ppo_config, micro_batch_size=10_000)
+def test_nothing_leaks_across_the_end_of_an_episode(ppo_config, critic, transcript, monkeypatch):
     first_of_second = next(row for row, turn in enumerate(transcript.turns) if turn.episode == 1)
-
-    class Head:
-        """Values every turn 0, but for one; later calls are for states after cut turns."""
-
-        def __init__(self, value: float) -> None:
-            self.answers = [torch.zeros(len(transcript.turns))]
-            self.answers[0][first_of_second] = value
-
-        def __call__(self, state):
-            return self.answers.pop(0) if self.answers else torch.zeros(len(state))
-
+    score = critic.score
     returns = []
     for value in (0.0, 1e6):
-        critic.value_head = Head(value)
-        samples, _ = prepare(config, critic, transcript)
+
+        def valued(prompts, responses, value=value, **settings):
+            """Value every turn 0, but for one."""
+            marked = [value * (response is transcript.tokens.response_ids[first_of_second]) for response in responses]
+            return replace(score(prompts, responses, **settings), values=torch.tensor(marked))
+
+        monkeypatch.setattr(critic, "score", valued)
+        samples, _ = prepare(ppo_config, critic, transcript)
         assert samples.old_values[first_of_second] == value
         returns.append(samples.returns[:first_of_second])
     assert first_of_second > 0 and torch.equal(*returns)
@@ -176,7 +191,8 @@ def test_a_cut_episode_goes_on_with_the_value_of_what_followed_and_an_ended_one_
             self.calls += 1
             return torch.full((len(state),), 0.0 if self.calls == 1 else 100.0)
 
-    config = replace(ppo_config, micro_batch_size=10_000, gamma=0.5, gae_lambda=0.0)
+    # One pass for all turns, so that the head's first call is theirs.
+    config = replace(ppo_config, micro_batch_tokens="1000000", minibatch_size=10_000, gamma=0.5, gae_lambda=0.0)
     plain, _ = prepare(config, critic, transcript)
     critic.value_head = Head()
     cut, _ = prepare(config, critic, transcript)
@@ -250,13 +266,23 @@ def test_the_students_own_scores_are_no_guidance(ppo_config, critic, transcript,
 
 
 def test_micro_batches_change_the_update_by_rounding_only(ppo_config, ppo, tmp_path):
-    small = execute(replace(ppo_config, out=tmp_path / "small", micro_batch_size=5)).out
+    small = execute(replace(ppo_config, out=tmp_path / "small", micro_batch_tokens="600")).out
     for ours, theirs in zip(log(small), log(ppo), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
     left, right = load_file(small / "model.safetensors"), load_file(ppo / "model.safetensors")
     far = np.concatenate([(np.abs(left[name] - right[name]) > 1e-5).ravel() for name in left])
     # Adam turns rounding into a whole step only where the gradient itself is rounding.
     assert far.mean() < 0.02
+
+
+def test_recomputed_activations_give_the_same_weights_bit_by_bit(ppo_config, monkeypatch, tmp_path):
+    # Recomputing cannot share prompts between replies, so neither does the other.
+    monkeypatch.setattr(Scorer, "_worth_sharing", lambda *_: False)
+    outs = [
+        execute(replace(ppo_config, out=tmp_path / name, gradient_checkpointing=recomputes)).out
+        for name, recomputes in (("kept", False), ("again", True))
+    ]
+    assert len({sha256_file(out / "model.safetensors") for out in outs}) == 1
 
 
 def test_the_same_update_twice_gives_the_same_bytes_and_another_seed_another_order(ppo_config, ppo, tmp_path):

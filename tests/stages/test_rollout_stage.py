@@ -8,6 +8,7 @@ import pytest
 from gtrturbo.artifacts import read_manifest, sha256_file
 from gtrturbo.config import RolloutConfig
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.thoughts import thought_entropy
 from gtrturbo.models.transcript import read_turns
 from gtrturbo.stages import execute
 from gtrturbo.summary import summarize
@@ -32,7 +33,8 @@ def test_the_same_rollout_twice_has_the_same_id_and_another_seed_another(turns, 
 
 
 def test_the_metrics_are_the_summary_of_the_turns(turns):
-    assert read_manifest(turns).metrics == pytest.approx(summarize(read_turns(turns)))
+    expected = summarize(read_turns(turns)) | thought_entropy(turns)
+    assert read_manifest(turns).metrics == pytest.approx(expected)
 
 
 def test_the_warm_policy_says_both_legal_and_illegal_things(turns):

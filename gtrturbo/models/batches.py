@@ -1,0 +1,85 @@
+"""Micro-batches: which samples share a forward pass, by a budget of tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gtrturbo.models.chat import Prompt
+from gtrturbo.models.policy import Policy
+from gtrturbo.processes import World
+
+AUTO = "auto"
+# Measured with the tiny model on one core: fewer leave dispatch to be paid more often, more outgrow the cache.
+CPU_TOKENS = 8192
+# Bytes that the backward pass keeps per token and layer, in units of the layer's widths: norms, projections and attention of
+# width `hidden_size`, gate, up and product of width `intermediate_size`; bfloat16, with norms in float32.
+PER_HIDDEN, PER_INTERMEDIATE = 24, 8
+SHARE_OF_FREE = 0.5  # The vision tower's own activations, logits and fragments of memory take from the other half.
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Samples of one forward pass. One that is not counted keeps this process in step with the others and has no weight."""
+
+    rows: list[int]
+    counted: bool = True
+
+
+def micro_batches(
+    rows: Sequence[int],
+    prompts: Sequence[Prompt],
+    responses: Sequence[np.ndarray],
+    *,
+    tokens: int,
+    world: World,
+) -> list[MicroBatch]:
+    """Split samples into forward passes of about equal lengths, at most `tokens` tokens each with padding, at least one sample.
+
+    Samples of one prompt stand together. Of several processes each gets its own part of every pass, and all get as many passes.
+
+    Args:
+        rows: samples to split, as indices of `prompts` and `responses`.
+        prompts, responses: prompts and the token ids of replies.
+        tokens: most tokens per pass and process.
+        world: this process among how many.
+    """
+    first = {prompt: place for place, prompt in reversed(list(enumerate(prompts[row] for row in rows)))}
+    length = {row: len(prompts[row].ids) + len(responses[row]) for row in rows}
+    # The longest come first, so that what does not fit into memory fails at once.
+    waiting = sorted(rows, key=lambda row: (-length[row], first[prompts[row]]))
+    passes = []
+    while waiting:
+        size = world.size * max(1, tokens // length[waiting[0]])
+        part, waiting = waiting[:size], waiting[size:]
+        own = part[len(part) * world.rank // world.size : len(part) * (world.rank + 1) // world.size]
+        passes.append(MicroBatch(own) if own else MicroBatch(part[:1], counted=False))
+    return passes
+
+
+def token_budget(setting: str, policy: Policy, *, recomputes: bool) -> int:
+    """Return the most tokens per forward pass: the number given or, for auto, a measured one (CPU) or what fits (CUDA).
+
+    Args:
+        setting: auto or a number.
+        policy: what is trained, already in memory.
+        recomputes: gradient checkpointing keeps one width per layer, and the rest of one layer at a time.
+    """
+    if setting != AUTO:
+        return int(setting)
+    if policy.device.type != "cuda":
+        return CPU_TOKENS
+    config = policy.model.config.get_text_config()
+    layer = PER_HIDDEN * config.hidden_size + PER_INTERMEDIATE * config.intermediate_size
+    layers = config.num_hidden_layers
+    per_token = layer + 2 * config.hidden_size * layers if recomputes else layer * layers
+    free = torch.cuda.mem_get_info(policy.device)[0] - _still_to_come(policy)
+    return max(1, int(SHARE_OF_FREE * free / per_token))
+
+
+def _still_to_come(policy: Policy) -> int:
+    """Bytes of gradients and of the optimiser's two moments; of a float32 copy too where weights are bfloat16."""
+    heads = policy.value_head.parameters() if policy.value_head else ()
+    trained = [*(parameter for _, parameter in policy.parameters()), *heads]
+    return sum(p.numel() * (p.element_size() + 8 + (4 if p.dtype == torch.bfloat16 else 0)) for p in trained)

@@ -1,0 +1,148 @@
+"""An inference server for tests: the wire of vLLM or SGLang before a checkpoint in memory, and what goes wrong on it."""
+
+import base64
+import io
+import json
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+STANDARD = {"model", "messages", "temperature", "top_p", "max_tokens", "seed"}
+EXTENDED = {
+    "top_k", "min_p", "repetition_penalty", "logit_bias", "stop_token_ids", "logprobs", "top_logprobs", "return_token_ids",
+}  # fmt: skip
+
+
+@dataclass
+class Fake:
+    """A server's state. `failures` are answered first, in order; `seconds` is how long a reply takes."""
+
+    policy: object
+    kind: str = "vllm"
+    failures: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+    ids: bool = True
+    drift: bool = False
+    end: bool = True
+    off: float = 0.0  # nats that every log-prob is too high
+    requests: list[dict] = field(default_factory=list)
+    loads: list[dict] = field(default_factory=list)
+    adapters: dict = field(default_factory=dict)
+    tries: int = 0
+    running: int = 0
+    most_running: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    url: str = ""
+
+    @property
+    def known(self) -> set[str]:
+        return STANDARD | (set() if self.kind == "generic" else EXTENDED | ({"lora_path"} if self.kind == "sglang" else set()))
+
+    def load(self, body: dict) -> tuple[int, object]:
+        from gtrturbo.models.checkpoint import load_policy
+
+        if body.keys() != {"lora_name", "lora_path"} or not Path(body["lora_path"]).is_absolute():
+            return 400, {"message": "bad adapter"}
+        self.loads.append(body)
+        self.adapters[body["lora_name"]] = load_policy(Path(body["lora_path"]), device="cpu")
+        return 200, "Success"
+
+    def chat(self, body: dict) -> tuple[int, object]:
+        if unknown := body.keys() - self.known:
+            return 422, {"message": f"extra fields: {sorted(unknown)}"}
+        adapter = body["lora_path"] if "lora_path" in body else body["model"]
+        if adapter != "served" and adapter not in self.adapters:
+            return 404, {"message": f"no model {adapter}"}
+        self.requests.append(body)
+        if self.seconds:
+            time.sleep(self.seconds)
+        with self.lock:
+            return 200, self.reply(body, self.adapters.get(adapter, self.policy))
+
+    def reply(self, body: dict, policy) -> dict:
+        messages, pictures = [], []
+        for message in body["messages"]:
+            parts = [{"type": "image"} if part["type"] == "image_url" else part for part in message["content"]]
+            messages.append({"role": message["role"], "content": parts})
+            pictures += [picture_of(part["image_url"]["url"]) for part in message["content"] if part["type"] == "image_url"]
+        prompt = policy.renderer.prompt(messages, pictures)
+        greedy = body["temperature"] == 0
+        uniforms = np.random.default_rng(body["seed"]).random((1, body["max_tokens"]))
+        [sample] = policy.generate(
+            [prompt],
+            None if greedy else uniforms,
+            temperature=1.0 if greedy else body["temperature"],
+            max_new_tokens=body["max_tokens"],
+        )
+        ids, logprobs = sample.response_ids.tolist(), sample.logprobs.tolist()
+        if not self.end:
+            ids, logprobs = ids[:-1], logprobs[:-1]
+        choice = {"message": {"role": "assistant", "content": policy.renderer.decode(ids)[0]}, "index": 0}
+        if not self.ids or not body.get("return_token_ids"):
+            return {"choices": [choice]}
+        choice |= {"token_ids": ids, "logprobs": {"content": [{"token": "?", "logprob": value + self.off} for value in logprobs]}}
+        prompt_ids = prompt.ids.tolist()[int(self.drift) :]
+        if self.kind == "sglang":
+            return {"choices": [choice | {"prompt_token_ids": prompt_ids}]}
+        return {"choices": [choice], "prompt_token_ids": prompt_ids}
+
+
+def picture_of(url: str) -> np.ndarray:
+    head, _, data = url.partition(",")
+    assert head == "data:image/png;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+
+
+@contextmanager
+def serving(policy, **settings):
+    """Run a server in this process for as long as the block runs."""
+    fake = Fake(policy, **settings)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            listed = [{"id": name} for name in ("served", *fake.adapters)]
+            self.answer(*((200, {"data": listed}) if self.path == "/v1/models" else (404, {})))
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with fake.lock:
+                fake.tries += 1
+                fake.running += 1
+                fake.most_running = max(fake.most_running, fake.running)
+                failure = fake.failures.pop(0) if fake.failures else None
+            load = {"vllm": "/v1/load_lora_adapter", "sglang": "/load_lora_adapter"}.get(fake.kind)
+            if failure:
+                status, content = failure, {"message": "not now"}
+            elif self.path == load:
+                status, content = fake.load(body)
+            else:
+                status, content = fake.chat(body) if self.path == "/v1/chat/completions" else (404, {})
+            with fake.lock:
+                fake.running -= 1
+            self.answer(status, content)
+
+        def answer(self, status, content):
+            text = content if isinstance(content, str) else json.dumps(content)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(text.encode())))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    fake.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield fake
+    finally:
+        server.shutdown()
+        server.server_close()

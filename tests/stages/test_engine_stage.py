@@ -1,0 +1,270 @@
+"""Playing on an inference server: what goes over the wire, what is refused, and what a rollout is made of in the end."""
+
+import itertools
+import socket
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from fake_server import EXTENDED, STANDARD, picture_of, serving
+
+from gtrturbo.artifacts import artifact_id, read_manifest
+from gtrturbo.config import DistillConfig, EvalConfig, PpoStepConfig, RolloutConfig
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.models import server as server_module
+from gtrturbo.models.transcript import read_transcript, read_turns
+from gtrturbo.models.value_head import ValueHead
+from gtrturbo.records import Demo, read_rows
+from gtrturbo.stages import eval as eval_stage
+from gtrturbo.stages import execute
+from gtrturbo.stages.ppo_step import _losses, prepare
+
+TASK = {"task": "numberline", "env": ("image=tiny",)}
+PLAY = TASK | {"episodes": 3, "max_new_tokens": 48, "temperature": 0.9, "num_envs": 3, "engine": "openai"}
+
+
+@pytest.fixture(scope="module")
+def served(warm):
+    from gtrturbo.models.checkpoint import load_policy
+
+    return load_policy(warm, device="cpu")
+
+
+@pytest.fixture
+def critic(warm):
+    """The warm policy with a value head, as an update trains it."""
+    from gtrturbo.models.checkpoint import load_policy
+
+    policy = load_policy(warm, device="cpu", trainable=True)
+    policy.value_head = ValueHead.new(policy.model.config.get_text_config().hidden_size, seed=0)
+    return policy
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    """What was waited for instead of waiting."""
+    seconds: list[float] = []
+    monkeypatch.setattr(server_module.time, "sleep", seconds.append)
+    return seconds
+
+
+@pytest.fixture
+def rollout(warm, tmp_path):
+    def play(fake, **settings):
+        out = tmp_path / f"turns{len(list(tmp_path.iterdir()))}"
+        config = RolloutConfig(**{"out": out, "checkpoint": warm, "base_url": fake.url, "server": fake.kind} | PLAY | settings)
+        return execute(config).out
+
+    return play
+
+
+def test_a_servers_tokens_and_log_probs_are_what_is_trained_on(rollout, served):
+    with serving(served) as fake:
+        out = rollout(fake)
+    transcript = read_transcript(out, served.renderer)
+    assert len(transcript.turns) > 3 and {turn.policy for turn in transcript.turns} == {"served"}
+    with torch.no_grad():
+        scored = served.score(transcript.prompts, transcript.tokens.response_ids, temperature=0.9)
+    for row, logprobs in enumerate(transcript.tokens.sample_logprobs):
+        assert logprobs == pytest.approx(scored.logprobs[row, : len(logprobs)].numpy(), abs=2e-5)
+    manifest = read_manifest(out)
+    assert (manifest.config["engine"], manifest.config["server"]) == ("openai", "vllm")
+    assert not manifest.config.keys() & {"base_url", "max_concurrency"}
+
+
+def test_the_request_says_all_that_decides_the_distribution(rollout, served):
+    with serving(served) as fake:
+        out = rollout(fake, temperature=0.7)
+    turns = read_turns(out)
+    assert len(fake.requests) == len(turns)
+    assert len({body["seed"] for body in fake.requests}) == len(turns)
+    token = served.processor.tokenizer.convert_tokens_to_ids
+    for body in fake.requests:
+        assert body.keys() == STANDARD | EXTENDED
+        assert (body["temperature"], body["top_p"], body["max_tokens"]) == (0.7, 1.0, 48)
+        assert (body["top_k"], body["min_p"], body["repetition_penalty"]) == (-1, 0.0, 1.0)
+        assert (body["logprobs"], body["return_token_ids"], body["stop_token_ids"]) == (True, True, [token("<|im_end|>")])
+        placeholders = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+        assert body["logit_bias"] == {str(token(name)): -100.0 for name in placeholders}
+        [message] = body["messages"]
+        assert [part["type"] for part in message["content"]] == ["image_url", "text"]
+    from gtrturbo.models.chat import load_picture
+
+    sent = {picture_of(body["messages"][0]["content"][0]["image_url"]["url"]).tobytes() for body in fake.requests}
+    assert sent == {load_picture(out / turn.images[0]).tobytes() for turn in turns}
+
+
+def test_episodes_on_a_server_do_not_depend_on_how_many_are_asked_for_at_once(rollout, served):
+    with serving(served, seconds=0.01) as fake:
+        many = read_turns(rollout(fake))
+        assert 1 < fake.most_running <= 3
+        fake.most_running = 0
+        assert read_turns(rollout(fake, max_concurrency=2, num_envs=3)) == many
+        assert fake.most_running == 2
+        assert read_turns(rollout(fake, num_envs=1)) == many
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_an_adapter_is_loaded_once_and_named_in_every_row(rollout, served, lora_warm, kind):
+    with serving(served, kind=kind) as fake:
+        settings = {"checkpoint": lora_warm, "episodes": 1, "max_new_tokens": 6}
+        turns = read_turns(rollout(fake, **settings))
+        read_turns(rollout(fake, **settings))
+    name = f"gtrturbo-{artifact_id(lora_warm)[:12]}"
+    assert fake.loads == [{"lora_name": name, "lora_path": str(lora_warm.resolve())}]
+    assert {turn.policy for turn in turns} == {name}
+    asked = {(body["model"], body.get("lora_path")) for body in fake.requests}
+    assert asked == ({(name, None)} if kind == "vllm" else {("served", name)})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"ids": False}, "returned no token ids"),
+        ({"drift": True}, r"renders a prompt to \d+ tokens that differ from our"),
+        ({"end": False}, "tokens that do not end with the end of turn"),
+    ],
+)
+def test_what_could_not_be_trained_on_is_refused(rollout, served, wrong, error, tmp_path):
+    with serving(served, **wrong) as fake, pytest.raises(GtrTurboError, match=error):
+        rollout(fake, temperature=0.1)
+    assert not list(tmp_path.glob("turns*"))
+
+
+def test_a_place_of_a_picture_may_stand_for_all_its_tokens(served):
+    from gtrturbo.models.remote import _once
+
+    ids = np.array([5, 9, 9, 9, 7, 7, 9, 5], np.int32)
+    assert _once(ids, 9).tolist() == [5, 9, 7, 7, 9, 5]
+    assert _once(ids, None).tolist() == ids.tolist()
+
+
+def test_a_generic_server_cannot_be_trained_from(rollout, served):
+    with serving(served, kind="generic") as fake, pytest.raises(GtrTurboError, match="a generic server returns no token ids"):
+        rollout(fake)
+    assert fake.tries == 0
+
+
+def test_a_rollout_without_the_servers_address_is_refused(rollout, served):
+    with serving(served) as fake, pytest.raises(GtrTurboError, match="none is named"):
+        rollout(fake, base_url=None)
+
+
+@pytest.mark.parametrize("server", [{"kind": "generic"}, {"kind": "vllm", "ids": False}])
+def test_an_evaluation_needs_no_token_ids_and_a_strict_server_sees_standard_fields_only(
+    served, warm, tmp_path, server, monkeypatch
+):
+    monkeypatch.setattr(eval_stage, "CHANCE_EPISODES", 50)
+    settings = TASK | {"checkpoint": warm, "episodes": 3, "max_new_tokens": 48}
+    here = execute(EvalConfig(out=tmp_path / "here", **settings)).out
+    with serving(served, **server) as fake:
+        config = EvalConfig(out=tmp_path / "there", **settings, engine="openai", server=fake.kind, base_url=fake.url + "/v1/")
+        there = execute(config).out
+    assert [replace(turn, policy=None) for turn in read_turns(there)] == read_turns(here)
+    assert not (there / "tokens.safetensors").exists()
+    if fake.kind == "generic":
+        assert all(body.keys() == STANDARD for body in fake.requests)
+
+
+def test_what_may_pass_is_tried_again_after_longer_and_longer_pauses(rollout, served, pauses):
+    with serving(served, failures=[503, 429, 500]) as fake:
+        turns = read_turns(rollout(fake, episodes=1, num_envs=1))
+    assert pauses == [0.5, 1.0, 2.0]
+    assert fake.tries == len(turns) + 3 and len(fake.requests) == len(turns)
+
+
+def test_what_is_refused_is_not_tried_again(rollout, served, pauses):
+    with serving(served, failures=[400]) as fake, pytest.raises(GtrTurboError, match=r"refused the request \(400\): .*not now"):
+        rollout(fake, episodes=1)
+    assert fake.tries == 1 and pauses == []
+
+
+def test_a_server_that_is_not_there_is_given_up_after_all_pauses(warm, tmp_path, pauses):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(GtrTurboError, match=r"cannot be reached: .*\nstart the server"):
+            execute(RolloutConfig(out=tmp_path / "turns", checkpoint=warm, base_url=url, **PLAY))
+    assert pauses == list(server_module.BACKOFF)
+    assert sum(pauses) > 60 and all(later >= 1.8 * sooner for sooner, later in itertools.pairwise(pauses))
+
+
+def test_a_teacher_on_a_server_writes_demos_and_several_at_once(served, warm, turns, tmp_path):
+    with serving(served, seconds=0.01) as fake:
+        config = DistillConfig(
+            out=tmp_path / "demos", rollouts=turns, teacher=warm, mode="sft", max_new_tokens=48, temperature=0.5,
+            engine="openai", base_url=fake.url, max_concurrency=5,
+        )  # fmt: skip
+        out = execute(config).out
+    assert 1 < fake.most_running <= 5
+    legal = [turn for turn in read_turns(turns) if turn.legal]
+    demos = list(read_rows(out / "demos.jsonl", Demo))
+    metrics = read_manifest(out).metrics
+    assert metrics["turns"] == len(legal) and metrics["demos"] == len(demos) > len(legal) // 2
+    assert {demo.messages[0]["content"][-1]["text"] for demo in demos} <= {
+        turn.messages[0]["content"][-1]["text"] for turn in legal
+    }
+
+
+def test_scores_are_not_asked_of_a_server(turns, warm, tmp_path):
+    with pytest.raises(GtrTurboError, match="scores are the teacher's log-probs, computed here"):
+        execute(DistillConfig(out=tmp_path / "scores", rollouts=turns, teacher=warm, engine="openai", base_url="http://x"))
+
+
+@pytest.fixture
+def update(warm, tmp_path):
+    """One PPO update from turns that a server sampled, as far as what it holds fixed."""
+
+    def config(turns, **settings):
+        return PpoStepConfig(out=tmp_path / "next", checkpoint=warm, rollouts=turns, seed=3, **settings)
+
+    return config
+
+
+def test_an_update_weighs_each_token_by_how_much_the_server_differs(rollout, served, update, critic):
+    with serving(served, off=0.4) as fake:
+        turns = rollout(fake)
+    transcript = read_transcript(turns, served.renderer)
+    samples, metrics = prepare(update(turns), critic, transcript)
+    assert samples.importance is not None
+    lengths = [len(ids) for ids in transcript.tokens.response_ids]
+    assert metrics["mismatch_kl"] == pytest.approx(0.4, abs=1e-4)
+    assert (metrics["importance_truncated"], metrics["importance_effective"]) == (0.0, pytest.approx(1.0, abs=1e-5))
+    for row, length in enumerate(lengths):
+        assert samples.importance.weights[row, :length].numpy() == pytest.approx(np.exp(-0.4), abs=1e-4)
+
+
+def test_weights_scale_gradients_and_leave_the_first_ratio_alone(rollout, served, update, critic):
+    with serving(served, off=-0.3) as fake:
+        turns = rollout(fake)
+    config, transcript = update(turns), read_transcript(turns, served.renderer)
+    samples, _ = prepare(config, critic, transcript)
+    rows = list(range(len(transcript.turns)))
+
+    def gradient(weights):
+        importance = None if weights is None else replace(samples.importance, weights=weights)
+        surrogate, _ = _losses(config, critic, transcript, replace(samples, importance=importance), rows)
+        assert surrogate.ratio.detach().numpy() == pytest.approx(1.0, abs=1e-5)
+        parameters = [parameter for _, parameter in critic.parameters()]
+        found = torch.autograd.grad(surrogate.loss.sum(), parameters, allow_unused=True)
+        return torch.cat([part.flatten() for part in found if part is not None])
+
+    plain, ones = gradient(None), torch.ones_like(samples.importance.weights)
+    assert plain.norm() > 0
+    for factor in (1.0, 1.5, 0.0):
+        torch.testing.assert_close(gradient(factor * ones), factor * plain, rtol=1e-4, atol=1e-5 * float(plain.norm()))
+
+
+def test_a_server_that_plays_another_model_is_not_trained_on(rollout, served, update):
+    with serving(served, off=0.7) as fake:
+        turns = rollout(fake)
+    with pytest.raises(GtrTurboError, match=r"the vllm server's log-probs are 0\.70 nats per token from the trainer's"):
+        execute(update(turns))
+
+
+def test_a_step_on_a_servers_turns_starts_at_ratio_one(rollout, served, update):
+    with serving(served, off=0.2) as fake:
+        out = execute(update(rollout(fake), minibatch_size=4, epochs=1)).out
+    metrics = read_manifest(out).metrics
+    assert metrics["first_ratio_error"] == 0 and metrics["mismatch_mean"] == pytest.approx(0.2, abs=1e-4)

@@ -1,0 +1,40 @@
+"""The benchmark of ppo-step: its reference, written from the papers' description, computes what the toolkit computes."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FEW = ["--turns", "6", "--epochs", "2", "--minibatch-size", "4", "--repeats", "1"]
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from examples.benchmarks import common, ppo_step
+
+    small = {
+        "text": {"vocab_size": 9000, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+        | {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048}
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}},
+        "vision": {"depth": 2, "hidden_size": 32, "num_heads": 2, "intermediate_size": 48, "out_hidden_size": 64}
+        | {"window_size": 112, "fullatt_block_indexes": [1]},
+    }
+    monkeypatch.setitem(common.SHAPES, "small", small)
+    return ppo_step
+
+
+def test_the_reference_learns_the_weights_that_the_toolkit_learns(benchmark, capsys):
+    found = benchmark.main(FEW)
+    # Log-probs are sums over a turn's tokens of some nats each, at temperature 0.2.
+    assert found["logprobs"] < 1e-3 and found["values"] < 1e-5
+    assert found["weights"] < 1e-5  # Two epochs of two minibatches at a learning rate of 1e-5 move them by up to 4e-5.
+    assert "ratio of samples/s" in capsys.readouterr().out
+
+
+def test_an_adapter_on_a_random_shape_is_measured_in_bfloat16_with_logits_in_chunks(benchmark, capsys):
+    options = ["--shape", "small", "--lora-rank", "4", "--gradient-checkpointing", "--peak-tflops", "100"]
+    found = benchmark.main([*FEW, *options])
+    # In bfloat16 a logit is off by up to 2⁻⁹ of its size, a turn's log-prob by the sum of some thirty of them over 0.2.
+    assert found["logprobs"] < 1.0
+    assert "% of the device's 100" in capsys.readouterr().out
