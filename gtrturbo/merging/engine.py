@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.accumulators import Accumulators
@@ -78,7 +79,9 @@ class Merge:
                 self.files.create(self.folder / name, header, size)
                 self._hashers[name] = Hasher(self.files, self.folder / name, size)
                 self._hashers[name].wrote(0, len(header))
-            _Crew(threads).run(self._jobs)
+            # Our threads make the products B A, each alone: products that share threads wait for each other.
+            with threadpool_limits(1, user_api="blas"):
+                _Crew(threads).run(self._jobs)
         except BaseException:
             for hasher in self._hashers.values():
                 hasher.give_up()

@@ -6,6 +6,7 @@ Source of the format: safetensors' specification: 8 bytes length (little-endian)
 import json
 import math
 import os
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,8 @@ class Files:
     """Open files, by path, shared by threads: reads and writes name their offset."""
 
     _open: dict[Path, int] = field(default_factory=dict)
+    # Writers of one file wait for each other anyway: here they do it asleep, in the kernel they would spin.
+    _writing: threading.Lock = field(default_factory=threading.Lock)
 
     def read(self, entry: Entry, first: int, out: np.ndarray) -> None:
         """Read entries [first, first + len(out)) of a tensor into `out`, whose dtype is the file's."""
@@ -184,9 +187,10 @@ class Files:
     def write(self, path: Path, offset: int, data: np.ndarray) -> None:
         """Write an array's bytes at an offset of a file that was opened for writing."""
         left = data.view(np.uint8).data
-        while len(left):
-            done = os.pwrite(self._open[path], left, offset)
-            left, offset = left[done:], offset + done
+        with self._writing:
+            while len(left):
+                done = os.pwrite(self._open[path], left, offset)
+                left, offset = left[done:], offset + done
 
     def open(self, path: Path) -> None:
         """Open a file for reading, once."""

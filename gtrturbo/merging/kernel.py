@@ -16,8 +16,11 @@ import numpy as np
 from gtrturbo.merging.operands import BINS, CHUNK, SUMS, TABLES, Operand, Rule, Search
 
 SOURCE = Path(__file__).with_name("kernel.c")
-# Each operation is rounded on its own: contraction into fused multiply-adds would give other bytes than torch.
-FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC")
+# Each operation is rounded on its own: contraction into fused multiply-adds would give other bytes than torch. The last two
+# change no result here (nothing traps, and no sum is ever −0), and without them loops with choices are not vectorised.
+FLAGS = (
+    "-O3", "-march=native", "-shared", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
+)  # fmt: skip
 _DTYPES = {np.dtype(np.float64): 0, np.dtype(np.float32): 1, np.dtype(np.uint16): 2, np.dtype(np.float16): 3}
 _VOTES = {None: 0, "total": 1, "count": 2}
 

@@ -13,7 +13,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.operands import TABLES, Kernel, Operand, Search
 
 SHIFTS = (47, 31, 15, 0)  # of a double without its sign: 16 + 16 + 16 + 15 bits
-FEW = 1 << 17  # entries that are gathered, 1 MiB
+FEW = 1 << 14  # entries that are gathered
 MANY = 1 << 21  # entries that are gathered rather than starting again, 16 MiB
 WORTH_SAMPLING = 1 << 20  # entries
 SHARE = 32
