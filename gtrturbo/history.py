@@ -50,6 +50,8 @@ def record_run(config: RunConfig, *, replace: bool) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in UNRECORDED}
     content = {"version": __version__, "config": {name: _plain(value) for name, value in values.items()}}
+    if file.exists() and json.loads(file.read_text(encoding="utf-8")) == content:
+        return  # A run that is done touches nothing.
     draft = config.out / f".{RECORD}.{os.getpid()}"
     save_json(draft, content)
     draft.replace(file)

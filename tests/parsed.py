@@ -9,10 +9,11 @@ import typer
 from typer.testing import CliRunner
 
 from gtrturbo import cli
-from gtrturbo.config import RunConfig, ShowConfig
+from gtrturbo.config import CompareConfig, ReportConfig, RunConfig, ShowConfig
 from gtrturbo.stages import STAGES
 
-CONFIGS = {name: config for name, (config, _) in STAGES.items()} | {"run": RunConfig, "show": ShowConfig}
+LOOKING = {"show": ShowConfig, "compare": CompareConfig, "report": ReportConfig}
+CONFIGS = {name: config for name, (config, _) in STAGES.items()} | {"run": RunConfig} | LOOKING
 
 
 def parsed(line: str | Sequence[str]) -> Any:

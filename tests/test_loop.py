@@ -859,7 +859,7 @@ def test_an_example_is_the_run_by_hand(words, spy, tmp_path):
 
 
 def _paths(config) -> list[Path]:
-    values = [getattr(config, f.name) for f in dataclasses.fields(config) if f.name != "out"]
+    values = [getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in ("out", "cache")]
     lists = [value if isinstance(value, tuple) else (value,) for value in values]
     return [value for values in lists for value in values if isinstance(value, Path)]
 

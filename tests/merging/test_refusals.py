@@ -251,7 +251,14 @@ engine.Merge._merge = slowly
 execute(MergeConfig(out=Path({str(folders.root / "out")!r}), base=Path({str(base)!r}),
         checkpoints=(Path({str(others[0])!r}), Path({str(others[1])!r})), method="linear", threads=2))
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background makes them ignore the signal, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     assert process.stdout is not None and process.stdout.readline() == "begun\n"
     process.send_signal(signal.SIGINT)
     started = time.monotonic()
