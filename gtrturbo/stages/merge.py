@@ -28,7 +28,7 @@ from gtrturbo.merging.engine import Merge, TensorReport, Thresholds, default_thr
 from gtrturbo.merging.files import INDEX, Entry, Files, read_layout
 from gtrturbo.merging.kernel import compiled_kernel
 from gtrturbo.merging.lowrank import factor_sources, module_sources, write_adapter, write_factors
-from gtrturbo.merging.magnitudes import FEW
+from gtrturbo.merging.magnitudes import MANY
 from gtrturbo.merging.methods import Plan, Settings, make_plan
 from gtrturbo.merging.naming import tensors_of
 from gtrturbo.merging.operands import Kernel
@@ -101,7 +101,7 @@ def _memory(config: MergeConfig, sources: Sources) -> int:
     widest = max((target.entry.width for target in sources.targets), default=0)
     tiles = step * widest * (len(config.checkpoints) + 2)
     factors = max((a.entries + b.entries for adapter in sources.adapters for a, b in adapter.factors.values()), default=0)
-    measured = 4 * 4 * 65536 + 3 * 8 * FEW
+    measured = 4 * 4 * 65536 + 8 * MANY
     products = (factors * 4 + step * 12) * len(config.checkpoints) if sources.adapters else 0
     return _threads(config) * (tiles + measured + products)
 
