@@ -339,6 +339,9 @@ class RunConfig:
     ] = False
     lora_rank: Annotated[int, "Rank of the LoRA adapter to train; 0 trains the full weights.", NOT_NEGATIVE] = 0
     seed: Seed = 0
+    label: Annotated[
+        str | None, "What compare and report call this run; the method and the settings in which it differs if not given."
+    ] = None
     set: Annotated[
         tuple[str, ...], "STAGE.OPTION=VALUE for any stage, such as ppo-step.clip-range=0.2 or merge.weights=ema:0.5; repeatable."
     ] = ()

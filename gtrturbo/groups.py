@@ -40,8 +40,9 @@ def group_runs(runs: Sequence[History]) -> list[Group]:
 
 
 def method_names(runs: Sequence[History]) -> list[str]:
-    """Name each run's method, with the settings in which it differs from other runs of that method and task."""
-    return [" ".join([run.method, *_differing(run, runs)]) for run in runs]
+    """Name each run by its label, else by its method with the settings in which it differs from others of method and task."""
+    unnamed = [run for run in runs if not run.label]
+    return [run.label or " ".join([run.method, *_differing(run, unnamed)]) for run in runs]
 
 
 def _differing(run: History, runs: Sequence[History]) -> list[str]:

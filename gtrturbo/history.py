@@ -113,6 +113,11 @@ class History:
         return self.settings["method"]
 
     @property
+    def label(self) -> str | None:
+        """What the user calls this run; runs of several seeds share it."""
+        return self.settings.get("label")
+
+    @property
     def task(self) -> str:
         """Task and its options, but for the picture's size that the tiny model takes."""
         return " ".join([self.settings["task"], *self.settings["env"]])

@@ -163,6 +163,14 @@ def test_settings_that_differ_are_part_of_the_methods_name_and_others_are_not(tm
     ]
 
 
+def test_a_label_names_runs_whatever_they_differ_in(tmp_path):
+    teachers = [Path("one"), Path("two")]
+    named = [make_run(tmp_path / str(s), "gtr", s, {0: outcomes(3)}, label="far", teacher=teachers[s]) for s in (0, 1)]
+    plain = [make_run(tmp_path / "c", "gtr", 0, {0: outcomes(4)}), make_run(tmp_path / "d", "gtr", 1, {0: outcomes(4)})]
+    found = [each for each in compared([*named, *plain], "gtr").estimates if each.metric == "success_rate"]
+    assert [(each.method, each.seeds) for each in found] == [("far", [0, 1]), ("gtr", [0, 1])]
+
+
 def test_two_runs_of_one_method_and_seed_are_refused(tmp_path):
     twice = [make_run(tmp_path / name, "ppo", 0, {0: outcomes(3)}) for name in "ab"]
     with pytest.raises(GtrTurboError, match="are both ppo with seed 0"):

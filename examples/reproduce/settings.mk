@@ -1,0 +1,33 @@
+# What is asked, as options of gtrturbo run. An arm is a method or one change to it; all arms of a task and seed start from one checkpoint.
+
+iterations-numberline := 12
+task-numberline := --task numberline --env horizon=5
+start-numberline := --set sft.stop-loss=0.03
+loop-numberline := --episodes 64 --iterations $(iterations-numberline) --eval-every 6
+
+# A teacher from outside for on-policy distillation: the same supervised steps, until next to nothing is left to learn.
+teacher-numberline := --set sft.stop-loss=0.004 --set sft.steps=400
+
+arm-ppo := --method ppo
+arm-turbo-kl := --method turbo-kl --eval-teachers
+arm-turbo-sft := --method turbo-sft --eval-teachers
+arm-gtr := --method gtr
+arm-opd = --method opd --teacher $(call teacher,$(1),$(2))/checkpoints/0000
+arm-static-kl := --method static-kl
+
+# Changes to turbo-kl, one at a time.
+turbo := --method turbo-kl --eval-teachers
+arm-k1 := $(turbo) --set ppo-step.kl-estimator=k1
+arm-abs := $(turbo) --set ppo-step.kl-estimator=abs
+arm-full := $(turbo) --set ppo-step.kl-estimator=full --set distill.top-logprobs=512
+arm-k2-loss := $(turbo) --set ppo-step.kl-estimator=k2 --set ppo-step.kl-placement=loss
+arm-full-loss := $(turbo) --set ppo-step.kl-estimator=full --set distill.top-logprobs=512 --set ppo-step.kl-placement=loss
+arm-advantage := $(turbo) --set ppo-step.kl-placement=advantage
+arm-return := $(turbo) --set ppo-step.kl-placement=return
+arm-reply := $(turbo) --set ppo-step.kl-tokens=reply
+arm-density-0.2 := $(turbo) --set merge.density=0.2
+arm-density-1 := $(turbo) --set merge.density=1
+arm-linear := $(turbo) --set merge.method=linear
+arm-ema-0.5 := $(turbo) --set merge.weights=ema:0.5
+arm-every-3 := $(turbo) --merge-every 3
+arm-release := $(turbo) --set merge.compat=release --set distill.compat=release --set ppo-step.kl-placement=return
