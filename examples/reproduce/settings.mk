@@ -31,3 +31,18 @@ arm-linear := $(turbo) --set merge.method=linear
 arm-ema-0.5 := $(turbo) --set merge.weights=ema:0.5
 arm-every-3 := $(turbo) --merge-every 3
 arm-release := $(turbo) --set merge.compat=release --set distill.compat=release --set ppo-step.kl-placement=return
+
+# Merges of the same checkpoints of turbo-kl, 1 … K, beside the teacher of its own; only every N-th where `every` says so.
+merge-ties :=
+merge-density-0.2 := --density 0.2
+merge-density-1 := --density 1
+merge-linear := --method linear
+merge-ema-0.25 := --weights ema:0.25
+merge-ema-0.5 := --weights ema:0.5
+merge-ema-0.75 := --weights ema:0.75
+merge-every-2 :=
+merge-every-3 :=
+every-merge-every-2 := 2
+every-merge-every-3 := 3
+merged-at-numberline := 6 12
+eval-numberline := --env image=tiny --max-new-tokens 64

@@ -1,0 +1,253 @@
+"""Fill docs/results.md with tables from results/*.jsonl, and draw its pictures.
+
+    python -m examples.reproduce.page           # write them
+    python -m examples.reproduce.page --check   # say whether they are as written
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; the words around it are written by hand.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from gtrturbo.compare import said
+from gtrturbo.report.chart import Line, Point, Rule, curves
+from gtrturbo.statistics import Interval, bootstrap
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+PAGE = HERE.parents[1] / "docs" / "results.md"
+MARKED = re.compile(r"(<!-- table: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BASELINE = "ppo"
+DRAWN = ("ppo", "turbo-kl", "turbo-sft", "gtr", "static-kl", "opd")
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa7700", "#aa3377", "#3399bb")
+
+Run = Mapping[str, Any]
+Arm = Mapping[int, Run]
+
+
+def arms_of(task: str) -> dict[str, Arm]:
+    """Read the runs of a task, by arm and seed."""
+    arms: dict[str, dict[int, Run]] = {}
+    for line in (RESULTS / f"{task}.jsonl").read_text(encoding="utf-8").splitlines():
+        run = json.loads(line)
+        arms.setdefault(run["arm"], {})[run["seed"]] = run
+    return arms
+
+
+def at(run: Run, which: str, metric: str, folder: str = "evaluations") -> float:
+    """Return a metric of a run's first or last evaluation."""
+    evaluations = run[folder]
+    return evaluations[min(evaluations, key=int) if which == "first" else max(evaluations, key=int)][metric]
+
+
+def paired(one: Arm, other: Arm, value: Callable[[Run], float]) -> tuple[Interval, str]:
+    """Return the mean difference over the seeds that both have, with its interval, and wins, ties and losses."""
+    differences = [value(one[seed]) - value(other[seed]) for seed in sorted(one.keys() & other.keys())]
+    wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    return bootstrap([differences]), f"{wins}/{len(differences) - wins - losses}/{losses}"
+
+
+def mean_of(arm: Arm, value: Callable[[Run], float]) -> Interval:
+    return bootstrap([[value(run) for run in arm.values()]])
+
+
+def training(run: Run) -> float:
+    """Success while training: of all episodes that were learned from, each iteration alike."""
+    return fmean(played["success_rate"] for played in run["rollouts"].values())
+
+
+def success(run: Run) -> float:
+    return at(run, "last", "success_rate")
+
+
+def reading(run: Run) -> float:
+    return at(run, "last", "thought_accuracy")
+
+
+def gained(run: Run) -> float:
+    return success(run) - at(run, "first", "success_rate")
+
+
+def above_chance(run: Run) -> float:
+    return success(run) - max(at(run, "last", "chance_random"), at(run, "last", "chance_constant"))
+
+
+def teacher_share(run: Run) -> float:
+    seconds = run["seconds"]
+    teacher = seconds.get("merge", 0.0) + seconds.get("distill", 0.0)
+    return teacher / (teacher + seconds["rollout"] + seconds["ppo-step"])
+
+
+def outcomes(arms: Mapping[str, Arm], names: Sequence[str]) -> list[list[str]]:
+    """What each arm ends with, and how it differs from the baseline on the same seeds."""
+    rows = [
+        ["arm", "seeds", "success", "− ppo", "w/t/l", "thoughts that read truly", "− ppo", "w/t/l", "illegal", "success in training", "teacher"]
+    ]
+    for name in names:
+        arm = arms[name]
+        row = [f"`{name}`", str(len(arm)), said(mean_of(arm, success))]
+        row += _difference(name, arms, success)
+        row += [said(mean_of(arm, reading)), *_difference(name, arms, reading)]
+        row += [f"{fmean(at(run, 'last', 'illegal_rate') for run in arm.values()):.3f}"]
+        row += [f"{fmean(map(training, arm.values())):.3f}", f"{fmean(map(teacher_share, arm.values())):.0%}"]
+        rows.append(row)
+    return rows
+
+
+def _difference(name: str, arms: Mapping[str, Arm], value: Callable[[Run], float]) -> list[str]:
+    if name == BASELINE or BASELINE not in arms or not arms[name].keys() & arms[BASELINE].keys():
+        return ["", ""]
+    interval, counts = paired(arms[name], arms[BASELINE], value)
+    return [f"**{said(interval, sign=True)}**" if interval.resolved else said(interval, sign=True), counts]
+
+
+def against(arms: Mapping[str, Arm], names: Sequence[str], reference: str) -> list[list[str]]:
+    """How each arm differs from another one than the baseline, on the same seeds."""
+    rows = [["arm", "seeds", f"success − {reference}", "w/t/l", f"thoughts − {reference}", "w/t/l", f"in training − {reference}", "w/t/l"]]
+    for name in names:
+        row = [f"`{name}`", str(len(arms[name].keys() & arms[reference].keys()))]
+        for value in (success, reading, training):
+            interval, counts = paired(arms[name], arms[reference], value)
+            row += [f"**{said(interval, sign=True)}**" if interval.resolved else said(interval, sign=True), counts]
+        rows.append(row)
+    return rows
+
+
+def learning(arms: Mapping[str, Arm], names: Sequence[str]) -> list[list[str]]:
+    """Whether an arm learned: success after minus before, and above chance, on the same deals."""
+    rows = [["arm", "seeds", "before", "after", "after − before", "after − chance", "thoughts before", "after"]]
+    for name in names:
+        arm = arms[name]
+        before, read = (mean_of(arm, lambda run, m=m: at(run, "first", m)) for m in ("success_rate", "thought_accuracy"))
+        row = [f"`{name}`", str(len(arm)), f"{before.mean:.3f}", f"{mean_of(arm, success).mean:.3f}"]
+        row += [said(mean_of(arm, gained), sign=True), said(mean_of(arm, above_chance), sign=True)]
+        rows.append([*row, f"{read.mean:.3f}", f"{mean_of(arm, reading).mean:.3f}"])
+    return rows
+
+
+def teachers(arms: Mapping[str, Arm], names: Sequence[str]) -> list[list[str]]:
+    """Merged teacher minus the newest student that went into it, on the same deals."""
+    rows = [["arm", "seeds", "iteration", "student", "teacher − student", "w/t/l", "thoughts, teacher − student", "w/t/l"]]
+    for name in names:
+        iterations = sorted({k for run in arms[name].values() for k in run["teachers"]}, key=int)
+        for k in iterations:
+            runs = [run for run in arms[name].values() if k in run["teachers"] and k in run["evaluations"]]
+            row = [f"`{name}`", str(len(runs)), k, f"{fmean(run['evaluations'][k]['success_rate'] for run in runs):.3f}"]
+            for metric in ("success_rate", "thought_accuracy"):
+                gaps = [run["teachers"][k][metric] - run["evaluations"][k][metric] for run in runs]
+                wins, losses = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
+                row += [said(bootstrap([gaps]), sign=True), f"{wins}/{len(gaps) - wins - losses}/{losses}"]
+            rows.append(row)
+    return rows
+
+
+def merges(task: str) -> list[list[str]]:
+    """Other merges of the same checkpoints, evaluated on the same deals as the student."""
+    found: dict[tuple[str, int], dict[int, tuple[float, float]]] = {}
+    for line in (RESULTS / f"{task}-merges.jsonl").read_text(encoding="utf-8").splitlines():
+        one = json.loads(line)
+        gap = (one["success_rate"] - one["student"]["success_rate"], one["thought_accuracy"] - one["student"]["thought_accuracy"])
+        found.setdefault((one["variant"], one["iteration"]), {})[one["seed"]] = gap
+    rows = [["merge", "of iterations 1 …", "seeds", "teacher − student, success", "thoughts"]]
+    for (variant, iteration), gaps in sorted(found.items(), key=lambda item: (item[0][1], item[0][0])):
+        intervals = [said(bootstrap([[gap[i] for gap in gaps.values()]]), sign=True) for i in (0, 1)]
+        rows.append([f"`{variant}`", str(iteration), str(len(gaps)), *intervals])
+    return rows
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = rows
+    return "".join("| " + " | ".join(row) + " |\n" for row in (head, ["---"] * len(head), *body))
+
+
+def tables(task: str) -> dict[str, Callable[[], list[list[str]]]]:
+    arms = arms_of(task)
+    main = [name for name in DRAWN if name in arms]
+    ablations = [name for name in arms if name not in DRAWN]
+    return {
+        "methods": lambda: outcomes(arms, main),
+        "learning": lambda: learning(arms, main),
+        "against-turbo-kl": lambda: against(arms, [name for name in main if name not in ("turbo-kl", "ppo")], "turbo-kl"),
+        "ablations": lambda: outcomes(arms, ["turbo-kl", *ablations]),
+        "ablations-against-turbo-kl": lambda: against(arms, ablations, "turbo-kl"),
+        "teachers": lambda: teachers(arms, [name for name in arms if any(run["teachers"] for run in arms[name].values())]),
+        "merges": lambda: merges(task),
+    }
+
+
+def filled(text: str) -> str:
+    """Return the page with its tables made anew."""
+    return MARKED.sub(lambda match: match[1] + markdown(tables(match[2])[match[3]]()) + match[4], text)
+
+
+def picture(task: str, metric: str, title: str) -> str:
+    """Draw a metric of the rollouts with 95 % intervals over seeds, one curve per method, as an SVG file of its own."""
+    arms = arms_of(task)
+    drawn = [name for name in DRAWN if name in arms]
+    lines = []
+    for style, name in enumerate(drawn):
+        runs = list(arms[name].values())
+        points = []
+        for k in sorted(map(int, runs[0]["rollouts"])):
+            interval = bootstrap([[run["rollouts"][str(k)][metric] for run in runs]])
+            points.append(Point(k, interval.mean, interval.low, interval.high))
+        lines.append(Line(name, points, style))
+    first = next(iter(arms[drawn[0]].values()))
+    chance = max(at(first, "last", "chance_random"), at(first, "last", "chance_constant"))
+    rules = [Rule("chance", chance)] if metric == "success_rate" else []
+    return _alone(curves(task, title, lines, rules=rules, bounds=None), title, drawn)
+
+
+def _alone(drawing: str, title: str, names: Sequence[str]) -> str:
+    """Make a drawing for a page into a file of its own, with colours and a legend."""
+    colours = "".join(
+        f".s{i} path,.s{i} circle,.s{i} rect,.s{i} polygon{{stroke:{c}}}.s{i} circle,.s{i} rect,.s{i} polygon{{fill:{c}}}"
+        f".band.s{i}{{fill:{c};stroke:none}}.k{i}{{fill:{c}}}"
+        for i, c in enumerate(COLOURS)
+    )
+    style = (
+        "text{font:11px sans-serif;fill:#333}.grid{stroke:#ddd}.rule{stroke:#666;stroke-dasharray:4 3}path{fill:none;stroke-width:1.6}"
+        f".band{{fill-opacity:.13}}.title{{font-weight:bold;font-size:12px}}{colours}"
+    )
+    legend = "".join(f'<text class="k{i}" x="{8 + i * 64}" y="254">{name}</text>' for i, name in enumerate(names))
+    inner = re.sub(r"^<svg [^>]*>|</svg>$", "", drawing)
+    head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 400 262" width="800" height="524" role="img">'
+    back = '<rect width="400" height="262" fill="#fff" stroke="none"/>'
+    top = f'<text class="title" x="8" y="14">{title}</text>'
+    return f'{head}<style>{style}</style>{back}{top}<g transform="translate(0 16)">{inner}</g>{legend}</svg>\n'
+
+
+PICTURES = {
+    "numberline-success.svg": ("numberline", "success_rate", "NumberLine: success of the episodes learned from"),
+    "numberline-thoughts.svg": ("numberline", "thought_accuracy", "NumberLine: thoughts that read the picture truly"),
+    "ezpoints-success.svg": ("ezpoints", "success_rate", "EZPoints: success of the episodes learned from"),
+    "ezpoints-thoughts.svg": ("ezpoints", "thought_accuracy", "EZPoints: thoughts that read the picture truly"),
+}
+
+
+def made() -> dict[Path, str]:
+    """Return every file that is made from the results, with its text."""
+    files = {PAGE: filled(PAGE.read_text(encoding="utf-8"))}
+    for name, (task, metric, title) in PICTURES.items():
+        if (RESULTS / f"{task}.jsonl").is_file():
+            files[PAGE.parent / "pictures" / name] = picture(task, metric, title)
+    return files
+
+
+def main() -> None:
+    stale = [file for file, text in made().items() if not file.is_file() or file.read_text(encoding="utf-8") != text]
+    if "--check" in sys.argv:
+        sys.exit(f"not as written: {', '.join(map(str, stale))}; run: python -m examples.reproduce.page" if stale else 0)
+    for file, text in made().items():
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        print(file)
+
+
+if __name__ == "__main__":
+    main()

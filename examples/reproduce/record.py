@@ -1,0 +1,76 @@
+"""Write down what runs found: a line per run in results/TASK.jsonl, without the runs' weights and turns.
+
+    python -m examples.reproduce.record runs/reproduce
+
+A run that is written down already is written again; lines of runs that are not here stay.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from gtrturbo.history import Entry, History, read_history
+
+RESULTS = Path(__file__).with_name("results")
+EVALUATED = (
+    "success_rate", "return_mean", "positive_return_rate", "thought_accuracy", "illegal_rate", "invalid_rate", "thought_length",
+    "self_bleu", "thought_information", "thought_entropy", "episodes", "chance_random", "chance_constant",
+)  # fmt: skip
+PLAYED = ("success_rate", "return_mean", "thought_accuracy", "illegal_rate", "self_bleu", "thought_entropy", "turns")
+UPDATED = ("approx_kl", "clip_fraction", "explained_variance", "kl_mean", "kl_k1_mean", "kl_loss", "demo_loss", "grad_norm")
+DIGITS = 6
+
+
+def record(folder: Path) -> list[Path]:
+    """Write down every finished run of TASK/ARM/SEED under a folder, and evaluated merges of TASK/merges/VARIANT/ITERATION/SEED."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for file in sorted(folder.glob("*/*/*/commit")):
+        task, arm, seed = file.parent.relative_to(folder).parts
+        found.setdefault(task, []).append(_run(read_history(file.parent), task, arm, int(seed), file.read_text().strip()))
+    for file in sorted(folder.glob("*/merges/*/*/*/eval/metrics.json")):
+        task, _, variant, iteration, seed = file.parents[1].relative_to(folder).parts
+        student = folder / task / "turbo-kl" / seed / "evals" / f"{int(iteration):04d}" / "metrics.json"
+        found.setdefault(f"{task}-merges", []).append(
+            {"task": task, "arm": f"{variant} {iteration}", "variant": variant, "iteration": int(iteration), "seed": int(seed)}
+            | _merge(file)
+            | {"student": _merge(student)}
+        )
+    return [_write(RESULTS / f"{name}.jsonl", lines) for name, lines in found.items()]
+
+
+def _merge(file: Path) -> dict[str, float]:
+    metrics = json.loads(file.read_text(encoding="utf-8"))
+    return {name: round(metrics[name], DIGITS) for name in ("success_rate", "return_mean", "thought_accuracy", "illegal_rate")}
+
+
+def _run(history: History, task: str, arm: str, seed: int, commit: str) -> dict[str, Any]:
+    return {
+        "task": task,
+        "arm": arm,
+        "seed": seed,
+        "commit": commit,
+        "evaluations": {entry.iteration: _chosen(entry, EVALUATED) for entry in history.entries["student"]},
+        "teachers": {entry.iteration: _chosen(entry, EVALUATED) for entry in history.entries["teacher"]},
+        "rollouts": {entry.iteration: _chosen(entry, PLAYED) for entry in history.entries["rollouts"]},
+        "updates": {entry.iteration: _chosen(entry, UPDATED) for entry in history.updates()},
+        "seconds": {name: round(value, 1) for name, value in history.seconds.items()},
+    }
+
+
+def _chosen(entry: Entry, names: tuple[str, ...]) -> dict[str, float]:
+    return {name: round(entry.metrics[name], DIGITS) for name in names if name in entry.metrics}
+
+
+def _write(file: Path, lines: list[dict[str, Any]]) -> Path:
+    """Replace the lines of the same runs, keep the others, sort."""
+    before = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    kept = {(line["arm"], line["seed"]): line for line in before} | {(line["arm"], line["seed"]): line for line in lines}
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("".join(json.dumps(kept[key]) + "\n" for key in sorted(kept)))
+    return file
+
+
+if __name__ == "__main__":
+    for written in record(Path(sys.argv[1])):
+        print(written)

@@ -1,0 +1,130 @@
+"""examples/reproduce: its commands are commands, what it writes down is what runs found, and the page is what was written down."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_runs import make_run
+from parsed import parsed
+
+from examples.reproduce import page, record
+from gtrturbo.loop import plan
+
+ROOT = Path(__file__).parent.parent
+
+
+def made_by(*targets: str) -> list[str]:
+    """The commands of targets for one seed, as make would run them."""
+    command = ["make", "-n", "-C", "examples/reproduce", "SEEDS=3", "OUT=runs", "GTRTURBO=gtrturbo", *targets]
+    text = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return [line.strip() for line in text.replace("\\\n", " ").splitlines() if line.strip().startswith("gtrturbo ")]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_all_that_it_runs_can_be_run_and_all_arms_of_a_seed_start_from_one_checkpoint():
+    commands = made_by("methods", "ablations", "merges")
+    assert len(commands) == len(set(commands))
+    starts: dict[str, set[object]] = {}
+    outs = set()
+    for command in commands:
+        config = parsed(command)
+        outs.add(str(config.out))
+        if " run " in command:
+            assert config.seed == 3 and plan(config)
+            if config.label:
+                starts.setdefault(config.task, set()).add(str(config.start))
+                # What a run reads was made by a command before it.
+                assert {str(path.parents[1]) for path in (config.start, config.teacher) if path} <= outs
+    assert all(len(each) == 1 for each in starts.values())
+
+
+def outcomes(wins: int) -> list[int]:
+    return [1] * wins + [0] * (10 - wins)
+
+
+def runs(folder: Path) -> None:
+    """Three seeds of two arms: ppo wins 5, 5, 6 of 10 in the end, turbo-kl 8, 7, 6; each starts with 4."""
+    for arm, ends in (("ppo", (5, 5, 6)), ("turbo-kl", (8, 7, 6))):
+        for seed, end in enumerate(ends, start=1):
+            out = folder / "numberline" / arm / str(seed)
+            seconds = {"rollouts": 6.0, "checkpoints": 10.0} | ({"teachers": 1.0, "guidance": 3.0} if arm != "ppo" else {})
+            teachers = {2: outcomes(3)} if arm != "ppo" else None
+            make_run(out, arm, seed, {0: outcomes(4), 2: outcomes(end)}, teachers=teachers, seconds=seconds)
+            (out / "commit").write_text("abc\n")
+
+
+@pytest.fixture
+def recorded(tmp_path, monkeypatch):
+    runs(tmp_path / "runs")
+    for module in (record, page):
+        monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
+    record.record(tmp_path / "runs")
+    return tmp_path
+
+
+def test_a_line_says_what_a_run_found_and_other_lines_stay(recorded):
+    file = recorded / "results" / "numberline.jsonl"
+    before = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(line["arm"], line["seed"], line["commit"]) for line in before[:2]] == [("ppo", 1, "abc"), ("ppo", 2, "abc")]
+    turbo = before[3]
+    assert turbo["evaluations"]["2"]["success_rate"] == 0.8 and turbo["teachers"]["2"]["success_rate"] == 0.3
+    assert turbo["seconds"]["distill"] == 3.0
+    shutil.rmtree(recorded / "runs" / "numberline" / "ppo")
+    record.record(recorded / "runs")
+    assert [json.loads(line) for line in file.read_text().splitlines()] == before
+
+
+def test_tables_are_as_by_hand(recorded):
+    tables = page.tables("numberline")
+    head, ppo, turbo = tables["methods"]()
+    cells = dict(zip(head, turbo, strict=False))
+    assert cells["arm"] == "`turbo-kl`" and cells["seeds"] == "3" and cells["success"].startswith("0.700 [")
+    # On the same seeds +0.3, +0.2 and 0; the mean over iterations 0 and 2 of success is (0.4 + 0.7) / 2 on average.
+    assert turbo[3].strip("*").startswith("+0.167 [") and turbo[4] == "2/1/0"
+    assert turbo[-2:] == ["0.550", "20%"] and ppo[3:5] == ["", ""]
+    learned = dict(zip(*[tables["learning"]()[i] for i in (0, 2)], strict=True))
+    assert learned["after − before"].startswith("+0.300") and learned["after − chance"].startswith("+0.450")
+    [_, gap] = tables["teachers"]()
+    assert gap[:4] == ["`turbo-kl`", "3", "2", "0.700"] and gap[4].startswith("-0.400") and gap[5] == "0/0/3"
+
+
+def test_merges_are_compared_with_the_student_of_the_same_seed_and_iteration(recorded):
+    for seed, wins in ((1, 9), (2, 8)):
+        folder = recorded / "runs" / "numberline" / "merges" / "linear" / "2" / str(seed) / "eval"
+        student = recorded / "runs" / "numberline" / "turbo-kl" / str(seed) / "evals" / "0002" / "metrics.json"
+        metrics = {"return_mean": 0, "illegal_rate": 0, "thought_accuracy": 0.5}
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps(metrics | {"success_rate": wins / 10}))
+        student.write_text(json.dumps(metrics | {"success_rate": (9 - seed) / 10}))
+    record.record(recorded / "runs")
+    [_, row] = page.merges("numberline")
+    assert row[:3] == ["`linear`", "2", "2"] and row[3].startswith("+0.100") and row[4].startswith("+0.000")
+
+
+def test_the_page_holds_its_tables_and_keeps_its_words(recorded):
+    text = "before\n<!-- table: numberline learning -->\nold\n<!-- end -->\nafter\n"
+    filled = page.filled(text)
+    assert filled.startswith("before\n<!-- table: numberline learning -->\n| arm |") and filled.endswith("<!-- end -->\nafter\n")
+    assert "old" not in filled and page.filled(filled) == filled
+
+
+def test_a_picture_draws_every_method_and_stands_alone(recorded):
+    drawn = page.picture("numberline", "success_rate", "title")
+    assert drawn.startswith("<svg xmlns=") and drawn.count('class="band ') == 2 and ">turbo-kl</text>" in drawn
+    # From 0.4 up to 0.7: the curve's last point lies higher on the page, by the same share of the axis as the values.
+    curve = re.search(r'<g class="s1"><path d="M([\d. L]+)"', drawn)
+    assert curve
+    (_, first), (_, last) = [map(float, point.split()) for point in curve[1].split("L")]
+    ticks = {float(text): float(y) for y, text in re.findall(r'y="([\d.]+)" text-anchor="end">([\d.]+)<', drawn)}
+    values = sorted(ticks)
+    scale = (ticks[values[-1]] - ticks[values[0]]) / (values[-1] - values[0])
+    assert np.isclose((last - first) / scale, 0.3, atol=0.01)
+
+
+def test_the_page_and_its_pictures_are_as_the_results_say():
+    stale = [file.name for file, text in page.made().items() if not file.is_file() or file.read_text(encoding="utf-8") != text]
+    assert stale == [], "run: python -m examples.reproduce.page"
