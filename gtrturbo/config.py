@@ -312,7 +312,7 @@ class EvalConfig(StageConfig):
     dtype: Dtype = "auto"
 
 
-Method = Literal["ppo", "turbo-kl", "turbo-sft", "gtr", "opd"]
+Method = Literal["ppo", "turbo-kl", "turbo-sft", "gtr", "opd", "static-kl"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,17 +323,24 @@ class RunConfig:
     method: Annotated[
         Method,
         "ppo: no teacher. turbo-kl, turbo-sft: the merged teacher. gtr: an external teacher (--teacher, else the expert). "
-        "opd: on-policy distillation of --teacher, without the environment's reward.",
+        "opd: on-policy distillation of --teacher, without the environment's reward. static-kl: KL to one teacher throughout, "
+        "--teacher or else the first checkpoint.",
     ] = "turbo-kl"
     model: Annotated[str, "tiny (built in), a Hugging Face id, or a folder. Any but tiny takes the paper's settings."] = "tiny"
     start: Annotated[Path | None, "Start from this checkpoint: no init and no sft. --model still chooses the settings."] = None
-    teacher: Annotated[Path | None, "External teacher: opd needs one, gtr takes one."] = None
+    teacher: Annotated[Path | None, "External teacher: opd needs one, gtr and static-kl take one."] = None
     task: TaskName = "numberline"
     env: EnvOptions = ()
     iterations: Annotated[int, "Updates after the warm start.", NOT_NEGATIVE] = 20
     episodes: Annotated[int, "Episodes per iteration.", AT_LEAST_ONE] = 64
     eval_episodes: Annotated[int, "Episodes per evaluation.", AT_LEAST_ONE] = 200
     eval_every: Annotated[int, "Evaluate every so many iterations, besides start and end; 0 only those two.", NOT_NEGATIVE] = 0
+    merge_every: Annotated[
+        int,
+        "Merge a teacher every so many updates, of the checkpoints whose number is a multiple; it serves until the next. "
+        "1 as in the paper.",
+        AT_LEAST_ONE,
+    ] = 1
     eval_teachers: Annotated[
         bool, "Wherever a student is evaluated, evaluate on the same deals the teacher that is then merged of it too."
     ] = False

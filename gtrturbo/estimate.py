@@ -200,11 +200,15 @@ def _head(hidden: int) -> int:
 
 
 def _teaching(config: RunConfig, stage: DistillConfig, shape: Shape, play: Play, reply: int, chunk: int | None) -> Memory:
-    """A merged teacher has full weights; beside it stays the base of the student's adapter, unless memory is short."""
+    """A merged teacher has full weights; beside it stays the base of the student's adapter, unless memory is short.
+
+    The first checkpoint as a teacher is an adapter on that base.
+    """
     if not stage_has_model(stage):
         return Memory()
-    teacher = replace(shape, adapters=0, rank=0)
-    kept = shape.weights if shape.adapters and not config.isolate else 0
+    first = config.method == "static-kl" and not config.teacher
+    teacher = shape if first else replace(shape, adapters=0, rank=0)
+    kept = shape.weights if shape.adapters and not first and not config.isolate else 0
     if stage.mode == "sft":
         found = generating(teacher, _batch(teacher, play, stage.micro_batch_size, stage.max_new_tokens))
     else:
