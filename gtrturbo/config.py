@@ -205,6 +205,10 @@ class PpoStepConfig(StageConfig):
         Literal["reward", "advantage", "return"],
         "reward: through GAE (paper's algorithm). advantage: this turn only (its equation). return: value target too (its code).",
     ] = "reward"
+    kl_tokens: Annotated[
+        Literal["thought", "reply"],
+        "Tokens that the KL is the mean over: thought, as in the paper, or reply, thought and action alike.",
+    ] = "thought"
     demo_coef: Annotated[float, "Weight of the imitation loss on --demos; 1 as in the paper.", NOT_NEGATIVE] = 1.0
     weight_decay: Annotated[float, "AdamW weight decay.", NOT_NEGATIVE] = 0.0
     max_grad_norm: Annotated[

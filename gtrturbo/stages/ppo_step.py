@@ -14,7 +14,6 @@ from torch import Tensor
 
 from gtrturbo.algorithms.advantages import credit, turn_advantages
 from gtrturbo.algorithms.importance import Mismatch, mismatch, truncated_importance_weights, weighted_logprobs
-from gtrturbo.algorithms.kl import kl_k1, thought_kl
 from gtrturbo.algorithms.ppo import (
     clipped_policy_loss,
     clipped_value_loss,
@@ -30,6 +29,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.batches import micro_batches, token_budget
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.demos import Example, Shuffle, imitation_loss, read_examples
+from gtrturbo.models.guidance import read_guidance
 from gtrturbo.models.optimizer import Optimizer
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.scoring import bootstrap_values, pad, score_all
@@ -38,7 +38,6 @@ from gtrturbo.models.transcript import Transcript, read_transcript
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.processes import group
 from gtrturbo.stages import done, provenance
-from gtrturbo.tensors import load_scores
 
 METRICS = "metrics.jsonl"
 # Nats per token. Engines of one model differ by hundredths, in bfloat16 by tenths at most.
@@ -143,7 +142,13 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
     )
     logprobs = pad(rows, longest)
     _require_finite(config, logprobs, values)
-    kl, metrics = _guidance(config, logprobs, thought, len(turns))
+    kl, metrics = torch.zeros(len(turns)), {}
+    if config.scores:
+        guidance = read_guidance(
+            config.scores / SCORES, thought=thought, action=action, tokens=config.kl_tokens, estimator=config.kl_estimator
+        )
+        kl = guidance.kl(logprobs)
+        metrics = {"kl_mean": kl.mean().item(), "kl_k1_mean": guidance.raw(logprobs)}
     # The random action that stands in for an illegal reply says nothing about its text.
     random_action = ~legal & torch.tensor([turn.executed is not None for turn in turns])
     game = config.environment_coef * torch.tensor([turn.reward for turn in turns])
@@ -220,16 +225,6 @@ def _require_one_policy(config: PpoStepConfig, apart: Mismatch) -> None:
 
 def _temperature(config: PpoStepConfig) -> float:
     return read_manifest(config.rollouts).config["temperature"]
-
-
-def _guidance(config: PpoStepConfig, logprobs: Tensor, thought: Tensor, turns: int) -> tuple[Tensor, dict[str, float]]:
-    """Return the teacher's reverse KL per turn [N], 0 without scores, and its raw mean beside the one that counts."""
-    if not config.scores:
-        return torch.zeros(turns), {}
-    teacher = pad(load_scores(config.scores / SCORES), logprobs.shape[1])
-    kl = thought_kl(logprobs, teacher, thought, estimator=config.kl_estimator)
-    raw = kl_k1(logprobs, teacher)[thought].mean().item()
-    return kl, {"kl_mean": kl.mean().item(), "kl_k1_mean": raw}
 
 
 def resume_optimizer(config: PpoStepConfig, policy: Policy) -> Optimizer:
