@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.settings import Between, EachBetween, Role, WordOrWhole, check, fields
 
 FRACTION = Between(0, 1)
@@ -159,6 +160,15 @@ class DistillConfig(StageConfig):
     dtype: Dtype = "auto"
 
 
+# With r = log p − log q, ∇ of an estimator k(r) is on average E[k'(r) ∇log p]; of the KL it is E[r ∇log p].
+NO_LOSS = {
+    "k1": "its expected gradient is 0",
+    "k1-clip": "its gradient is 0 where the teacher likes a token better and elsewhere the same however far apart the two are",
+    "abs": "its gradient is the same however far apart the two are",
+    "k3": "its expected gradient is that of the forward KL, from teacher to student",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class PpoStepConfig(StageConfig):
     """One PPO update of a checkpoint from its own turns, guided by a teacher's scores or demos."""
@@ -202,8 +212,9 @@ class PpoStepConfig(StageConfig):
         "Per-token estimate of KL(student, teacher); k1-clip is max(0, k1) as in the paper.",
     ] = "k1-clip"
     kl_placement: Annotated[
-        Literal["reward", "advantage", "return"],
-        "reward: through GAE (paper's algorithm). advantage: this turn only (its equation). return: value target too (its code).",
+        Literal["reward", "advantage", "return", "loss"],
+        "reward: through GAE (paper's algorithm). advantage: this turn only (its equation). return: value target too (its code). "
+        "loss: differentiable, beside PPO; takes --kl-estimator k2.",
     ] = "reward"
     kl_tokens: Annotated[
         Literal["thought", "reply"],
@@ -217,6 +228,14 @@ class PpoStepConfig(StageConfig):
     seed: Seed = 0
     device: Device = "auto"
     dtype: Dtype = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kl_placement == "loss" and self.kl_estimator in NO_LOSS:
+            raise GtrTurboError(
+                f"{self.kl_estimator} is no loss: {NO_LOSS[self.kl_estimator]}.",
+                "with --kl-placement loss give: --kl-estimator k2",
+            )
 
 
 MergeMethod = Literal[

@@ -1,6 +1,7 @@
 """A teacher's scores as guidance for an update: the reverse KL of each turn."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -27,9 +28,23 @@ class Guidance:
     counted: Tensor
     estimator: Estimator
 
+    def part(self, rows: Sequence[int]) -> "Guidance":
+        """Return what is said of some of the turns."""
+        return replace(self, teacher_logprobs=self.teacher_logprobs[rows], counted=self.counted[rows])
+
     def kl(self, logprobs: Tensor) -> Tensor:
-        """Return the mean KL over each turn's counted tokens, in nats per token, from the student's log-probs. [N, R] -> [N]"""
-        return turn_kl(logprobs, self.teacher_logprobs, self.counted, estimator=self.estimator)
+        """Return the mean KL over each turn's counted tokens, in nats per token, from the student's log-probs.
+
+        Gradients flow where the log-probs have them.
+
+        Args:
+            logprobs: of the sampled tokens; R may be cut to the longest reply. [N, R]
+
+        Returns: [N]
+        """
+        width, device = logprobs.shape[1], logprobs.device
+        teacher, counted = self.teacher_logprobs[:, :width].to(device), self.counted[:, :width].to(device)
+        return turn_kl(logprobs, teacher, counted, estimator=self.estimator)
 
     def raw(self, logprobs: Tensor) -> float:
         """Return the mean of k1 over all counted tokens, in nats; it may be negative."""
