@@ -137,6 +137,12 @@ class DistillConfig(StageConfig):
     teacher: Annotated[Path | None, "Checkpoint that teaches; leave out with --expert.", Role.INPUT] = None
     expert: Annotated[bool, "The task's scripted expert teaches (--mode sft only): GTR with a correct corrector."] = False
     mode: Annotated[Literal["kl", "sft"], "kl writes scores, sft writes demos."] = "kl"
+    top_logprobs: Annotated[
+        int,
+        "kl: also keep the teacher's N most likely tokens at each token, 8 N + 4 bytes, for ppo-step --kl-estimator full; more "
+        "than the vocabulary is all of it. 0, as in the paper, keeps none.",
+        NOT_NEGATIVE,
+    ] = 0
     temperature: Annotated[float, "sft: first sampling temperature of the teacher; 0.2 as in the paper.", POSITIVE] = 0.2
     retries: Annotated[
         int, "sft: more tries for a reply that does not parse, each 1.1 times hotter, up to 0.9.", NOT_NEGATIVE
@@ -208,13 +214,14 @@ class PpoStepConfig(StageConfig):
     format_invalid: Annotated[float, "Reward term of a reply that does not parse; -2 in the paper's Points24, -1 here."] = -1.0
     kl_coef: Annotated[float, "β: weight of the teacher's reverse KL; 1 as in the paper.", NOT_NEGATIVE] = 1.0
     kl_estimator: Annotated[
-        Literal["k1-clip", "k1", "abs", "k2", "k3"],
-        "Per-token estimate of KL(student, teacher); k1-clip is max(0, k1) as in the paper.",
+        Literal["k1-clip", "k1", "abs", "k2", "k3", "full"],
+        "Per-token estimate of KL(student, teacher); k1-clip is max(0, k1) as in the paper. full: summed over the tokens that "
+        "distill --top-logprobs kept, and the rest as one.",
     ] = "k1-clip"
     kl_placement: Annotated[
         Literal["reward", "advantage", "return", "loss"],
         "reward: through GAE (paper's algorithm). advantage: this turn only (its equation). return: value target too (its code). "
-        "loss: differentiable, beside PPO; takes --kl-estimator k2.",
+        "loss: differentiable, beside PPO; takes --kl-estimator k2 or full.",
     ] = "reward"
     kl_tokens: Annotated[
         Literal["thought", "reply"],
@@ -234,7 +241,7 @@ class PpoStepConfig(StageConfig):
         if self.kl_placement == "loss" and self.kl_estimator in NO_LOSS:
             raise GtrTurboError(
                 f"{self.kl_estimator} is no loss: {NO_LOSS[self.kl_estimator]}.",
-                "with --kl-placement loss give: --kl-estimator k2",
+                "with --kl-placement loss give: --kl-estimator k2, or full",
             )
 
 

@@ -149,8 +149,9 @@ class _Plan:
         update: dict[str, Any] = {"out": self.path("checkpoints", k + 1), "checkpoint": self.checkpoint(k), "rollouts": turns}
         if self.config.method == "ppo":
             return [rollout, self.step("ppo-step", k + 1, **update)]
-        step = self.step("ppo-step", k + 1, **update, **self.guided(k))
-        return [*self.teacher(k), *self.teacher_evaluation(k), rollout, self.guidance(k, turns), step]
+        guidance, step = self.guidance(k, turns), self.step("ppo-step", k + 1, **update, **self.guided(k))
+        _require_distributions(guidance.config, step.config, "--set distill.top-logprobs=64")
+        return [*self.teacher(k), *self.teacher_evaluation(k), rollout, guidance, step]
 
     def merges(self, k: int) -> bool:
         """Tell whether a teacher is merged before update k: 0, then every so many updates (the paper's merge interval)."""
@@ -215,6 +216,14 @@ class _Plan:
         settings = {key: value for key, value in (common | preset).items() if key in known}
         chosen = self.chosen.get(name or stage, {})
         return Step(stage, build(kind, settings | values | chosen), k)
+
+
+def _require_distributions(guidance: DistillConfig, update: Any, option: str) -> None:
+    """Refuse before any work an update that needs more of the teacher than distill keeps."""
+    if isinstance(update, PpoStepConfig) and update.scores and update.kl_estimator == "full" and not guidance.top_logprobs:
+        raise GtrTurboError(
+            "--kl-estimator full needs the teacher's most likely tokens, and distill keeps none.", f"add: {option}"
+        )
 
 
 def _has_image(env: tuple[str, ...]) -> bool:
@@ -341,6 +350,7 @@ def distill(config: DistillConfig) -> Result:
         return execute(config)
     guidance = replace(config, out=config.out.with_name(config.out.name + ".guidance"), student=None, update=())
     update = _update(config, guidance.out)  # Before the work: a mistake in --update is found at once.
+    _require_distributions(guidance, update, "--top-logprobs 64")
     execute(guidance)
     return execute(update)
 

@@ -30,7 +30,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.batches import micro_batches, token_budget
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.demos import Example, Shuffle, imitation_loss, read_examples
-from gtrturbo.models.guidance import read_guidance
+from gtrturbo.models.guidance import FULL, Guidance, read_guidance
 from gtrturbo.models.optimizer import Optimizer
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.samples import Importance, Samples
@@ -101,6 +101,11 @@ def _check_inputs(config: PpoStepConfig) -> None:
                 f"scores were made for turns {short(scored)}, but --rollouts is {short(given)}.",
                 f"run: gtrturbo distill --rollouts {config.rollouts} --mode kl …",
             )
+        if config.kl_estimator == FULL and not read_manifest(config.scores).config.get("top_logprobs"):
+            raise GtrTurboError(
+                f"--kl-estimator full needs the teacher's most likely tokens, and {config.scores} has none.",
+                f"run: gtrturbo distill --rollouts {config.rollouts} --mode kl --top-logprobs 64 …",
+            )
 
 
 def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tuple[Samples, dict[str, float]]:
@@ -115,22 +120,21 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
     longest = max(len(ids) for ids in tokens.response_ids)
     thought, action = pad(tokens.thought_mask, longest).bool(), pad(tokens.action_mask, longest).bool()
     budget = token_budget(config.micro_batch_tokens, policy, recomputes=config.gradient_checkpointing)
-    rows, values = score_all(
+    guidance = _read_guidance(config, policy, thought, action) if config.scores else None
+    scored = score_all(
         policy,
         transcript.prompts,
         tokens.response_ids,
         temperature=_temperature(config),
         tokens=budget,
         parts=minibatches(config, len(turns))[0],
+        reader=guidance.reader if guidance else None,
     )
-    logprobs = pad(rows, longest)
+    logprobs, values = pad(scored.logprobs, longest), scored.values
     _require_finite(config, logprobs, values)
-    kl, metrics, guidance = torch.zeros(len(turns)), {}, None
-    if config.scores:
-        guidance = read_guidance(
-            config.scores / SCORES, thought=thought, action=action, tokens=config.kl_tokens, estimator=config.kl_estimator
-        )
-        kl = guidance.kl(logprobs)
+    kl, metrics = torch.zeros(len(turns)), {}
+    if guidance:
+        kl = guidance.kl(logprobs, pad(scored.read[0], longest) if scored.read else None)
         metrics = {"kl_mean": kl.mean().item(), "kl_k1_mean": guidance.raw(logprobs)}
     # As a loss the KL stands beside PPO, and nothing of it is in the rewards.
     is_loss = config.kl_placement == "loss"
@@ -193,6 +197,18 @@ def _require_finite(config: PpoStepConfig, logprobs: Tensor, values: Tensor) -> 
             f"{config.checkpoint} gives log-probs or values that are not finite (first: turn {row}).",
             f"nothing was written; inspect with: gtrturbo show {config.rollouts} --turn {row}",
         )
+
+
+def _read_guidance(config: PpoStepConfig, policy: Policy, thought: Tensor, action: Tensor) -> Guidance:
+    assert config.scores is not None
+    return read_guidance(
+        config.scores / SCORES,
+        thought=thought,
+        action=action,
+        tokens=config.kl_tokens,
+        estimator=config.kl_estimator,
+        vocabulary=policy.model.config.get_text_config().vocab_size,
+    )
 
 
 def _engine(config: PpoStepConfig) -> str | None:
@@ -320,12 +336,13 @@ def _add_gradients(
 
 def _losses(config: PpoStepConfig, policy: Policy, transcript: Transcript, samples: Samples, part: list[int]) -> Losses:
     """Run the policy on some turns once more, with gradients."""
-    responses = [transcript.tokens.response_ids[row] for row in part]
+    guidance = samples.guidance
     scored = policy.score(
         [transcript.prompts[row] for row in part],
-        responses,
+        [transcript.tokens.response_ids[row] for row in part],
         temperature=_temperature(config),
         detach_value=config.detach_value,
+        read=guidance.reader(part) if guidance else None,
     )
     assert scored.values is not None
     replies, device = scored.mask.shape[1], policy.device
@@ -352,8 +369,10 @@ def _losses(config: PpoStepConfig, policy: Policy, transcript: Transcript, sampl
         samples.returns[part].to(device),
         clip_range=config.value_clip_range or config.clip_range,
     )
-    kl = samples.guidance.part(part).kl(scored.logprobs) if samples.guidance else None
-    return Losses(surrogate, value_loss, kl)
+    if guidance is None:
+        return Losses(surrogate, value_loss, None)
+    read = torch.zeros_like(scored.logprobs).masked_scatter(scored.mask, scored.read[0]) if scored.read else None
+    return Losses(surrogate, value_loss, guidance.part(part).kl(scored.logprobs, read))
 
 
 def _refuse_nan(row: dict[str, Any], turns: list[int], config: PpoStepConfig) -> None:

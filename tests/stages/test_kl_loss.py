@@ -1,4 +1,4 @@
-"""The KL as a loss: its gradient is that of the formula, and nothing of it is in the rewards."""
+"""The KL as a loss, and over whole distributions: value and gradient are those of the formula, and where it counts."""
 
 import json
 from dataclasses import replace
@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from gtrturbo.config import PpoStepConfig, RunConfig
+from gtrturbo.algorithms.kl import exact_reverse_kl
+from gtrturbo.config import DistillConfig, PpoStepConfig, RunConfig
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.loop import plan
+from gtrturbo.loop import distill, plan
+from gtrturbo.models import scorer
 from gtrturbo.models.checkpoint import load_policy
+from gtrturbo.models.guidance import read_guidance
 from gtrturbo.models.transcript import read_transcript
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.stages import execute, ppo_step
 from gtrturbo.stages.ppo_step import prepare
-from gtrturbo.tensors import load_scores
+from gtrturbo.tensors import load_scores, load_top_logprobs
 
 TEMPERATURE = 0.9
 ROWS = [0, 3, 5, 6, 9]
@@ -120,6 +123,140 @@ def test_without_scores_there_is_no_kl_loss(ppo_config, ppo, tmp_path):
     out = execute(replace(ppo_config, out=tmp_path / "next", kl_placement="loss", kl_estimator="k2")).out
     assert (out / "model.safetensors").read_bytes() == (ppo / "model.safetensors").read_bytes()
     assert "kl_loss" not in (out / "stage.json").read_text()
+
+
+@pytest.fixture(scope="module")
+def full_scores(root, init, turns):
+    """The untrained model's whole distributions, of 573 tokens less the forbidden ones."""
+    return execute(DistillConfig(out=root / "full", rollouts=turns, teacher=init, top_logprobs=1000)).out
+
+
+@pytest.fixture(scope="module")
+def top_scores(root, init, turns):
+    return execute(DistillConfig(out=root / "top", rollouts=turns, teacher=init, top_logprobs=5)).out
+
+
+@pytest.fixture(scope="module")
+def teacher(init):
+    return load_policy(init, device="cpu")
+
+
+def exact_kl(critic, teacher, transcript, row):
+    """The KL per token over the vocabulary, from a pass of each model of its own. [R]"""
+    prompt, ids = transcript.prompts[row], transcript.tokens.response_ids[row]
+    with torch.no_grad():
+        told = logits_of(teacher, prompt, ids)
+    return exact_reverse_kl(logits_of(critic, prompt, ids)[None], told[None])[0]
+
+
+def bucketed_kl(critic, teacher, transcript, row, count):
+    """The same over the teacher's most likely tokens and the rest as one, in numpy. [R]"""
+    prompt, ids = transcript.prompts[row], transcript.tokens.response_ids[row]
+    with torch.no_grad():
+        p, q = (logits_of(policy, prompt, ids).double().softmax(-1).numpy() for policy in (critic, teacher))
+    order = np.argsort(-q, axis=-1)[:, :count]
+    tops = [np.take_along_axis(shares, order, -1) for shares in (p, q)]
+    p, q = (np.concatenate([top, 1 - top.sum(-1, keepdims=True)], -1) for top in tops)
+    return (p * np.log(p / q)).sum(-1)
+
+
+def test_scores_hold_the_teachers_most_likely_tokens_in_order(top_scores, scores, teacher, transcript):
+    top = load_top_logprobs(top_scores / "scores.safetensors")
+    assert all(map(np.array_equal, load_scores(top_scores / "scores.safetensors"), load_scores(scores / "scores.safetensors")))
+    for row in (0, 7):
+        ids = transcript.tokens.response_ids[row]
+        with torch.no_grad():
+            shares = logits_of(teacher, transcript.prompts[row], ids).double().softmax(-1).numpy()
+        order = np.argsort(-shares, axis=-1)[:, :5]
+        assert top.ids[row].dtype == np.int32 and top.ids[row].shape == (len(ids), 5)
+        assert np.array_equal(top.ids[row], order)
+        np.testing.assert_allclose(np.exp(top.logprobs[row]), np.take_along_axis(shares, order, -1), atol=1e-5)
+        np.testing.assert_allclose(np.exp(top.rest[row]), 1 - np.take_along_axis(shares, order, -1).sum(-1), atol=1e-5)
+
+
+def test_more_than_the_vocabulary_is_all_of_it(full_scores, teacher):
+    top = load_top_logprobs(full_scores / "scores.safetensors")
+    possible = 573 - len(teacher.forbidden)
+    assert {ids.shape[1] for ids in top.ids} == {possible}
+    assert all((rest == -np.inf).all() for rest in top.rest)
+
+
+@pytest.mark.parametrize("placement", ["reward", "return", "loss"])
+def test_over_the_vocabulary_each_turn_has_the_exact_kl_of_its_thought(
+    loss_config, critic, teacher, transcript, full_scores, placement
+):
+    config = replace(loss_config, scores=full_scores, kl_estimator="full", kl_placement=placement)
+    guided, measured = prepare(config, critic, transcript)
+    with torch.no_grad():
+        kl = [
+            exact_kl(critic, teacher, transcript, row)[torch.from_numpy(thought)].mean().item()
+            for row, thought in enumerate(transcript.tokens.thought_mask)
+        ]
+    assert measured["kl_mean"] == pytest.approx(np.mean(kl), rel=1e-4)
+    if placement == "return":
+        plain, _ = prepare(replace(config, scores=None), critic, transcript)
+        assert (plain.returns - guided.returns).tolist() == pytest.approx([0.7 * value for value in kl], abs=1e-3)
+
+
+def test_over_five_tokens_and_the_rest_the_kl_is_the_one_of_six_buckets(loss_config, critic, teacher, transcript, top_scores):
+    losses, _ = minibatch(replace(loss_config, scores=top_scores, kl_estimator="full"), critic, transcript)
+    masks = transcript.tokens.thought_mask
+    kl = [bucketed_kl(critic, teacher, transcript, row, 5)[masks[row]].mean() for row in ROWS]
+    assert losses["kl_loss"] == pytest.approx(np.mean(kl), rel=1e-3)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_the_gradient_over_the_vocabulary_is_that_of_the_exact_kl(
+    loss_config, critic, teacher, transcript, full_scores, chunked, monkeypatch
+):
+    config = replace(loss_config, scores=full_scores, kl_estimator="full")
+    if chunked:
+        monkeypatch.setattr(scorer, "LARGE_VOCABULARY", 1)
+    found = of_the_kl(config, critic, transcript)
+    masks = transcript.tokens.thought_mask
+    kl = [exact_kl(critic, teacher, transcript, row)[torch.from_numpy(masks[row])].mean() for row in ROWS]
+    assert_same_gradient(found, critic, 0.7 * torch.stack(kl).mean())
+
+
+def test_the_students_own_distributions_are_no_guidance(loss_config, critic, transcript, warm, turns, tmp_path):
+    own = execute(DistillConfig(out=tmp_path / "own", rollouts=turns, teacher=warm, top_logprobs=3)).out
+    losses, _ = minibatch(replace(loss_config, scores=own, kl_estimator="full"), critic, transcript)
+    assert abs(losses["kl_loss"]) < 1e-6
+
+
+def test_scores_without_distributions_name_the_command_that_makes_them(loss_config, tmp_path):
+    with pytest.raises(GtrTurboError, match=r"needs the teacher's most likely tokens, and .*scores has none") as error:
+        execute(replace(loss_config, out=tmp_path / "x", kl_estimator="full"))
+    assert error.value.fix.startswith(f"run: gtrturbo distill --rollouts {loss_config.rollouts} --mode kl --top-logprobs 64")
+
+
+def test_a_teacher_of_more_tokens_than_the_student_is_refused(top_scores):
+    mask = torch.ones(1, 1, dtype=torch.bool)
+    with pytest.raises(GtrTurboError, match="not all among the student's 4"):
+        read_guidance(
+            top_scores / "scores.safetensors", thought=torch.ones(100, 100).bool(), action=mask, tokens="thought",
+            estimator="full", vocabulary=4,
+        )  # fmt: skip
+
+
+def test_a_run_whose_distill_keeps_no_distributions_is_refused_before_it_starts(ppo_config, init, turns, tmp_path):
+    full = "ppo-step.kl-estimator=full"
+    with pytest.raises(GtrTurboError, match="distill keeps none") as error:
+        plan(RunConfig(out=tmp_path / "r", set=(full,)))
+    assert error.value.fix == "add: --set distill.top-logprobs=64"
+    plan(RunConfig(out=tmp_path / "r", set=(full, "distill.top-logprobs=8")))
+    plan(RunConfig(out=tmp_path / "r", set=(full,), method="turbo-sft"))
+    chained = DistillConfig(
+        out=tmp_path / "d", rollouts=turns, teacher=init, student=ppo_config.checkpoint, update=("kl-estimator=full",)
+    )
+    with pytest.raises(GtrTurboError, match="distill keeps none"):
+        distill(chained)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_thoughts_have_no_distributions(turns, init, tmp_path):
+    with pytest.raises(GtrTurboError, match="--top-logprobs is for --mode kl"):
+        execute(DistillConfig(out=tmp_path / "d", rollouts=turns, teacher=init, mode="sft", top_logprobs=3))
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,8 @@ def test_first_ratios_that_are_not_one_stop_the_stage(ppo_config, monkeypatch, t
     real = ppo_step.score_all
 
     def off(*args, **settings):
-        rows, values = real(*args, **settings)
-        return [row + 0.05 for row in rows], values
+        scored = real(*args, **settings)
+        return replace(scored, logprobs=[row + 0.05 for row in scored.logprobs])
 
     monkeypatch.setattr(ppo_step, "score_all", off)
     with pytest.raises(GtrTurboError, match=r"the first ratios are 0\.\d+ to 0\.\d+, not 1"):
