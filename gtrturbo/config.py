@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.settings import Between, EachBetween, Role, WordOrWhole, check, fields
 
 FRACTION = Between(0, 1)
@@ -136,6 +137,12 @@ class DistillConfig(StageConfig):
     teacher: Annotated[Path | None, "Checkpoint that teaches; leave out with --expert.", Role.INPUT] = None
     expert: Annotated[bool, "The task's scripted expert teaches (--mode sft only): GTR with a correct corrector."] = False
     mode: Annotated[Literal["kl", "sft"], "kl writes scores, sft writes demos."] = "kl"
+    top_logprobs: Annotated[
+        int,
+        "kl: also keep the teacher's N most likely tokens at each token, 8 N + 4 bytes, for ppo-step --kl-estimator full; more "
+        "than the vocabulary is all of it. 0, as in the paper, keeps none.",
+        NOT_NEGATIVE,
+    ] = 0
     temperature: Annotated[float, "sft: first sampling temperature of the teacher; 0.2 as in the paper.", POSITIVE] = 0.2
     retries: Annotated[
         int, "sft: more tries for a reply that does not parse, each 1.1 times hotter, up to 0.9.", NOT_NEGATIVE
@@ -157,6 +164,15 @@ class DistillConfig(StageConfig):
     seed: Seed = 0
     device: Device = "auto"
     dtype: Dtype = "auto"
+
+
+# With r = log p − log q, ∇ of an estimator k(r) is on average E[k'(r) ∇log p]; of the KL it is E[r ∇log p].
+NO_LOSS = {
+    "k1": "its expected gradient is 0",
+    "k1-clip": "its gradient is 0 where the teacher likes a token better and elsewhere the same however far apart the two are",
+    "abs": "its gradient is the same however far apart the two are",
+    "k3": "its expected gradient is that of the forward KL, from teacher to student",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,13 +214,19 @@ class PpoStepConfig(StageConfig):
     format_invalid: Annotated[float, "Reward term of a reply that does not parse; -2 in the paper's Points24, -1 here."] = -1.0
     kl_coef: Annotated[float, "β: weight of the teacher's reverse KL; 1 as in the paper.", NOT_NEGATIVE] = 1.0
     kl_estimator: Annotated[
-        Literal["k1-clip", "k1", "abs", "k2", "k3"],
-        "Per-token estimate of KL(student, teacher); k1-clip is max(0, k1) as in the paper.",
+        Literal["k1-clip", "k1", "abs", "k2", "k3", "full"],
+        "Per-token estimate of KL(student, teacher); k1-clip is max(0, k1) as in the paper. full: summed over the tokens that "
+        "distill --top-logprobs kept, and the rest as one.",
     ] = "k1-clip"
     kl_placement: Annotated[
-        Literal["reward", "advantage", "return"],
-        "reward: through GAE (paper's algorithm). advantage: this turn only (its equation). return: value target too (its code).",
+        Literal["reward", "advantage", "return", "loss"],
+        "reward: through GAE (paper's algorithm). advantage: this turn only (its equation). return: value target too (its code). "
+        "loss: differentiable, beside PPO; takes --kl-estimator k2 or full.",
     ] = "reward"
+    kl_tokens: Annotated[
+        Literal["thought", "reply"],
+        "Tokens that the KL is the mean over: thought, as in the paper, or reply, thought and action alike.",
+    ] = "thought"
     demo_coef: Annotated[float, "Weight of the imitation loss on --demos; 1 as in the paper.", NOT_NEGATIVE] = 1.0
     weight_decay: Annotated[float, "AdamW weight decay.", NOT_NEGATIVE] = 0.0
     max_grad_norm: Annotated[
@@ -213,6 +235,14 @@ class PpoStepConfig(StageConfig):
     seed: Seed = 0
     device: Device = "auto"
     dtype: Dtype = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kl_placement == "loss" and self.kl_estimator in NO_LOSS:
+            raise GtrTurboError(
+                f"{self.kl_estimator} is no loss: {NO_LOSS[self.kl_estimator]}.",
+                "with --kl-placement loss give: --kl-estimator k2, or full",
+            )
 
 
 MergeMethod = Literal[
@@ -312,7 +342,7 @@ class EvalConfig(StageConfig):
     dtype: Dtype = "auto"
 
 
-Method = Literal["ppo", "turbo-kl", "turbo-sft", "gtr", "opd"]
+Method = Literal["ppo", "turbo-kl", "turbo-sft", "gtr", "opd", "static-kl"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,17 +353,24 @@ class RunConfig:
     method: Annotated[
         Method,
         "ppo: no teacher. turbo-kl, turbo-sft: the merged teacher. gtr: an external teacher (--teacher, else the expert). "
-        "opd: on-policy distillation of --teacher, without the environment's reward.",
+        "opd: on-policy distillation of --teacher, without the environment's reward. static-kl: KL to one teacher throughout, "
+        "--teacher or else the first checkpoint.",
     ] = "turbo-kl"
     model: Annotated[str, "tiny (built in), a Hugging Face id, or a folder. Any but tiny takes the paper's settings."] = "tiny"
     start: Annotated[Path | None, "Start from this checkpoint: no init and no sft. --model still chooses the settings."] = None
-    teacher: Annotated[Path | None, "External teacher: opd needs one, gtr takes one."] = None
+    teacher: Annotated[Path | None, "External teacher: opd needs one, gtr and static-kl take one."] = None
     task: TaskName = "numberline"
     env: EnvOptions = ()
     iterations: Annotated[int, "Updates after the warm start.", NOT_NEGATIVE] = 20
     episodes: Annotated[int, "Episodes per iteration.", AT_LEAST_ONE] = 64
     eval_episodes: Annotated[int, "Episodes per evaluation.", AT_LEAST_ONE] = 200
     eval_every: Annotated[int, "Evaluate every so many iterations, besides start and end; 0 only those two.", NOT_NEGATIVE] = 0
+    merge_every: Annotated[
+        int,
+        "Merge a teacher every so many updates, of the checkpoints whose number is a multiple; it serves until the next. "
+        "1 as in the paper.",
+        AT_LEAST_ONE,
+    ] = 1
     eval_teachers: Annotated[
         bool, "Wherever a student is evaluated, evaluate on the same deals the teacher that is then merged of it too."
     ] = False

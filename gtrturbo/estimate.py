@@ -26,6 +26,8 @@ SAMPLED_EPISODES = 16
 # Bytes of a row of turns.jsonl besides prompt and reply, and of a reply's token: id, span, two masks, log-prob.
 ROW, REPLY_TOKEN = 800, 18
 SCORED_TOKEN = 4
+# Of each of the teacher's most likely tokens id and log-prob, and the log-prob of the rest.
+TOP_TOKEN, REST = 8, 4
 # algorithms/tokens.linear_logprobs makes the logits of so many tokens at a time, where the vocabulary is large.
 LOGIT_CHUNK, LARGE_VOCABULARY = 512, 8192
 # Value head: H → 1024 → 512 → 1, at most 4 and 2 times the model's width (models/value_head.py).
@@ -200,11 +202,15 @@ def _head(hidden: int) -> int:
 
 
 def _teaching(config: RunConfig, stage: DistillConfig, shape: Shape, play: Play, reply: int, chunk: int | None) -> Memory:
-    """A merged teacher has full weights; beside it stays the base of the student's adapter, unless memory is short."""
+    """A merged teacher has full weights; beside it stays the base of the student's adapter, unless memory is short.
+
+    The first checkpoint as a teacher is an adapter on that base.
+    """
     if not stage_has_model(stage):
         return Memory()
-    teacher = replace(shape, adapters=0, rank=0)
-    kept = shape.weights if shape.adapters and not config.isolate else 0
+    first = config.method == "static-kl" and not config.teacher
+    teacher = shape if first else replace(shape, adapters=0, rank=0)
+    kept = shape.weights if shape.adapters and not first and not config.isolate else 0
     if stage.mode == "sft":
         found = generating(teacher, _batch(teacher, play, stage.micro_batch_size, stage.max_new_tokens))
     else:
@@ -249,7 +255,8 @@ def _files(config: RunConfig, step: Step, shape: Shape, play: Play) -> Iterator[
         token = REPLY_TOKEN * play.reply + FLOAT32 * _batch(shape, play, 1, 0).prompt if stage_has_model(stage) else 0
         yield "turns", round(stage.episodes * play.turns * (play.row + play.png + token))
     if isinstance(stage, DistillConfig):
-        row = play.row + play.png if stage.mode == "sft" else SCORED_TOKEN * play.reply
+        scored = SCORED_TOKEN + (TOP_TOKEN * stage.top_logprobs + REST if stage.top_logprobs else 0)
+        row = play.row + play.png if stage.mode == "sft" else scored * play.reply
         yield "guidance", round(config.episodes * play.turns * row)
 
 

@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gtrturbo.config import RunConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.history import Entry, History
+from gtrturbo.settings import fields
 
 # Settings by which an evaluation is another one.
 DEALS = ("task", "env", "seed", "episodes", "temperature", "max_new_tokens", "illegal")
 # Settings that name a method; the seed pairs runs, and the others say how long and how closely they were watched.
-NAMING = ("model", "teacher", "lora_rank", "episodes", "set")
+NAMING = ("model", "teacher", "lora_rank", "episodes", "merge_every", "set")
+DEFAULTS = {field.name: field.default for field in fields(RunConfig)}
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,9 @@ def _differing(run: History, runs: Sequence[History]) -> list[str]:
     alike = [other for other in runs if (other.method, other.task) == (run.method, run.task)]
     words: list[str] = []
     for name in NAMING:
-        values = [other.settings.get(name) for other in alike]
-        own = run.settings.get(name)
+        # A run that was recorded before there was such an option took what is its default.
+        values = [other.settings.get(name, DEFAULTS[name]) for other in alike]
+        own = run.settings.get(name, DEFAULTS[name])
         if all(value == own for value in values):
             continue
         if name == "set":

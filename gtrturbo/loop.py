@@ -52,6 +52,8 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
 TINY_ENV = ("image=tiny",)
 EXPERT = "expert"
 ADAPTER = "adapter"
+MERGED = ("turbo-kl", "turbo-sft")  # Methods whose teacher is merged of the run's own checkpoints.
+GIVEN = ("gtr", "opd", "static-kl")  # Methods that take --teacher.
 BY_RUN = "the run decides what its stages read and write"
 BY_DISTILL = "distill decides what its update reads and writes"
 
@@ -74,12 +76,15 @@ def plan(config: RunConfig) -> list[Step]:
     if config.method == "opd" and not config.teacher:
         # Without the environment's reward a checkpoint never leaves its own merge: there would be nothing to learn.
         raise GtrTurboError("--method opd distils a teacher from outside, and none is given.", "add: --teacher CHECKPOINT")
-    if config.teacher and config.method not in ("gtr", "opd"):
+    if config.teacher and config.method not in GIVEN:
+        does = "merges its own" if config.method in MERGED else "has no"
         raise GtrTurboError(
-            f"--method {config.method} merges its own teacher.", "leave out --teacher, or use --method gtr or opd."
+            f"--method {config.method} {does} teacher.", f"leave out --teacher, or use --method {', '.join(GIVEN)}."
         )
-    if config.eval_teachers and config.method not in ("turbo-kl", "turbo-sft"):
+    if config.eval_teachers and config.method not in MERGED:
         raise GtrTurboError(f"--method {config.method} merges no teachers to evaluate.", "leave out --eval-teachers.")
+    if config.merge_every > 1 and config.method not in MERGED:
+        raise GtrTurboError(f"--method {config.method} merges no teachers.", "leave out --merge-every.")
     if config.eval_teachers and not config.eval_every:
         raise GtrTurboError(
             "--eval-teachers goes with the student's evaluations, and there are none on the way.", "add: --eval-every 1"
@@ -144,14 +149,20 @@ class _Plan:
         update: dict[str, Any] = {"out": self.path("checkpoints", k + 1), "checkpoint": self.checkpoint(k), "rollouts": turns}
         if self.config.method == "ppo":
             return [rollout, self.step("ppo-step", k + 1, **update)]
-        step = self.step("ppo-step", k + 1, **update, **self.guided(k))
-        return [*self.teacher(k), *self.teacher_evaluation(k), rollout, self.guidance(k, turns), step]
+        guidance, step = self.guidance(k, turns), self.step("ppo-step", k + 1, **update, **self.guided(k))
+        _require_distributions(guidance.config, step.config, "--set distill.top-logprobs=64")
+        return [*self.teacher(k), *self.teacher_evaluation(k), rollout, guidance, step]
+
+    def merges(self, k: int) -> bool:
+        """Tell whether a teacher is merged before update k: 0, then every so many updates (the paper's merge interval)."""
+        return self.config.method in MERGED and k % self.config.merge_every == 0
 
     def teacher(self, k: int) -> list[Step]:
-        """Merge the run's own checkpoints, unless the teacher comes from outside."""
-        if self.config.method in ("gtr", "opd"):
+        """Merge the run's own checkpoints, those that the interval counts, where it is time to."""
+        if not self.merges(k):
             return []
-        checkpoints = tuple(self.checkpoint(i) for i in range(1, k + 1))
+        every = self.config.merge_every
+        checkpoints = tuple(self.checkpoint(i) for i in range(every, k + 1, every))
         merged = {"out": self.path("teachers", k), "base": self.first, "checkpoints": checkpoints}
         # What was measured of older checkpoints is not measured again.
         return [self.step("merge", k + 1, **merged, cache=self.config.out / "thresholds")]
@@ -159,17 +170,19 @@ class _Plan:
     def teacher_evaluation(self, k: int) -> list[Step]:
         """Evaluate a teacher whose newest student was evaluated. That of no checkpoints is the first student itself."""
         every = self.config.eval_every
-        wanted = self.config.eval_teachers and k and every and k % every == 0
+        wanted = self.config.eval_teachers and self.merges(k) and k and every and k % every == 0
         return [self.evaluation(k, "teacher-evals", self.path("teachers", k), k + 1)] if wanted else []
 
     def guidance(self, k: int, turns: Path) -> Step:
         mode = "sft" if self.config.method in ("gtr", "turbo-sft") else "kl"
         values: dict[str, Any] = {"out": self.path("guidance", k), "rollouts": turns, "mode": mode}
         if self.config.method == "gtr" and not self.config.teacher:
-            values["expert"] = True
-        else:
-            values["teacher"] = self.config.teacher or self.path("teachers", k)
-        return self.step("distill", k + 1, **values)
+            return self.step("distill", k + 1, **values, expert=True)
+        return self.step("distill", k + 1, **values, teacher=self.config.teacher or self.own_teacher(k))
+
+    def own_teacher(self, k: int) -> Path:
+        """Name the checkpoint that teaches update k: the last teacher that was merged, or the first checkpoint throughout."""
+        return self.first if self.config.method == "static-kl" else self.path("teachers", k - k % self.config.merge_every)
 
     def guided(self, k: int) -> dict[str, Any]:
         """What ppo-step is guided by: the newest scores, or all demos since the start of the run (GTR's DAgger set)."""
@@ -203,6 +216,14 @@ class _Plan:
         settings = {key: value for key, value in (common | preset).items() if key in known}
         chosen = self.chosen.get(name or stage, {})
         return Step(stage, build(kind, settings | values | chosen), k)
+
+
+def _require_distributions(guidance: DistillConfig, update: Any, option: str) -> None:
+    """Refuse before any work an update that needs more of the teacher than distill keeps."""
+    if isinstance(update, PpoStepConfig) and update.scores and update.kl_estimator == "full" and not guidance.top_logprobs:
+        raise GtrTurboError(
+            "--kl-estimator full needs the teacher's most likely tokens, and distill keeps none.", f"add: {option}"
+        )
 
 
 def _has_image(env: tuple[str, ...]) -> bool:
@@ -329,6 +350,7 @@ def distill(config: DistillConfig) -> Result:
         return execute(config)
     guidance = replace(config, out=config.out.with_name(config.out.name + ".guidance"), student=None, update=())
     update = _update(config, guidance.out)  # Before the work: a mistake in --update is found at once.
+    _require_distributions(guidance, update, "--top-logprobs 64")
     execute(guidance)
     return execute(update)
 

@@ -177,7 +177,9 @@ def _about_scores(path: Path, manifest: Manifest) -> list[Row]:
     rows = load_scores(path / SCORES)
     logprobs = [value for row in rows for value in row.tolist()]
     said = f"{len(rows)} turns, {len(logprobs)} tokens, mean log-prob of the teacher {mean(logprobs):.4g} nats"
-    return [("scores", said), ("see", "gtrturbo show TURNS --episode E --scores " + shlex.quote(str(path)))]
+    top = manifest.config.get("top_logprobs", 0)
+    kept = [("distributions", f"the {top} most likely tokens at each token, or all")] if top else []
+    return [("scores", said), *kept, ("see", "gtrturbo show TURNS --episode E --scores " + shlex.quote(str(path)))]
 
 
 def _about_demos(path: Path, manifest: Manifest) -> list[Row]:

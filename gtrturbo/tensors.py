@@ -62,15 +62,40 @@ def load_turn_tokens(path: Path) -> TurnTokens:
     return TurnTokens(prompt_ids=_split(arrays["prompt_ids"], arrays["prompt_offsets"]), **by_response)
 
 
-def save_scores(path: Path, teacher_logprobs: Sequence[np.ndarray]) -> None:
-    """Write the teacher's log-probs of N replies, N × [R] float32, nats."""
-    _save(path, _flatten("", {"teacher_logprobs": teacher_logprobs}, np.float32))
+@dataclass(frozen=True)
+class TopLogprobs:
+    """The teacher's K most likely tokens at each token of N replies.
+
+    Attributes:
+        ids: most likely first. N × [R, K] int32
+        logprobs: of these, in nats. N × [R, K] float32
+        rest: log-prob of all other tokens together, in nats; −inf where there are none. N × [R] float32
+    """
+
+    ids: list[np.ndarray]
+    logprobs: list[np.ndarray]
+    rest: list[np.ndarray]
+
+
+def save_scores(path: Path, teacher_logprobs: Sequence[np.ndarray], top: TopLogprobs | None = None) -> None:
+    """Write the teacher's log-probs of N replies, N × [R] float32, nats; and its most likely tokens where they are kept."""
+    arrays = _flatten("", {"teacher_logprobs": teacher_logprobs}, np.float32)
+    if top:
+        arrays["top_ids"] = _flat(top.ids, np.int32)
+        arrays |= {"top_logprobs": _flat(top.logprobs, np.float32), "rest_logprobs": _flat(top.rest, np.float32)}
+    _save(path, arrays)
 
 
 def load_scores(path: Path) -> list[np.ndarray]:
-    """Read what `save_scores` wrote: one array per turn."""
+    """Read what `save_scores` wrote: the teacher's log-probs, one array per turn."""
     arrays = load_arrays(path)
     return _split(arrays["teacher_logprobs"], arrays["offsets"])
+
+
+def load_top_logprobs(path: Path) -> TopLogprobs:
+    """Read the teacher's most likely tokens of scores that have them."""
+    arrays = load_arrays(path)
+    return TopLogprobs(*(_split(arrays[name], arrays["offsets"]) for name in ("top_ids", "top_logprobs", "rest_logprobs")))
 
 
 def _flatten(prefix: str, ragged: Mapping[str, Sequence[np.ndarray]], dtype: type) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from gtrturbo.cli import app
 from gtrturbo.comparison import Comparison, Estimate, comparison, final
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.groups import method_names
 from gtrturbo.history import read_history
 
 TASK = "numberline"
@@ -169,6 +170,18 @@ def test_a_label_names_runs_whatever_they_differ_in(tmp_path):
     plain = [make_run(tmp_path / "c", "gtr", 0, {0: outcomes(4)}), make_run(tmp_path / "d", "gtr", 1, {0: outcomes(4)})]
     found = [each for each in compared([*named, *plain], "gtr").estimates if each.metric == "success_rate"]
     assert [(each.method, each.seeds) for each in found] == [("far", [0, 1]), ("gtr", [0, 1])]
+
+
+def test_a_run_recorded_before_there_was_an_option_counts_with_its_default(tmp_path):
+    old, new, rare = (
+        make_run(tmp_path / f"{seed}", "turbo-kl", seed, {0: outcomes(3)}, merge_every=every)
+        for seed, every in enumerate((1, 1, 5))
+    )
+    record = json.loads((old / "run.json").read_text())
+    del record["config"]["merge_every"]
+    (old / "run.json").write_text(json.dumps(record))
+    names = method_names([read_history(path) for path in (old, new, rare)])
+    assert names == ["turbo-kl merge-every=1", "turbo-kl merge-every=1", "turbo-kl merge-every=5"]
 
 
 def test_two_runs_of_one_method_and_seed_are_refused(tmp_path):

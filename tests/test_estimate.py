@@ -57,6 +57,19 @@ def test_a_merged_teacher_stands_beside_the_kept_base_unless_stages_are_isolated
     assert peaks(large, play, isolate=True)["distill"].weights == 2 * 8_292_166_656
 
 
+def test_the_first_checkpoint_as_teacher_is_an_adapter_on_the_students_base(large, play):
+    weights = 2 * 8_292_166_656 + 4 * 414_597_120
+    for isolate in (False, True):
+        assert peaks(large, play, method="static-kl", isolate=isolate)["distill"].weights == weights
+
+
+def test_a_merge_interval_leaves_fewer_teachers(large, play):
+    chosen = config(iterations=20, merge_every=5)
+    teachers = disk_of(chosen, plan(chosen), large, play).parts["teachers"]
+    # 0000 is the adapter itself; 0005, 0010 and 0015 have full weights.
+    assert teachers == 3 * 2 * 8_292_166_656 + 4 * 414_597_120
+
+
 def test_more_environments_take_more_and_checkpointing_takes_less(large, play):
     many, few = peaks(large, play), peaks(large, play, set=("rollout.num-envs=1",))
     assert many["rollout"].cache == 64 * few["rollout"].cache

@@ -141,6 +141,71 @@ def test_plan_of_opd_scores_with_the_outer_teacher():
     ]
 
 
+def test_plan_of_static_kl_scores_with_the_first_checkpoint_throughout():
+    assert outline(method="static-kl")[4:] == [
+        "rollout rollouts/0000: checkpoint=checkpoints/0000",
+        "distill guidance/0000: rollouts=rollouts/0000 teacher=checkpoints/0000",
+        "ppo-step checkpoints/0001: checkpoint=checkpoints/0000 rollouts=rollouts/0000 scores=guidance/0000",
+        "rollout rollouts/0001: checkpoint=checkpoints/0001",
+        "distill guidance/0001: rollouts=rollouts/0001 teacher=checkpoints/0000",
+        "ppo-step checkpoints/0002: checkpoint=checkpoints/0001 rollouts=rollouts/0001 scores=guidance/0001",
+        "eval evals/0002: checkpoint=checkpoints/0002",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "teacher"),
+    [
+        ({"start": Path("given")}, "given"),
+        ({"teacher": Path("big")}, "big"),
+        ({"start": Path("given"), "teacher": Path("big")}, "big"),
+    ],
+)
+def test_static_kl_starts_from_and_is_taught_by_what_is_given(settings, teacher):
+    steps = plan(_config(method="static-kl", **settings))
+    assert {step.config.teacher for step in steps if step.stage == "distill"} == {Path(teacher)}
+    assert "merge" not in {step.stage for step in steps}
+
+
+def test_with_a_merge_interval_a_teacher_of_every_second_checkpoint_serves_twice():
+    steps = outline(method="turbo-kl", merge_every=2, iterations=6)
+    assert [line for line in steps if line.startswith(("merge", "distill"))] == [
+        "merge teachers/0000: base=checkpoints/0000",
+        "distill guidance/0000: rollouts=rollouts/0000 teacher=teachers/0000",
+        "distill guidance/0001: rollouts=rollouts/0001 teacher=teachers/0000",
+        "merge teachers/0002: checkpoints=checkpoints/0002 base=checkpoints/0000",
+        "distill guidance/0002: rollouts=rollouts/0002 teacher=teachers/0002",
+        "distill guidance/0003: rollouts=rollouts/0003 teacher=teachers/0002",
+        "merge teachers/0004: checkpoints=checkpoints/0002,checkpoints/0004 base=checkpoints/0000",
+        "distill guidance/0004: rollouts=rollouts/0004 teacher=teachers/0004",
+        "distill guidance/0005: rollouts=rollouts/0005 teacher=teachers/0004",
+    ]
+    # A merge comes right before the first rollout that its teacher scores, and nothing else differs from merging always.
+    assert steps.index("merge teachers/0002: checkpoints=checkpoints/0002 base=checkpoints/0000") + 1 == steps.index(
+        "rollout rollouts/0002: checkpoint=checkpoints/0002"
+    )
+    always = outline(method="turbo-kl", iterations=6)
+    assert [line for line in steps if not line.startswith(("merge", "distill"))] == [
+        line for line in always if not line.startswith(("merge", "distill"))
+    ]
+
+
+def test_demos_too_come_from_the_teacher_that_serves():
+    steps = plan(_config(method="turbo-sft", merge_every=3, iterations=5))
+    assert [step.config.teacher.name for step in steps if step.stage == "distill"] == ["0000"] * 3 + ["0003"] * 2
+
+
+def test_an_interval_longer_than_the_run_leaves_the_base_as_its_teacher():
+    steps = plan(_config(merge_every=9))
+    assert [step.config.checkpoints for step in steps if step.stage == "merge"] == [()]
+
+
+@pytest.mark.parametrize("method", ["ppo", "gtr", "static-kl"])
+def test_an_interval_where_nothing_is_merged_is_refused(method):
+    with pytest.raises(GtrTurboError, match=f"--method {method} merges no teachers"):
+        plan(_config(method=method, merge_every=2))
+
+
 METHODS = {
     "ppo": {"method": "ppo"},
     "turbo-kl": {"method": "turbo-kl"},
@@ -148,12 +213,14 @@ METHODS = {
     "gtr": {"method": "gtr"},
     "gtr with a teacher": {"method": "gtr", "teacher": Path("big teacher")},
     "opd": {"method": "opd", "teacher": Path("big teacher")},
+    "static-kl": {"method": "static-kl"},
+    "turbo-kl with an interval": {"method": "turbo-kl", "merge_every": 2, "iterations": 3},
 }
 
 
 @pytest.mark.parametrize(
     ("method", "mode", "environment"),
-    [("turbo-kl", "kl", 1.0), ("turbo-sft", "sft", 1.0), ("gtr", "sft", 1.0), ("opd", "kl", 0.0)],
+    [("turbo-kl", "kl", 1.0), ("turbo-sft", "sft", 1.0), ("gtr", "sft", 1.0), ("opd", "kl", 0.0), ("static-kl", "kl", 1.0)],
 )
 def test_mode_of_guidance_and_weight_of_the_environment_follow_from_the_method(method, mode, environment):
     steps = plan(_config(**METHODS[method]))
@@ -209,6 +276,16 @@ def test_teachers_are_evaluated_where_their_newest_student_is():
         place for place, line in enumerate(steps) if line.startswith("merge teachers/0002")
     )
     assert [line for line in steps if "teacher-evals" not in line] == outline(method="turbo-kl", iterations=5, eval_every=2)
+
+
+def test_with_a_merge_interval_only_teachers_that_are_merged_where_a_student_is_evaluated_are():
+    steps = outline(iterations=7, merge_every=2, eval_every=3, eval_teachers=True)
+    assert [line for line in steps if "teacher-evals" in line] == ["eval teacher-evals/0006: checkpoint=teachers/0006"]
+    steps = outline(iterations=5, merge_every=2, eval_every=1, eval_teachers=True)
+    assert [line for line in steps if "teacher-evals" in line] == [
+        "eval teacher-evals/0002: checkpoint=teachers/0002",
+        "eval teacher-evals/0004: checkpoint=teachers/0004",
+    ]
 
 
 def test_teachers_play_the_deals_of_their_students():
@@ -331,6 +408,11 @@ def test_set_to_a_bad_value_is_refused_before_anything_runs(setting, told):
 def test_a_method_that_merges_its_own_teacher_takes_none(method):
     with pytest.raises(GtrTurboError, match=f"--method {method}"):
         plan(_config(method=method, teacher=Path("big")))
+
+
+def test_a_method_without_a_teacher_is_not_said_to_merge_one():
+    with pytest.raises(GtrTurboError, match="--method ppo has no teacher"):
+        plan(_config(method="ppo", teacher=Path("big")))
 
 
 def test_opd_needs_a_teacher():

@@ -59,10 +59,16 @@ def continued(config) -> list[Path]:
     return [config.checkpoint] if isinstance(config, PpoStepConfig) else []
 
 
+PLANS = [
+    *({"method": method} for method in ("ppo", "turbo-kl", "turbo-sft", "gtr", "static-kl")),
+    *({"method": "turbo-kl", "merge_every": every, "eval_teachers": True} for every in (2, 3)),
+]
+
+
 @pytest.mark.parametrize("keep", [1, 2, 5, 9])
-@pytest.mark.parametrize("method", ["ppo", "turbo-kl", "turbo-sft", "gtr"])
-def test_schedule_is_what_a_walk_through_the_plan_finds(method, keep):
-    steps = configs(method)
+@pytest.mark.parametrize("settings", PLANS, ids=lambda settings: " ".join(map(str, settings.values())))
+def test_schedule_is_what_a_walk_through_the_plan_finds(settings, keep):
+    steps = configs(**settings)
     for kind, readers, settings in (
         (MergeConfig, read_by, {"keep_teachers": keep, "keep_optimizers": None}),
         (PpoStepConfig, continued, {"keep_teachers": None, "keep_optimizers": keep}),
@@ -81,6 +87,14 @@ def test_a_teacher_goes_when_the_next_one_is_made_and_an_optimizer_when_the_next
         ("r/teachers/0002", "r/teachers/0001"),
         ("r/checkpoints/0003", "r/checkpoints/0002"),
     ]
+
+
+def test_a_teacher_that_serves_for_several_updates_stays_until_its_last():
+    steps = configs("turbo-kl", merge_every=2)
+    due = schedule(steps, keep_teachers=1, keep_optimizers=None)
+    gone = [(steps[position].out.as_posix(), config.out.name) for position in sorted(due) for config in due[position]]
+    # 0000 scores rollouts 0 and 1; when 0002 is merged, nothing reads it any more.
+    assert gone == [("r/teachers/0002", "0000"), ("r/teachers/0004", "0002")]
 
 
 def test_what_a_later_step_reads_stays():

@@ -86,7 +86,19 @@ def teacher_share(run: Run) -> float:
 def outcomes(arms: Mapping[str, Arm], names: Sequence[str]) -> list[list[str]]:
     """What each arm ends with, and how it differs from the baseline on the same seeds."""
     rows = [
-        ["arm", "seeds", "success", "− ppo", "w/t/l", "thoughts that read truly", "− ppo", "w/t/l", "illegal", "success in training", "teacher"]
+        [
+            "arm",
+            "seeds",
+            "success",
+            "− ppo",
+            "w/t/l",
+            "thoughts that read truly",
+            "− ppo",
+            "w/t/l",
+            "illegal",
+            "success in training",
+            "teacher",
+        ]
     ]
     for name in names:
         arm = arms[name]
@@ -108,7 +120,18 @@ def _difference(name: str, arms: Mapping[str, Arm], value: Callable[[Run], float
 
 def against(arms: Mapping[str, Arm], names: Sequence[str], reference: str) -> list[list[str]]:
     """How each arm differs from another one than the baseline, on the same seeds."""
-    rows = [["arm", "seeds", f"success − {reference}", "w/t/l", f"thoughts − {reference}", "w/t/l", f"in training − {reference}", "w/t/l"]]
+    rows = [
+        [
+            "arm",
+            "seeds",
+            f"success − {reference}",
+            "w/t/l",
+            f"thoughts − {reference}",
+            "w/t/l",
+            f"in training − {reference}",
+            "w/t/l",
+        ]
+    ]
     for name in names:
         row = [f"`{name}`", str(len(arms[name].keys() & arms[reference].keys()))]
         for value in (success, reading, training):

@@ -23,7 +23,7 @@ DIGITS = 6
 
 
 def record(folder: Path) -> list[Path]:
-    """Write down every finished run of TASK/ARM/SEED under a folder, and evaluated merges of TASK/merges/VARIANT/ITERATION/SEED."""
+    """Write down the finished runs TASK/ARM/SEED of a folder, and its evaluated merges TASK/merges/VARIANT/ITERATION/SEED."""
     found: dict[str, list[dict[str, Any]]] = {}
     for file in sorted(folder.glob("*/*/*/commit")):
         task, arm, seed = file.parent.relative_to(folder).parts

@@ -5,6 +5,14 @@ task-numberline := --task numberline --env horizon=5
 start-numberline := --set sft.stop-loss=0.03
 loop-numberline := --episodes 64 --iterations $(iterations-numberline) --eval-every 6
 
+iterations-ezpoints := 6
+task-ezpoints := --task ezpoints
+start-ezpoints :=
+loop-ezpoints := --episodes 64 --iterations $(iterations-ezpoints) --eval-every 6
+merged-at-ezpoints := 6
+eval-ezpoints := --env image=tiny --max-new-tokens 64
+teacher-ezpoints := --set sft.stop-loss=0.004 --set sft.steps=600
+
 # A teacher from outside for on-policy distillation: the same supervised steps, until next to nothing is left to learn.
 teacher-numberline := --set sft.stop-loss=0.004 --set sft.steps=400
 

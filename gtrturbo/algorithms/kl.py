@@ -81,17 +81,17 @@ ESTIMATORS: dict[Estimator, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def thought_kl(logprobs: Tensor, teacher_logprobs: Tensor, mask: Tensor, *, estimator: Estimator) -> Tensor:
-    """Average the KL estimate over the thought tokens of each turn.
+def turn_kl(logprobs: Tensor, teacher_logprobs: Tensor, mask: Tensor, *, estimator: Estimator) -> Tensor:
+    """Average the KL estimate over the tokens of each turn that count.
 
     KL(th) = 1/L Σ_l k(th_l | th_{<l})
 
     Args:
         logprobs, teacher_logprobs: Of the sampled tokens, in nats; anything outside the mask. [B, R]
-        mask: Thought tokens. [B, R] bool
+        mask: Tokens that count, in the paper those of the thought. [B, R] bool
         estimator: Name of k, a key of ESTIMATORS.
 
-    Returns: Mean per turn, in nats per token; 0 for a turn without thoughts. [B]
+    Returns: Mean per turn, in nats per token; 0 for a turn without such tokens. [B]
 
     Raises: ValueError: Shapes differ, or the estimator is unknown.
 

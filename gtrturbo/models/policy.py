@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from gtrturbo.algorithms.vocabulary import Reader
 from gtrturbo.models.chat import Prompt, Renderer
 from gtrturbo.models.decode import Sample, Sampler
 from gtrturbo.models.scorer import Scorer
@@ -23,11 +24,15 @@ FORBIDDEN = ("image_token_id", "video_token_id", "vision_start_token_id", "visio
 
 @dataclass(frozen=True)
 class Scored:
-    """What one forward pass says of B replies of up to R tokens: log-probs [B, R], values [B] or None, mask [B, R]."""
+    """What one forward pass says of B replies of up to R tokens: log-probs [B, R], values [B] or None, mask [B, R].
+
+    `read` is what a reader saw in the distributions of the M real tokens, in the order of the mask. [M, …] each
+    """
 
     logprobs: Tensor
     values: Tensor | None
     mask: Tensor
+    read: tuple[Tensor, ...] = ()
 
 
 class Policy:
@@ -75,17 +80,18 @@ class Policy:
         temperature: float,
         values: bool = True,
         detach_value: bool = False,
+        read: Reader | None = None,
     ) -> Scored:
         """Score given replies, token by token, and value the states that they were given in.
 
         One forward pass serves both: the input of the output head at the last prompt token is the value head's input, and
         from there on its logits predict the reply. `values` asks for values where there is a value head; `detach_value` keeps
-        their gradient out of the model.
+        their gradient out of the model. `read` is shown the whole distribution of each reply token.
         """
-        logprobs, states, mask = self.scorer.score(prompts, responses, temperature=temperature)
-        states = (states.detach() if detach_value else states).float()
+        scored = self.scorer.score(prompts, responses, temperature=temperature, read=read)
+        states = (scored.states.detach() if detach_value else scored.states).float()
         valued = self.value_head(states) if values and self.value_head else None
-        return Scored(logprobs=logprobs, values=valued, mask=mask)
+        return Scored(logprobs=scored.logprobs, values=valued, mask=scored.mask, read=scored.read)
 
     def recompute_activations(self) -> None:
         """Keep one activation per layer and compute the others again in the backward pass (gradient checkpointing)."""

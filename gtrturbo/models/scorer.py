@@ -18,6 +18,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from gtrturbo.algorithms.tokens import gather_logprobs, linear_logprobs
+from gtrturbo.algorithms.vocabulary import Reader, read_linear, read_logits
 from gtrturbo.models.chat import Prompt, append_responses, collate, stack_responses
 from gtrturbo.models.inputs import Positions, following, to_device
 
@@ -40,6 +41,23 @@ class _Predicted:
         )
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What one pass says of B replies of up to R tokens.
+
+    Attributes:
+        logprobs: of the reply's tokens, in nats, 0 outside the replies. [B, R] float32
+        states: the output head's input at the last prompt token. [B, H]
+        mask: real reply tokens. [B, R] bool
+        read: what a reader saw in the distributions of the M real reply tokens, in the order of the mask. [M, …] each
+    """
+
+    logprobs: Tensor
+    states: Tensor
+    mask: Tensor
+    read: tuple[Tensor, ...] = ()
+
+
 class Scorer:
     """Run a model on prompts with replies.
 
@@ -58,24 +76,23 @@ class Scorer:
         self._ends_in_head: bool | None = None
 
     def score(
-        self, prompts: Sequence[Prompt], responses: Sequence[np.ndarray], *, temperature: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Score B replies of up to R tokens.
-
-        Returns: log-probs in nats [B, R] float32, 0 outside the replies; the output head's input at the last prompt token
-            [B, H]; the mask of real reply tokens [B, R].
-        """
+        self, prompts: Sequence[Prompt], responses: Sequence[np.ndarray], *, temperature: float, read: Reader | None = None
+    ) -> Reading:
+        """Score B replies of up to R tokens; `read` is shown the whole distribution of each token."""
         ids, mask = (tensor.to(self.model.device) for tensor in stack_responses(responses, pad_id=self.pad_id))
         head = self.model.get_output_embeddings()
+        sampling: dict[str, Any] = {"temperature": temperature, "forbidden": self.forbidden}
         if not self._chunks_logits(head, prompts[0]):
             predicted = self._run(prompts, responses, ids, mask)
             ids = ids.masked_fill(~mask, 0)
-            rows = gather_logprobs(predicted.logits, ids, temperature=temperature, forbidden=self.forbidden)
-            return rows.masked_fill(~mask, 0.0), predicted.hidden[:, 0], mask
+            rows = gather_logprobs(predicted.logits, ids, **sampling)
+            seen = read_logits(predicted.logits[mask], read, **sampling) if read else ()
+            return Reading(rows.masked_fill(~mask, 0.0), predicted.hidden[:, 0], mask, seen)
         with _without_logits(head):
             hidden = self._run(prompts, responses, ids, mask).hidden
-        flat = linear_logprobs(hidden[mask], head.weight, ids[mask], temperature=temperature, forbidden=self.forbidden)
-        return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, flat), hidden[:, 0], mask
+        flat = linear_logprobs(hidden[mask], head.weight, ids[mask], **sampling)
+        seen = read_linear(hidden[mask], head.weight, read, **sampling) if read else ()
+        return Reading(torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, flat), hidden[:, 0], mask, seen)
 
     def _chunks_logits(self, head: Any, prompt: Prompt) -> bool:
         if type(head) is not nn.Linear or head.bias is not None or head.out_features < LARGE_VOCABULARY:

@@ -1,18 +1,35 @@
 """Score whole transcripts in micro-batches, without gradients."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gtrturbo.algorithms.vocabulary import Reader
 from gtrturbo.models.batches import micro_batches
 from gtrturbo.models.chat import Prompt
 from gtrturbo.models.parallel import total
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.transcript import Transcript, render
 from gtrturbo.processes import group
+
+
+@dataclass(frozen=True)
+class ScoredReplies:
+    """Of N replies, on the CPU, in every process.
+
+    Attributes:
+        logprobs: in nats. N × [R] float32
+        values: of the states that they were given in, 0 without a value head. [N]
+        read: what a reader saw, one list per tensor that it returns. N × [R, …]
+    """
+
+    logprobs: list[np.ndarray]
+    values: Tensor
+    read: list[list[Tensor]]
 
 
 @torch.no_grad()
@@ -24,8 +41,9 @@ def score_all(
     temperature: float,
     tokens: int,
     parts: Sequence[Sequence[int]] | None = None,
+    reader: Callable[[Sequence[int]], Reader | None] | None = None,
     told: Callable[[int], None] = lambda _: None,
-) -> tuple[list[np.ndarray], Tensor]:
+) -> ScoredReplies:
     """Score N given replies and value the states that they were given in; the current group of processes shares the work.
 
     Args:
@@ -35,25 +53,46 @@ def score_all(
         tokens: per forward pass.
         parts: rows that are split into passes apart, together all N. Where they are the minibatches of a training epoch, its
             passes are repeated and give these log-probs again bit by bit. All rows are one part if not given.
+        reader: gives what is to be shown the whole distributions of the replies of some rows.
         told: called with the number of replies after each pass.
-
-    Returns: log-probs in nats, N × [R] float32, and values [N], 0 without a value head; both on the CPU, in every process.
     """
     if not responses:
-        return [], torch.zeros(0)
+        return ScoredReplies([], torch.zeros(0), [])
     logprobs = torch.zeros(len(responses), max(map(len, responses)))
     values = torch.zeros(len(responses))
+    read = _Ragged([len(response) for response in responses])
     for part in [range(len(responses))] if parts is None else parts:
         for batch in micro_batches(part, prompts, responses, tokens=tokens, world=group().world):
             own = [responses[row] for row in batch.rows]
-            scored = policy.score([prompts[row] for row in batch.rows], own, temperature=temperature)
+            asked = [prompts[row] for row in batch.rows]
+            scored = policy.score(asked, own, temperature=temperature, read=reader(batch.rows) if reader else None)
+            read.add(batch.rows if batch.counted else [], scored.read)
             if batch.counted:
                 logprobs[batch.rows, : scored.logprobs.shape[1]] = scored.logprobs.cpu()
                 if scored.values is not None:
                     values[batch.rows] = scored.values.cpu()
                 told(len(own))
     rows = zip(total(logprobs), responses, strict=True)
-    return [row[: len(ids)].numpy() for row, ids in rows], total(values)
+    return ScoredReplies([row[: len(ids)].numpy() for row, ids in rows], total(values), read.totals())
+
+
+class _Ragged:
+    """Tensors of rows of different lengths, which come in parts and from several processes."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self._lengths = lengths
+        self._columns: list[list[Tensor]] = []
+
+    def add(self, rows: Sequence[int], flat: Sequence[Tensor]) -> None:
+        """Take tensors [M, …] that hold these rows one after another; without rows they only tell what tensors there are."""
+        if not self._columns:
+            self._columns = [[values.new_zeros(n, *values.shape[1:], device="cpu") for n in self._lengths] for values in flat]
+        for column, values in zip(self._columns, flat, strict=True):
+            for row, own in zip(rows, values.cpu().split([self._lengths[row] for row in rows]) if rows else (), strict=True):
+                column[row].copy_(own)
+
+    def totals(self) -> list[list[Tensor]]:
+        return [[total(row) for row in column] for column in self._columns]
 
 
 def bootstrap_values(policy: Policy, path: Path, transcript: Transcript, *, tokens: int) -> Tensor:
@@ -61,15 +100,14 @@ def bootstrap_values(policy: Policy, path: Path, transcript: Transcript, *, toke
     cut = [(row, turn.successor) for row, turn in enumerate(transcript.turns) if turn.truncated and turn.successor]
     prompts = [render(policy.renderer, path, state.messages, state.images) for _, state in cut]
     end = np.array([policy.processor.tokenizer.eos_token_id])  # A value needs no reply, the forward pass needs one token.
-    _, values = score_all(policy, prompts, [end] * len(cut), temperature=1.0, tokens=tokens)
     placed = torch.zeros(len(transcript.turns))
-    placed[[row for row, _ in cut]] = values
+    placed[[row for row, _ in cut]] = score_all(policy, prompts, [end] * len(cut), temperature=1.0, tokens=tokens).values
     return placed
 
 
-def pad(rows: Sequence[np.ndarray], width: int) -> Tensor:
+def pad(rows: Sequence[np.ndarray | Tensor], width: int) -> Tensor:
     """Stack rows of different lengths, 0 on the right. [N, width] float32"""
     padded = torch.zeros(len(rows), width)
     for index, row in enumerate(rows):
-        padded[index, : len(row)] = torch.from_numpy(np.asarray(row, np.float32))
+        padded[index, : len(row)] = torch.as_tensor(row)
     return padded

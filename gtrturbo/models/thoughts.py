@@ -49,14 +49,16 @@ def thought_information(
     inputs = [render(policy.renderer, folder, turns[row].messages[:-1], turns[row].images) for row in rows]
     pairs = [(thought, place) for place in range(len(rows)) for thought in rows]
     with working_in(Alone()):
-        scored, _ = score_all(
+        scored = score_all(
             policy,
             [inputs[place] for _, place in pairs],
             [tokens.response_ids[thought] for thought, _ in pairs],
             temperature=temperature or 1.0,
             tokens=token_budget(AUTO, policy, recomputes=False),
         )
-    sums = [row[tokens.thought_mask[thought]].sum(dtype=np.float64) for row, (thought, _) in zip(scored, pairs, strict=True)]
+    sums = [
+        row[tokens.thought_mask[thought]].sum(dtype=np.float64) for row, (thought, _) in zip(scored.logprobs, pairs, strict=True)
+    ]
     by_input = np.array(sums).reshape(len(rows), len(rows))  # [input, thought]
     bound = float(np.log(len(rows)))
     return {"thought_information": cross_input_information(by_input.T), "thought_information_bound": bound}

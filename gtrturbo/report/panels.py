@@ -108,7 +108,8 @@ COLLAPSE = (
 UPDATES = (
     Panel(
         "KL to the teacher",
-        "Nats per thought token. Solid: as it counts (clipped at 0 in the paper). Dashed: raw, which may be negative.",
+        "Nats per thought token, or per token with --kl-tokens reply. Solid: as it counts (clipped at 0 in the paper). "
+        "Dashed: raw, which may be negative.",
         (Curve(updated("kl_mean"), "counted"), Curve(updated("kl_k1_mean"), "raw", dashed=True)),
     ),
     Panel("Clip fraction", "Share of turns without policy gradient.", (Curve(updated("clip_fraction")),), RATE),

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
+from gtrturbo.algorithms.vocabulary import Reader, top_logprobs
 from gtrturbo.artifacts import DEMOS, SCORES, Draft, Result, read_manifest, seed_for, writing
 from gtrturbo.config import DistillConfig
 from gtrturbo.console import progress_bar
@@ -25,7 +27,7 @@ from gtrturbo.models.transcript import read_transcript, read_turns, render
 from gtrturbo.processes import group
 from gtrturbo.records import Demo, Turn, chat, mean, write_rows
 from gtrturbo.stages import done, provenance
-from gtrturbo.tensors import save_image, save_scores
+from gtrturbo.tensors import TopLogprobs, save_image, save_scores
 
 HOTTER, HOTTEST = 1.1, 0.9
 SERVER_TURNS = 1024  # Turns between two looks at what parses; how many are asked for at once is --max-concurrency.
@@ -39,6 +41,8 @@ def run(config: DistillConfig) -> Result:
         raise GtrTurboError("a scripted expert has no log-probs.", "use --mode sft with --expert, or give --teacher.")
     if config.engine == "openai" and config.mode == "kl":
         raise GtrTurboError("scores are the teacher's log-probs, computed here.", "leave out --engine openai, or use --mode sft.")
+    if config.top_logprobs and config.mode == "sft":
+        raise GtrTurboError("--top-logprobs is for --mode kl.", "leave out one of the two.")
     read_manifest(config.rollouts, "turns")
     work, journal = provenance(config), None
     with writing(config.out, work, overwrite=config.overwrite) as draft:
@@ -64,19 +68,30 @@ def _score(config: DistillConfig, draft: Draft) -> None:
     temperature = read_manifest(config.rollouts).config["temperature"]
     responses = transcript.tokens.response_ids
     with progress_bar("distill", len(responses)) as bar:
-        rows, _ = score_all(
+        scored = score_all(
             teacher,
             transcript.prompts,
             responses,
             temperature=temperature,
             tokens=token_budget(config.micro_batch_tokens, teacher, recomputes=False),
+            reader=(lambda _: _top(config.top_logprobs)) if config.top_logprobs else None,
             told=bar.advance,
         )
-    save_scores(draft.folder / SCORES, rows)
+    rows = scored.logprobs
+    top = TopLogprobs(*([row.numpy() for row in column] for column in scored.read)) if scored.read else None
+    save_scores(draft.folder / SCORES, rows, top)
     differences = np.concatenate(transcript.tokens.sample_logprobs) - np.concatenate(rows)
     thought = np.concatenate(transcript.tokens.thought_mask)
     draft.metrics = {"turns": len(rows), "tokens": len(differences), "thought_kl_k1": mean(differences[thought].tolist())}
     draft.renderer, draft.timing = _renderer(config), teacher.machine()
+
+
+def _top(count: int) -> Reader:
+    def read(logits: Tensor, part: slice) -> tuple[Tensor, ...]:
+        ids, logprobs, rest = top_logprobs(logits, count)
+        return ids.int(), logprobs, rest
+
+    return read
 
 
 @dataclass(frozen=True)

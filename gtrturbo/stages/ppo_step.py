@@ -1,7 +1,7 @@
 """ppo-step: one PPO update from a checkpoint's own turns, guided by a teacher.
 
-One ratio and one value per turn (RL4VLM, Zhai et al. 2024); the teacher enters as a reverse-KL penalty on thought tokens or
-as an imitation loss beside PPO (GTR-Turbo, arXiv 2512.13043).
+One ratio and one value per turn (RL4VLM, Zhai et al. 2024); the teacher enters as a reverse KL on thought tokens, a penalty or
+a loss beside PPO, or as an imitation loss beside PPO (GTR-Turbo, arXiv 2512.13043).
 """
 
 import json
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from gtrturbo.algorithms.advantages import credit, turn_advantages
 from gtrturbo.algorithms.importance import Mismatch, mismatch, truncated_importance_weights, weighted_logprobs
-from gtrturbo.algorithms.kl import kl_k1, thought_kl
 from gtrturbo.algorithms.ppo import (
+    PolicyLoss,
     clipped_policy_loss,
     clipped_value_loss,
     cosine_learning_rate,
@@ -30,17 +30,19 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.batches import micro_batches, token_budget
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.demos import Example, Shuffle, imitation_loss, read_examples
+from gtrturbo.models.guidance import FULL, Guidance, read_guidance
 from gtrturbo.models.optimizer import Optimizer
 from gtrturbo.models.policy import Policy
+from gtrturbo.models.samples import Importance, Samples
 from gtrturbo.models.scoring import bootstrap_values, pad, score_all
 from gtrturbo.models.sharding import save_trained, shard
 from gtrturbo.models.transcript import Transcript, read_transcript
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.processes import group
 from gtrturbo.stages import done, provenance
-from gtrturbo.tensors import load_scores
 
 METRICS = "metrics.jsonl"
+SUMMARIZED = ("policy_loss", "value_loss", "kl_loss", "demo_loss", "clip_fraction", "approx_kl", "grad_norm")
 # Nats per token. Engines of one model differ by hundredths, in bfloat16 by tenths at most.
 OTHER_POLICY = 0.5
 # On a CPU they are 1 to the last bit; a GPU may choose another kernel where gradients are kept.
@@ -48,32 +50,12 @@ UNIT_RATIO_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
-class Samples:
-    """N turns on the device, with what the update holds fixed.
+class Losses:
+    """Of some turns, one number each: PPO's surrogate, the value loss, and the KL where it is a loss."""
 
-    thought_mask, action_mask: [N, R] bool   old_logprobs: λ-weighted, per turn [N]   old_values: [N]
-    advantages: credited to the text, normalised [N]   returns: value targets [N]
-    mismatch: mean |trainer's − sampler's log-prob| over each turn's tokens, in nats [N]
-    tokens: per forward pass, the same for old and new log-probs
-    """
-
-    thought_mask: Tensor
-    action_mask: Tensor
-    old_logprobs: Tensor
-    old_values: Tensor
-    advantages: Tensor
-    returns: Tensor
-    mismatch: Tensor
-    tokens: int
-    importance: "Importance | None" = None
-
-
-@dataclass(frozen=True)
-class Importance:
-    """Where another engine sampled the turns: the trainer's old log-probs and the truncated weight of each token. [N, R]"""
-
-    old_logprobs: Tensor
-    weights: Tensor
+    surrogate: PolicyLoss
+    values: Tensor
+    kl: Tensor | None
 
 
 def run(config: PpoStepConfig) -> Result:
@@ -119,6 +101,11 @@ def _check_inputs(config: PpoStepConfig) -> None:
                 f"scores were made for turns {short(scored)}, but --rollouts is {short(given)}.",
                 f"run: gtrturbo distill --rollouts {config.rollouts} --mode kl …",
             )
+        if config.kl_estimator == FULL and not read_manifest(config.scores).config.get("top_logprobs"):
+            raise GtrTurboError(
+                f"--kl-estimator full needs the teacher's most likely tokens, and {config.scores} has none.",
+                f"run: gtrturbo distill --rollouts {config.rollouts} --mode kl --top-logprobs 64 …",
+            )
 
 
 def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tuple[Samples, dict[str, float]]:
@@ -133,17 +120,25 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
     longest = max(len(ids) for ids in tokens.response_ids)
     thought, action = pad(tokens.thought_mask, longest).bool(), pad(tokens.action_mask, longest).bool()
     budget = token_budget(config.micro_batch_tokens, policy, recomputes=config.gradient_checkpointing)
-    rows, values = score_all(
+    guidance = _read_guidance(config, policy, thought, action) if config.scores else None
+    scored = score_all(
         policy,
         transcript.prompts,
         tokens.response_ids,
         temperature=_temperature(config),
         tokens=budget,
         parts=minibatches(config, len(turns))[0],
+        reader=guidance.reader if guidance else None,
     )
-    logprobs = pad(rows, longest)
+    logprobs, values = pad(scored.logprobs, longest), scored.values
     _require_finite(config, logprobs, values)
-    kl, metrics = _guidance(config, logprobs, thought, len(turns))
+    kl, metrics = torch.zeros(len(turns)), {}
+    if guidance:
+        kl = guidance.kl(logprobs, pad(scored.read[0], longest) if scored.read else None)
+        metrics = {"kl_mean": kl.mean().item(), "kl_k1_mean": guidance.raw(logprobs)}
+    # As a loss the KL stands beside PPO, and nothing of it is in the rewards.
+    is_loss = config.kl_placement == "loss"
+    beta = 0.0 if is_loss else config.kl_coef
     # The random action that stands in for an illegal reply says nothing about its text.
     random_action = ~legal & torch.tensor([turn.executed is not None for turn in turns])
     game = config.environment_coef * torch.tensor([turn.reward for turn in turns])
@@ -152,8 +147,8 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
         game + text,
         values,
         kl,
-        beta=config.kl_coef,
-        placement=config.kl_placement,
+        beta=beta,
+        placement="reward" if config.kl_placement == "loss" else config.kl_placement,
         terminated=torch.tensor([turn.terminated for turn in turns]),
         truncated=torch.tensor([turn.truncated for turn in turns]),
         bootstrap_values=bootstrap_values(policy, config.rollouts, transcript, tokens=budget),
@@ -169,11 +164,12 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
         action_mask=action,
         old_logprobs=weighted_turn_logprobs(logprobs, thought, action, thought_coef=config.thought_coef),
         old_values=values,
-        advantages=credit(placed.advantages, text_rewards=text - config.kl_coef * kl, random_action_mask=random_action),
+        advantages=credit(placed.advantages, text_rewards=text - beta * kl, random_action_mask=random_action),
         returns=placed.returns,
         mismatch=masked_mean(difference, thought | action),
         tokens=budget,
         importance=Importance(logprobs, truncated_importance_weights(logprobs, sampled)) if _engine(config) else None,
+        guidance=guidance if is_loss else None,
     )
     metrics |= {
         "turns": len(turns),
@@ -203,6 +199,18 @@ def _require_finite(config: PpoStepConfig, logprobs: Tensor, values: Tensor) -> 
         )
 
 
+def _read_guidance(config: PpoStepConfig, policy: Policy, thought: Tensor, action: Tensor) -> Guidance:
+    assert config.scores is not None
+    return read_guidance(
+        config.scores / SCORES,
+        thought=thought,
+        action=action,
+        tokens=config.kl_tokens,
+        estimator=config.kl_estimator,
+        vocabulary=policy.model.config.get_text_config().vocab_size,
+    )
+
+
 def _engine(config: PpoStepConfig) -> str | None:
     """Name the server that sampled the turns; None where this toolkit's own engine did, whose log-probs are the trainer's."""
     played = read_manifest(config.rollouts).config
@@ -220,16 +228,6 @@ def _require_one_policy(config: PpoStepConfig, apart: Mismatch) -> None:
 
 def _temperature(config: PpoStepConfig) -> float:
     return read_manifest(config.rollouts).config["temperature"]
-
-
-def _guidance(config: PpoStepConfig, logprobs: Tensor, thought: Tensor, turns: int) -> tuple[Tensor, dict[str, float]]:
-    """Return the teacher's reverse KL per turn [N], 0 without scores, and its raw mean beside the one that counts."""
-    if not config.scores:
-        return torch.zeros(turns), {}
-    teacher = pad(load_scores(config.scores / SCORES), logprobs.shape[1])
-    kl = thought_kl(logprobs, teacher, thought, estimator=config.kl_estimator)
-    raw = kl_k1(logprobs, teacher)[thought].mean().item()
-    return kl, {"kl_mean": kl.mean().item(), "kl_k1_mean": raw}
 
 
 def resume_optimizer(config: PpoStepConfig, policy: Policy) -> Optimizer:
@@ -297,18 +295,23 @@ def _add_gradients(
 ) -> dict[str, float]:
     """Add up the gradients of one minibatch, of which each process does its share; return its losses and ratios."""
     sums: dict[str, float] = dict.fromkeys(("policy_loss", "value_loss", "demo_loss"), 0.0)
+    if samples.guidance:
+        sums["kl_loss"] = 0.0
     ratios: list[float] = []
     clipped: list[bool] = []
     shared = {"tokens": samples.tokens, "world": group().world}
     for part in micro_batches(turns, transcript.prompts, transcript.tokens.response_ids, **shared):
-        surrogate, values = _losses(config, policy, transcript, samples, part.rows)
-        policy_loss, value_loss = surrogate.loss.sum() / len(turns), values.sum() / len(turns)
-        optimizer.backward(part.counted * (policy_loss + config.value_coef * value_loss))
+        losses = _losses(config, policy, transcript, samples, part.rows)
+        policy_loss, value_loss = losses.surrogate.loss.sum() / len(turns), losses.values.sum() / len(turns)
+        kl_loss = losses.kl.sum() / len(turns) if losses.kl is not None else torch.zeros(())
+        optimizer.backward(part.counted * (policy_loss + config.value_coef * value_loss + config.kl_coef * kl_loss))
         if part.counted:
             sums["policy_loss"] += policy_loss.item()
             sums["value_loss"] += value_loss.item()
-            ratios += surrogate.ratio.tolist()
-            clipped += surrogate.clipped.tolist()
+            if samples.guidance:
+                sums["kl_loss"] += kl_loss.item()
+            ratios += losses.surrogate.ratio.tolist()
+            clipped += losses.surrogate.clipped.tolist()
     learned = sum(int(demo.learned.sum()) for demo in demos)
     prompts, responses = [demo.prompt for demo in demos], [demo.response_ids for demo in demos]
     for part in micro_batches(range(len(demos)), prompts, responses, **shared):
@@ -317,8 +320,8 @@ def _add_gradients(
         sums["demo_loss"] += demo_loss.item()
     shares = group().gather([sums, ratios, clipped])
     statistics = ratio_statistics(*(torch.tensor([x for share in shares for x in share[which]]) for which in (1, 2)))
-    losses: dict[str, float] = {name: sum(share[0][name] for share in shares) for name in sums}
-    return losses | {
+    means: dict[str, float] = {name: sum(share[0][name] for share in shares) for name in sums}
+    return means | {
         "ratio_mean": statistics.mean,
         "ratio_min": statistics.minimum,
         "ratio_max": statistics.maximum,
@@ -331,14 +334,15 @@ def _add_gradients(
     }
 
 
-def _losses(config: PpoStepConfig, policy: Policy, transcript: Transcript, samples: Samples, part: list[int]) -> Any:
-    """Return the policy's surrogate and the value loss of some turns, each per turn."""
-    responses = [transcript.tokens.response_ids[row] for row in part]
+def _losses(config: PpoStepConfig, policy: Policy, transcript: Transcript, samples: Samples, part: list[int]) -> Losses:
+    """Run the policy on some turns once more, with gradients."""
+    guidance = samples.guidance
     scored = policy.score(
         [transcript.prompts[row] for row in part],
-        responses,
+        [transcript.tokens.response_ids[row] for row in part],
         temperature=_temperature(config),
         detach_value=config.detach_value,
+        read=guidance.reader(part) if guidance else None,
     )
     assert scored.values is not None
     replies, device = scored.mask.shape[1], policy.device
@@ -365,7 +369,10 @@ def _losses(config: PpoStepConfig, policy: Policy, transcript: Transcript, sampl
         samples.returns[part].to(device),
         clip_range=config.value_clip_range or config.clip_range,
     )
-    return surrogate, value_loss
+    if guidance is None:
+        return Losses(surrogate, value_loss, None)
+    read = torch.zeros_like(scored.logprobs).masked_scatter(scored.mask, scored.read[0]) if scored.read else None
+    return Losses(surrogate, value_loss, guidance.part(part).kl(scored.logprobs, read))
 
 
 def _refuse_nan(row: dict[str, Any], turns: list[int], config: PpoStepConfig) -> None:
@@ -389,8 +396,8 @@ def _require_unit_ratio(row: dict[str, Any]) -> None:
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Average over minibatches; the first one, before any step, has all ratios at 1 up to rounding."""
-    names = ("policy_loss", "value_loss", "demo_loss", "clip_fraction", "approx_kl", "grad_norm")
     first = rows[0]
+    names = [name for name in SUMMARIZED if name in first]
     return {name: sum(row[name] for row in rows) / len(rows) for name in names} | {
         "first_ratio_error": max(abs(first["ratio_min"] - 1), abs(first["ratio_max"] - 1)),
         "ratio_min": min(row["ratio_min"] for row in rows),

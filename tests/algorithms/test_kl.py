@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from gtrturbo.algorithms.kl import ESTIMATORS, exact_reverse_kl, kl_k1, kl_k1_clipped, kl_k2, kl_k3, thought_kl
+from gtrturbo.algorithms.kl import ESTIMATORS, exact_reverse_kl, kl_k1, kl_k1_clipped, kl_k2, kl_k3, turn_kl
 
 P = [0.5, 0.3, 0.15, 0.05]
 Q = [0.2, 0.4, 0.1, 0.3]
@@ -86,18 +86,18 @@ def test_turn_kl_of_two_thought_tokens_by_hand():
     # r = (0.5, 1.5, 100): thoughts average to 1, the action token does not count.
     p, q = torch.tensor([[-1.0, -2.0, 0.0]]), torch.tensor([[-1.5, -3.5, -100.0]])
     thoughts = torch.tensor([[True, True, False]])
-    assert thought_kl(p, q, thoughts, estimator="k1").tolist() == [1.0]
+    assert turn_kl(p, q, thoughts, estimator="k1").tolist() == [1.0]
 
 
 def test_turn_kl_clips_tokens_before_averaging():
     # r = (−4, 2): clipped per token (0 + 2) / 2 = 1; clipping the mean −1 would give 0.
     p, q = torch.tensor([[-5.0, -1.0]]), torch.tensor([[-1.0, -3.0]])
-    assert thought_kl(p, q, torch.ones(1, 2, dtype=torch.bool), estimator="k1-clip").tolist() == [1.0]
+    assert turn_kl(p, q, torch.ones(1, 2, dtype=torch.bool), estimator="k1-clip").tolist() == [1.0]
 
 
 def test_turn_without_thoughts_has_no_kl():
     p, q = torch.tensor([[-1.0], [-1.0]]), torch.tensor([[math.nan], [-3.0]])
-    assert thought_kl(p, q, torch.tensor([[False], [True]]), estimator="k1").tolist() == [0.0, 2.0]
+    assert turn_kl(p, q, torch.tensor([[False], [True]]), estimator="k1").tolist() == [0.0, 2.0]
 
 
 def test_exact_kl_leaves_out_excluded_tokens_and_stays_differentiable():
@@ -115,7 +115,7 @@ def test_exact_kl_leaves_out_excluded_tokens_and_stays_differentiable():
 
 def test_an_unknown_estimator_is_refused_with_the_choices():
     with pytest.raises(ValueError, match="one of k1-clip, k1, abs, k2, k3, got k4"):
-        thought_kl(torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool), estimator="k4")  # type: ignore
+        turn_kl(torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool), estimator="k4")  # type: ignore
 
 
 def test_shapes_that_would_broadcast_are_refused():

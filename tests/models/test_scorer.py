@@ -24,7 +24,8 @@ def batch(transcript):
 def scored(policy, batch, **settings):
     """Return log-probs, states and the gradient of a sum that weighs every token and state differently."""
     policy.model.zero_grad()
-    logprobs, states, _ = policy.scorer.score(*batch, temperature=0.7, **settings)
+    found = policy.scorer.score(*batch, temperature=0.7, **settings)
+    logprobs, states = found.logprobs, found.states
     weights = torch.linspace(-1, 1, logprobs.numel()).view_as(logprobs)
     ((logprobs * weights).sum() + (states * torch.linspace(0, 1, states.numel()).view_as(states)).sum()).backward()
     gradients = {name: parameter.grad.clone() for name, parameter in policy.parameters() if parameter.grad is not None}
@@ -99,10 +100,10 @@ def test_a_model_that_scales_its_logits_is_scored_by_its_logits(policy, batch, m
         return output
 
     with torch.no_grad():
-        expected = policy.scorer.score(*batch, temperature=1.0)[0]
+        expected = policy.scorer.score(*batch, temperature=1.0).logprobs
         policy.model.register_forward_hook(halve)
         policy.scorer._ends_in_head = None
-        assert torch.allclose(policy.scorer.score(*batch, temperature=0.5)[0], expected, atol=1e-5)
+        assert torch.allclose(policy.scorer.score(*batch, temperature=0.5).logprobs, expected, atol=1e-5)
 
 
 def test_recomputed_activations_give_the_same_gradients(warm, batch):
@@ -123,4 +124,5 @@ def test_a_reply_of_one_token_needs_no_token_of_the_reply(policy, batch):
     with torch.no_grad():
         alone = policy.scorer.score(batch[0][:1], [end], temperature=1.0)
         many = policy.scorer.score(batch[0], [end] * 4, temperature=1.0)
-    assert torch.allclose(many[0][0], alone[0][0], atol=1e-5) and torch.allclose(many[1][0], alone[1][0], atol=1e-5)
+    assert torch.allclose(many.logprobs[0], alone.logprobs[0], atol=1e-5)
+    assert torch.allclose(many.states[0], alone.states[0], atol=1e-5)

@@ -51,8 +51,8 @@ def discounted(transcript, rewards, *, discount: float) -> np.ndarray:
     return sums
 
 
-def kl_by_hand(critic, transcript, scores_path, *, temperature: float = 0.9) -> np.ndarray:
-    """Mean over thought tokens of min(max(0, log p − log q), 10), turn by turn. [N]"""
+def kl_by_hand(critic, transcript, scores_path, *, temperature: float = 0.9, whole: bool = False) -> np.ndarray:
+    """Mean over thought tokens, or the `whole` reply, of min(max(0, log p − log q), 10), turn by turn. [N]"""
     means = []
     tokens = transcript.tokens
     for prompt, ids, thought, teacher in zip(
@@ -60,7 +60,8 @@ def kl_by_hand(critic, transcript, scores_path, *, temperature: float = 0.9) -> 
     ):
         with torch.no_grad():
             student = critic.score([prompt], [ids], temperature=temperature, values=False).logprobs[0].numpy()
-        means.append(np.clip(student - teacher, 0, 10)[thought].mean() if thought.any() else 0.0)
+        counted = thought | whole
+        means.append(np.clip(student - teacher, 0, 10)[counted].mean() if counted.any() else 0.0)
     return np.array(means)
 
 
@@ -76,8 +77,8 @@ def test_first_ratios_that_are_not_one_stop_the_stage(ppo_config, monkeypatch, t
     real = ppo_step.score_all
 
     def off(*args, **settings):
-        rows, values = real(*args, **settings)
-        return [row + 0.05 for row in rows], values
+        scored = real(*args, **settings)
+        return replace(scored, logprobs=[row + 0.05 for row in scored.logprobs])
 
     monkeypatch.setattr(ppo_step, "score_all", off)
     with pytest.raises(GtrTurboError, match=r"the first ratios are 0\.\d+ to 0\.\d+, not 1"):
@@ -257,6 +258,18 @@ def test_guidance_in_the_advantage_is_the_normalised_advantage_less_the_kl(ppo_c
     expected = np.where(good, (advantages - advantages[good].mean()) / spread, (-1.0 - 2.0 * kl) / spread)
     assert samples.advantages.numpy() == pytest.approx(expected, abs=1e-4)
     assert measured["kl_mean"] == pytest.approx(kl.mean(), abs=1e-5)
+
+
+def test_over_the_reply_the_kl_is_the_mean_over_thought_and_action_alike(ppo_config, critic, transcript, scores):
+    config = replace(ppo_config, scores=scores, kl_placement="return", kl_tokens="reply")
+    guided, measured = prepare(config, critic, transcript)
+    plain, _ = prepare(ppo_config, critic, transcript)
+    kl = kl_by_hand(critic, transcript, scores, whole=True)
+    assert np.abs(kl - kl_by_hand(critic, transcript, scores)).max() > 0.1
+    assert (guided.returns - plain.returns).numpy() == pytest.approx(-kl, abs=1e-4)
+    assert measured["kl_mean"] == pytest.approx(kl.mean(), abs=1e-5)
+    differences = np.concatenate(transcript.tokens.sample_logprobs) - np.concatenate(load_scores(scores / "scores.safetensors"))
+    assert measured["kl_k1_mean"] == pytest.approx(differences.mean(), abs=1e-4)
 
 
 def test_the_students_own_scores_are_no_guidance(ppo_config, critic, transcript, warm, turns, tmp_path):
