@@ -234,7 +234,8 @@ def _alone(drawing: str, title: str, names: Sequence[str]) -> str:
         for i, c in enumerate(COLOURS)
     )
     style = (
-        "text{font:11px sans-serif;fill:#333}.grid{stroke:#ddd}.rule{stroke:#666;stroke-dasharray:4 3}path{fill:none;stroke-width:1.6}"
+        "text{font:11px sans-serif;fill:#333}path{fill:none;stroke-width:1.6}.grid{stroke:#ddd}"
+        ".rule{stroke:#666;stroke-dasharray:4 3}"
         f".band{{fill-opacity:.13}}.title{{font-weight:bold;font-size:12px}}{colours}"
     )
     legend = "".join(f'<text class="k{i}" x="{8 + i * 64}" y="254">{name}</text>' for i, name in enumerate(names))
