@@ -53,7 +53,8 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
 # reply that does not parse would cost less than a lost turn unless its penalty grows too.
 TINY_TASK_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "ezpoints": {
-        "sft": {"stop_loss": 0.12},
+        "expert": {"novice": 1.0},  # Its demos leave the right sign to be learned, and the replies well formed.
+        "sft": {"stop_loss": 0.0},
         "rollout": {"num_envs": 64},
         "eval": {"num_envs": 64},
         "ppo-step": {
@@ -61,7 +62,7 @@ TINY_TASK_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "value_learning_rate": 1e-2,
             "epochs": 2,
             "gamma": 1.0,
-            "format_invalid": -5.0,
+            "format_invalid": -10.0,
             "detach_value": True,
             "value_coef": 0.02,
         },
