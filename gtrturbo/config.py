@@ -113,6 +113,12 @@ class RolloutConfig(StageConfig):
     task: TaskName
     env: EnvOptions = ()
     expert: Annotated[bool, "Let the task's scripted expert play and write true thoughts: data for sft."] = False
+    novice: Annotated[
+        float,
+        "--expert: share of the episodes that a novice plays, who reads truly and keeps to the rules, but acts at random among "
+        "what they allow.",
+        FRACTION,
+    ] = 0.0
     episodes: Annotated[int, "Whole episodes to play.", AT_LEAST_ONE] = 64
     first_episode: Annotated[int, "Index of the first episode: two halves played apart equal one whole.", NOT_NEGATIVE] = 0
     temperature: Annotated[float, "Sampling temperature; 0.2 as in the paper. Training uses the same.", POSITIVE] = 0.2

@@ -49,6 +49,25 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
         "max_grad_norm": 0.5,
     },
 }
+# What differs for one task. A won EZPoints hand pays 10, not 1. So the value loss would drown the policy's gradient, and a
+# reply that does not parse would cost less than a lost turn unless its penalty grows too.
+TINY_TASK_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "ezpoints": {
+        "expert": {"novice": 1.0},  # Its demos leave the right sign to be learned, and the replies well formed.
+        "sft": {"stop_loss": 0.0},
+        "rollout": {"num_envs": 64},
+        "eval": {"num_envs": 64},
+        "ppo-step": {
+            "learning_rate": 1e-4,
+            "value_learning_rate": 1e-2,
+            "epochs": 2,
+            "gamma": 1.0,
+            "format_invalid": -10.0,
+            "detach_value": True,
+            "value_coef": 0.02,
+        },
+    },
+}
 TINY_ENV = ("image=tiny",)
 EXPERT = "expert"
 ADAPTER = "adapter"
@@ -212,10 +231,15 @@ class _Plan:
         if stage not in ("eval", "merge"):  # All evaluations of all runs share their deals.
             common["seed"] = seed_for(self.config.seed, name or stage, k) % 2**31
         # The paper's cosine falls over the whole run; the tiny model's learning rate stays.
-        preset = TINY_SETTINGS.get(name or stage, {}) if self.tiny else {"schedule_updates": self.config.iterations}
+        preset = self.tiny_settings(name or stage) if self.tiny else {"schedule_updates": self.config.iterations}
         settings = {key: value for key, value in (common | preset).items() if key in known}
         chosen = self.chosen.get(name or stage, {})
         return Step(stage, build(kind, settings | values | chosen), k)
+
+    def tiny_settings(self, stage: str) -> dict[str, Any]:
+        """Return the tiny model's settings of a stage, for the task that is played."""
+        task = self.config.task.lower().removeprefix("gtrturbo/").removesuffix("-v0")
+        return TINY_SETTINGS.get(stage, {}) | TINY_TASK_SETTINGS.get(task, {}).get(stage, {})
 
 
 def _require_distributions(guidance: DistillConfig, update: Any, option: str) -> None:

@@ -433,6 +433,17 @@ def test_a_picture_that_is_chosen_is_kept():
     assert plan(_config(env=("image=large",)))[1].config.env == ("image=large",)
 
 
+@pytest.mark.parametrize("task", ["ezpoints", "EZPoints", "gtrturbo/EZPoints-v0"])
+def test_a_task_may_change_the_tiny_presets_and_set_wins_over_both(task):
+    plain, changed = steps_with(), steps_with("ppo-step.gamma=0.5", task=task)
+    assert (plain["sft"][0].stop_loss, changed["sft"][0].stop_loss) == (0.06, 0.0)
+    assert plain["sft"][0].learning_rate == changed["sft"][0].learning_rate == 3e-3
+    step = changed["ppo-step"][0]
+    assert (step.learning_rate, step.format_invalid, step.detach_value, step.max_grad_norm) == (1e-4, -10.0, True, 0.5)
+    assert (plain["ppo-step"][0].gamma, step.gamma) == (0.9, 0.5)
+    assert steps_with(model="folder")["ppo-step"] == steps_with(model="folder", task=task)["ppo-step"]
+
+
 def test_only_the_tiny_model_has_presets():
     steps = plan(_config(model="org/model", method="turbo-sft"))
     (sft,) = [step.config for step in steps if step.stage == "sft"]

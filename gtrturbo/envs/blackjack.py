@@ -151,7 +151,18 @@ def advice(info: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, st
     player, soft = total(card[0] for card in info["Player Card"])
     upcard, rank = info["Dealer Card"][0][0], shown_rank(info["Dealer Card"][0][1])
     action = "stand" if player >= _enough(upcard, soft) else "hit"
-    return f"{'soft' if soft else 'hard'} {player} against {rank} so {action}", action
+    return _thoughts(player, soft, rank, action), action
+
+
+def novice(info: Mapping[str, Any], options: Mapping[str, Any], rng: np.random.Generator) -> tuple[str, str]:
+    """Return true thoughts and an action that is left to chance."""
+    player, soft = total(card[0] for card in info["Player Card"])
+    action = ACTIONS[rng.integers(len(ACTIONS))]
+    return _thoughts(player, soft, shown_rank(info["Dealer Card"][0][1]), action), action
+
+
+def _thoughts(player: int, soft: bool, rank: str, action: str) -> str:
+    return f"{'soft' if soft else 'hard'} {player} against {rank} so {action}"
 
 
 def _enough(upcard: int, soft: bool) -> int:

@@ -176,3 +176,25 @@ def advice(rules: Rules, info: Mapping[str, Any], options: Mapping[str, Any]) ->
     if not rest:
         return f"{whole} is {rules.target} so end with =", "="
     return f"{whole} is {rules.target} so the next item is {rest[0]}", rest[0]
+
+
+def novice(rules: Rules, info: Mapping[str, Any], options: Mapping[str, Any], rng: np.random.Generator) -> tuple[str, str]:
+    """Return a plan that uses each card once, signs and order left to chance, and its next item; brackets are not used.
+
+    The formula so far must be a novice's own: numbers of the hand with a sign between.
+    """
+    formula = list(info["Formula"])
+    left = list(info["Numbers"])
+    for item in formula:
+        if item.isdecimal():
+            left.remove(int(item))
+    signs = [sign for sign in rules.signs if sign not in "()"]
+    rest: list[str] = []
+    for number in rng.permutation(left):
+        rest += [str(rng.choice(signs)), str(number)]
+    if not (formula and formula[-1].isdecimal()):
+        rest = rest[1:]  # The next item is a number.
+    whole = " ".join([*formula, *rest])
+    if not rest:
+        return f"{whole} so end with =", "="
+    return f"{whole} so the next item is {rest[0]}", rest[0]

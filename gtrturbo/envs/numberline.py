@@ -123,3 +123,9 @@ def advice(info: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, st
     if current > target:
         return f"{current} is larger than {target} so go down", "-"
     return f"{current} is smaller than {target} so go up", "+"
+
+
+def novice(info: Mapping[str, Any], options: Mapping[str, Any], rng: np.random.Generator) -> tuple[str, str]:
+    """Return thoughts that do not compare, and a move that is left to chance."""
+    up = bool(rng.integers(2))
+    return f"{info['Current']} so go {'up' if up else 'down'}", "+" if up else "-"

@@ -100,3 +100,8 @@ def truth(info: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]
 def advice(info: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, str]:
     """Return true thoughts and the next item."""
     return formula.advice(RULES, info, options)
+
+
+def novice(info: Mapping[str, Any], options: Mapping[str, Any], rng: np.random.Generator) -> tuple[str, str]:
+    """Return a plan that is left to chance, and its next item."""
+    return formula.novice(RULES, info, options, rng)

@@ -29,6 +29,7 @@ class Game:
     prompt: Callable[[Info, Options], str]
     truth: Callable[[Info, Options], dict[str, Any]]
     advice: Callable[[Info, Options], tuple[str, str]]
+    novice: Callable[[Info, Options, np.random.Generator], tuple[str, str]]
 
 
 GAMES = {
@@ -41,6 +42,7 @@ GAMES = {
         prompt=numberline.prompt,
         truth=numberline.truth,
         advice=numberline.advice,
+        novice=numberline.novice,
     ),
     "ezpoints": Game(
         env_id="gtrturbo/EZPoints-v0",
@@ -51,6 +53,7 @@ GAMES = {
         prompt=ezpoints.prompt,
         truth=ezpoints.truth,
         advice=ezpoints.advice,
+        novice=ezpoints.novice,
     ),
     "blackjack": Game(
         env_id="gtrturbo/Blackjack-v0",
@@ -61,6 +64,7 @@ GAMES = {
         prompt=blackjack.prompt,
         truth=blackjack.truth,
         advice=blackjack.advice,
+        novice=blackjack.novice,
     ),
     "points24": Game(
         env_id="gtrturbo/Points24-v0",
@@ -71,6 +75,7 @@ GAMES = {
         prompt=points24.prompt,
         truth=points24.truth,
         advice=points24.advice,
+        novice=points24.novice,
     ),
 }
 TASKS = tuple(GAMES)
@@ -125,7 +130,16 @@ class Task:
 
     def expert(self, info: Info) -> str:
         """Return a whole reply with true fields, true thoughts and a good action, as JSON on one line."""
-        thoughts, action = GAMES[self.name].advice(info, self.options)
+        return self._reply(info, *GAMES[self.name].advice(info, self.options))
+
+    def novice(self, info: Info, rng: np.random.Generator) -> str:
+        """Return a reply of one who reads truly and keeps to the rules, but does not know what wins: the action is drawn.
+
+        The turns before must be a novice's too.
+        """
+        return self._reply(info, *GAMES[self.name].novice(info, self.options, rng))
+
+    def _reply(self, info: Info, thoughts: str, action: str) -> str:
         return json.dumps({**self.truth(info), "thoughts": thoughts, "action": action}, ensure_ascii=False)
 
     def won(self, info: Info) -> bool:

@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
-from gtrturbo.artifacts import Result, writing
+import numpy as np
+
+from gtrturbo.artifacts import Result, seed_for, writing
 from gtrturbo.config import RolloutConfig
 from gtrturbo.envs.task import Task, load_task
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.journal import Journal
 from gtrturbo.models.engines import Endpoint, open_policy, speaker_of
 from gtrturbo.models.folders import renderer_hash
-from gtrturbo.models.play import Speaker, Spoken
+from gtrturbo.models.play import Speaker, Spoken, State
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.remote import RemotePolicy
 from gtrturbo.models.thoughts import thought_entropy
@@ -22,12 +24,14 @@ def run(config: RolloutConfig) -> Result:
     """Play with a checkpoint, or with the task's scripted expert, which needs no model."""
     if config.expert == (config.checkpoint is not None):
         raise GtrTurboError("a rollout needs either --checkpoint or --expert.", "give one of the two.")
+    if config.novice and not config.expert:
+        raise GtrTurboError("--novice says who plays in the expert's place, and there is none.", "add: --expert")
     task = load_task(config.task, config.env)
     work = provenance(config)
     with writing(config.out, work, overwrite=config.overwrite) as draft:
         journal = Journal(config.out, work, Episode)
         policy = _open(config, config.checkpoint) if config.checkpoint else None
-        speak = _sampling(config, policy) if policy else _expert(task)
+        speak = _sampling(config, policy) if policy else _expert(config, task)
         turns = record_episodes(
             draft.folder,
             journal,
@@ -46,8 +50,14 @@ def run(config: RolloutConfig) -> Result:
     return done(draft)
 
 
-def _expert(task: Task) -> Speaker:
-    return lambda states: [Spoken(task.expert(state.info)) for state in states]
+def _expert(config: RolloutConfig, task: Task) -> Speaker:
+    return lambda states: [Spoken(_expert_reply(config, task, state)) for state in states]
+
+
+def _expert_reply(config: RolloutConfig, task: Task, state: State) -> str:
+    if np.random.default_rng(seed_for(config.seed, "novice", state.episode)).random() >= config.novice:
+        return task.expert(state.info)
+    return task.novice(state.info, np.random.default_rng(seed_for(config.seed, "novice", state.episode, state.turn)))
 
 
 def _open(config: RolloutConfig, checkpoint: Path) -> Policy | RemotePolicy:

@@ -79,6 +79,24 @@ def test_the_expert_gives_an_unsolvable_hand_up():
     assert json.loads(task.expert(info))["action"] == "="
 
 
+@pytest.mark.parametrize(("name", "sizes"), [("ezpoints", 2), ("points24", 4)])
+def test_a_novice_uses_each_card_once_with_a_sign_between(name, sizes):
+    task, rng, signs = load_task(name, ["image=tiny"]), np.random.default_rng(0), set()
+    env = task.make()
+    for seed in range(40):
+        _, info = env.reset(seed=seed)
+        for turn in range(2 * sizes):
+            reply = task.parse(task.novice(info, rng))
+            assert reply is not None
+            assert task.reads_truly(reply, info)
+            assert reply.action.isdecimal() == (turn % 2 == 0)
+            signs |= {reply.action} if turn % 2 and turn < 2 * sizes - 1 else set()
+            _, _, ended, cut, info = env.step(task.actions.index(reply.action))
+        assert ended and not cut
+        assert sorted(int(item) for item in info["Formula"] if item.isdecimal()) == sorted(info["Numbers"])
+    assert signs == ({"+", "*"} if name == "ezpoints" else set("+-*/"))
+
+
 def test_blackjack_truth_and_expert_ignore_the_hidden_card():
     task = load_task("blackjack")
     env = task.make()

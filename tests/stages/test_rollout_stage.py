@@ -7,6 +7,7 @@ import pytest
 
 from gtrturbo.artifacts import read_manifest, sha256_file
 from gtrturbo.config import RolloutConfig
+from gtrturbo.envs.task import TASKS
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.thoughts import thought_entropy
 from gtrturbo.models.transcript import read_turns
@@ -70,6 +71,26 @@ def test_every_task_can_be_played_by_expert_and_policy(task, init, tmp_path):
     assert all(turn.legal and turn.reads_truly for turn in read_turns(played))
     mute = execute(RolloutConfig(out=tmp_path / "mute", checkpoint=init, max_new_tokens=2, illegal="end", **settings)).out
     assert len(read_turns(mute)) == 2
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_novice_reads_truly_keeps_to_the_rules_and_wins_less(task, tmp_path):
+    settings = {"task": task, "env": ("image=tiny",), "expert": True, "episodes": 60}
+    expert, novice, half = (
+        execute(RolloutConfig(out=tmp_path / str(share), novice=share, **settings)).out for share in (0.0, 1.0, 0.5)
+    )
+    played = {out: read_manifest(out).metrics for out in (expert, novice, half)}
+    assert played[novice]["illegal_rate"] == 0
+    assert played[novice]["thought_accuracy"] == 1
+    assert played[novice]["success_rate"] < played[half]["success_rate"] < played[expert]["success_rate"]
+    texts = [[turn.messages[-1] for turn in read_turns(out)] for out in (expert, novice, half)]
+    assert all(message in texts[0] or message in texts[1] for message in texts[2])
+
+
+def test_a_novice_has_no_place_where_a_checkpoint_plays(init, tmp_path):
+    config = RolloutConfig(out=tmp_path / "turns", checkpoint=init, task="ezpoints", novice=0.5)
+    with pytest.raises(GtrTurboError, match="add: --expert"):
+        execute(config)
 
 
 @pytest.mark.parametrize("settings", [{"checkpoint": None}, {"expert": True}])
