@@ -55,6 +55,9 @@ Fsdp = Annotated[
 MicroBatch = Annotated[int, "Samples per forward pass; memory grows with it, results change by rounding only.", AT_LEAST_ONE]
 
 
+RELEASE = "release"
+
+
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
     """What every stage has; checks bounds and choices of all fields when it is made."""
@@ -149,6 +152,12 @@ class DistillConfig(StageConfig):
         "than the vocabulary is all of it. 0, as in the paper, keeps none.",
         NOT_NEGATIVE,
     ] = 0
+    compat: Annotated[
+        Literal["none", "release"],
+        "release: kl as the paper's published code measures it, defects and all, to see what they cost: without the picture, at "
+        "temperature 1, and one token off (the probability that a token comes once more). ppo-step then does so to the student. "
+        "none, the default, is the paper's text.",
+    ] = "none"
     temperature: Annotated[float, "sft: first sampling temperature of the teacher; 0.2 as in the paper.", POSITIVE] = 0.2
     retries: Annotated[
         int, "sft: more tries for a reply that does not parse, each 1.1 times hotter, up to 0.9.", NOT_NEGATIVE
@@ -307,6 +316,12 @@ class MergeConfig(StageConfig):
     recursive: Annotated[
         bool, "Merge one checkpoint after another into the last teacher: the paper's recursion, an approximation of their merge."
     ] = False
+    compat: Annotated[
+        Literal["none", "release"],
+        "release: the teacher of the paper's published code, defects and all, to see what they cost: the first checkpoint alone "
+        "(it is never merged again), with a quarter of its trimmed change; with --adapter-space factors half of A and half of B. "
+        "none, the default, is the paper's text.",
+    ] = "none"
     seed: Annotated[int, "dare: decides which entries are dropped.", NOT_NEGATIVE] = 0
     recipe: Annotated[Path | None, "mergekit's YAML in place of checkpoints, method and weights.", Role.RUNTIME] = None
     cache: Annotated[
@@ -324,6 +339,16 @@ class MergeConfig(StageConfig):
     device: Annotated[
         str, "cpu, or cuda for the arithmetic on a GPU; the result is the same.", Role.RUNTIME
     ] = "cpu"  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fixed = {"method": "ties", "weights": "sma", "scale": 1.0, "normalize": None, "sign": "total", "recursive": False}
+        fixed |= {"state": None, "rank": 0}
+        changed = [name for name, value in fixed.items() if getattr(self, name) != value]
+        if self.compat == RELEASE and changed:
+            raise GtrTurboError(
+                f"--compat release is one merge, whose {changed[0]} is fixed.", f"leave out --{changed[0]}, or --compat."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.artifacts import MANIFEST, artifact_id, read_manifest
-from gtrturbo.config import MergeConfig
+from gtrturbo.config import RELEASE, MergeConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.folders import base_of, is_adapter
 from gtrturbo.recipe import read_recipe
@@ -19,6 +19,7 @@ BASELESS = ("linear", "slerp", "nuslerp", "multislerp")
 def with_base(config: MergeConfig) -> MergeConfig:
     """Read the recipe, fill in the base that a merge was not given, and take it out of the list (`ckpts/*` contains it).
 
+    With `--compat release` the first of the list is all that counts: the published code's teacher is never merged again.
     The list stays as it is where it means just what it says: in a recipe, for SLERP, which goes from one listed checkpoint to
     another, and where no base is known and the first only lends its layout.
 
@@ -35,7 +36,7 @@ def with_base(config: MergeConfig) -> MergeConfig:
         return replace(config, base=base)
     identity, *others = map(artifact_id, (base, *config.checkpoints))
     kept = tuple(path for path, other in zip(config.checkpoints, others, strict=True) if other != identity)
-    return replace(config, base=base, checkpoints=kept)
+    return replace(config, base=base, checkpoints=kept[:1] if config.compat == RELEASE else kept)
 
 
 def borrows_layout(config: MergeConfig) -> bool:

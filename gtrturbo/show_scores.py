@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gtrturbo.artifacts import SCORES, TOKENS, artifact_id, read_manifest, short
+from gtrturbo.config import RELEASE
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.records import mean
 from gtrturbo.show_text import visible
@@ -48,6 +49,11 @@ def read_scored(path: Path, scores: Path) -> Scored:
         raise GtrTurboError(
             f"the scores in {scores} were made for turns {short(made_for)}, but {path} is {short(given)}.",
             f"run: gtrturbo distill --rollouts {shlex.quote(str(path))} --mode kl …",
+        )
+    if read_manifest(scores).config.get("compat") == RELEASE:
+        raise GtrTurboError(
+            f"{scores} was made with --compat release: blind and one token off, so it says nothing of the tokens sampled.",
+            "leave out --scores.",
         )
     scored = Scored(load_turn_tokens(path / TOKENS), load_scores(scores / SCORES))
     if [*map(len, scored.teacher)] != [*map(len, scored.tokens.response_ids)]:

@@ -10,7 +10,7 @@ from made_runs import empty, make_run
 from typer.testing import CliRunner
 
 from gtrturbo.cli import app
-from gtrturbo.config import PpoStepConfig, ReportConfig, RunConfig
+from gtrturbo.config import DistillConfig, PpoStepConfig, ReportConfig, RunConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.groups import Group
 from gtrturbo.history import read_history, record_run
@@ -225,6 +225,16 @@ def test_a_sample_shows_pictures_thought_and_action_apart_and_reward_terms(playe
         assert said.replace("&quot;", '"').replace("¶", "").startswith(turn.reply[:20])
         assert turn.legal is False or '"action"' not in plain[place].replace("&quot;", '"')
     assert "KL to the teacher" in text and "format" in text and re.search(r'class="[rb][123]" title="k1 [+-]', text)
+
+
+def test_scores_of_the_release_colour_no_tokens_of_a_sample(root, init, turns, tmp_path):
+    blind = execute(DistillConfig(out=root / "blind", rollouts=turns, teacher=init, compat="release")).out
+    record_run(RunConfig(out=tmp_path, env=("image=tiny",)), replace=True)
+    for name, target in (("rollouts", turns), ("guidance", blind)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0000").symlink_to(target)
+    text = samples(read_history(tmp_path), 1)
+    assert "No teacher scored the tokens of these turns" in text and 'title="k1' not in text
 
 
 def test_tokens_of_a_sample_have_their_numbers_in_a_table(played):

@@ -28,12 +28,14 @@ class Guidance:
         counted: tokens whose KL counts. [N, R] bool
         estimator: of the KL per token, where it is one of the sampled token.
         top: the teacher's most likely tokens, where the KL is that of whole distributions.
+        blind: the teacher's log-probs are `blind_logprobs`, and the student's must be too.
     """
 
     teacher_logprobs: Tensor
     counted: Tensor
     estimator: Estimator | Literal["full"]
     top: TopLogprobs | None = None
+    blind: bool = False
 
     def part(self, rows: Sequence[int]) -> "Guidance":
         """Return what is said of some of the turns, but for their most likely tokens."""
@@ -59,7 +61,7 @@ class Guidance:
         Gradients flow where the arguments have them.
 
         Args:
-            logprobs: the student's, of the sampled tokens; R may be cut to the longest reply. [N, R]
+            logprobs: the student's, made as the teacher's are; R may be cut to the longest reply. [N, R]
             read: the KL per token that the reader made, where the estimator is full. [N, R]
 
         Returns: [N]
@@ -85,6 +87,7 @@ def read_guidance(
     tokens: KlTokens,
     estimator: Estimator | Literal["full"],
     vocabulary: int,
+    blind: bool = False,
 ) -> Guidance:
     """Read scores.
 
@@ -94,6 +97,7 @@ def read_guidance(
         tokens: which of them count: those of the thought, as in the paper, or of the whole reply, thought and action alike.
         estimator: of the KL per token; full is over the vocabulary, and needs the teacher's most likely tokens.
         vocabulary: token ids that the student has.
+        blind: the scores are `blind_logprobs`.
 
     Raises:
         GtrTurboError: the teacher has more tokens than the student.
@@ -105,4 +109,4 @@ def read_guidance(
             f"the teacher's most likely tokens in {file.parent} are not all among the student's {vocabulary}.",
             "distill again with a smaller --top-logprobs.",
         )
-    return Guidance(teacher, thought if tokens == "thought" else thought | action, estimator, top)
+    return Guidance(teacher, thought if tokens == "thought" else thought | action, estimator, top, blind)

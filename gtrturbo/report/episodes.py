@@ -6,6 +6,7 @@ from html import escape
 
 import numpy as np
 
+from gtrturbo.config import RELEASE
 from gtrturbo.history import Entry, History
 from gtrturbo.records import Turn
 from gtrturbo.report.page import details, paragraph, table
@@ -24,11 +25,12 @@ def samples(run: History, count: int) -> str:
         return ""
     rollout = run.entries["rollouts"][-1]
     scores = run.at("guidance").get(rollout.iteration)
-    scored = read_scored(rollout.path, scores.path) if scores and scores.manifest.kind == "scores" else None
+    tells = scores and scores.manifest.kind == "scores" and scores.manifest.config.get("compat") != RELEASE
+    scored = read_scored(rollout.path, scores.path) if scores and tells else None
     update = next((entry for entry in run.updates() if entry.iteration == rollout.iteration + 1), None)
     chosen = choose(by_episode(rollout.turns()), count)
     shown = [_episode(run, rollout, turns, row, scored, update) for row, turns in chosen]
-    return "".join([_key() if scored else paragraph("No teacher scored these turns.", kind="faint"), *shown])
+    return "".join([_key() if scored else paragraph("No teacher scored the tokens of these turns.", kind="faint"), *shown])
 
 
 def choose(episodes: Sequence[list[Turn]], count: int) -> list[tuple[int, list[Turn]]]:

@@ -3,18 +3,20 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from gtrturbo.algorithms.vocabulary import Reader, top_logprobs
 from gtrturbo.artifacts import DEMOS, SCORES, Draft, Result, read_manifest, seed_for, writing
-from gtrturbo.config import DistillConfig
-from gtrturbo.console import progress_bar
+from gtrturbo.config import RELEASE, DistillConfig
+from gtrturbo.console import progress_bar, stderr
 from gtrturbo.envs.task import Reply, Task, load_task
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.journal import Journal
 from gtrturbo.models.batches import token_budget
+from gtrturbo.models.blind import blind_logprobs
 from gtrturbo.models.chat import load_picture
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.engines import Endpoint, open_policy
@@ -23,7 +25,7 @@ from gtrturbo.models.policy import Policy
 from gtrturbo.models.remote import RemotePolicy
 from gtrturbo.models.scoring import score_all
 from gtrturbo.models.speak import uniforms
-from gtrturbo.models.transcript import read_transcript, read_turns, render
+from gtrturbo.models.transcript import Transcript, read_transcript, read_turns, render
 from gtrturbo.processes import group
 from gtrturbo.records import Demo, Turn, chat, mean, write_rows
 from gtrturbo.stages import done, provenance
@@ -43,6 +45,8 @@ def run(config: DistillConfig) -> Result:
         raise GtrTurboError("scores are the teacher's log-probs, computed here.", "leave out --engine openai, or use --mode sft.")
     if config.top_logprobs and config.mode == "sft":
         raise GtrTurboError("--top-logprobs is for --mode kl.", "leave out one of the two.")
+    if config.compat == RELEASE and (config.mode == "sft" or config.top_logprobs):
+        raise GtrTurboError("--compat release is for --mode kl of single tokens.", "leave out --mode sft and --top-logprobs.")
     read_manifest(config.rollouts, "turns")
     work, journal = provenance(config), None
     with writing(config.out, work, overwrite=config.overwrite) as draft:
@@ -65,25 +69,36 @@ def _score(config: DistillConfig, draft: Draft) -> None:
     """Write the teacher's log-prob of every token that the student sampled, with picture and prompt of each turn."""
     teacher = _load_teacher(config)
     transcript = read_transcript(config.rollouts, teacher.renderer)
-    temperature = read_manifest(config.rollouts).config["temperature"]
-    responses = transcript.tokens.response_ids
-    with progress_bar("distill", len(responses)) as bar:
-        scored = score_all(
-            teacher,
-            transcript.prompts,
-            responses,
-            temperature=temperature,
-            tokens=token_budget(config.micro_batch_tokens, teacher, recomputes=False),
-            reader=(lambda _: _top(config.top_logprobs)) if config.top_logprobs else None,
-            told=bar.advance,
-        )
-    rows = scored.logprobs
-    top = TopLogprobs(*([row.numpy() for row in column] for column in scored.read)) if scored.read else None
+    budget = token_budget(config.micro_batch_tokens, teacher, recomputes=False)
+    with progress_bar("distill", len(transcript.turns)) as bar:
+        shared: dict[str, Any] = {"tokens": budget, "told": bar.advance}
+        if config.compat == RELEASE:
+            stderr.print("--compat release: scored blind and one token off, as in the paper's published code.", style="yellow")
+            rows, top = blind_logprobs(teacher, transcript.prompts, transcript.tokens.response_ids, **shared), None
+        else:
+            rows, top = _logprobs(config, teacher, transcript, **shared)
     save_scores(draft.folder / SCORES, rows, top)
-    differences = np.concatenate(transcript.tokens.sample_logprobs) - np.concatenate(rows)
-    thought = np.concatenate(transcript.tokens.thought_mask)
-    draft.metrics = {"turns": len(rows), "tokens": len(differences), "thought_kl_k1": mean(differences[thought].tolist())}
+    draft.metrics = {"turns": len(rows), "tokens": sum(map(len, rows))}
+    if config.compat != RELEASE:  # There the student has no log-probs to compare with, but for those that ppo-step makes.
+        differences = np.concatenate(transcript.tokens.sample_logprobs) - np.concatenate(rows)
+        thought = np.concatenate(transcript.tokens.thought_mask)
+        draft.metrics["thought_kl_k1"] = mean(differences[thought].tolist())
     draft.renderer, draft.timing = _renderer(config), teacher.machine()
+
+
+def _logprobs(
+    config: DistillConfig, teacher: Policy, transcript: Transcript, **shared: Any
+) -> tuple[list[np.ndarray], TopLogprobs | None]:
+    scored = score_all(
+        teacher,
+        transcript.prompts,
+        transcript.tokens.response_ids,
+        temperature=read_manifest(config.rollouts).config["temperature"],
+        reader=(lambda _: _top(config.top_logprobs)) if config.top_logprobs else None,
+        **shared,
+    )
+    top = TopLogprobs(*([row.numpy() for row in column] for column in scored.read)) if scored.read else None
+    return scored.logprobs, top
 
 
 def _top(count: int) -> Reader:

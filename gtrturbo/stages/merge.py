@@ -17,7 +17,7 @@ from typing import Any
 
 from gtrturbo.algorithms.weights import ema_alpha
 from gtrturbo.artifacts import Draft, Provenance, Result, artifact_id, seed_for, writing
-from gtrturbo.config import MergeConfig
+from gtrturbo.config import RELEASE, MergeConfig
 from gtrturbo.console import Bar, progress_bar, stderr
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.lineage import borrows_layout, on_disk, state_settings
@@ -32,6 +32,7 @@ from gtrturbo.merging.magnitudes import MANY
 from gtrturbo.merging.methods import Plan, Settings, make_plan
 from gtrturbo.merging.naming import tensors_of
 from gtrturbo.merging.operands import Kernel
+from gtrturbo.merging.release import released_scale
 from gtrturbo.merging.sources import Full, Sources, Target, adapter_sources, full_sources
 from gtrturbo.merging.state import FORMAT, State, read_state, require_same
 from gtrturbo.merging.thresholds import Question, recall, remember
@@ -62,6 +63,8 @@ def run(config: MergeConfig) -> Result:
     assert config.base is not None
     given = provenance(config)
     with writing(config.out, given, overwrite=config.overwrite) as draft:
+        if config.compat == RELEASE:
+            stderr.print("--compat release: the first checkpoint, shrunken, as in the paper's published code.", style="yellow")
         if config.checkpoints:
             _merge(config, config.base, draft, given)
         else:
@@ -182,7 +185,7 @@ def _settings(config: MergeConfig) -> Settings:
         method=config.method,
         weights=config.weights,
         density=str(config.density),
-        scale=config.scale,
+        scale=released_scale(factors=config.adapter_space == "factors") if config.compat == RELEASE else config.scale,
         normalize=config.normalize,
         sign=config.sign,
         gamma=config.gamma,

@@ -6,34 +6,31 @@ a loss beside PPO, or as an imitation loss beside PPO (GTR-Turbo, arXiv 2512.130
 
 import json
 import math
-from dataclasses import dataclass
 from typing import Any, TextIO
 
 import torch
 from torch import Tensor
 
 from gtrturbo.algorithms.advantages import credit, turn_advantages
-from gtrturbo.algorithms.importance import Mismatch, mismatch, truncated_importance_weights, weighted_logprobs
+from gtrturbo.algorithms.importance import Mismatch, mismatch, truncated_importance_weights
 from gtrturbo.algorithms.ppo import (
-    PolicyLoss,
-    clipped_policy_loss,
-    clipped_value_loss,
     cosine_learning_rate,
     explained_variance,
     ratio_statistics,
 )
 from gtrturbo.algorithms.tokens import masked_mean, weighted_turn_logprobs
 from gtrturbo.artifacts import SCORES, Result, artifact_id, read_manifest, seed_for, short, writing
-from gtrturbo.config import PpoStepConfig
+from gtrturbo.config import RELEASE, PpoStepConfig
 from gtrturbo.console import progress_bar
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.batches import micro_batches, token_budget
+from gtrturbo.models.blind import blind_logprobs
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.demos import Example, Shuffle, imitation_loss, read_examples
 from gtrturbo.models.guidance import FULL, Guidance, read_guidance
 from gtrturbo.models.optimizer import Optimizer
 from gtrturbo.models.policy import Policy
-from gtrturbo.models.samples import Importance, Samples
+from gtrturbo.models.samples import Importance, Losses, Samples, losses
 from gtrturbo.models.scoring import bootstrap_values, pad, score_all
 from gtrturbo.models.sharding import save_trained, shard
 from gtrturbo.models.transcript import Transcript, read_transcript
@@ -47,15 +44,6 @@ SUMMARIZED = ("policy_loss", "value_loss", "kl_loss", "demo_loss", "clip_fractio
 OTHER_POLICY = 0.5
 # On a CPU they are 1 to the last bit; a GPU may choose another kernel where gradients are kept.
 UNIT_RATIO_TOLERANCE = 1e-2
-
-
-@dataclass(frozen=True)
-class Losses:
-    """Of some turns, one number each: PPO's surrogate, the value loss, and the KL where it is a loss."""
-
-    surrogate: PolicyLoss
-    values: Tensor
-    kl: Tensor | None
 
 
 def run(config: PpoStepConfig) -> Result:
@@ -106,6 +94,11 @@ def _check_inputs(config: PpoStepConfig) -> None:
                 f"--kl-estimator full needs the teacher's most likely tokens, and {config.scores} has none.",
                 f"run: gtrturbo distill --rollouts {config.rollouts} --mode kl --top-logprobs 64 …",
             )
+        if config.kl_placement == "loss" and read_manifest(config.scores).config.get("compat") == RELEASE:
+            raise GtrTurboError(
+                f"{config.scores} was made with --compat release, whose KL is no loss.",
+                "use --kl-placement return.",
+            )
 
 
 def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tuple[Samples, dict[str, float]]:
@@ -134,8 +127,11 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
     _require_finite(config, logprobs, values)
     kl, metrics = torch.zeros(len(turns)), {}
     if guidance:
-        kl = guidance.kl(logprobs, pad(scored.read[0], longest) if scored.read else None)
-        metrics = {"kl_mean": kl.mean().item(), "kl_k1_mean": guidance.raw(logprobs)}
+        compared = logprobs
+        if guidance.blind:
+            compared = pad(blind_logprobs(policy, transcript.prompts, tokens.response_ids, tokens=budget), longest)
+        kl = guidance.kl(compared, pad(scored.read[0], longest) if scored.read else None)
+        metrics = {"kl_mean": kl.mean().item(), "kl_k1_mean": guidance.raw(compared)}
     # As a loss the KL stands beside PPO, and nothing of it is in the rewards.
     is_loss = config.kl_placement == "loss"
     beta = 0.0 if is_loss else config.kl_coef
@@ -208,6 +204,7 @@ def _read_guidance(config: PpoStepConfig, policy: Policy, thought: Tensor, actio
         tokens=config.kl_tokens,
         estimator=config.kl_estimator,
         vocabulary=policy.model.config.get_text_config().vocab_size,
+        blind=read_manifest(config.scores).config.get("compat") == RELEASE,
     )
 
 
@@ -301,17 +298,17 @@ def _add_gradients(
     clipped: list[bool] = []
     shared = {"tokens": samples.tokens, "world": group().world}
     for part in micro_batches(turns, transcript.prompts, transcript.tokens.response_ids, **shared):
-        losses = _losses(config, policy, transcript, samples, part.rows)
-        policy_loss, value_loss = losses.surrogate.loss.sum() / len(turns), losses.values.sum() / len(turns)
-        kl_loss = losses.kl.sum() / len(turns) if losses.kl is not None else torch.zeros(())
+        found = _losses(config, policy, transcript, samples, part.rows)
+        policy_loss, value_loss = found.surrogate.loss.sum() / len(turns), found.values.sum() / len(turns)
+        kl_loss = found.kl.sum() / len(turns) if found.kl is not None else torch.zeros(())
         optimizer.backward(part.counted * (policy_loss + config.value_coef * value_loss + config.kl_coef * kl_loss))
         if part.counted:
             sums["policy_loss"] += policy_loss.item()
             sums["value_loss"] += value_loss.item()
             if samples.guidance:
                 sums["kl_loss"] += kl_loss.item()
-            ratios += losses.surrogate.ratio.tolist()
-            clipped += losses.surrogate.clipped.tolist()
+            ratios += found.surrogate.ratio.tolist()
+            clipped += found.surrogate.clipped.tolist()
     learned = sum(int(demo.learned.sum()) for demo in demos)
     prompts, responses = [demo.prompt for demo in demos], [demo.response_ids for demo in demos]
     for part in micro_batches(range(len(demos)), prompts, responses, **shared):
@@ -335,44 +332,17 @@ def _add_gradients(
 
 
 def _losses(config: PpoStepConfig, policy: Policy, transcript: Transcript, samples: Samples, part: list[int]) -> Losses:
-    """Run the policy on some turns once more, with gradients."""
-    guidance = samples.guidance
-    scored = policy.score(
-        [transcript.prompts[row] for row in part],
-        [transcript.tokens.response_ids[row] for row in part],
+    return losses(
+        policy,
+        transcript,
+        samples,
+        part,
         temperature=_temperature(config),
-        detach_value=config.detach_value,
-        read=guidance.reader(part) if guidance else None,
-    )
-    assert scored.values is not None
-    replies, device = scored.mask.shape[1], policy.device
-    logprobs = scored.logprobs
-    if other := samples.importance:
-        logprobs = weighted_logprobs(
-            logprobs, other.old_logprobs[part, :replies].to(device), other.weights[part, :replies].to(device)
-        )
-    new_logprobs = weighted_turn_logprobs(
-        logprobs,
-        samples.thought_mask[part, :replies].to(device),
-        samples.action_mask[part, :replies].to(device),
         thought_coef=config.thought_coef,
-    )
-    surrogate = clipped_policy_loss(
-        new_logprobs,
-        samples.old_logprobs[part].to(device),
-        samples.advantages[part].to(device),
         clip_range=config.clip_range,
+        value_clip_range=config.value_clip_range or config.clip_range,
+        detach_value=config.detach_value,
     )
-    value_loss = clipped_value_loss(
-        scored.values,
-        samples.old_values[part].to(device),
-        samples.returns[part].to(device),
-        clip_range=config.value_clip_range or config.clip_range,
-    )
-    if guidance is None:
-        return Losses(surrogate, value_loss, None)
-    read = torch.zeros_like(scored.logprobs).masked_scatter(scored.mask, scored.read[0]) if scored.read else None
-    return Losses(surrogate, value_loss, guidance.part(part).kl(scored.logprobs, read))
 
 
 def _refuse_nan(row: dict[str, Any], turns: list[int], config: PpoStepConfig) -> None:

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from gtrturbo.artifacts import Provenance, read_manifest, sha256_file, writing
 from gtrturbo.config import DistillConfig, RolloutConfig
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models import samples as module
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.scorer import Scorer
 from gtrturbo.models.value_head import ValueHead
@@ -382,14 +383,14 @@ def test_turns_that_are_all_illegal_are_refused(init, ppo_config, turns_config, 
 
 
 def test_a_loss_that_is_nan_stops_the_stage_and_nothing_is_written(ppo_config, monkeypatch, tmp_path):
-    real, calls = ppo_step.clipped_policy_loss, []
+    real, calls = module.clipped_policy_loss, []
 
     def breaks_in_the_second_minibatch(*args, **kwargs):
         calls.append(1)
         result = real(*args, **kwargs)
         return replace(result, loss=result.loss * math.nan) if len(calls) == 2 else result
 
-    monkeypatch.setattr(ppo_step, "clipped_policy_loss", breaks_in_the_second_minibatch)
+    monkeypatch.setattr(module, "clipped_policy_loss", breaks_in_the_second_minibatch)
     with pytest.raises(GtrTurboError, match=r"(_loss|grad_norm) is nan at epoch 0, minibatch 1 \(turns \d+-\d+\)\.") as error:
         execute(replace(ppo_config, out=tmp_path / "x"))
     assert error.value.fix.startswith(f"nothing was written; inspect with: gtrturbo show {ppo_config.rollouts} --turn ")
@@ -397,10 +398,10 @@ def test_a_loss_that_is_nan_stops_the_stage_and_nothing_is_written(ppo_config, m
 
 
 def test_a_gradient_that_is_nan_stops_the_stage_too(ppo_config, monkeypatch, tmp_path):
-    real = ppo_step.clipped_value_loss
+    real = module.clipped_value_loss
     # Finite in value, not in gradient: the square root's slope at 0 is infinite, times 0 is nan.
     monkeypatch.setattr(
-        ppo_step, "clipped_value_loss", lambda new, *args, **kwargs: real(new, *args, **kwargs) + 0.0 * (new * 0.0).abs().sqrt()
+        module, "clipped_value_loss", lambda new, *args, **kwargs: real(new, *args, **kwargs) + 0.0 * (new * 0.0).abs().sqrt()
     )
     with pytest.raises(GtrTurboError, match=r"grad_norm is (nan|inf) at epoch 0, minibatch 0"):
         execute(replace(ppo_config, out=tmp_path / "x"))

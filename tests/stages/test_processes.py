@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from gtrturbo.artifacts import read_manifest
-from gtrturbo.config import PpoStepConfig, RolloutConfig, SftConfig
+from gtrturbo.config import DistillConfig, PpoStepConfig, RolloutConfig, SftConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.loop import Step, command
 from gtrturbo.stages import execute, stage_of
@@ -44,22 +44,35 @@ def few(root) -> Path:
 
 
 @pytest.fixture(scope="module")
-def configs(lora, few, ppo_config) -> dict[str, SftConfig | PpoStepConfig]:
-    """An adapter's step, whose gradients are summed, and an update of full weights that are split, by name."""
+def told(init, turns) -> DistillConfig:
+    """A teacher's distributions, several passes of them."""
+    return DistillConfig(out=Path(), rollouts=turns, teacher=init, top_logprobs=4, micro_batch_tokens="1500")
+
+
+@pytest.fixture(scope="module")
+def alone(told, root) -> Path:
+    """What one process writes of them."""
+    return execute(replace(told, out=root / "alone-told")).out
+
+
+@pytest.fixture(scope="module")
+def configs(lora, few, ppo_config, alone) -> dict[str, SftConfig | PpoStepConfig]:
+    """An adapter's step, whose gradients are summed, and a guided update of full weights that are split, by name."""
+    guided = {"scores": alone, "kl_placement": "loss", "kl_estimator": "full"}
     return {
         "sum": SftConfig(out=Path(), data=(few,), checkpoint=lora, steps=2, batch_size=7, learning_rate=1e-3),
-        "split": replace(ppo_config, minibatch_size=33, micro_batch_tokens="1500"),
+        "split": replace(ppo_config, minibatch_size=33, micro_batch_tokens="1500", **guided),
     }
 
 
 @pytest.fixture(scope="module")
-def torchrun(configs, few, init, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+def torchrun(configs, told, few, init, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     """The folder that two processes wrote into, and what they said."""
     folder = tmp_path_factory.mktemp("two")
     (folder / "run.py").write_text(SCRIPT)
     each = {name: replace(config, out=folder / name, fsdp=name == "split") for name, config in configs.items()}
     broken = SftConfig(out=folder / "broken", data=(few,), checkpoint=init, steps=2, batch_size=4)
-    lines = [command(Step(stage_of(config), config)) for config in (*each.values(), broken)]
+    lines = [command(Step(stage_of(config), config)) for config in (*each.values(), replace(told, out=folder / "told"), broken)]
     lines[-1] = f"broken {lines[-1]}"
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(folder / "run.py"), *lines]
     return folder, subprocess.run(launch, capture_output=True, text=True)
@@ -96,14 +109,24 @@ def test_two_processes_log_what_one_logs(both):
 
 def test_only_the_first_process_speaks(torchrun):
     folder, run = torchrun
-    assert run.stdout.split() == [str(folder / "sum"), str(folder / "split")]
+    assert run.stdout.split() == [str(folder / name) for name in ("sum", "split", "told")]
+
+
+def test_two_processes_write_the_distributions_of_one(torchrun, alone):
+    folder, run = torchrun
+    assert (folder / "told").exists(), run.stderr
+    ours, expected = (load_file(path / "scores.safetensors") for path in (folder / "told", alone))
+    assert ours.keys() == expected.keys() and len(ours["top_ids"]) == ours["offsets"][-1]
+    assert np.array_equal(ours["offsets"], expected["offsets"]) and (ours["top_ids"] == expected["top_ids"]).mean() > 0.99
+    for name in ("teacher_logprobs", "top_logprobs", "rest_logprobs"):
+        np.testing.assert_allclose(ours[name], expected[name], atol=1e-4)
 
 
 def test_an_error_in_one_process_ends_all_and_leaves_no_artifact(torchrun):
     folder, run = torchrun
     assert run.returncode != 0
     assert run.stderr.count("the second process fails.") == 1
-    assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == ["run.py", "split", "sum"]
+    assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == ["run.py", "split", "sum", "told"]
 
 
 def test_splitting_weights_needs_processes_to_split_them_over(ppo_config, tmp_path):

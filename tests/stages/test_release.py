@@ -1,0 +1,185 @@
+"""--compat release: the teacher and the KL of the paper's published code, defects and all, and only where they are asked for."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from PIL import Image, ImageOps
+from safetensors.numpy import load_file
+
+from gtrturbo.artifacts import read_manifest, sha256_file
+from gtrturbo.config import DistillConfig, MergeConfig, PpoStepConfig, RunConfig, SftConfig, ShowConfig
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.loop import plan
+from gtrturbo.models.checkpoint import load_model, load_policy
+from gtrturbo.models.transcript import read_transcript
+from gtrturbo.models.value_head import ValueHead
+from gtrturbo.show import show
+from gtrturbo.stages import execute
+from gtrturbo.stages.ppo_step import prepare
+from gtrturbo.tensors import load_scores
+
+# The merge
+
+
+@pytest.fixture(scope="module")
+def trained(root, warm, expert):
+    config = SftConfig(out=root / "t", data=(expert,), checkpoint=warm, steps=2, learning_rate=1e-3, batch_size=4)
+    return tuple(execute(replace(config, out=root / f"released{seed}", seed=seed)).out for seed in range(2))
+
+
+@pytest.fixture
+def merge(tmp_path, warm):
+    def run(*checkpoints, **settings):
+        out = tmp_path / f"teacher{len(list(tmp_path.iterdir()))}"
+        config = {"out": out, "base": warm, "checkpoints": checkpoints, "compat": "release"}
+        return execute(MergeConfig(**config | settings)).out
+
+    return run
+
+
+def test_the_released_teacher_is_the_base_and_a_quarter_of_the_trimmed_change(merge, trained, warm):
+    base, first, found = (load_file(path / "model.safetensors") for path in (warm, trained[0], merge(trained[0])))
+    for name, value in base.items():
+        change = first[name].astype(np.float64) - value
+        least = np.sort(np.abs(change).ravel())[::-1][max(1, int(0.8 * change.size)) - 1]
+        expected = value + 0.25 * np.where(np.abs(change) >= least, change, 0.0)
+        assert np.abs(found[name] - expected).max() < 1e-6, name
+
+
+def test_the_released_teacher_is_never_merged_again(merge, trained):
+    first, later = merge(trained[0]), merge(*trained)
+    assert sha256_file(first / "stage.json") == sha256_file(later / "stage.json")
+    assert read_manifest(later).inputs["checkpoints"] == [sha256_file(trained[0] / "stage.json")]
+    assert read_manifest(later).config["compat"] == "release"
+
+
+def test_a_quarter_is_what_the_report_shows(merge, trained):
+    metrics = read_manifest(merge(*trained)).metrics
+    assert metrics["norm_ratio"] == pytest.approx(0.25, abs=0.01) and metrics["cosine"] > 0.95
+
+
+def test_before_the_first_update_the_released_teacher_is_the_base(merge, warm):
+    assert sha256_file(merge() / "model.safetensors") == sha256_file(warm / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def adapter(root, lora, expert):
+    return execute(
+        SftConfig(out=root / "released-a", data=(expert,), checkpoint=lora, steps=3, learning_rate=1e-2, batch_size=4)
+    ).out
+
+
+def test_factors_come_out_as_from_pefts_own_call_on_four_checkpoints_of_one_update(merge, adapter, lora):
+    model = PeftModel.from_pretrained(load_model(lora / "base"), str(adapter), adapter_name="epoch0")
+    for epoch in range(1, 4):
+        model.load_adapter(str(adapter), adapter_name=f"epoch{epoch}")
+    model.add_weighted_adapter([f"epoch{epoch}" for epoch in range(4)], [0.25] * 4, "merge", combination_type="ties", density=0.8)
+    ours = PeftModel.from_pretrained(load_model(lora / "base"), str(merge(adapter, base=lora, adapter_space="factors")))
+    theirs, found = (
+        {name: module.get_delta_weight(which) for name, module in each.named_modules() if hasattr(module, "get_delta_weight")}
+        for each, which in ((model, "merge"), (ours, "default"))
+    )
+    assert theirs.keys() == found.keys() and max(delta.abs().max() for delta in theirs.values()) > 1e-3
+    for name, delta in theirs.items():
+        torch.testing.assert_close(found[name], delta, atol=1e-7, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "change", [{"method": "linear"}, {"weights": "ema:0.5"}, {"scale": 2.0}, {"recursive": True}, {"rank": 2}]
+)
+def test_the_released_merge_takes_no_other_settings(change):
+    with pytest.raises(GtrTurboError, match=f"is one merge, whose {next(iter(change))} is fixed"):
+        MergeConfig(out="x", compat="release", **change)
+
+
+# The KL
+
+
+@pytest.fixture(scope="module")
+def released(root, init, turns):
+    return execute(DistillConfig(out=root / "released-scores", rollouts=turns, teacher=init, compat="release")).out
+
+
+def repeated(policy, transcript, row):
+    """log p(y_t | ids, …, y_t) at temperature 1 of ids alone, at positions 0, 1, 2, …: no pictures, one token off. [R]"""
+    ids = transcript.tokens.response_ids[row].astype(np.int64)
+    prompt = transcript.prompts[row].ids.astype(np.int64)
+    whole = torch.from_numpy(np.concatenate([prompt, ids]))[None]
+    positions = torch.arange(whole.shape[1]).expand(3, 1, -1)
+    with torch.no_grad():
+        logits = policy.model(input_ids=whole, attention_mask=torch.ones_like(whole), position_ids=positions).logits
+    logits = logits[0, len(prompt) :].double().index_fill(-1, policy.forbidden, -torch.inf)
+    return logits.log_softmax(-1)[torch.arange(len(ids)), torch.from_numpy(ids)].numpy()
+
+
+def test_released_scores_are_of_ids_alone_one_token_off_at_temperature_1(released, init, turns):
+    teacher = load_policy(init, device="cpu")
+    transcript, rows = read_transcript(turns, teacher.renderer), load_scores(released / "scores.safetensors")
+    assert [*map(len, rows)] == [*map(len, transcript.tokens.response_ids)]
+    for row in (0, 4, 9):
+        np.testing.assert_allclose(rows[row], repeated(teacher, transcript, row), atol=2e-5)
+
+
+def test_the_released_teacher_is_blind(released, warm, turns, tmp_path):
+    shutil.copytree(turns, tmp_path / "inverted")
+    for file in (tmp_path / "inverted" / "images").iterdir():
+        ImageOps.invert(Image.open(file)).save(file)
+    seen, inverted = (
+        execute(DistillConfig(out=tmp_path / name, rollouts=path, teacher=warm, compat="release")).out
+        for name, path in (("a", turns), ("b", tmp_path / "inverted"))
+    )
+    left, right = (np.concatenate(load_scores(path / "scores.safetensors")) for path in (seen, inverted))
+    np.testing.assert_allclose(left, right, atol=1e-5)
+
+
+def test_ppo_compares_the_student_as_the_teacher_was_scored(released, init, ppo_config, policy, turns):
+    policy.value_head = ValueHead.new(policy.model.config.get_text_config().hidden_size, seed=0)
+    transcript, teacher = read_transcript(turns, policy.renderer), load_policy(init, device="cpu")
+    guided, measured = prepare(replace(ppo_config, scores=released, kl_placement="return"), policy, transcript)
+    plain, _ = prepare(ppo_config, policy, transcript)
+    kl = []
+    for row, thought in enumerate(transcript.tokens.thought_mask):
+        clipped = np.clip(repeated(policy, transcript, row) - repeated(teacher, transcript, row), 0, 10)
+        kl.append(clipped[thought].mean())
+    assert np.max(kl) > 0.1
+    assert (plain.returns - guided.returns).numpy() == pytest.approx(np.array(kl), abs=1e-3)
+    assert measured["kl_mean"] == pytest.approx(np.mean(kl), rel=1e-3)
+
+
+def test_the_released_kl_of_a_student_to_itself_is_zero(ppo_config, policy, warm, turns, tmp_path):
+    policy.value_head = ValueHead.new(policy.model.config.get_text_config().hidden_size, seed=0)
+    own = execute(DistillConfig(out=tmp_path / "own", rollouts=turns, teacher=warm, compat="release")).out
+    _, measured = prepare(replace(ppo_config, scores=own, kl_estimator="abs"), policy, read_transcript(turns, policy.renderer))
+    assert measured["kl_mean"] < 1e-5
+
+
+def test_the_released_kl_is_no_loss_and_has_no_distributions(released, ppo_config, init, turns, tmp_path):
+    with pytest.raises(GtrTurboError, match="made with --compat release, whose KL is no loss"):
+        execute(replace(ppo_config, out=tmp_path / "x", scores=released, kl_placement="loss", kl_estimator="k2"))
+    for settings in ({"mode": "sft"}, {"top_logprobs": 3}):
+        with pytest.raises(GtrTurboError, match="--compat release is for --mode kl"):
+            execute(DistillConfig(out=tmp_path / "x", rollouts=turns, teacher=init, compat="release", **settings))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_released_scores_colour_no_tokens(released, turns):
+    with pytest.raises(GtrTurboError, match="blind and one token off"):
+        show(ShowConfig(artifact=turns, turn=0, scores=released))
+
+
+# Only where it is asked for
+
+
+def test_nothing_is_as_released_unless_it_is_asked_for(scores, tmp_path):
+    def compats(*settings):
+        steps = [step.config for step in plan(RunConfig(out=tmp_path / "r", iterations=1, set=settings))]
+        return [config.compat for config in steps if hasattr(config, "compat")]
+
+    assert compats() == ["none", "none"]
+    assert compats("merge.compat=release", "distill.compat=release") == ["release", "release"]
+    assert not [name for name in PpoStepConfig.__dataclass_fields__ if name == "compat"]
+    assert read_manifest(scores).config["compat"] == "none"
