@@ -93,8 +93,10 @@ def test_tables_are_as_by_hand(recorded):
     cells = dict(zip(head, turbo, strict=False))
     assert cells["arm"] == "`turbo-kl`" and cells["seeds"] == "3" and cells["success"].startswith("0.700 [")
     # On the same seeds +0.3, +0.2 and 0; in training (0.4 + end) / 2, on average (0.4 + 0.7) / 2; the teacher took 4 of 20 s.
-    assert turbo[3].strip("*").startswith("+0.167 [") and turbo[4] == "2/1/0"
-    assert turbo[-2:] == ["0.550", "20%"] and ppo[3:5] == ["", ""]
+    assert cells["success in training"].startswith("0.550 [") and (turbo[-1], ppo[-1]) == ("20%", "0%")
+    [_, difference] = tables["against-ppo"]()
+    # Not bold, whatever the interval: three seeds are too few.
+    assert difference[:2] == ["`turbo-kl`", "3"] and difference[2].startswith("+0.167 [") and difference[3] == "2/1/0"
     learned = dict(zip(*[tables["learning"]()[i] for i in (0, 2)], strict=True))
     assert learned["after − before"].startswith("+0.300") and learned["after − chance"].startswith("+0.450")
     [_, gap] = tables["teachers"]()

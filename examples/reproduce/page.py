@@ -16,13 +16,12 @@ from typing import Any
 
 from gtrturbo.compare import said
 from gtrturbo.report.chart import Line, Point, Rule, curves
-from gtrturbo.statistics import Interval, bootstrap
+from gtrturbo.statistics import Interval, bootstrap, fewest_seeds
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PAGE = HERE.parents[1] / "docs" / "results.md"
 MARKED = re.compile(r"(<!-- table: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-BASELINE = "ppo"
 DRAWN = ("ppo", "turbo-kl", "turbo-sft", "gtr", "static-kl", "opd")
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa7700", "#aa3377", "#3399bb")
 
@@ -45,11 +44,14 @@ def at(run: Run, which: str, metric: str, folder: str = "evaluations") -> float:
     return evaluations[min(evaluations, key=int) if which == "first" else max(evaluations, key=int)][metric]
 
 
-def paired(one: Arm, other: Arm, value: Callable[[Run], float]) -> tuple[Interval, str]:
-    """Return the mean difference over the seeds that both have, with its interval, and wins, ties and losses."""
+def paired(one: Arm, other: Arm, value: Callable[[Run], float]) -> list[str]:
+    """Say the mean difference over the seeds that both have with its interval, bold where it is resolved; wins, ties, losses."""
     differences = [value(one[seed]) - value(other[seed]) for seed in sorted(one.keys() & other.keys())]
+    interval = bootstrap([differences])
     wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
-    return bootstrap([differences]), f"{wins}/{len(differences) - wins - losses}/{losses}"
+    told = said(interval, sign=True)
+    resolved = interval.resolved and len(differences) >= fewest_seeds()
+    return [f"**{told}**" if resolved else told, f"{wins}/{len(differences) - wins - losses}/{losses}"]
 
 
 def mean_of(arm: Arm, value: Callable[[Run], float]) -> Interval:
@@ -69,6 +71,10 @@ def reading(run: Run) -> float:
     return at(run, "last", "thought_accuracy")
 
 
+def illegal(run: Run) -> float:
+    return at(run, "last", "illegal_rate")
+
+
 def gained(run: Run) -> float:
     return success(run) - at(run, "first", "success_rate")
 
@@ -84,60 +90,22 @@ def teacher_share(run: Run) -> float:
 
 
 def outcomes(arms: Mapping[str, Arm], names: Sequence[str]) -> list[list[str]]:
-    """What each arm ends with, and how it differs from the baseline on the same seeds."""
-    rows = [
-        [
-            "arm",
-            "seeds",
-            "success",
-            "− ppo",
-            "w/t/l",
-            "thoughts that read truly",
-            "− ppo",
-            "w/t/l",
-            "illegal",
-            "success in training",
-            "teacher",
-        ]
-    ]
+    """What each arm ends with."""
+    rows = [["arm", "seeds", "success", "thoughts that read truly", "success in training", "illegal", "teacher"]]
     for name in names:
         arm = arms[name]
-        row = [f"`{name}`", str(len(arm)), said(mean_of(arm, success))]
-        row += _difference(name, arms, success)
-        row += [said(mean_of(arm, reading)), *_difference(name, arms, reading)]
-        row += [f"{fmean(at(run, 'last', 'illegal_rate') for run in arm.values()):.3f}"]
-        row += [f"{fmean(map(training, arm.values())):.3f}", f"{fmean(map(teacher_share, arm.values())):.0%}"]
-        rows.append(row)
+        row = [f"`{name}`", str(len(arm)), *(said(mean_of(arm, value)) for value in (success, reading, training))]
+        rows.append([*row, f"{mean_of(arm, illegal).mean:.3f}", f"{mean_of(arm, teacher_share).mean:.0%}"])
     return rows
 
 
-def _difference(name: str, arms: Mapping[str, Arm], value: Callable[[Run], float]) -> list[str]:
-    if name == BASELINE or BASELINE not in arms or not arms[name].keys() & arms[BASELINE].keys():
-        return ["", ""]
-    interval, counts = paired(arms[name], arms[BASELINE], value)
-    return [f"**{said(interval, sign=True)}**" if interval.resolved else said(interval, sign=True), counts]
-
-
 def against(arms: Mapping[str, Arm], names: Sequence[str], reference: str) -> list[list[str]]:
-    """How each arm differs from another one than the baseline, on the same seeds."""
-    rows = [
-        [
-            "arm",
-            "seeds",
-            f"success − {reference}",
-            "w/t/l",
-            f"thoughts − {reference}",
-            "w/t/l",
-            f"in training − {reference}",
-            "w/t/l",
-        ]
-    ]
+    """How each arm differs from another one on the same seeds."""
+    values = {"success": success, "thoughts": reading, "success in training": training, "illegal": illegal}
+    rows = [["arm", "pairs", *(word for name in values for word in (name, "w/t/l"))]]
     for name in names:
         row = [f"`{name}`", str(len(arms[name].keys() & arms[reference].keys()))]
-        for value in (success, reading, training):
-            interval, counts = paired(arms[name], arms[reference], value)
-            row += [f"**{said(interval, sign=True)}**" if interval.resolved else said(interval, sign=True), counts]
-        rows.append(row)
+        rows.append(row + [word for value in values.values() for word in paired(arms[name], arms[reference], value)])
     return rows
 
 
@@ -195,6 +163,7 @@ def tables(task: str) -> dict[str, Callable[[], list[list[str]]]]:
     return {
         "methods": lambda: outcomes(arms, main),
         "learning": lambda: learning(arms, main),
+        "against-ppo": lambda: against(arms, [name for name in main if name != "ppo"], "ppo"),
         "against-turbo-kl": lambda: against(arms, [name for name in main if name not in ("turbo-kl", "ppo")], "turbo-kl"),
         "ablations": lambda: outcomes(arms, ["turbo-kl", *ablations]),
         "ablations-against-turbo-kl": lambda: against(arms, ablations, "turbo-kl"),
