@@ -2,32 +2,7 @@
    so that tiles.py, which does the same in torch, gives the same bytes. Loops over LANES entries are free of branches, for
    compilers to vectorise. A task vector d is input − base, or the input itself where the input is a difference already. */
 
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
-
-enum { FLOAT64, FLOAT32, BFLOAT16, FLOAT16 };
-enum { NO_VOTE, VOTE_TOTAL, VOTE_COUNT };
-enum { LANES = 256, CHUNK = 16384, SUMS = 7, TABLES = 4, BINS = 1 << 16, GROUP = 4 };
-
-typedef struct {
-    const void *data;
-    int64_t dtype;
-    int64_t difference; /* 1: the values are d themselves */
-    double weight;
-    double low, high; /* entries with low <= |d| <= high count */
-    uint64_t key;     /* of the random drop */
-} Input;
-
-typedef struct {
-    int64_t vote;       /* NO_VOTE, VOTE_TOTAL, VOTE_COUNT */
-    int64_t average;    /* 1: divide by the weights that agree; 0: by divisor */
-    double divisor;
-    double keep;        /* probability of the random drop, 1: none is dropped; kept entries are divided by it */
-    double scale;
-    double base_factor; /* 1, or 0 where inputs are whole weights */
-    int64_t trimmed;    /* 0: low, high and keep drop nothing */
-} Rule;
+#include "kernel.h"
 
 static double half_to_double(uint16_t bits) {
     uint32_t sign = (uint32_t)(bits & 0x8000u) << 16, exponent = (bits >> 10) & 31u, mantissa = bits & 0x3ffu;
@@ -150,7 +125,11 @@ int gtrturbo_histogram(int64_t n, int64_t base_dtype, const void *base, const In
 int gtrturbo_span(int64_t n, int64_t base_dtype, const void *base, const Input *input, uint64_t first, uint64_t width,
                   uint32_t *restrict tables, int64_t *restrict above, double *restrict rest, int64_t room, int64_t *restrict found) {
     double origin[LANES], d[LANES];
-    for (int64_t start = 0; start < n; start += LANES) {
+    int64_t done = 0;
+    if (base_dtype == BFLOAT16 && input->dtype == BFLOAT16 && !input->difference)
+        done = span_bfloat16(n, base, input, first, width, tables, above, rest, room, found);
+    if (done < 0) return 0;
+    for (int64_t start = done; start < n; start += LANES) {
         int64_t count = n - start < LANES ? n - start : LANES;
         if (!input->difference) load(base_dtype, base, start, count, origin);
         task_vector(input, origin, start, count, d);
@@ -229,12 +208,6 @@ static double dot(const double *restrict a, const double *restrict b, int64_t co
     for (int64_t i = whole; i < count; i++) total += a[i] * b[i];
     return total;
 }
-
-#if defined(__GNUC__)
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-#else
-#define ALWAYS_INLINE static inline
-#endif
 
 typedef struct {
     double mean[LANES], plus[LANES], minus[LANES], plus_weight[LANES], minus_weight[LANES];
@@ -339,7 +312,8 @@ int gtrturbo_combine(int64_t n, int64_t offset, int64_t base_dtype, const void *
     double *restrict mean = sums_of.mean, *restrict plus = sums_of.plus, *restrict minus = sums_of.minus;
     double *restrict plus_weight = sums_of.plus_weight, *restrict minus_weight = sums_of.minus_weight;
     const int votes_or_trims = rule->vote != NO_VOTE || rule->trimmed, slowly = rule->keep < 1.0 || rule->vote == VOTE_COUNT;
-    for (int64_t start = 0; start < n; start += LANES) {
+    int64_t done = base_dtype == BFLOAT16 && !state ? combine_bfloat16(n, base, k, inputs, rule, out, sums) : 0;
+    for (int64_t start = done; start < n; start += LANES) {
         int64_t count = n - start < LANES ? n - start : LANES;
         double *row = sums + start / CHUNK * SUMS;
         load(base_dtype, base, start, count, origin);

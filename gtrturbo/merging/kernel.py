@@ -1,4 +1,4 @@
-"""The compiled inner loops: kernel.c is built once with the machine's C compiler; without one, tiles.py does the same."""
+"""The compiled inner loops: kernel.c and bfloat16.c are built once with the machine's C compiler; without one, tiles.py does the same."""
 
 import ctypes
 import functools
@@ -15,11 +15,13 @@ import numpy as np
 
 from gtrturbo.merging.operands import BINS, CHUNK, SUMS, TABLES, Operand, Rule, Search
 
-SOURCE = Path(__file__).with_name("kernel.c")
+SOURCES = [Path(__file__).with_name(name) for name in ("kernel.c", "bfloat16.c")]
+HEADER = Path(__file__).with_name("kernel.h")
 # Each operation is rounded on its own: contraction into fused multiply-adds would give other bytes than torch. The last two
 # change no result here (nothing traps, and no sum is ever −0), and without them loops with choices are not vectorised.
 FLAGS = (
     "-O3", "-march=native", "-shared", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
+    "-Wno-psabi",
 )  # fmt: skip
 _DTYPES = {np.dtype(np.float64): 0, np.dtype(np.float32): 1, np.dtype(np.uint16): 2, np.dtype(np.float16): 3}
 _VOTES = {None: 0, "total": 1, "count": 2}
@@ -50,7 +52,7 @@ class _Rule(ctypes.Structure):
 
 
 class CompiledKernel:
-    """kernel.c behind arrays; its functions release the interpreter lock, so threads run them side by side."""
+    """The compiled loops behind arrays; its functions release the interpreter lock, so threads run them side by side."""
 
     name = "compiled"
 
@@ -158,7 +160,7 @@ def _rule(rule: Rule) -> _Rule:
 
 @functools.cache
 def compiled_kernel() -> CompiledKernel | None:
-    """Build kernel.c, or take it as it was built before; None where there is no C compiler."""
+    """Build them, or take them as they were built before; None where there is no C compiler."""
     compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
     if compiler is None:
         return None
@@ -175,7 +177,7 @@ def _fingerprint(compiler: str) -> str:
     """Name a build by source, flags and processor: a home folder may be shared by machines that differ."""
     cpu = Path("/proc/cpuinfo")
     features = [line for line in cpu.read_text().splitlines() if line.startswith(("flags", "Features"))] if cpu.exists() else []
-    parts = [SOURCE.read_text(), *FLAGS, compiler, platform.machine(), *features[:1]]
+    parts = [*(path.read_text() for path in (HEADER, *SOURCES)), *FLAGS, compiler, platform.machine(), *features[:1]]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
@@ -188,5 +190,5 @@ def _cache() -> Path:
 def _compile(compiler: str, library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         built = Path(folder) / library.name
-        subprocess.run([compiler, *FLAGS, "-o", str(built), str(SOURCE), "-lm"], check=True, capture_output=True)
+        subprocess.run([compiler, *FLAGS, "-o", str(built), *map(str, SOURCES), "-lm"], check=True, capture_output=True)
         built.replace(library)
