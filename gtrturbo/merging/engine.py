@@ -64,6 +64,7 @@ class Merge:
     reports: dict[str, list[tuple[int, np.ndarray]]] = field(default_factory=dict)
     weights: dict[str, tuple[float, ...]] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
+    _paths: dict[str, Path] = field(default_factory=dict)
     _hashers: dict[str, Hasher] = field(default_factory=dict)
 
     def run(self, threads: int) -> list[TensorReport]:
@@ -77,7 +78,8 @@ class Merge:
             for name, header in self.sources.base.headers.items():
                 size = self.sources.base.file_size(name)
                 self.files.create(self.folder / name, header, size)
-                self._hashers[name] = Hasher(self.files, self.folder / name, size)
+                self._paths[name] = self.folder / name
+                self._hashers[name] = Hasher(self.files, self._paths[name], size)
                 self._hashers[name].wrote(0, len(header))
             # Our threads make the products B A, each alone: products that share threads wait for each other.
             with threadpool_limits(1, user_api="blas"):
@@ -198,9 +200,9 @@ class Merge:
             self.told((stop - start) * target.entry.width)
 
     def _write(self, entry: Entry, offset: int, data: np.ndarray) -> None:
-        start = entry.start + offset
-        self.files.write(self.folder / entry.file.name, start, data)
-        self._hashers[entry.file.name].wrote(start, start + data.nbytes)
+        name, start = entry.file.name, entry.start + offset
+        self.files.write(self._paths[name], start, data)
+        self._hashers[name].wrote(start, start + data.nbytes)
 
     def _operands(
         self, target: Target, base: Reader, readers: Sequence[Reader], start: int, stop: int, prepared: "_Prepared | None"

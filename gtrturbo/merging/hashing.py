@@ -1,4 +1,5 @@
-"""Hash files while they are being written, in whatever order their parts appear: no second pass when all is done."""
+"""Hash files while they are being written, in whatever order their parts appear, and send them to the disk meanwhile: neither a
+second pass nor much of a wait when all is done."""
 
 import hashlib
 import heapq
@@ -13,7 +14,7 @@ STEP = 1 << 22  # bytes
 
 
 class Hasher:
-    """A thread that hashes one file as far as it is written without a gap."""
+    """A thread that hashes one file as far as it is written without a gap, and has the disk follow."""
 
     def __init__(self, files: Files, path: Path, size: int) -> None:
         self._files, self._path, self._size = files, path, size
@@ -47,6 +48,7 @@ class Hasher:
 
     def _follow(self) -> None:
         buffer, done = np.empty(STEP, np.uint8), 0
+        read = self._files.reading(self._path)
         while done < self._size:
             with self._changed:
                 while self._edge < min(done + STEP, self._size) and not self._given_up:
@@ -54,6 +56,7 @@ class Hasher:
                 if self._given_up:
                     return
             part = buffer[: min(STEP, self._size - done)]
-            self._files.read_bytes(self._path, done, part)
+            read(done, part)
             self._sha.update(part.data)
+            self._files.flush(self._path, done, len(part))
             done += len(part)

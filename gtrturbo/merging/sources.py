@@ -29,13 +29,15 @@ class Full:
 
     def reader(self, files: Files) -> Reader:
         buffer = np.empty(0, FLOATS[self.entry.dtype])
+        fill, begin, width = files.reading(self.entry.file), self.entry.start, self.entry.width
 
         def read(first: int, last: int) -> tuple[np.ndarray, bool]:
             nonlocal buffer
             if len(buffer) < last - first:
                 buffer = np.empty(last - first, buffer.dtype)
-            files.read(self.entry, first, buffer[: last - first])
-            return buffer[: last - first], self.whole
+            values = buffer[: last - first]
+            fill(begin + first * width, values)
+            return values, self.whole
 
         return read
 
