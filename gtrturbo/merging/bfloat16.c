@@ -221,9 +221,9 @@ ALWAYS_INLINE void merge_eights(const int votes, const int64_t k, int64_t start,
     Totals local = {0};
     Ints conflicts = {0}, kept = {0}, changed = {0};
     for (int64_t i = start; i < stop; i += PAIR) {
-        Span span = {halves(base + i) & MAGNITUDE, (halves(base + i) & MAGNITUDE) - 1};
-        for (int64_t c = 0; c < k; c++) extend(&span, halves((const uint16_t *)inputs[c].data + i));
-        if (rounds(&span, limit)) {
+        Span reach = {halves(base + i) & MAGNITUDE, (halves(base + i) & MAGNITUDE) - 1};
+        for (int64_t c = 0; c < k; c++) extend(&reach, halves((const uint16_t *)inputs[c].data + i));
+        if (rounds(&reach, limit)) {
             merge_in_float64(votes, k, i, i + PAIR, base, inputs, rule, out, totals);
             continue;
         }
@@ -268,7 +268,7 @@ static int fits(int64_t k, const Input *inputs, const Rule *rule) {
     return 1;
 }
 
-/* See gtrturbo_combine. Stops before the first chunk that holds what is not finite, and before the last few entries. */
+/* See combine. Stops before the first chunk that holds what is not finite, and before the last few entries. */
 int64_t combine_bfloat16(int64_t n, const uint16_t *base, int64_t k, const Input *inputs, const Rule *rule, uint16_t *out, double *sums) {
     if (!fits(k, inputs, rule)) return 0;
     int plain = k <= MOST, votes = rule->vote == VOTE_TOTAL;
@@ -301,7 +301,7 @@ int64_t combine_bfloat16(int64_t n, const uint16_t *base, int64_t k, const Input
     return n;
 }
 
-/* Count a magnitude that may lie in the bins; see gtrturbo_span. */
+/* Count a magnitude that may lie in the bins; see span. */
 ALWAYS_INLINE void look(double magnitude, uint64_t from, uint64_t end, uint32_t *restrict tables, double *restrict rest, int64_t room,
                         int64_t *restrict found) {
     uint64_t word;
@@ -314,7 +314,7 @@ ALWAYS_INLINE void look(double magnitude, uint64_t from, uint64_t end, uint32_t 
     }
 }
 
-/* See gtrturbo_span; stops before the last few entries, and returns −1 where an entry is not finite. */
+/* See span; stops before the last few entries, and returns −1 where an entry is not finite. */
 int64_t span_bfloat16(int64_t n, const uint16_t *base, const Input *input, uint64_t first, uint64_t width, uint32_t *tables,
                       int64_t *above, double *rest, int64_t room, int64_t *found) {
     const uint64_t from = first << 47, end = (first + width) << 47;
@@ -328,9 +328,9 @@ int64_t span_bfloat16(int64_t n, const uint16_t *base, const Input *input, uint6
     Doubles checked = {0};
     n -= n % PAIR;
     for (int64_t i = 0; i < n; i += PAIR) {
-        Span span = {halves(base + i) & MAGNITUDE, (halves(base + i) & MAGNITUDE) - 1};
-        extend(&span, halves(data + i));
-        if (rounds(&span, limit)) {
+        Span reach = {halves(base + i) & MAGNITUDE, (halves(base + i) & MAGNITUDE) - 1};
+        extend(&reach, halves(data + i));
+        if (rounds(&reach, limit)) {
             for (int64_t j = i; j < i + PAIR; j += 4) {
                 Doubles d = widen(data + j) - widen(base + j);
                 checked += d - d;

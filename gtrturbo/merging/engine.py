@@ -23,7 +23,7 @@ from gtrturbo.merging.files import FLOATS, Entry, Files, widen
 from gtrturbo.merging.hashing import Hasher
 from gtrturbo.merging.magnitudes import NotFinite, kth_largest
 from gtrturbo.merging.methods import Plan, sce_weights
-from gtrturbo.merging.operands import SUMS, Kernel, Operand
+from gtrturbo.merging.operands import SUMS, Kernel, Operand, Tile, loaded
 from gtrturbo.merging.sources import Full, LowRank, Reader, Sources, Target
 
 RANGE = 1 << 22  # entries that one job merges, unless a tile is larger
@@ -221,7 +221,7 @@ class Merge:
         """Find out whose tensor holds the NaN or the infinity."""
         for part in (target.base, *target.parts):
             read = part.reader(self.files)
-            if any(not np.isfinite(widen(read(*span)[0])).all() for span in target.tiles(0, target.entry.entries)):
+            if any(not np.isfinite(widen(loaded(read(*span)[0]))).all() for span in target.tiles(0, target.entry.entries)):
                 where = part.folder if isinstance(part, Full | LowRank) else self.sources.base.folder
                 return GtrTurboError(f"{target.name} in {where} holds a NaN or an infinity.", "leave that checkpoint out.")
         return GtrTurboError(f"{target.name}: the differences overflow.")
@@ -243,8 +243,8 @@ class _Prepared:
     least: float | None = None
 
 
-def _pairs(target: Target, base: Reader, read: Reader, share: int = 1) -> Iterator[tuple[np.ndarray, Operand]]:
-    """Read all tiles, or the first such part of each."""
+def _pairs(target: Target, base: Reader, read: Reader, share: int = 1) -> Iterator[tuple[Tile, Operand]]:
+    """Name all tiles, or the first such part of each."""
     for first, last in target.tiles(0, target.entry.entries, share):
         data, difference = read(first, last)
         yield base(first, last)[0], Operand(data, difference)
@@ -252,9 +252,9 @@ def _pairs(target: Target, base: Reader, read: Reader, share: int = 1) -> Iterat
 
 def _vectors(base: Reader, readers: Sequence[Reader], first: int, last: int) -> np.ndarray:
     """Vectors of one tile. [k, n] float64"""
-    origin = widen(base(first, last)[0]).astype(np.float64)
+    origin = widen(loaded(base(first, last)[0])).astype(np.float64)
     parts = [read(first, last) for read in readers]
-    return np.stack([widen(data).astype(np.float64) - (0.0 if difference else origin) for data, difference in parts])
+    return np.stack([widen(loaded(data)).astype(np.float64) - (0.0 if difference else origin) for data, difference in parts])
 
 
 def _selected(vectors: np.ndarray, prepared: _Prepared) -> list[Operand]:

@@ -167,6 +167,43 @@ def _require_whole(entries: list[Entry], start: int, size: int) -> None:
         raise ValueError(f"it has {size} bytes, its header says {start}")
 
 
+@dataclass(frozen=True)
+class Stored:
+    """Entries that still lie in an open file, from byte `place` on."""
+
+    path: Path
+    descriptor: int
+    place: int
+    entries: int
+    dtype: np.dtype
+
+    def __len__(self) -> int:
+        return self.entries
+
+    def load(self) -> np.ndarray:
+        """Read them. [entries]"""
+        out = np.empty(self.entries, self.dtype)
+        _fill(self.descriptor, self.path, self.place, out)
+        return out
+
+    def unreadable(self, errno: int) -> Exception:
+        """Say why they could not be read; errno 0: the file ended."""
+        return OSError(errno, os.strerror(errno), str(self.path)) if errno else _shorter(self.path)
+
+
+def _fill(descriptor: int, path: Path, offset: int, data: np.ndarray) -> None:
+    out = data.view(np.uint8).data
+    while len(out):
+        got = os.preadv(descriptor, [out], offset)
+        if not got:
+            raise _shorter(path)
+        out, offset = out[got:], offset + got
+
+
+def _shorter(path: Path) -> GtrTurboError:
+    return GtrTurboError(f"{path} became shorter while it was read.")
+
+
 @dataclass
 class Files:
     """Open files, by path, shared by threads: reads and writes name their offset."""
@@ -181,21 +218,13 @@ class Files:
 
     def read_bytes(self, path: Path, offset: int, data: np.ndarray) -> None:
         """Fill an array from an offset of a file."""
-        self.reading(path)(offset, data)
+        _fill(self._open[path], path, offset, data)
 
-    def reading(self, path: Path) -> Callable[[int, np.ndarray], None]:
-        """Return `read_bytes` of one file: who reads many tiles looks it up once."""
-        descriptor = self._open[path]
-
-        def read_bytes(offset: int, data: np.ndarray) -> None:
-            out = data.view(np.uint8).data
-            while len(out):
-                got = os.preadv(descriptor, [out], offset)
-                if not got:
-                    raise GtrTurboError(f"{path} became shorter while it was read.")
-                out, offset = out[got:], offset + got
-
-        return read_bytes
+    def stored(self, entry: Entry) -> Callable[[int, int], "Stored"]:
+        """Return what names the entries [first, last) of a tensor, unread."""
+        path, descriptor, dtype = entry.file, self._open[entry.file], np.dtype(FLOATS[entry.dtype])
+        start, width = entry.start, entry.width
+        return lambda first, last: Stored(path, descriptor, start + first * width, last - first, dtype)
 
     def write(self, path: Path, offset: int, data: np.ndarray) -> None:
         """Write an array's bytes at an offset of a file that was opened for writing."""

@@ -91,8 +91,8 @@ static int all_finite(const double *restrict values, int64_t count) {
 
 /* Add to TABLES tables of BINS counters: how many magnitudes whose bits above `prefix_shift` are `prefix` have which next bits.
    Magnitudes order as their bits do. Returns 0 if an entry is not finite, else 1, and 2 if any of them has bits below `shift`. */
-int gtrturbo_histogram(int64_t n, int64_t base_dtype, const void *base, const Input *input, uint64_t prefix, int64_t prefix_shift,
-                       int64_t shift, uint32_t *restrict tables) {
+int histogram(int64_t n, int64_t base_dtype, const void *base, const Input *input, uint64_t prefix, int64_t prefix_shift,
+              int64_t shift, uint32_t *restrict tables) {
     double origin[LANES], d[LANES];
     uint16_t bins[LANES];
     uint64_t below = 0;
@@ -122,8 +122,8 @@ int gtrturbo_histogram(int64_t n, int64_t base_dtype, const void *base, const In
 /* Count in one pass what lies in `width` bins (of 16 bits) from `first` on, by 16 bits more, and how many lie above them: at most
    TABLES bins, one table each. Those of them that have bits below these are copied too, after the `*found` that `rest` holds, as far
    as there is room; `*found` counts all. Returns 0 if an entry is not finite, else 1. */
-int gtrturbo_span(int64_t n, int64_t base_dtype, const void *base, const Input *input, uint64_t first, uint64_t width,
-                  uint32_t *restrict tables, int64_t *restrict above, double *restrict rest, int64_t room, int64_t *restrict found) {
+int span(int64_t n, int64_t base_dtype, const void *base, const Input *input, uint64_t first, uint64_t width,
+         uint32_t *restrict tables, int64_t *restrict above, double *restrict rest, int64_t room, int64_t *restrict found) {
     double origin[LANES], d[LANES];
     int64_t done = 0;
     if (base_dtype == BFLOAT16 && input->dtype == BFLOAT16 && !input->difference)
@@ -157,8 +157,8 @@ int gtrturbo_span(int64_t n, int64_t base_dtype, const void *base, const Input *
 }
 
 /* Copy the magnitudes whose bits above `prefix_shift` are `prefix`. Returns how many, or -1 if an entry is not finite. */
-int64_t gtrturbo_gather(int64_t n, int64_t base_dtype, const void *base, const Input *input, uint64_t prefix, int64_t prefix_shift,
-                        double *restrict out) {
+int64_t gather(int64_t n, int64_t base_dtype, const void *base, const Input *input, uint64_t prefix, int64_t prefix_shift,
+               double *restrict out) {
     double origin[LANES], d[LANES];
     int64_t found = 0;
     for (int64_t start = 0; start < n; start += LANES) {
@@ -301,12 +301,12 @@ static void add_slowly(const Input *input, const Rule *rule, const double *restr
 }
 
 /* Merge `n` entries, the first of which is entry `offset` of its tensor (a multiple of CHUNK).
-   state: null, or 4·n running sums (positive, negative, weight of the positive, of the negative), multiplied by `decay` before
-   the inputs are added, and written back.
+   state: null, or n running sums of each kind (positive, negative, weight of the positive, of the negative), `stride` apart,
+   multiplied by `decay` before the inputs are added, and written back.
    sums: SUMS per chunk: merged², sum², merged·sum (the sum of w d), base², entries with both signs, entries kept, entries changed.
    Returns 0 if an entry is not finite. */
-int gtrturbo_combine(int64_t n, int64_t offset, int64_t base_dtype, const void *base, int64_t k, const Input *inputs, const Rule *rule,
-                     double *restrict state, double decay, void *out, double *restrict sums) {
+int combine(int64_t n, int64_t offset, int64_t base_dtype, const void *base, int64_t k, const Input *inputs, const Rule *rule,
+            double *restrict state, int64_t stride, double decay, void *out, double *restrict sums) {
     double origin[LANES], values[GROUP][LANES], ballot[LANES], merged[LANES], result[LANES];
     Sums sums_of;
     double *restrict mean = sums_of.mean, *restrict plus = sums_of.plus, *restrict minus = sums_of.minus;
@@ -322,9 +322,9 @@ int gtrturbo_combine(int64_t n, int64_t offset, int64_t base_dtype, const void *
         if (state) {
             for (int64_t i = 0; i < count; i++) {
                 plus[i] = decay * state[start + i];
-                minus[i] = decay * state[n + start + i];
-                plus_weight[i] = decay * state[2 * n + start + i];
-                minus_weight[i] = decay * state[3 * n + start + i];
+                minus[i] = decay * state[stride + start + i];
+                plus_weight[i] = decay * state[2 * stride + start + i];
+                minus_weight[i] = decay * state[3 * stride + start + i];
             }
         }
         if (slowly) memset(ballot, 0, sizeof ballot);
@@ -346,9 +346,9 @@ int gtrturbo_combine(int64_t n, int64_t offset, int64_t base_dtype, const void *
         if (!all_finite(mean, count)) return 0; /* A d that is not finite leaves no finite sum. */
         if (state) {
             memcpy(state + start, plus, (size_t)count * 8);
-            memcpy(state + n + start, minus, (size_t)count * 8);
-            memcpy(state + 2 * n + start, plus_weight, (size_t)count * 8);
-            memcpy(state + 3 * n + start, minus_weight, (size_t)count * 8);
+            memcpy(state + stride + start, minus, (size_t)count * 8);
+            memcpy(state + 2 * stride + start, plus_weight, (size_t)count * 8);
+            memcpy(state + 3 * stride + start, minus_weight, (size_t)count * 8);
         }
         int64_t conflicts = 0;
         if (rule->vote == NO_VOTE) {

@@ -18,6 +18,7 @@ typedef struct {
     double weight;
     double low, high; /* entries with low <= |d| <= high count */
     uint64_t key;     /* of the random drop */
+    int64_t descriptor, place; /* of the file that the values are to be read from, and at which byte; −1: they are in memory */
 } Input;
 
 typedef struct {
@@ -31,6 +32,15 @@ typedef struct {
 } Rule;
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+/* kernel.c: one tile in memory. */
+int histogram(int64_t n, int64_t base_dtype, const void *base, const Input *input, uint64_t prefix, int64_t prefix_shift, int64_t shift,
+              uint32_t *tables);
+int span(int64_t n, int64_t base_dtype, const void *base, const Input *input, uint64_t first, uint64_t width, uint32_t *tables,
+         int64_t *above, double *rest, int64_t room, int64_t *found);
+int64_t gather(int64_t n, int64_t base_dtype, const void *base, const Input *input, uint64_t prefix, int64_t prefix_shift, double *out);
+int combine(int64_t n, int64_t offset, int64_t base_dtype, const void *base, int64_t k, const Input *inputs, const Rule *rule,
+            double *state, int64_t stride, double decay, void *out, double *sums);
 
 /* bfloat16.c: how many entries from the first on were merged, or looked at, by its faster loops: the others are left to the caller. */
 int64_t combine_bfloat16(int64_t n, const uint16_t *base, int64_t k, const Input *inputs, const Rule *rule, uint16_t *out, double *sums);

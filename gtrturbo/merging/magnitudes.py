@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.operands import TABLES, Kernel, Operand, Search
+from gtrturbo.merging.operands import TABLES, Kernel, Operand, Search, Tile
 
 SHIFTS = (47, 31, 15, 0)  # of a double without its sign: 16 + 16 + 16 + 15 bits
 FEW = 1 << 14  # entries that are gathered
@@ -19,7 +19,7 @@ WORTH_SAMPLING = 1 << 20  # entries
 SHARE = 32
 MARGIN = 0.004  # of the entries: a sample's rank is surer than that unless parts of a tensor differ much
 
-Tiles = Callable[..., Iterator[tuple[np.ndarray, Operand]]]
+Tiles = Callable[..., Iterator[tuple[Tile, Operand]]]
 
 
 class NotFinite(Exception):

@@ -7,6 +7,10 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from gtrturbo.merging.files import Stored
+
+# Entries in memory, or still in a file: the kernel reads them then.
+Tile = np.ndarray | Stored
 CHUNK = 1 << 14  # entries per row of sums, so that what is reported does not depend on how the work was cut
 SUMS = 7
 TABLES = 4
@@ -25,7 +29,7 @@ class Operand:
         key: decides which entries a random drop keeps.
     """
 
-    data: np.ndarray
+    data: Tile
     difference: bool = False
     weight: float = 1.0
     low: float = 0.0
@@ -73,6 +77,11 @@ class Search:
     found: int = 0
 
 
+def loaded(tile: Tile) -> np.ndarray:
+    """Read a tile that still lies in a file."""
+    return tile.load() if isinstance(tile, Stored) else tile
+
+
 class Kernel(Protocol):
     """The inner loops, compiled or in torch; both give the same bytes."""
 
@@ -82,9 +91,7 @@ class Kernel(Protocol):
         """Counters for `histogram`, all 0. [TABLES, BINS]"""
         ...
 
-    def histogram(
-        self, base: np.ndarray, operand: Operand, *, prefix: int, prefix_shift: int, shift: int, tables: np.ndarray
-    ) -> int:
+    def histogram(self, base: Tile, operand: Operand, *, prefix: int, prefix_shift: int, shift: int, tables: np.ndarray) -> int:
         """Count magnitudes by 16 of their bits, those alone whose bits above `prefix_shift` are `prefix` (64: all).
 
         Returns: 0 if an entry is not finite, 1 if none of those that were counted has bits below `shift`, else 2. A pass over all
@@ -92,17 +99,17 @@ class Kernel(Protocol):
         """
         ...
 
-    def span(self, base: np.ndarray, operand: Operand, search: Search) -> bool:
+    def span(self, base: Tile, operand: Operand, search: Search) -> bool:
         """Count by 32 bits what lies in the TABLES bins of 16 bits that are searched; returns False if an entry is not finite."""
         ...
 
-    def gather(self, base: np.ndarray, operand: Operand, *, prefix: int, prefix_shift: int, out: np.ndarray) -> int:
+    def gather(self, base: Tile, operand: Operand, *, prefix: int, prefix_shift: int, out: np.ndarray) -> int:
         """Copy such magnitudes into `out`, float64; return how many, or −1 if an entry is not finite."""
         ...
 
     def combine(
         self,
-        base: np.ndarray,
+        base: Tile,
         operands: Sequence[Operand],
         rule: Rule,
         *,

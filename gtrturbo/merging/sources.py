@@ -9,14 +9,15 @@ import numpy as np
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import Adapter, Delta
-from gtrturbo.merging.files import FLOATS, Entry, Files, Layout, widen
+from gtrturbo.merging.files import Entry, Files, Layout, widen
+from gtrturbo.merging.operands import Tile, loaded
 
-TILE = 1 << 18  # entries; the buffers of a tile stay in the cache
+TILE = 1 << 20  # entries
 # Products B A are made in blocks of so many entries, whatever the tile, so that their bytes do not depend on it.
 BLOCK = 1 << 18
 
 # Reads entries [first, last) of one checkpoint's tensor: the values, and whether they are a task vector already.
-Reader = Callable[[int, int], tuple[np.ndarray, bool]]
+Reader = Callable[[int, int], tuple[Tile, bool]]
 
 
 @dataclass(frozen=True)
@@ -28,18 +29,8 @@ class Full:
     whole: bool = False
 
     def reader(self, files: Files) -> Reader:
-        buffer = np.empty(0, FLOATS[self.entry.dtype])
-        fill, begin, width = files.reading(self.entry.file), self.entry.start, self.entry.width
-
-        def read(first: int, last: int) -> tuple[np.ndarray, bool]:
-            nonlocal buffer
-            if len(buffer) < last - first:
-                buffer = np.empty(last - first, buffer.dtype)
-            values = buffer[: last - first]
-            fill(begin + first * width, values)
-            return values, self.whole
-
-        return read
+        stored = files.stored(self.entry)
+        return lambda first, last: (stored(first, last), self.whole)
 
 
 @dataclass(frozen=True)
@@ -77,7 +68,7 @@ class LowRank:
             if origin:
                 moved = moved.astype(np.float64) - origin.rows(*rows).reshape(-1)
             if under:
-                moved = widen(under(first, last)[0]).astype(np.float64) + moved
+                moved = widen(loaded(under(first, last)[0])).astype(np.float64) + moved
             return moved, True
 
         return read
@@ -97,7 +88,7 @@ class Grounded:
         width = delta.a.shape[1]
 
         def read(first: int, last: int) -> tuple[np.ndarray, bool]:
-            values, _ = under(first, last)
+            values = loaded(under(first, last)[0])
             sums = widen(values).astype(np.float64) + delta.rows(first // width, last // width).reshape(-1)
             return narrow(sums, values.dtype), False
 
