@@ -287,13 +287,13 @@ int64_t combine_bfloat16(int64_t n, const uint16_t *base, int64_t k, const Input
             merge_in_float32(1, k, start, stop, base, inputs, lows, rule, out, &totals);
         else
             merge_in_float32(0, k, start, stop, base, inputs, lows, rule, out, &totals);
-        /* A NaN or an infinity of an entry stays one in the sum of squares. */
-        double mean_square = total(totals.mean_square), base_square = total(totals.base_square);
-        if (!(mean_square < INFINITY && base_square < INFINITY)) return start;
+        /* A NaN or an infinity of the base or of an input stays one in the sum of squares. */
+        double mean_square = total(totals.mean_square);
+        if (!(mean_square < INFINITY)) return start;
         sums[0] += total(totals.merged_square);
         sums[1] += mean_square;
         sums[2] += total(totals.dot);
-        sums[3] += base_square;
+        sums[3] += total(totals.base_square);
         sums[4] += count(totals.conflicts);
         sums[5] += count(votes ? totals.kept : totals.changed);
         sums[6] += count(totals.changed);

@@ -166,7 +166,7 @@ class Merge:
             for first, last in target.tiles(0, target.entry.entries, share):
                 yield plain, Operand(_variances(_vectors(base, readers, first, last)), difference=True)
 
-        moved = sum(int(np.count_nonzero(operand.data)) for _, operand in tiles())
+        moved = sum(int(np.count_nonzero(loaded(operand.data))) for _, operand in tiles())
         try:
             rank = int(moved * self.plan.densities[0])
             least = kth_largest(self.kernel, tiles, target.entry.entries, [rank])[0] if rank else math.inf
