@@ -100,25 +100,29 @@ class Merge:
 
     def _start(self, crew: "_Crew", target: Target) -> None:
         measures = self.plan.measures
-        if measures == "ranks":
-            missing = [index for index in range(len(target.parts)) if (target.name, index) not in self.thresholds]
-            after = _After(len(missing), lambda: self._combine(crew, target))
+        missing = [index for index in range(len(target.parts)) if (target.name, index) not in self.thresholds]
+        if measures == "ranks" and missing:
+            after = _After(len(missing), lambda: self._combine(crew, target, at_once=True))
             for index in missing:
                 crew.add(lambda index=index: self._measure(target, index, after))
-        elif measures:
+        elif measures and measures != "ranks":
             measure = self._gram if measures == "gram" else self._variance
-            crew.add(lambda: self._combine(crew, target, measure(target)))
+            crew.add(lambda: self._combine(crew, target, measure(target), at_once=True))
         else:
-            self._combine(crew, target, at_once=False)
+            self._combine(crew, target)
 
-    def _combine(self, crew: "_Crew", target: Target, prepared: "_Prepared | None" = None, *, at_once: bool = True) -> None:
+    def _combine(self, crew: "_Crew", target: Target, prepared: "_Prepared | None" = None, *, at_once: bool = False) -> None:
         """Add the jobs that merge a tensor; before all others where its bytes have just been read."""
         if prepared:
             self.weights[target.name] = prepared.weights
         step = max(1, RANGE // target.step) * target.step
-        for first in range(0, target.entry.entries, step):
-            last = min(first + step, target.entry.entries)
-            crew.add(lambda first=first, last=last: self._merge(target, first, last, prepared), at_once=at_once)
+        crew.add_all(
+            [
+                lambda first=first: self._merge(target, first, min(first + step, target.entry.entries), prepared)
+                for first in range(0, target.entry.entries, step)
+            ],
+            at_once=at_once,
+        )
 
     def _copy(self, entry: Entry) -> None:
         buffer = np.empty(min(COPY, max(1, entry.size)), np.uint8)
@@ -279,12 +283,10 @@ def _variances(vectors: np.ndarray) -> np.ndarray:
 
 
 class _After:
-    """Does something once a number of jobs are done; at once if there are none."""
+    """Does something once a number of jobs are done."""
 
     def __init__(self, count: int, then: Job) -> None:
         self._left, self._then, self._lock = count, then, threading.Lock()
-        if not count:
-            then()
 
     def tick(self) -> None:
         with self._lock:
@@ -304,10 +306,14 @@ class _Crew:
         self._busy = 0
         self._stopped = False
 
-    def add(self, job: Job, *, at_once: bool = False) -> None:
+    def add(self, job: Job) -> None:
+        self.add_all([job])
+
+    def add_all(self, jobs: Sequence[Job], *, at_once: bool = False) -> None:
+        """Add jobs, to be taken in their order: the file is hashed from its beginning while they write it."""
         with self._ready:
-            self._jobs.appendleft(job) if at_once else self._jobs.append(job)
-            self._ready.notify()
+            self._jobs.extendleft(reversed(jobs)) if at_once else self._jobs.extend(jobs)
+            self._ready.notify_all()
 
     def run(self, start: Callable[["_Crew"], None]) -> None:
         start(self)
