@@ -93,7 +93,7 @@ class CompiledKernel:
             ctypes.byref(_tile(base)),
             ctypes.byref(_input(operand)),
             ctypes.c_uint64(search.first),
-            ctypes.c_uint64(TABLES),
+            ctypes.c_uint64(search.width),
             _pointer(search.tables),
             ctypes.byref(above),
             _pointer(search.rest),

@@ -60,7 +60,7 @@ class Rule:
 
 @dataclass
 class Search:
-    """A pass that looks at TABLES bins of 16 bits, from `first` on.
+    """A pass that looks at a few bins of 16 bits, from `first` on.
 
     Attributes:
         first: the lowest bin.
@@ -68,6 +68,7 @@ class Search:
         rest: entries of these bins that have bits below those, as far as there is room.
         above: number of entries above the bins.
         found: number of entries that `rest` is for.
+        width: number of bins, at most TABLES.
     """
 
     first: int
@@ -75,6 +76,7 @@ class Search:
     rest: np.ndarray
     above: int = 0
     found: int = 0
+    width: int = TABLES
 
 
 def loaded(tile: Tile) -> np.ndarray:
@@ -100,7 +102,7 @@ class Kernel(Protocol):
         ...
 
     def span(self, base: Tile, operand: Operand, search: Search) -> bool:
-        """Count by 32 bits what lies in the TABLES bins of 16 bits that are searched; returns False if an entry is not finite."""
+        """Count by 32 bits what lies in the bins of 16 bits that are searched; returns False if an entry is not finite."""
         ...
 
     def gather(self, base: Tile, operand: Operand, *, prefix: int, prefix_shift: int, out: np.ndarray) -> int:

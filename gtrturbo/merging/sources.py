@@ -13,6 +13,7 @@ from gtrturbo.merging.files import Entry, Files, Layout, widen
 from gtrturbo.merging.operands import Tile, loaded
 
 TILE = 1 << 20  # entries
+SPOT = 1 << 18  # entries, of which a part is in a sample: smaller than a tile, for parts of a tensor may differ
 # Products B A are made in blocks of so many entries, whatever the tile, so that their bytes do not depend on it.
 BLOCK = 1 << 18
 
@@ -124,9 +125,11 @@ class Target:
 
     def tiles(self, first: int, last: int, share: int = 1) -> list[tuple[int, int]]:
         """Cut entries [first, last) into tiles, and take the first such part of each, in whole rows where products need them."""
-        row = self.entry.shape[-1] if any(isinstance(part, LowRank) for part in self.parts) else 1
-        size = -(-self.step // share // row) * row
-        return [(start, min(start + size, last)) for start in range(first, last, self.step)]
+        low_rank = any(isinstance(part, LowRank) for part in self.parts)
+        row = self.entry.shape[-1] if low_rank else 1
+        step = self.step if share == 1 or low_rank else min(self.step, SPOT)
+        size = -(-step // share // row) * row
+        return [(start, min(start + size, last)) for start in range(first, last, step)]
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class TorchKernel:
         words = self._magnitudes(base, operand)
         if words is None:
             return False
-        start, end = search.first << 47, search.first + TABLES << 47
+        start, end = search.first << 47, search.first + search.width << 47
         search.above += int((words >= end).sum())
         words = words[(words >= start) & (words < end)]
         counts = torch.bincount((words >> 31) - (search.first << 16), minlength=TABLES * BINS)

@@ -153,7 +153,8 @@ def test_what_is_not_finite_is_found_wherever_it_is(kernels, place, bits, k):
 
 @pytest.mark.parametrize("exponents", [(0, 3), (110, 125), (119, 121), (0, 254)])
 @pytest.mark.parametrize("quantile", [0.0, 0.3, 0.8, 1.0])
-def test_bins_are_counted_as_torch_and_numpy_count_them(kernels, exponents, quantile):
+@pytest.mark.parametrize("width", [1, 3, TABLES])
+def test_bins_are_counted_as_torch_and_numpy_count_them(kernels, exponents, quantile, width):
     rng = np.random.default_rng(1)
     base, values = numbers(rng, 20_011, exponents), numbers(rng, 20_011, exponents)
     values[::9], values[3::50] = base[::9], 0
@@ -161,12 +162,12 @@ def test_bins_are_counted_as_torch_and_numpy_count_them(kernels, exponents, quan
     first = int(np.sort(words)[int(quantile * (len(words) - 1))] >> np.uint64(47))
     searches = []
     for kernel in kernels:
-        searches.append(Search(first, kernel.tables(), np.empty(5000)))
+        searches.append(Search(first, kernel.tables(), np.empty(5000), width=width))
         assert kernel.span(base, Operand(values), searches[-1])
     ours, theirs = searches
     bins = (words >> np.uint64(47)).astype(np.int64) - first
-    inside = words[(bins >= 0) & (bins < TABLES)]
-    assert ours.above == theirs.above == (bins >= TABLES).sum()
+    inside = words[(bins >= 0) & (bins < width)]
+    assert ours.above == theirs.above == (bins >= width).sum()
     assert ours.tables.sum() == len(inside)
     assert np.array_equal(ours.tables, theirs.tables)
     rest = np.sort(inside[(inside & np.uint64(0x7FFFFFFF)) != 0])
