@@ -13,7 +13,7 @@ from gtrturbo.merging.files import Entry, Files, Layout, widen
 from gtrturbo.merging.operands import Tile, loaded
 
 TILE = 1 << 20  # entries
-SPOT = 1 << 18  # entries, of which a part is in a sample: smaller than a tile, for parts of a tensor may differ
+SPOT = 1 << 18  # entries of a tile where all its vectors are in memory, or where a sample takes a part of it
 # Products B A are made in blocks of so many entries, whatever the tile, so that their bytes do not depend on it.
 BLOCK = 1 << 18
 
@@ -160,9 +160,21 @@ class Sources:
 
 
 def full_sources(
-    base: Layout, checkpoints: Sequence[Layout], *, only: Sequence[str], exclude: Sequence[str], whole: bool
+    base: Layout,
+    checkpoints: Sequence[Layout],
+    *,
+    only: Sequence[str],
+    exclude: Sequence[str],
+    whole: bool,
+    vectors: bool = False,
 ) -> Sources:
     """Match full checkpoints with their base, tensor by tensor.
+
+    Args:
+        base, checkpoints: what there is.
+        only, exclude: patterns over the base's tensors.
+        whole: take weights as vectors of their own.
+        vectors: all vectors of a tile will lie in memory at once, in float64.
 
     Raises:
         GtrTurboError: names, shapes or types that do not fit; the tensor is named.
@@ -174,7 +186,7 @@ def full_sources(
     for name, entry in base.entries.items():
         if entry.is_float and entry.entries and name in selected:
             parts = tuple(Full(other.folder, other.entries[name], whole) for other in checkpoints)
-            targets.append(Target(entry, Full(base.folder, entry), parts, TILE))
+            targets.append(Target(entry, Full(base.folder, entry), parts, min(TILE, SPOT) if vectors else TILE))
         else:
             copied.append(entry)
     return Sources(base, tuple(targets), tuple(copied), (base, *checkpoints), ())

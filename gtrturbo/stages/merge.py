@@ -31,7 +31,7 @@ from gtrturbo.merging.lowrank import factor_sources, module_sources, write_adapt
 from gtrturbo.merging.magnitudes import MANY
 from gtrturbo.merging.methods import Plan, Settings, make_plan
 from gtrturbo.merging.naming import tensors_of
-from gtrturbo.merging.operands import Kernel
+from gtrturbo.merging.operands import CHUNK, Kernel
 from gtrturbo.merging.sources import Full, Sources, Target, adapter_sources, full_sources
 from gtrturbo.merging.state import FORMAT, State, claimed, read_state, require_same, require_unchanged
 from gtrturbo.merging.thresholds import Question, recall, remember
@@ -96,10 +96,11 @@ def _gigabytes(count: float) -> str:
 
 
 def _memory(config: MergeConfig, sources: Sources) -> int:
-    """Buffers of one tile per thread, the counters and gathered entries of a measurement, and factors of adapters."""
+    """One tile of the output and pieces of the inputs per thread, the counters and gathered entries of a measurement, and factors
+    of adapters."""
     step = max((target.step for target in sources.targets), default=0)
     widest = max((target.entry.width for target in sources.targets), default=0)
-    tiles = step * widest * (len(config.checkpoints) + 2)
+    tiles = widest * (step + 2 * CHUNK * (len(config.checkpoints) + 1))
     factors = max((a.entries + b.entries for adapter in sources.adapters for a, b in adapter.factors.values()), default=0)
     measured = 4 * 4 * 65536 + 8 * MANY
     products = (factors * 4 + step * 12) * len(config.checkpoints) if sources.adapters else 0
@@ -148,7 +149,8 @@ class _Inputs:
         if not self.adapters:
             layouts = [read_layout(path) for path in config.checkpoints]
             chosen = {"only": config.only, "exclude": config.exclude}
-            return full_sources(read_layout(self.under), layouts, **chosen, whole=plan.whole)
+            vectors = plan.measures in ("gram", "variance")
+            return full_sources(read_layout(self.under), layouts, **chosen, whole=plan.whole, vectors=vectors)
         if config.adapter_space == "factors":
             return factor_sources(self.adapters, folder)
         if config.rank:
