@@ -22,7 +22,6 @@ from gtrturbo.loop import distill, plan, shell
 from gtrturbo.processes import world
 from gtrturbo.progress import run_with_progress
 from gtrturbo.settings import Field, Role, build, fields
-from gtrturbo.show import show
 from gtrturbo.stages import STAGES, execute, preview
 
 ORDER = ("init", "sft", "rollout", "distill", "ppo-step", "merge", "eval")
@@ -216,6 +215,6 @@ def _root(
 for _name in ORDER:
     add_command(_name, STAGES[_name][0], run_stage)
 add_command("run", RunConfig, run_loop, verify=plan)
-add_command("show", ShowConfig, show)
+add_command("show", ShowConfig, lambda config: importlib.import_module("gtrturbo.show").show(config))
 add_command("compare", CompareConfig, lambda config: importlib.import_module("gtrturbo.compare").compare(config))
 add_command("report", ReportConfig, lambda config: _tell(importlib.import_module("gtrturbo.report").report(config)))

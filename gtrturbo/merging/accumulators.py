@@ -25,30 +25,32 @@ class Accumulators:
     """Reads the sums of a state and writes those of the next, which takes its place when it is whole."""
 
     def __init__(
-        self, folder: Path, old: State | None, targets: Sequence[Entry], files: Files, *, decay: float, counted: bool
+        self,
+        folder: Path,
+        following: Path,
+        old: State | None,
+        targets: Sequence[Entry],
+        files: Files,
+        *,
+        decay: float,
+        counted: bool,
     ) -> None:
         self.folder = folder
         self.decay = decay
         self._old = old
         self._files = files
         self._counts = counted
-        self._partial = folder.parent / f".{folder.name}.partial"
-        shutil.rmtree(self._partial, ignore_errors=True)
-        self._partial.mkdir(parents=True)
+        self._following = following
         self._places: dict[str, dict[str, Entry]] = {}
-        try:
-            for part in PARTS:
-                self._create(part, targets)
-        except BaseException:
-            self.abandon()
-            raise
+        for part in PARTS:
+            self._create(part, targets)
 
     def _create(self, part: str, targets: Sequence[Entry]) -> None:
         dtype = "U16" if part.endswith("weight") and self._counts else "F64"
         header = header_of({target.name: (dtype, target.shape) for target in targets})
         width = 2 if dtype == "U16" else 8
         size = len(header) + sum(target.entries * width for target in targets)
-        path = self._partial / f"{part}.safetensors"
+        path = self._following / f"{part}.safetensors"
         self._files.create(path, header, size)
         start = len(header)
         self._places[part] = {}
@@ -84,16 +86,12 @@ class Accumulators:
 
     def finish(self, state: State) -> None:
         """Put the new state in the place of the old one, which is whole until then."""
-        save_json(self._partial / STATE, asdict(state))
+        save_json(self._following / STATE, asdict(state))
         shutil.rmtree(replaced(self.folder), ignore_errors=True)
         if self.folder.exists():
             self.folder.rename(replaced(self.folder))
-        self._partial.rename(self.folder)
+        self._following.rename(self.folder)
         shutil.rmtree(replaced(self.folder), ignore_errors=True)
-
-    def abandon(self) -> None:
-        """Remove what was begun."""
-        shutil.rmtree(self._partial, ignore_errors=True)
 
 
 _NUMPY = {"F64": np.float64, "U16": np.uint16}

@@ -23,7 +23,7 @@ from gtrturbo.merging.files import FLOATS, Entry, Files, widen
 from gtrturbo.merging.hashing import Hasher
 from gtrturbo.merging.magnitudes import NotFinite, kth_largest
 from gtrturbo.merging.methods import Plan, sce_weights
-from gtrturbo.merging.operands import SUMS, Kernel, Operand
+from gtrturbo.merging.operands import SUMS, Kernel, Operand, Tile, loaded
 from gtrturbo.merging.sources import Full, LowRank, Reader, Sources, Target
 
 RANGE = 1 << 22  # entries that one job merges, unless a tile is larger
@@ -64,6 +64,7 @@ class Merge:
     reports: dict[str, list[tuple[int, np.ndarray]]] = field(default_factory=dict)
     weights: dict[str, tuple[float, ...]] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
+    _paths: dict[str, Path] = field(default_factory=dict)
     _hashers: dict[str, Hasher] = field(default_factory=dict)
 
     def run(self, threads: int) -> list[TensorReport]:
@@ -77,7 +78,8 @@ class Merge:
             for name, header in self.sources.base.headers.items():
                 size = self.sources.base.file_size(name)
                 self.files.create(self.folder / name, header, size)
-                self._hashers[name] = Hasher(self.files, self.folder / name, size)
+                self._paths[name] = self.folder / name
+                self._hashers[name] = Hasher(self.files, self._paths[name], size)
                 self._hashers[name].wrote(0, len(header))
             # Our threads make the products B A, each alone: products that share threads wait for each other.
             with threadpool_limits(1, user_api="blas"):
@@ -98,25 +100,29 @@ class Merge:
 
     def _start(self, crew: "_Crew", target: Target) -> None:
         measures = self.plan.measures
-        if measures == "ranks":
-            missing = [index for index in range(len(target.parts)) if (target.name, index) not in self.thresholds]
-            after = _After(len(missing), lambda: self._combine(crew, target))
+        missing = [index for index in range(len(target.parts)) if (target.name, index) not in self.thresholds]
+        if measures == "ranks" and missing:
+            after = _After(len(missing), lambda: self._combine(crew, target, at_once=True))
             for index in missing:
                 crew.add(lambda index=index: self._measure(target, index, after))
-        elif measures:
+        elif measures and measures != "ranks":
             measure = self._gram if measures == "gram" else self._variance
-            crew.add(lambda: self._combine(crew, target, measure(target)))
+            crew.add(lambda: self._combine(crew, target, measure(target), at_once=True))
         else:
-            self._combine(crew, target, at_once=False)
+            self._combine(crew, target)
 
-    def _combine(self, crew: "_Crew", target: Target, prepared: "_Prepared | None" = None, *, at_once: bool = True) -> None:
+    def _combine(self, crew: "_Crew", target: Target, prepared: "_Prepared | None" = None, *, at_once: bool = False) -> None:
         """Add the jobs that merge a tensor; before all others where its bytes have just been read."""
         if prepared:
             self.weights[target.name] = prepared.weights
         step = max(1, RANGE // target.step) * target.step
-        for first in range(0, target.entry.entries, step):
-            last = min(first + step, target.entry.entries)
-            crew.add(lambda first=first, last=last: self._merge(target, first, last, prepared), at_once=at_once)
+        crew.add_all(
+            [
+                lambda first=first: self._merge(target, first, min(first + step, target.entry.entries), prepared)
+                for first in range(0, target.entry.entries, step)
+            ],
+            at_once=at_once,
+        )
 
     def _copy(self, entry: Entry) -> None:
         buffer = np.empty(min(COPY, max(1, entry.size)), np.uint8)
@@ -164,7 +170,7 @@ class Merge:
             for first, last in target.tiles(0, target.entry.entries, share):
                 yield plain, Operand(_variances(_vectors(base, readers, first, last)), difference=True)
 
-        moved = sum(int(np.count_nonzero(operand.data)) for _, operand in tiles())
+        moved = sum(int(np.count_nonzero(loaded(operand.data))) for _, operand in tiles())
         try:
             rank = int(moved * self.plan.densities[0])
             least = kth_largest(self.kernel, tiles, target.entry.entries, [rank])[0] if rank else math.inf
@@ -198,9 +204,9 @@ class Merge:
             self.told((stop - start) * target.entry.width)
 
     def _write(self, entry: Entry, offset: int, data: np.ndarray) -> None:
-        start = entry.start + offset
-        self.files.write(self.folder / entry.file.name, start, data)
-        self._hashers[entry.file.name].wrote(start, start + data.nbytes)
+        name, start = entry.file.name, entry.start + offset
+        self.files.write(self._paths[name], start, data)
+        self._hashers[name].wrote(start, start + data.nbytes)
 
     def _operands(
         self, target: Target, base: Reader, readers: Sequence[Reader], start: int, stop: int, prepared: "_Prepared | None"
@@ -219,7 +225,7 @@ class Merge:
         """Find out whose tensor holds the NaN or the infinity."""
         for part in (target.base, *target.parts):
             read = part.reader(self.files)
-            if any(not np.isfinite(widen(read(*span)[0])).all() for span in target.tiles(0, target.entry.entries)):
+            if any(not np.isfinite(widen(loaded(read(*span)[0]))).all() for span in target.tiles(0, target.entry.entries)):
                 where = part.folder if isinstance(part, Full | LowRank) else self.sources.base.folder
                 return GtrTurboError(f"{target.name} in {where} holds a NaN or an infinity.", "leave that checkpoint out.")
         return GtrTurboError(f"{target.name}: the differences overflow.")
@@ -241,8 +247,8 @@ class _Prepared:
     least: float | None = None
 
 
-def _pairs(target: Target, base: Reader, read: Reader, share: int = 1) -> Iterator[tuple[np.ndarray, Operand]]:
-    """Read all tiles, or the first such part of each."""
+def _pairs(target: Target, base: Reader, read: Reader, share: int = 1) -> Iterator[tuple[Tile, Operand]]:
+    """Name all tiles, or the first such part of each."""
     for first, last in target.tiles(0, target.entry.entries, share):
         data, difference = read(first, last)
         yield base(first, last)[0], Operand(data, difference)
@@ -250,9 +256,9 @@ def _pairs(target: Target, base: Reader, read: Reader, share: int = 1) -> Iterat
 
 def _vectors(base: Reader, readers: Sequence[Reader], first: int, last: int) -> np.ndarray:
     """Vectors of one tile. [k, n] float64"""
-    origin = widen(base(first, last)[0]).astype(np.float64)
+    origin = widen(loaded(base(first, last)[0])).astype(np.float64)
     parts = [read(first, last) for read in readers]
-    return np.stack([widen(data).astype(np.float64) - (0.0 if difference else origin) for data, difference in parts])
+    return np.stack([widen(loaded(data)).astype(np.float64) - (0.0 if difference else origin) for data, difference in parts])
 
 
 def _selected(vectors: np.ndarray, prepared: _Prepared) -> list[Operand]:
@@ -277,12 +283,10 @@ def _variances(vectors: np.ndarray) -> np.ndarray:
 
 
 class _After:
-    """Does something once a number of jobs are done; at once if there are none."""
+    """Does something once a number of jobs are done."""
 
     def __init__(self, count: int, then: Job) -> None:
         self._left, self._then, self._lock = count, then, threading.Lock()
-        if not count:
-            then()
 
     def tick(self) -> None:
         with self._lock:
@@ -302,10 +306,14 @@ class _Crew:
         self._busy = 0
         self._stopped = False
 
-    def add(self, job: Job, *, at_once: bool = False) -> None:
+    def add(self, job: Job) -> None:
+        self.add_all([job])
+
+    def add_all(self, jobs: Sequence[Job], *, at_once: bool = False) -> None:
+        """Add jobs, to be taken in their order: the file is hashed from its beginning while they write it."""
         with self._ready:
-            self._jobs.appendleft(job) if at_once else self._jobs.append(job)
-            self._ready.notify()
+            self._jobs.extendleft(reversed(jobs)) if at_once else self._jobs.extend(jobs)
+            self._ready.notify_all()
 
     def run(self, start: Callable[["_Crew"], None]) -> None:
         start(self)

@@ -3,10 +3,12 @@
 Source of the format: safetensors' specification: 8 bytes length (little-endian), a JSON header, then the tensors' bytes.
 """
 
+import ctypes
 import json
 import math
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ FLOATS = {"F64": np.float64, "F32": np.float32, "BF16": np.uint16, "F16": np.flo
 BITS = {"F64": 64, "F32": 32, "BF16": 16, "F16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16,
         "U8": 8, "BOOL": 8}  # fmt: skip
 HEADER_LIMIT = 100_000_000  # bytes, as in the format's own reader
+SYNC_FILE_RANGE_WRITE = 2
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Of Linux; elsewhere one waits at the end.
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,43 @@ def _require_whole(entries: list[Entry], start: int, size: int) -> None:
         raise ValueError(f"it has {size} bytes, its header says {start}")
 
 
+@dataclass(frozen=True)
+class Stored:
+    """Entries that still lie in an open file, from byte `place` on."""
+
+    path: Path
+    descriptor: int
+    place: int
+    entries: int
+    dtype: np.dtype
+
+    def __len__(self) -> int:
+        return self.entries
+
+    def load(self) -> np.ndarray:
+        """Read them. [entries]"""
+        out = np.empty(self.entries, self.dtype)
+        _fill(self.descriptor, self.path, self.place, out)
+        return out
+
+    def unreadable(self, errno: int) -> Exception:
+        """Say why they could not be read; errno 0: the file ended."""
+        return OSError(errno, os.strerror(errno), str(self.path)) if errno else _shorter(self.path)
+
+
+def _fill(descriptor: int, path: Path, offset: int, data: np.ndarray) -> None:
+    out = data.view(np.uint8).data
+    while len(out):
+        got = os.preadv(descriptor, [out], offset)
+        if not got:
+            raise _shorter(path)
+        out, offset = out[got:], offset + got
+
+
+def _shorter(path: Path) -> GtrTurboError:
+    return GtrTurboError(f"{path} became shorter while it was read.")
+
+
 @dataclass
 class Files:
     """Open files, by path, shared by threads: reads and writes name their offset."""
@@ -177,12 +218,13 @@ class Files:
 
     def read_bytes(self, path: Path, offset: int, data: np.ndarray) -> None:
         """Fill an array from an offset of a file."""
-        out = data.view(np.uint8).data
-        while len(out):
-            got = os.preadv(self._open[path], [out], offset)
-            if not got:
-                raise GtrTurboError(f"{path} became shorter while it was read.")
-            out, offset = out[got:], offset + got
+        _fill(self._open[path], path, offset, data)
+
+    def stored(self, entry: Entry) -> Callable[[int, int], "Stored"]:
+        """Return what names the entries [first, last) of a tensor, unread."""
+        path, descriptor, dtype = entry.file, self._open[entry.file], np.dtype(FLOATS[entry.dtype])
+        start, width = entry.start, entry.width
+        return lambda first, last: Stored(path, descriptor, start + first * width, last - first, dtype)
 
     def write(self, path: Path, offset: int, data: np.ndarray) -> None:
         """Write an array's bytes at an offset of a file that was opened for writing."""
@@ -191,6 +233,11 @@ class Files:
             while len(left):
                 done = os.pwrite(self._open[path], left, offset)
                 left, offset = left[done:], offset + done
+
+    def flush(self, path: Path, offset: int, size: int) -> None:
+        """Let the disk begin with what was written there, so that little is left to wait for when the file is whole."""
+        if _sync_file_range:
+            _sync_file_range(self._open[path], ctypes.c_int64(offset), ctypes.c_int64(size), SYNC_FILE_RANGE_WRITE)
 
     def open(self, path: Path) -> None:
         """Open a file for reading, once."""

@@ -1,19 +1,23 @@
-"""Hash files while they are being written, in whatever order their parts appear: no second pass when all is done."""
+"""Hash files while they are being written, in whatever order their parts appear, and send them to the disk meanwhile: neither a
+second pass nor much of a wait when all is done."""
 
 import hashlib
 import heapq
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from gtrturbo.merging.files import Files
 
-STEP = 1 << 22  # bytes
+STEP = 1 << 22  # bytes that are waited for
+PIECE = 1 << 18  # bytes that are read at once: they stay in the nearest cache
+FLUSH = 1 << 25  # bytes that the disk is sent at once
 
 
 class Hasher:
-    """A thread that hashes one file as far as it is written without a gap."""
+    """Two threads that follow one file as far as it is written without a gap: one hashes it, the other waits for the disk."""
 
     def __init__(self, files: Files, path: Path, size: int) -> None:
         self._files, self._path, self._size = files, path, size
@@ -22,8 +26,9 @@ class Hasher:
         self._given_up = False
         self._changed = threading.Condition()
         self._sha = hashlib.sha256()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=follow, daemon=True) for follow in (self._hash, self._flush)]
+        for thread in self._threads:
+            thread.start()
 
     def wrote(self, start: int, stop: int) -> None:
         """Say that bytes [start, stop) are in the file."""
@@ -31,29 +36,42 @@ class Hasher:
             heapq.heappush(self._written, (start, stop))
             while self._written and self._written[0][0] <= self._edge:
                 self._edge = max(self._edge, heapq.heappop(self._written)[1])
-            self._changed.notify()
+            self._changed.notify_all()
 
     def give_up(self) -> None:
-        """End the thread before the file is whole."""
+        """End the threads before the file is whole."""
         with self._changed:
             self._given_up = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        self._join()
 
     def digest(self) -> str:
         """Wait for the end of the file and return its sha256 in hex."""
-        self._thread.join()
+        self._join()
         return self._sha.hexdigest()
 
-    def _follow(self) -> None:
-        buffer, done = np.empty(STEP, np.uint8), 0
-        while done < self._size:
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def _steps(self, size: int) -> Iterator[tuple[int, int]]:
+        """Wait for one part of the file after another: (start, stop). Ends early where the file is given up."""
+        for start in range(0, self._size, size):
+            stop = min(start + size, self._size)
             with self._changed:
-                while self._edge < min(done + STEP, self._size) and not self._given_up:
-                    self._changed.wait()
+                self._changed.wait_for(lambda stop=stop: self._edge >= stop or self._given_up)
                 if self._given_up:
                     return
-            part = buffer[: min(STEP, self._size - done)]
-            self._files.read_bytes(self._path, done, part)
-            self._sha.update(part.data)
-            done += len(part)
+            yield start, stop
+
+    def _hash(self) -> None:
+        buffer = np.empty(PIECE, np.uint8)
+        for first, last in self._steps(STEP):
+            for start in range(first, last, PIECE):
+                part = buffer[: min(PIECE, last - start)]
+                self._files.read_bytes(self._path, start, part)
+                self._sha.update(part.data)
+
+    def _flush(self) -> None:
+        for start, stop in self._steps(FLUSH):
+            self._files.flush(self._path, start, stop - start)

@@ -2,32 +2,7 @@
    so that tiles.py, which does the same in torch, gives the same bytes. Loops over LANES entries are free of branches, for
    compilers to vectorise. A task vector d is input − base, or the input itself where the input is a difference already. */
 
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
-
-enum { FLOAT64, FLOAT32, BFLOAT16, FLOAT16 };
-enum { NO_VOTE, VOTE_TOTAL, VOTE_COUNT };
-enum { LANES = 256, CHUNK = 16384, SUMS = 7, TABLES = 4, BINS = 1 << 16, GROUP = 4 };
-
-typedef struct {
-    const void *data;
-    int64_t dtype;
-    int64_t difference; /* 1: the values are d themselves */
-    double weight;
-    double low, high; /* entries with low <= |d| <= high count */
-    uint64_t key;     /* of the random drop */
-} Input;
-
-typedef struct {
-    int64_t vote;       /* NO_VOTE, VOTE_TOTAL, VOTE_COUNT */
-    int64_t average;    /* 1: divide by the weights that agree; 0: by divisor */
-    double divisor;
-    double keep;        /* probability of the random drop, 1: none is dropped; kept entries are divided by it */
-    double scale;
-    double base_factor; /* 1, or 0 where inputs are whole weights */
-    int64_t trimmed;    /* 0: low, high and keep drop nothing */
-} Rule;
+#include "kernel.h"
 
 static double half_to_double(uint16_t bits) {
     uint32_t sign = (uint32_t)(bits & 0x8000u) << 16, exponent = (bits >> 10) & 31u, mantissa = bits & 0x3ffu;
@@ -116,8 +91,8 @@ static int all_finite(const double *restrict values, int64_t count) {
 
 /* Add to TABLES tables of BINS counters: how many magnitudes whose bits above `prefix_shift` are `prefix` have which next bits.
    Magnitudes order as their bits do. Returns 0 if an entry is not finite, else 1, and 2 if any of them has bits below `shift`. */
-int gtrturbo_histogram(int64_t n, int64_t base_dtype, const void *base, const Input *input, uint64_t prefix, int64_t prefix_shift,
-                       int64_t shift, uint32_t *restrict tables) {
+int histogram(int64_t n, int64_t base_dtype, const void *base, const Input *input, uint64_t prefix, int64_t prefix_shift,
+              int64_t shift, uint32_t *restrict tables) {
     double origin[LANES], d[LANES];
     uint16_t bins[LANES];
     uint64_t below = 0;
@@ -147,10 +122,14 @@ int gtrturbo_histogram(int64_t n, int64_t base_dtype, const void *base, const In
 /* Count in one pass what lies in `width` bins (of 16 bits) from `first` on, by 16 bits more, and how many lie above them: at most
    TABLES bins, one table each. Those of them that have bits below these are copied too, after the `*found` that `rest` holds, as far
    as there is room; `*found` counts all. Returns 0 if an entry is not finite, else 1. */
-int gtrturbo_span(int64_t n, int64_t base_dtype, const void *base, const Input *input, uint64_t first, uint64_t width,
-                  uint32_t *restrict tables, int64_t *restrict above, double *restrict rest, int64_t room, int64_t *restrict found) {
+int span(int64_t n, int64_t base_dtype, const void *base, const Input *input, uint64_t first, uint64_t width,
+         uint32_t *restrict tables, int64_t *restrict above, double *restrict rest, int64_t room, int64_t *restrict found) {
     double origin[LANES], d[LANES];
-    for (int64_t start = 0; start < n; start += LANES) {
+    int64_t done = 0;
+    if (base_dtype == BFLOAT16 && input->dtype == BFLOAT16 && !input->difference)
+        done = span_bfloat16(n, base, input, first, width, tables, above, rest, room, found);
+    if (done < 0) return 0;
+    for (int64_t start = done; start < n; start += LANES) {
         int64_t count = n - start < LANES ? n - start : LANES;
         if (!input->difference) load(base_dtype, base, start, count, origin);
         task_vector(input, origin, start, count, d);
@@ -178,8 +157,8 @@ int gtrturbo_span(int64_t n, int64_t base_dtype, const void *base, const Input *
 }
 
 /* Copy the magnitudes whose bits above `prefix_shift` are `prefix`. Returns how many, or -1 if an entry is not finite. */
-int64_t gtrturbo_gather(int64_t n, int64_t base_dtype, const void *base, const Input *input, uint64_t prefix, int64_t prefix_shift,
-                        double *restrict out) {
+int64_t gather(int64_t n, int64_t base_dtype, const void *base, const Input *input, uint64_t prefix, int64_t prefix_shift,
+               double *restrict out) {
     double origin[LANES], d[LANES];
     int64_t found = 0;
     for (int64_t start = 0; start < n; start += LANES) {
@@ -229,12 +208,6 @@ static double dot(const double *restrict a, const double *restrict b, int64_t co
     for (int64_t i = whole; i < count; i++) total += a[i] * b[i];
     return total;
 }
-
-#if defined(__GNUC__)
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-#else
-#define ALWAYS_INLINE static inline
-#endif
 
 typedef struct {
     double mean[LANES], plus[LANES], minus[LANES], plus_weight[LANES], minus_weight[LANES];
@@ -328,18 +301,19 @@ static void add_slowly(const Input *input, const Rule *rule, const double *restr
 }
 
 /* Merge `n` entries, the first of which is entry `offset` of its tensor (a multiple of CHUNK).
-   state: null, or 4·n running sums (positive, negative, weight of the positive, of the negative), multiplied by `decay` before
-   the inputs are added, and written back.
+   state: null, or n running sums of each kind (positive, negative, weight of the positive, of the negative), `stride` apart,
+   multiplied by `decay` before the inputs are added, and written back.
    sums: SUMS per chunk: merged², sum², merged·sum (the sum of w d), base², entries with both signs, entries kept, entries changed.
    Returns 0 if an entry is not finite. */
-int gtrturbo_combine(int64_t n, int64_t offset, int64_t base_dtype, const void *base, int64_t k, const Input *inputs, const Rule *rule,
-                     double *restrict state, double decay, void *out, double *restrict sums) {
+int combine(int64_t n, int64_t offset, int64_t base_dtype, const void *base, int64_t k, const Input *inputs, const Rule *rule,
+            double *restrict state, int64_t stride, double decay, void *out, double *restrict sums) {
     double origin[LANES], values[GROUP][LANES], ballot[LANES], merged[LANES], result[LANES];
     Sums sums_of;
     double *restrict mean = sums_of.mean, *restrict plus = sums_of.plus, *restrict minus = sums_of.minus;
     double *restrict plus_weight = sums_of.plus_weight, *restrict minus_weight = sums_of.minus_weight;
     const int votes_or_trims = rule->vote != NO_VOTE || rule->trimmed, slowly = rule->keep < 1.0 || rule->vote == VOTE_COUNT;
-    for (int64_t start = 0; start < n; start += LANES) {
+    int64_t done = base_dtype == BFLOAT16 && !state ? combine_bfloat16(n, base, k, inputs, rule, out, sums) : 0;
+    for (int64_t start = done; start < n; start += LANES) {
         int64_t count = n - start < LANES ? n - start : LANES;
         double *row = sums + start / CHUNK * SUMS;
         load(base_dtype, base, start, count, origin);
@@ -348,9 +322,9 @@ int gtrturbo_combine(int64_t n, int64_t offset, int64_t base_dtype, const void *
         if (state) {
             for (int64_t i = 0; i < count; i++) {
                 plus[i] = decay * state[start + i];
-                minus[i] = decay * state[n + start + i];
-                plus_weight[i] = decay * state[2 * n + start + i];
-                minus_weight[i] = decay * state[3 * n + start + i];
+                minus[i] = decay * state[stride + start + i];
+                plus_weight[i] = decay * state[2 * stride + start + i];
+                minus_weight[i] = decay * state[3 * stride + start + i];
             }
         }
         if (slowly) memset(ballot, 0, sizeof ballot);
@@ -372,9 +346,9 @@ int gtrturbo_combine(int64_t n, int64_t offset, int64_t base_dtype, const void *
         if (!all_finite(mean, count)) return 0; /* A d that is not finite leaves no finite sum. */
         if (state) {
             memcpy(state + start, plus, (size_t)count * 8);
-            memcpy(state + n + start, minus, (size_t)count * 8);
-            memcpy(state + 2 * n + start, plus_weight, (size_t)count * 8);
-            memcpy(state + 3 * n + start, minus_weight, (size_t)count * 8);
+            memcpy(state + stride + start, minus, (size_t)count * 8);
+            memcpy(state + 2 * stride + start, plus_weight, (size_t)count * 8);
+            memcpy(state + 3 * stride + start, minus_weight, (size_t)count * 8);
         }
         int64_t conflicts = 0;
         if (rule->vote == NO_VOTE) {

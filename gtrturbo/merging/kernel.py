@@ -1,25 +1,30 @@
-"""The compiled inner loops: kernel.c is built once with the machine's C compiler; without one, tiles.py does the same."""
+"""The compiled inner loops: C that is built once with the machine's compiler; without one, tiles.py does the same."""
 
 import ctypes
 import functools
 import hashlib
+import math
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from gtrturbo.merging.operands import BINS, CHUNK, SUMS, TABLES, Operand, Rule, Search
+from gtrturbo.merging.files import Stored
+from gtrturbo.merging.operands import BINS, CHUNK, SUMS, TABLES, Operand, Rule, Search, Tile
 
-SOURCE = Path(__file__).with_name("kernel.c")
+SOURCES = [Path(__file__).with_name(name) for name in ("streams.c", "kernel.c", "bfloat16.c")]
+HEADER = Path(__file__).with_name("kernel.h")
 # Each operation is rounded on its own: contraction into fused multiply-adds would give other bytes than torch. The last two
 # change no result here (nothing traps, and no sum is ever −0), and without them loops with choices are not vectorised.
 FLAGS = (
     "-O3", "-march=native", "-shared", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
+    "-Wno-psabi",
 )  # fmt: skip
 _DTYPES = {np.dtype(np.float64): 0, np.dtype(np.float32): 1, np.dtype(np.uint16): 2, np.dtype(np.float16): 3}
 _VOTES = {None: 0, "total": 1, "count": 2}
@@ -34,6 +39,8 @@ class _Input(ctypes.Structure):
         ("low", ctypes.c_double),
         ("high", ctypes.c_double),
         ("key", ctypes.c_uint64),
+        ("descriptor", ctypes.c_int64),
+        ("place", ctypes.c_int64),
     )
 
 
@@ -49,66 +56,69 @@ class _Rule(ctypes.Structure):
     )
 
 
+UNREADABLE = -2  # See streams.c.
+
+
 class CompiledKernel:
-    """kernel.c behind arrays; its functions release the interpreter lock, so threads run them side by side."""
+    """The compiled loops behind arrays and files; they release the interpreter lock, so threads run them side by side."""
 
     name = "compiled"
 
     def __init__(self, library: Path) -> None:
-        self._library = ctypes.CDLL(str(library))
+        self._library = ctypes.CDLL(str(library), use_errno=True)
         self._library.gtrturbo_gather.restype = ctypes.c_int64
+        self._library.gtrturbo_room.restype = ctypes.c_int64
+        self._rooms = threading.local()
 
     def tables(self) -> np.ndarray:
         return np.zeros((TABLES, BINS), np.uint32)
 
-    def histogram(
-        self, base: np.ndarray, operand: Operand, *, prefix: int, prefix_shift: int, shift: int, tables: np.ndarray
-    ) -> int:
-        return int(
-            self._library.gtrturbo_histogram(
-                ctypes.c_int64(len(operand.data)),
-                ctypes.c_int64(_DTYPES[base.dtype]),
-                _pointer(base),
-                ctypes.byref(_input(operand)),
-                ctypes.c_uint64(prefix),
-                ctypes.c_int64(prefix_shift),
-                ctypes.c_int64(shift),
-                _pointer(tables),
-            )
+    def histogram(self, base: Tile, operand: Operand, *, prefix: int, prefix_shift: int, shift: int, tables: np.ndarray) -> int:
+        found = self._library.gtrturbo_histogram(
+            ctypes.c_int64(len(operand.data)),
+            ctypes.byref(_tile(base)),
+            ctypes.byref(_input(operand)),
+            ctypes.c_uint64(prefix),
+            ctypes.c_int64(prefix_shift),
+            ctypes.c_int64(shift),
+            _pointer(tables),
+            self._room(1),
         )
+        return _readable(found, base, [operand])
 
-    def span(self, base: np.ndarray, operand: Operand, search: Search) -> bool:
+    def span(self, base: Tile, operand: Operand, search: Search) -> bool:
         above, found = ctypes.c_int64(search.above), ctypes.c_int64(search.found)
         fine = self._library.gtrturbo_span(
             ctypes.c_int64(len(operand.data)),
-            ctypes.c_int64(_DTYPES[base.dtype]),
-            _pointer(base),
+            ctypes.byref(_tile(base)),
             ctypes.byref(_input(operand)),
             ctypes.c_uint64(search.first),
-            ctypes.c_uint64(TABLES),
+            ctypes.c_uint64(search.width),
             _pointer(search.tables),
             ctypes.byref(above),
             _pointer(search.rest),
             ctypes.c_int64(len(search.rest)),
             ctypes.byref(found),
+            self._room(1),
         )
         search.above, search.found = above.value, found.value
-        return bool(fine)
+        return bool(_readable(fine, base, [operand]))
 
-    def gather(self, base: np.ndarray, operand: Operand, *, prefix: int, prefix_shift: int, out: np.ndarray) -> int:
-        return self._library.gtrturbo_gather(
+    def gather(self, base: Tile, operand: Operand, *, prefix: int, prefix_shift: int, out: np.ndarray) -> int:
+        found = self._library.gtrturbo_gather(
             ctypes.c_int64(len(operand.data)),
-            ctypes.c_int64(_DTYPES[base.dtype]),
-            _pointer(base),
+            ctypes.byref(_tile(base)),
             ctypes.byref(_input(operand)),
             ctypes.c_uint64(prefix),
             ctypes.c_int64(prefix_shift),
             _pointer(out),
+            self._room(1),
         )
+        return _readable(found, base, [operand])
 
     def combine(
         self,
-        base: np.ndarray,
+        base: Tile,
         operands: Sequence[Operand],
         rule: Rule,
         *,
@@ -122,8 +132,7 @@ class CompiledKernel:
         fine = self._library.gtrturbo_combine(
             ctypes.c_int64(len(base)),
             ctypes.c_int64(offset),
-            ctypes.c_int64(_DTYPES[base.dtype]),
-            _pointer(base),
+            ctypes.byref(_tile(base)),
             ctypes.c_int64(len(operands)),
             inputs,
             ctypes.byref(_rule(rule)),
@@ -131,8 +140,26 @@ class CompiledKernel:
             ctypes.c_double(decay),
             _pointer(out),
             _pointer(sums),
+            self._room(len(operands)),
         )
-        return sums if fine else None
+        return sums if _readable(fine, base, operands) else None
+
+    def _room(self, k: int) -> ctypes.c_void_p:
+        """Buffers of this thread for pieces of a base and k inputs."""
+        size = self._library.gtrturbo_room(ctypes.c_int64(k))
+        room = getattr(self._rooms, "buffer", None)
+        if room is None or len(room) < size:
+            room = self._rooms.buffer = np.empty(size, np.uint8)
+        return _pointer(room)
+
+
+def _readable(result: int, base: Tile, operands: Sequence[Operand]) -> int:
+    """Return what a loop returned, unless it is that a file cannot be read."""
+    if result > UNREADABLE:
+        return result
+    tile = [base, *(operand.data for operand in operands)][UNREADABLE - result]
+    assert isinstance(tile, Stored)
+    raise tile.unreadable(ctypes.get_errno())
 
 
 def _pointer(array: np.ndarray) -> ctypes.c_void_p:
@@ -141,15 +168,15 @@ def _pointer(array: np.ndarray) -> ctypes.c_void_p:
 
 
 def _input(operand: Operand) -> _Input:
-    return _Input(
-        operand.data.ctypes.data,
-        _DTYPES[operand.data.dtype],
-        operand.difference,
-        operand.weight,
-        operand.low,
-        operand.high,
-        operand.key,
-    )
+    return _tile(operand.data, operand.difference, operand.weight, operand.low, operand.high, operand.key)
+
+
+def _tile(
+    data: Tile, difference: bool = False, weight: float = 1.0, low: float = 0.0, high: float = math.inf, key: int = 0
+) -> _Input:
+    stored = isinstance(data, Stored)
+    address, descriptor, place = (None, data.descriptor, data.place) if stored else (data.ctypes.data, -1, 0)
+    return _Input(address, _DTYPES[data.dtype], difference, weight, low, high, key, descriptor, place)
 
 
 def _rule(rule: Rule) -> _Rule:
@@ -158,7 +185,7 @@ def _rule(rule: Rule) -> _Rule:
 
 @functools.cache
 def compiled_kernel() -> CompiledKernel | None:
-    """Build kernel.c, or take it as it was built before; None where there is no C compiler."""
+    """Build them, or take them as they were built before; None where there is no C compiler."""
     compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
     if compiler is None:
         return None
@@ -175,7 +202,7 @@ def _fingerprint(compiler: str) -> str:
     """Name a build by source, flags and processor: a home folder may be shared by machines that differ."""
     cpu = Path("/proc/cpuinfo")
     features = [line for line in cpu.read_text().splitlines() if line.startswith(("flags", "Features"))] if cpu.exists() else []
-    parts = [SOURCE.read_text(), *FLAGS, compiler, platform.machine(), *features[:1]]
+    parts = [*(path.read_text() for path in (HEADER, *SOURCES)), *FLAGS, compiler, platform.machine(), *features[:1]]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
@@ -188,5 +215,5 @@ def _cache() -> Path:
 def _compile(compiler: str, library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         built = Path(folder) / library.name
-        subprocess.run([compiler, *FLAGS, "-o", str(built), str(SOURCE), "-lm"], check=True, capture_output=True)
+        subprocess.run([compiler, *FLAGS, "-o", str(built), *map(str, SOURCES), "-lm"], check=True, capture_output=True)
         built.replace(library)

@@ -10,16 +10,17 @@ from functools import partial
 import numpy as np
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.operands import TABLES, Kernel, Operand, Search
+from gtrturbo.merging.operands import TABLES, Kernel, Operand, Search, Tile
 
 SHIFTS = (47, 31, 15, 0)  # of a double without its sign: 16 + 16 + 16 + 15 bits
 FEW = 1 << 14  # entries that are gathered
 MANY = 1 << 21  # entries that are gathered rather than starting again, 16 MiB
-WORTH_SAMPLING = 1 << 20  # entries
-SHARE = 32
+WORTH_SAMPLING = 1 << 18  # entries
+SHARE = 32  # one entry of so many
+SAMPLE = 1 << 17  # entries at least
 MARGIN = 0.004  # of the entries: a sample's rank is surer than that unless parts of a tensor differ much
 
-Tiles = Callable[..., Iterator[tuple[np.ndarray, Operand]]]
+Tiles = Callable[..., Iterator[tuple[Tile, Operand]]]
 
 
 class NotFinite(Exception):
@@ -50,13 +51,12 @@ def kth_largest(kernel: Kernel, tiles: Tiles, n: int, ranks: list[int]) -> list[
 
 def _where_sampled(kernel: Kernel, tiles: Tiles, n: int, rank: int) -> float | None:
     """Look only where a sample says that the magnitude is, in one pass instead of two; None where it is not."""
-    sample, _ = _counts(kernel, partial(tiles, SHARE), prefix=0, prefix_shift=64, shift=SHIFTS[0])
+    sample, _ = _counts(kernel, partial(tiles, max(1, min(SHARE, n // SAMPLE))), prefix=0, prefix_shift=64, shift=SHIFTS[0])
     at_least = sample[::-1].cumsum()[::-1] / sample.sum()
     first, last = (max(0, int((at_least >= rank / n + off).sum()) - 1) for off in (MARGIN, -MARGIN))
     if last - first >= TABLES:
         return None
-    first = max(0, first - (TABLES - (last - first + 1)) // 2)
-    search = Search(first, kernel.tables(), np.empty(min(n, MANY)))
+    search = Search(first, kernel.tables(), np.empty(min(n, MANY)), width=last - first + 1)
     for base, operand in tiles():
         if not kernel.span(base, operand, search):
             raise NotFinite

@@ -7,6 +7,10 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from gtrturbo.merging.files import Stored
+
+# Entries in memory, or still in a file: the kernel reads them then.
+Tile = np.ndarray | Stored
 CHUNK = 1 << 14  # entries per row of sums, so that what is reported does not depend on how the work was cut
 SUMS = 7
 TABLES = 4
@@ -25,7 +29,7 @@ class Operand:
         key: decides which entries a random drop keeps.
     """
 
-    data: np.ndarray
+    data: Tile
     difference: bool = False
     weight: float = 1.0
     low: float = 0.0
@@ -56,7 +60,7 @@ class Rule:
 
 @dataclass
 class Search:
-    """A pass that looks at TABLES bins of 16 bits, from `first` on.
+    """A pass that looks at a few bins of 16 bits, from `first` on.
 
     Attributes:
         first: the lowest bin.
@@ -64,6 +68,7 @@ class Search:
         rest: entries of these bins that have bits below those, as far as there is room.
         above: number of entries above the bins.
         found: number of entries that `rest` is for.
+        width: number of bins, at most TABLES.
     """
 
     first: int
@@ -71,6 +76,12 @@ class Search:
     rest: np.ndarray
     above: int = 0
     found: int = 0
+    width: int = TABLES
+
+
+def loaded(tile: Tile) -> np.ndarray:
+    """Read a tile that still lies in a file."""
+    return tile.load() if isinstance(tile, Stored) else tile
 
 
 class Kernel(Protocol):
@@ -82,9 +93,7 @@ class Kernel(Protocol):
         """Counters for `histogram`, all 0. [TABLES, BINS]"""
         ...
 
-    def histogram(
-        self, base: np.ndarray, operand: Operand, *, prefix: int, prefix_shift: int, shift: int, tables: np.ndarray
-    ) -> int:
+    def histogram(self, base: Tile, operand: Operand, *, prefix: int, prefix_shift: int, shift: int, tables: np.ndarray) -> int:
         """Count magnitudes by 16 of their bits, those alone whose bits above `prefix_shift` are `prefix` (64: all).
 
         Returns: 0 if an entry is not finite, 1 if none of those that were counted has bits below `shift`, else 2. A pass over all
@@ -92,17 +101,17 @@ class Kernel(Protocol):
         """
         ...
 
-    def span(self, base: np.ndarray, operand: Operand, search: Search) -> bool:
-        """Count by 32 bits what lies in the TABLES bins of 16 bits that are searched; returns False if an entry is not finite."""
+    def span(self, base: Tile, operand: Operand, search: Search) -> bool:
+        """Count by 32 bits what lies in the bins of 16 bits that are searched; returns False if an entry is not finite."""
         ...
 
-    def gather(self, base: np.ndarray, operand: Operand, *, prefix: int, prefix_shift: int, out: np.ndarray) -> int:
+    def gather(self, base: Tile, operand: Operand, *, prefix: int, prefix_shift: int, out: np.ndarray) -> int:
         """Copy such magnitudes into `out`, float64; return how many, or −1 if an entry is not finite."""
         ...
 
     def combine(
         self,
-        base: np.ndarray,
+        base: Tile,
         operands: Sequence[Operand],
         rule: Rule,
         *,

@@ -9,14 +9,16 @@ import numpy as np
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import Adapter, Delta
-from gtrturbo.merging.files import FLOATS, Entry, Files, Layout, widen
+from gtrturbo.merging.files import Entry, Files, Layout, widen
+from gtrturbo.merging.operands import Tile, loaded
 
-TILE = 1 << 18  # entries; the buffers of a tile stay in the cache
+TILE = 1 << 20  # entries
+SPOT = 1 << 18  # entries of a tile where all its vectors are in memory, or where a sample takes a part of it
 # Products B A are made in blocks of so many entries, whatever the tile, so that their bytes do not depend on it.
 BLOCK = 1 << 18
 
 # Reads entries [first, last) of one checkpoint's tensor: the values, and whether they are a task vector already.
-Reader = Callable[[int, int], tuple[np.ndarray, bool]]
+Reader = Callable[[int, int], tuple[Tile, bool]]
 
 
 @dataclass(frozen=True)
@@ -28,16 +30,8 @@ class Full:
     whole: bool = False
 
     def reader(self, files: Files) -> Reader:
-        buffer = np.empty(0, FLOATS[self.entry.dtype])
-
-        def read(first: int, last: int) -> tuple[np.ndarray, bool]:
-            nonlocal buffer
-            if len(buffer) < last - first:
-                buffer = np.empty(last - first, buffer.dtype)
-            files.read(self.entry, first, buffer[: last - first])
-            return buffer[: last - first], self.whole
-
-        return read
+        stored = files.stored(self.entry)
+        return lambda first, last: (stored(first, last), self.whole)
 
 
 @dataclass(frozen=True)
@@ -75,7 +69,7 @@ class LowRank:
             if origin:
                 moved = moved.astype(np.float64) - origin.rows(*rows).reshape(-1)
             if under:
-                moved = widen(under(first, last)[0]).astype(np.float64) + moved
+                moved = widen(loaded(under(first, last)[0])).astype(np.float64) + moved
             return moved, True
 
         return read
@@ -95,7 +89,7 @@ class Grounded:
         width = delta.a.shape[1]
 
         def read(first: int, last: int) -> tuple[np.ndarray, bool]:
-            values, _ = under(first, last)
+            values = loaded(under(first, last)[0])
             sums = widen(values).astype(np.float64) + delta.rows(first // width, last // width).reshape(-1)
             return narrow(sums, values.dtype), False
 
@@ -131,9 +125,11 @@ class Target:
 
     def tiles(self, first: int, last: int, share: int = 1) -> list[tuple[int, int]]:
         """Cut entries [first, last) into tiles, and take the first such part of each, in whole rows where products need them."""
-        row = self.entry.shape[-1] if any(isinstance(part, LowRank) for part in self.parts) else 1
-        size = -(-self.step // share // row) * row
-        return [(start, min(start + size, last)) for start in range(first, last, self.step)]
+        low_rank = any(isinstance(part, LowRank) for part in self.parts)
+        row = self.entry.shape[-1] if low_rank else 1
+        step = self.step if share == 1 or low_rank else min(self.step, SPOT)
+        size = -(-step // share // row) * row
+        return [(start, min(start + size, last)) for start in range(first, last, step)]
 
 
 @dataclass(frozen=True)
@@ -164,9 +160,21 @@ class Sources:
 
 
 def full_sources(
-    base: Layout, checkpoints: Sequence[Layout], *, only: Sequence[str], exclude: Sequence[str], whole: bool
+    base: Layout,
+    checkpoints: Sequence[Layout],
+    *,
+    only: Sequence[str],
+    exclude: Sequence[str],
+    whole: bool,
+    vectors: bool = False,
 ) -> Sources:
     """Match full checkpoints with their base, tensor by tensor.
+
+    Args:
+        base, checkpoints: what there is.
+        only, exclude: patterns over the base's tensors.
+        whole: take weights as vectors of their own.
+        vectors: all vectors of a tile will lie in memory at once, in float64.
 
     Raises:
         GtrTurboError: names, shapes or types that do not fit; the tensor is named.
@@ -178,7 +186,7 @@ def full_sources(
     for name, entry in base.entries.items():
         if entry.is_float and entry.entries and name in selected:
             parts = tuple(Full(other.folder, other.entries[name], whole) for other in checkpoints)
-            targets.append(Target(entry, Full(base.folder, entry), parts, TILE))
+            targets.append(Target(entry, Full(base.folder, entry), parts, min(TILE, SPOT) if vectors else TILE))
         else:
             copied.append(entry)
     return Sources(base, tuple(targets), tuple(copied), (base, *checkpoints), ())

@@ -1,5 +1,10 @@
-"""What a state directory says of the running sums in it: whose they are, and how they were taken."""
+"""What a state directory says of the running sums in it: whose they are, and how they were taken; and who may add to them."""
 
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +32,11 @@ def read_state(folder: Path) -> State | None:
     Raises:
         GtrTurboError: the folder holds something else.
     """
-    if not folder.exists() and replaced(folder).exists():  # A writer was killed between the renames.
-        replaced(folder).rename(folder)
-    if not folder.exists():
+    place = folder if folder.exists() else replaced(folder)  # Between the renames of a writer, who may have been killed there.
+    if not place.exists():
         return None
     try:
-        state = TypeAdapter(State).validate_json((folder / STATE).read_bytes())
+        state = TypeAdapter(State).validate_json((place / STATE).read_bytes())
     except (OSError, ValidationError):
         raise GtrTurboError(f"{folder} holds no merge state.", "choose another --state.") from None
     if state.format != FORMAT:
@@ -43,6 +47,53 @@ def read_state(folder: Path) -> State | None:
 def replaced(folder: Path) -> Path:
     """Where a state is while the next one takes its place."""
     return folder.parent / f".{folder.name}.replaced"
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[Path]:
+    """Keep a state from other writers, and yield the empty folder for the next one, which goes away if the block fails.
+
+    Raises:
+        GtrTurboError: another process is adding to it.
+    """
+    following = folder.parent / f".{folder.name}.partial"
+    following.mkdir(parents=True, exist_ok=True)
+    lock = os.open(following, os.O_RDONLY)
+    try:
+        _lock(lock, folder, following)
+        try:
+            for left in following.iterdir():  # Of a writer who was killed.
+                left.unlink()
+            if not folder.exists() and replaced(folder).exists():
+                replaced(folder).rename(folder)
+            yield following
+        except BaseException:
+            shutil.rmtree(following, ignore_errors=True)
+            raise
+    finally:
+        os.close(lock)
+
+
+def _lock(descriptor: int, folder: Path, following: Path) -> None:
+    # The kernel drops the lock when its process dies, however it dies, so a killed writer blocks nobody.
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = os.path.samestat(os.fstat(descriptor), following.stat())  # Or it has just become the state, or gone away.
+    except (BlockingIOError, FileNotFoundError):
+        held = False
+    if not held:
+        raise GtrTurboError(f"{folder} is being added to by another process.", "wait for it, or choose another --state.")
+
+
+def require_unchanged(folder: Path, state: State | None, expected: list[str]) -> None:
+    """Refuse a state that another process added to after it was read for the first time.
+
+    Raises:
+        GtrTurboError: it holds other checkpoints than the first of those expected.
+    """
+    held = state.checkpoints if state else []
+    if expected[: len(held)] != held:
+        raise GtrTurboError(f"another process has just added to {folder}.", "run it again.")
 
 
 def require_same(folder: Path, state: State, *, base: str, settings: dict[str, str]) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtrturbo.merging.operands import BINS, CHUNK, TABLES, Operand, Rule, Search
+from gtrturbo.merging.operands import BINS, CHUNK, TABLES, Operand, Rule, Search, Tile, loaded
 
 _MAGNITUDE = 0x7FFFFFFFFFFFFFFF
 
@@ -21,9 +21,7 @@ class TorchKernel:
     def tables(self) -> np.ndarray:
         return np.zeros((TABLES, BINS), np.int64)
 
-    def histogram(
-        self, base: np.ndarray, operand: Operand, *, prefix: int, prefix_shift: int, shift: int, tables: np.ndarray
-    ) -> int:
+    def histogram(self, base: Tile, operand: Operand, *, prefix: int, prefix_shift: int, shift: int, tables: np.ndarray) -> int:
         words = self._magnitudes(base, operand)
         if words is None:
             return 0
@@ -32,11 +30,11 @@ class TorchKernel:
         tables[0] += torch.bincount((words >> shift) & (BINS - 1), minlength=BINS).cpu().numpy()
         return 1 + int(prefix_shift > 63 or bool((words & ((1 << shift) - 1)).any()))
 
-    def span(self, base: np.ndarray, operand: Operand, search: Search) -> bool:
+    def span(self, base: Tile, operand: Operand, search: Search) -> bool:
         words = self._magnitudes(base, operand)
         if words is None:
             return False
-        start, end = search.first << 47, search.first + TABLES << 47
+        start, end = search.first << 47, search.first + search.width << 47
         search.above += int((words >= end).sum())
         words = words[(words >= start) & (words < end)]
         counts = torch.bincount((words >> 31) - (search.first << 16), minlength=TABLES * BINS)
@@ -47,7 +45,7 @@ class TorchKernel:
         search.found += len(more)
         return True
 
-    def gather(self, base: np.ndarray, operand: Operand, *, prefix: int, prefix_shift: int, out: np.ndarray) -> int:
+    def gather(self, base: Tile, operand: Operand, *, prefix: int, prefix_shift: int, out: np.ndarray) -> int:
         words = self._magnitudes(base, operand)
         if words is None:
             return -1
@@ -58,7 +56,7 @@ class TorchKernel:
 
     def combine(
         self,
-        base: np.ndarray,
+        base: Tile,
         operands: Sequence[Operand],
         rule: Rule,
         *,
@@ -115,7 +113,7 @@ class TorchKernel:
             d = torch.where(_uniform(operand.key, index) < rule.keep, d / rule.keep, 0.0)
         return d
 
-    def _magnitudes(self, base: np.ndarray, operand: Operand) -> Tensor | None:
+    def _magnitudes(self, base: Tile, operand: Operand) -> Tensor | None:
         d = self._task_vector(self._wide(base), operand)
         return d.view(torch.int64) & _MAGNITUDE if torch.isfinite(d).all() else None
 
@@ -123,7 +121,8 @@ class TorchKernel:
         values = self._wide(operand.data)
         return values if operand.difference else values - origin
 
-    def _wide(self, tile: np.ndarray) -> Tensor:
+    def _wide(self, tile: Tile) -> Tensor:
+        tile = loaded(tile)
         tensor = torch.from_numpy(tile)
         tensor = tensor.view(torch.bfloat16) if tile.dtype == np.uint16 else tensor
         return tensor.to(self.device).double()

@@ -12,6 +12,7 @@ from gtrturbo.algorithms import merging
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.files import Entry, Files, read_tensor
 from gtrturbo.merging.methods import DROPPED, PAIRS, Plan
+from gtrturbo.merging.operands import loaded
 from gtrturbo.merging.sources import Full, Grounded, LowRank, Sources, Target, Zeros
 from gtrturbo.merging.tiles import random_mask
 
@@ -84,7 +85,7 @@ def _merge(plan: Plan, vectors: list[Tensor], keys: list[int]) -> Tensor:
 
 def _whole(part: Full | Grounded | Zeros | LowRank, target: Target, files: Files) -> Tensor:
     read = part.reader(files)
-    tiles = [read(first, last)[0].copy() for first, last in target.tiles(0, target.entry.entries)]
+    tiles = [loaded(read(first, last)[0]) for first, last in target.tiles(0, target.entry.entries)]
     return _tensor(np.concatenate(tiles)).double().reshape(target.entry.shape)
 
 

@@ -31,10 +31,10 @@ from gtrturbo.merging.lowrank import factor_sources, module_sources, write_adapt
 from gtrturbo.merging.magnitudes import MANY
 from gtrturbo.merging.methods import Plan, Settings, make_plan
 from gtrturbo.merging.naming import tensors_of
-from gtrturbo.merging.operands import Kernel
+from gtrturbo.merging.operands import CHUNK, Kernel
 from gtrturbo.merging.release import released_scale
 from gtrturbo.merging.sources import Full, Sources, Target, adapter_sources, full_sources
-from gtrturbo.merging.state import FORMAT, State, read_state, require_same
+from gtrturbo.merging.state import FORMAT, State, claimed, read_state, require_same, require_unchanged
 from gtrturbo.merging.thresholds import Question, recall, remember
 from gtrturbo.models.folders import (
     base_of,
@@ -99,10 +99,11 @@ def _gigabytes(count: float) -> str:
 
 
 def _memory(config: MergeConfig, sources: Sources) -> int:
-    """Buffers of one tile per thread, the counters and gathered entries of a measurement, and factors of adapters."""
+    """One tile of the output and pieces of the inputs per thread, the counters and gathered entries of a measurement, and factors
+    of adapters."""
     step = max((target.step for target in sources.targets), default=0)
     widest = max((target.entry.width for target in sources.targets), default=0)
-    tiles = step * widest * (len(config.checkpoints) + 2)
+    tiles = widest * (step + 2 * CHUNK * (len(config.checkpoints) + 1))
     factors = max((a.entries + b.entries for adapter in sources.adapters for a, b in adapter.factors.values()), default=0)
     measured = 4 * 4 * 65536 + 8 * MANY
     products = (factors * 4 + step * 12) * len(config.checkpoints) if sources.adapters else 0
@@ -151,7 +152,8 @@ class _Inputs:
         if not self.adapters:
             layouts = [read_layout(path) for path in config.checkpoints]
             chosen = {"only": config.only, "exclude": config.exclude}
-            return full_sources(read_layout(self.under), layouts, **chosen, whole=plan.whole)
+            vectors = plan.measures in ("gram", "variance")
+            return full_sources(read_layout(self.under), layouts, **chosen, whole=plan.whole, vectors=vectors)
         if config.adapter_space == "factors":
             return factor_sources(self.adapters, folder)
         if config.rank:
@@ -294,19 +296,14 @@ def _stream(
         known = _recall(config.cache, questions, sources) if plan.measures == "ranks" and not config.recursive else {}
         before = set(known)
         merge = Merge(plan, sources, kernel, files, folder, seeds=_seeds(config), thresholds=known)
-        try:
-            merge.accumulators = accumulators(files) if accumulators else None
-            with progress_bar("merge (MB)", sources.base.size // MEGABYTE) as bar:
-                merge.told = _Throughput(bar)
-                reports = merge.run(_threads(config))
-            if config.cache and not config.recursive:
-                _remember(config.cache, questions, merge.thresholds, before)
-            if config.verify and not accumulators:
-                _verify(config, plan, sources, files, folder)
-        except BaseException:
-            if merge.accumulators:
-                merge.accumulators.abandon()
-            raise
+        merge.accumulators = accumulators(files) if accumulators else None
+        with progress_bar("merge (MB)", sources.base.size // MEGABYTE) as bar:
+            merge.told = _Throughput(bar)
+            reports = merge.run(_threads(config))
+        if config.cache and not config.recursive:
+            _remember(config.cache, questions, merge.thresholds, before)
+        if config.verify and not accumulators:
+            _verify(config, plan, sources, files, folder)
         extra: dict[str, float] = {}
         if config.rank:
             cut = write_adapter(files, sources, inputs.origin, inputs.adapters[0].folder, folder, rank=config.rank)
@@ -429,7 +426,16 @@ def _accumulate(config: MergeConfig, inputs: _Inputs, folder: Path, given: Prove
     """Add the checkpoints that the running sums do not hold yet."""
     assert config.state is not None
     settings = state_settings(config)
+    with claimed(config.state) as following:
+        return _add(config, inputs, folder, given, settings, following)
+
+
+def _add(
+    config: MergeConfig, inputs: _Inputs, folder: Path, given: Provenance, settings: dict[str, str], following: Path
+) -> _Outcome:
+    assert config.state is not None
     old = read_state(config.state)
+    require_unchanged(config.state, old, given.inputs["checkpoints"])
     if old:
         require_same(config.state, old, base=given.inputs["base"], settings=settings)
     held = set(old.checkpoints) if old else set()
@@ -448,7 +454,8 @@ def _accumulate(config: MergeConfig, inputs: _Inputs, folder: Path, given: Prove
     state = config.state
 
     def accumulators(files: Files) -> Accumulators:
-        kept.append(Accumulators(state, old, [target.entry for target in targets], files, decay=decay, counted=alpha is None))
+        entries = [target.entry for target in targets]
+        kept.append(Accumulators(state, following, old, entries, files, decay=decay, counted=alpha is None))
         return kept[0]
 
     fresh_ids = {"base": given.inputs["base"], "checkpoints": [artifact_id(config.checkpoints[index]) for index in fresh]}

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from gtrturbo.artifacts import artifact_id, read_manifest
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging import accumulators, engine
 from gtrturbo.merging.files import Files
+from gtrturbo.merging.state import claimed, read_state, replaced
 from gtrturbo.stages import merge as stage
 
 
@@ -186,6 +189,63 @@ def test_a_process_killed_at_any_moment_of_the_exchange_loses_nothing(folders, f
     assert not state.exists()
     out = folders.merge(others[1], base=base, state=state)
     assert content(out) == content(folders.merge(*others, base=base))
+
+
+def test_a_state_that_another_process_adds_to_is_refused_by_name(folders, family):
+    base, others = family(2)
+    state = folders.root / "state"
+    folders.merge(others[0], base=base, state=state)
+    before = content(state)
+    # In a process of its own: one that holds it until it is told to stop, or dies.
+    code = f"""
+import sys
+from pathlib import Path
+from gtrturbo.merging.state import claimed
+with claimed(Path({str(state)!r})) as following:
+    (following / "half.safetensors").write_text("begun")
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    with pytest.raises(
+        GtrTurboError, match=r"state is being added to by another process.\nwait for it, or choose another --state"
+    ):
+        folders.merge(others[1], base=base, state=state)
+    assert content(state) == before
+    assert (folders.root / ".state.partial" / "half.safetensors").exists()  # The other's work is left alone.
+    holder.kill()
+    holder.communicate()
+    out = folders.merge(others[1], base=base, state=state)
+    assert content(out) == content(folders.merge(*others, base=base))
+    assert not list(folders.root.glob(".*partial"))
+
+
+def test_a_state_that_grew_since_it_was_read_is_refused(folders, family, monkeypatch):
+    base, others = family(3)
+    state = folders.root / "state"
+    folders.merge(others[0], base=base, state=state)
+
+    def late(folder):
+        monkeypatch.undo()
+        folders.merge(others[1], base=base, state=state)
+        return claimed(folder)
+
+    monkeypatch.setattr(stage, "claimed", late)
+    with pytest.raises(GtrTurboError, match=r"another process has just added to .*state\.\nrun it again"):
+        folders.merge(others[2], base=base, state=state)
+    out = folders.merge(others[2], base=base, state=state)
+    assert content(out) == content(folders.merge(*others, base=base))
+
+
+def test_reading_a_state_while_it_is_exchanged_moves_nothing(folders, family):
+    base, others = family(1)
+    state = folders.root / "state"
+    folders.merge(others[0], base=base, state=state)
+    expected = read_state(state)
+    state.rename(replaced(state))  # As between the two renames of a writer.
+    assert expected is not None and read_state(state) == expected
+    assert not state.exists()
 
 
 def test_the_sums_on_disk_are_those_of_numpy(folders, family):

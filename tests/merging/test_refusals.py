@@ -15,6 +15,9 @@ from checkpoints import read
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging import engine, files
+from gtrturbo.merging.files import Stored
+from gtrturbo.merging.kernel import compiled_kernel
+from gtrturbo.merging.operands import Operand, Rule
 from gtrturbo.recipe import read_recipe
 
 
@@ -211,11 +214,33 @@ def test_a_disk_that_is_too_small_is_seen_before_the_work(folders, family, monke
     refused(folders, r"has 0\.0 MB free, the merge needs", others[0], base=base)
 
 
-def test_a_file_that_shrinks_while_it_is_read_is_named(folders, family, monkeypatch):
-    base, others = family(1)
-    genuine = os.preadv
-    monkeypatch.setattr(files.os, "preadv", lambda fd, buffers, offset: 0 if offset > 3000 else genuine(fd, buffers, offset))
-    refused(folders, "became shorter while it was read", others[0], base=base)
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("method", ["ties", "linear", "slerp"])
+def test_a_file_that_shrinks_while_it_is_read_is_named(folders, family, monkeypatch, method, compiled):
+    base, others = family(2)
+    genuine = engine.Merge.run
+
+    def run(self, threads):
+        os.truncate(others[1] / "model.safetensors", 3000)
+        return genuine(self, threads)
+
+    monkeypatch.setattr(engine.Merge, "run", run)
+    if not compiled:
+        monkeypatch.setattr("gtrturbo.stages.merge.compiled_kernel", lambda: None)
+    error = refused(folders, "became shorter while it was read", *others, base=base, method=method)
+    assert str(others[1] / "model.safetensors") in str(error)
+
+
+def test_a_file_that_the_disk_does_not_give_back_is_named(tmp_path):
+    kernel = compiled_kernel()
+    if kernel is None:
+        pytest.skip("no C compiler")
+    descriptor = os.open(tmp_path, os.O_RDONLY)  # Of a folder, which cannot be read as a file.
+    stored = Stored(tmp_path, descriptor, 0, 5, np.dtype(np.float32))
+    with pytest.raises(OSError, match="Is a directory") as error:
+        kernel.combine(np.zeros(5, np.float32), [Operand(stored)], Rule(), offset=0, out=np.zeros(5, np.float32))
+    assert error.value.filename == str(tmp_path)
+    os.close(descriptor)
 
 
 def test_one_failing_job_ends_all_others(folders, family, monkeypatch):

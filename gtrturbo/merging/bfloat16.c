@@ -1,0 +1,370 @@
+/* The loops of kernel.c in which nearly all merges spend their time, once more for weights that are all bfloat16 and processors
+   with AVX2: sums of an entry stay in registers. Where all weights are 1 they are float32, eight entries at a time, as long as no
+   sum can be rounded; elsewhere they are float64, four at a time, with the operations of kernel.c in their order. Either way the
+   bytes are the same.
+
+   Why float32 is exact: let 2^e be the unit in the last place of the smallest number of an entry (base and k inputs, zeros aside),
+   and 2^E that of the largest. A bfloat16 has 8 bits, so all are multiples of 2^e, of magnitude below 2^(E+8); a difference of two
+   is below 2^(E+9), and a sum of k of them, in any order and with any left out, is a multiple of 2^e below k 2^(E+9). Float32 has
+   24 bits, hence holds every such sum as it is where k 2^(E+9) <= 2^(e+24), that is E − e <= 15 − log2 k. Read as integers, the
+   magnitudes of two bfloat16 whose exponents differ by more than x differ by more than 128 x, so that is what is compared. No sum
+   overflows where the largest number is below 2^113: k <= 256 of them stay below 2^(113+1+8). Float32's own smallest number, 2^-149,
+   is below bfloat16's, 2^-133. */
+
+#include "kernel.h"
+
+#ifdef __AVX2__
+#include <immintrin.h>
+
+enum { EIGHT = 8, PAIR = 16, MAGNITUDE = 0x7fff, LARGE = (113 + 127) << 7, MOST = 256 };
+
+/* Vectors of GCC and clang. Comparisons give −1 where they hold, and 0. */
+typedef double Doubles __attribute__((vector_size(32)));
+typedef int64_t Longs __attribute__((vector_size(32)));
+typedef float Floats __attribute__((vector_size(32)));
+typedef int32_t Ints __attribute__((vector_size(32)));
+typedef int16_t Shorts __attribute__((vector_size(32)));
+
+/* What is added up over the entries. */
+typedef struct {
+    Doubles merged_square, mean_square, dot, base_square;
+    Longs conflicts, kept, changed;
+} Totals;
+
+ALWAYS_INLINE Doubles all(double value) { return value - (Doubles){0}; }
+
+ALWAYS_INLINE double total(Doubles values) { return (values[0] + values[1]) + (values[2] + values[3]); }
+
+ALWAYS_INLINE double count(Longs values) { return (double)(values[0] + values[1] + values[2] + values[3]); }
+
+ALWAYS_INLINE Longs longs(Ints counts) {
+    return (Longs)_mm256_add_epi64(_mm256_cvtepi32_epi64(_mm256_castsi256_si128((__m256i)counts)),
+                                   _mm256_cvtepi32_epi64(_mm256_extracti128_si256((__m256i)counts, 1)));
+}
+
+ALWAYS_INLINE Doubles either(Longs holds, Doubles yes, Doubles no) {
+    return (Doubles)_mm256_blendv_pd((__m256d)no, (__m256d)yes, (__m256d)holds);
+}
+
+/* bfloat16 of results by way of float32, as kernel.c does it, in the low halves. */
+ALWAYS_INLINE Ints rounded(Ints words) { return (Ints)(((words + 0x7fff) + ((words >> 16) & 1)) >> 16) & 0xffff; }
+
+/* ---- float64, four entries at a time ---- */
+
+/* What is added up over the checkpoints, of each of four entries. */
+typedef struct {
+    Doubles mean, plus, minus, plus_weight, minus_weight;
+} Four;
+
+ALWAYS_INLINE Doubles widen(const uint16_t *data) {
+    __m128i words = _mm_slli_epi32(_mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i *)data)), 16);
+    return (Doubles)_mm256_cvtps_pd(_mm_castsi128_ps(words));
+}
+
+ALWAYS_INLINE void narrow(Doubles values, uint16_t *out) {
+    Ints words = rounded((Ints)_mm256_castsi128_si256(_mm_castps_si128(_mm256_cvtpd_ps((__m256d)values))));
+    __m128i halves = _mm_packus_epi32(_mm256_castsi256_si128((__m256i)words), _mm_setzero_si128());
+    _mm_storel_epi64((__m128i *)out, halves);
+}
+
+/* Add four entries of one checkpoint. None that is 0 counts as a vote: `low` is above 0. */
+ALWAYS_INLINE void add_four(const int votes, Doubles d, double weight, double low, Four *sums, Totals *totals) {
+    Doubles weighted = weight * d;
+    sums->mean += weighted;
+    totals->changed -= d != 0.0;
+    if (!votes) return;
+    Longs kept = (Doubles)((Longs)d & INT64_MAX) >= low, up = kept & (d > 0.0), down = kept & (d < 0.0);
+    sums->plus += (Doubles)((Longs)weighted & up);
+    sums->minus += (Doubles)((Longs)weighted & down);
+    sums->plus_weight += (Doubles)((Longs)all(weight) & up);
+    sums->minus_weight += (Doubles)((Longs)all(weight) & down);
+    totals->kept -= kept;
+}
+
+/* Scale what was merged of four entries, add it to the base, and add up what is reported. */
+ALWAYS_INLINE Doubles finish(Doubles merged, Doubles mean, Doubles origin, const Rule *rule, Totals *totals) {
+    merged *= rule->scale;
+    totals->merged_square += merged * merged;
+    totals->mean_square += mean * mean;
+    totals->dot += merged * mean;
+    totals->base_square += origin * origin;
+    return rule->base_factor * origin + merged;
+}
+
+ALWAYS_INLINE Doubles finish_four(const int votes, const Rule *rule, Doubles origin, const Four *sums, Totals *totals) {
+    if (!votes) return finish(sums->mean / rule->divisor, sums->mean, origin, rule, totals);
+    Longs elected = sums->plus + sums->minus >= 0.0;
+    Doubles agreeing = either(elected, sums->plus_weight, sums->minus_weight);
+    Doubles divisor = rule->average ? either(agreeing > 0.0, agreeing, all(1.0)) : all(rule->divisor);
+    totals->conflicts -= (sums->plus_weight > 0.0) & (sums->minus_weight > 0.0);
+    return finish(either(elected, sums->plus, sums->minus) / divisor, sums->mean, origin, rule, totals);
+}
+
+ALWAYS_INLINE double least_kept(const Input *input) { return input->low > 0.0 ? input->low : 0x1p-1074; }
+
+/* Merge entries [start, stop), whose number is a multiple of 4. */
+ALWAYS_INLINE void merge_fours(const int votes, int64_t k, int64_t start, int64_t stop, const uint16_t *restrict base,
+                               const Input *inputs, const Rule *rule, uint16_t *restrict out, Totals *totals) {
+    Totals local = *totals;
+    for (int64_t i = start; i < stop; i += 4) {
+        Four sums = {0};
+        Doubles origin = widen(base + i);
+        for (int64_t c = 0; c < k; c++) {
+            Doubles d = widen((const uint16_t *)inputs[c].data + i) - origin;
+            add_four(votes, d, inputs[c].weight, least_kept(&inputs[c]), &sums, &local);
+        }
+        narrow(finish_four(votes, rule, origin, &sums, &local), out + i);
+    }
+    *totals = local;
+}
+
+static void merge_in_float64(int votes, int64_t k, int64_t start, int64_t stop, const uint16_t *base, const Input *inputs,
+                             const Rule *rule, uint16_t *out, Totals *totals) {
+    if (votes)
+        merge_fours(1, k, start, stop, base, inputs, rule, out, totals);
+    else
+        merge_fours(0, k, start, stop, base, inputs, rule, out, totals);
+}
+
+/* ---- float32, eight entries at a time, of sixteen that are read together ---- */
+
+ALWAYS_INLINE Shorts halves(const uint16_t *data) { return (Shorts)_mm256_loadu_si256((const __m256i *)data); }
+
+/* The first and the third, or the second and the fourth quarter of sixteen entries. */
+ALWAYS_INLINE Floats quarters(const int odd, const uint16_t *data) {
+    __m256i zero = _mm256_setzero_si256(), all = (__m256i)halves(data);
+    return (Floats)(odd ? _mm256_unpackhi_epi16(zero, all) : _mm256_unpacklo_epi16(zero, all));
+}
+
+/* The magnitudes of sixteen entries over base and inputs, as integers: the largest, and the smallest but 0, less 1. */
+typedef struct {
+    Shorts most, least;
+} Span;
+
+ALWAYS_INLINE void extend(Span *span, Shorts values) {
+    Shorts magnitudes = values & MAGNITUDE;
+    span->most = (Shorts)_mm256_max_epu16((__m256i)span->most, (__m256i)magnitudes);
+    span->least = (Shorts)_mm256_min_epu16((__m256i)span->least, (__m256i)(magnitudes - 1));
+}
+
+/* Tell whether some sum of k differences may be rounded in float32, or is not finite; `limit` is 128 (15 − log2 k), rounded down. */
+ALWAYS_INLINE int rounds(const Span *span, int16_t limit) {
+    return _mm256_movemask_epi8((__m256i)((span->most - span->least > limit) | (span->most >= LARGE)));
+}
+
+static int16_t limit_of(int64_t k) {
+    int16_t exponents = 15;
+    while ((int64_t)1 << (15 - exponents) < k) exponents--;
+    return (int16_t)(exponents << 7);
+}
+
+/* The smallest float32 that is not below a magnitude. */
+static float raised(double value) {
+    float single = (float)value;
+    return (double)single < value ? nextafterf(single, INFINITY) : single;
+}
+
+/* What is added up over the checkpoints, of each of eight entries. */
+typedef struct {
+    Floats sum, trimmed, plus;
+    Ints kept, pluses, changed;
+} Eight;
+
+ALWAYS_INLINE void add_eight(const int votes, Floats value, Floats origin, float low, Eight *sums) {
+    Floats d = value - origin;
+    sums->sum += d;
+    sums->changed -= value != origin;
+    if (!votes) return;
+    Ints kept = (Floats)((Ints)d & INT32_MAX) >= low;
+    d = (Floats)((Ints)d & kept);
+    sums->trimmed += d;
+    sums->plus += (Floats)_mm256_max_ps((__m256)d, _mm256_setzero_ps());
+    sums->kept -= kept;
+    sums->pluses -= d > 0.0f;
+}
+
+ALWAYS_INLINE Doubles half(const int upper, Floats values) {
+    return (Doubles)_mm256_cvtps_pd(upper ? _mm256_extractf128_ps((__m256)values, 1) : _mm256_castps256_ps128((__m256)values));
+}
+
+ALWAYS_INLINE Doubles half_of_ints(const int upper, Ints values) {
+    __m256i all = (__m256i)values;
+    return (Doubles)_mm256_cvtepi32_pd(upper ? _mm256_extracti128_si256(all, 1) : _mm256_castsi256_si128(all));
+}
+
+ALWAYS_INLINE Ints finish_eight(const int votes, const Rule *rule, Floats origin, const Eight *sums, Ints *conflicts, Ints *kept,
+                                Totals *totals) {
+    Floats chosen = sums->sum;
+    Ints agreeing = {0};
+    if (votes) {
+        Ints minuses = sums->kept - sums->pluses;
+        __m256 elected = (__m256)(sums->trimmed >= 0.0f);
+        chosen = (Floats)_mm256_blendv_ps((__m256)(sums->trimmed - sums->plus), (__m256)sums->plus, elected);
+        agreeing = (Ints)_mm256_blendv_ps((__m256)minuses, (__m256)sums->pluses, elected);
+        agreeing = (Ints)_mm256_max_epi32((__m256i)agreeing, _mm256_set1_epi32(1));
+        *conflicts -= (Ints)_mm256_min_epi32((__m256i)minuses, (__m256i)sums->pluses) > 0;
+        *kept += sums->kept;
+    }
+    __m128 results[2];
+    for (int upper = 0; upper < 2; upper++) {
+        Doubles divisor = votes && rule->average ? half_of_ints(upper, agreeing) : all(rule->divisor);
+        Doubles merged = half(upper, chosen) / divisor;
+        results[upper] = _mm256_cvtpd_ps((__m256d)finish(merged, half(upper, sums->sum), half(upper, origin), rule, totals));
+    }
+    return rounded((Ints)_mm256_set_m128(results[1], results[0]));
+}
+
+/* Merge entries [start, stop) of one chunk, whose number is a multiple of 16, all weights being 1. */
+ALWAYS_INLINE void merge_eights(const int votes, const int64_t k, int64_t start, int64_t stop, const uint16_t *restrict base,
+                                const Input *inputs, const float *lows, const Rule *rule, uint16_t *restrict out, Totals *totals) {
+    const int16_t limit = limit_of(k);
+    Totals local = {0};
+    Ints conflicts = {0}, kept = {0}, changed = {0};
+    for (int64_t i = start; i < stop; i += PAIR) {
+        Span reach = {halves(base + i) & MAGNITUDE, (halves(base + i) & MAGNITUDE) - 1};
+        for (int64_t c = 0; c < k; c++) extend(&reach, halves((const uint16_t *)inputs[c].data + i));
+        if (rounds(&reach, limit)) {
+            merge_in_float64(votes, k, i, i + PAIR, base, inputs, rule, out, totals);
+            continue;
+        }
+        Ints words[2];
+        for (int odd = 0; odd < 2; odd++) {
+            Eight sums = {0};
+            Floats origin = quarters(odd, base + i);
+            for (int64_t c = 0; c < k; c++)
+                add_eight(votes, quarters(odd, (const uint16_t *)inputs[c].data + i), origin, lows[c], &sums);
+            changed += sums.changed;
+            words[odd] = finish_eight(votes, rule, origin, &sums, &conflicts, &kept, &local);
+        }
+        _mm256_storeu_si256((__m256i *)(out + i), _mm256_packus_epi32((__m256i)words[0], (__m256i)words[1]));
+    }
+    totals->merged_square += local.merged_square;
+    totals->mean_square += local.mean_square;
+    totals->dot += local.dot;
+    totals->base_square += local.base_square;
+    totals->conflicts += longs(conflicts);
+    totals->kept += longs(kept);
+    totals->changed += longs(changed);
+}
+
+/* The same with a number of checkpoints that is known when this is compiled, where they are few. */
+ALWAYS_INLINE void merge_in_float32(const int votes, int64_t k, int64_t start, int64_t stop, const uint16_t *base,
+                                    const Input *inputs, const float *lows, const Rule *rule, uint16_t *out, Totals *totals) {
+    switch (k) {
+    case 1: merge_eights(votes, 1, start, stop, base, inputs, lows, rule, out, totals); break;
+    case 2: merge_eights(votes, 2, start, stop, base, inputs, lows, rule, out, totals); break;
+    case 3: merge_eights(votes, 3, start, stop, base, inputs, lows, rule, out, totals); break;
+    case 4: merge_eights(votes, 4, start, stop, base, inputs, lows, rule, out, totals); break;
+    default: merge_eights(votes, k, start, stop, base, inputs, lows, rule, out, totals);
+    }
+}
+
+/* ---- what kernel.c calls ---- */
+
+static int fits(int64_t k, const Input *inputs, const Rule *rule) {
+    if (k < 1 || rule->keep < 1.0 || rule->vote == VOTE_COUNT || (rule->vote == NO_VOTE && rule->trimmed)) return 0;
+    for (int64_t c = 0; c < k; c++)
+        if (inputs[c].dtype != BFLOAT16 || inputs[c].difference || inputs[c].high < INFINITY) return 0;
+    return 1;
+}
+
+/* See combine. Stops before the first chunk that holds what is not finite, and before the last few entries. */
+int64_t combine_bfloat16(int64_t n, const uint16_t *base, int64_t k, const Input *inputs, const Rule *rule, uint16_t *out, double *sums) {
+    if (!fits(k, inputs, rule)) return 0;
+    int plain = k <= MOST, votes = rule->vote == VOTE_TOTAL;
+    float lows[MOST];
+    for (int64_t c = 0; c < k && plain; c++) {
+        plain = inputs[c].weight == 1.0;
+        lows[c] = raised(least_kept(&inputs[c]));
+    }
+    n -= n % PAIR;
+    for (int64_t start = 0; start < n; start += CHUNK, sums += SUMS) {
+        int64_t stop = start + CHUNK < n ? start + CHUNK : n;
+        Totals totals = {0};
+        if (!plain)
+            merge_in_float64(votes, k, start, stop, base, inputs, rule, out, &totals);
+        else if (votes)
+            merge_in_float32(1, k, start, stop, base, inputs, lows, rule, out, &totals);
+        else
+            merge_in_float32(0, k, start, stop, base, inputs, lows, rule, out, &totals);
+        /* A NaN or an infinity of the base or of an input stays one in the sum of squares. */
+        double mean_square = total(totals.mean_square);
+        if (!(mean_square < INFINITY)) return start;
+        sums[0] += total(totals.merged_square);
+        sums[1] += mean_square;
+        sums[2] += total(totals.dot);
+        sums[3] += total(totals.base_square);
+        sums[4] += count(totals.conflicts);
+        sums[5] += count(votes ? totals.kept : totals.changed);
+        sums[6] += count(totals.changed);
+    }
+    return n;
+}
+
+/* Count a magnitude that may lie in the bins; see span. */
+ALWAYS_INLINE void look(double magnitude, uint64_t from, uint64_t end, uint32_t *restrict tables, double *restrict rest, int64_t room,
+                        int64_t *restrict found) {
+    uint64_t word;
+    memcpy(&word, &magnitude, 8);
+    if (word - from >= end - from) return;
+    tables[(word - from) >> 31]++;
+    if (word & 0x7fffffffu) {
+        if (*found < room) rest[*found] = magnitude;
+        ++*found;
+    }
+}
+
+/* See span; stops before the last few entries, and returns −1 where an entry is not finite. */
+int64_t span_bfloat16(int64_t n, const uint16_t *base, const Input *input, uint64_t first, uint64_t width, uint32_t *tables,
+                      int64_t *above, double *rest, int64_t room, int64_t *found) {
+    const uint64_t from = first << 47, end = (first + width) << 47;
+    const int16_t limit = limit_of(1);
+    double low, high;
+    memcpy(&low, &from, 8);
+    memcpy(&high, &end, 8);
+    const float low_single = raised(low), high_single = raised(high);
+    const uint16_t *data = input->data;
+    Ints over = {0};
+    Doubles checked = {0};
+    n -= n % PAIR;
+    for (int64_t i = 0; i < n; i += PAIR) {
+        Span reach = {halves(base + i) & MAGNITUDE, (halves(base + i) & MAGNITUDE) - 1};
+        extend(&reach, halves(data + i));
+        if (rounds(&reach, limit)) {
+            for (int64_t j = i; j < i + PAIR; j += 4) {
+                Doubles d = widen(data + j) - widen(base + j);
+                checked += d - d;
+                d = (Doubles)((Longs)d & INT64_MAX);
+                *above -= (int64_t)count(d >= high);
+                for (int lane = 0; lane < 4; lane++) look(d[lane], from, end, tables, rest, room, found);
+            }
+            continue;
+        }
+        for (int odd = 0; odd < 2; odd++) {
+            Floats d = quarters(odd, data + i) - quarters(odd, base + i);
+            d = (Floats)((Ints)d & INT32_MAX);
+            Ints beyond = d >= high_single;
+            over -= beyond;
+            unsigned inside = (unsigned)_mm256_movemask_ps((__m256)(beyond ^ (d >= low_single)));
+            if (!inside) continue; /* as most are */
+            float lanes[EIGHT];
+            memcpy(lanes, &d, sizeof d);
+            for (; inside; inside &= inside - 1) look(lanes[__builtin_ctz(inside)], from, end, tables, rest, room, found);
+        }
+    }
+    *above += (int64_t)count(longs(over));
+    return total(checked) == 0.0 ? n : -1;
+}
+
+#else
+
+int64_t combine_bfloat16(int64_t n, const uint16_t *base, int64_t k, const Input *inputs, const Rule *rule, uint16_t *out, double *sums) {
+    return 0;
+}
+
+int64_t span_bfloat16(int64_t n, const uint16_t *base, const Input *input, uint64_t first, uint64_t width, uint32_t *tables,
+                      int64_t *above, double *rest, int64_t room, int64_t *found) {
+    return 0;
+}
+
+#endif
