@@ -1,4 +1,4 @@
-"""Fill docs/results.md with tables from results/*.jsonl, and draw its pictures.
+"""Fill docs/results.md and the README with tables from results/*.jsonl, and draw their pictures.
 
     python -m examples.reproduce.page           # write them
     python -m examples.reproduce.page --check   # say whether they are as written
@@ -20,9 +20,11 @@ from gtrturbo.statistics import Interval, bootstrap, fewest_seeds
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-PAGE = HERE.parents[1] / "docs" / "results.md"
+ROOT = HERE.parents[1]
+PAGES = (ROOT / "docs" / "results.md", ROOT / "README.md")
+PICTURED = ROOT / "docs" / "pictures"
 MARKED = re.compile(r"(<!-- table: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-DRAWN = ("ppo", "turbo-kl", "turbo-sft", "gtr", "static-kl", "opd")
+DRAWN = ("ppo", "turbo-kl", "turbo-kl-10", "turbo-sft", "gtr", "static-kl", "opd")
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa7700", "#aa3377", "#3399bb")
 
 Run = Mapping[str, Any]
@@ -159,7 +161,7 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 def tables(task: str) -> dict[str, Callable[[], list[list[str]]]]:
     arms = arms_of(task)
     main = [name for name in DRAWN if name in arms]
-    ablations = [name for name in arms if name not in DRAWN]
+    ablations = [name for name in arms if name not in main]
     return {
         "methods": lambda: outcomes(arms, main),
         "learning": lambda: learning(arms, main),
@@ -225,10 +227,10 @@ PICTURES = {
 
 def made() -> dict[Path, str]:
     """Return every file that is made from the results, with its text."""
-    files = {PAGE: filled(PAGE.read_text(encoding="utf-8"))}
+    files = {page: filled(page.read_text(encoding="utf-8")) for page in PAGES}
     for name, (task, metric, title) in PICTURES.items():
         if (RESULTS / f"{task}.jsonl").is_file():
-            files[PAGE.parent / "pictures" / name] = picture(task, metric, title)
+            files[PICTURED / name] = picture(task, metric, title)
     return files
 
 
