@@ -244,7 +244,7 @@ def test_weights_scale_gradients_and_leave_the_first_ratio_alone(rollout, served
 
     def gradient(weights):
         importance = None if weights is None else replace(samples.importance, weights=weights)
-        surrogate, _ = _losses(config, critic, transcript, replace(samples, importance=importance), rows)
+        surrogate = _losses(config, critic, transcript, replace(samples, importance=importance), rows).surrogate
         assert surrogate.ratio.detach().numpy() == pytest.approx(1.0, abs=1e-5)
         parameters = [parameter for _, parameter in critic.parameters()]
         found = torch.autograd.grad(surrogate.loss.sum(), parameters, allow_unused=True)
