@@ -43,7 +43,10 @@ arm-density-0.2 := $(turbo) --set merge.density=0.2
 arm-density-1 := $(turbo) --set merge.density=1
 arm-linear := $(turbo) --set merge.method=linear
 arm-ema-0.5 := $(turbo) --set merge.weights=ema:0.5
-arm-every-3 := $(turbo) --merge-every 3
+arm-every-2 := $(turbo) --merge-every 2
+arm-every-5 := $(turbo) --merge-every 5
+arm-release-merge := $(turbo) --set merge.compat=release
+arm-release-kl := $(turbo) --set distill.compat=release --set ppo-step.kl-placement=return
 arm-release := $(turbo) --set merge.compat=release --set distill.compat=release --set ppo-step.kl-placement=return
 
 # Merges of the same checkpoints of turbo-kl, 1 … K, beside the teacher of its own; only every N-th where `every` says so.
@@ -55,6 +58,6 @@ merge-ema-0.25 := --weights ema:0.25
 merge-ema-0.5 := --weights ema:0.5
 merge-ema-0.75 := --weights ema:0.75
 merge-every-2 :=
-merge-every-3 :=
+merge-every-5 :=
 every-merge-every-2 := 2
-every-merge-every-3 := 3
+every-merge-every-5 := 5
