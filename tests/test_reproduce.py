@@ -88,18 +88,18 @@ def test_a_line_says_what_a_run_found_and_other_lines_stay(recorded):
 
 
 def test_tables_are_as_by_hand(recorded):
-    tables = page.tables("numberline")
-    head, ppo, turbo = tables["methods"]()
+    head, ppo, turbo = page.table("numberline", "methods")
     cells = dict(zip(head, turbo, strict=False))
     assert cells["arm"] == "`turbo-kl`" and cells["seeds"] == "3" and cells["success"].startswith("0.700 [")
     # On the same seeds +0.3, +0.2 and 0; in training (0.4 + end) / 2, on average (0.4 + 0.7) / 2; the teacher took 4 of 20 s.
     assert cells["success in training"].startswith("0.550 [") and (turbo[-1], ppo[-1]) == ("20%", "0%")
-    [_, difference] = tables["against-ppo"]()
+    [_, difference] = page.table("numberline", "against-ppo")
     # Not bold, whatever the interval: three seeds are too few.
     assert difference[:2] == ["`turbo-kl`", "3"] and difference[2].startswith("+0.167 [") and difference[3] == "2/1/0"
-    learned = dict(zip(*[tables["learning"]()[i] for i in (0, 2)], strict=True))
+    head, learned = page.table("numberline", "learning", ["turbo-kl"])
+    learned = dict(zip(head, learned, strict=True))
     assert learned["after − before"].startswith("+0.300") and learned["after − chance"].startswith("+0.450")
-    [_, gap] = tables["teachers"]()
+    [_, gap] = page.table("numberline", "teachers")
     assert gap[:4] == ["`turbo-kl`", "3", "2", "0.700"] and gap[4].startswith("-0.400") and gap[5] == "0/0/3"
 
 

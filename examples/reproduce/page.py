@@ -3,7 +3,8 @@
     python -m examples.reproduce.page           # write them
     python -m examples.reproduce.page --check   # say whether they are as written
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`; the words around it are written by hand.
+A table stands between `<!-- table: TASK NAME -->` and `<!-- end -->`; arms after NAME are its rows, else the methods are. The
+words around it are written by hand.
 """
 
 import json
@@ -23,7 +24,7 @@ RESULTS = HERE / "results"
 ROOT = HERE.parents[1]
 PAGES = (ROOT / "docs" / "results.md", ROOT / "README.md")
 PICTURED = ROOT / "docs" / "pictures"
-MARKED = re.compile(r"(<!-- table: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- table: (\S+) (\S+)((?: \S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 DRAWN = ("ppo", "turbo-kl", "turbo-kl-10", "turbo-sft", "gtr", "static-kl", "opd")
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa7700", "#aa3377", "#3399bb")
 
@@ -158,25 +159,23 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(row) + " |\n" for row in (head, ["---"] * len(head), *body))
 
 
-def tables(task: str) -> dict[str, Callable[[], list[list[str]]]]:
+def table(task: str, name: str, chosen: Sequence[str] = ()) -> list[list[str]]:
+    """Make a table of a task: of the chosen arms, else of the methods."""
+    if name == "merges":
+        return merges(task)
     arms = arms_of(task)
-    main = [name for name in DRAWN if name in arms]
-    ablations = [name for name in arms if name not in main]
-    return {
-        "methods": lambda: outcomes(arms, main),
-        "learning": lambda: learning(arms, main),
-        "against-ppo": lambda: against(arms, [name for name in main if name != "ppo"], "ppo"),
-        "against-turbo-kl": lambda: against(arms, [name for name in main if name not in ("turbo-kl", "ppo")], "turbo-kl"),
-        "ablations": lambda: outcomes(arms, ["turbo-kl", *ablations]),
-        "ablations-against-turbo-kl": lambda: against(arms, ablations, "turbo-kl"),
-        "teachers": lambda: teachers(arms, [name for name in arms if any(run["teachers"] for run in arms[name].values())]),
-        "merges": lambda: merges(task),
-    }
+    shown = chosen or [arm for arm in DRAWN if arm in arms]
+    if name.startswith("against-"):
+        reference = name.removeprefix("against-")
+        return against(arms, [arm for arm in shown if arm != reference], reference)
+    if name == "teachers":
+        return teachers(arms, [arm for arm in chosen or arms if any(run["teachers"] for run in arms[arm].values())])
+    return {"methods": outcomes, "learning": learning}[name](arms, shown)
 
 
 def filled(text: str) -> str:
     """Return the page with its tables made anew."""
-    return MARKED.sub(lambda match: match[1] + markdown(tables(match[2])[match[3]]()) + match[4], text)
+    return MARKED.sub(lambda match: match[1] + markdown(table(match[2], match[3], match[4].split())) + match[5], text)
 
 
 def picture(task: str, metric: str, title: str) -> str:
