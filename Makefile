@@ -22,8 +22,8 @@ $(VENV)/.ok: pyproject.toml constraints.txt
 demo: install  ## train the tiny VLM from nothing with the whole loop: a few minutes on two cores
 	$(BIN)/gtrturbo run --method turbo-kl --task numberline --env horizon=5 --iterations 25 --eval-every 5 --out $(RUN)
 
-test: install  ## run the tests
-	$(BIN)/pytest
+test: install  ## run the tests, a process per core
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
 check: lint test  ## lint and test
 

@@ -33,6 +33,21 @@ def test_every_field_has_a_help_sentence(config, field):
     assert len(field.help.split()) >= 3 and field.help.endswith(".")
 
 
+LEARNED = [
+    (config, field) for config in (DistillConfig, PpoStepConfig, MergeConfig) for field in fields(config) if not field.roles
+]
+# What decides how an update is computed or repeated, not what is learned.
+AS_IS = {
+    "seed", "dtype", "engine", "server", "served_model", "micro_batch_tokens", "micro_batch_size", "gradient_checkpointing",
+    "only", "exclude", "rank", "update", "expert", "mode", "recursive",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("config", "field"), LEARNED, ids=[f"{config.__name__}.{field.name}" for config, field in LEARNED])
+def test_every_default_that_changes_what_is_learned_says_where_it_is_from(config, field):
+    assert field.name in AS_IS or any(word in field.help for word in ("paper", "measured", "ours", "mergekit"))
+
+
 @pytest.mark.parametrize("config", EVERY)
 def test_every_config_says_what_its_command_does(config):
     assert config.__doc__ and not config.__doc__.startswith(config.__name__)

@@ -1,0 +1,27 @@
+"""Everything a user can set: one frozen dataclass per stage.
+
+A field is `name: Annotated[type, "help sentence", markers…] = default`. The command line, the YAML file and the manifest
+are all made from these classes. Where a default changes what is learned, the sentence says whether it is the paper's, measured
+here, or ours.
+"""
+
+from gtrturbo.config.common import RELEASE
+from gtrturbo.config.merging import MergeConfig
+from gtrturbo.config.playing import DistillConfig, EvalConfig, RolloutConfig
+from gtrturbo.config.runs import CompareConfig, ReportConfig, RunConfig, ShowConfig
+from gtrturbo.config.training import InitConfig, PpoStepConfig, SftConfig
+
+__all__ = [
+    "RELEASE",
+    "CompareConfig",
+    "DistillConfig",
+    "EvalConfig",
+    "InitConfig",
+    "MergeConfig",
+    "PpoStepConfig",
+    "ReportConfig",
+    "RolloutConfig",
+    "RunConfig",
+    "SftConfig",
+    "ShowConfig",
+]

@@ -1,0 +1,64 @@
+"""What several configs have in common: bounds, and fields that mean the same everywhere."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from gtrturbo.settings import Between, Role, WordOrWhole, check, fields
+
+FRACTION = Between(0, 1)
+POSITIVE = Between(0, low_open=True)
+NOT_NEGATIVE = Between(0)
+AT_LEAST_ONE = Between(1)
+CLIP = Between(0, 0.99, low_open=True)
+
+Device = Annotated[str, "Where to compute: auto takes cuda if there is one, else cpu.", Role.RUNTIME]
+Dtype = Annotated[Literal["auto", "float32", "bfloat16"], "Type of the weights in memory; auto is the type on disk."]
+Overwrite = Annotated[bool, "Replace --out if it exists.", Role.RUNTIME]
+Seed = Annotated[int, "Everything random in this stage follows from it.", NOT_NEGATIVE]
+Out = Annotated[Path, "Folder to write; it appears when the stage is done.", Role.RUNTIME]
+TaskName = Annotated[str, "numberline, ezpoints, blackjack or points24."]
+EnvOptions = Annotated[tuple[str, ...], "KEY=VALUE for the environment, such as image=tiny or horizon=5; repeatable."]
+Illegal = Annotated[
+    Literal["random", "noop", "end"],
+    "What a reply that does not parse does: a random action (as in the paper), nothing, or end the episode.",
+]
+MaxNewTokens = Annotated[int, "Longest reply in tokens; 256 as in the paper.", AT_LEAST_ONE]
+NumEnvs = Annotated[int, "Episodes played side by side, and replies generated in one batch.", AT_LEAST_ONE]
+Engine = Annotated[
+    Literal["hf", "openai"], "Who generates: hf is this process, with transformers; openai is a server, see --base-url."
+]
+ServerKind = Annotated[
+    Literal["vllm", "sglang", "generic"],
+    "What the server is; a generic one is sent standard fields only, returns no token ids, and so can serve eval alone.",
+]
+BaseUrl = Annotated[str | None, "Where the server is, such as http://localhost:8000 (--engine openai).", Role.RUNTIME]
+ServedModel = Annotated[str | None, "Model that the server is asked for; the first that it lists if not given."]
+MaxConcurrency = Annotated[int, "Most requests at once to the server.", AT_LEAST_ONE, Role.RUNTIME]
+MicroBatchTokens = Annotated[
+    str,
+    "Tokens per forward pass, padding included: a number, or auto (8192 on a CPU, what fits on a GPU). Results change by "
+    "rounding only.",
+    WordOrWhole("auto"),
+]
+Checkpointing = Annotated[
+    bool, "Compute activations again in the backward pass: far less memory, about a third more time, the same result."
+]
+Fsdp = Annotated[
+    bool, "Under torchrun: split full weights, gradients and optimiser over the processes, not only the work.", Role.RUNTIME
+]
+MicroBatch = Annotated[int, "Samples per forward pass; memory grows with it, results change by rounding only.", AT_LEAST_ONE]
+
+RELEASE = "release"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """What every stage has; checks bounds and choices of all fields when it is made."""
+
+    out: Out
+    overwrite: Overwrite = False
+
+    def __post_init__(self) -> None:
+        for field in fields(type(self)):
+            check(field, getattr(self, field.name))

@@ -1,0 +1,101 @@
+"""Config of merge."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from gtrturbo.config.common import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, RELEASE, StageConfig
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.settings import EachBetween, Role
+
+MergeMethod = Literal[
+    "ties", "linear", "task-arithmetic", "dare-linear", "dare-ties", "breadcrumbs", "slerp", "nuslerp", "multislerp",
+    "model-stock", "sce",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeConfig(StageConfig):
+    """Merge checkpoints around their base into a teacher. No checkpoints give the base."""
+
+    checkpoints: Annotated[
+        tuple[Path, ...], "Checkpoints to merge, oldest first: full weights in safetensors, or LoRA adapters.", Role.POSITIONAL
+    ] = ()
+    base: Annotated[
+        Path | None,
+        "Checkpoint that task vectors are measured from, a folder or a Hugging Face id; the one that the checkpoints were "
+        "trained from if not given.",
+        Role.INPUT,
+    ] = None
+    method: Annotated[
+        MergeMethod,
+        "ties (the paper's): trim, elect signs, average. linear: weighted mean. task-arithmetic: weighted sum. dare-linear, "
+        "dare-ties: drop entries at random first. breadcrumbs: drop the smallest and the largest. slerp, nuslerp (two), "
+        "multislerp: along spheres. model-stock: towards the centre. sce: entries that vary most.",
+    ] = "ties"
+    weights: Annotated[
+        str,
+        "sma (equal, as in the paper's code), ema:ALPHA (newest counts most; the paper's best is ema:0.5), or numbers: 0.2,0.8.",
+    ] = "sma"
+    density: Annotated[
+        str,
+        "Share of each task vector that is kept, in (0, 1], or one per checkpoint: 0.8,0.5; 0.8 as in the paper.",
+        EachBetween(0, 1, low_open=True),
+    ] = "0.8"
+    gamma: Annotated[float, "breadcrumbs: share of largest entries to drop; 0.01 as in mergekit.", FRACTION] = 0.01
+    scale: Annotated[float, "λ: the merged task vector is multiplied by it; 1 as in the paper.", POSITIVE] = 1.0
+    normalize: Annotated[
+        bool | None,
+        "Divide by the weights; if not given, ties (as in the paper), linear and sce do, and sums do not (as in mergekit).",
+    ] = None
+    sign: Annotated[
+        Literal["total", "count"], "How a sign is elected: by the weighted sum (as in the paper), or by the number of votes."
+    ] = "total"
+    only: Annotated[
+        tuple[str, ...], "Merge only tensors whose name fits, such as model.layers.*; repeatable. Others: the base's."
+    ] = ()
+    exclude: Annotated[tuple[str, ...], "Leave tensors whose name fits as they are in the base; repeatable."] = ()
+    adapter_space: Annotated[
+        Literal["delta", "factors"],
+        "LoRA adapters: delta, ours, merges what they stand for, scale·B·A, exactly. factors merges A and B apart, as PEFT does: "
+        "approximate.",
+    ] = "delta"
+    rank: Annotated[
+        int, "LoRA adapters: write an adapter of this rank (truncated SVD; its error is printed), not full weights.", NOT_NEGATIVE
+    ] = 0
+    recursive: Annotated[
+        bool, "Merge one checkpoint after another into the last teacher: the paper's recursion, an approximation of their merge."
+    ] = False
+    compat: Annotated[
+        Literal["none", "release"],
+        "release: the teacher of the paper's published code, defects and all, to see what they cost: the first checkpoint alone "
+        "(it is never merged again), with a quarter of its trimmed change; with --adapter-space factors half of A and half of B. "
+        "none, the default, is the paper's text.",
+    ] = "none"
+    seed: Annotated[int, "dare: decides which entries are dropped.", NOT_NEGATIVE] = 0
+    recipe: Annotated[Path | None, "mergekit's YAML in place of checkpoints, method and weights.", Role.RUNTIME] = None
+    cache: Annotated[
+        Path | None, "Folder for what was measured of each checkpoint: merging it again is one pass over the files.", Role.RUNTIME
+    ] = None
+    state: Annotated[
+        Path | None, "Folder of running sums (ties): only checkpoints that are not in it are read, and old ones may be gone.",
+        Role.RUNTIME,
+    ] = None  # fmt: skip
+    verify: Annotated[
+        int, "Recompute so many tensors, chosen at random, by the slow reference and compare.", NOT_NEGATIVE, Role.RUNTIME
+    ] = 0
+    dry_run: Annotated[bool, "Say what would be read and written, and do nothing.", Role.RUNTIME] = False
+    threads: Annotated[int | None, "Threads; all cores if not given. The result is the same.", AT_LEAST_ONE, Role.RUNTIME] = None
+    device: Annotated[
+        str, "cpu, or cuda for the arithmetic on a GPU; the result is the same.", Role.RUNTIME
+    ] = "cpu"  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fixed = {"method": "ties", "weights": "sma", "scale": 1.0, "normalize": None, "sign": "total", "recursive": False}
+        fixed |= {"state": None, "rank": 0}
+        changed = [name for name, value in fixed.items() if getattr(self, name) != value]
+        if self.compat == RELEASE and changed:
+            raise GtrTurboError(
+                f"--compat release is one merge, whose {changed[0]} is fixed.", f"leave out --{changed[0]}, or --compat."
+            )

@@ -1,0 +1,127 @@
+"""Configs of the stages in which a model plays, or comments on play: rollout, distill, eval."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from gtrturbo.config.common import (
+    AT_LEAST_ONE,
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    BaseUrl,
+    Device,
+    Dtype,
+    Engine,
+    EnvOptions,
+    Illegal,
+    MaxConcurrency,
+    MaxNewTokens,
+    MicroBatch,
+    MicroBatchTokens,
+    NumEnvs,
+    Seed,
+    ServedModel,
+    ServerKind,
+    StageConfig,
+    TaskName,
+)
+from gtrturbo.settings import Role
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig(StageConfig):
+    """Play episodes and write every turn: image, prompt, sampled token ids, log-probs, reward."""
+
+    checkpoint: Annotated[Path | None, "Checkpoint that plays; leave out with --expert.", Role.INPUT] = None
+    task: TaskName
+    env: EnvOptions = ()
+    expert: Annotated[bool, "Let the task's scripted expert play and write true thoughts: data for sft."] = False
+    novice: Annotated[
+        float,
+        "--expert: share of the episodes that a novice plays, who reads truly and keeps to the rules, but acts at random among "
+        "what they allow.",
+        FRACTION,
+    ] = 0.0
+    episodes: Annotated[int, "Whole episodes to play. 64 is ours; the paper plays 1,024 turns per update.", AT_LEAST_ONE] = 64
+    first_episode: Annotated[int, "Index of the first episode: two halves played apart equal one whole.", NOT_NEGATIVE] = 0
+    temperature: Annotated[float, "Sampling temperature; 0.2 as in the paper. Training uses the same.", POSITIVE] = 0.2
+    max_new_tokens: MaxNewTokens = 256
+    illegal: Illegal = "random"
+    num_envs: NumEnvs = 32
+    engine: Engine = "hf"
+    server: ServerKind = "vllm"
+    base_url: BaseUrl = None
+    served_model: ServedModel = None
+    max_concurrency: MaxConcurrency = 64
+    seed: Seed = 0
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(StageConfig):
+    """Let a teacher annotate turns: log-probs of the student's tokens (kl), or thoughts of its own (sft)."""
+
+    rollouts: Annotated[Path, "Turns to annotate.", Role.INPUT]
+    teacher: Annotated[Path | None, "Checkpoint that teaches; leave out with --expert.", Role.INPUT] = None
+    expert: Annotated[bool, "The task's scripted expert teaches (--mode sft only): GTR with a correct corrector."] = False
+    mode: Annotated[Literal["kl", "sft"], "kl writes scores, sft writes demos."] = "kl"
+    top_logprobs: Annotated[
+        int,
+        "kl: also keep the teacher's N most likely tokens at each token, 8 N + 4 bytes, for ppo-step --kl-estimator full; more "
+        "than the vocabulary is all of it. 0, as in the paper, keeps none.",
+        NOT_NEGATIVE,
+    ] = 0
+    compat: Annotated[
+        Literal["none", "release"],
+        "release: kl as the paper's published code measures it, defects and all, to see what they cost: without the picture, at "
+        "temperature 1, and one token off (the probability that a token comes once more). ppo-step then does so to the student. "
+        "none, the default, is the paper's text.",
+    ] = "none"
+    temperature: Annotated[float, "sft: first sampling temperature of the teacher; 0.2 as in the paper.", POSITIVE] = 0.2
+    retries: Annotated[
+        int,
+        "sft: more tries for a reply that does not parse, each 1.1 times hotter, up to 0.9. 3 is ours; the paper's code "
+        "tries for ever.",
+        NOT_NEGATIVE,
+    ] = 3
+    max_new_tokens: MaxNewTokens = 256
+    micro_batch_tokens: MicroBatchTokens = "auto"
+    micro_batch_size: MicroBatch = 32
+    engine: Engine = "hf"
+    server: ServerKind = "vllm"
+    base_url: BaseUrl = None
+    served_model: ServedModel = None
+    max_concurrency: MaxConcurrency = 64
+    student: Annotated[
+        Path | None, "Go on to the weights: update this checkpoint with the guidance and write it to --out.", Role.INPUT
+    ] = None
+    update: Annotated[
+        tuple[str, ...], "KEY=VALUE for that update, an option of sft (--mode sft) or ppo-step (--mode kl); repeatable."
+    ] = ()
+    seed: Seed = 0
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(StageConfig):
+    """Play fixed, paired episodes and report success with its interval, thought accuracy and chance."""
+
+    checkpoint: Annotated[Path, "Checkpoint that plays.", Role.INPUT]
+    task: TaskName
+    env: EnvOptions = ()
+    episodes: Annotated[int, "Episodes; the same deals for every checkpoint.", AT_LEAST_ONE] = 200
+    temperature: Annotated[float, "Sampling temperature; 0 takes the most likely token.", NOT_NEGATIVE] = 0.0
+    max_new_tokens: MaxNewTokens = 256
+    illegal: Illegal = "random"
+    num_envs: NumEnvs = 32
+    engine: Engine = "hf"
+    server: ServerKind = "vllm"
+    base_url: BaseUrl = None
+    served_model: ServedModel = None
+    max_concurrency: MaxConcurrency = 64
+    seed: Annotated[int, "Chooses the deals; keep it to compare checkpoints pair by pair.", NOT_NEGATIVE] = 1_000_000
+    device: Device = "auto"
+    dtype: Dtype = "auto"

@@ -1,0 +1,111 @@
+"""Configs of run, and of what looks at artifacts and runs: show, compare, report."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from gtrturbo.config.common import AT_LEAST_ONE, NOT_NEGATIVE, Device, EnvOptions, Seed, TaskName
+from gtrturbo.settings import Role, check, fields
+
+Method = Literal["ppo", "turbo-kl", "turbo-sft", "gtr", "opd", "static-kl"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Train from nothing to a table: init, sft, then merge, rollout, distill, ppo-step in a loop, and eval."""
+
+    out: Annotated[Path, "Folder of the run; started again, it goes on where it was."]
+    method: Annotated[
+        Method,
+        "ppo: no teacher. turbo-kl, turbo-sft: the merged teacher. gtr: an external teacher (--teacher, else the expert). "
+        "opd: on-policy distillation of --teacher, without the environment's reward. static-kl: KL to one teacher throughout, "
+        "--teacher or else the first checkpoint.",
+    ] = "turbo-kl"
+    model: Annotated[str, "tiny (built in), a Hugging Face id, or a folder. Any but tiny takes the paper's settings."] = "tiny"
+    start: Annotated[Path | None, "Start from this checkpoint: no init and no sft. --model still chooses the settings."] = None
+    teacher: Annotated[Path | None, "External teacher: opd needs one, gtr and static-kl take one."] = None
+    task: TaskName = "numberline"
+    env: EnvOptions = ()
+    iterations: Annotated[int, "Updates after the warm start.", NOT_NEGATIVE] = 20
+    episodes: Annotated[int, "Episodes per iteration.", AT_LEAST_ONE] = 64
+    eval_episodes: Annotated[int, "Episodes per evaluation.", AT_LEAST_ONE] = 200
+    eval_every: Annotated[int, "Evaluate every so many iterations, besides start and end; 0 only those two.", NOT_NEGATIVE] = 0
+    merge_every: Annotated[
+        int,
+        "Merge a teacher every so many updates, of the checkpoints whose number is a multiple; it serves until the next. "
+        "1 as in the paper.",
+        AT_LEAST_ONE,
+    ] = 1
+    eval_teachers: Annotated[
+        bool, "Wherever a student is evaluated, evaluate on the same deals the teacher that is then merged of it too."
+    ] = False
+    lora_rank: Annotated[int, "Rank of the LoRA adapter to train; 0 trains the full weights.", NOT_NEGATIVE] = 0
+    seed: Seed = 0
+    label: Annotated[
+        str | None, "What compare and report call this run; the method and the settings in which it differs if not given."
+    ] = None
+    set: Annotated[
+        tuple[str, ...], "STAGE.OPTION=VALUE for any stage, such as ppo-step.clip-range=0.2 or merge.weights=ema:0.5; repeatable."
+    ] = ()
+    keep_teachers: Annotated[
+        int | None, "Keep the weights of the newest N merged teachers; all if not given. The manifests stay.", AT_LEAST_ONE
+    ] = None
+    keep_optimizers: Annotated[
+        int | None, "Keep the optimiser's state of the newest N checkpoints; all if not given. The weights stay.", AT_LEAST_ONE
+    ] = None
+    isolate: Annotated[bool, "Run each stage as a process of its own, so that nothing of it stays in memory."] = False
+    dry_run: Annotated[bool, "Print the run as a shell script with estimates of memory and disk, and do nothing."] = False
+    device: Device = "auto"
+    overwrite: Annotated[bool, "Replace what exists and differs."] = False
+
+    def __post_init__(self) -> None:
+        for field in fields(type(self)):
+            check(field, getattr(self, field.name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowConfig:
+    """Print any artifact: its manifest, an episode turn by turn, tokens coloured by the teacher's KL."""
+
+    artifact: Annotated[Path, "Folder to look at.", Role.POSITIONAL]
+    episode: Annotated[int | None, "Print this episode turn by turn.", NOT_NEGATIVE] = None
+    turn: Annotated[int | None, "Print this row of turns.jsonl (counted from 0), as error messages name them.", NOT_NEGATIVE] = (
+        None
+    )
+    scores: Annotated[Path | None, "Colour the reply's tokens by the teacher's KL from these scores."] = None
+    check: Annotated[bool, "Hash every file again and compare with the manifest."] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Compare runs by method: means over seeds with intervals, differences paired by seed, cost."""
+
+    runs: Annotated[tuple[Path, ...], "Folders that gtrturbo run wrote.", Role.POSITIONAL]
+    baseline: Annotated[
+        str | None, "Method that the others are compared to, as the table names it; ppo if there, else the first."
+    ] = None
+    out: Annotated[Path | None, "Folder for compare.json and compare.csv, with every iteration.", Role.RUNTIME] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Write one HTML page about runs: curves with intervals, collapse, teacher, time and cost, sample episodes."""
+
+    runs: Annotated[tuple[Path, ...], "Folders that gtrturbo run wrote.", Role.POSITIONAL]
+    out: Annotated[Path, "File to write; it needs nothing else, no network either.", Role.RUNTIME] = Path("report.html")
+    baseline: Annotated[
+        str | None, "Method that the others are compared to, as the table names it; ppo if there, else the first."
+    ] = None
+    samples: Annotated[int, "Episodes to show of each run.", NOT_NEGATIVE] = 2
+    price_per_call: Annotated[float | None, "What an API teacher would cost per answered turn.", NOT_NEGATIVE] = None
+    price_per_million_tokens: Annotated[
+        float | None, "What an API teacher would cost per million tokens, read and written alike.", NOT_NEGATIVE
+    ] = None
+    price_per_hour: Annotated[
+        float | None, "What an hour of this machine costs, for the merged teacher's seconds.", NOT_NEGATIVE
+    ] = None
+    currency: Annotated[str, "Of the prices."] = "USD"
+
+    def __post_init__(self) -> None:
+        for field in fields(type(self)):
+            check(field, getattr(self, field.name))

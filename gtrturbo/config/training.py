@@ -1,0 +1,151 @@
+"""Configs of the stages that make and train a checkpoint: init, sft, ppo-step."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from gtrturbo.config.common import (
+    AT_LEAST_ONE,
+    CLIP,
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    Checkpointing,
+    Device,
+    Dtype,
+    Fsdp,
+    MicroBatchTokens,
+    Seed,
+    StageConfig,
+)
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.settings import Role
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitConfig(StageConfig):
+    """Make the first checkpoint: the built-in tiny VLM, or a Hugging Face image-text-to-text model."""
+
+    model: Annotated[str, "tiny (built in, offline), a Hugging Face id, or a local folder."] = "tiny"
+    revision: Annotated[str | None, "Branch, tag or commit on the Hugging Face hub."] = None
+    lora_rank: Annotated[int, "Rank of the LoRA adapter to train; 0 trains the full weights. The paper: 128.", NOT_NEGATIVE] = 0
+    lora_alpha: Annotated[float | None, "LoRA scale times rank; twice the rank if not given, as in the paper.", POSITIVE] = None
+    lora_target: Annotated[
+        tuple[str, ...], "Module names that get an adapter; repeatable. All linear layers except the output head if not given."
+    ] = ()
+    dtype: Dtype = "auto"
+    seed: Seed = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftConfig(StageConfig):
+    """Supervised steps on turns or demos: warm start, or imitation of a teacher."""
+
+    data: Annotated[tuple[Path, ...], "Turns or demos to learn from.", Role.POSITIONAL]
+    checkpoint: Annotated[Path, "Checkpoint to start from.", Role.INPUT]
+    steps: Annotated[int, "Most optimiser steps to take.", AT_LEAST_ONE] = 200
+    stop_loss: Annotated[
+        float, "Stop when the running loss (decay 0.8, nats per token) falls below this; 0 never.", NOT_NEGATIVE
+    ] = 0.0
+    learning_rate: Annotated[float, "Peak learning rate of AdamW.", POSITIVE] = 1e-5
+    warmup_steps: Annotated[int, "Steps of linear warm-up; a cosine to 0 at --steps follows.", NOT_NEGATIVE] = 0
+    batch_size: Annotated[int, "Samples per optimiser step.", AT_LEAST_ONE] = 32
+    micro_batch_tokens: MicroBatchTokens = "auto"
+    gradient_checkpointing: Checkpointing = False
+    fsdp: Fsdp = False
+    weight_decay: Annotated[float, "AdamW weight decay.", NOT_NEGATIVE] = 0.0
+    max_grad_norm: Annotated[float, "Gradients are scaled down to this norm.", POSITIVE] = 1.0
+    seed: Seed = 0
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+
+# With r = log p − log q, ∇ of an estimator k(r) is on average E[k'(r) ∇log p]; of the KL it is E[r ∇log p].
+NO_LOSS = {
+    "k1": "its expected gradient is 0",
+    "k1-clip": "its gradient is 0 where the teacher likes a token better and elsewhere the same however far apart the two are",
+    "abs": "its gradient is the same however far apart the two are",
+    "k3": "its expected gradient is that of the forward KL, from teacher to student",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PpoStepConfig(StageConfig):
+    """One PPO update of a checkpoint from its own turns, guided by a teacher's scores or demos."""
+
+    checkpoint: Annotated[Path, "Checkpoint that played the turns.", Role.INPUT]
+    rollouts: Annotated[Path, "Turns that this checkpoint played.", Role.INPUT]
+    scores: Annotated[Path | None, "Teacher log-probs of these turns (distill --mode kl).", Role.INPUT] = None
+    demos: Annotated[
+        tuple[Path, ...], "Teacher thoughts to imitate beside PPO (distill --mode sft); repeatable.", Role.INPUT
+    ] = ()
+    epochs: Annotated[int, "Passes over the turns; 4 as in the paper.", AT_LEAST_ONE] = 4
+    minibatch_size: Annotated[int, "Turns per optimiser step; 128 as in the paper.", AT_LEAST_ONE] = 128
+    micro_batch_tokens: MicroBatchTokens = "auto"
+    gradient_checkpointing: Checkpointing = False
+    fsdp: Fsdp = False
+    learning_rate: Annotated[float, "AdamW learning rate of the model at the first update; 1e-5 as in the paper.", POSITIVE] = (
+        1e-5
+    )
+    final_learning_rate: Annotated[
+        float, "Learning rate after --schedule-updates updates; 1e-9 as in the paper.", NOT_NEGATIVE
+    ] = 1e-9
+    schedule_updates: Annotated[
+        int,
+        "Updates (ppo-steps) of the cosine from first to final learning rate; 25 in the paper. 0, ours, keeps it constant.",
+        NOT_NEGATIVE,
+    ] = 0
+    value_learning_rate: Annotated[
+        float | None, "Learning rate of the value head; the model's, as in the paper, if not given.", POSITIVE
+    ] = None
+    clip_range: Annotated[float, "ε: the turn's probability ratio counts within 1 ± this; 0.1 as in the paper.", CLIP] = 0.1
+    value_clip_range: Annotated[
+        float | None,
+        "The value's change counts within ± this, in units of reward; --clip-range, as in the paper, if not given.",
+        POSITIVE,
+    ] = None
+    gamma: Annotated[float, "Discount per turn; 0.9 as in the paper.", FRACTION] = 0.9
+    gae_lambda: Annotated[float, "λ of generalised advantage estimation; 0.95 as in the paper.", FRACTION] = 0.95
+    thought_coef: Annotated[
+        float,
+        "λ: weight of thought tokens in a turn's log-prob; 0.5 as in the paper's card games, 0.2 in its ALFWorld.",
+        FRACTION,
+    ] = 0.5
+    value_coef: Annotated[float, "Weight of the value loss; 0.5 as in the paper.", NOT_NEGATIVE] = 0.5
+    detach_value: Annotated[bool, "Let the value loss train the value head only, not the model; in the paper both."] = False
+    environment_coef: Annotated[
+        float, "Weight of the environment's reward; 1 as in the paper, 0 leaves pure on-policy distillation.", NOT_NEGATIVE
+    ] = 1.0
+    format_valid: Annotated[float, "Reward term of a reply that parses; 3 in the paper's Points24. 0 is ours."] = 0.0
+    format_invalid: Annotated[float, "Reward term of a reply that does not parse; -2 in the paper's Points24. -1 is ours."] = -1.0
+    kl_coef: Annotated[float, "β: weight of the teacher's reverse KL; 1 as in the paper.", NOT_NEGATIVE] = 1.0
+    kl_estimator: Annotated[
+        Literal["k1-clip", "k1", "abs", "k2", "k3", "full"],
+        "Per-token estimate of KL(student, teacher); k1-clip is max(0, k1) as in the paper. full: summed over the tokens that "
+        "distill --top-logprobs kept, and the rest as one.",
+    ] = "k1-clip"
+    kl_placement: Annotated[
+        Literal["reward", "advantage", "return", "loss"],
+        "reward: through GAE (paper's algorithm). advantage: this turn only (its equation). return: value target too (its code). "
+        "loss: differentiable, beside PPO; takes --kl-estimator k2 or full.",
+    ] = "reward"
+    kl_tokens: Annotated[
+        Literal["thought", "reply"],
+        "Tokens that the KL is the mean over: thought, as in the paper, or reply, thought and action alike.",
+    ] = "thought"
+    demo_coef: Annotated[float, "Weight of the imitation loss on --demos; 1 as in the paper.", NOT_NEGATIVE] = 1.0
+    weight_decay: Annotated[float, "AdamW weight decay; 0 as in the paper.", NOT_NEGATIVE] = 0.0
+    max_grad_norm: Annotated[
+        float, "Gradients are scaled down to this norm; 1 is what the paper's runs used in effect.", POSITIVE
+    ] = 1.0
+    seed: Seed = 0
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kl_placement == "loss" and self.kl_estimator in NO_LOSS:
+            raise GtrTurboError(
+                f"{self.kl_estimator} is no loss: {NO_LOSS[self.kl_estimator]}.",
+                "with --kl-placement loss give: --kl-estimator k2, or full",
+            )
