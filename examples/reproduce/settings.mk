@@ -52,6 +52,7 @@ arm-release := $(turbo) --set merge.compat=release --set distill.compat=release 
 # Merges of the same checkpoints of turbo-kl, 1 … K, beside the teacher of its own; only every N-th where `every` says so.
 merge-ties :=
 merge-density-0.2 := --density 0.2
+merge-density-0.5 := --density 0.5
 merge-density-1 := --density 1
 merge-linear := --method linear
 merge-ema-0.25 := --weights ema:0.25
