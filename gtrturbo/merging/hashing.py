@@ -13,7 +13,7 @@ from gtrturbo.merging.files import Files
 
 STEP = 1 << 22  # bytes that are waited for
 PIECE = 1 << 18  # bytes that are read at once: they stay in the nearest cache
-FLUSH = 1 << 25  # bytes that the disk is sent at once
+FLUSH = 1 << 26  # bytes after which the disk is waited for
 
 
 class Hasher:
@@ -73,5 +73,9 @@ class Hasher:
                 self._sha.update(part.data)
 
     def _flush(self) -> None:
-        for start, stop in self._steps(FLUSH):
-            self._files.flush(self._path, start, stop - start)
+        # To send pages off is not enough: most of the wait is for the disk's own cache, which only a sync empties.
+        flushed = 0
+        for _, stop in self._steps(FLUSH):
+            if flushed < stop < self._size:  # Whoever finishes the file waits for its end.
+                flushed = self._edge
+                self._files.flush(self._path)
