@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from gtrturbo.lineage import borrows_layout, on_disk, state_settings
 from gtrturbo.merging.accumulators import MOST, Accumulators
 from gtrturbo.merging.adapters import Adapter, read_adapter
 from gtrturbo.merging.card import Card
-from gtrturbo.merging.engine import Merge, TensorReport, Thresholds, default_threads
+from gtrturbo.merging.engine import Job, Merge, TensorReport, Thresholds, default_threads
 from gtrturbo.merging.files import INDEX, Entry, Files, read_layout
 from gtrturbo.merging.kernel import compiled_kernel
 from gtrturbo.merging.lowrank import factor_sources, module_sources, write_adapter, write_factors
@@ -61,7 +62,7 @@ COUNTED = ("entries", "merged_square", "mean_square", "dot", "conflicts", "kept"
 def run(config: MergeConfig) -> Result:
     """Write the merged checkpoint: full weights, also of adapters, unless an adapter is asked for."""
     assert config.base is not None
-    given = provenance(config)
+    given = _Given(config)
     with writing(config.out, given, overwrite=config.overwrite) as draft:
         if config.compat == RELEASE:
             stderr.print("--compat release: the first checkpoint, shrunken, as in the paper's published code.", style="yellow")
@@ -71,6 +72,19 @@ def run(config: MergeConfig) -> Result:
             _copy(config, config.base, draft)
         draft.renderer = renderer_hash(draft.folder)
     return done(draft)
+
+
+class _Given:
+    """The provenance of a merge, when it is called; before that, `jobs` may hash the files of others while they are merged."""
+
+    def __init__(self, config: MergeConfig) -> None:
+        assert config.base is not None
+        identify = cache(artifact_id)
+        self.jobs = [partial(identify, path) for path in (config.base, *config.checkpoints)]
+        self._found = cache(lambda: provenance(config, identify))
+
+    def __call__(self) -> Provenance:
+        return self._found()
 
 
 def preview(config: MergeConfig) -> str:
@@ -194,7 +208,7 @@ def _settings(config: MergeConfig) -> Settings:
     )
 
 
-def _merge(config: MergeConfig, base: Path, draft: Draft, given: Provenance) -> None:
+def _merge(config: MergeConfig, base: Path, draft: Draft, given: _Given) -> None:
     try:
         _write(config, base, draft, given)
     except OSError as error:
@@ -202,7 +216,7 @@ def _merge(config: MergeConfig, base: Path, draft: Draft, given: Provenance) -> 
         raise GtrTurboError(f"{file} cannot be read or written: {error.strerror}.", "see to it, then run it again.") from error
 
 
-def _write(config: MergeConfig, base: Path, draft: Draft, given: Provenance) -> None:
+def _write(config: MergeConfig, base: Path, draft: Draft, given: _Given) -> None:
     inputs = _Inputs.read(config, base)
     as_adapter = bool(config.rank) or config.adapter_space == "factors"
     _require_room(config, inputs, as_adapter=as_adapter)
@@ -210,20 +224,21 @@ def _write(config: MergeConfig, base: Path, draft: Draft, given: Provenance) -> 
     if config.recursive:
         outcome = _fold(config, inputs, draft.folder)
     elif config.state:
-        outcome = _accumulate(config, inputs, draft.folder, given)
+        outcome = _accumulate(config, inputs, draft.folder, given())
     else:
         plan = make_plan(_settings(config), len(config.checkpoints), borrowed=borrows_layout(config))
-        outcome = _stream(config, plan, inputs.sources(config, plan, draft.folder), draft.folder, inputs, given.inputs)
-    draft.metrics = {"checkpoints": len(given.inputs["checkpoints"]), **_metrics(outcome, config), **outcome.extra}
+        sources = inputs.sources(config, plan, draft.folder)
+        outcome = _stream(config, plan, sources, draft.folder, inputs, lambda: given().inputs, beside=given.jobs)
+    ids = given().inputs["checkpoints"]
+    draft.metrics = {"checkpoints": len(ids), **_metrics(outcome, config), **outcome.extra}
     draft.hashes = {} if config.rank else outcome.hashes
     draft.timing = {"kernel": outcome.kernel, "threads": _threads(config)}
     if as_adapter:
         point_to_base(draft.folder, rebased_name(str(inputs.under), config.out))
-    ids = given.inputs["checkpoints"]
     card = Card(
-        base=given.inputs["base"],
+        base=given().inputs["base"],
         inputs=list(zip(ids, outcome.weights or [None] * len(ids), strict=True)),
-        settings=_chosen(given),
+        settings=_chosen(given()),
         metrics=draft.metrics,
         moved=[(report.name, share) for report, share in _most_moved(outcome.reports)],
     )
@@ -285,23 +300,25 @@ def _stream(
     sources: Sources,
     folder: Path,
     inputs: _Inputs,
-    ids: dict[str, Any],
+    ids: Callable[[], dict[str, Any]],
     accumulators: Callable[[Files], Accumulators] | None = None,
+    beside: Sequence[Job] = (),
 ) -> _Outcome:
     """Merge what `sources` lay out into `folder`, show progress, remember what was measured, verify."""
     kernel = _kernel(config.device)
     with closing(Files()) as files:
         sources.open(files)
-        questions = _questions(plan, ids)
-        known = _recall(config.cache, questions, sources) if plan.measures == "ranks" and not config.recursive else {}
+        kept = config.cache if plan.measures == "ranks" and not config.recursive else None
+        questions = _questions(plan, ids()) if kept else []
+        known = _recall(kept, questions, sources)
         before = set(known)
-        merge = Merge(plan, sources, kernel, files, folder, seeds=_seeds(config), thresholds=known)
+        merge = Merge(plan, sources, kernel, files, folder, seeds=_seeds(config), thresholds=known, beside=beside)
         merge.accumulators = accumulators(files) if accumulators else None
         with progress_bar("merge (MB)", sources.base.size // MEGABYTE) as bar:
             merge.told = _Throughput(bar)
             reports = merge.run(_threads(config))
-        if config.cache and not config.recursive:
-            _remember(config.cache, questions, merge.thresholds, before)
+        if kept:
+            _remember(kept, questions, merge.thresholds, before)
         if config.verify and not accumulators:
             _verify(config, plan, sources, files, folder)
         extra: dict[str, float] = {}
@@ -360,7 +377,7 @@ def _seeds(config: MergeConfig) -> Callable[[str, int], int]:
 def _questions(plan: Plan, ids: dict[str, Any]) -> list[Question]:
     return [
         Question(checkpoint=identity, base=ids["base"], method=plan.method, density=density, gamma=plan.gamma)
-        for identity, density in zip(ids.get("checkpoints", []), plan.densities, strict=False)
+        for identity, density in zip(ids["checkpoints"], plan.densities, strict=False)
     ]
 
 
@@ -399,7 +416,7 @@ def _fold(config: MergeConfig, inputs: _Inputs, folder: Path) -> _Outcome:
         plan = make_plan(_pair_settings(config, previous), 2 if previous else 1)
         teacher = (replace(every.base, folder=previous),) if previous else ()
         sources = replace(every, targets=targets, layouts=(*every.layouts, *teacher))
-        outcome = _stream(config, plan, sources, into, inputs, {"base": ""})
+        outcome = _stream(config, plan, sources, into, inputs, dict)
         if previous:
             shutil.rmtree(previous)
         previous = into
@@ -459,7 +476,7 @@ def _add(
         return kept[0]
 
     fresh_ids = {"base": given.inputs["base"], "checkpoints": [artifact_id(config.checkpoints[index]) for index in fresh]}
-    outcome = _stream(config, plan, sources, folder, inputs, fresh_ids, accumulators)
+    outcome = _stream(config, plan, sources, folder, inputs, lambda: fresh_ids, accumulators)
     kept[0].finish(State(format=FORMAT, base=given.inputs["base"], checkpoints=ids, settings=settings))
     return replace(outcome, weights=None, complete=False)
 
