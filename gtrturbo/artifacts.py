@@ -125,9 +125,10 @@ def same_artifact(a: Path, b: Path) -> bool:
     Raises:
         GtrTurboError: as `artifact_id`.
     """
-    if (a / MANIFEST).is_file() or (b / MANIFEST).is_file():
-        return artifact_id(a) == artifact_id(b)
-    files, others = _model_files(a), _model_files(b)
+    foreign = [_model_files(path) for path in (a, b) if not (path / MANIFEST).is_file()]
+    if len(foreign) < 2:
+        return not foreign and artifact_id(a) == artifact_id(b)
+    files, others = foreign
     return [file.name for file in files] == [other.name for other in others] and all(map(_same_bytes, files, others))
 
 

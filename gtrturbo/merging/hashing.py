@@ -4,11 +4,12 @@ second pass nor much of a wait when all is done."""
 import hashlib
 import heapq
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.files import Files
 
 STEP = 1 << 22  # bytes that are waited for
@@ -26,7 +27,8 @@ class Hasher:
         self._given_up = False
         self._changed = threading.Condition()
         self._sha = hashlib.sha256()
-        self._threads = [threading.Thread(target=follow, daemon=True) for follow in (self._hash, self._flush)]
+        self._error: Exception | None = None
+        self._threads = [threading.Thread(target=self._go, args=(follow,), daemon=True) for follow in (self._hash, self._flush)]
         for thread in self._threads:
             thread.start()
 
@@ -46,8 +48,14 @@ class Hasher:
         self._join()
 
     def digest(self) -> str:
-        """Wait for the end of the file and return its sha256 in hex."""
+        """Wait for the end of the file and return its sha256 in hex.
+
+        Raises:
+            OSError: the disk does not take the file, or does not give it back.
+        """
         self._join()
+        if self._error:
+            raise self._error
         return self._sha.hexdigest()
 
     def _join(self) -> None:
@@ -63,6 +71,12 @@ class Hasher:
                 if self._given_up:
                     return
             yield start, stop
+
+    def _go(self, follow: Callable[[], None]) -> None:
+        try:
+            follow()
+        except (OSError, GtrTurboError) as error:  # What a sync reports it reports once.
+            self._error = error
 
     def _hash(self) -> None:
         buffer = np.empty(PIECE, np.uint8)
