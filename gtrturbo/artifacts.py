@@ -12,7 +12,7 @@ import platform
 import resource
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,7 @@ TOKENS = "tokens.safetensors"
 SCORES = "scores.safetensors"
 DEMOS = "demos.jsonl"
 SHARD = ".shard-"
+COMPARED = 1 << 20  # bytes at a time
 FORMAT = 1
 # Exactly one key: safetensors writes metadata in hash order, so two keys would give other bytes in another process.
 SAFETENSORS_METADATA = {"format": "pt"}
@@ -114,10 +115,37 @@ def artifact_id(path: Path) -> str:
     """
     if (path / MANIFEST).is_file():
         return sha256_file(path / MANIFEST)
-    if is_model_folder(path):
-        listing = [[file.name, content_hash(file)] for file in sorted(path.iterdir()) if file.is_file()]
-        return _sha256(json.dumps(listing).encode())
-    raise _absent(path)
+    listing = [[file.name, content_hash(file)] for file in _model_files(path)]
+    return _sha256(json.dumps(listing).encode())
+
+
+def same_artifact(a: Path, b: Path) -> bool:
+    """Tell whether two artifacts or foreign model folders have the same id, reading of the latter up to the first difference.
+
+    Raises:
+        GtrTurboError: as `artifact_id`.
+    """
+    foreign = [_model_files(path) for path in (a, b) if not (path / MANIFEST).is_file()]
+    if len(foreign) < 2:
+        return not foreign and artifact_id(a) == artifact_id(b)
+    files, others = foreign
+    return [file.name for file in files] == [other.name for other in others] and all(map(_same_bytes, files, others))
+
+
+def _model_files(path: Path) -> list[Path]:
+    if not is_model_folder(path):
+        raise _absent(path)
+    return [file for file in sorted(path.iterdir()) if file.is_file()]
+
+
+def _same_bytes(a: Path, b: Path) -> bool:
+    if a.samefile(b) or a.stat().st_size != b.stat().st_size:
+        return a.samefile(b)
+    with a.open("rb") as one, b.open("rb") as other:
+        while (part := one.read(COMPARED)) == other.read(COMPARED):
+            if not part:
+                return True
+    return False
 
 
 def is_model_folder(path: Path) -> bool:
@@ -199,8 +227,10 @@ def short(identity: Any) -> str:
 
 
 @contextmanager
-def writing(out: Path, provenance: Provenance, *, overwrite: bool = False) -> Iterator[Draft]:
+def writing(out: Path, provenance: Provenance | Callable[[], Provenance], *, overwrite: bool = False) -> Iterator[Draft]:
     """Write an artifact whole or not at all: yields a draft; when the block ends the manifest is added and the folder renamed.
+
+    Where the provenance takes long to find out, a function may wait for it: it is called when the block ends.
 
     Where several processes write it together (`processes.group`), the first claims, seals and renames. The draft of each other
     one has a folder of its own, which goes away; `Draft.shards` names all of them, so that the first can join their parts.
@@ -231,7 +261,7 @@ def writing(out: Path, provenance: Provenance, *, overwrite: bool = False) -> It
             for shard in draft.shards:
                 shutil.rmtree(shard)
             draft.timing |= _measured(started)
-            _seal(draft, provenance)
+            _seal(draft, provenance() if callable(provenance) else provenance)
         except BaseException:
             shutil.rmtree(partial)
             raise
@@ -395,7 +425,7 @@ def sha256_file(path: Path) -> str:
 
 
 def content_hash(path: Path) -> str:
-    """Hash a file of others by BLAKE3, which takes a fraction of sha256's time and all cores.
+    """Hash a file of others by BLAKE3, which takes a fraction of sha256's time.
 
     A large file that has not been touched since it was hashed is not read again.
     """
@@ -403,13 +433,23 @@ def content_hash(path: Path) -> str:
     key = f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
     if key in _hashed:
         return _hashed[key]
-    digest = blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()
+    digest = _blake3(path)
     # A file that is being written may change again without a new time.
     if stat.st_size >= WORTH_REMEMBERING and time.time_ns() - stat.st_mtime_ns > SETTLED:
         _hashed[key] = digest
     return digest
 
 
+def _blake3(path: Path) -> str:
+    # Not from a mapping of the file: if it became shorter meanwhile, a signal would end the process.
+    digest, buffer = blake3(), memoryview(bytearray(HASHED))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+    return digest.hexdigest()
+
+
+HASHED = 1 << 20  # bytes at a time
 WORTH_REMEMBERING = 1 << 20  # bytes
 SETTLED = 2_000_000_000  # ns
 _hashed: dict[str, str] = {}

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from gtrturbo.artifacts import MANIFEST, artifact_id, read_manifest
+from gtrturbo.artifacts import MANIFEST, artifact_id, read_manifest, same_artifact
 from gtrturbo.config import RELEASE, MergeConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.folders import base_of, is_adapter
@@ -34,8 +34,7 @@ def with_base(config: MergeConfig) -> MergeConfig:
     base = on_disk(config.base) if config.base else _base_of(config)
     if config.method == "slerp" or (config.base is None and not _has_base(config)):
         return replace(config, base=base)
-    identity, *others = map(artifact_id, (base, *config.checkpoints))
-    kept = tuple(path for path, other in zip(config.checkpoints, others, strict=True) if other != identity)
+    kept = tuple(path for path in config.checkpoints if not same_artifact(path, base))
     return replace(config, base=base, checkpoints=kept[:1] if config.compat == RELEASE else kept)
 
 

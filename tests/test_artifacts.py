@@ -340,6 +340,37 @@ def test_a_foreign_model_folder_is_identified_by_its_files(tmp_path):
     assert artifact_id(tmp_path / "a") != artifact_id(tmp_path / "b")
 
 
+def test_foreign_model_folders_are_the_same_where_all_their_files_are(tmp_path):
+    def write(name, weights, config="{}"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(config)
+        (tmp_path / name / "model.safetensors").write_bytes(weights)
+        return tmp_path / name
+
+    size = artifacts.COMPARED
+    a = write("a", b"1" * (size + 1))
+    assert artifacts.same_artifact(a, a) and artifacts.same_artifact(a, write("copy", b"1" * (size + 1)))
+    assert not artifacts.same_artifact(a, write("last", b"1" * size + b"2"))
+    assert not artifacts.same_artifact(a, write("longer", b"1" * (size + 2)))
+    assert not artifacts.same_artifact(a, write("configured", b"1" * (size + 1), "[]"))
+    (write("more", b"1" * (size + 1)) / "x.json").touch()
+    assert not artifacts.same_artifact(a, tmp_path / "more")
+    with pytest.raises(GtrTurboError, match="does not exist"):
+        artifacts.same_artifact(a, tmp_path / "nowhere")
+
+
+def test_artifacts_are_the_same_where_their_ids_are(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    for name in ("a", "b"):
+        (tmp_path / name / MANIFEST).write_text("{}")
+    assert artifacts.same_artifact(tmp_path / "a", tmp_path / "b")
+    assert not artifacts.same_artifact(tmp_path / "a", tmp_path / "c")
+    (tmp_path / "b" / MANIFEST).write_text("[]")
+    assert not artifacts.same_artifact(tmp_path / "a", tmp_path / "b")
+
+
 def test_a_writer_that_waited_for_the_lock_does_not_replace_what_was_finished_meanwhile(tmp_path, monkeypatch):
     claim = artifacts._claim
 

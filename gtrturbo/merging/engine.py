@@ -29,7 +29,7 @@ from gtrturbo.merging.sources import Full, LowRank, Reader, Sources, Target
 RANGE = 1 << 22  # entries that one job merges, unless a tile is larger
 COPY = 1 << 22  # bytes
 
-Job = Callable[[], None]
+Job = Callable[[], object]
 Thresholds = dict[tuple[str, int], tuple[float, float]]
 
 
@@ -50,7 +50,10 @@ class TensorReport:
 
 @dataclass
 class Merge:
-    """A merge under way. `thresholds` may be given for tensors that were measured before; it is filled with the others."""
+    """A merge under way. `thresholds` may be given for tensors that were measured before; it is filled with the others.
+
+    `beside`: other jobs for the same threads.
+    """
 
     plan: Plan
     sources: Sources
@@ -61,7 +64,8 @@ class Merge:
     thresholds: Thresholds = field(default_factory=dict)
     accumulators: Accumulators | None = None
     told: Callable[[int], None] = lambda _: None
-    reports: dict[str, list[tuple[int, np.ndarray]]] = field(default_factory=dict)
+    beside: Sequence[Job] = ()
+    reports: dict[str, list[np.ndarray]] = field(default_factory=dict)
     weights: dict[str, tuple[float, ...]] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     _paths: dict[str, Path] = field(default_factory=dict)
@@ -92,11 +96,15 @@ class Merge:
         return [self._report(target) for target in self.sources.targets]
 
     def _jobs(self, crew: "_Crew") -> None:
+        others = iter(self.beside)
+        # From the start, while the rest of the threads keep the disk busy; what is left at the end is for all of them.
+        crew.add_all([lambda: crew.go_through(others)] * max(1, crew.threads // 2))
         for entry in self.sources.copied:
             crew.add(lambda entry=entry: self._copy(entry))
         for target in self.sources.targets:
             self.reports[target.name] = []
             self._start(crew, target)
+        crew.add_all([lambda: crew.go_through(others)] * crew.threads)
 
     def _start(self, crew: "_Crew", target: Target) -> None:
         measures = self.plan.measures
@@ -200,7 +208,7 @@ class Merge:
             if self.accumulators and state is not None:
                 self.accumulators.write(target.entry, start, stop, state)
             self._write(target.entry, start * target.entry.width, merged)
-            self.reports[target.name].append((start, sums))
+            self.reports[target.name].append(sums)
             self.told((stop - start) * target.entry.width)
 
     def _write(self, entry: Entry, offset: int, data: np.ndarray) -> None:
@@ -231,8 +239,8 @@ class Merge:
         return GtrTurboError(f"{target.name}: the differences overflow.")
 
     def _report(self, target: Target) -> TensorReport:
-        rows = [row for _, sums in sorted(self.reports[target.name], key=lambda part: part[0]) for row in sums]
-        totals = [math.fsum(column) for column in zip(*rows, strict=True)] if rows else [0.0] * SUMS
+        rows = np.concatenate([np.zeros((0, SUMS)), *self.reports[target.name]])
+        totals = [math.fsum(column) for column in rows.T.tolist()]  # Exact, hence the same in any order.
         merged, square, dot, base, conflicts, kept, changed = totals
         total = math.fsum(self.weights.get(target.name, self.plan.weights)) or 1.0  # From the sum to the mean.
         mean_square, mean_dot = square / total**2, dot / total
@@ -300,7 +308,7 @@ class _Crew:
     """Threads that take jobs from one list, where jobs may add jobs; the first error ends all."""
 
     def __init__(self, threads: int) -> None:
-        self._threads = threads
+        self.threads = threads
         self._jobs: deque[Job] = deque()
         self._ready = threading.Condition()
         self._busy = 0
@@ -315,11 +323,18 @@ class _Crew:
             self._jobs.extendleft(reversed(jobs)) if at_once else self._jobs.extend(jobs)
             self._ready.notify_all()
 
+    def go_through(self, jobs: Iterator[Job]) -> None:
+        """Do jobs of which other threads may take some."""
+        for job in jobs:
+            if self._stopped:
+                return
+            job()
+
     def run(self, start: Callable[["_Crew"], None]) -> None:
         start(self)
-        with ThreadPoolExecutor(self._threads) as pool:
+        with ThreadPoolExecutor(self.threads) as pool:
             try:
-                futures = [pool.submit(self._work) for _ in range(self._threads)]
+                futures = [pool.submit(self._work) for _ in range(self.threads)]
                 for future in as_completed(futures):
                     future.result()
             except BaseException:  # Of a job, or Ctrl-C, which reaches this thread alone.

@@ -3,7 +3,6 @@
 Source of the format: safetensors' specification: 8 bytes length (little-endian), a JSON header, then the tensors' bytes.
 """
 
-import ctypes
 import json
 import math
 import os
@@ -25,8 +24,6 @@ FLOATS = {"F64": np.float64, "F32": np.float32, "BF16": np.uint16, "F16": np.flo
 BITS = {"F64": 64, "F32": 32, "BF16": 16, "F16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16,
         "U8": 8, "BOOL": 8}  # fmt: skip
 HEADER_LIMIT = 100_000_000  # bytes, as in the format's own reader
-SYNC_FILE_RANGE_WRITE = 2
-_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Of Linux; elsewhere one waits at the end.
 
 
 @dataclass(frozen=True)
@@ -234,10 +231,9 @@ class Files:
                 done = os.pwrite(self._open[path], left, offset)
                 left, offset = left[done:], offset + done
 
-    def flush(self, path: Path, offset: int, size: int) -> None:
-        """Let the disk begin with what was written there, so that little is left to wait for when the file is whole."""
-        if _sync_file_range:
-            _sync_file_range(self._open[path], ctypes.c_int64(offset), ctypes.c_int64(size), SYNC_FILE_RANGE_WRITE)
+    def flush(self, path: Path) -> None:
+        """Wait until the disk holds what was written so far."""
+        os.fsync(self._open[path])
 
     def open(self, path: Path) -> None:
         """Open a file for reading, once."""

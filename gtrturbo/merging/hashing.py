@@ -4,16 +4,17 @@ second pass nor much of a wait when all is done."""
 import hashlib
 import heapq
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.files import Files
 
 STEP = 1 << 22  # bytes that are waited for
 PIECE = 1 << 18  # bytes that are read at once: they stay in the nearest cache
-FLUSH = 1 << 25  # bytes that the disk is sent at once
+FLUSH = 1 << 26  # bytes after which the disk is waited for
 
 
 class Hasher:
@@ -26,7 +27,8 @@ class Hasher:
         self._given_up = False
         self._changed = threading.Condition()
         self._sha = hashlib.sha256()
-        self._threads = [threading.Thread(target=follow, daemon=True) for follow in (self._hash, self._flush)]
+        self._error: Exception | None = None
+        self._threads = [threading.Thread(target=self._go, args=(follow,), daemon=True) for follow in (self._hash, self._flush)]
         for thread in self._threads:
             thread.start()
 
@@ -46,8 +48,14 @@ class Hasher:
         self._join()
 
     def digest(self) -> str:
-        """Wait for the end of the file and return its sha256 in hex."""
+        """Wait for the end of the file and return its sha256 in hex.
+
+        Raises:
+            OSError: the disk does not take the file, or does not give it back.
+        """
         self._join()
+        if self._error:
+            raise self._error
         return self._sha.hexdigest()
 
     def _join(self) -> None:
@@ -64,6 +72,12 @@ class Hasher:
                     return
             yield start, stop
 
+    def _go(self, follow: Callable[[], None]) -> None:
+        try:
+            follow()
+        except (OSError, GtrTurboError) as error:  # What a sync reports it reports once.
+            self._error = error
+
     def _hash(self) -> None:
         buffer = np.empty(PIECE, np.uint8)
         for first, last in self._steps(STEP):
@@ -73,5 +87,9 @@ class Hasher:
                 self._sha.update(part.data)
 
     def _flush(self) -> None:
-        for start, stop in self._steps(FLUSH):
-            self._files.flush(self._path, start, stop - start)
+        # To send pages off is not enough: most of the wait is for the disk's own cache, which only a sync empties.
+        flushed = 0
+        for _, stop in self._steps(FLUSH):
+            if flushed < stop < self._size:  # Whoever finishes the file waits for its end.
+                flushed = self._edge
+                self._files.flush(self._path)

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,9 @@ def _run(config: Any) -> Result:
 
 
 def _existing(config: Any) -> Result | None:
-    return None if config.overwrite else finished(config.out, provenance(config))
+    if config.overwrite or (isinstance(config, MergeConfig) and not config.out.exists()):
+        return None  # Files of others that a merge reads are hashed beside the work.
+    return finished(config.out, provenance(config))
 
 
 def _by_the_first(work: Callable[[Any], Result | None], config: Any) -> Result | None:
@@ -100,11 +103,15 @@ def stage_of(config: Any) -> str:
     return next(name for name, (kind, _) in STAGES.items() if kind is type(config))
 
 
-def provenance(config: Any) -> Provenance:
-    """Take the ids of a stage's inputs and its knobs, before the work starts."""
+def provenance(config: Any, identify: Callable[[Path], str] = artifact_id) -> Provenance:
+    """Take the ids of a stage's inputs and its knobs, before the work starts.
+
+    Args:
+        identify: gives the id of an input; of several it is called by several threads.
+    """
     stage = stage_of(config)
     chosen = knobs(config)
-    inputs = {name: _ids(value) for name, value in input_paths(config).items()}
+    inputs = {name: _ids(value, identify) for name, value in input_paths(config).items()}
     if isinstance(config, MergeConfig) and config.state:
         # Checkpoints whose sums are in the state count as merged, also where they are gone.
         held = read_state(config.state)
@@ -122,8 +129,11 @@ def _kind(config: Any, stage: str) -> str:
     return KINDS.get(stage, "checkpoint")
 
 
-def _ids(value: Path | tuple[Path, ...]) -> Any:
-    return [artifact_id(path) for path in value] if isinstance(value, tuple) else artifact_id(value)
+def _ids(value: Path | tuple[Path, ...], identify: Callable[[Path], str]) -> Any:
+    if not isinstance(value, tuple):
+        return identify(value)
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(identify, value))
 
 
 def done(draft: Draft) -> Result:

@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +21,23 @@ from gtrturbo.artifacts import Draft, Provenance, Result, artifact_id, seed_for,
 from gtrturbo.config import RELEASE, MergeConfig
 from gtrturbo.console import Bar, progress_bar, stderr
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.lineage import borrows_layout, on_disk, state_settings
+from gtrturbo.lineage import borrows_layout, state_settings
 from gtrturbo.merging.accumulators import MOST, Accumulators
-from gtrturbo.merging.adapters import Adapter, read_adapter
 from gtrturbo.merging.card import Card
-from gtrturbo.merging.engine import Merge, TensorReport, Thresholds, default_threads
+from gtrturbo.merging.engine import Job, Merge, Thresholds, default_threads
 from gtrturbo.merging.files import INDEX, Entry, Files, read_layout
+from gtrturbo.merging.inputs import Inputs, read_inputs
 from gtrturbo.merging.kernel import compiled_kernel
-from gtrturbo.merging.lowrank import factor_sources, module_sources, write_adapter, write_factors
+from gtrturbo.merging.lowrank import write_adapter, write_factors
 from gtrturbo.merging.magnitudes import MANY
 from gtrturbo.merging.methods import Plan, Settings, make_plan
-from gtrturbo.merging.naming import tensors_of
 from gtrturbo.merging.operands import CHUNK, Kernel
+from gtrturbo.merging.outcome import Outcome, most_moved, rounded
 from gtrturbo.merging.release import released_scale
-from gtrturbo.merging.sources import Full, Sources, Target, adapter_sources, full_sources
+from gtrturbo.merging.sources import Full, Sources, Target
 from gtrturbo.merging.state import FORMAT, State, claimed, read_state, require_same, require_unchanged
 from gtrturbo.merging.thresholds import Question, recall, remember
 from gtrturbo.models.folders import (
-    base_of,
     copy_checkpoint,
     copy_renderer,
     copy_side_files,
@@ -50,18 +50,14 @@ from gtrturbo.models.folders import (
 from gtrturbo.stages import done, provenance
 
 CARD = "README.md"
-MOVED = 5
 MEGABYTE = 1_000_000
 RECURSIVE = ("ties", "linear")
-# Of what is reported: sums over millions of terms differ in later digits between the compiled loops and torch.
-DIGITS = 6
-COUNTED = ("entries", "merged_square", "mean_square", "dot", "conflicts", "kept", "changed")
 
 
 def run(config: MergeConfig) -> Result:
     """Write the merged checkpoint: full weights, also of adapters, unless an adapter is asked for."""
     assert config.base is not None
-    given = provenance(config)
+    given = _Given(config)
     with writing(config.out, given, overwrite=config.overwrite) as draft:
         if config.compat == RELEASE:
             stderr.print("--compat release: the first checkpoint, shrunken, as in the paper's published code.", style="yellow")
@@ -73,15 +69,28 @@ def run(config: MergeConfig) -> Result:
     return done(draft)
 
 
+class _Given:
+    """The provenance of a merge, when it is called; before that, `jobs` may hash the files of others while they are merged."""
+
+    def __init__(self, config: MergeConfig) -> None:
+        assert config.base is not None
+        identify = cache(artifact_id)
+        self.jobs = [partial(identify, path) for path in (config.base, *config.checkpoints)]
+        self._found = cache(lambda: provenance(config, identify))
+
+    def __call__(self) -> Provenance:
+        return self._found()
+
+
 def preview(config: MergeConfig) -> str:
     """Say what a merge would read and write, without doing it."""
     assert config.base is not None
     if not config.checkpoints:
         return f"no checkpoints: {config.base} is copied"
     with tempfile.TemporaryDirectory() as folder:
-        inputs = _Inputs.read(config, config.base)
+        inputs = _inputs(config, config.base)
         plan = make_plan(_settings(config), len(config.checkpoints), borrowed=borrows_layout(config))
-        sources = inputs.sources(config, plan, Path(folder))
+        sources = inputs.sources(plan, Path(folder))
     entries = sum(target.entry.entries for target in sources.targets)
     kind = "adapters" if inputs.adapters else "checkpoints"
     lines = [
@@ -121,65 +130,15 @@ def _copy(config: MergeConfig, base: Path, draft: Draft) -> None:
     draft.metrics = {"checkpoints": 0, "delta_norm": 0.0, "mean_delta_norm": 0.0, "norm_ratio": 1.0, "cosine": 1.0}
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """What a merge reads: adapters, the adapter that they started from, and the model under them; or full checkpoints."""
-
-    under: Path
-    adapters: tuple[Adapter, ...]
-    origin: Adapter | None
-
-    @classmethod
-    def read(cls, config: MergeConfig, base: Path) -> "_Inputs":
-        paths = config.checkpoints
-        adapters = [path for path in paths if is_adapter(path)]
-        if not adapters:
-            if is_adapter(base):
-                raise GtrTurboError(f"the base {base} is a LoRA adapter, the checkpoints have full weights.")
-            if config.rank or config.adapter_space == "factors":
-                raise GtrTurboError("--rank and --adapter-space are for LoRA adapters, the checkpoints have full weights.")
-            return cls(base, (), None)
-        if len(adapters) < len(paths):
-            full = next(path for path in paths if path not in adapters)
-            raise GtrTurboError(f"{adapters[0]} is a LoRA adapter and {full} has full weights.", "merge one kind at a time.")
-        _require_one_base(paths, base)
-        _require_fitting(config)
-        origin = read_adapter(base) if is_adapter(base) else None
-        under = on_disk(Path(base_of(base))) if origin else base
-        return cls(under, tuple(read_adapter(path) for path in paths), origin)
-
-    def sources(self, config: MergeConfig, plan: Plan, folder: Path) -> Sources:
-        if not self.adapters:
-            layouts = [read_layout(path) for path in config.checkpoints]
-            chosen = {"only": config.only, "exclude": config.exclude}
-            vectors = plan.measures in ("gram", "variance")
-            return full_sources(read_layout(self.under), layouts, **chosen, whole=plan.whole, vectors=vectors)
-        if config.adapter_space == "factors":
-            return factor_sources(self.adapters, folder)
-        if config.rank:
-            return module_sources(self.adapters, self.origin, folder)
-        base = read_layout(self.under)
-        chosen = {"only": config.only, "exclude": config.exclude, "whole": plan.whole}
-        return adapter_sources(base, self.adapters, self.origin, lambda tensors: tensors_of(base, tensors), **chosen)
-
-
-def _require_fitting(config: MergeConfig) -> None:
-    """Refuse options that an adapter as output does not go with."""
-    factors = config.adapter_space == "factors"
-    if config.rank and factors:
-        raise GtrTurboError("--adapter-space factors keeps the rank that the factors have.", "leave out --rank.")
-    if (config.rank or factors) and (config.only or config.exclude):
-        raise GtrTurboError("--only and --exclude are for full weights as output.", "leave out --rank and --adapter-space.")
-
-
-def _require_one_base(checkpoints: Sequence[Path], base: Path) -> None:
-    """Refuse adapters of another model. One that is not on this machine may be the one that --base is a copy of."""
-    under = Path(base_of(base)) if is_adapter(base) else base
-    named = [Path(base_of(path)) for path in checkpoints]
-    absent = {model for model in named if not model.is_dir()}
-    for path, model in zip(checkpoints, named, strict=True):
-        if len(absent) > 1 or (model.is_dir() and model.resolve() != under.resolve()):
-            raise GtrTurboError(f"{path} adapts {model}, not {under}.", "merge needs checkpoints of one base.")
+def _inputs(config: MergeConfig, base: Path) -> Inputs:
+    return read_inputs(
+        base,
+        config.checkpoints,
+        rank=config.rank,
+        factors=config.adapter_space == "factors",
+        only=config.only,
+        exclude=config.exclude,
+    )
 
 
 def _settings(config: MergeConfig) -> Settings:
@@ -194,7 +153,7 @@ def _settings(config: MergeConfig) -> Settings:
     )
 
 
-def _merge(config: MergeConfig, base: Path, draft: Draft, given: Provenance) -> None:
+def _merge(config: MergeConfig, base: Path, draft: Draft, given: _Given) -> None:
     try:
         _write(config, base, draft, given)
     except OSError as error:
@@ -202,32 +161,43 @@ def _merge(config: MergeConfig, base: Path, draft: Draft, given: Provenance) -> 
         raise GtrTurboError(f"{file} cannot be read or written: {error.strerror}.", "see to it, then run it again.") from error
 
 
-def _write(config: MergeConfig, base: Path, draft: Draft, given: Provenance) -> None:
-    inputs = _Inputs.read(config, base)
+def _write(config: MergeConfig, base: Path, draft: Draft, given: _Given) -> None:
+    inputs = _inputs(config, base)
     as_adapter = bool(config.rank) or config.adapter_space == "factors"
     _require_room(config, inputs, as_adapter=as_adapter)
     _copy_beside(base, inputs.under, draft.folder, weights=not as_adapter)
     if config.recursive:
         outcome = _fold(config, inputs, draft.folder)
     elif config.state:
-        outcome = _accumulate(config, inputs, draft.folder, given)
+        outcome = _accumulate(config, inputs, draft.folder, given())
     else:
         plan = make_plan(_settings(config), len(config.checkpoints), borrowed=borrows_layout(config))
-        outcome = _stream(config, plan, inputs.sources(config, plan, draft.folder), draft.folder, inputs, given.inputs)
-    draft.metrics = {"checkpoints": len(given.inputs["checkpoints"]), **_metrics(outcome, config), **outcome.extra}
+        sources = inputs.sources(plan, draft.folder)
+        outcome = _stream(config, plan, sources, draft.folder, inputs, lambda: given().inputs, beside=given.jobs)
+    ids = given().inputs["checkpoints"]
+    draft.metrics = {"checkpoints": len(ids), **outcome.metrics(len(config.checkpoints)), **outcome.extra}
+    _tell_of_density(config, outcome, draft.metrics)
     draft.hashes = {} if config.rank else outcome.hashes
     draft.timing = {"kernel": outcome.kernel, "threads": _threads(config)}
     if as_adapter:
         point_to_base(draft.folder, rebased_name(str(inputs.under), config.out))
-    ids = given.inputs["checkpoints"]
     card = Card(
-        base=given.inputs["base"],
+        base=given().inputs["base"],
         inputs=list(zip(ids, outcome.weights or [None] * len(ids), strict=True)),
-        settings=_chosen(given),
+        settings=_chosen(given()),
         metrics=draft.metrics,
-        moved=[(report.name, share) for report, share in _most_moved(outcome.reports)],
+        moved=[(report.name, share) for report, share in most_moved(outcome.reports)],
     )
     (draft.folder / CARD).write_text(card.markdown(), encoding="utf-8")
+
+
+def _tell_of_density(config: MergeConfig, outcome: Outcome, metrics: dict[str, float]) -> None:
+    if outcome.complete and outcome.idle and metrics["changed"] < 1:
+        stderr.print(
+            f"density {config.density} trims nothing in {outcome.idle} tensors: {1 - metrics['changed']:.0%} of all entries "
+            "are as in the base.",
+            style="yellow",
+        )
 
 
 def _chosen(given: Provenance) -> dict[str, Any]:
@@ -245,7 +215,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _require_room(config: MergeConfig, inputs: _Inputs, *, as_adapter: bool) -> None:
+def _require_room(config: MergeConfig, inputs: Inputs, *, as_adapter: bool) -> None:
     """Refuse at once where the disk is too full for the output."""
     if as_adapter:
         return  # Small; a full disk is found while writing.
@@ -266,53 +236,42 @@ def _copy_beside(base: Path, under: Path, folder: Path, *, weights: bool) -> Non
     copy_renderer(base, folder)
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """What came of a merge. `weights` are shares, where there is one per checkpoint; `complete`: all checkpoints were read."""
-
-    reports: list[TensorReport]
-    kernel: str
-    hashes: dict[str, str] = field(default_factory=dict)
-    weights: list[float] | None = None
-    complete: bool = True
-    idle: int = 0
-    extra: dict[str, float] = field(default_factory=dict)
-
-
 def _stream(
     config: MergeConfig,
     plan: Plan,
     sources: Sources,
     folder: Path,
-    inputs: _Inputs,
-    ids: dict[str, Any],
+    inputs: Inputs,
+    ids: Callable[[], dict[str, Any]],
     accumulators: Callable[[Files], Accumulators] | None = None,
-) -> _Outcome:
+    beside: Sequence[Job] = (),
+) -> Outcome:
     """Merge what `sources` lay out into `folder`, show progress, remember what was measured, verify."""
     kernel = _kernel(config.device)
     with closing(Files()) as files:
         sources.open(files)
-        questions = _questions(plan, ids)
-        known = _recall(config.cache, questions, sources) if plan.measures == "ranks" and not config.recursive else {}
+        kept = config.cache if plan.measures == "ranks" and not config.recursive else None
+        questions = _questions(plan, ids()) if kept else []
+        known = _recall(kept, questions, sources)
         before = set(known)
-        merge = Merge(plan, sources, kernel, files, folder, seeds=_seeds(config), thresholds=known)
+        merge = Merge(plan, sources, kernel, files, folder, seeds=_seeds(config), thresholds=known, beside=beside)
         merge.accumulators = accumulators(files) if accumulators else None
         with progress_bar("merge (MB)", sources.base.size // MEGABYTE) as bar:
             merge.told = _Throughput(bar)
             reports = merge.run(_threads(config))
-        if config.cache and not config.recursive:
-            _remember(config.cache, questions, merge.thresholds, before)
+        if kept:
+            _remember(kept, questions, merge.thresholds, before)
         if config.verify and not accumulators:
             _verify(config, plan, sources, files, folder)
         extra: dict[str, float] = {}
         if config.rank:
             cut = write_adapter(files, sources, inputs.origin, inputs.adapters[0].folder, folder, rank=config.rank)
-            extra["rank_error"] = _rounded(cut.relative)
+            extra["rank_error"] = rounded(cut.relative)
         elif config.adapter_space == "factors":
             write_factors(inputs.adapters[0].folder, folder)
     idle = sum(low == 0 for low, _ in merge.thresholds.values())
     shares = [weight / math.fsum(plan.weights) for weight in plan.weights] if abs(math.fsum(plan.weights)) > 0 else None
-    return _Outcome(reports, kernel.name, merge.hashes, shares, idle=idle, extra=extra)
+    return Outcome(reports, kernel.name, merge.hashes, shares, idle=idle, extra=extra)
 
 
 def _verify(config: MergeConfig, plan: Plan, sources: Sources, files: Files, folder: Path) -> None:
@@ -360,7 +319,7 @@ def _seeds(config: MergeConfig) -> Callable[[str, int], int]:
 def _questions(plan: Plan, ids: dict[str, Any]) -> list[Question]:
     return [
         Question(checkpoint=identity, base=ids["base"], method=plan.method, density=density, gamma=plan.gamma)
-        for identity, density in zip(ids.get("checkpoints", []), plan.densities, strict=False)
+        for identity, density in zip(ids["checkpoints"], plan.densities, strict=False)
     ]
 
 
@@ -382,16 +341,16 @@ def _remember(cache: Path, questions: Sequence[Question], thresholds: Thresholds
             remember(cache, question, recall(cache, question) | measured)
 
 
-def _fold(config: MergeConfig, inputs: _Inputs, folder: Path) -> _Outcome:
+def _fold(config: MergeConfig, inputs: Inputs, folder: Path) -> Outcome:
     """Merge the first checkpoint, then each next with the last teacher, which counts as a checkpoint of its own."""
     if config.rank or config.adapter_space == "factors" or config.method not in RECURSIVE or config.state:
         raise GtrTurboError(
             "--recursive is for full teachers by ties or linear.", "leave out --rank, --adapter-space and --state."
         )
     whole = make_plan(_settings(config), len(config.checkpoints))
-    every = inputs.sources(config, whole, folder)
+    every = inputs.sources(whole, folder)
     previous: Path | None = None
-    outcome: _Outcome | None = None
+    outcome: Outcome | None = None
     for number in range(len(config.checkpoints)):
         last = number == len(config.checkpoints) - 1
         into = folder if last else Path(tempfile.mkdtemp(prefix=".teacher-", dir=folder))
@@ -399,7 +358,7 @@ def _fold(config: MergeConfig, inputs: _Inputs, folder: Path) -> _Outcome:
         plan = make_plan(_pair_settings(config, previous), 2 if previous else 1)
         teacher = (replace(every.base, folder=previous),) if previous else ()
         sources = replace(every, targets=targets, layouts=(*every.layouts, *teacher))
-        outcome = _stream(config, plan, sources, into, inputs, {"base": ""})
+        outcome = _stream(config, plan, sources, into, inputs, dict)
         if previous:
             shutil.rmtree(previous)
         previous = into
@@ -422,7 +381,7 @@ def _pair_settings(config: MergeConfig, previous: Path | None) -> Settings:
     return replace(_settings(config), weights=f"{1 - alpha:.17g},{alpha:.17g}" if alpha < 1 else "sma")
 
 
-def _accumulate(config: MergeConfig, inputs: _Inputs, folder: Path, given: Provenance) -> _Outcome:
+def _accumulate(config: MergeConfig, inputs: Inputs, folder: Path, given: Provenance) -> Outcome:
     """Add the checkpoints that the running sums do not hold yet."""
     assert config.state is not None
     settings = state_settings(config)
@@ -431,8 +390,8 @@ def _accumulate(config: MergeConfig, inputs: _Inputs, folder: Path, given: Prove
 
 
 def _add(
-    config: MergeConfig, inputs: _Inputs, folder: Path, given: Provenance, settings: dict[str, str], following: Path
-) -> _Outcome:
+    config: MergeConfig, inputs: Inputs, folder: Path, given: Provenance, settings: dict[str, str], following: Path
+) -> Outcome:
     assert config.state is not None
     old = read_state(config.state)
     require_unchanged(config.state, old, given.inputs["checkpoints"])
@@ -444,7 +403,7 @@ def _add(
     if len(ids) > MOST:
         raise GtrTurboError(f"a state holds {MOST} checkpoints at most.", "merge from scratch, without --state.")
     everything = make_plan(_settings(config), max(1, len(config.checkpoints)))
-    every = inputs.sources(config, everything, folder)
+    every = inputs.sources(everything, folder)
     plan = make_plan(_settings(config), max(1, len(fresh)))
     targets = tuple(replace(target, parts=tuple(target.parts[index] for index in fresh)) for target in every.targets)
     sources = replace(every, targets=targets)
@@ -459,44 +418,6 @@ def _add(
         return kept[0]
 
     fresh_ids = {"base": given.inputs["base"], "checkpoints": [artifact_id(config.checkpoints[index]) for index in fresh]}
-    outcome = _stream(config, plan, sources, folder, inputs, fresh_ids, accumulators)
+    outcome = _stream(config, plan, sources, folder, inputs, lambda: fresh_ids, accumulators)
     kept[0].finish(State(format=FORMAT, base=given.inputs["base"], checkpoints=ids, settings=settings))
     return replace(outcome, weights=None, complete=False)
-
-
-def _metrics(outcome: _Outcome, config: MergeConfig) -> dict[str, float]:
-    """norm_ratio: ‖ΔW_merged‖ / ‖mean ΔW‖; cosine: between the two. Both 1 where there was nothing to merge.
-
-    conflicts: share of entries with votes for both signs. kept, changed: shares of the checkpoints' entries that count after
-    trimming, and that differ from the base at all. Where not all checkpoints were read, only what the output itself tells.
-    """
-    total = {name: math.fsum(getattr(report, name) for report in outcome.reports) for name in COUNTED}
-    entries = max(1.0, total["entries"])
-    metrics = {"delta_norm": total["merged_square"] ** 0.5, "conflicts": total["conflicts"] / entries}
-    if outcome.complete:
-        read = entries * max(1, len(config.checkpoints))
-        moved = total["mean_square"] > 0 and total["merged_square"] > 0
-        product = (total["merged_square"] * total["mean_square"]) ** 0.5
-        metrics |= {
-            "mean_delta_norm": total["mean_square"] ** 0.5,
-            "norm_ratio": (total["merged_square"] / total["mean_square"]) ** 0.5 if moved else 1.0,
-            "cosine": total["dot"] / product if moved else 1.0,
-            "kept": total["kept"] / read,
-            "changed": total["changed"] / read,
-        }
-        if outcome.idle and metrics["changed"] < 1:
-            stderr.print(
-                f"density {config.density} trims nothing in {outcome.idle} tensors: {1 - metrics['changed']:.0%} of all entries "
-                "are as in the base.",
-                style="yellow",
-            )
-    return {name: _rounded(value) for name, value in metrics.items()}
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")
-
-
-def _most_moved(reports: Sequence[TensorReport]) -> list[tuple[TensorReport, float]]:
-    shares = [(report, (report.merged_square / report.base_square) ** 0.5 if report.base_square else 0.0) for report in reports]
-    return [(report, _rounded(share)) for report, share in sorted(shares, key=lambda pair: -pair[1])[:MOVED] if share > 0]

@@ -2,13 +2,17 @@
 
 import itertools
 import math
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.merging.files import Stored
 from gtrturbo.merging.kernel import compiled_kernel
-from gtrturbo.merging.operands import Operand, Rule
+from gtrturbo.merging.operands import Operand, Rule, Search
 from gtrturbo.merging.sources import narrow
 from gtrturbo.merging.tiles import TorchKernel, random_mask
 
@@ -217,3 +221,44 @@ def test_the_drop_follows_splitmix64(kernels):
                 inputs = [Operand(np.ones(3), difference=True, key=1234567)]
                 kernel.combine(np.zeros(3), inputs, Rule(trims=True, keep=float(edge)), offset=0, out=out)
                 assert (out[index] != 0) == kept
+
+
+PAGED = Path("/proc/kallsyms")  # Which the kernel gives out a page at a time, however much is asked for.
+
+
+def test_a_read_that_stops_short_is_gone_on_with(kernels):
+    if not PAGED.exists():
+        pytest.skip("needs Linux")
+    descriptor = os.open(PAGED, os.O_RDONLY)
+    whole = np.frombuffer(PAGED.read_bytes()[: 4 * N], np.uint16)  # Text, in which no bfloat16 is infinite.
+    assert len(whole) == 2 * N and len(os.pread(descriptor, 4 * N, 0)) < 4 * N
+    base = tile(np.uint16, seed=1)
+    merged = []
+    for data in (whole[1 : N + 1].copy(), Stored(PAGED, descriptor, 2, N, np.dtype(np.uint16))):
+        out = np.empty_like(base)
+        assert kernels[0].combine(base, [Operand(data, weight=0.5)], Rule(), offset=0, out=out) is not None
+        merged.append(out.tobytes())
+    os.close(descriptor)
+    assert merged[0] == merged[1]
+
+
+@pytest.mark.parametrize("shorter", ["base", "input"])
+@pytest.mark.parametrize("loop", ["histogram", "span", "gather", "combine"])
+def test_a_file_that_ends_within_a_piece_is_named(kernels, tmp_path, loop, shorter):
+    values = np.ones(N, np.float32)
+    (tmp_path / "shorter").write_bytes(values.tobytes()[:-5])
+    descriptor = os.open(tmp_path / "shorter", os.O_RDONLY)
+    tiles = {"base": values, "input": values, shorter: Stored(tmp_path / "shorter", descriptor, 0, N, np.dtype(np.float32))}
+    base, operand, kernel = tiles["base"], Operand(tiles["input"]), kernels[0]
+    all_bits = {"prefix": 0, "prefix_shift": 64}
+    with pytest.raises(GtrTurboError, match="shorter became shorter while it was read"):
+        match loop:
+            case "histogram":
+                kernel.histogram(base, operand, **all_bits, shift=48, tables=kernel.tables())
+            case "span":
+                kernel.span(base, operand, Search(first=0, tables=kernel.tables(), rest=np.empty(N)))
+            case "gather":
+                kernel.gather(base, operand, **all_bits, out=np.empty(N))
+            case "combine":
+                kernel.combine(base, [operand], Rule(), offset=0, out=np.empty_like(values))
+    os.close(descriptor)

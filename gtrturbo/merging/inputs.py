@@ -1,0 +1,91 @@
+"""What a merge reads, by what its checkpoints are: full weights, or LoRA adapters and the model under them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.lineage import on_disk
+from gtrturbo.merging.adapters import Adapter, read_adapter
+from gtrturbo.merging.files import read_layout
+from gtrturbo.merging.lowrank import factor_sources, module_sources
+from gtrturbo.merging.methods import Plan
+from gtrturbo.merging.naming import tensors_of
+from gtrturbo.merging.sources import Sources, adapter_sources, full_sources
+from gtrturbo.models.folders import base_of, is_adapter
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Full checkpoints; or adapters, the adapter that they started from, and the model under them.
+
+    `rank`, `factors`: an adapter is to come out, of that rank or of the factors merged apart. `only`, `exclude`: patterns over
+    the base's tensors.
+    """
+
+    under: Path
+    checkpoints: tuple[Path, ...]
+    adapters: tuple[Adapter, ...]
+    origin: Adapter | None
+    rank: int
+    factors: bool
+    only: tuple[str, ...]
+    exclude: tuple[str, ...]
+
+    def sources(self, plan: Plan, folder: Path) -> Sources:
+        """Lay out what is merged tensor by tensor, `folder` taking what is written on the way."""
+        if not self.adapters:
+            layouts = [read_layout(path) for path in self.checkpoints]
+            chosen = {"only": self.only, "exclude": self.exclude, "whole": plan.whole}
+            return full_sources(read_layout(self.under), layouts, **chosen, vectors=plan.measures in ("gram", "variance"))
+        if self.factors:
+            return factor_sources(self.adapters, folder)
+        if self.rank:
+            return module_sources(self.adapters, self.origin, folder)
+        base = read_layout(self.under)
+        chosen = {"only": self.only, "exclude": self.exclude, "whole": plan.whole}
+        return adapter_sources(base, self.adapters, self.origin, lambda tensors: tensors_of(base, tensors), **chosen)
+
+
+def read_inputs(
+    base: Path,
+    checkpoints: tuple[Path, ...],
+    *,
+    rank: int,
+    factors: bool,
+    only: tuple[str, ...],
+    exclude: tuple[str, ...],
+) -> Inputs:
+    """Find out of which kind the checkpoints are.
+
+    Raises:
+        GtrTurboError: of both kinds, of more than one base, or of a kind that the output does not go with.
+    """
+    adapters = [path for path in checkpoints if is_adapter(path)]
+    if not adapters:
+        if is_adapter(base):
+            raise GtrTurboError(f"the base {base} is a LoRA adapter, the checkpoints have full weights.")
+        if rank or factors:
+            raise GtrTurboError("--rank and --adapter-space are for LoRA adapters, the checkpoints have full weights.")
+        return Inputs(base, checkpoints, (), None, rank, factors, only, exclude)
+    if len(adapters) < len(checkpoints):
+        full = next(path for path in checkpoints if path not in adapters)
+        raise GtrTurboError(f"{adapters[0]} is a LoRA adapter and {full} has full weights.", "merge one kind at a time.")
+    _require_one_base(checkpoints, base)
+    if rank and factors:
+        raise GtrTurboError("--adapter-space factors keeps the rank that the factors have.", "leave out --rank.")
+    if (rank or factors) and (only or exclude):
+        raise GtrTurboError("--only and --exclude are for full weights as output.", "leave out --rank and --adapter-space.")
+    origin = read_adapter(base) if is_adapter(base) else None
+    under = on_disk(Path(base_of(base))) if origin else base
+    return Inputs(under, checkpoints, tuple(map(read_adapter, checkpoints)), origin, rank, factors, only, exclude)
+
+
+def _require_one_base(checkpoints: Sequence[Path], base: Path) -> None:
+    """Refuse adapters of another model. One that is not on this machine may be the one that --base is a copy of."""
+    under = Path(base_of(base)) if is_adapter(base) else base
+    named = [Path(base_of(path)) for path in checkpoints]
+    absent = {model for model in named if not model.is_dir()}
+    for path, model in zip(checkpoints, named, strict=True):
+        if len(absent) > 1 or (model.is_dir() and model.resolve() != under.resolve()):
+            raise GtrTurboError(f"{path} adapts {model}, not {under}.", "merge needs checkpoints of one base.")

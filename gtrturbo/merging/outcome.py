@@ -1,0 +1,62 @@
+"""What came of a merge, in numbers: how far the weights moved, and where."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from gtrturbo.merging.engine import TensorReport
+
+# Sums over millions of terms differ in later digits between the compiled loops and torch.
+DIGITS = 6
+COUNTED = ("entries", "merged_square", "mean_square", "dot", "conflicts", "kept", "changed")
+MOVED = 5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a merge.
+
+    `weights` are shares, where there is one per checkpoint; `complete`: all checkpoints were read; `idle`: tensors and
+    checkpoints of which the density trims nothing.
+    """
+
+    reports: list[TensorReport]
+    kernel: str
+    hashes: dict[str, str] = field(default_factory=dict)
+    weights: list[float] | None = None
+    complete: bool = True
+    idle: int = 0
+    extra: dict[str, float] = field(default_factory=dict)
+
+    def metrics(self, checkpoints: int) -> dict[str, float]:
+        """norm_ratio: ‖ΔW_merged‖ / ‖mean ΔW‖; cosine: between the two. Both 1 where there was nothing to merge.
+
+        conflicts: share of entries with votes for both signs. kept, changed: shares of the checkpoints' entries that count after
+        trimming, and that differ from the base at all. Where not all checkpoints were read, only what the output itself tells.
+        """
+        total = {name: math.fsum(getattr(report, name) for report in self.reports) for name in COUNTED}
+        entries = max(1.0, total["entries"])
+        metrics = {"delta_norm": total["merged_square"] ** 0.5, "conflicts": total["conflicts"] / entries}
+        if self.complete:
+            read = entries * max(1, checkpoints)
+            moved = total["mean_square"] > 0 and total["merged_square"] > 0
+            product = (total["merged_square"] * total["mean_square"]) ** 0.5
+            metrics |= {
+                "mean_delta_norm": total["mean_square"] ** 0.5,
+                "norm_ratio": (total["merged_square"] / total["mean_square"]) ** 0.5 if moved else 1.0,
+                "cosine": total["dot"] / product if moved else 1.0,
+                "kept": total["kept"] / read,
+                "changed": total["changed"] / read,
+            }
+        return {name: rounded(value) for name, value in metrics.items()}
+
+
+def most_moved(reports: Sequence[TensorReport]) -> list[tuple[TensorReport, float]]:
+    """Name the tensors that moved most, by ‖ΔW‖ / ‖W‖, with that share."""
+    shares = [(report, (report.merged_square / report.base_square) ** 0.5 if report.base_square else 0.0) for report in reports]
+    return [(report, rounded(share)) for report, share in sorted(shares, key=lambda pair: -pair[1])[:MOVED] if share > 0]
+
+
+def rounded(value: float) -> float:
+    """Keep the digits that do not depend on the order of a sum."""
+    return float(f"{value:.{DIGITS}g}")
