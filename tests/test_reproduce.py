@@ -99,6 +99,8 @@ def test_tables_are_as_by_hand(recorded):
     assert difference[:2] == ["`turbo-kl`", "3"] and difference[2].startswith("+0.167 [") and difference[3] == "2/1/0"
     learned = dict(zip(*[tables["learning"]()[i] for i in (0, 2)], strict=True))
     assert learned["after − before"].startswith("+0.300") and learned["after − chance"].startswith("+0.450")
+    # A win pays 1 and a loss costs 1: 2 · 0.4 − 1 before, 2 · 0.7 − 1 after.
+    assert tables["returns"]()[2][2:4] == ["-0.200", "0.400"] and tables["returns"]()[2][4].startswith("+0.600")
     [_, gap] = tables["teachers"]()
     assert gap[:4] == ["`turbo-kl`", "3", "2", "0.700"] and gap[4].startswith("-0.400") and gap[5] == "0/0/3"
 
