@@ -217,7 +217,7 @@ class _Plan:
             out=self.path(folder, k),
             checkpoint=checkpoint or self.checkpoint(k),
             task=self.config.task,
-            env=self.env,
+            env=(*self.env, *self.config.eval_env),
             episodes=self.config.eval_episodes,
         )
 

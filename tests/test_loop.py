@@ -433,6 +433,18 @@ def test_a_picture_that_is_chosen_is_kept():
     assert plan(_config(env=("image=large",)))[1].config.env == ("image=large",)
 
 
+def test_evaluations_may_play_other_deals():
+    steps = plan(_config(env=("deals=train",), eval_env=("deals=held-out",), method="turbo-kl", eval_every=1, eval_teachers=True))
+    played: dict[str, set[object]] = {"rollout": set(), "eval": set()}
+    for step in steps:
+        if step.stage in played:
+            played[step.stage].add(step.config.env)
+    assert played == {
+        "rollout": {("image=tiny", "deals=train")},
+        "eval": {("image=tiny", "deals=train", "deals=held-out")},  # The last one counts.
+    }
+
+
 @pytest.mark.parametrize("task", ["ezpoints", "EZPoints", "gtrturbo/EZPoints-v0"])
 def test_a_task_may_change_the_tiny_presets_and_set_wins_over_both(task):
     plain, changed = steps_with(), steps_with("ppo-step.gamma=0.5", task=task)

@@ -99,6 +99,9 @@ def test_tables_are_as_by_hand(recorded):
     head, learned = page.table("numberline", "learning", ["turbo-kl"])
     learned = dict(zip(head, learned, strict=True))
     assert learned["after − before"].startswith("+0.300") and learned["after − chance"].startswith("+0.450")
+    # A win pays 1 and a loss costs 1: 2 · 0.4 − 1 before, 2 · 0.7 − 1 after.
+    [_, earned] = page.table("numberline", "returns", ["turbo-kl"])
+    assert earned[2:4] == ["-0.200", "0.400"] and earned[4].startswith("+0.600")
     [_, gap] = page.table("numberline", "teachers")
     assert gap[:4] == ["`turbo-kl`", "3", "2", "0.700"] and gap[4].startswith("-0.400") and gap[5] == "0/0/3"
 

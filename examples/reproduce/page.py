@@ -124,6 +124,16 @@ def learning(arms: Mapping[str, Arm], names: Sequence[str]) -> list[list[str]]:
     return rows
 
 
+def returns(arms: Mapping[str, Arm], names: Sequence[str]) -> list[list[str]]:
+    """What learning earned, for games whose draws and losses differ."""
+    rows = [["arm", "seeds", "mean return before", "after", "after − before"]]
+    for name in names:
+        before, after = (mean_of(arms[name], lambda run, w=which: at(run, w, "return_mean")) for which in ("first", "last"))
+        gained = mean_of(arms[name], lambda run: at(run, "last", "return_mean") - at(run, "first", "return_mean"))
+        rows.append([f"`{name}`", str(len(arms[name])), f"{before.mean:.3f}", f"{after.mean:.3f}", said(gained, sign=True)])
+    return rows
+
+
 def teachers(arms: Mapping[str, Arm], names: Sequence[str]) -> list[list[str]]:
     """Merged teacher minus the newest student that went into it, on the same deals."""
     rows = [["arm", "seeds", "iteration", "student", "teacher − student", "w/t/l", "thoughts, teacher − student", "w/t/l"]]
@@ -170,7 +180,7 @@ def table(task: str, name: str, chosen: Sequence[str] = ()) -> list[list[str]]:
         return against(arms, [arm for arm in shown if arm != reference], reference)
     if name == "teachers":
         return teachers(arms, [arm for arm in chosen or arms if any(run["teachers"] for run in arms[arm].values())])
-    return {"methods": outcomes, "learning": learning}[name](arms, shown)
+    return {"methods": outcomes, "learning": learning, "returns": returns}[name](arms, shown)
 
 
 def filled(text: str) -> str:
@@ -216,11 +226,15 @@ def _alone(drawing: str, title: str, names: Sequence[str]) -> str:
     return f'{head}<style>{style}</style>{back}{top}<g transform="translate(0 16)">{inner}</g>{legend}</svg>\n'
 
 
+GAMES = {"numberline": "NumberLine", "ezpoints": "EZPoints", "blackjack": "Blackjack", "points24": "Points24"}
+SHOWN = {
+    "success": ("success_rate", "success of the episodes learned from"),
+    "thoughts": ("thought_accuracy", "thoughts that read the picture truly"),
+}
 PICTURES = {
-    "numberline-success.svg": ("numberline", "success_rate", "NumberLine: success of the episodes learned from"),
-    "numberline-thoughts.svg": ("numberline", "thought_accuracy", "NumberLine: thoughts that read the picture truly"),
-    "ezpoints-success.svg": ("ezpoints", "success_rate", "EZPoints: success of the episodes learned from"),
-    "ezpoints-thoughts.svg": ("ezpoints", "thought_accuracy", "EZPoints: thoughts that read the picture truly"),
+    f"{task}-{name}.svg": (task, metric, f"{game}: {title}")
+    for task, game in GAMES.items()
+    for name, (metric, title) in SHOWN.items()
 }
 
 

@@ -26,6 +26,9 @@ class RunConfig:
     teacher: Annotated[Path | None, "External teacher: opd needs one, gtr and static-kl take one."] = None
     task: TaskName = "numberline"
     env: EnvOptions = ()
+    eval_env: Annotated[
+        tuple[str, ...], "KEY=VALUE for the evaluations alone, over --env, such as deals=held-out; repeatable."
+    ] = ()
     iterations: Annotated[int, "Updates after the warm start.", NOT_NEGATIVE] = 20
     episodes: Annotated[int, "Episodes per iteration.", AT_LEAST_ONE] = 64
     eval_episodes: Annotated[int, "Episodes per evaluation.", AT_LEAST_ONE] = 200

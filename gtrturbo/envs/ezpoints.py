@@ -94,4 +94,4 @@ def advice(info: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, st
 
 def novice(info: Mapping[str, Any], options: Mapping[str, Any], rng: np.random.Generator) -> tuple[str, str]:
     """Return a plan that is left to chance, and its next item."""
-    return formula.novice(RULES, info, options, rng)
+    return formula.novice(RULES, info, rng)

@@ -4,7 +4,7 @@ Rules as in RL4VLM (Zhai et al., 2024), `gym_cards`, with three mends: every dra
 formula is judged in exact fractions unless `arithmetic="original"` is asked for.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,6 +46,11 @@ class Rules:
     full: Draw
     tiny: Draw
     tiny_shape: tuple[int, int, int]
+
+    @property
+    def operators(self) -> str:
+        """What may stand between two numbers."""
+        return "".join(sign for sign in self.signs if sign not in "()")
 
     def actions(self, face_cards_as_10: bool) -> tuple[str, ...]:
         """Return the items in the order of the action numbers."""
@@ -156,20 +161,17 @@ def truth(info: Mapping[str, Any]) -> dict[str, Any]:
     return {"cards": [shown_rank(name[1]) for name in info["Cards"]], "formula": shown(info)}
 
 
-def advice(rules: Rules, info: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, str]:
-    """Return true thoughts and the next item of a shortest way to win.
+def advice(rules: Rules, info: Mapping[str, Any], options: Mapping[str, Any], operators: Sequence[str] = ()) -> tuple[str, str]:
+    """Return true thoughts and the next item of a shortest way to win, with the first of `operators` that has one, or all.
 
     Where nothing that can be appended wins, `=` is advised: it costs the same -1 that any longer way would end with.
     """
-    formula = tuple(info["Formula"])
-    rest = completion(
-        formula,
-        tuple(sorted(info["Numbers"])),
-        rules.target,
-        limit=rules.limit,
-        operators="".join(sign for sign in rules.signs if sign not in "()"),
-        arithmetic=options["arithmetic"],
+    formula, values = tuple(info["Formula"]), tuple(sorted(info["Numbers"]))
+    ways = (
+        completion(formula, values, rules.target, limit=rules.limit, operators=each, arithmetic=options["arithmetic"])
+        for each in (*operators, rules.operators)
     )
+    rest = next((way for way in ways if way is not None), None)
     if rest is None:
         return f"no formula makes {rules.target} from here so end with =", "="
     whole = " ".join(item for item in (*formula, *rest) if item.strip())
@@ -178,8 +180,8 @@ def advice(rules: Rules, info: Mapping[str, Any], options: Mapping[str, Any]) ->
     return f"{whole} is {rules.target} so the next item is {rest[0]}", rest[0]
 
 
-def novice(rules: Rules, info: Mapping[str, Any], options: Mapping[str, Any], rng: np.random.Generator) -> tuple[str, str]:
-    """Return a plan that uses each card once, signs and order left to chance, and its next item; brackets are not used.
+def novice(rules: Rules, info: Mapping[str, Any], rng: np.random.Generator, operators: str = "") -> tuple[str, str]:
+    """Return a plan that uses each card once, operators and order left to chance, and its next item; brackets are not used.
 
     The formula so far must be a novice's own: numbers of the hand with a sign between.
     """
@@ -188,7 +190,7 @@ def novice(rules: Rules, info: Mapping[str, Any], options: Mapping[str, Any], rn
     for item in formula:
         if item.isdecimal():
             left.remove(int(item))
-    signs = [sign for sign in rules.signs if sign not in "()"]
+    signs = list(operators or rules.operators)
     rest: list[str] = []
     for number in rng.permutation(left):
         rest += [str(rng.choice(signs)), str(number)]

@@ -6,6 +6,7 @@ train on the same game. A hand need not have a solution: 20,876 of the 28,561 or
 
 from collections.abc import Mapping
 from typing import Any, Literal
+from zlib import crc32
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -14,10 +15,18 @@ from gtrturbo.envs import formula
 from gtrturbo.envs.arithmetic import Arithmetic
 from gtrturbo.envs.cards import Card, random_card
 from gtrturbo.envs.drawing import BLACK, CELL, GREEN, WHITE, card_face, font, grid, ink, paste_card, wrapped
-from gtrturbo.envs.options import Option, Switch, check_options
+from gtrturbo.envs.options import Choice, Option, Switch, check_options
 from gtrturbo.envs.solver import solve
 
-OPTIONS: dict[str, Option] = {**formula.OPTIONS, "solvable_only": Switch(False)}
+Family = Literal["any", "sums"]
+Deals = Literal["all", "train", "held-out"]
+OPTIONS: dict[str, Option] = {
+    **formula.OPTIONS,
+    "solvable_only": Switch(False),
+    "family": Choice(("any", "sums")),
+    "deals": Choice(("all", "train", "held-out")),
+}
+HELD_OUT = 5  # One hand in so many.
 
 
 def _full(cards: tuple[Card, ...], items: tuple[str, ...]) -> np.ndarray:
@@ -50,16 +59,28 @@ RULES = formula.Rules(
 )
 
 
-def solvable(cards: tuple[Card, ...], face_cards_as_10: bool = True) -> bool:
-    """Say whether ordinary arithmetic makes 24 of the cards, each used once."""
-    return solve(tuple(sorted(card.value(face_cards_as_10) for card in cards)), RULES.target) is not None
+FAMILIES = {"any": RULES.operators, "sums": "+-"}
 
 
-def deal_four(rng: np.random.Generator, face_cards_as_10: bool = True, solvable_only: bool = False) -> tuple[Card, ...]:
-    """Draw four cards with replacement, rank and suit uniform; again and again if only solvable hands will do."""
+def held_out(values: tuple[int, ...]) -> bool:
+    """Say whether a hand, given by its values in ascending order, is one of the fifth that training never sees."""
+    return crc32(" ".join(map(str, values)).encode()) % HELD_OUT == 0
+
+
+def deal_four(
+    rng: np.random.Generator,
+    face_cards_as_10: bool = True,
+    solvable_only: bool = False,
+    family: Family = "any",
+    deals: Deals = "all",
+) -> tuple[Card, ...]:
+    """Draw four cards with replacement, rank and suit uniform; again and again until the hand is of those that are wanted."""
     while True:
         cards = tuple(random_card(rng) for _ in range(RULES.hand))
-        if not solvable_only or solvable(cards, face_cards_as_10):
+        values = tuple(sorted(card.value(face_cards_as_10) for card in cards))
+        if deals != "all" and held_out(values) != (deals == "held-out"):
+            continue
+        if (family == "any" and not solvable_only) or solve(values, RULES.target, FAMILIES[family]) is not None:
             return cards
 
 
@@ -68,6 +89,8 @@ def make_env(
     face_cards_as_10: bool = True,
     arithmetic: Arithmetic = "exact",
     solvable_only: bool = False,
+    family: Family = "any",
+    deals: Deals = "all",
     render_mode: str | None = None,
 ) -> formula.FormulaEnv:
     """Make the environment. The tiny picture is 224 x 112 pixels.
@@ -75,11 +98,14 @@ def make_env(
     Args:
         image, face_cards_as_10, arithmetic, render_mode: as for `FormulaEnv`.
         solvable_only: deal until ordinary arithmetic makes 24 of the hand; by default any hand is dealt.
+        family: `sums` deals only hands that make 24 by adding and subtracting: 57 hands, order and suits aside, of which 41
+            add up to 24 and 16 do with the smallest card subtracted. With face cards above 10 there are more.
+        deals: `held-out` deals one fifth of the hands, whatever their order and suits, `train` the others.
     """
-    check_options({"solvable_only": solvable_only}, OPTIONS)
+    check_options({"solvable_only": solvable_only, "family": family, "deals": deals}, OPTIONS)
     return formula.FormulaEnv(
         RULES,
-        lambda rng: deal_four(rng, face_cards_as_10, solvable_only),
+        lambda rng: deal_four(rng, face_cards_as_10, solvable_only, family, deals),
         image=image,
         face_cards_as_10=face_cards_as_10,
         arithmetic=arithmetic,
@@ -99,9 +125,9 @@ def truth(info: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]
 
 def advice(info: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, str]:
     """Return true thoughts and the next item."""
-    return formula.advice(RULES, info, options)
+    return formula.advice(RULES, info, options, (FAMILIES[options["family"]],))
 
 
 def novice(info: Mapping[str, Any], options: Mapping[str, Any], rng: np.random.Generator) -> tuple[str, str]:
     """Return a plan that is left to chance, and its next item."""
-    return formula.novice(RULES, info, options, rng)
+    return formula.novice(RULES, info, rng, FAMILIES[options["family"]])

@@ -1,7 +1,11 @@
 """EZPoints and Points24 event by event."""
 
+import json
 from collections import Counter
+from itertools import combinations_with_replacement, permutations, product
+from operator import mul
 
+import numpy as np
 import pytest
 
 from gtrturbo.envs.task import load_task
@@ -177,3 +181,73 @@ def test_what_is_no_action_is_refused():
     env, _ = dealt("points24", FOUR)
     with pytest.raises(GtrTurboError, match="is not an action"):
         env.step(-1)
+
+
+def sums() -> set[tuple[int, ...]]:
+    """Hands that make 24 by adding and subtracting, by trying all signs."""
+    hands = combinations_with_replacement(range(1, 11), 4)
+    return {hand for hand in hands if any(sum(map(mul, hand, signs)) == 24 for signs in product((1, -1), repeat=4))}
+
+
+def dealt_hands(*options: str, draws: int = 1500) -> Counter:
+    env = load_task("points24", ["image=tiny", *options]).make()
+    env.reset(seed=0)
+    return Counter(tuple(sorted(env.reset()[1]["Numbers"])) for _ in range(draws))
+
+
+def test_the_family_of_sums_is_all_hands_that_plus_and_minus_solve():
+    # The rarest, four equal values, come 1 in 3359 draws; the commonest kinds must be there in their shares.
+    hands, dealt = sums(), dealt_hands("family=sums")
+    assert len(hands) == 57 and sum(sum(hand) == 24 for hand in hands) == 41
+    assert set(dealt) <= hands and len(dealt) > 50
+    weights = {hand: weight(hand) for hand in hands}
+    share = sum(weights[hand] for hand in hands if sum(hand) == 24) / sum(weights.values())
+    got = sum(count for hand, count in dealt.items() if sum(hand) == 24) / dealt.total()
+    assert abs(got - share) < 4 * (share * (1 - share) / dealt.total()) ** 0.5
+
+
+def weight(hand: tuple[int, ...]) -> int:
+    """Ordered draws of four ranks that give these values: four ranks are worth 10."""
+    return len(set(permutations(hand))) * 4 ** hand.count(10)
+
+
+@pytest.mark.parametrize("family", ["any", "sums"])
+def test_held_out_hands_are_a_fifth_and_never_dealt_in_training(family):
+    # A random fifth of 57 hands is 11.4, within four standard deviations (3.0 each).
+    train, held_out = (set(dealt_hands(f"family={family}", f"deals={deals}")) for deals in ("train", "held-out"))
+    assert not train & held_out
+    hands = sums() if family == "sums" else set(combinations_with_replacement(range(1, 11), 4))
+    assert 0.04 < len(held_out) / len(hands) < 0.36 and len(train | held_out) > 0.6 * len(hands)  # Rare hands may be missing.
+
+
+def test_the_expert_adds_and_subtracts_where_the_family_does():
+    task = load_task("points24", ["image=tiny", "family=sums"])
+    env = task.make()
+    for seed in range(40):
+        _, info = env.reset(seed=seed)
+        while not info["won"]:
+            _, _, ended, _, info = env.step(task.actions.index(json.loads(task.expert(info))["action"]))
+            assert info["won"] or not ended
+        assert not set(info["Formula"]) & {"*", "/"}
+
+
+def test_the_expert_of_a_family_still_saves_what_only_other_signs_can():
+    task = load_task("points24", ["image=tiny", "family=sums"])
+    env = task.make()
+    _, info = env.reset(options={"cards": ["H3", "S6", "D7", "C8"]})
+    for item in "(8-7":  # + 3 ) * 6
+        *_, info = env.step(task.actions.index(item))
+    while not info["won"]:
+        _, _, ended, _, info = env.step(task.actions.index(json.loads(task.expert(info))["action"]))
+        assert info["won"] or not ended
+
+
+def test_a_novice_keeps_to_the_signs_of_the_family():
+    task, rng = load_task("points24", ["image=tiny", "family=sums"]), np.random.default_rng(0)
+    env, signs = task.make(), set()
+    for seed in range(20):
+        _, info = env.reset(seed=seed)
+        for _ in range(8):
+            *_, info = env.step(task.actions.index(json.loads(task.novice(info, rng))["action"]))
+        signs |= {item for item in info["Formula"] if not item.isdecimal()}
+    assert signs == {"+", "-"}

@@ -170,6 +170,7 @@ def test_options_are_read():
     assert task.options == {"image": "tiny", "line": 9, "horizon": 10}
     assert task.make().observation_space.shape == (56, 112, 3)
     assert load_task("gtrturbo/Points24-v0", ["solvable_only=true"]).options["solvable_only"] is True
+    assert load_task("points24", ["deals=train", "deals=held-out"]).options["deals"] == "held-out"
 
 
 @pytest.mark.parametrize(
@@ -182,6 +183,9 @@ def test_options_are_read():
         ("numberline", ["line=many"], "got 'many'"),
         ("numberline", ["image=huge"], "full or tiny, got 'huge'"),
         ("points24", ["solvable_only=yes"], "true or false, got 'yes'"),
+        ("points24", ["family=products"], "family must be any or sums, got 'products'"),
+        ("points24", ["deals=test"], "deals must be all or train or held-out, got 'test'"),
+        ("ezpoints", ["deals=train"], "image, face_cards_as_10, arithmetic"),
         ("ezpoints", ["solvable_only=true"], "image, face_cards_as_10, arithmetic"),
     ],
 )
