@@ -116,7 +116,8 @@ def test_merges_are_compared_with_the_student_of_the_same_seed_and_iteration(rec
         student.write_text(json.dumps(metrics | {"success_rate": (9 - seed) / 10}))
     record.record(recorded / "runs")
     [_, row] = page.merges("numberline")
-    assert row[:3] == ["`linear`", "2", "2"] and row[3].startswith("+0.100") and row[4].startswith("+0.000")
+    assert row[:3] == ["`linear`", "2", "2"] and row[3].startswith("+0.100") and row[5].startswith("+0.000")
+    assert (row[4], row[6]) == ("2/0/0", "0/2/0")
 
 
 def test_the_page_holds_its_tables_and_keeps_its_words(recorded):

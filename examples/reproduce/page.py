@@ -48,8 +48,12 @@ def at(run: Run, which: str, metric: str, folder: str = "evaluations") -> float:
 
 
 def paired(one: Arm, other: Arm, value: Callable[[Run], float]) -> list[str]:
-    """Say the mean difference over the seeds that both have with its interval, bold where it is resolved; wins, ties, losses."""
-    differences = [value(one[seed]) - value(other[seed]) for seed in sorted(one.keys() & other.keys())]
+    """Say how two arms differ over the seeds that both have."""
+    return over_seeds([value(one[seed]) - value(other[seed]) for seed in sorted(one.keys() & other.keys())])
+
+
+def over_seeds(differences: list[float]) -> list[str]:
+    """Say the mean of differences with its interval, bold where it is resolved; wins, ties, losses."""
     interval = bootstrap([differences])
     wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     told = said(interval, sign=True)
@@ -143,9 +147,7 @@ def teachers(arms: Mapping[str, Arm], names: Sequence[str]) -> list[list[str]]:
             runs = [run for run in arms[name].values() if k in run["teachers"] and k in run["evaluations"]]
             row = [f"`{name}`", str(len(runs)), k, f"{fmean(run['evaluations'][k]['success_rate'] for run in runs):.3f}"]
             for metric in ("success_rate", "thought_accuracy"):
-                gaps = [run["teachers"][k][metric] - run["evaluations"][k][metric] for run in runs]
-                wins, losses = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
-                row += [said(bootstrap([gaps]), sign=True), f"{wins}/{len(gaps) - wins - losses}/{losses}"]
+                row += over_seeds([run["teachers"][k][metric] - run["evaluations"][k][metric] for run in runs])
             rows.append(row)
     return rows
 
@@ -157,10 +159,10 @@ def merges(task: str) -> list[list[str]]:
         one = json.loads(line)
         gap = (one["success_rate"] - one["student"]["success_rate"], one["thought_accuracy"] - one["student"]["thought_accuracy"])
         found.setdefault((one["variant"], one["iteration"]), {})[one["seed"]] = gap
-    rows = [["merge", "of iterations 1 …", "seeds", "teacher − student, success", "thoughts"]]
+    rows = [["merge", "of iterations 1 …", "seeds", "teacher − student, success", "w/t/l", "thoughts", "w/t/l"]]
     for (variant, iteration), gaps in sorted(found.items(), key=lambda item: (item[0][1], item[0][0])):
-        intervals = [said(bootstrap([[gap[i] for gap in gaps.values()]]), sign=True) for i in (0, 1)]
-        rows.append([f"`{variant}`", str(iteration), str(len(gaps)), *intervals])
+        row = [f"`{variant}`", str(iteration), str(len(gaps))]
+        rows.append(row + [word for i in (0, 1) for word in over_seeds([gap[i] for gap in gaps.values()])])
     return rows
 
 
