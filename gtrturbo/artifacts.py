@@ -5,6 +5,7 @@ The id of an artifact is the sha256 of its `stage.json`, which holds the ids of 
 """
 
 import fcntl
+import filecmp
 import hashlib
 import json
 import os
@@ -33,7 +34,6 @@ TOKENS = "tokens.safetensors"
 SCORES = "scores.safetensors"
 DEMOS = "demos.jsonl"
 SHARD = ".shard-"
-COMPARED = 1 << 20  # bytes at a time
 FORMAT = 1
 # Exactly one key: safetensors writes metadata in hash order, so two keys would give other bytes in another process.
 SAFETENSORS_METADATA = {"format": "pt"}
@@ -139,13 +139,7 @@ def _model_files(path: Path) -> list[Path]:
 
 
 def _same_bytes(a: Path, b: Path) -> bool:
-    if a.samefile(b) or a.stat().st_size != b.stat().st_size:
-        return a.samefile(b)
-    with a.open("rb") as one, b.open("rb") as other:
-        while (part := one.read(COMPARED)) == other.read(COMPARED):
-            if not part:
-                return True
-    return False
+    return a.samefile(b) or filecmp.cmp(a, b, shallow=False)
 
 
 def is_model_folder(path: Path) -> bool:
@@ -433,23 +427,15 @@ def content_hash(path: Path) -> str:
     key = f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
     if key in _hashed:
         return _hashed[key]
-    digest = _blake3(path)
+    # Not from a mapping of the file: if it became shorter meanwhile, a signal would end the process.
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, blake3).hexdigest()
     # A file that is being written may change again without a new time.
     if stat.st_size >= WORTH_REMEMBERING and time.time_ns() - stat.st_mtime_ns > SETTLED:
         _hashed[key] = digest
     return digest
 
 
-def _blake3(path: Path) -> str:
-    # Not from a mapping of the file: if it became shorter meanwhile, a signal would end the process.
-    digest, buffer = blake3(), memoryview(bytearray(HASHED))
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
-    return digest.hexdigest()
-
-
-HASHED = 1 << 20  # bytes at a time
 WORTH_REMEMBERING = 1 << 20  # bytes
 SETTLED = 2_000_000_000  # ns
 _hashed: dict[str, str] = {}
