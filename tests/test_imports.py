@@ -14,7 +14,7 @@ PACKAGE = Path(gtrturbo.__file__).parent
 FLOORS = {
     "errors": 0, "settings": 0, "config": 0, "records": 0, "console": 0, "summary": 0,
     "statistics": 0, "diversity": 0, "processes": 0, "keep": 0,
-    "envs": 1, "algorithms": 1, "artifacts": 1, "journal": 1, "tensors": 1, "recipe": 1,
+    "envs": 1, "algorithms": 1, "artifacts": 1, "journal": 1, "tensors": 1, "recipe": 1, "devices": 1,
     "models": 2, "merging": 2, "lineage": 2,
     "stages": 3,
     "loop": 4, "retention": 4, "estimate": 4, "show": 4, "report": 4, "progress": 4, "history": 4,
@@ -128,7 +128,9 @@ def test_configs_are_not_read_below_the_stages():
 
 
 def allowed_heavy(module: Module) -> set[str]:
-    return {"models": HEAVY, "algorithms": {"torch"}, "merging": {"torch"}, "stages": {"torch"}}.get(module.part, set())
+    return {"models": HEAVY, "algorithms": {"torch"}, "merging": {"torch"}, "devices": {"torch"}, "stages": {"torch"}}.get(
+        module.part, set()
+    )
 
 
 def test_only_models_import_transformers_and_peft_and_environments_import_no_torch():

@@ -4,6 +4,7 @@
     python examples/benchmarks/merge.py --size small             # 4 × 20 M: a quick look
     python examples/benchmarks/merge.py --size 7b --checkpoints 10 --no-peers --linked --only full     # memory; 45 GB of disk
     python examples/benchmarks/merge.py --only incremental
+    python examples/benchmarks/merge.py --only full --only lora --device cuda      # ours and mergekit's on a GPU, too
 
 Each tool runs in a process of its own, timed from outside, imports included. Memory is the largest sum of anonymous memory of
 the process and its children. The peers need: pip install mergekit==0.1.5
@@ -200,6 +201,10 @@ for number, file in enumerate(files):
 """
 
 
+# As its own command does; which need not be on the path.
+MERGEKIT = [sys.executable, "-c", "from mergekit.scripts.run_yaml import main; main()"]
+
+
 class Bench:
     """The folders and the table of one run."""
 
@@ -235,7 +240,9 @@ class Bench:
     def mergekit(self, label: str, recipe: str) -> tuple[Measured, Path]:
         file, out = self.work / "recipe.yml", self.work / "out" / f"mergekit-{label}"
         file.write_text(recipe)
-        command = [str(Path(sys.executable).with_name("mergekit-yaml")), str(file), str(out), "--no-copy-tokenizer"]
+        command = [*MERGEKIT, str(file), str(out), "--no-copy-tokenizer"]
+        if self.options.device != "cpu":
+            label, command = f"{label}, {self.options.device}", [*command, "--device", self.options.device]
         command += ["--lora-merge-cache", str(self.work / "lora-merge-cache")]
         shutil.rmtree(self.work / "lora-merge-cache", ignore_errors=True)
         return self.run(f"mergekit {label}", command, out), out
@@ -286,6 +293,9 @@ def full(bench: Bench, base: Path, models: list[Path]) -> None:
     )
     print(f"  re-merge equals the merge, byte for byte: {same(ours, again)}")
     ours_by_name = {"linear": linear, "linear hashed before": hashed, "ties": ties, "cached": cached}
+    if bench.options.device != "cpu":
+        _, other = bench.gtrturbo(f"ties, {bench.options.device}", "--base", str(base), "--device", bench.options.device, *names)
+        print(f"  the same bytes: {same(ours, other)}")
     print(f"  to the copy loop: {', '.join(f'{name} {run.wall / limit.wall:.2f}×' for name, run in ours_by_name.items())}")
     if bench.options.peers:
         slow_linear, _ = bench.mergekit("linear", recipe("linear", base, models))
@@ -306,6 +316,10 @@ def lora(bench: Bench, base: Path, adapters: list[Path]) -> None:
     names = [str(path) for path in adapters]
     bench.inputs = [base / "model.safetensors", *(path / "adapter_model.safetensors" for path in adapters)]
     ours, merged = bench.gtrturbo("ties of adapters, full teacher", "--base", str(base), *names)
+    if bench.options.device != "cpu":
+        words = ("--base", str(base), "--device", bench.options.device)
+        _, other = bench.gtrturbo(f"ties of adapters, {bench.options.device}", *words, *names)
+        print(f"  the same bytes: {same(merged, other)}")
     if bench.options.peers:
         theirs, other = bench.mergekit("ties-of-adapters", recipe("ties", base, adapters, adapters=True))
         print(f"  faster than mergekit: {theirs.wall / ours.wall:.1f}×")
@@ -376,6 +390,7 @@ def main() -> None:
     parser.add_argument(
         "--linked", action="store_true", help="checkpoints share one file on disk, where there is no room for more"
     )
+    parser.add_argument("--device", default="cpu", help="cuda: ties of ours there, too, and mergekit's merges there")
     parser.add_argument("--only", choices=("full", "lora", "incremental"), action="append")
     parser.add_argument("--work", type=Path, default=Path("runs/bench-merge"))
     parser.add_argument("--peft", nargs="+", help=argparse.SUPPRESS)

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils import logging
 
 from gtrturbo.artifacts import MANIFEST, read_manifest
+from gtrturbo.devices import require_device, resolve_device
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.keep import kept
 from gtrturbo.models.chat import Renderer
@@ -23,7 +24,6 @@ from gtrturbo.models.policy import Policy
 from gtrturbo.models.processor import load_processor
 from gtrturbo.models.residency import make_room, shared_base
 from gtrturbo.models.value_head import ValueHead
-from gtrturbo.processes import world
 
 BASE = "base"
 ONE_THREAD = 5_000_000
@@ -39,7 +39,7 @@ def load_policy(path: Path, *, device: str, dtype: str = "auto", trainable: bool
     if (path / MANIFEST).is_file():
         read_manifest(path, "checkpoint")
     quiet()
-    model = _model_on(resolve_device(device), path, dtype=dtype, trainable=trainable)
+    model = _model_on(require_device(resolve_device(device)), path, dtype=dtype, trainable=trainable)
     if model.device.type == "cpu" and model.num_parameters() < ONE_THREAD:
         # Threads of so small a model wait for each other: with two, ppo-step was 8 times slower on a busy machine.
         torch.set_num_threads(1)
@@ -171,10 +171,3 @@ def add_adapter(model: Any, *, rank: int, alpha: float, target: tuple[str, ...],
         return get_peft_model(model, config)
     except ValueError as error:
         raise GtrTurboError(f"no adapter fits: {error}", "see the module names with: gtrturbo show CHECKPOINT") from None
-
-
-def resolve_device(device: str) -> str:
-    """Turn auto into cuda where there is one, else cpu; of several processes each takes the GPU of its local rank."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return f"cuda:{world().local_rank}" if device == "cuda" and world().size > 1 else device

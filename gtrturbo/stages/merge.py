@@ -289,9 +289,10 @@ def _kernel(device: str) -> Kernel:
         if kernel := compiled_kernel():
             return kernel
         stderr.print("no C compiler: merging with torch, which is several times slower.", style="yellow")
-    from gtrturbo.merging.tiles import TorchKernel  # Takes seconds to import, and is rarely needed.
+    from gtrturbo.devices import require_device  # They take seconds to import, and are rarely needed.
+    from gtrturbo.merging.tiles import TorchKernel
 
-    return TorchKernel(device)
+    return TorchKernel(require_device(device))
 
 
 class _Throughput:

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from gtrturbo.config import MergeConfig
 from gtrturbo.merging.files import Files, header_of, read_layout
 from gtrturbo.merging.sources import narrow
 from gtrturbo.stages import execute
 
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 Tensors = dict[str, np.ndarray]
 SHAPES = {"embed.weight": (60, 40), "layers.0.weight": (40, 40), "layers.0.bias": (40,), "norm.weight": (40,), "scalar": ()}
 NUMPY = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16, "I64": np.int64, "U8": np.uint8}

@@ -4,7 +4,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from checkpoints import SHAPES, Folders, noisy
+from checkpoints import DEVICES, SHAPES, Folders, noisy
+
+from gtrturbo.merging.kernel import compiled_kernel
+from gtrturbo.merging.tiles import TorchKernel
+
+
+@pytest.fixture(scope="session", params=DEVICES)
+def kernels(request):
+    """The compiled loops, and the same in torch."""
+    compiled = compiled_kernel()
+    if compiled is None:
+        pytest.skip("no C compiler")
+    return compiled, TorchKernel(request.param)
 
 
 @pytest.fixture

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 
 from gtrturbo.merging.files import Stored
-from gtrturbo.merging.kernel import compiled_kernel
 from gtrturbo.merging.operands import TABLES, Operand, Rule, Search
-from gtrturbo.merging.tiles import TorchKernel
 
 TIES = Rule(vote="total", average=True, trims=True)
 RULES = {
@@ -19,14 +17,6 @@ RULES = {
     "linear": Rule(divisor=3.0),
     "scaled": Rule(divisor=4.0, scale=0.3, base_factor=0.5),
 }
-
-
-@pytest.fixture(scope="module")
-def kernels():
-    compiled = compiled_kernel()
-    if compiled is None:
-        pytest.skip("no C compiler")
-    return compiled, TorchKernel("cpu")
 
 
 def numbers(rng, n: int, exponents) -> np.ndarray:

@@ -11,21 +11,12 @@ import pytest
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.files import Stored
-from gtrturbo.merging.kernel import compiled_kernel
 from gtrturbo.merging.operands import Operand, Rule, Search
 from gtrturbo.merging.sources import narrow
-from gtrturbo.merging.tiles import TorchKernel, random_mask
+from gtrturbo.merging.tiles import random_mask
 
 DTYPES = (np.float64, np.float32, np.uint16, np.float16)  # uint16 stands for bfloat16
 N = 20_011  # more than one chunk of sums, and no multiple of anything
-
-
-@pytest.fixture(scope="module")
-def kernels():
-    compiled = compiled_kernel()
-    if compiled is None:
-        pytest.skip("no C compiler")
-    return compiled, TorchKernel("cpu")
 
 
 def tile(dtype, *, seed: int, spread: float = 1.0) -> np.ndarray:

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from checkpoints import DEVICES
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging import magnitudes
@@ -32,7 +33,7 @@ SPREADS = {
 
 
 def kernels():
-    return [kernel for kernel in (compiled_kernel(), TorchKernel("cpu")) if kernel]
+    return [kernel for kernel in (compiled_kernel(), *map(TorchKernel, DEVICES)) if kernel]
 
 
 def tiles_of(values: np.ndarray, length: int):
