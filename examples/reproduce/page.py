@@ -3,8 +3,8 @@
     python -m examples.reproduce.page           # write them
     python -m examples.reproduce.page --check   # say whether they are as written
 
-A table stands between `<!-- table: TASK NAME -->` and `<!-- end -->`; arms after NAME are its rows, else the methods are. The
-words around it are written by hand.
+A table stands between `<!-- table: TASK NAME -->` and `<!-- end -->`; arms after NAME are its rows, else the methods are, and
+`seeds=1-8` keeps to those seeds. The words around it are written by hand.
 """
 
 import json
@@ -26,6 +26,7 @@ PAGES = (ROOT / "docs" / "results.md", ROOT / "README.md")
 PICTURED = ROOT / "docs" / "pictures"
 MARKED = re.compile(r"(<!-- table: (\S+) (\S+)((?: \S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 DRAWN = ("ppo", "turbo-kl", "turbo-kl-10", "turbo-sft", "gtr", "static-kl", "opd")
+SEEDS = "seeds="
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa7700", "#aa3377", "#3399bb")
 
 Run = Mapping[str, Any]
@@ -39,6 +40,13 @@ def arms_of(task: str) -> dict[str, Arm]:
         run = json.loads(line)
         arms.setdefault(run["arm"], {})[run["seed"]] = run
     return arms
+
+
+def only_seeds(arms: Mapping[str, Arm], told: str) -> dict[str, Arm]:
+    """Keep the runs of seeds FIRST-LAST, and the arms that have any."""
+    first, last = map(int, told.split("-"))
+    kept = {name: {seed: run for seed, run in arm.items() if first <= seed <= last} for name, arm in arms.items()}
+    return {name: arm for name, arm in kept.items() if arm}
 
 
 def at(run: Run, which: str, metric: str, folder: str = "evaluations") -> float:
@@ -176,12 +184,14 @@ def table(task: str, name: str, chosen: Sequence[str] = ()) -> list[list[str]]:
     if name == "merges":
         return merges(task)
     arms = arms_of(task)
-    shown = chosen or [arm for arm in DRAWN if arm in arms]
+    if ranges := [word.removeprefix(SEEDS) for word in chosen if word.startswith(SEEDS)]:
+        arms = only_seeds(arms, ranges[0])
+    shown = [word for word in chosen if not word.startswith(SEEDS)] or [arm for arm in DRAWN if arm in arms]
     if name.startswith("against-"):
         reference = name.removeprefix("against-")
         return against(arms, [arm for arm in shown if arm != reference], reference)
     if name == "teachers":
-        return teachers(arms, [arm for arm in chosen or arms if any(run["teachers"] for run in arms[arm].values())])
+        return teachers(arms, [arm for arm in shown if any(run["teachers"] for run in arms[arm].values())])
     return {"methods": outcomes, "learning": learning, "returns": returns}[name](arms, shown)
 
 
@@ -191,12 +201,13 @@ def filled(text: str) -> str:
 
 
 def picture(task: str, metric: str, title: str) -> str:
-    """Draw a metric of the rollouts with 95 % intervals over seeds, one curve per method, as an SVG file of its own."""
+    """Draw a metric of the rollouts with 95 % intervals over the seeds of all methods, one curve each, as an SVG file of its own."""
     arms = arms_of(task)
     drawn = [name for name in DRAWN if name in arms]
+    shared = set.intersection(*(set(arms[name]) for name in drawn))
     lines = []
     for style, name in enumerate(drawn):
-        runs = list(arms[name].values())
+        runs = [arms[name][seed] for seed in sorted(shared)]
         points = []
         for k in sorted(map(int, runs[0]["rollouts"])):
             interval = bootstrap([[run["rollouts"][str(k)][metric] for run in runs]])

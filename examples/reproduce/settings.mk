@@ -28,26 +28,27 @@ arm-gtr := --method gtr
 arm-opd = --method opd --teacher $(call teacher,$(1),$(2))/checkpoints/0000
 arm-static-kl := --method static-kl
 
-# Changes to turbo-kl, one at a time.
-turbo := --method turbo-kl --eval-teachers
-arm-k1 := $(turbo) --set ppo-step.kl-estimator=k1
-arm-abs := $(turbo) --set ppo-step.kl-estimator=abs
-arm-full := $(turbo) --set ppo-step.kl-estimator=full --set distill.top-logprobs=512
-arm-k2-loss := $(turbo) --set ppo-step.kl-estimator=k2 --set ppo-step.kl-placement=loss
-arm-full-loss := $(turbo) --set ppo-step.kl-estimator=full --set distill.top-logprobs=512 --set ppo-step.kl-placement=loss
-arm-advantage := $(turbo) --set ppo-step.kl-placement=advantage
-arm-return := $(turbo) --set ppo-step.kl-placement=return
-arm-reply := $(turbo) --set ppo-step.kl-tokens=reply
-arm-turbo-kl-10 := $(turbo) --set ppo-step.kl-coef=10
-arm-density-0.2 := $(turbo) --set merge.density=0.2
-arm-density-1 := $(turbo) --set merge.density=1
-arm-linear := $(turbo) --set merge.method=linear
-arm-ema-0.5 := $(turbo) --set merge.weights=ema:0.5
-arm-every-2 := $(turbo) --merge-every 2
-arm-every-5 := $(turbo) --merge-every 5
-arm-release-merge := $(turbo) --set merge.compat=release
-arm-release-kl := $(turbo) --set distill.compat=release --set ppo-step.kl-placement=return
-arm-release := $(turbo) --set merge.compat=release --set distill.compat=release --set ppo-step.kl-placement=return
+# Changes to turbo-kl, one at a time; on EZPoints to turbo-kl-10.
+turbo = --method turbo-kl --eval-teachers $(kl-$(1))
+kl-ezpoints := --set ppo-step.kl-coef=10
+arm-k1 = $(turbo) --set ppo-step.kl-estimator=k1
+arm-abs = $(turbo) --set ppo-step.kl-estimator=abs
+arm-full = $(turbo) --set ppo-step.kl-estimator=full --set distill.top-logprobs=512
+arm-k2-loss = $(turbo) --set ppo-step.kl-estimator=k2 --set ppo-step.kl-placement=loss
+arm-full-loss = $(turbo) --set ppo-step.kl-estimator=full --set distill.top-logprobs=512 --set ppo-step.kl-placement=loss
+arm-advantage = $(turbo) --set ppo-step.kl-placement=advantage
+arm-return = $(turbo) --set ppo-step.kl-placement=return
+arm-reply = $(turbo) --set ppo-step.kl-tokens=reply
+arm-turbo-kl-10 := --method turbo-kl --eval-teachers --set ppo-step.kl-coef=10
+arm-density-0.2 = $(turbo) --set merge.density=0.2
+arm-density-1 = $(turbo) --set merge.density=1
+arm-linear = $(turbo) --set merge.method=linear
+arm-ema-0.5 = $(turbo) --set merge.weights=ema:0.5
+arm-every-2 = $(turbo) --merge-every 2
+arm-every-5 = $(turbo) --merge-every 5
+arm-release-merge = $(turbo) --set merge.compat=release
+arm-release-kl = $(turbo) --set distill.compat=release --set ppo-step.kl-placement=return
+arm-release = $(turbo) --set merge.compat=release --set distill.compat=release --set ppo-step.kl-placement=return
 
 # Merges of the same checkpoints of turbo-kl, 1 … K, beside the teacher of its own; only every N-th where `every` says so.
 merge-ties :=
