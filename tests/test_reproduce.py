@@ -106,6 +106,12 @@ def test_tables_are_as_by_hand(recorded):
     assert gap[:4] == ["`turbo-kl`", "3", "2", "0.700"] and gap[4].startswith("-0.400") and gap[5] == "0/0/3"
 
 
+def test_a_table_keeps_to_the_seeds_that_it_names(recorded):
+    [_, row] = page.table("numberline", "against-ppo", ["seeds=2-3"])
+    assert row[:2] == ["`turbo-kl`", "2"] and row[2].startswith("+0.100 [") and row[3] == "1/1/0"
+    assert len(page.table("numberline", "methods", ["seeds=7-9"])) == 1  # The head alone.
+
+
 def test_merges_are_compared_with_the_student_of_the_same_seed_and_iteration(recorded):
     for seed, wins in ((1, 9), (2, 8)):
         folder = recorded / "runs" / "numberline" / "merges" / "linear" / "2" / str(seed) / "eval"

@@ -201,7 +201,7 @@ def filled(text: str) -> str:
 
 
 def picture(task: str, metric: str, title: str) -> str:
-    """Draw a metric of the rollouts with 95 % intervals over the seeds of all methods, one curve each, as an SVG file of its own."""
+    """Draw a metric of the rollouts as an SVG file: a curve per method, with 95 % intervals over the seeds that all have."""
     arms = arms_of(task)
     drawn = [name for name in DRAWN if name in arms]
     shared = set.intersection(*(set(arms[name]) for name in drawn))

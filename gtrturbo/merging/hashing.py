@@ -4,12 +4,12 @@ second pass nor much of a wait when all is done."""
 import hashlib
 import heapq
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.files import Files
 
 STEP = 1 << 22  # bytes that are waited for
@@ -27,10 +27,8 @@ class Hasher:
         self._given_up = False
         self._changed = threading.Condition()
         self._sha = hashlib.sha256()
-        self._error: Exception | None = None
-        self._threads = [threading.Thread(target=self._go, args=(follow,), daemon=True) for follow in (self._hash, self._flush)]
-        for thread in self._threads:
-            thread.start()
+        self._pool = ThreadPoolExecutor(2)
+        self._followers = [self._pool.submit(follow) for follow in (self._hash, self._flush)]
 
     def wrote(self, start: int, stop: int) -> None:
         """Say that bytes [start, stop) are in the file."""
@@ -45,7 +43,7 @@ class Hasher:
         with self._changed:
             self._given_up = True
             self._changed.notify_all()
-        self._join()
+        self._pool.shutdown()
 
     def digest(self) -> str:
         """Wait for the end of the file and return its sha256 in hex.
@@ -53,14 +51,10 @@ class Hasher:
         Raises:
             OSError: the disk does not take the file, or does not give it back.
         """
-        self._join()
-        if self._error:
-            raise self._error
+        self._pool.shutdown()
+        for follower in self._followers:
+            follower.result()
         return self._sha.hexdigest()
-
-    def _join(self) -> None:
-        for thread in self._threads:
-            thread.join()
 
     def _steps(self, size: int) -> Iterator[tuple[int, int]]:
         """Wait for one part of the file after another: (start, stop). Ends early where the file is given up."""
@@ -71,12 +65,6 @@ class Hasher:
                 if self._given_up:
                     return
             yield start, stop
-
-    def _go(self, follow: Callable[[], None]) -> None:
-        try:
-            follow()
-        except (OSError, GtrTurboError) as error:  # What a sync reports it reports once.
-            self._error = error
 
     def _hash(self) -> None:
         buffer = np.empty(PIECE, np.uint8)
