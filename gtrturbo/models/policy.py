@@ -18,6 +18,7 @@ from gtrturbo.models.chat import Prompt, Renderer
 from gtrturbo.models.decode import Sample, Sampler
 from gtrturbo.models.scorer import Scorer
 from gtrturbo.models.value_head import ValueHead
+from gtrturbo.models.windows import attend_at_once
 
 FORBIDDEN = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 
@@ -43,6 +44,7 @@ class Policy:
 
     def __init__(self, model: Any, processor: Any, value_head: ValueHead | None = None) -> None:
         self.model = model.eval()
+        attend_at_once(model)
         self.processor = processor
         self.value_head = value_head
         self.renderer = Renderer(processor)
