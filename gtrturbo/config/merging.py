@@ -89,7 +89,7 @@ class MergeConfig(StageConfig):
     threads: Annotated[int | None, "Threads; all cores if not given. The result is the same.", AT_LEAST_ONE, Role.RUNTIME] = None
     device: Annotated[
         str,
-        "cpu, or cuda for the arithmetic on a GPU: the same bytes, in more time than a CPU's compiled loops where that was measured.",
+        "cpu, or cuda for the arithmetic on a GPU: the same bytes, but slower than a CPU's compiled loops where it was measured.",
         Role.RUNTIME,
     ] = "cpu"
 

@@ -19,7 +19,8 @@ class RunConfig:
         Method,
         "ppo: no teacher. turbo-kl, turbo-sft: the merged teacher. gtr: an external teacher (--teacher, else the expert). "
         "opd: on-policy distillation of --teacher, without the environment's reward. static-kl: KL to one teacher throughout, "
-        "--teacher or else the first checkpoint.",
+        "--teacher or else the first checkpoint. turbo-kl is the paper's first; on the tiny model turbo-sft was measured to keep "
+        "thoughts better (docs/results.md).",
     ] = "turbo-kl"
     model: Annotated[str, "tiny (built in), a Hugging Face id, or a folder. Any but tiny takes the paper's settings."] = "tiny"
     start: Annotated[Path | None, "Start from this checkpoint: no init and no sft. --model still chooses the settings."] = None

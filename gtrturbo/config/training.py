@@ -121,9 +121,9 @@ class PpoStepConfig(StageConfig):
     kl_coef: Annotated[float, "β: weight of the teacher's reverse KL; 1 as in the paper.", NOT_NEGATIVE] = 1.0
     kl_estimator: Annotated[
         Literal["k1-clip", "k1", "abs", "k2", "k3", "full"],
-        "Per-token estimate of KL(student, teacher); k1-clip is max(0, k1) as in the paper. full as a reward was measured "
-        "to be worse, and none better (docs/results.md). full: summed over the tokens that "
-        "distill --top-logprobs kept, and the rest as one.",
+        "Per-token estimate of KL(student, teacher); k1-clip is max(0, k1) as in the paper. On the tiny model full was "
+        "measured to be worse as a reward and better as a loss, no other better (docs/results.md). full: summed over the tokens "
+        "that distill --top-logprobs kept, and the rest as one.",
     ] = "k1-clip"
     kl_placement: Annotated[
         Literal["reward", "advantage", "return", "loss"],

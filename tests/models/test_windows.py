@@ -29,8 +29,10 @@ class Counted(TorchDispatchMode):
 @pytest.fixture(params=["qwen2.5", "qwen2"])
 def tower(request):
     torch.manual_seed(0)
-    text = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 64,
-            "num_key_value_heads": 1, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}}  # fmt: skip
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 64}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+    text = sizes | heads | {"rope_parameters": rope}
     if request.param == "qwen2.5":
         vision = {"depth": 4, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "out_hidden_size": 32}
         config = Qwen2_5_VLConfig(text_config=text, vision_config=vision | {"fullatt_block_indexes": [3]})
