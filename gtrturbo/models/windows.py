@@ -5,11 +5,14 @@ Without a flash attention package, transformers calls attention once per window:
 which keep a GPU waiting.
 """
 
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.weak import WeakIdKeyDictionary
 from transformers import AttentionInterface
 
 # Towers hand their sequences over in one call to whatever has "flash" in its name.
@@ -44,14 +47,33 @@ def _attention(
 
     Returns: [1, S, H, D]
     """
-    starts, lengths = cu_seq_lens_q[:-1], cu_seq_lens_q.diff()
-    parts, places = [], []
-    for length in sorted(set(lengths.tolist()) - {0}):
-        place = (starts[lengths == length, None] + torch.arange(length, device=starts.device)).flatten()
+    if cu_seq_lens_q not in _PLACES:
+        _PLACES[cu_seq_lens_q] = _Places.of(cu_seq_lens_q)
+    places = _PLACES[cu_seq_lens_q]
+    parts = []
+    for length, place in places.by_length.items():
         rows = (tensor[0, :, place].unflatten(1, (-1, length)).transpose(0, 1) for tensor in (query, key, value))
         parts.append(scaled_dot_product_attention(*rows, scale=scaling).transpose(1, 2).flatten(0, 1))
-        places.append(place)
-    return torch.cat(parts)[torch.cat(places).argsort()][None], None
+    return torch.cat(parts)[places.back][None], None
 
 
+@dataclass(frozen=True)
+class _Places:
+    """Where the sequences of each length lie, and what brings them back in order once they lie by length. [S]"""
+
+    by_length: dict[int, Tensor]
+    back: Tensor
+
+    @classmethod
+    def of(cls, bounds: Tensor) -> "_Places":
+        """Work it out where it costs no wait for the device; all layers of a forward pass share it."""
+        starts: dict[int, list[int]] = {}
+        for start, stop in pairwise(bounds.tolist()):
+            starts.setdefault(stop - start, []).append(start)
+        found = {n: (torch.tensor(each)[:, None] + torch.arange(n)).flatten() for n, each in starts.items() if n}
+        back = torch.cat(list(found.values())).argsort()
+        return cls({length: place.to(bounds.device) for length, place in found.items()}, back.to(bounds.device))
+
+
+_PLACES = WeakIdKeyDictionary()  # By the tensor of bounds, which lives as long as its forward pass and the backward pass.
 AttentionInterface.register(NAME, _attention)
