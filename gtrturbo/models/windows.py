@@ -1,8 +1,8 @@
 """Attention of a vision tower over many short sequences, those of one length at once.
 
 Qwen2.5-VL's tower attends within windows of 8 × 8 patches (Bai et al., arXiv 2502.13923, section 2.1.1) and within pictures.
-Without a flash attention package, transformers calls attention once per window: thousands of small calls in one forward pass,
-which keep a GPU waiting.
+Without a flash attention package, transformers calls attention once per window: at the depth of 7 B more than four thousand
+small calls in one forward pass over 16 pictures of 300 × 300 pixels.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ def attend_at_once(model: nn.Module) -> None:
     """Let the vision tower of a Qwen2-VL or Qwen2.5-VL take all sequences of one length in one call; leave other models alone."""
     for module in model.modules():
         config: Any = getattr(module, "config", None)
-        if getattr(config, "model_type", None) in TOWERS:
+        if getattr(config, "model_type", None) in TOWERS and config._attn_implementation == "sdpa":
             config._attn_implementation = NAME
 
 
