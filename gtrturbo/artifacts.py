@@ -427,9 +427,10 @@ def content_hash(path: Path) -> str:
     key = f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
     if key in _hashed:
         return _hashed[key]
-    # Not from a mapping of the file: if it became shorter meanwhile, a signal would end the process.
+    # Not from a mapping of the file: if it became shorter meanwhile, a signal would end the process. The type checker knows
+    # only hashes of hashlib's own signatures.
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, blake3).hexdigest()
+        digest = hashlib.file_digest(file, blake3).hexdigest()  # pyright: ignore[reportArgumentType]
     # A file that is being written may change again without a new time.
     if stat.st_size >= WORTH_REMEMBERING and time.time_ns() - stat.st_mtime_ns > SETTLED:
         _hashed[key] = digest

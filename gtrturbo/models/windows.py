@@ -52,8 +52,8 @@ def _attention(
     places = _PLACES[cu_seq_lens_q]
     parts = []
     for length, place in places.by_length.items():
-        rows = (tensor[0, :, place].unflatten(1, (-1, length)).transpose(0, 1) for tensor in (query, key, value))
-        parts.append(scaled_dot_product_attention(*rows, scale=scaling).transpose(1, 2).flatten(0, 1))
+        q, k, v = (tensor[0, :, place].unflatten(1, (-1, length)).transpose(0, 1) for tensor in (query, key, value))
+        parts.append(scaled_dot_product_attention(q, k, v, scale=scaling).transpose(1, 2).flatten(0, 1))
     return torch.cat(parts)[places.back][None], None
 
 
