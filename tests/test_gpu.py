@@ -20,6 +20,12 @@ GPU = "cuda"
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
+@pytest.fixture(autouse=True)
+def whole_float32(monkeypatch):
+    """Let convolutions on a GPU keep all bits of their operands, as a CPU does."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
 @pytest.mark.parametrize("device", ["cuda", "nowhere"])
 def test_a_device_that_is_not_there_is_refused(warm, ppo, tmp_path, device):
@@ -65,10 +71,10 @@ def test_log_probs_of_what_a_gpu_sampled_are_those_of_a_cpu(turns_config, tmp_pa
 
 
 @needs_gpu
-def test_an_update_moves_the_weights_as_on_a_cpu(ppo_config, ppo, tmp_path):
-    out = execute(replace(ppo_config, out=tmp_path / "ppo", device=GPU)).out
-    before, here, there = (load_file(path / "model.safetensors") for path in (ppo_config.checkpoint, ppo, out))
-    logs = [[json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()] for path in (ppo, out)]
+def test_an_update_moves_the_weights_as_on_a_cpu(ppo_config, tmp_path):
+    outs = [execute(replace(ppo_config, out=tmp_path / device, device=device)).out for device in ("cpu", GPU)]
+    before, here, there = (load_file(path / "model.safetensors") for path in (ppo_config.checkpoint, *outs))
+    logs = [[json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()] for path in outs]
     assert logs[1][0]["policy_loss"] == pytest.approx(logs[0][0]["policy_loss"], abs=1e-4)
     moved, apart = (sum(float(((a[name] - b[name]) ** 2).sum()) for name in a) for a, b in ((before, here), (here, there)))
     # Adam divides small gradients by their own size, so single weights may go either way; all together hardly do.

@@ -22,6 +22,7 @@ TOWERS = ("qwen2_vl_vision", "qwen2_5_vl_vision")
 
 def attend_at_once(model: nn.Module) -> None:
     """Let the vision tower of a Qwen2-VL or Qwen2.5-VL take all sequences of one length in one call; leave other models alone."""
+    AttentionInterface.register(NAME, _attention)
     for module in model.modules():
         config: Any = getattr(module, "config", None)
         if getattr(config, "model_type", None) in TOWERS and config._attn_implementation == "sdpa":
@@ -76,4 +77,3 @@ class _Places:
 
 
 _PLACES = WeakIdKeyDictionary()  # By the tensor of bounds, which lives as long as its forward pass and the backward pass.
-AttentionInterface.register(NAME, _attention)
