@@ -18,12 +18,12 @@ from gtrturbo.envs.drawing import BLACK, CELL, GREEN, WHITE, card_face, font, gr
 from gtrturbo.envs.options import Choice, Option, Switch, check_options
 from gtrturbo.envs.solver import solve
 
-Family = Literal["any", "sums"]
+Family = Literal["any", "signs", "sums"]
 Deals = Literal["all", "train", "held-out"]
 OPTIONS: dict[str, Option] = {
     **formula.OPTIONS,
     "solvable_only": Switch(False),
-    "family": Choice(("any", "sums")),
+    "family": Choice(("any", "signs", "sums")),
     "deals": Choice(("all", "train", "held-out")),
 }
 HELD_OUT = 5  # One hand in so many.
@@ -59,7 +59,7 @@ RULES = formula.Rules(
 )
 
 
-FAMILIES = {"any": RULES.operators, "sums": "+-"}
+FAMILIES = {"any": RULES.operators, "signs": "+-", "sums": "+-"}
 
 
 def held_out(values: tuple[int, ...]) -> bool:
@@ -80,7 +80,7 @@ def deal_four(
         values = tuple(sorted(card.value(face_cards_as_10) for card in cards))
         if deals != "all" and held_out(values) != (deals == "held-out"):
             continue
-        if (family == "any" and not solvable_only) or solve(values, RULES.target, FAMILIES[family]) is not None:
+        if not (solvable_only or family == "sums") or solve(values, RULES.target, FAMILIES[family]) is not None:
             return cards
 
 
@@ -97,9 +97,11 @@ def make_env(
 
     Args:
         image, face_cards_as_10, arithmetic, render_mode: as for `FormulaEnv`.
-        solvable_only: deal until ordinary arithmetic makes 24 of the hand; by default any hand is dealt.
-        family: `sums` deals only hands that make 24 by adding and subtracting: 57 hands, order and suits aside, of which 41
-            add up to 24 and 16 do with the smallest card subtracted. With face cards above 10 there are more.
+        solvable_only: deal until ordinary arithmetic with the family's operators makes 24 of the hand; by default any hand is
+            dealt.
+        family: `signs` lets expert and novice only add and subtract. `sums` does, too, and deals only hands that make 24 that
+            way: 57 hands, order and suits aside, of which 41 add up to 24 and 16 do with the smallest card subtracted. With
+            face cards above 10 there are more.
         deals: `held-out` deals one fifth of the hands, whatever their order and suits, `train` the others.
     """
     check_options({"solvable_only": solvable_only, "family": family, "deals": deals}, OPTIONS)

@@ -211,7 +211,13 @@ def weight(hand: tuple[int, ...]) -> int:
     return len(set(permutations(hand))) * 4 ** hand.count(10)
 
 
-@pytest.mark.parametrize("family", ["any", "sums"])
+def test_the_family_of_signs_deals_hands_that_nothing_solves_unless_told():
+    dealt = set(dealt_hands("family=signs"))
+    assert len(dealt - sums()) > len(dealt) / 2
+    assert set(dealt_hands("family=signs", "solvable_only=true", draws=300)) <= sums()
+
+
+@pytest.mark.parametrize("family", ["any", "signs", "sums"])
 def test_held_out_hands_are_a_fifth_and_never_dealt_in_training(family):
     # A random fifth of 57 hands is 11.4, within four standard deviations (3.0 each).
     train, held_out = (set(dealt_hands(f"family={family}", f"deals={deals}")) for deals in ("train", "held-out"))
@@ -242,8 +248,9 @@ def test_the_expert_of_a_family_still_saves_what_only_other_signs_can():
         assert info["won"] or not ended
 
 
-def test_a_novice_keeps_to_the_signs_of_the_family():
-    task, rng = load_task("points24", ["image=tiny", "family=sums"]), np.random.default_rng(0)
+@pytest.mark.parametrize("family", ["signs", "sums"])
+def test_a_novice_keeps_to_the_signs_of_the_family(family):
+    task, rng = load_task("points24", ["image=tiny", f"family={family}"]), np.random.default_rng(0)
     env, signs = task.make(), set()
     for seed in range(20):
         _, info = env.reset(seed=seed)
