@@ -52,6 +52,19 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
 # What differs for one task. A won EZPoints hand pays 10, not 1. So the value loss would drown the policy's gradient, and a
 # reply that does not parse would cost less than a lost turn unless its penalty grows too.
 TINY_TASK_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "blackjack": {
+        "expert": {"novice": 0.7, "episodes": 4000},  # To add up a hand takes many examples.
+        "sft": {"stop_loss": 0.0, "steps": 1200},
+        "rollout": {"num_envs": 128},
+        "eval": {"num_envs": 250, "temperature": 0.6},  # Greedily a start plays one action alone, or nearly the best.
+        "ppo-step": {
+            "learning_rate": 3e-4,
+            "value_learning_rate": 1e-2,
+            "epochs": 1,
+            "gamma": 1.0,
+            "format_invalid": -3.0,
+        },
+    },
     "ezpoints": {
         "expert": {"novice": 1.0},  # Its demos leave the right sign to be learned, and the replies well formed.
         "sft": {"stop_loss": 0.0},
