@@ -22,7 +22,7 @@ teacher-ezpoints := --set expert.novice=0
 seeds-blackjack := 2 3 4 5 6 7 8 9
 iterations-blackjack := 8
 task-blackjack := --task blackjack
-loop-blackjack := --episodes 512 --iterations $(iterations-blackjack) --eval-every 4 --eval-episodes 2000
+loop-blackjack := --episodes 512 --iterations $(iterations-blackjack) --eval-every 8 --eval-episodes 2000
 merged-at-blackjack := 4 8
 eval-blackjack := --env image=tiny --max-new-tokens 64 --temperature 0.6 --episodes 2000 --num-envs 250
 
