@@ -1,7 +1,7 @@
-/* The loops of kernel.c in which nearly all merges spend their time, once more for weights that are all bfloat16 and processors
-   with AVX2: sums of an entry stay in registers. Where all weights are 1 they are float32, eight entries at a time, as long as no
-   sum can be rounded; elsewhere they are float64, four at a time, with the operations of kernel.c in their order. Either way the
-   bytes are the same.
+/* The loops of kernel.c in which nearly all merges spend their time, once more for processors with AVX2, a base in bfloat16, and
+   inputs that are all bfloat16 weights, or all float32 differences, as adapters are: sums of an entry stay in registers. Where the
+   inputs are bfloat16 and all weights are 1 they are float32, eight entries at a time, as long as no sum can be rounded; elsewhere
+   they are float64, four at a time, with the operations of kernel.c in their order. Either way the bytes are the same.
 
    Why float32 is exact: let 2^e be the unit in the last place of the smallest number of an entry (base and k inputs, zeros aside),
    and 2^E that of the largest. A bfloat16 has 8 bits, so all are multiples of 2^e, of magnitude below 2^(E+8); a difference of two
@@ -102,15 +102,21 @@ ALWAYS_INLINE Doubles finish_four(const int votes, const Rule *rule, Doubles ori
 
 ALWAYS_INLINE double least_kept(const Input *input) { return input->low > 0.0 ? input->low : 0x1p-1074; }
 
+/* Four entries of one checkpoint's task vector: float32 as they are, or bfloat16 less the base. */
+ALWAYS_INLINE Doubles task_vector(const int differences, const Input *input, int64_t i, Doubles origin) {
+    if (differences) return (Doubles)_mm256_cvtps_pd(_mm_loadu_ps((const float *)input->data + i));
+    return widen((const uint16_t *)input->data + i) - origin;
+}
+
 /* Merge entries [start, stop), whose number is a multiple of 4. */
-ALWAYS_INLINE void merge_fours(const int votes, int64_t k, int64_t start, int64_t stop, const uint16_t *restrict base,
+ALWAYS_INLINE void merge_fours(const int votes, const int differences, int64_t k, int64_t start, int64_t stop, const uint16_t *restrict base,
                                const Input *inputs, const Rule *rule, uint16_t *restrict out, Totals *totals) {
     Totals local = *totals;
     for (int64_t i = start; i < stop; i += 4) {
         Four sums = {0};
         Doubles origin = widen(base + i);
         for (int64_t c = 0; c < k; c++) {
-            Doubles d = widen((const uint16_t *)inputs[c].data + i) - origin;
+            Doubles d = task_vector(differences, &inputs[c], i, origin);
             add_four(votes, d, inputs[c].weight, least_kept(&inputs[c]), &sums, &local);
         }
         narrow(finish_four(votes, rule, origin, &sums, &local), out + i);
@@ -120,10 +126,12 @@ ALWAYS_INLINE void merge_fours(const int votes, int64_t k, int64_t start, int64_
 
 static void merge_in_float64(int votes, int64_t k, int64_t start, int64_t stop, const uint16_t *base, const Input *inputs,
                              const Rule *rule, uint16_t *out, Totals *totals) {
-    if (votes)
-        merge_fours(1, k, start, stop, base, inputs, rule, out, totals);
-    else
-        merge_fours(0, k, start, stop, base, inputs, rule, out, totals);
+    switch (2 * inputs[0].difference + votes) {
+    case 0: merge_fours(0, 0, k, start, stop, base, inputs, rule, out, totals); break;
+    case 1: merge_fours(1, 0, k, start, stop, base, inputs, rule, out, totals); break;
+    case 2: merge_fours(0, 1, k, start, stop, base, inputs, rule, out, totals); break;
+    default: merge_fours(1, 1, k, start, stop, base, inputs, rule, out, totals);
+    }
 }
 
 /* ---- float32, eight entries at a time, of sixteen that are read together ---- */
@@ -263,15 +271,16 @@ ALWAYS_INLINE void merge_in_float32(const int votes, int64_t k, int64_t start, i
 
 static int fits(int64_t k, const Input *inputs, const Rule *rule) {
     if (k < 1 || rule->keep < 1.0 || rule->vote == VOTE_COUNT || (rule->vote == NO_VOTE && rule->trimmed)) return 0;
+    const int64_t difference = inputs[0].difference, dtype = difference ? FLOAT32 : BFLOAT16;
     for (int64_t c = 0; c < k; c++)
-        if (inputs[c].dtype != BFLOAT16 || inputs[c].difference || inputs[c].high < INFINITY) return 0;
+        if (inputs[c].dtype != dtype || inputs[c].difference != difference || inputs[c].high < INFINITY) return 0;
     return 1;
 }
 
 /* See combine. Stops before the first chunk that holds what is not finite, and before the last few entries. */
 int64_t combine_bfloat16(int64_t n, const uint16_t *base, int64_t k, const Input *inputs, const Rule *rule, uint16_t *out, double *sums) {
     if (!fits(k, inputs, rule)) return 0;
-    int plain = k <= MOST, votes = rule->vote == VOTE_TOTAL;
+    int plain = k <= MOST && !inputs[0].difference, votes = rule->vote == VOTE_TOTAL;
     float lows[MOST];
     for (int64_t c = 0; c < k && plain; c++) {
         plain = inputs[c].weight == 1.0;
@@ -287,13 +296,13 @@ int64_t combine_bfloat16(int64_t n, const uint16_t *base, int64_t k, const Input
             merge_in_float32(1, k, start, stop, base, inputs, lows, rule, out, &totals);
         else
             merge_in_float32(0, k, start, stop, base, inputs, lows, rule, out, &totals);
-        /* A NaN or an infinity of the base or of an input stays one in the sum of squares. */
-        double mean_square = total(totals.mean_square);
-        if (!(mean_square < INFINITY)) return start;
+        /* A NaN or an infinity of the base or of an input stays one in the sums of squares. */
+        double mean_square = total(totals.mean_square), base_square = total(totals.base_square);
+        if (!(mean_square < INFINITY && base_square < INFINITY)) return start;
         sums[0] += total(totals.merged_square);
         sums[1] += mean_square;
         sums[2] += total(totals.dot);
-        sums[3] += total(totals.base_square);
+        sums[3] += base_square;
         sums[4] += count(totals.conflicts);
         sums[5] += count(votes ? totals.kept : totals.changed);
         sums[6] += count(totals.changed);
@@ -301,28 +310,55 @@ int64_t combine_bfloat16(int64_t n, const uint16_t *base, int64_t k, const Input
     return n;
 }
 
-/* Count a magnitude that may lie in the bins; see span. */
-ALWAYS_INLINE void look(double magnitude, uint64_t from, uint64_t end, uint32_t *restrict tables, double *restrict rest, int64_t room,
-                        int64_t *restrict found) {
+/* The bins that span counts in: magnitudes from `low` to below `high`, in all bits and as float32. */
+typedef struct {
+    uint64_t from, end;
+    double high;
+    float low_single, high_single;
+    uint32_t *tables;
+    double *rest;
+    int64_t room, *found;
+} Bins;
+
+static Bins bins_of(uint64_t first, uint64_t width, uint32_t *tables, double *rest, int64_t room, int64_t *found) {
+    Bins bins = {.from = first << 47, .end = (first + width) << 47, .tables = tables, .rest = rest, .room = room, .found = found};
+    double low;
+    memcpy(&low, &bins.from, 8);
+    memcpy(&bins.high, &bins.end, 8);
+    bins.low_single = raised(low);
+    bins.high_single = raised(bins.high);
+    return bins;
+}
+
+/* Count a magnitude that may lie in the bins. */
+ALWAYS_INLINE void look(double magnitude, const Bins *bins) {
     uint64_t word;
     memcpy(&word, &magnitude, 8);
-    if (word - from >= end - from) return;
-    tables[(word - from) >> 31]++;
+    if (word - bins->from >= bins->end - bins->from) return;
+    bins->tables[(word - bins->from) >> 31]++;
     if (word & 0x7fffffffu) {
-        if (*found < room) rest[*found] = magnitude;
-        ++*found;
+        if (*bins->found < bins->room) bins->rest[*bins->found] = magnitude;
+        ++*bins->found;
     }
+}
+
+/* Count those of eight numbers that lie in the bins, and in `over` those above. */
+ALWAYS_INLINE void look_at_eight(Floats d, const Bins *bins, Ints *over) {
+    d = (Floats)((Ints)d & INT32_MAX);
+    Ints beyond = d >= bins->high_single;
+    *over -= beyond;
+    unsigned inside = (unsigned)_mm256_movemask_ps((__m256)(beyond ^ (d >= bins->low_single)));
+    if (!inside) return; /* as most are */
+    float lanes[EIGHT];
+    memcpy(lanes, &d, sizeof d);
+    for (; inside; inside &= inside - 1) look(lanes[__builtin_ctz(inside)], bins);
 }
 
 /* See span; stops before the last few entries, and returns −1 where an entry is not finite. */
 int64_t span_bfloat16(int64_t n, const uint16_t *base, const Input *input, uint64_t first, uint64_t width, uint32_t *tables,
                       int64_t *above, double *rest, int64_t room, int64_t *found) {
-    const uint64_t from = first << 47, end = (first + width) << 47;
+    const Bins bins = bins_of(first, width, tables, rest, room, found);
     const int16_t limit = limit_of(1);
-    double low, high;
-    memcpy(&low, &from, 8);
-    memcpy(&high, &end, 8);
-    const float low_single = raised(low), high_single = raised(high);
     const uint16_t *data = input->data;
     Ints over = {0};
     Doubles checked = {0};
@@ -335,25 +371,31 @@ int64_t span_bfloat16(int64_t n, const uint16_t *base, const Input *input, uint6
                 Doubles d = widen(data + j) - widen(base + j);
                 checked += d - d;
                 d = (Doubles)((Longs)d & INT64_MAX);
-                *above -= (int64_t)count(d >= high);
-                for (int lane = 0; lane < 4; lane++) look(d[lane], from, end, tables, rest, room, found);
+                *above -= (int64_t)count(d >= bins.high);
+                for (int lane = 0; lane < 4; lane++) look(d[lane], &bins);
             }
             continue;
         }
-        for (int odd = 0; odd < 2; odd++) {
-            Floats d = quarters(odd, data + i) - quarters(odd, base + i);
-            d = (Floats)((Ints)d & INT32_MAX);
-            Ints beyond = d >= high_single;
-            over -= beyond;
-            unsigned inside = (unsigned)_mm256_movemask_ps((__m256)(beyond ^ (d >= low_single)));
-            if (!inside) continue; /* as most are */
-            float lanes[EIGHT];
-            memcpy(lanes, &d, sizeof d);
-            for (; inside; inside &= inside - 1) look(lanes[__builtin_ctz(inside)], from, end, tables, rest, room, found);
-        }
+        for (int odd = 0; odd < 2; odd++) look_at_eight(quarters(odd, data + i) - quarters(odd, base + i), &bins, &over);
     }
     *above += (int64_t)count(longs(over));
     return total(checked) == 0.0 ? n : -1;
+}
+
+/* The same of differences in float32. */
+int64_t span_float32(int64_t n, const float *data, uint64_t first, uint64_t width, uint32_t *tables, int64_t *above, double *rest,
+                     int64_t room, int64_t *found) {
+    const Bins bins = bins_of(first, width, tables, rest, room, found);
+    Ints over = {0};
+    Floats checked = {0};
+    n -= n % EIGHT;
+    for (int64_t i = 0; i < n; i += EIGHT) {
+        Floats d = (Floats)_mm256_loadu_ps(data + i);
+        checked += d - d;
+        look_at_eight(d, &bins, &over);
+    }
+    *above += (int64_t)count(longs(over));
+    return _mm256_movemask_ps((__m256)(checked != 0.0f)) ? -1 : n;
 }
 
 #else
@@ -364,6 +406,11 @@ int64_t combine_bfloat16(int64_t n, const uint16_t *base, int64_t k, const Input
 
 int64_t span_bfloat16(int64_t n, const uint16_t *base, const Input *input, uint64_t first, uint64_t width, uint32_t *tables,
                       int64_t *above, double *rest, int64_t room, int64_t *found) {
+    return 0;
+}
+
+int64_t span_float32(int64_t n, const float *data, uint64_t first, uint64_t width, uint32_t *tables, int64_t *above, double *rest,
+                     int64_t room, int64_t *found) {
     return 0;
 }
 

@@ -1,4 +1,4 @@
-"""The faster loops for bfloat16 against torch, where float32 is just exact enough, where it is not, and at all edges."""
+"""The faster loops for a base in bfloat16 against torch: where float32 is just exact enough, where it is not, at all edges."""
 
 import math
 from dataclasses import replace
@@ -27,6 +27,13 @@ def numbers(rng, n: int, exponents) -> np.ndarray:
 
 def wide(values: np.ndarray) -> np.ndarray:
     return (values.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+
+
+def differences(rng, n: int, exponents) -> np.ndarray:
+    """float32 of both signs, of any 24 bits and of exponents in a range, some of them zeros of both signs."""
+    values = (numbers(rng, n, exponents).astype(np.uint32) << 16 | rng.integers(0, 1 << 16, n, np.uint32)).view(np.float32)
+    values[::11], values[3::23] = 0.0, -0.0
+    return values
 
 
 def trimmed(operands: list[Operand], rule: Rule, low: float) -> list[Operand]:
@@ -60,6 +67,35 @@ def test_numbers_of_any_size_give_torchs_bytes(kernels, rule, k, exponents):
         inputs[i][i::11] = (rng.integers(0, 2, len(inputs[i][i::11])) << 15).astype(np.uint16)
     low = float(np.median(np.abs(wide(inputs[0]) - wide(base)))) if RULES[rule].trims else 0.0
     assert_same(kernels, base, [Operand(values, low=low) for values in inputs], RULES[rule])
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("k", [1, 2, 4, 5])
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, math.pi / 4, 0.0, 1e-9)])
+@pytest.mark.parametrize("exponents", [(0, 12), (110, 125), (0, 246)])
+@pytest.mark.parametrize("length", [7, 16, 20_011])
+def test_differences_in_float32_give_torchs_bytes(kernels, rule, k, weights, exponents, length):
+    rng = np.random.default_rng(k)
+    base = numbers(rng, length, exponents)
+    inputs = [differences(rng, length, exponents) for _ in range(k)]
+    operands = [Operand(values, difference=True, weight=weights[i % len(weights)]) for i, values in enumerate(inputs)]
+    low = float(np.median(np.abs(inputs[0])))
+    for bound in (low, np.nextafter(low, 9), 0.0):
+        assert_same(kernels, base, trimmed(operands, RULES[rule], bound), RULES[rule])
+
+
+@pytest.mark.parametrize("place", [5, 16, 16390, 19_999])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("k", [1, 4])
+def test_a_difference_or_its_base_that_is_not_finite_is_found(kernels, place, bad, k):
+    rng = np.random.default_rng(0)
+    base, inputs = numbers(rng, 20_000, (115, 125)), [differences(rng, 20_000, (115, 125)) for _ in range(k)]
+    operands = [Operand(values, difference=True) for values in inputs]
+    inputs[-1][place] = bad
+    assert not kernels[0].span(base, operands[-1], Search(100, kernels[0].tables(), np.empty(9)))
+    assert all(kernels[0].combine(base, operands, rule, offset=0, out=np.empty_like(base)) is None for rule in RULES.values())
+    inputs[-1][place], base[place] = 0.0, np.array([bad], np.float32).view(np.uint16)[1]
+    assert all(kernels[0].combine(base, operands, rule, offset=0, out=np.empty_like(base)) is None for rule in RULES.values())
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 8, 16, 100, 256, 257])
@@ -148,12 +184,18 @@ def test_bins_are_counted_as_torch_and_numpy_count_them(kernels, exponents, quan
     rng = np.random.default_rng(1)
     base, values = numbers(rng, 20_011, exponents), numbers(rng, 20_011, exponents)
     values[::9], values[3::50] = base[::9], 0
-    words = np.abs(wide(values) - wide(base)).view(np.uint64)
+    assert_counted(kernels, base, Operand(values), wide(values) - wide(base), quantile, width)
+    values = differences(rng, 20_011, exponents)
+    assert_counted(kernels, base, Operand(values, difference=True), values.astype(np.float64), quantile, width)
+
+
+def assert_counted(kernels, base, operand, vector, quantile, width):
+    words = np.abs(vector).view(np.uint64)
     first = int(np.sort(words)[int(quantile * (len(words) - 1))] >> np.uint64(47))
     searches = []
     for kernel in kernels:
         searches.append(Search(first, kernel.tables(), np.empty(5000), width=width))
-        assert kernel.span(base, Operand(values), searches[-1])
+        assert kernel.span(base, operand, searches[-1])
     ours, theirs = searches
     bins = (words >> np.uint64(47)).astype(np.int64) - first
     inside = words[(bins >= 0) & (bins < width)]
