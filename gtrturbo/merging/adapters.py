@@ -101,13 +101,14 @@ class Delta:
             adapter.scales[module],
         )
 
-    def rows(self, first: int, last: int) -> np.ndarray:
-        """ΔW[first:last], in memory that the next call uses again: fresh memory costs more time than the product.
+    def rows(self, first: int, last: int, out: np.ndarray | None = None) -> np.ndarray:
+        """ΔW[first:last] in `out`, or in memory that the next call uses again: fresh memory costs more time than the product.
 
         Returns: [last − first, in] float32
         """
-        if len(self._buffer) < last - first:
+        if out is None and len(self._buffer) < last - first:
             self._buffer = np.empty((last - first, self.a.shape[1]), np.float32)
-        rows = np.matmul(self.b[first:last], self.a, out=self._buffer[: last - first])
+        out = self._buffer[: last - first] if out is None else out.reshape(last - first, -1)
+        rows = np.matmul(self.b[first:last], self.a, out=out)
         rows *= np.float32(self.scale)
         return rows

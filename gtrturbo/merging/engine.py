@@ -24,10 +24,12 @@ from gtrturbo.merging.hashing import Hasher
 from gtrturbo.merging.magnitudes import NotFinite, kth_largest
 from gtrturbo.merging.methods import Plan, sce_weights
 from gtrturbo.merging.operands import SUMS, Kernel, Operand, Tile, loaded
+from gtrturbo.merging.products import Room, Shelf
 from gtrturbo.merging.sources import Full, LowRank, Reader, Sources, Target
 
 RANGE = 1 << 22  # entries that one job merges, unless a tile is larger
 COPY = 1 << 22  # bytes
+KEPT = 1 << 26  # bytes of products per thread that wait to be merged
 
 Job = Callable[[], object]
 Thresholds = dict[tuple[str, int], tuple[float, float]]
@@ -69,6 +71,7 @@ class Merge:
     weights: dict[str, tuple[float, ...]] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     _paths: dict[str, Path] = field(default_factory=dict)
+    _shelves: dict[tuple[str, int], Shelf] = field(default_factory=dict)
     _hashers: dict[str, Hasher] = field(default_factory=dict)
 
     def run(self, threads: int) -> list[TensorReport]:
@@ -87,13 +90,28 @@ class Merge:
                 self._hashers[name].wrote(0, len(header))
             # Our threads make the products B A, each alone: products that share threads wait for each other.
             with threadpool_limits(1, user_api="blas"):
+                self._put_up_shelves(KEPT * threads)
                 _Crew(threads).run(self._jobs)
         except BaseException:
             for hasher in self._hashers.values():
                 hasher.give_up()
             raise
+        self._shelves.clear()
         self.hashes = {name: hasher.digest() for name, hasher in self._hashers.items()}
         return [self._report(target) for target in self.sources.targets]
+
+    def _put_up_shelves(self, size: int) -> None:
+        """Make room, of so many bytes, for products that are looked at twice: to be measured, and to be merged."""
+        if self.plan.measures != "ranks":
+            return
+        measured = [
+            (target, index)
+            for target in self.sources.targets
+            for index, part in enumerate(target.parts)
+            if isinstance(part, LowRank) and (target.name, index) not in self.thresholds
+        ]
+        room = Room(size, max((target.step for target, _ in measured), default=size))
+        self._shelves = {(target.name, index): Shelf(room, target.step, target.entry.entries) for target, index in measured}
 
     def _jobs(self, crew: "_Crew") -> None:
         others = iter(self.beside)
@@ -143,7 +161,7 @@ class Merge:
     def _measure(self, target: Target, index: int, after: "_After") -> None:
         """Find the magnitudes that bound what is kept of one checkpoint's tensor."""
         ranks = self.plan.ranks(target.entry.entries, index)
-        base, read = target.base.reader(self.files), target.parts[index].reader(self.files)
+        base, read = target.base.reader(self.files), self._reader(target, index)
         try:
             found = kth_largest(self.kernel, partial(_pairs, target, base, read), target.entry.entries, ranks)
         except NotFinite:
@@ -191,8 +209,9 @@ class Merge:
         return _Prepared(weights=tuple(sce_weights([math.fsum(column) for column in zip(*squares, strict=True)])), least=least)
 
     def _merge(self, target: Target, first: int, last: int, prepared: "_Prepared | None") -> None:
-        base, readers = target.base.reader(self.files), [part.reader(self.files) for part in target.parts]
+        base, readers = target.base.reader(self.files), [self._reader(target, index) for index in range(len(target.parts))]
         out = np.empty(min(target.step, last - first), FLOATS[target.entry.dtype])
+        shelves = [shelf for index in range(len(readers)) if (shelf := self._shelves.get((target.name, index)))]
         rule = self.plan.rule
         if prepared and prepared.least is None:
             rule = replace(rule, divisor=1.0)
@@ -207,6 +226,8 @@ class Merge:
                 raise self._not_finite(target)
             if self.accumulators and state is not None:
                 self.accumulators.write(target.entry, start, stop, state)
+            for shelf in shelves:
+                shelf.drop(start)
             self._write(target.entry, start * target.entry.width, merged)
             self.reports[target.name].append(sums)
             self.told((stop - start) * target.entry.width)
@@ -228,6 +249,11 @@ class Merge:
             weight = prepared.weights[index] if prepared else self.plan.weights[index]
             operands.append(Operand(data, difference, weight, low, high, self.seeds(target.name, index)))
         return operands
+
+    def _reader(self, target: Target, index: int) -> Reader:
+        part = target.parts[index]
+        shelf = self._shelves.get((target.name, index))
+        return part.reader(self.files, shelf) if isinstance(part, LowRank) else part.reader(self.files)
 
     def _not_finite(self, target: Target) -> GtrTurboError:
         """Find out whose tensor holds the NaN or the infinity."""

@@ -11,6 +11,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import Adapter, Delta
 from gtrturbo.merging.files import Entry, Files, Layout, widen
 from gtrturbo.merging.operands import Tile, loaded
+from gtrturbo.merging.products import Shelf
 
 TILE = 1 << 20  # entries
 SPOT = 1 << 18  # entries of a tile where all its vectors are in memory, or where a sample takes a part of it
@@ -57,7 +58,8 @@ class LowRank:
     origin: Adapter | None = None
     under: Full | None = None
 
-    def reader(self, files: Files) -> Reader:
+    def reader(self, files: Files, shelf: Shelf | None = None) -> Reader:
+        """Read tiles; products are taken from `shelf`, and put there."""
         delta = Delta.read(files, self.adapter, self.module)
         origin = Delta.read(files, self.origin, self.module) if self.origin else None
         under = self.under.reader(files) if self.under else None
@@ -65,7 +67,9 @@ class LowRank:
 
         def read(first: int, last: int) -> tuple[np.ndarray, bool]:
             rows = (first // width, last // width)
-            moved = delta.rows(*rows).reshape(-1)
+            moved = shelf.find(first, last) if shelf else None
+            if moved is None:
+                moved = delta.rows(*rows, shelf.place(first, last) if shelf else None).reshape(-1)
             if origin:
                 moved = moved.astype(np.float64) - origin.rows(*rows).reshape(-1)
             if under:

@@ -24,7 +24,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.lineage import borrows_layout, state_settings
 from gtrturbo.merging.accumulators import MOST, Accumulators
 from gtrturbo.merging.card import Card
-from gtrturbo.merging.engine import Job, Merge, Thresholds, default_threads
+from gtrturbo.merging.engine import KEPT, Job, Merge, Thresholds, default_threads
 from gtrturbo.merging.files import INDEX, Entry, Files, read_layout
 from gtrturbo.merging.inputs import Inputs, read_inputs
 from gtrturbo.merging.kernel import compiled_kernel
@@ -109,13 +109,13 @@ def _gigabytes(count: float) -> str:
 
 def _memory(config: MergeConfig, sources: Sources) -> int:
     """One tile of the output and pieces of the inputs per thread, the counters and gathered entries of a measurement, and factors
-    of adapters."""
+    and products of adapters."""
     step = max((target.step for target in sources.targets), default=0)
     widest = max((target.entry.width for target in sources.targets), default=0)
     tiles = widest * (step + 2 * CHUNK * (len(config.checkpoints) + 1))
     factors = max((a.entries + b.entries for adapter in sources.adapters for a, b in adapter.factors.values()), default=0)
     measured = 4 * 4 * 65536 + 8 * MANY
-    products = (factors * 4 + step * 12) * len(config.checkpoints) if sources.adapters else 0
+    products = KEPT + (factors * 4 + step * 12) * len(config.checkpoints) if sources.adapters else 0
     return _threads(config) * (tiles + measured + products)
 
 
