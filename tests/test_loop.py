@@ -456,6 +456,12 @@ def test_a_task_may_change_the_tiny_presets_and_set_wins_over_both(task):
     assert steps_with(model="folder")["ppo-step"] == steps_with(model="folder", task=task)["ppo-step"]
 
 
+def test_blackjack_plays_and_is_evaluated_at_one_temperature():
+    changed = steps_with(task="blackjack")
+    assert {step.temperature for step in changed["eval"]} == {0.6}
+    assert (changed["sft"][0].steps, changed["ppo-step"][0].epochs, changed["ppo-step"][0].format_invalid) == (1200, 1, -3.0)
+
+
 def test_only_the_tiny_model_has_presets():
     steps = plan(_config(model="org/model", method="turbo-sft"))
     (sft,) = [step.config for step in steps if step.stage == "sft"]

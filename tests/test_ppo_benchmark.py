@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from gtrturbo.config import InitConfig, RolloutConfig
+from gtrturbo.stages import execute
+
 ROOT = Path(__file__).parent.parent
 FEW = ["--turns", "6", "--epochs", "2", "--minibatch-size", "4", "--repeats", "1"]
 
@@ -38,3 +41,14 @@ def test_an_adapter_on_a_random_shape_is_measured_in_bfloat16_with_logits_in_chu
     # In bfloat16 a logit is off by up to 2⁻⁹ of its size, a turn's log-prob by the sum of some thirty of them over 0.2.
     assert found["logprobs"] < 1.0
     assert "% of the device's 100" in capsys.readouterr().out
+
+
+def test_a_random_model_of_a_shape_is_a_folder_that_every_stage_loads(benchmark, tmp_path):
+    from examples.benchmarks import random_model
+
+    folder = tmp_path / "random"
+    random_model.main(["--shape", "small", "--out", str(folder)])
+    start = execute(InitConfig(out=tmp_path / "start", model=str(folder), lora_rank=2)).out
+    played = RolloutConfig(out=tmp_path / "turns", checkpoint=start, task="numberline", episodes=2, max_new_tokens=8)
+    metrics = execute(played).metrics
+    assert (metrics["episodes"], metrics["illegal_rate"]) == (2, 1.0)  # Of 9000 tokens, most are no text at all.

@@ -29,7 +29,8 @@ from gtrturbo.merging.sources import Full, LowRank, Reader, Sources, Target
 
 RANGE = 1 << 22  # entries that one job merges, unless a tile is larger
 COPY = 1 << 22  # bytes
-KEPT = 1 << 26  # bytes of products per thread that wait to be merged
+KEPT = 1 << 26  # bytes of products per thread that wait to be merged,
+MOST_KEPT = 1 << 28  # and of all threads
 
 Job = Callable[[], object]
 Thresholds = dict[tuple[str, int], tuple[float, float]]
@@ -48,6 +49,11 @@ class TensorReport:
     conflicts: float
     kept: float
     changed: float
+
+
+def room_for_products(threads: int) -> int:
+    """Bytes of adapters' products that are kept from the measurement of a tensor until it is merged."""
+    return min(KEPT * threads, MOST_KEPT)
 
 
 @dataclass
@@ -90,7 +96,7 @@ class Merge:
                 self._hashers[name].wrote(0, len(header))
             # Our threads make the products B A, each alone: products that share threads wait for each other.
             with threadpool_limits(1, user_api="blas"):
-                self._put_up_shelves(KEPT * threads)
+                self._put_up_shelves(room_for_products(threads))
                 _Crew(threads).run(self._jobs)
         except BaseException:
             for hasher in self._hashers.values():

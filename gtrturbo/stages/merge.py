@@ -24,7 +24,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.lineage import borrows_layout, state_settings
 from gtrturbo.merging.accumulators import MOST, Accumulators
 from gtrturbo.merging.card import Card
-from gtrturbo.merging.engine import KEPT, Job, Merge, Thresholds, default_threads
+from gtrturbo.merging.engine import Job, Merge, Thresholds, default_threads, room_for_products
 from gtrturbo.merging.files import INDEX, Entry, Files, read_layout
 from gtrturbo.merging.inputs import Inputs, read_inputs
 from gtrturbo.merging.kernel import compiled_kernel
@@ -115,8 +115,9 @@ def _memory(config: MergeConfig, sources: Sources) -> int:
     tiles = widest * (step + 2 * CHUNK * (len(config.checkpoints) + 1))
     factors = max((a.entries + b.entries for adapter in sources.adapters for a, b in adapter.factors.values()), default=0)
     measured = 4 * 4 * 65536 + 8 * MANY
-    products = KEPT + (factors * 4 + step * 12) * len(config.checkpoints) if sources.adapters else 0
-    return _threads(config) * (tiles + measured + products)
+    products = (factors * 4 + step * 12) * len(config.checkpoints) if sources.adapters else 0
+    kept = room_for_products(_threads(config)) if sources.adapters else 0
+    return _threads(config) * (tiles + measured + products) + kept
 
 
 def _threads(config: MergeConfig) -> int:

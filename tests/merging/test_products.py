@@ -92,7 +92,8 @@ def test_nothing_is_kept_for_methods_that_look_once_and_thresholds_that_are_know
     assert content(folders.merge(*paths, base=base, density="0.5", cache=cache)) == expected
 
 
-def test_room_is_bounded_and_used_again(monkeypatch, folders, adapters, made):
+@pytest.mark.parametrize(("threads", "bytes_of_all"), [(2, 1 << 20), (3, 80_000)])
+def test_room_is_bounded_and_used_again(threads, bytes_of_all, monkeypatch, folders, adapters, made):
     taken, most, lock = set(), [0], threading.Lock()
     take, give = Room.take, Room.give
 
@@ -111,8 +112,9 @@ def test_room_is_bounded_and_used_again(monkeypatch, folders, adapters, made):
     monkeypatch.setattr(Room, "take", taking)
     monkeypatch.setattr(Room, "give", giving)
     monkeypatch.setattr(engine, "KEPT", 40_000)
+    monkeypatch.setattr(engine, "MOST_KEPT", bytes_of_all)
     base, paths = adapters
-    folders.merge(*paths, base=base, density="0.5", threads=2)
+    folders.merge(*paths, base=base, density="0.5", threads=threads)
     assert most[0] == 80_000 // (4 * 2000) and not taken
 
 
