@@ -426,7 +426,7 @@ def test_settings_of_the_run_reach_its_stages():
     assert {step.config.overwrite for step in steps} == {True}
     plays = [step.config for step in steps if step.stage in ("rollout", "eval")]
     assert {(config.task, config.env) for config in plays} == {("blackjack", ("image=tiny", "deck=short"))}
-    assert [config.episodes for config in plays] == [400, 6, 5, 5, 6]  # 400: the expert's, of the tiny preset
+    assert [config.episodes for config in plays] == [4000, 6, 5, 5, 6]  # 4000: the expert's, of the tiny preset of the task
 
 
 def test_a_picture_that_is_chosen_is_kept():
