@@ -43,7 +43,7 @@ def test_an_adapter_on_a_random_shape_is_measured_in_bfloat16_with_logits_in_chu
     assert "% of the device's 100" in capsys.readouterr().out
 
 
-def test_a_random_model_of_a_shape_is_a_folder_that_every_stage_loads(benchmark, tmp_path):
+def test_a_random_model_of_a_shape_is_a_folder_that_can_be_started_from_and_played(benchmark, tmp_path):
     from examples.benchmarks import random_model
 
     folder = tmp_path / "random"
