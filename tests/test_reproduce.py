@@ -119,6 +119,7 @@ def test_merges_are_compared_with_the_student_of_the_same_seed_and_iteration(rec
         metrics = {"return_mean": 0, "illegal_rate": 0, "thought_accuracy": 0.5}
         folder.mkdir(parents=True)
         (folder / "metrics.json").write_text(json.dumps(metrics | {"success_rate": wins / 10}))
+        (folder.parent / "student").write_text("turbo-kl\n")
         student.write_text(json.dumps(metrics | {"success_rate": (9 - seed) / 10}))
     record.record(recorded / "runs")
     [_, row] = page.merges("numberline")

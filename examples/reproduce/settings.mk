@@ -7,6 +7,7 @@ task-numberline := --task numberline --env horizon=5
 start-numberline := --set sft.stop-loss=0.03
 loop-numberline := --episodes 64 --iterations $(iterations-numberline) --eval-every 6
 merged-at-numberline := 6 12
+merged-arm-numberline := turbo-kl
 eval-numberline := --env image=tiny --max-new-tokens 64
 
 # Tuned on seeds 0 and 1, so told on others. Rewards are ten times NumberLine's: so is the KL's weight in turbo-kl-10.
@@ -15,6 +16,7 @@ iterations-ezpoints := 8
 task-ezpoints := --task ezpoints
 loop-ezpoints := --episodes 64 --iterations $(iterations-ezpoints) --eval-every 4 --eval-episodes 100
 merged-at-ezpoints := 4 8
+merged-arm-ezpoints := turbo-kl-10
 eval-ezpoints := --env image=tiny --max-new-tokens 64 --episodes 100 --num-envs 64
 teacher-ezpoints := --set expert.novice=0
 
@@ -23,7 +25,6 @@ seeds-blackjack := 2 3 4 5 6 7 8 9
 iterations-blackjack := 8
 task-blackjack := --task blackjack
 loop-blackjack := --episodes 512 --iterations $(iterations-blackjack) --eval-every 8 --eval-episodes 2000
-merged-at-blackjack := 4 8
 eval-blackjack := --env image=tiny --max-new-tokens 64 --temperature 0.6 --episodes 2000 --num-envs 250
 
 # Tried on seed 0 alone. Hands that adding and subtracting solve; a fifth of them is evaluated on and never trained on.
@@ -67,7 +68,7 @@ arm-release-merge = $(turbo) --set merge.compat=release
 arm-release-kl = $(turbo) --set distill.compat=release --set ppo-step.kl-placement=return
 arm-release = $(turbo) --set merge.compat=release --set distill.compat=release --set ppo-step.kl-placement=return
 
-# Merges of the same checkpoints of turbo-kl, 1 … K, beside the teacher of its own; only every N-th where `every` says so.
+# Merges of the same checkpoints of `merged-arm`, 1 … K, beside the teacher of its own; only every N-th where `every` says so.
 merge-ties :=
 merge-density-0.2 := --density 0.2
 merge-density-0.5 := --density 0.5

@@ -121,14 +121,17 @@ class Merge:
 
     def _jobs(self, crew: "_Crew") -> None:
         others = iter(self.beside)
-        # From the start, while the rest of the threads keep the disk busy; what is left at the end is for all of them.
+        # From the start, while the rest of the threads keep the disk busy, and by all threads before the last tensors: those come
+        # in pieces, and so keep all busy to the end.
         crew.add_all([lambda: crew.go_through(others)] * max(1, crew.threads // 2))
         for entry in self.sources.copied:
             crew.add(lambda entry=entry: self._copy(entry))
-        for target in self.sources.targets:
+        targets = self.sources.targets
+        for number, target in enumerate(targets):
+            if number == len(targets) * 2 // 3:
+                crew.add_all([lambda: crew.go_through(others)] * crew.threads)
             self.reports[target.name] = []
             self._start(crew, target)
-        crew.add_all([lambda: crew.go_through(others)] * crew.threads)
 
     def _start(self, crew: "_Crew", target: Target) -> None:
         measures = self.plan.measures
