@@ -13,7 +13,7 @@ import gtrturbo
 PACKAGE = Path(gtrturbo.__file__).parent
 FLOORS = {
     "errors": 0, "settings": 0, "config": 0, "records": 0, "console": 0, "summary": 0,
-    "statistics": 0, "diversity": 0, "processes": 0, "keep": 0,
+    "statistics": 0, "diversity": 0, "processes": 0, "keep": 0, "hashes": 0,
     "envs": 1, "algorithms": 1, "artifacts": 1, "journal": 1, "tensors": 1, "recipe": 1, "devices": 1,
     "models": 2, "merging": 2, "lineage": 2,
     "stages": 3,

@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from gtrturbo.artifacts import Draft, Provenance, Result, artifact_id, finished, pruned_files, remake_command, remembering_hashes
+from gtrturbo.artifacts import Draft, Provenance, Result, artifact_id, finished, pruned_files, remake_command
 from gtrturbo.config import DistillConfig, EvalConfig, InitConfig, MergeConfig, PpoStepConfig, RolloutConfig, SftConfig
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.hashes import remembering_hashes
 from gtrturbo.lineage import with_base
 from gtrturbo.merging.state import read_state
 from gtrturbo.processes import Alone, group, working_in, world

@@ -326,28 +326,28 @@ def test_a_cache_that_is_damaged_or_of_something_else_is_refused(folders, family
 
 
 def test_hashes_of_large_files_are_remembered_until_the_file_changes(folders, monkeypatch):
-    from gtrturbo import artifacts
+    from gtrturbo import hashes
 
-    monkeypatch.setattr(artifacts, "WORTH_REMEMBERING", 1)
-    monkeypatch.setattr(artifacts, "_hashed", {})
+    monkeypatch.setattr(hashes, "WORTH_REMEMBERING", 1)
+    monkeypatch.setattr(hashes, "_hashed", {})
     file, store = folders.root / "large", folders.root / "store" / "hashes.json"
     file.write_bytes(b"one")
     os.utime(file, (1, 1))
-    fresh = artifacts.content_hash(file)
-    monkeypatch.setattr(artifacts, "_hashed", {})
-    with artifacts.remembering_hashes(store):
-        assert artifacts.content_hash(file) == fresh
+    fresh = hashes.content_hash(file)
+    monkeypatch.setattr(hashes, "_hashed", {})
+    with hashes.remembering_hashes(store):
+        assert hashes.content_hash(file) == fresh
     (key,) = json.loads(store.read_text())
-    monkeypatch.setattr(artifacts, "_hashed", {})
+    monkeypatch.setattr(hashes, "_hashed", {})
     store.write_text(json.dumps({key: "remembered"}))
-    with artifacts.remembering_hashes(store):
-        assert artifacts.content_hash(file) == "remembered"
+    with hashes.remembering_hashes(store):
+        assert hashes.content_hash(file) == "remembered"
         file.write_bytes(b"two")
-        assert artifacts.content_hash(file) not in ("remembered", fresh)
+        assert hashes.content_hash(file) not in ("remembered", fresh)
     # Just written: it may change again without a new time, so its hash is not kept.
     assert list(json.loads(store.read_text())) == [key]
     store.write_text("[")
-    with pytest.raises(GtrTurboError, match="is damaged"), artifacts.remembering_hashes(store):
+    with pytest.raises(GtrTurboError, match="is damaged"), hashes.remembering_hashes(store):
         pass
 
 
