@@ -15,7 +15,7 @@ seeds-ezpoints := 2 3 4 5 6 7 8 9
 iterations-ezpoints := 8
 task-ezpoints := --task ezpoints
 loop-ezpoints := --episodes 64 --iterations $(iterations-ezpoints) --eval-every 4 --eval-episodes 100
-merged-at-ezpoints := 4 8
+merged-at-ezpoints := 4
 merged-arm-ezpoints := turbo-kl-10
 unmerged-ezpoints := every-5
 eval-ezpoints := --env image=tiny --max-new-tokens 64 --episodes 100 --num-envs 64
