@@ -54,5 +54,5 @@ def remembering_hashes(file: Path | None) -> Iterator[None]:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_text(json.dumps(_hashed, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    draft.write_text(json.dumps(_hashed), encoding="utf-8")
     draft.replace(file)

@@ -115,11 +115,11 @@ def test_a_table_keeps_to_the_seeds_that_it_names(recorded):
 def test_merges_are_compared_with_the_student_of_the_same_seed_and_iteration(recorded):
     for seed, wins in ((1, 9), (2, 8)):
         folder = recorded / "runs" / "numberline" / "merges" / "linear" / "2" / str(seed) / "eval"
-        student = recorded / "runs" / "numberline" / "turbo-kl" / str(seed) / "evals" / "0002" / "metrics.json"
+        student = recorded / "runs" / "numberline" / "ppo" / str(seed) / "evals" / "0002" / "metrics.json"
         metrics = {"return_mean": 0, "illegal_rate": 0, "thought_accuracy": 0.5}
         folder.mkdir(parents=True)
         (folder / "metrics.json").write_text(json.dumps(metrics | {"success_rate": wins / 10}))
-        (folder.parent / "student").write_text("turbo-kl\n")
+        (folder.parent / "student").write_text("ppo\n")
         student.write_text(json.dumps(metrics | {"success_rate": (9 - seed) / 10}))
     record.record(recorded / "runs")
     [_, row] = page.merges("numberline")

@@ -28,12 +28,14 @@ def record(folder: Path) -> list[Path]:
     for file in sorted(folder.glob("*/*/*/commit")):
         task, arm, seed = file.parent.relative_to(folder).parts
         found.setdefault(task, []).append(_run(read_history(file.parent), task, arm, int(seed), file.read_text().strip()))
-    for file in sorted(folder.glob("*/merges/*/*/*/student")):
-        task, _, variant, iteration, seed = file.parent.relative_to(folder).parts
-        student = folder / task / file.read_text().strip() / seed / "evals" / f"{int(iteration):04d}" / "metrics.json"
+    for file in sorted(folder.glob("*/merges/*/*/*/eval/metrics.json")):
+        merge = file.parents[1]
+        task, _, variant, iteration, seed = merge.relative_to(folder).parts
+        arm = (merge / "student").read_text().strip()
+        student = folder / task / arm / seed / "evals" / f"{int(iteration):04d}" / "metrics.json"
         found.setdefault(f"{task}-merges", []).append(
             {"task": task, "arm": f"{variant} {iteration}", "variant": variant, "iteration": int(iteration), "seed": int(seed)}
-            | _merge(file.parent / "eval" / "metrics.json")
+            | _merge(file)
             | {"student": _merge(student)}
         )
     return [_write(RESULTS / f"{name}.jsonl", lines) for name, lines in found.items()]

@@ -17,6 +17,7 @@ task-ezpoints := --task ezpoints
 loop-ezpoints := --episodes 64 --iterations $(iterations-ezpoints) --eval-every 4 --eval-episodes 100
 merged-at-ezpoints := 4
 merged-arm-ezpoints := turbo-kl-10
+# The fourth update has no fifth checkpoint.
 unmerged-ezpoints := every-5
 eval-ezpoints := --env image=tiny --max-new-tokens 64 --episodes 100 --num-envs 64
 teacher-ezpoints := --set expert.novice=0
