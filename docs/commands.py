@@ -4,7 +4,7 @@ from pathlib import Path
 
 from gtrturbo.cli import app
 from gtrturbo.config import CompareConfig, ReportConfig, RunConfig, ShowConfig
-from gtrturbo.settings import Field, Role, fields
+from gtrturbo.config.fields import Field, Role, fields
 from gtrturbo.stages import STAGES
 
 PAGE = Path(__file__).with_name("commands.md")

@@ -14,15 +14,15 @@ import typer
 import yaml
 
 from gtrturbo import __version__
-from gtrturbo.artifacts import Result
 from gtrturbo.config import CompareConfig, DistillConfig, InitConfig, MergeConfig, ReportConfig, RunConfig, ShowConfig
+from gtrturbo.config.fields import Field, Role, build, fields
 from gtrturbo.console import stderr
+from gtrturbo.distributed.processes import world
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.loop import distill, plan, shell
-from gtrturbo.processes import world
-from gtrturbo.progress import run_with_progress
-from gtrturbo.settings import Field, Role, build, fields
+from gtrturbo.runs.loop import distill, plan, shell
+from gtrturbo.runs.progress import run_with_progress
 from gtrturbo.stages import STAGES, execute, preview
+from gtrturbo.store.artifacts import Result
 
 ORDER = ("init", "sft", "rollout", "distill", "ppo-step", "merge", "eval")
 PANELS = {Role.INPUT: "Inputs", Role.RUNTIME: "Output and machine"}
@@ -191,7 +191,7 @@ def run_loop(config: RunConfig) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
     if config.dry_run:
         # Its imports take seconds, which no other command should.
-        notes = importlib.import_module("gtrturbo.estimate").notes(config)
+        notes = importlib.import_module("gtrturbo.runs.estimate").notes(config)
         print(shell(plan(config), notes=notes), end="")
     else:
         _tell(run_with_progress(config))
@@ -215,6 +215,6 @@ def _root(
 for _name in ORDER:
     add_command(_name, STAGES[_name][0], run_stage)
 add_command("run", RunConfig, run_loop, verify=plan)
-add_command("show", ShowConfig, lambda config: importlib.import_module("gtrturbo.show").show(config))
-add_command("compare", CompareConfig, lambda config: importlib.import_module("gtrturbo.compare").compare(config))
+add_command("show", ShowConfig, lambda config: importlib.import_module("gtrturbo.show.artifact").show(config))
+add_command("compare", CompareConfig, lambda config: importlib.import_module("gtrturbo.show.comparison").compare(config))
 add_command("report", ReportConfig, lambda config: _tell(importlib.import_module("gtrturbo.report").report(config)))

@@ -6,7 +6,11 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from gtrturbo.processes import world
+from gtrturbo.distributed.processes import world
+
+EXACT = 1e15
+CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) != "\n"} | {0x7F: 0x2421}
+INVISIBLE = dict.fromkeys([*range(0x80, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)
 
 # Of several processes one tells what all of them do.
 stderr = Console(stderr=True, highlight=False, quiet=not world().first)
@@ -38,3 +42,14 @@ def progress_bar(description: str, total: int) -> Iterator[Bar]:
     )
     with Progress(*columns, console=stderr, disable=stderr.quiet or not stderr.is_terminal, transient=True) as progress:
         yield Bar(progress, description, total)
+
+
+def visible(text: str) -> str:
+    """Replace control characters one for one, but for line breaks: what a model wrote must not steer the terminal."""
+    return text.translate(CONTROL_PICTURES | INVISIBLE)
+
+
+def number(value: float) -> str:
+    """Write whole numbers in full, others with four significant digits."""
+    whole = float(value).is_integer() and abs(value) < EXACT
+    return str(int(value)) if whole else f"{value:.4g}"

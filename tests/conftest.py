@@ -91,6 +91,6 @@ def policy(warm):
 @pytest.fixture
 def transcript(policy, turns):
     """The turns in memory, with tokens and rendered prompts."""
-    from gtrturbo.models.transcript import read_transcript
+    from gtrturbo.play.recording import read_transcript
 
     return read_transcript(turns, policy.renderer)

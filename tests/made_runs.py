@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gtrturbo.artifacts import Provenance, save_json, writing
+from gtrturbo.analysis.history import record_run
+from gtrturbo.analysis.summary import summarize
 from gtrturbo.config import RunConfig
-from gtrturbo.history import record_run
-from gtrturbo.records import Turn, chat, write_rows
-from gtrturbo.summary import summarize
+from gtrturbo.store.artifacts import Provenance, save_json, writing
+from gtrturbo.store.records import Turn, chat, write_rows
 
 CHANCE = {"chance_random": 0.1, "chance_constant": 0.25, "chance_random_return": -1.0}
 DEALS = {"task": "numberline", "env": [], "seed": 7, "temperature": 0.0, "max_new_tokens": 9, "illegal": "random"}

@@ -17,12 +17,12 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 import gtrturbo
-from gtrturbo.artifacts import short
 from gtrturbo.cli import app
 from gtrturbo.config import InitConfig, RolloutConfig
-from gtrturbo.loop import Step, command
-from gtrturbo.settings import fields
+from gtrturbo.config.fields import fields
+from gtrturbo.runs.loop import Step, command
 from gtrturbo.stages import execute
+from gtrturbo.store.artifacts import short
 
 BIN = Path(sys.executable).parent
 HEAVY = {"torch", "transformers", "peft", "gymnasium", "scipy"}

@@ -15,8 +15,8 @@ from gtrturbo.config import (
     SftConfig,
     ShowConfig,
 )
+from gtrturbo.config.fields import Field, Role, build, fields, input_paths, knobs, parse
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.settings import Field, Role, build, fields, input_paths, knobs, parse
 
 STAGES = (InitConfig, SftConfig, RolloutConfig, DistillConfig, PpoStepConfig, MergeConfig, EvalConfig)
 EVERY = (*STAGES, RunConfig, ShowConfig)

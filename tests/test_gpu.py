@@ -10,11 +10,11 @@ from safetensors.numpy import load_file
 
 from gtrturbo.config import EvalConfig, MergeConfig, RunConfig
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.loop import run
 from gtrturbo.models.checkpoint import load_policy
-from gtrturbo.models.transcript import read_transcript
+from gtrturbo.play.recording import read_transcript
+from gtrturbo.runs.loop import run
 from gtrturbo.stages import execute
-from gtrturbo.tensors import load_turn_tokens
+from gtrturbo.store.tensors import load_turn_tokens
 
 GPU = "cuda"
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

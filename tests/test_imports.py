@@ -9,17 +9,19 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import gtrturbo
+from gtrturbo.stages import STAGES
 
 PACKAGE = Path(gtrturbo.__file__).parent
 FLOORS = {
-    "errors": 0, "settings": 0, "config": 0, "records": 0, "console": 0, "summary": 0,
-    "statistics": 0, "diversity": 0, "processes": 0, "keep": 0, "hashes": 0,
-    "envs": 1, "algorithms": 1, "artifacts": 1, "journal": 1, "tensors": 1, "recipe": 1, "devices": 1,
-    "models": 2, "merging": 2, "lineage": 2,
-    "stages": 3,
-    "loop": 4, "retention": 4, "estimate": 4, "show": 4, "report": 4, "progress": 4, "history": 4,
-    "compare": 4, "comparison": 4, "groups": 4,
-    "cli": 5, "__main__": 5,
+    "errors": 0,
+    "plugins": 1, "config": 1, "distributed": 1,
+    "console": 2, "store": 2, "algorithms": 2, "tasks": 2,
+    "models": 3,
+    "play": 4,
+    "merging": 5, "train": 5, "analysis": 5,
+    "stages": 6,
+    "runs": 7, "show": 7, "report": 7,
+    "cli": 8, "__main__": 9,
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "peft"}
 
@@ -36,9 +38,9 @@ class Module:
         return self.file.relative_to(PACKAGE).with_suffix("").parts
 
     @property
-    def part(self) -> str:
-        """A folder or a file at the top; show_turns.py and its like belong to show."""
-        return "show" if self.parts[0].startswith("show_") else self.parts[0]
+    def room(self) -> str:
+        """A folder or a file at the package's root."""
+        return self.parts[0]
 
     def imports(self) -> list[tuple[int, str]]:
         """List what is imported anywhere, inside functions too: line number and dotted name."""
@@ -63,20 +65,22 @@ class Module:
 MODULES = [Module(file, ast.parse(file.read_text(encoding="utf-8"))) for file in sorted(PACKAGE.rglob("*.py"))]
 
 
-def part_of(target: tuple[str, ...]) -> str:
-    return "show" if target[0].startswith("show_") else target[0]
+def test_every_room_has_a_floor_and_there_are_at_most_twenty():
+    rooms = {module.room for module in MODULES}
+    assert rooms <= FLOORS.keys() | {"__init__"}
+    assert len(rooms) <= 20
 
 
-def test_every_module_has_a_floor():
-    assert {module.part for module in MODULES} <= FLOORS.keys() | {"__init__"}
+def test_every_room_says_what_it_is_for():
+    assert [m.file.name for m in MODULES if m.file.name == "__init__.py" and not ast.get_docstring(m.tree)] == []  # type: ignore[arg-type]
 
 
-def test_a_module_imports_from_its_own_floor_or_below():
+def test_a_module_imports_from_lower_floors_or_its_own_room_only():
     assert [
         module.line(line)
         for module in MODULES
         for line, target in module.inner_imports()
-        if FLOORS[part_of(target)] > FLOORS.get(module.part, -1)
+        if target[0] != module.room and FLOORS[target[0]] >= FLOORS.get(module.room, -1)
     ] == []
 
 
@@ -94,46 +98,48 @@ def test_modules_do_not_import_in_a_circle():
 
 
 def test_stages_never_import_one_another():
-    stages = {module.parts[1] for module in MODULES if module.part == "stages"} - {"__init__"}
+    stages = {module.rpartition(".")[2] for _, module in STAGES.values()}
     assert [
         module.line(line)
         for module in MODULES
-        if module.part == "stages"
+        if module.room == "stages"
         for line, target in module.inner_imports()
-        if target[0] == "stages" and target[1] in stages
-    ] == []
-
-
-def test_algorithms_envs_and_artifacts_never_import_one_another():
-    apart = {"algorithms", "envs", "artifacts"}
-    assert [
-        module.line(line)
-        for module in MODULES
-        if module.part in apart
-        for line, target in module.inner_imports()
-        if target[0] in apart - {module.part}
+        if target[0] == "stages" and target[1] in stages and module.parts[1] in stages
     ] == []
 
 
 def test_configs_are_not_read_below_the_stages():
-    # lineage answers which checkpoint a merge starts from, which is part of its config.
-    below = {part for part, floor in FLOORS.items() if floor in (1, 2)} - {"lineage"}
+    below = {"store", "algorithms", "tasks", "models", "play", "merging", "train"}
     assert [
         module.line(line)
         for module in MODULES
-        if module.part in below
+        if module.room in below
         for line, target in module.inner_imports()
         if target[0] == "config"
     ] == []
 
 
+LIGHT_ROOMS = (
+    "errors",
+    "plugins",
+    "console",
+    "config",
+    "store",
+    "tasks",
+    "runs",
+    "show",
+    "report",
+    "cli",
+    "__main__",
+    "__init__",
+)
+
+
 def allowed_heavy(module: Module) -> set[str]:
-    return {"models": HEAVY, "algorithms": {"torch"}, "merging": {"torch"}, "devices": {"torch"}, "stages": {"torch"}}.get(
-        module.part, set()
-    )
+    return HEAVY if module.room == "models" else set() if module.room in LIGHT_ROOMS else {"torch"}
 
 
-def test_only_models_import_transformers_and_peft_and_environments_import_no_torch():
+def test_only_models_imports_transformers_and_peft_and_what_answers_at_once_imports_no_torch():
     assert [
         module.line(line)
         for module in MODULES
@@ -172,7 +178,7 @@ def test_an_except_that_catches_everything_raises_again():
     assert [
         module.line(node.lineno)
         for module in MODULES
-        if module.part != "cli"  # Where every error becomes an exit code.
+        if module.room != "cli"  # Where every error becomes an exit code.
         for node in ast.walk(module.tree)
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or ast.unparse(node.type) in ("Exception", "BaseException"))
@@ -180,7 +186,14 @@ def test_an_except_that_catches_everything_raises_again():
     ] == []
 
 
-LIGHT = ("gtrturbo.config", "gtrturbo.stages", "gtrturbo.artifacts", "gtrturbo.lineage", "gtrturbo.summary", "gtrturbo.envs.task")
+LIGHT = (
+    "gtrturbo.config",
+    "gtrturbo.stages",
+    "gtrturbo.store.artifacts",
+    "gtrturbo.merging.lineage",
+    "gtrturbo.analysis.summary",
+    "gtrturbo.tasks.task",
+)
 
 
 def test_configs_artifacts_environments_and_the_list_of_stages_load_without_torch():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from parsed import CONFIGS, parsed
 
-from gtrturbo.settings import fields
+from gtrturbo.config.fields import fields
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").glob("*.md"))]

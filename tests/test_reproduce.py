@@ -12,8 +12,8 @@ from made_runs import make_run, timed
 from parsed import parsed
 
 from examples.reproduce import page, record
-from gtrturbo.artifacts import Provenance, writing
-from gtrturbo.loop import plan
+from gtrturbo.runs.loop import plan
+from gtrturbo.store.artifacts import Provenance, writing
 
 ROOT = Path(__file__).parent.parent
 

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gtrturbo.merging.files import Files, header_of, read_layout, read_tensor, widen
 from gtrturbo.merging.sources import narrow
+from gtrturbo.store.safetensors_files import Files, header_of, read_layout, read_tensor, widen
 
 # hidden, layers, intermediate, vocabulary, key-value width: Qwen2.5's shapes, small for a quick look.
 SHAPES = {

@@ -27,17 +27,17 @@ from torch import Tensor, nn
 from examples.benchmarks.common import Clock, bare, peak_memory, policy_of_shape, synchronize
 from gtrturbo.algorithms.ppo import clipped_policy_loss, clipped_value_loss
 from gtrturbo.algorithms.tokens import span_masks, weighted_turn_logprobs
-from gtrturbo.artifacts import read_manifest
 from gtrturbo.config import InitConfig, PpoStepConfig, RolloutConfig
-from gtrturbo.envs.task import load_task
-from gtrturbo.models.chat import Prompt, Renderer
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
-from gtrturbo.models.transcript import Transcript, read_turns, render
+from gtrturbo.models.renderer import Prompt, Renderer
 from gtrturbo.models.value_head import ValueHead
+from gtrturbo.play.recording import Transcript, read_turns, render
 from gtrturbo.stages import execute
 from gtrturbo.stages.ppo_step import Samples, minibatches, prepare, resume_optimizer, train
-from gtrturbo.tensors import TurnTokens
+from gtrturbo.store.artifacts import read_manifest
+from gtrturbo.store.tensors import TurnTokens
+from gtrturbo.tasks.task import load_task
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,13 @@ from PIL import Image
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from examples.benchmarks.common import Clock, bare, load_or_build, peak_memory, synchronize
-from gtrturbo.artifacts import seed_for
-from gtrturbo.envs.task import Task, load_task
-from gtrturbo.models.chat import collate
-from gtrturbo.models.play import play_episodes
 from gtrturbo.models.policy import Policy
-from gtrturbo.models.speak import PolicySpeaker, uniforms
-from gtrturbo.records import chat
+from gtrturbo.models.renderer import collate
+from gtrturbo.play.episodes import play_episodes
+from gtrturbo.play.policy_agent import PolicySpeaker, uniforms
+from gtrturbo.store.artifacts import seed_for
+from gtrturbo.store.records import chat
+from gtrturbo.tasks.task import Task, load_task
 
 Replies = dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]
 

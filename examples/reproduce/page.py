@@ -15,9 +15,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from gtrturbo.compare import said
+from gtrturbo.analysis.intervals import Interval, bootstrap, fewest_seeds, said
 from gtrturbo.report.chart import Line, Point, Rule, curves
-from gtrturbo.statistics import Interval, bootstrap, fewest_seeds
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

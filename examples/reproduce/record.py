@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gtrturbo.history import Entry, History, read_history
+from gtrturbo.analysis.history import Entry, History, read_history
 
 RESULTS = Path(__file__).with_name("results")
 EVALUATED = (

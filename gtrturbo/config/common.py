@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from gtrturbo.settings import Between, Role, WordOrWhole, check, fields
+from gtrturbo.config.fields import Between, Role, WordOrWhole, check, fields
 
 FRACTION = Between(0, 1)
 POSITIVE = Between(0, low_open=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from gtrturbo.config.common import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, RELEASE, StageConfig
+from gtrturbo.config.fields import EachBetween, Role
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.settings import EachBetween, Role
 
 MergeMethod = Literal[
     "ties", "linear", "task-arithmetic", "dare-linear", "dare-ties", "breadcrumbs", "slerp", "nuslerp", "multislerp",

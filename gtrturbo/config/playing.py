@@ -26,7 +26,7 @@ from gtrturbo.config.common import (
     StageConfig,
     TaskName,
 )
-from gtrturbo.settings import Role
+from gtrturbo.config.fields import Role
 
 
 @dataclass(frozen=True, kw_only=True)

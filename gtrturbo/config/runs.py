@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from gtrturbo.config.common import AT_LEAST_ONE, NOT_NEGATIVE, Device, EnvOptions, Seed, TaskName
-from gtrturbo.settings import Role, check, fields
+from gtrturbo.config.fields import Role, check, fields
 
 Method = Literal["ppo", "turbo-kl", "turbo-sft", "gtr", "opd", "static-kl"]
 

@@ -18,8 +18,8 @@ from gtrturbo.config.common import (
     Seed,
     StageConfig,
 )
+from gtrturbo.config.fields import Role
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.settings import Role
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,1 +1,4 @@
-"""Merging checkpoints on disk: tensors are streamed in tiles, so memory does not grow with the model or with their number."""
+"""Merges of checkpoints on disk: where they come from, recipes, methods, the streaming engine and its kernels.
+
+Tensors are streamed in tiles, so memory does not grow with the model or with their number. The formulas are in `algorithms`.
+"""

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gtrturbo.artifacts import save_json
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.files import Entry, Files, header_of, read_header
 from gtrturbo.merging.state import STATE, State, replaced
+from gtrturbo.store.artifacts import save_json
+from gtrturbo.store.safetensors_files import Entry, Files, header_of, read_header
 
 PARTS = ("positive", "negative", "positive_weight", "negative_weight")
 MOST = 65535  # checkpoints, of the counts

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.files import ADAPTER, Entry, Files, read_header, read_tensor, widen
-from gtrturbo.models.folders import adapter_config
+from gtrturbo.models.checkpoint_files import adapter_config
+from gtrturbo.store.safetensors_files import ADAPTER, Entry, Files, read_header, read_tensor, widen
 
 PREFIX = "base_model.model."
 A, B = ".lora_A.weight", ".lora_B.weight"

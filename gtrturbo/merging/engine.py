@@ -19,13 +19,13 @@ from threadpoolctl import threadpool_limits
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.accumulators import Accumulators
-from gtrturbo.merging.files import FLOATS, Entry, Files, widen
 from gtrturbo.merging.hashing import Hasher
 from gtrturbo.merging.magnitudes import NotFinite, kth_largest
 from gtrturbo.merging.methods import Plan, sce_weights
 from gtrturbo.merging.operands import SUMS, Kernel, Operand, Tile, loaded
 from gtrturbo.merging.products import Room, Shelf
 from gtrturbo.merging.sources import Full, LowRank, Reader, Sources, Target
+from gtrturbo.store.safetensors_files import FLOATS, Entry, Files, widen
 
 RANGE = 1 << 22  # entries that one job merges, unless a tile is larger
 COPY = 1 << 22  # bytes

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.lineage import on_disk
 from gtrturbo.merging.adapters import Adapter, read_adapter
-from gtrturbo.merging.files import read_layout
+from gtrturbo.merging.lineage import on_disk
 from gtrturbo.merging.lowrank import factor_sources, module_sources
 from gtrturbo.merging.methods import Plan
 from gtrturbo.merging.naming import tensors_of
 from gtrturbo.merging.sources import Sources, adapter_sources, full_sources
-from gtrturbo.models.folders import base_of, is_adapter
+from gtrturbo.models.checkpoint_files import base_of, is_adapter
+from gtrturbo.store.safetensors_files import read_layout
 
 
 @dataclass(frozen=True)

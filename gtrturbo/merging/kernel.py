@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gtrturbo.merging.files import Stored
 from gtrturbo.merging.operands import BINS, CHUNK, SUMS, TABLES, Operand, Rule, Search, Tile
+from gtrturbo.store.safetensors_files import Stored
 
 SOURCES = [Path(__file__).with_name(name) for name in ("streams.c", "kernel.c", "bfloat16.c")]
 HEADER = Path(__file__).with_name("kernel.h")

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from gtrturbo.artifacts import save_json
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import PREFIX, A, Adapter, B, Delta
-from gtrturbo.merging.files import ADAPTER, Entry, Files, Layout, header_of, read_tensor
 from gtrturbo.merging.sources import BLOCK, Full, LowRank, Sources, Target, Zeros
-from gtrturbo.models.folders import ADAPTER_CONFIG, adapter_config
+from gtrturbo.models.checkpoint_files import ADAPTER_CONFIG, adapter_config
+from gtrturbo.store.artifacts import save_json
+from gtrturbo.store.safetensors_files import ADAPTER, Entry, Files, Layout, header_of, read_tensor
 
 DELTAS = "deltas.safetensors"
 OVERSAMPLE, PASSES = 16, 6

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.files import Layout
+from gtrturbo.store.safetensors_files import Layout
 
 Tensors = Sequence[tuple[str, tuple[int, ...]]]
 

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from gtrturbo.merging.files import Stored
+from gtrturbo.store.safetensors_files import Stored
 
 # Entries in memory, or still in a file: the kernel reads them then.
 Tile = np.ndarray | Stored

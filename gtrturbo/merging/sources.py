@@ -9,9 +9,9 @@ import numpy as np
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import Adapter, Delta
-from gtrturbo.merging.files import Entry, Files, Layout, widen
 from gtrturbo.merging.operands import Tile, loaded
 from gtrturbo.merging.products import Shelf
+from gtrturbo.store.safetensors_files import Entry, Files, Layout, widen
 
 TILE = 1 << 20  # entries
 SPOT = 1 << 18  # entries of a tile where all its vectors are in memory, or where a sample takes a part of it

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from gtrturbo.algorithms import merging
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.files import Entry, Files, read_tensor
 from gtrturbo.merging.methods import DROPPED, PAIRS, Plan
 from gtrturbo.merging.operands import loaded
 from gtrturbo.merging.sources import Full, Grounded, LowRank, Sources, Target, Zeros
 from gtrturbo.merging.tiles import random_mask
+from gtrturbo.store.safetensors_files import Entry, Files, read_tensor
 
 Seeds = Callable[[str, int], int]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gtrturbo.models.chat import Prompt
+from gtrturbo.distributed.processes import World
 from gtrturbo.models.policy import Policy
-from gtrturbo.processes import World
+from gtrturbo.models.renderer import Prompt
 
 AUTO = "auto"
 # Measured with the tiny model on one core: fewer leave dispatch to be paid more often, more outgrow the cache.

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from gtrturbo.algorithms.vocabulary import Reader
-from gtrturbo.models.chat import Prompt
 from gtrturbo.models.policy import Policy
+from gtrturbo.models.renderer import Prompt
 from gtrturbo.models.scoring import score_all
 
 SEEN = ("input_ids", "attention_mask")

@@ -14,16 +14,24 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils import logging
 
-from gtrturbo.artifacts import MANIFEST, read_manifest
-from gtrturbo.devices import require_device, resolve_device
+from gtrturbo.distributed.devices import require_device, resolve_device
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.keep import kept
-from gtrturbo.models.chat import Renderer
-from gtrturbo.models.folders import adapter_config, base_of, copy_renderer, is_adapter, point_to_base, rebased, renderer_hash
+from gtrturbo.models.checkpoint_files import (
+    adapter_config,
+    base_of,
+    copy_renderer,
+    is_adapter,
+    point_to_base,
+    rebased,
+    renderer_hash,
+)
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.processor import load_processor
-from gtrturbo.models.residency import make_room, shared_base
+from gtrturbo.models.renderer import Renderer
+from gtrturbo.models.shared_base import make_room, shared_base
 from gtrturbo.models.value_head import ValueHead
+from gtrturbo.store.artifacts import MANIFEST, read_manifest
+from gtrturbo.store.run_cache import kept
 
 BASE = "base"
 ONE_THREAD = 5_000_000
@@ -117,6 +125,11 @@ def _unreadable(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError, ValueError) as error:
         raise GtrTurboError(f"{path} cannot be loaded: {error}", f"see: gtrturbo show {path} --check") from error
+
+
+def load_architecture(path: Path) -> Any:
+    """Read the transformers config of a checkpoint, or of the model under it where it is an adapter; no weights."""
+    return AutoConfig.from_pretrained(base_of(path) if is_adapter(path) else path, local_files_only=True)
 
 
 def save_model(model: Any, folder: Path, *, base: str | None = None) -> None:

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from gtrturbo.models.chat import Prompt
+from gtrturbo.models.renderer import Prompt
 
 
 def to_device(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from gtrturbo.algorithms.vocabulary import Reader
-from gtrturbo.models.chat import Prompt, Renderer
-from gtrturbo.models.decode import Sample, Sampler
+from gtrturbo.models.decoding import Sample, Sampler
+from gtrturbo.models.renderer import Prompt, Renderer
 from gtrturbo.models.scorer import Scorer
 from gtrturbo.models.value_head import ValueHead
-from gtrturbo.models.windows import attend_at_once
+from gtrturbo.models.window_attention import attend_at_once
 
 FORBIDDEN = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 

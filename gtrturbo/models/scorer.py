@@ -19,8 +19,8 @@ from transformers.cache_utils import DynamicLayer
 
 from gtrturbo.algorithms.tokens import gather_logprobs, linear_logprobs
 from gtrturbo.algorithms.vocabulary import Reader, read_linear, read_logits
-from gtrturbo.models.chat import Prompt, append_responses, collate, stack_responses
 from gtrturbo.models.inputs import Positions, following, to_device
+from gtrturbo.models.renderer import Prompt, append_responses, collate, stack_responses
 
 # Below this the logits are smaller than the model's other activations, and chunks of them would only cost time.
 LARGE_VOCABULARY = 8192

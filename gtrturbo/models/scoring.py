@@ -2,19 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gtrturbo.algorithms.vocabulary import Reader
+from gtrturbo.distributed.collectives import total
+from gtrturbo.distributed.processes import group
 from gtrturbo.models.batches import micro_batches
-from gtrturbo.models.chat import Prompt
-from gtrturbo.models.parallel import total
 from gtrturbo.models.policy import Policy
-from gtrturbo.models.transcript import Transcript, render
-from gtrturbo.processes import group
+from gtrturbo.models.renderer import Prompt
 
 
 @dataclass(frozen=True)
@@ -93,16 +91,6 @@ class _Ragged:
 
     def totals(self) -> list[list[Tensor]]:
         return [[total(row) for row in column] for column in self._columns]
-
-
-def bootstrap_values(policy: Policy, path: Path, transcript: Transcript, *, tokens: int) -> Tensor:
-    """Value the states after truncated turns, whose episodes would have gone on. [N], 0 elsewhere"""
-    cut = [(row, turn.successor) for row, turn in enumerate(transcript.turns) if turn.truncated and turn.successor]
-    prompts = [render(policy.renderer, path, state.messages, state.images) for _, state in cut]
-    end = np.array([policy.processor.tokenizer.eos_token_id])  # A value needs no reply, the forward pass needs one token.
-    placed = torch.zeros(len(transcript.turns))
-    placed[[row for row, _ in cut]] = score_all(policy, prompts, [end] * len(cut), temperature=1.0, tokens=tokens).values
-    return placed
 
 
 def pad(rows: Sequence[np.ndarray | Tensor], width: int) -> Tensor:

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2_5_VLConfig
 
-from gtrturbo.devices import resolve_device
+from gtrturbo.distributed.devices import resolve_device
 from gtrturbo.models.batches import CPU_TOKENS, PER_HIDDEN, PER_INTERMEDIATE, SHARE_OF_FREE
 from gtrturbo.models.checkpoint import DTYPES, add_adapter, quiet
 from gtrturbo.models.memory import Layers, Shape
-from gtrturbo.models.residency import memory
+from gtrturbo.models.shared_base import memory
 from gtrturbo.models.tiny import build_tokenizer, tiny_config
 
 TINY = "tiny"

@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from gtrturbo.merging.files import read_layout
+from gtrturbo.store.safetensors_files import read_layout
 
 
 def stored_names(folder: Path) -> dict[str, str]:

@@ -14,8 +14,8 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Q
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from gtrturbo.envs.task import TASKS, load_task
 from gtrturbo.models.processor import ImageOnlyProcessor
+from gtrturbo.tasks.task import TASKS, load_task
 
 CELL = 28  # Pixels that one image token sees: patches of 14, merged 2 × 2.
 SPECIAL_TOKENS = (

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gtrturbo.artifacts import SAFETENSORS_METADATA
+from gtrturbo.store.artifacts import SAFETENSORS_METADATA
 
 VALUE_HEAD = "value_head.safetensors"
 

@@ -3,17 +3,16 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from gtrturbo.compare import said
-from gtrturbo.comparison import ALL_TASKS, TITLES, Comparison, comparison, final
+from gtrturbo.analysis.comparison import ALL_TASKS, TITLES, Comparison, comparison, final
+from gtrturbo.analysis.groups import Group, group_runs
+from gtrturbo.analysis.history import read_history
+from gtrturbo.analysis.intervals import fewest_seeds, said
 from gtrturbo.config import ReportConfig
-from gtrturbo.groups import Group, group_runs
-from gtrturbo.history import read_history
 from gtrturbo.report.chart import Rule
 from gtrturbo.report.cost import Prices, outside_teacher, time_figure
 from gtrturbo.report.episodes import samples
 from gtrturbo.report.page import details, grid, listing, page, paragraph, section, table
 from gtrturbo.report.panels import COLLAPSE, OUTCOMES, TEACHER, UPDATES, figures, gap_figure
-from gtrturbo.statistics import fewest_seeds
 
 INTERVALS = (
     "Bands are 95 % intervals: over seeds (bootstrap, expanded for few seeds) where there are several, else Wilson's over the "

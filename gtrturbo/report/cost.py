@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from gtrturbo.artifacts import TOKENS
-from gtrturbo.groups import Group
-from gtrturbo.history import Entry, History
-from gtrturbo.records import mean
+from gtrturbo.analysis.groups import Group
+from gtrturbo.analysis.history import Entry, History
 from gtrturbo.report.chart import bars
 from gtrturbo.report.page import details, listing, paragraph, table
-from gtrturbo.tensors import load_arrays
+from gtrturbo.store.artifacts import TOKENS
+from gtrturbo.store.records import mean
+from gtrturbo.store.tensors import load_arrays
 
 STAGES = ("rollout", "ppo-step", "merge", "distill", "eval", "teacher eval", "warm start")
 

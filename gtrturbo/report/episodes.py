@@ -6,13 +6,13 @@ from html import escape
 
 import numpy as np
 
+from gtrturbo.analysis.history import Entry, History
+from gtrturbo.analysis.summary import by_episode
+from gtrturbo.analysis.token_kl import Scored, read_scored
 from gtrturbo.config import RELEASE
-from gtrturbo.history import Entry, History
-from gtrturbo.records import Turn
+from gtrturbo.console import number, visible
 from gtrturbo.report.page import details, paragraph, table
-from gtrturbo.show_scores import Scored, read_scored
-from gtrturbo.show_text import number, visible
-from gtrturbo.summary import by_episode
+from gtrturbo.store.records import Turn
 
 # Nats per token at which the colour gets stronger.
 LEVELS = (0.05, 0.5, 2.0)

@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from gtrturbo.comparison import Comparison
-from gtrturbo.groups import Group
-from gtrturbo.history import History
-from gtrturbo.records import mean
+from gtrturbo.analysis.comparison import Comparison
+from gtrturbo.analysis.groups import Group
+from gtrturbo.analysis.history import History
+from gtrturbo.analysis.intervals import Interval, bootstrap
+from gtrturbo.analysis.summary import wilson
 from gtrturbo.report.chart import Line, Point, Rule, curves, swatch
 from gtrturbo.report.page import details, paragraph, table
-from gtrturbo.statistics import Interval, bootstrap
-from gtrturbo.summary import wilson
+from gtrturbo.store.records import mean
 
 # By iteration, one number of one run.
 Recorded = dict[int, float]

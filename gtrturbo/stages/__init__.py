@@ -6,14 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from gtrturbo.artifacts import Draft, Provenance, Result, artifact_id, finished, pruned_files, remake_command
 from gtrturbo.config import DistillConfig, EvalConfig, InitConfig, MergeConfig, PpoStepConfig, RolloutConfig, SftConfig
+from gtrturbo.config.fields import input_paths, knobs
+from gtrturbo.distributed.processes import Alone, group, working_in, world
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.hashes import remembering_hashes
-from gtrturbo.lineage import with_base
 from gtrturbo.merging.state import read_state
-from gtrturbo.processes import Alone, group, working_in, world
-from gtrturbo.settings import input_paths, knobs
+from gtrturbo.stages.resolve import with_base
+from gtrturbo.store.artifacts import Draft, Provenance, Result, artifact_id, finished, pruned_files, remake_command
+from gtrturbo.store.hashes import remembering_hashes
 
 STAGES = {
     "init": (InitConfig, "gtrturbo.stages.init"),
@@ -46,7 +46,7 @@ def execute(config: Any) -> Result:
 def _execute(config: Any) -> Result:
     if world().size == 1:
         return _existing(config) or _run(config)
-    with importlib.import_module("gtrturbo.models.parallel").together():
+    with importlib.import_module("gtrturbo.distributed.collectives").together():
         if result := _by_the_first(_existing, config):
             return result
         done = _run(config) if stage_of(config) in TOGETHER else _by_the_first(_run, config)

@@ -9,27 +9,27 @@ import numpy as np
 from torch import Tensor
 
 from gtrturbo.algorithms.vocabulary import Reader, top_logprobs
-from gtrturbo.artifacts import DEMOS, SCORES, Draft, Result, read_manifest, seed_for, writing
 from gtrturbo.config import RELEASE, DistillConfig
 from gtrturbo.console import progress_bar, stderr
-from gtrturbo.envs.task import Reply, Task, load_task
+from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.journal import Journal
 from gtrturbo.models.batches import token_budget
 from gtrturbo.models.blind import blind_logprobs
-from gtrturbo.models.chat import load_picture
 from gtrturbo.models.checkpoint import load_policy
-from gtrturbo.models.engines import Endpoint, open_policy
-from gtrturbo.models.folders import renderer_hash
+from gtrturbo.models.checkpoint_files import renderer_hash
 from gtrturbo.models.policy import Policy
-from gtrturbo.models.remote import RemotePolicy
+from gtrturbo.models.renderer import load_picture
 from gtrturbo.models.scoring import score_all
-from gtrturbo.models.speak import uniforms
-from gtrturbo.models.transcript import Transcript, read_transcript, read_turns, render
-from gtrturbo.processes import group
-from gtrturbo.records import Demo, Turn, chat, mean, write_rows
+from gtrturbo.play.agents import Endpoint, open_policy
+from gtrturbo.play.policy_agent import uniforms
+from gtrturbo.play.recording import Transcript, read_transcript, read_turns, render
+from gtrturbo.play.server_agent import RemotePolicy
 from gtrturbo.stages import done, provenance
-from gtrturbo.tensors import TopLogprobs, save_image, save_scores
+from gtrturbo.store.artifacts import DEMOS, SCORES, Draft, Result, read_manifest, seed_for, writing
+from gtrturbo.store.records import Demo, Turn, chat, mean, write_rows
+from gtrturbo.store.resume_log import Journal
+from gtrturbo.store.tensors import TopLogprobs, save_image, save_scores
+from gtrturbo.tasks.task import Reply, Task, load_task
 
 HOTTER, HOTTEST = 1.1, 0.9
 SERVER_TURNS = 1024  # Turns between two looks at what parses; how many are asked for at once is --max-concurrency.

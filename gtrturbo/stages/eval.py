@@ -1,16 +1,16 @@
 """eval: how good is a checkpoint, on the same deals for every checkpoint?"""
 
-from gtrturbo.artifacts import Result, save_json, writing
+from gtrturbo.analysis.summary import summarize
+from gtrturbo.analysis.thoughts import thought_entropy, thought_information
 from gtrturbo.config import EvalConfig
-from gtrturbo.envs.task import chance, load_task
-from gtrturbo.journal import Journal
-from gtrturbo.keep import kept
-from gtrturbo.models.engines import Endpoint, open_policy, speaker_of
-from gtrturbo.models.folders import renderer_hash
-from gtrturbo.models.thoughts import thought_entropy, thought_information
-from gtrturbo.models.transcript import Episode, record_episodes
+from gtrturbo.models.checkpoint_files import renderer_hash
+from gtrturbo.play.agents import Endpoint, open_policy, speaker_of
+from gtrturbo.play.recording import Episode, record_episodes
 from gtrturbo.stages import done, provenance
-from gtrturbo.summary import summarize
+from gtrturbo.store.artifacts import Result, save_json, writing
+from gtrturbo.store.resume_log import Journal
+from gtrturbo.store.run_cache import kept
+from gtrturbo.tasks.task import chance, load_task
 
 METRICS = "metrics.json"
 CHANCE_EPISODES = 1000

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from gtrturbo.artifacts import Draft, Result, seed_for, writing
 from gtrturbo.config import InitConfig
 from gtrturbo.models.checkpoint import BASE, add_adapter, load_foreign, quiet, save_model
-from gtrturbo.models.folders import rebased_name, renderer_hash
+from gtrturbo.models.checkpoint_files import rebased_name, renderer_hash
 from gtrturbo.models.processor import save_processor
 from gtrturbo.models.tiny import build_tiny
 from gtrturbo.stages import done, provenance
+from gtrturbo.store.artifacts import Draft, Result, seed_for, writing
 
 
 def run(config: InitConfig) -> Result:

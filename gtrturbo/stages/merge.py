@@ -17,15 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.algorithms.weights import ema_alpha
-from gtrturbo.artifacts import Draft, Provenance, Result, artifact_id, seed_for, writing
 from gtrturbo.config import RELEASE, MergeConfig
 from gtrturbo.console import Bar, progress_bar, stderr
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.lineage import borrows_layout, state_settings
 from gtrturbo.merging.accumulators import MOST, Accumulators
 from gtrturbo.merging.card import Card
 from gtrturbo.merging.engine import Job, Merge, Thresholds, default_threads, room_for_products
-from gtrturbo.merging.files import INDEX, Entry, Files, read_layout
 from gtrturbo.merging.inputs import Inputs, read_inputs
 from gtrturbo.merging.kernel import compiled_kernel
 from gtrturbo.merging.lowrank import write_adapter, write_factors
@@ -37,7 +34,7 @@ from gtrturbo.merging.release import released_scale
 from gtrturbo.merging.sources import Full, Sources, Target
 from gtrturbo.merging.state import FORMAT, State, claimed, read_state, require_same, require_unchanged
 from gtrturbo.merging.thresholds import Question, recall, remember
-from gtrturbo.models.folders import (
+from gtrturbo.models.checkpoint_files import (
     copy_checkpoint,
     copy_renderer,
     copy_side_files,
@@ -48,6 +45,9 @@ from gtrturbo.models.folders import (
     renderer_hash,
 )
 from gtrturbo.stages import done, provenance
+from gtrturbo.stages.resolve import borrows_layout, state_settings
+from gtrturbo.store.artifacts import Draft, Provenance, Result, artifact_id, seed_for, writing
+from gtrturbo.store.safetensors_files import INDEX, Entry, Files, read_layout
 
 CARD = "README.md"
 MEGABYTE = 1_000_000
@@ -290,7 +290,7 @@ def _kernel(device: str) -> Kernel:
         if kernel := compiled_kernel():
             return kernel
         stderr.print("no C compiler: merging with torch, which is several times slower.", style="yellow")
-    from gtrturbo.devices import require_device  # They take seconds to import, and are rarely needed.
+    from gtrturbo.distributed.devices import require_device  # They take seconds to import, and are rarely needed.
     from gtrturbo.merging.tiles import TorchKernel
 
     return TorchKernel(require_device(device))

@@ -19,24 +19,25 @@ from gtrturbo.algorithms.ppo import (
     ratio_statistics,
 )
 from gtrturbo.algorithms.tokens import masked_mean, weighted_turn_logprobs
-from gtrturbo.artifacts import SCORES, Result, artifact_id, read_manifest, seed_for, short, writing
 from gtrturbo.config import RELEASE, PpoStepConfig
 from gtrturbo.console import progress_bar
+from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.batches import micro_batches, token_budget
 from gtrturbo.models.blind import blind_logprobs
 from gtrturbo.models.checkpoint import load_policy
-from gtrturbo.models.demos import Example, Shuffle, imitation_loss, read_examples
-from gtrturbo.models.guidance import FULL, Guidance, read_guidance
-from gtrturbo.models.optimizer import Optimizer
 from gtrturbo.models.policy import Policy
-from gtrturbo.models.samples import Importance, Losses, Samples, losses
-from gtrturbo.models.scoring import bootstrap_values, pad, score_all
-from gtrturbo.models.sharding import save_trained, shard
-from gtrturbo.models.transcript import Transcript, read_transcript
+from gtrturbo.models.scoring import pad, score_all
 from gtrturbo.models.value_head import ValueHead
-from gtrturbo.processes import group
+from gtrturbo.play.recording import Transcript, read_transcript
 from gtrturbo.stages import done, provenance
+from gtrturbo.store.artifacts import SCORES, Result, artifact_id, read_manifest, seed_for, short, writing
+from gtrturbo.train.bootstrap import bootstrap_values
+from gtrturbo.train.demos import Example, Shuffle, imitation_loss, read_examples
+from gtrturbo.train.guidance import FULL, Guidance, read_guidance
+from gtrturbo.train.optimizer import Optimizer
+from gtrturbo.train.ppo_batch import Importance, Losses, Samples, losses
+from gtrturbo.train.sharding import save_trained, shard
 
 METRICS = "metrics.jsonl"
 SUMMARIZED = ("policy_loss", "value_loss", "kl_loss", "demo_loss", "clip_fraction", "approx_kl", "grad_norm")

@@ -4,20 +4,20 @@ from pathlib import Path
 
 import numpy as np
 
-from gtrturbo.artifacts import Result, seed_for, writing
+from gtrturbo.analysis.summary import summarize
+from gtrturbo.analysis.thoughts import thought_entropy
 from gtrturbo.config import RolloutConfig
-from gtrturbo.envs.task import Task, load_task
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.journal import Journal
-from gtrturbo.models.engines import Endpoint, open_policy, speaker_of
-from gtrturbo.models.folders import renderer_hash
-from gtrturbo.models.play import Speaker, Spoken, State
+from gtrturbo.models.checkpoint_files import renderer_hash
 from gtrturbo.models.policy import Policy
-from gtrturbo.models.remote import RemotePolicy
-from gtrturbo.models.thoughts import thought_entropy
-from gtrturbo.models.transcript import Episode, record_episodes
+from gtrturbo.play.agents import Endpoint, open_policy, speaker_of
+from gtrturbo.play.episodes import Speaker, Spoken, State
+from gtrturbo.play.recording import Episode, record_episodes
+from gtrturbo.play.server_agent import RemotePolicy
 from gtrturbo.stages import done, provenance
-from gtrturbo.summary import summarize
+from gtrturbo.store.artifacts import Result, seed_for, writing
+from gtrturbo.store.resume_log import Journal
+from gtrturbo.tasks.task import Task, load_task
 
 
 def run(config: RolloutConfig) -> Result:

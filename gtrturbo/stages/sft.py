@@ -6,19 +6,19 @@ import math
 import torch
 
 from gtrturbo.algorithms.ppo import cosine_learning_rate
-from gtrturbo.artifacts import Draft, Result, seed_for, writing
 from gtrturbo.config import SftConfig
 from gtrturbo.console import progress_bar
+from gtrturbo.distributed.collectives import total
+from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.batches import micro_batches, token_budget
 from gtrturbo.models.checkpoint import load_policy
-from gtrturbo.models.demos import Example, Shuffle, imitation_loss, read_examples
-from gtrturbo.models.optimizer import Optimizer
-from gtrturbo.models.parallel import total
 from gtrturbo.models.policy import Policy
-from gtrturbo.models.sharding import save_trained, shard
-from gtrturbo.processes import group
 from gtrturbo.stages import done, provenance
+from gtrturbo.store.artifacts import Draft, Result, seed_for, writing
+from gtrturbo.train.demos import Example, Shuffle, imitation_loss, read_examples
+from gtrturbo.train.optimizer import Optimizer
+from gtrturbo.train.sharding import save_trained, shard
 
 METRICS = "metrics.jsonl"
 DECAY = 0.8

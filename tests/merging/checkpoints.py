@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from gtrturbo.config import MergeConfig
-from gtrturbo.merging.files import Files, header_of, read_layout
 from gtrturbo.merging.sources import narrow
 from gtrturbo.stages import execute
+from gtrturbo.store.safetensors_files import Files, header_of, read_layout
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 Tensors = dict[str, np.ndarray]

@@ -15,13 +15,13 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM, LlavaConfig, LlavaForConditionalGeneration, Qwen2Config, Qwen2ForCausalLM
 
 from gtrturbo.algorithms.ties import ties
-from gtrturbo.artifacts import artifact_id, read_manifest
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import scale_of
-from gtrturbo.merging.files import read_layout
 from gtrturbo.merging.lowrank import truncate
 from gtrturbo.merging.naming import tensors_of
 from gtrturbo.models.stored_names import stored_names
+from gtrturbo.store.artifacts import artifact_id, read_manifest
+from gtrturbo.store.safetensors_files import read_layout
 
 IDS = torch.arange(12).reshape(2, 6)
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gtrturbo.merging.files import Stored
 from gtrturbo.merging.operands import TABLES, Operand, Rule, Search
+from gtrturbo.store.safetensors_files import Stored
 
 TIES = Rule(vote="total", average=True, trims=True)
 RULES = {

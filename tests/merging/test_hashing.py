@@ -8,12 +8,13 @@ import threading
 import numpy as np
 import pytest
 
-from gtrturbo import artifacts
-from gtrturbo.artifacts import artifact_id, read_manifest
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging import engine, files, hashing
-from gtrturbo.merging.files import Files
+from gtrturbo.merging import engine, hashing
 from gtrturbo.merging.hashing import Hasher
+from gtrturbo.store import artifacts
+from gtrturbo.store import safetensors_files as files
+from gtrturbo.store.artifacts import artifact_id, read_manifest
+from gtrturbo.store.safetensors_files import Files
 
 SIZE = 10_000
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from checkpoints import content, read
 
-from gtrturbo.artifacts import artifact_id, read_manifest
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging import accumulators, engine
-from gtrturbo.merging.files import Files
 from gtrturbo.merging.state import claimed, read_state, replaced
 from gtrturbo.stages import merge as stage
+from gtrturbo.store.artifacts import artifact_id, read_manifest
+from gtrturbo.store.safetensors_files import Files
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F32"])
@@ -326,7 +326,7 @@ def test_a_cache_that_is_damaged_or_of_something_else_is_refused(folders, family
 
 
 def test_hashes_of_large_files_are_remembered_until_the_file_changes(folders, monkeypatch):
-    from gtrturbo import hashes
+    from gtrturbo.store import hashes
 
     monkeypatch.setattr(hashes, "WORTH_REMEMBERING", 1)
     monkeypatch.setattr(hashes, "_hashed", {})

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.files import Stored
 from gtrturbo.merging.operands import Operand, Rule, Search
 from gtrturbo.merging.sources import narrow
 from gtrturbo.merging.tiles import random_mask
+from gtrturbo.store.safetensors_files import Stored
 
 DTYPES = (np.float64, np.float32, np.uint16, np.float16)  # uint16 stands for bfloat16
 N = 20_011  # more than one chunk of sums, and no multiple of anything

@@ -13,10 +13,10 @@ import torch
 from checkpoints import SHAPES, Folders, content, noisy, read
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from gtrturbo.artifacts import artifact_id, read_manifest
-from gtrturbo.lineage import on_disk
 from gtrturbo.merging import sources
 from gtrturbo.merging.kernel import compiled_kernel
+from gtrturbo.merging.lineage import on_disk
+from gtrturbo.store.artifacts import artifact_id, read_manifest
 
 
 def command(*arguments, **environment) -> subprocess.CompletedProcess:

@@ -14,11 +14,12 @@ import yaml
 from checkpoints import read
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging import engine, files
-from gtrturbo.merging.files import Stored
+from gtrturbo.merging import engine
 from gtrturbo.merging.kernel import compiled_kernel
 from gtrturbo.merging.operands import Operand, Rule
-from gtrturbo.recipe import read_recipe
+from gtrturbo.merging.recipes import read_recipe
+from gtrturbo.store import safetensors_files as files
+from gtrturbo.store.safetensors_files import Stored
 
 
 def refused(folders, said: str, *checkpoints, **settings) -> GtrTurboError:

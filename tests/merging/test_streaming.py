@@ -9,10 +9,10 @@ import torch
 from checkpoints import SHAPES, content, noisy, read
 
 from gtrturbo.algorithms import merging as pure
-from gtrturbo.artifacts import seed_for
 from gtrturbo.merging import engine, kernel, magnitudes, sources, verify
 from gtrturbo.merging.tiles import random_mask
 from gtrturbo.stages import merge as stage
+from gtrturbo.store.artifacts import seed_for
 
 # Weights are such that votes of numbers with few bits cannot cancel: which side wins then is a matter of rounding.
 METHODS = {

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gtrturbo.distributed.processes import World
 from gtrturbo.models.batches import micro_batches
-from gtrturbo.models.chat import Prompt
-from gtrturbo.processes import World
+from gtrturbo.models.renderer import Prompt
 
 
 def prompt(length: int) -> Prompt:

@@ -15,12 +15,12 @@ import torch
 from peft import PeftModel
 from safetensors.numpy import load_file
 
-from gtrturbo.artifacts import artifact_id
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_model, load_policy, save_model
-from gtrturbo.models.folders import base_of, rebased_name
-from gtrturbo.models.transcript import read_transcript
+from gtrturbo.models.checkpoint_files import base_of, rebased_name
 from gtrturbo.models.value_head import ValueHead
+from gtrturbo.play.recording import read_transcript
+from gtrturbo.store.artifacts import artifact_id
 
 
 def hashes(folder: Path) -> dict[str, str]:

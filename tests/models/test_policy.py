@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gtrturbo.models.chat import Prompt
+from gtrturbo.models.renderer import Prompt
 from gtrturbo.models.value_head import ValueHead
 
 
@@ -175,8 +175,8 @@ def test_a_score_does_not_depend_on_the_batch_that_it_is_in(policy, transcript, 
 
 
 def test_prompts_of_other_lengths_and_picture_sizes_beside_it_do_not_change_a_score(policy, transcript):
-    from gtrturbo.envs.task import load_task
-    from gtrturbo.records import chat
+    from gtrturbo.store.records import chat
+    from gtrturbo.tasks.task import load_task
 
     task = load_task("points24", ["image=full"])
     picture, info = task.make().reset(seed=0)

@@ -8,17 +8,17 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from gtrturbo.artifacts import read_manifest, sha256_file
 from gtrturbo.config import DistillConfig
-from gtrturbo.envs.reply import Reply
-from gtrturbo.envs.task import TASKS, load_task
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.demos import read_examples
-from gtrturbo.models.transcript import read_turns
-from gtrturbo.records import Demo, read_rows
+from gtrturbo.play.recording import read_turns
 from gtrturbo.stages import execute
 from gtrturbo.stages.distill import keep_action
-from gtrturbo.tensors import load_scores, load_turn_tokens
+from gtrturbo.store.artifacts import read_manifest, sha256_file
+from gtrturbo.store.records import Demo, read_rows
+from gtrturbo.store.tensors import load_scores, load_turn_tokens
+from gtrturbo.tasks.reply import Reply
+from gtrturbo.tasks.task import TASKS, load_task
+from gtrturbo.train.demos import read_examples
 
 TASK = load_task("numberline", ["image=tiny"])
 
@@ -48,7 +48,7 @@ def test_scores_of_the_student_itself_are_its_own_log_probs(distill, warm, turns
 
 def test_scores_are_the_teachers_log_softmax_at_the_rollouts_temperature(scores, init, turns):
     from gtrturbo.models.checkpoint import load_policy
-    from gtrturbo.models.transcript import read_transcript
+    from gtrturbo.play.recording import read_transcript
 
     teacher = load_policy(init, device="cpu")
     transcript = read_transcript(turns, teacher.renderer)

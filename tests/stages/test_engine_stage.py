@@ -9,16 +9,16 @@ import pytest
 import torch
 from fake_server import EXTENDED, STANDARD, picture_of, serving
 
-from gtrturbo.artifacts import artifact_id, read_manifest
 from gtrturbo.config import DistillConfig, EvalConfig, PpoStepConfig, RolloutConfig
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models import server as server_module
-from gtrturbo.models.transcript import read_transcript, read_turns
 from gtrturbo.models.value_head import ValueHead
-from gtrturbo.records import Demo, read_rows
+from gtrturbo.play import server as server_module
+from gtrturbo.play.recording import read_transcript, read_turns
 from gtrturbo.stages import eval as eval_stage
 from gtrturbo.stages import execute
 from gtrturbo.stages.ppo_step import _losses, prepare
+from gtrturbo.store.artifacts import artifact_id, read_manifest
+from gtrturbo.store.records import Demo, read_rows
 
 TASK = {"task": "numberline", "env": ("image=tiny",)}
 PLAY = TASK | {"episodes": 3, "max_new_tokens": 48, "temperature": 0.9, "num_envs": 3, "engine": "openai"}
@@ -89,7 +89,7 @@ def test_the_request_says_all_that_decides_the_distribution(rollout, served):
         assert body["logit_bias"] == {str(token(name)): -100.0 for name in placeholders}
         [message] = body["messages"]
         assert [part["type"] for part in message["content"]] == ["image_url", "text"]
-    from gtrturbo.models.chat import load_picture
+    from gtrturbo.models.renderer import load_picture
 
     sent = {picture_of(body["messages"][0]["content"][0]["image_url"]["url"]).tobytes() for body in fake.requests}
     assert sent == {load_picture(out / turn.images[0]).tobytes() for turn in turns}
@@ -133,7 +133,7 @@ def test_what_could_not_be_trained_on_is_refused(rollout, served, wrong, error, 
 
 
 def test_a_place_of_a_picture_may_stand_for_all_its_tokens(served):
-    from gtrturbo.models.remote import _once
+    from gtrturbo.play.server_agent import _once
 
     ids = np.array([5, 9, 9, 9, 7, 7, 9, 5], np.int32)
     assert _once(ids, 9).tolist() == [5, 9, 7, 7, 9, 5]

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from gtrturbo.artifacts import read_manifest
+from gtrturbo.analysis.summary import by_episode, summarize
 from gtrturbo.config import EvalConfig
-from gtrturbo.envs.task import chance, load_task
-from gtrturbo.models.transcript import read_turns
+from gtrturbo.play.recording import read_turns
 from gtrturbo.stages import eval as eval_stage
 from gtrturbo.stages import execute
-from gtrturbo.summary import by_episode, summarize
+from gtrturbo.store.artifacts import read_manifest
+from gtrturbo.tasks.task import chance, load_task
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,10 +14,10 @@ from transformers import (
     LlavaProcessor,
 )
 
-from gtrturbo.artifacts import read_manifest
 from gtrturbo.config import DistillConfig, InitConfig, MergeConfig, PpoStepConfig, RolloutConfig, SftConfig
 from gtrturbo.models.tiny import CHAT_TEMPLATE, build_tokenizer
 from gtrturbo.stages import execute
+from gtrturbo.store.artifacts import read_manifest
 
 TASK = {"task": "blackjack", "env": ("image=tiny",)}
 

@@ -10,15 +10,15 @@ import torch
 from gtrturbo.algorithms.kl import exact_reverse_kl
 from gtrturbo.config import DistillConfig, PpoStepConfig, RunConfig
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.loop import distill, plan
 from gtrturbo.models import scorer
 from gtrturbo.models.checkpoint import load_policy
-from gtrturbo.models.guidance import read_guidance
-from gtrturbo.models.transcript import read_transcript
 from gtrturbo.models.value_head import ValueHead
+from gtrturbo.play.recording import read_transcript
+from gtrturbo.runs.loop import distill, plan
 from gtrturbo.stages import execute, ppo_step
 from gtrturbo.stages.ppo_step import prepare
-from gtrturbo.tensors import load_scores, load_top_logprobs
+from gtrturbo.store.tensors import load_scores, load_top_logprobs
+from gtrturbo.train.guidance import read_guidance
 
 TEMPERATURE = 0.9
 ROWS = [0, 3, 5, 6, 9]

@@ -11,12 +11,12 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
-from gtrturbo.artifacts import read_manifest, sha256_file
 from gtrturbo.config import DistillConfig, MergeConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
-from gtrturbo.models.transcript import read_transcript
+from gtrturbo.play.recording import read_transcript
 from gtrturbo.stages import execute
+from gtrturbo.store.artifacts import read_manifest, sha256_file
 
 Tensors = dict[str, np.ndarray]
 

@@ -10,16 +10,16 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from gtrturbo.artifacts import Provenance, read_manifest, sha256_file, writing
 from gtrturbo.config import DistillConfig, RolloutConfig
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models import samples as module
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.scorer import Scorer
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.stages import execute, ppo_step
 from gtrturbo.stages.ppo_step import prepare
-from gtrturbo.tensors import load_scores
+from gtrturbo.store.artifacts import Provenance, read_manifest, sha256_file, writing
+from gtrturbo.store.tensors import load_scores
+from gtrturbo.train import ppo_batch as module
 
 
 def metrics(path) -> dict[str, float]:

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from gtrturbo.artifacts import read_manifest
 from gtrturbo.config import DistillConfig, PpoStepConfig, RolloutConfig, SftConfig
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.loop import Step, command
+from gtrturbo.runs.loop import Step, command
 from gtrturbo.stages import execute, stage_of
+from gtrturbo.store.artifacts import read_manifest
 
 # Each process runs the commands; then an error in the second process alone must end both.
 SCRIPT = """
 import shlex, sys
 from gtrturbo.cli import app
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.processes import world
+from gtrturbo.distributed.processes import world
 from gtrturbo.stages import sft
 
 def fail(*_):

@@ -10,17 +10,17 @@ from peft import PeftModel
 from PIL import Image, ImageOps
 from safetensors.numpy import load_file
 
-from gtrturbo.artifacts import read_manifest, sha256_file
 from gtrturbo.config import DistillConfig, MergeConfig, PpoStepConfig, RunConfig, SftConfig, ShowConfig
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.loop import plan
 from gtrturbo.models.checkpoint import load_model, load_policy
-from gtrturbo.models.transcript import read_transcript
 from gtrturbo.models.value_head import ValueHead
-from gtrturbo.show import show
+from gtrturbo.play.recording import read_transcript
+from gtrturbo.runs.loop import plan
+from gtrturbo.show.artifact import show
 from gtrturbo.stages import execute
 from gtrturbo.stages.ppo_step import prepare
-from gtrturbo.tensors import load_scores
+from gtrturbo.store.artifacts import read_manifest, sha256_file
+from gtrturbo.store.tensors import load_scores
 
 # The merge
 

@@ -6,12 +6,12 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from gtrturbo.artifacts import sha256_file
 from gtrturbo.config import EvalConfig
-from gtrturbo.models.speak import PolicySpeaker
-from gtrturbo.models.transcript import read_turns
+from gtrturbo.play.policy_agent import PolicySpeaker
+from gtrturbo.play.recording import read_turns
 from gtrturbo.stages import eval as eval_stage
 from gtrturbo.stages import execute
+from gtrturbo.store.artifacts import sha256_file
 
 
 class Killed(BaseException):
@@ -72,7 +72,7 @@ def test_a_rollout_that_was_killed_by_the_kernel_in_the_middle_of_a_write_goes_o
 import os, signal
 from pathlib import Path, PosixPath
 from gtrturbo.config import RolloutConfig
-from gtrturbo.models.speak import PolicySpeaker
+from gtrturbo.play.policy_agent import PolicySpeaker
 from gtrturbo.stages import execute
 speak, calls = PolicySpeaker.__call__, []
 def dying(self, states):

@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from gtrturbo.artifacts import read_manifest, sha256_file
+from gtrturbo.analysis.summary import summarize
+from gtrturbo.analysis.thoughts import thought_entropy
 from gtrturbo.config import RolloutConfig
-from gtrturbo.envs.task import TASKS
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.thoughts import thought_entropy
-from gtrturbo.models.transcript import read_turns
+from gtrturbo.play.recording import read_turns
 from gtrturbo.stages import execute
-from gtrturbo.summary import summarize
-from gtrturbo.tensors import load_turn_tokens
+from gtrturbo.store.artifacts import read_manifest, sha256_file
+from gtrturbo.store.tensors import load_turn_tokens
+from gtrturbo.tasks.task import TASKS
 
 
 def test_two_parts_have_the_turns_and_tokens_of_the_whole(turns, turns_config, tmp_path):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from gtrturbo.artifacts import read_manifest, sha256_file
 from gtrturbo.config import RolloutConfig, SftConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
-from gtrturbo.models.transcript import read_turns, render
+from gtrturbo.play.recording import read_turns, render
 from gtrturbo.stages import execute
 from gtrturbo.stages.sft import learning_rate
+from gtrturbo.store.artifacts import read_manifest, sha256_file
 
 
 def log(path) -> list[dict[str, float]]:

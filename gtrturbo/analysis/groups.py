@@ -1,0 +1,97 @@
+"""Runs grouped by task and method: what a method is called, and whether its evaluations may be compared."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gtrturbo.analysis.history import Entry, History
+from gtrturbo.config import RunConfig
+from gtrturbo.config.fields import fields
+from gtrturbo.errors import GtrTurboError
+
+# Settings by which an evaluation is another one.
+DEALS = ("task", "env", "seed", "episodes", "temperature", "max_new_tokens", "illegal")
+# Settings that name a method; the seed pairs runs, and the others say how long and how closely they were watched.
+NAMING = ("model", "teacher", "lora_rank", "episodes", "merge_every", "set")
+DEFAULTS = {field.name: field.default for field in fields(RunConfig)}
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one method at one task, by seed."""
+
+    task: str
+    method: str
+    runs: dict[int, History]
+
+
+def group_runs(runs: Sequence[History]) -> list[Group]:
+    """Group runs by task and method, in the order in which they were given.
+
+    Raises: GtrTurboError: two runs of one task, method and seed.
+    """
+    names = method_names(runs)
+    groups: dict[tuple[str, str], Group] = {}
+    for run, name in zip(runs, names, strict=True):
+        group = groups.setdefault((run.task, name), Group(run.task, name, {}))
+        if run.seed in group.runs:
+            raise GtrTurboError(
+                f"{group.runs[run.seed].path} and {run.path} are both {name} with seed {run.seed}.", "leave out one of the two."
+            )
+        group.runs[run.seed] = run
+    return list(groups.values())
+
+
+def method_names(runs: Sequence[History]) -> list[str]:
+    """Name each run by its label, else by its method with the settings in which it differs from others of method and task."""
+    unnamed = [run for run in runs if not run.label]
+    return [run.label or " ".join([run.method, *_differing(run, unnamed)]) for run in runs]
+
+
+def _differing(run: History, runs: Sequence[History]) -> list[str]:
+    alike = [other for other in runs if (other.method, other.task) == (run.method, run.task)]
+    words: list[str] = []
+    for name in NAMING:
+        # A run that was recorded before there was such an option took what is its default.
+        values = [other.settings.get(name, DEFAULTS[name]) for other in alike]
+        own = run.settings.get(name, DEFAULTS[name])
+        if all(value == own for value in values):
+            continue
+        if name == "set":
+            words += [item for item in own or [] if not all(item in (value or []) for value in values)]
+        else:
+            words.append(f"{name.replace('_', '-')}={own}")
+    return words
+
+
+def shared_iterations(groups: Sequence[Group]) -> list[int]:
+    """Return the iterations at which every run of a task was evaluated.
+
+    Raises: GtrTurboError: runs played other deals, or share no iteration.
+    """
+    runs = [run for group in groups for run in group.runs.values()]
+    played = {run.path: next((_deals(entry) for entry in run.entries["student"]), None) for run in runs}
+    first = played[runs[0].path]
+    for path, deals in played.items():
+        if deals is None:
+            raise GtrTurboError(f"{path} has no evaluations.", "let it finish: start it again with the same options.")
+        for name in DEALS:
+            if first is not None and deals[name] != first[name]:
+                raise GtrTurboError(
+                    f"{path} was evaluated with {name} {deals[name]}, but {runs[0].path} with {first[name]}: not the same deals.",
+                    "compare runs with the same evaluations.",
+                )
+    shared = set.intersection(*(set(run.at("student")) for run in runs))
+    if not shared:
+        raise GtrTurboError(f"the runs of {groups[0].task} share no evaluated iteration.", "run them with the same --eval-every.")
+    return sorted(shared)
+
+
+def _deals(entry: Entry) -> dict[str, Any]:
+    return {name: entry.manifest.config.get(name) for name in DEALS}
+
+
+def chance_of(group: Group, iteration: int) -> float:
+    """Return what a policy that sees nothing achieves: the better of random actions and the best single one."""
+    metrics = next(iter(group.runs.values())).at("student")[iteration].metrics
+    return max(metrics.get("chance_random", 0.0), metrics.get("chance_constant", 0.0))

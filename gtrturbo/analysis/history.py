@@ -1,0 +1,201 @@
+"""A run folder as data: what it was asked to do, and what its artifacts say by iteration."""
+
+import dataclasses
+import json
+import os
+import shlex
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from gtrturbo import __version__
+from gtrturbo.analysis.summary import by_episode
+from gtrturbo.config import RunConfig
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.store.artifacts import MANIFEST, TIMING, TURNS, Manifest, read_manifest, save_json
+from gtrturbo.store.records import Turn, read_rows
+
+RECORD = "run.json"
+METRICS_LOG = "metrics.jsonl"
+# Where and how to work, not what: the rest names a run.
+UNRECORDED = {"out", "keep_teachers", "keep_optimizers", "isolate", "dry_run", "device", "overwrite"}
+# What a run's stages are called by what they are for; `merge` and `distill` are the teacher's.
+TEACHER_STAGES = ("merge", "distill")
+FOLDERS = {
+    "student": "evals",
+    "teacher": "teacher-evals",
+    "checkpoints": "checkpoints",
+    "teachers": "teachers",
+    "rollouts": "rollouts",
+    "guidance": "guidance",
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """What run.json holds: the settings that name a run."""
+
+    version: str
+    config: dict[str, Any]
+
+
+def record_run(config: RunConfig, *, replace: bool) -> None:
+    """Write OUT/run.json, which is part of no artifact; one that is there already stays unless `replace`."""
+    file = config.out / RECORD
+    if file.exists() and not replace:
+        return
+    config.out.mkdir(parents=True, exist_ok=True)
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in UNRECORDED}
+    content = {"version": __version__, "config": {name: _plain(value) for name, value in values.items()}}
+    if file.exists() and json.loads(file.read_text(encoding="utf-8")) == content:
+        return  # A run that is done touches nothing.
+    draft = config.out / f".{RECORD}.{os.getpid()}"
+    save_json(draft, content)
+    draft.replace(file)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An artifact of a run: its folder, the iteration that the folder's name tells, its manifest and its seconds."""
+
+    path: Path
+    iteration: int
+    manifest: Manifest
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return self.manifest.metrics
+
+    @cached_property
+    def seconds(self) -> float:
+        """Wall-clock seconds that it took to make; 0 where its timing.json is gone."""
+        file = self.path / TIMING
+        return float(json.loads(file.read_text(encoding="utf-8"))["seconds"]) if file.is_file() else 0.0
+
+    def turns(self) -> list[Turn]:
+        """Read the turns that were played.
+
+        Raises: GtrTurboError: they are gone, or damaged.
+        """
+        if not (self.path / TURNS).is_file():
+            raise GtrTurboError(f"{self.path / TURNS} is missing.", f"see: gtrturbo show {shlex.quote(str(self.path))} --check")
+        return list(read_rows(self.path / TURNS, Turn))
+
+    def episodes(self) -> list[list[Turn]]:
+        return by_episode(self.turns())
+
+    def log(self) -> list[dict[str, float]]:
+        """Return the rows of metrics.jsonl: one per minibatch of an update."""
+        file = self.path / METRICS_LOG
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+
+
+@dataclass(frozen=True)
+class History:
+    """A run: its folder, its settings, and its finished artifacts by folder (see FOLDERS) and iteration."""
+
+    path: Path
+    settings: dict[str, Any]
+    entries: dict[str, list[Entry]]
+    others: list[Entry]
+
+    @property
+    def method(self) -> str:
+        return self.settings["method"]
+
+    @property
+    def label(self) -> str | None:
+        """What the user calls this run; runs of several seeds share it."""
+        return self.settings.get("label")
+
+    @property
+    def task(self) -> str:
+        """Task and its options, but for the picture's size that the tiny model takes."""
+        return " ".join([self.settings["task"], *self.settings["env"]])
+
+    @property
+    def seed(self) -> int:
+        return self.settings["seed"]
+
+    def at(self, folder: str) -> dict[int, Entry]:
+        """Return the artifacts of one folder by iteration."""
+        return {entry.iteration: entry for entry in self.entries[folder]}
+
+    def updates(self) -> list[Entry]:
+        """Return the checkpoints that PPO made, by iteration from 1."""
+        return [entry for entry in self.entries["checkpoints"] if entry.manifest.stage == "ppo-step"]
+
+    @cached_property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by stage, `eval` for the student's and `teacher eval` for the teacher's; the warm start apart."""
+        sums: dict[str, float] = {}
+        for folder, entries in [*self.entries.items(), ("", self.others)]:
+            for entry in entries:
+                name = self._stage(folder, entry)
+                sums[name] = sums.get(name, 0.0) + entry.seconds
+        return sums
+
+    def _stage(self, folder: str, entry: Entry) -> str:
+        stage = entry.manifest.stage
+        if folder == "teacher":
+            return "teacher eval"
+        return "warm start" if stage in ("init", "sft") or not folder else stage
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds of the loop: merges, rollouts, distillation, updates; not the warm start, not evaluations."""
+        return sum(value for name, value in self.seconds.items() if name in ("rollout", "ppo-step", *TEACHER_STAGES))
+
+    @property
+    def teacher_seconds(self) -> float:
+        """Seconds that the teacher took of them: merging and annotating."""
+        return sum(self.seconds.get(name, 0.0) for name in TEACHER_STAGES)
+
+
+def read_history(path: Path) -> History:
+    """Read a run folder; artifacts that are still being written are left out.
+
+    Raises:
+        GtrTurboError: no such folder, no run.json in it, or a damaged file.
+    """
+    if not path.is_dir():
+        raise GtrTurboError(f"{path} does not exist.", "name the folders that gtrturbo run wrote.")
+    settings = _read_record(path)
+    entries = {folder: _entries(path / name) for folder, name in FOLDERS.items()}
+    others = [Entry(path / name, 0, read_manifest(path / name)) for name in ("init", "expert", "sft") if _is_whole(path / name)]
+    return History(path, settings, entries, others)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    file = path / RECORD
+    if not file.is_file():
+        raise GtrTurboError(
+            f"{path} has no {RECORD}, which says how the run was made.",
+            f"run it again with the same options: what is there stays. gtrturbo run --out {path} …",
+        )
+    try:
+        config = TypeAdapter(Record).validate_json(file.read_bytes()).config
+    except ValidationError as error:
+        raise GtrTurboError(f"{file} is damaged: {error.errors()[0]['msg']}.", "run it again with the same options.") from None
+    missing = {"method", "task", "env", "seed"} - config.keys()
+    if missing:
+        raise GtrTurboError(f"{file} does not name {', '.join(sorted(missing))}.", "run it again with the same options.")
+    return config
+
+
+def _entries(folder: Path) -> list[Entry]:
+    found = [path for path in folder.iterdir() if path.name.isdecimal() and _is_whole(path)] if folder.is_dir() else []
+    return [Entry(path, int(path.name), read_manifest(path)) for path in sorted(found, key=lambda path: int(path.name))]
+
+
+def _is_whole(path: Path) -> bool:
+    return (path / MANIFEST).is_file()

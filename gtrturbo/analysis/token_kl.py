@@ -1,0 +1,55 @@
+"""What the teacher thinks of each token that the student sampled: the two log-probs side by side, and their difference."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gtrturbo.config import RELEASE
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.store.artifacts import SCORES, TOKENS, artifact_id, read_manifest, short
+from gtrturbo.store.records import mean
+from gtrturbo.store.tensors import TurnTokens, load_scores, load_turn_tokens
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The tokens of all turns, and the teacher's log-probs of them in nats, N × [R]."""
+
+    tokens: TurnTokens
+    teacher: list[np.ndarray]
+
+    def k1(self, row: int) -> np.ndarray:
+        """Return log p − log q of each token of a reply: the student's log-prob less the teacher's, in nats. [R]"""
+        return self.tokens.sample_logprobs[row] - self.teacher[row]
+
+
+def read_scored(path: Path, scores: Path) -> Scored:
+    """Read a turns artifact's tokens beside the teacher's log-probs of them.
+
+    Raises: GtrTurboError: the scores were made for other turns.
+    """
+    read_manifest(path, "turns")
+    made_for, given = read_manifest(scores, "scores").inputs.get("rollouts"), artifact_id(path)
+    if made_for != given:
+        raise GtrTurboError(
+            f"the scores in {scores} were made for turns {short(made_for)}, but {path} is {short(given)}.",
+            f"run: gtrturbo distill --rollouts {shlex.quote(str(path))} --mode kl …",
+        )
+    if read_manifest(scores).config.get("compat") == RELEASE:
+        raise GtrTurboError(
+            f"{scores} was made with --compat release: blind and one token off, so it says nothing of the tokens sampled.",
+            "leave out --scores.",
+        )
+    scored = Scored(load_turn_tokens(path / TOKENS), load_scores(scores / SCORES))
+    if [*map(len, scored.teacher)] != [*map(len, scored.tokens.response_ids)]:
+        raise GtrTurboError(f"{scores} has other tokens than {path}.", f"see: gtrturbo show {shlex.quote(str(scores))} --check")
+    return scored
+
+
+def thought_kl(scored: Scored, row: int) -> str:
+    """Say the mean k1 over a turn's thought tokens, and the mean of k1 clipped at 0."""
+    k1 = scored.k1(row)[scored.tokens.thought_mask[row]].tolist()
+    clipped = mean(max(value, 0.0) for value in k1)
+    return f"mean {mean(k1):+.4g}, clipped at 0 {clipped:.4g} nats per token over {len(k1)} tokens"

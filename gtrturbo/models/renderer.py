@@ -1,0 +1,173 @@
+"""The one renderer: prompt and image to token ids and pixels, for sampling and for training alike.
+
+Each prompt is rendered alone and cached by its content; batches are put together by padding and concatenation, so what a
+prompt is made of never depends on its neighbours. Sampled ids are trained on as they are: nothing is decoded and encoded again.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gtrturbo.store.records import Message
+
+# What a processor returns per token; everything else (pixels, grids) is stacked along its first dimension.
+TOKEN_KEYS = {"input_ids": None, "attention_mask": 0, "mm_token_type_ids": 0, "token_type_ids": 0}
+CACHED_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """One rendered prompt: the tensors that a model takes, with a leading dimension of 1 for the per-token ones.
+
+    Prompts are told apart by identity: a renderer gives the same one for the same content.
+    """
+
+    tensors: dict[str, Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in memory; a picture of 300 × 300 pixels takes 2 MB."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Token ids, image placeholders included. [P] int32"""
+        return self.tensors["input_ids"][0].numpy().astype(np.int32)
+
+
+class Renderer:
+    """Turn chat messages with pictures into prompts, each rendered once."""
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+        self._cache: dict[str, Prompt] = {}
+        self._bytes = 0
+        self._pieces: dict[int, str] = {}
+
+    def prompt(self, messages: Sequence[Message], pictures: Sequence[np.ndarray]) -> Prompt:
+        """Render messages up to where the assistant's reply begins.
+
+        Args:
+            messages: chat messages without the reply; image parts are filled from `pictures` in order.
+            pictures: pixels, each [H, W, 3] uint8.
+        """
+        key = _content_key(messages, pictures)
+        if key not in self._cache:
+            prompt = self._render(messages, pictures)
+            self._bytes += prompt.nbytes
+            while self._bytes > CACHED_BYTES and self._cache:
+                self._bytes -= self._cache.pop(next(iter(self._cache))).nbytes
+            self._cache[key] = prompt
+        return self._cache[key]
+
+    def _render(self, messages: Sequence[Message], pictures: Sequence[np.ndarray]) -> Prompt:
+        text = self.processor.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+        images = [Image.fromarray(picture) for picture in pictures] or None
+        batch = self.processor(text=[text], images=images, return_tensors="pt", padding=False)
+        return Prompt({name: value for name, value in batch.items() if isinstance(value, Tensor)})
+
+    def response_ids(self, reply: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Tokenise a reply that no policy sampled, with the end-of-turn token; return ids and character offsets."""
+        tokenizer = self.processor.tokenizer
+        encoded = tokenizer(reply, add_special_tokens=False, return_offsets_mapping=True)
+        end = (len(reply), len(reply))
+        return [*encoded["input_ids"], tokenizer.eos_token_id], [*map(tuple, encoded["offset_mapping"]), end]
+
+    def decode(self, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
+        """Decode sampled ids; return the text without special tokens, and each token's characters in it.
+
+        A token's characters are those that it adds to the decoded prefix, so a token that completes a character owns it.
+        """
+        text = self._text(ids)
+        pieces = [self._piece(each) for each in ids]
+        if "\ufffd" not in text and "".join(pieces) == text:
+            ends = list(itertools.accumulate(map(len, pieces)))
+        else:  # A character of several tokens, or a tokenizer whose tokens read otherwise in a row than alone.
+            ends = [len(_stable(self._text(ids[: count + 1]))) for count in range(len(ids))]
+        if ends:
+            ends[-1] = len(text)
+        return text, list(zip([0, *ends[:-1]], ends, strict=True))
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return self.processor.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def _piece(self, identity: int) -> str:
+        if identity not in self._pieces:
+            self._pieces[identity] = self._text([identity])
+        return self._pieces[identity]
+
+
+def _stable(text: str) -> str:
+    # A character of several tokens decodes to U+FFFD until its last token is there.
+    return text.rstrip("\ufffd")
+
+
+def _content_key(messages: Sequence[Message], pictures: Sequence[np.ndarray]) -> str:
+    digest = hashlib.sha256(repr(messages).encode())
+    for picture in pictures:
+        digest.update(repr(picture.shape).encode() + picture.tobytes())
+    return digest.hexdigest()
+
+
+def collate(prompts: Sequence[Prompt], *, pad_id: int, multiple: int | None = None) -> dict[str, Tensor]:
+    """Put prompts into one batch, padded on the left to the longest, or to the next multiple above it: P tokens.
+
+    Returns: per-token tensors [B, P]; pixels and grids concatenated in the order of the prompts.
+    """
+    length = max(padded_length(prompt, multiple) for prompt in prompts)
+    return {name: _join(prompts, name, length, pad_id) for name in prompts[0].tensors}
+
+
+def padded_length(prompt: Prompt, multiple: int | None) -> int:
+    """Return a prompt's length in tokens, or the next multiple above it."""
+    length = prompt.tensors["input_ids"].shape[1]
+    return (length // multiple + 1) * multiple if multiple else length
+
+
+def _join(prompts: Sequence[Prompt], name: str, length: int, pad_id: int) -> Tensor:
+    rows = [prompt.tensors[name] for prompt in prompts]
+    if name not in TOKEN_KEYS:
+        return torch.cat(rows)
+    fill = pad_id if TOKEN_KEYS[name] is None else TOKEN_KEYS[name]
+    return torch.cat([torch.nn.functional.pad(row, (length - row.shape[1], 0), value=fill) for row in rows])
+
+
+def append_responses(
+    batch: dict[str, Tensor], responses: Sequence[np.ndarray], *, pad_id: int
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Append replies to a batch of prompts, padded on the right to the longest, R tokens.
+
+    Returns: the batch with per-token tensors [B, P + R], and the mask of real reply tokens. [B, R] bool
+    """
+    ids, mask = stack_responses(responses, pad_id=pad_id)
+    tails = {"input_ids": ids, "attention_mask": mask.long()}
+    joined = {
+        name: torch.cat([value, tails.get(name, torch.zeros_like(ids))], dim=1) if name in TOKEN_KEYS else value
+        for name, value in batch.items()
+    }
+    return joined, mask
+
+
+def stack_responses(responses: Sequence[np.ndarray], *, pad_id: int) -> tuple[Tensor, Tensor]:
+    """Put replies into one batch, padded on the right to the longest: ids [B, R] and the mask of real tokens [B, R] bool."""
+    longest = max(len(response) for response in responses)
+    ids = torch.full((len(responses), longest), pad_id, dtype=torch.long)
+    mask = torch.zeros(len(responses), longest, dtype=torch.bool)
+    for row, response in enumerate(responses):
+        ids[row, : len(response)] = torch.from_numpy(np.asarray(response, dtype=np.int64))
+        mask[row, : len(response)] = True
+    return ids, mask
+
+
+def load_picture(path: Path) -> np.ndarray:
+    """Read a picture as pixels, [H, W, 3] uint8."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))

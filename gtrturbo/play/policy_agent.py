@@ -1,0 +1,49 @@
+"""Let a policy play: states to sampled replies, each drawn from numbers of its own."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gtrturbo.models.policy import Policy
+from gtrturbo.play.episodes import Spoken, State
+from gtrturbo.store.artifacts import seed_for
+from gtrturbo.store.records import chat
+
+
+class PolicySpeaker:
+    """Answer states with a policy's replies.
+
+    Args:
+        policy: what answers.
+        seed: with episode and turn it decides the numbers that choose a reply's tokens.
+        temperature: of sampling; 0 takes the most likely token.
+        max_new_tokens: longest reply.
+    """
+
+    def __init__(self, policy: Policy, *, seed: int, temperature: float, max_new_tokens: int) -> None:
+        self.policy = policy
+        self.seed = seed
+        self.temperature = temperature
+        self.max_new_tokens = max_new_tokens
+
+    def __call__(self, states: Sequence[State]) -> list[Spoken]:
+        renderer = self.policy.renderer
+        prompts = [renderer.prompt(chat(state.prompt), [state.picture]) for state in states]
+        greedy = self.temperature == 0
+        keys = [seed_for(self.seed, "reply", state.episode, state.turn) for state in states]
+        samples = self.policy.generate(
+            prompts,
+            None if greedy else uniforms(keys, self.max_new_tokens),
+            temperature=1.0 if greedy else self.temperature,
+            max_new_tokens=self.max_new_tokens,
+        )
+        spoken = []
+        for prompt, sample in zip(prompts, samples, strict=True):
+            text, offsets = renderer.decode(sample.response_ids.tolist())
+            spoken.append(Spoken(text, prompt.ids, sample.response_ids, offsets, sample.logprobs))
+        return spoken
+
+
+def uniforms(keys: Sequence[int], count: int) -> np.ndarray:
+    """Draw `count` numbers in [0, 1) for each key, whatever the other keys are. [B, count] float64"""
+    return np.stack([np.random.Generator(np.random.Philox(key=key)).random(count) for key in keys])

@@ -1,0 +1,196 @@
+"""Write played episodes as a turns artifact, and read such an artifact back for training."""
+
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from gtrturbo.algorithms.tokens import span_masks
+from gtrturbo.console import progress_bar
+from gtrturbo.distributed.processes import group
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.renderer import Prompt, Renderer, load_picture
+from gtrturbo.play.episodes import Illegal, Played, Speaker, play_episodes
+from gtrturbo.store.artifacts import TOKENS, TURNS
+from gtrturbo.store.records import Message, Successor, Turn, chat, read_rows, write_rows
+from gtrturbo.store.resume_log import Journal
+from gtrturbo.store.tensors import TurnTokens, load_turn_tokens, save_image, save_turn_tokens
+from gtrturbo.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class SampledReply:
+    """One sampled reply's row of `TurnTokens`, as numbers that JSON holds exactly."""
+
+    prompt_ids: list[int]
+    response_ids: list[int]
+    response_spans: list[tuple[int, int]]
+    thought_mask: list[bool]
+    action_mask: list[bool]
+    sample_logprobs: list[float]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One finished episode: its turns, and a sampled reply for each where a policy spoke."""
+
+    turns: list[Turn]
+    sampled: list[SampledReply]
+
+    @property
+    def index(self) -> int:
+        return self.turns[0].episode
+
+
+def record_episodes(
+    folder: Path,
+    journal: Journal[Episode],
+    speak: Speaker,
+    task: Task,
+    *,
+    seed: int,
+    episodes: Sequence[int],
+    num_envs: int,
+    illegal: Illegal,
+) -> list[Turn]:
+    """Play those episodes that the journal does not hold, show progress, and write all of them into `folder`.
+
+    Several processes share the episodes; the first writes and returns the turns, the others return none.
+    See `play_episodes` for the arguments.
+    """
+    there = {episode.index for episode in journal.found}
+    missing = [index for index in episodes if index not in there]
+    own = [missing[place] for place in group().world.share(len(missing))]
+    with progress_bar("episodes", len(own)) as bar:
+        for played in play_episodes(speak, task, seed=seed, episodes=own, num_envs=num_envs, illegal=illegal):
+            journal.append(record(journal.folder, played))
+            bar.advance()
+    group().barrier()
+    return _write_episodes(folder, journal.read(), pictures=journal.folder) if group().world.first else []
+
+
+def record(folder: Path, played: Sequence[Played]) -> Episode:
+    """Turn an episode as it was played into rows, with its pictures saved in `folder`.
+
+    Raises:
+        ValueError: a reply has tokens beside one that has none.
+    """
+    sampled = [_sampled(each) for each in played if each.spoken.response_ids is not None]
+    if len(sampled) not in (0, len(played)):
+        raise ValueError("a sampled reply has no tokens.")
+    return Episode([_with_pictures(folder, each) for each in played], sampled)
+
+
+def write_turns(folder: Path, episodes: Iterable[list[Played]]) -> list[Turn]:
+    """Write turns, pictures and, where a policy sampled the replies, tokens; sorted by (episode, turn). Return the turns."""
+    return _write_episodes(folder, [record(folder, played) for played in episodes], pictures=folder)
+
+
+def _write_episodes(folder: Path, episodes: Iterable[Episode], *, pictures: Path) -> list[Turn]:
+    ordered = sorted(episodes, key=lambda episode: episode.index)
+    turns = [turn for episode in ordered for turn in episode.turns]
+    sampled = [reply for episode in ordered for reply in episode.sampled]
+    if len(sampled) not in (0, len(turns)):
+        raise ValueError("a sampled reply has no tokens.")
+    _copy_pictures(pictures, folder, turns)
+    write_rows(folder / TURNS, turns)
+    if sampled:
+        save_turn_tokens(folder / TOKENS, _tokens(sampled))
+    return turns
+
+
+def _copy_pictures(source: Path, folder: Path, turns: Sequence[Turn]) -> None:
+    for name in {image for turn in turns for image in _images(turn)} if source != folder else ():
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source / name, folder / name)
+
+
+def _images(turn: Turn) -> list[str]:
+    return [*turn.images, *(turn.successor.images if turn.successor else ())]
+
+
+def _with_pictures(folder: Path, played: Played) -> Turn:
+    successor = None
+    if played.after:
+        successor = Successor(messages=chat(played.after.prompt), images=[save_image(folder, played.after.picture)])
+    return replace(played.turn, images=[save_image(folder, played.state.picture)], successor=successor)
+
+
+def _sampled(played: Played) -> SampledReply:
+    spoken, reply = played.spoken, played.reply
+    masks = span_masks(
+        spoken.offsets,
+        action_start=reply.action_start if reply else None,
+        action_span=reply.action_span if reply else None,
+    )
+    return SampledReply(
+        prompt_ids=_present(spoken.prompt_ids).tolist(),
+        response_ids=_present(spoken.response_ids).tolist(),
+        response_spans=spoken.offsets,
+        thought_mask=masks.thought,
+        action_mask=masks.action,
+        sample_logprobs=_present(spoken.logprobs).tolist(),
+    )
+
+
+def _tokens(sampled: Sequence[SampledReply]) -> TurnTokens:
+    return TurnTokens(
+        prompt_ids=[np.array(each.prompt_ids, np.int32) for each in sampled],
+        response_ids=[np.array(each.response_ids, np.int32) for each in sampled],
+        response_spans=[np.array(each.response_spans, np.int32) for each in sampled],
+        thought_mask=[np.array(each.thought_mask) for each in sampled],
+        action_mask=[np.array(each.action_mask) for each in sampled],
+        sample_logprobs=[np.array(each.sample_logprobs, np.float32) for each in sampled],
+    )
+
+
+def _present(array: np.ndarray | None) -> np.ndarray:
+    if array is None:
+        raise ValueError("a sampled reply has no tokens.")
+    return array
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """A turns artifact in memory: N turns, their tokens and their rendered prompts."""
+
+    turns: list[Turn]
+    tokens: TurnTokens
+    prompts: list[Prompt]
+
+
+def read_turns(path: Path) -> list[Turn]:
+    """Read the turns of an artifact, each row validated."""
+    return list(read_rows(path / TURNS, Turn))
+
+
+def read_transcript(path: Path, renderer: Renderer) -> Transcript:
+    """Read turns with tokens and render their prompts again.
+
+    Raises:
+        GtrTurboError: the turns carry no tokens (an expert played), or render to other ids than the policy was given.
+    """
+    if not (path / TOKENS).is_file():
+        raise GtrTurboError(
+            f"{path} has no tokens: an expert played it, not a policy.", "play with: gtrturbo rollout --checkpoint …"
+        )
+    turns, tokens = read_turns(path), load_turn_tokens(path / TOKENS)
+    if len(turns) != len(tokens.response_ids):
+        raise GtrTurboError(
+            f"{path} has {len(turns)} turns and tokens of {len(tokens.response_ids)}.", f"see: gtrturbo show {path} --check"
+        )
+    prompts = [render(renderer, path, turn.messages[:-1], turn.images) for turn in turns]
+    for row, (prompt, ids) in enumerate(zip(prompts, tokens.prompt_ids, strict=True)):
+        if not np.array_equal(prompt.ids, ids):
+            raise GtrTurboError(
+                f"turn {row} of {path} renders to other tokens than were played: tokenizer, processor or template differ.",
+                "use the checkpoint that played, or one trained from it.",
+            )
+    return Transcript(turns, tokens, prompts)
+
+
+def render(renderer: Renderer, path: Path, messages: Sequence[Message], images: Sequence[str]) -> Prompt:
+    """Render messages whose pictures lie in the artifact at `path`."""
+    return renderer.prompt(messages, [load_picture(path / image) for image in images])

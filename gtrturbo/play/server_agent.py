@@ -1,0 +1,150 @@
+"""Let a policy on an inference server play: requests at once up to a bound, what comes back checked against our own rendering."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gtrturbo.distributed.processes import group
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.checkpoint import load_architecture, quiet
+from gtrturbo.models.checkpoint_files import is_adapter
+from gtrturbo.models.policy import forbidden_ids
+from gtrturbo.models.processor import load_processor
+from gtrturbo.models.renderer import Renderer
+from gtrturbo.play.episodes import Spoken, State
+from gtrturbo.play.server import Answer, Server
+from gtrturbo.store.artifacts import artifact_id, seed_for
+from gtrturbo.store.records import Message, chat
+
+NAME_DIGITS = 12
+
+
+class RemotePolicy:
+    """A checkpoint as a server plays it: what only a server needs of it is loaded here, which is no weights.
+
+    Args:
+        server: where it is served; an adapter is loaded there under a name made of its artifact's id.
+        path: the checkpoint.
+        max_concurrency: requests at once.
+
+    Raises:
+        GtrTurboError: the server does not take the adapter.
+    """
+
+    def __init__(self, server: Server, path: Path, *, max_concurrency: int) -> None:
+        quiet()
+        config = load_architecture(path)
+        self.server = server
+        self.renderer = Renderer(load_processor(path, model_type=config.model_type, local_files_only=True))
+        self.forbidden = sorted(forbidden_ids(config))
+        self.image_id = getattr(config, "image_token_id", None)
+        self.max_concurrency = max_concurrency
+        self.name = server.model
+        if is_adapter(path):
+            self.name = f"gtrturbo-{artifact_id(path)[:NAME_DIGITS]}"
+            if group().world.first:
+                server.load_adapter(self.name, path)
+            group().barrier()
+            server.adapter = self.name
+
+    def reply(
+        self, messages: Sequence[Message], pictures: Sequence[np.ndarray], *, temperature: float, max_new_tokens: int, seed: int
+    ) -> Spoken:
+        """Ask for one reply.
+
+        Raises:
+            GtrTurboError: the server rendered the prompt to other tokens than we do, or does not end its replies as we do.
+        """
+        tokenizer = self.renderer.processor.tokenizer
+        answer = self.server.chat(
+            messages,
+            pictures,
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            forbidden=self.forbidden,
+            end_id=tokenizer.eos_token_id,
+        )
+        if answer.response_ids is None or answer.prompt_ids is None:
+            return Spoken(answer.text, policy=self.name)
+        ids = self._own_ids(messages, pictures, answer.prompt_ids)
+        self._check_end(answer, tokenizer.eos_token_id, max_new_tokens)
+        text, offsets = self.renderer.decode(answer.response_ids.tolist())
+        return Spoken(text, ids, answer.response_ids, offsets, answer.logprobs, policy=self.name)
+
+    def _own_ids(self, messages: Sequence[Message], pictures: Sequence[np.ndarray], given: np.ndarray) -> np.ndarray:
+        """Return our own rendering of the prompt, if the server's is the same but for how often a picture's token stands."""
+        own = self.renderer.prompt(messages, pictures).ids
+        if np.array_equal(own, given) or np.array_equal(_once(own, self.image_id), given):
+            return own
+        raise GtrTurboError(
+            f"{self.server.base_url} renders a prompt to {len(given)} tokens that differ from our {len(own)}: its tokenizer, "
+            "chat template or picture size is another.",
+            "serve the folder that the checkpoint was made from, with its own template.",
+        )
+
+    def _check_end(self, answer: Answer, end_id: int, longest: int) -> None:
+        assert answer.response_ids is not None
+        ends = np.flatnonzero(answer.response_ids == end_id)
+        whole = len(ends) == 1 and ends[0] == len(answer.response_ids) - 1
+        if not whole and (len(ends) or len(answer.response_ids) != longest):
+            raise GtrTurboError(
+                f"{self.server.base_url} returned {len(answer.response_ids)} tokens that do not end with the end of turn.",
+                f"let it stop at token {end_id} and return that token.",
+            )
+
+    def at_once(self, ask: Callable[[int], str], rows: Sequence[int]) -> list[str]:
+        """Ask about several rows, as many at once as the bound allows; return what is said of them in order."""
+        with ThreadPoolExecutor(self.max_concurrency) as threads:
+            return list(threads.map(ask, rows))
+
+    def machine(self) -> dict[str, Any]:
+        """Say where the policy is."""
+        return {"server": self.server.kind}
+
+
+def _once(ids: np.ndarray, repeated: int | None) -> np.ndarray:
+    """Leave one of each run of a token, as a server writes the place of a picture before it is laid out."""
+    same = np.concatenate([[False], (ids[1:] == ids[:-1]) & (ids[1:] == repeated)])
+    return ids[~same]
+
+
+class RemoteSpeaker:
+    """Answer states with the replies of a policy on a server, in the order in which they arrive.
+
+    A server cannot be given the numbers that choose each token, so a reply depends on a seed of its own, made of the run's
+    seed, the episode and the turn, and on what the server makes of it.
+    """
+
+    def __init__(self, policy: RemotePolicy, *, seed: int, temperature: float, max_new_tokens: int) -> None:
+        self.policy = policy
+        self.seed = seed
+        self.temperature = temperature
+        self.max_new_tokens = max_new_tokens
+        self._threads = ThreadPoolExecutor(policy.max_concurrency)
+        self._asked: dict[tuple[int, int], Future[Spoken]] = {}
+
+    def __call__(self, states: Sequence[State]) -> list[Spoken | None]:
+        """Answer those states whose replies are there, at least one; the others are asked for again and not sent twice."""
+        keys = [(state.episode, state.turn) for state in states]
+        for key, state in zip(keys, states, strict=True):
+            if key not in self._asked:
+                self._asked[key] = self._threads.submit(self._reply, state)
+        done, _ = wait(self._asked.values(), return_when=FIRST_COMPLETED)
+        try:
+            return [self._asked.pop(key).result() if self._asked[key] in done else None for key in keys]
+        except BaseException:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            raise
+
+    def _reply(self, state: State) -> Spoken:
+        return self.policy.reply(
+            chat(state.prompt),
+            [state.picture],
+            temperature=self.temperature,
+            max_new_tokens=self.max_new_tokens,
+            seed=seed_for(self.seed, "reply", state.episode, state.turn),
+        )

@@ -1,0 +1,48 @@
+"""What a run may throw away: weights of old teachers and states of old optimisers, once no later step reads them.
+
+The manifests stay, so ids stay valid and a run that is started again finds its finished stages finished.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from gtrturbo.config import MergeConfig, PpoStepConfig
+from gtrturbo.stages import OPTIMIZER, read_by
+from gtrturbo.store.artifacts import read_manifest
+
+WEIGHTS = ".safetensors"
+
+
+def schedule(configs: Sequence[Any], *, keep_teachers: int | None, keep_optimizers: int | None) -> dict[int, list[Any]]:
+    """Say after which step of a plan the files of which earlier ones may go.
+
+    Args:
+        configs: of all steps of the plan, in order.
+        keep_teachers, keep_optimizers: how many of the newest stay in any case; None keeps all.
+
+    Returns: by position in the plan, the configs of the steps whose `leftovers` go when that position is done.
+    """
+    last_read = {path: position for position, config in enumerate(configs) for path in read_by(config)}
+    # Of all stages only ppo-step goes on from an optimiser's state, and only from that of the checkpoint that it updates.
+    continued = {config.checkpoint: at for at, config in enumerate(configs) if isinstance(config, PpoStepConfig)}
+    due: dict[int, list[Any]] = {}
+    for kind, keep, readers in ((MergeConfig, keep_teachers, last_read), (PpoStepConfig, keep_optimizers, continued)):
+        for position, config in _superseded(configs, kind, keep):
+            due.setdefault(max(position, readers.get(config.out, 0)), []).append(config)
+    return due
+
+
+def _superseded(configs: Sequence[Any], kind: type, keep: int | None) -> Iterator[tuple[int, Any]]:
+    """Yield each step of a kind that has `keep` newer ones, with the position of the one that made it superfluous."""
+    if keep is None:
+        return
+    made = [position for position, config in enumerate(configs) if isinstance(config, kind)]
+    yield from ((newer, configs[older]) for older, newer in zip(made, made[keep:], strict=False))
+
+
+def leftovers(config: Any) -> list[str]:
+    """Name the files of a finished teacher or checkpoint that retention removes: all weights, or the optimiser's state."""
+    files = read_manifest(config.out).files
+    if isinstance(config, MergeConfig):
+        return [name for name in files if name.endswith(WEIGHTS)]
+    return [name for name in files if name.startswith(OPTIMIZER)]

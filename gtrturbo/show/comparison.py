@@ -1,0 +1,146 @@
+"""compare: print and write what runs say of their methods."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from gtrturbo.analysis.comparison import ALL_TASKS, TITLES, Comparison, Cost, Estimate, Gap, comparison, final
+from gtrturbo.analysis.history import read_history
+from gtrturbo.analysis.intervals import Interval, said
+from gtrturbo.config import CompareConfig
+from gtrturbo.console import visible
+from gtrturbo.show.text import stdout
+from gtrturbo.store.artifacts import save_json
+from gtrturbo.store.records import mean
+
+
+def compare(config: CompareConfig) -> None:
+    """Print the comparison; write it to --out."""
+    result = comparison([read_history(path) for path in config.runs], config.baseline)
+    if config.out:
+        write_comparison(config.out, result)
+    with stdout() as console:
+        for table in tables(result):
+            console.print(table)
+        for note in [*result.notes, *result.unresolved]:
+            console.print(Text(visible(note)))
+
+
+def write_comparison(folder: Path, result: Comparison) -> None:
+    """Write compare.json, everything, and compare.csv, a row per estimate."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = asdict(result)
+    content["estimates"] = [asdict(each) | {"resolved": each.resolved} for each in result.estimates]
+    save_json(folder / "compare.json", content)
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(CSV)
+    writer.writerows(map(_csv_row, result.estimates))
+    (folder / "compare.csv").write_text(lines.getvalue(), encoding="utf-8")
+
+
+CSV = (
+    "task", "method", "iteration", "metric", "seeds", "mean", "low", "high",
+    "paired_by", "pairs", "difference", "difference_low", "difference_high", "wins", "ties", "losses", "resolved",
+)  # fmt: skip
+
+
+def _csv_row(each: Estimate) -> list[Any]:
+    paired = each.difference or Interval(math.nan, None, None)
+    difference = [paired.mean, paired.low, paired.high, each.wins, each.ties, each.losses, each.resolved]
+    head = [
+        each.task,
+        each.method,
+        each.iteration,
+        each.metric,
+        len(each.seeds),
+        each.value.mean,
+        each.value.low,
+        each.value.high,
+    ]
+    return [*head, *([each.paired_by, each.pairs, *difference] if each.difference else [None] * 9)]
+
+
+def tables(result: Comparison) -> list[Table]:
+    """Lay out the last iteration of each task, the differences to the baseline, the teachers' gaps and the cost."""
+    found = [_table_of(result, task) for task in result.last]
+    if any(each.task == ALL_TASKS for each in result.estimates):
+        found.append(_table_over_tasks(result))
+    if any(each.difference for each in result.estimates):
+        found.append(_difference_table(result))
+    if result.gaps:
+        found.append(_gap_table(result.gaps))
+    return [*found, _cost_table(result.costs)]
+
+
+def _table_of(result: Comparison, task: str) -> Table:
+    """Lay out numbers by method, a column each; those that no run has recorded are left out."""
+    methods = list(dict.fromkeys(each.method for each in result.estimates if each.task == task))
+    title = f"{task}, iteration {result.last[task]}; chance {result.chance[task]:.3f}"
+    table = Table("", box=box.SIMPLE_HEAD, title=Text(visible(title)))
+    for method in methods:
+        table.add_column(Text(visible(method)), justify="right")
+    counts = {each.method: len(each.seeds) for each in result.estimates if each.task == task}
+    table.add_row("seeds", *(str(counts[method]) for method in methods))
+    for metric, name in TITLES.items():
+        found = [final(result, task, method, metric) for method in methods]
+        if any(found):
+            table.add_row(name, *(said(each.value) if each else "" for each in found))
+    return table
+
+
+def _table_over_tasks(result: Comparison) -> Table:
+    table = Table("method", "success, mean of tasks", box=box.SIMPLE_HEAD, title="all tasks")
+    for each in result.estimates:
+        if each.task == ALL_TASKS:
+            table.add_row(Text(visible(each.method)), said(each.value))
+    return table
+
+
+def _difference_table(result: Comparison) -> Table:
+    table = Table("task", "method", "", box=box.SIMPLE_HEAD, title=Text(visible(f"paired difference to {result.baseline}")))
+    for title in ("difference", "wins", "ties", "losses"):
+        table.add_column(title, justify="right")
+    table.add_column("by")
+    table.add_column("resolved")
+    for each in result.estimates:
+        at_end = each.iteration is None or each.iteration == result.last.get(each.task)
+        if each.difference and at_end:
+            counts = map(str, (each.wins, each.ties, each.losses))
+            resolved = "yes" if each.resolved else "no"
+            names = (Text(visible(each.task)), Text(visible(each.method)), TITLES[each.metric])
+            table.add_row(*names, said(each.difference, sign=True), *counts, each.paired_by, resolved)
+    return table
+
+
+def _gap_table(gaps: Sequence[Gap]) -> Table:
+    table = Table("task", "method", box=box.SIMPLE_HEAD, title="merged teacher − student, success on the same deals")
+    for title in ("iteration", "seed", "difference", "wins", "losses"):
+        table.add_column(title, justify="right")
+    for gap in gaps:
+        seed = "all" if gap.seed is None else str(gap.seed)
+        names = (Text(visible(gap.task)), Text(visible(gap.method)), str(gap.iteration), seed)
+        table.add_row(*names, said(gap.difference, sign=True), str(gap.wins), str(gap.losses))
+    return table
+
+
+def _cost_table(costs: Sequence[Cost]) -> Table:
+    table = Table(
+        "task", "method", box=box.SIMPLE_HEAD, title="seconds per run, mean over seeds, without warm start and evaluations"
+    )
+    for title in ("seconds", "teacher", "share"):
+        table.add_column(title, justify="right")
+    for task, method in dict.fromkeys((cost.task, cost.method) for cost in costs):
+        own = [cost for cost in costs if (cost.task, cost.method) == (task, method)]
+        seconds, teacher = mean(cost.seconds for cost in own), mean(cost.teacher_seconds for cost in own)
+        share = f"{teacher / seconds:.0%}" if seconds else ""
+        table.add_row(Text(visible(task)), Text(visible(method)), f"{seconds:.1f}", f"{teacher:.1f}", share)
+    return table

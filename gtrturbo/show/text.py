@@ -1,0 +1,67 @@
+"""How `show` writes to stdout: aligned names, four significant digits, and nothing from a file that steers the terminal."""
+
+import io
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from gtrturbo.console import visible
+from gtrturbo.store.artifacts import short
+
+NO_WRAP = 10_000
+
+Row = tuple[str, str | Text]
+
+
+@contextmanager
+def stdout() -> Iterator[Console]:
+    """Yield a console on stdout: colours and wrapping on a terminal; elsewhere plain lines, never wrapped or padded."""
+    console = Console(markup=False, highlight=False, emoji=False)
+    if console.is_terminal:
+        yield console
+        return
+    lines = io.StringIO()
+    try:
+        yield Console(file=lines, width=NO_WRAP, no_color=True, markup=False, highlight=False, emoji=False)
+    finally:
+        console.out("\n".join(line.rstrip() for line in lines.getvalue().split("\n")), highlight=False, end="")
+
+
+def has_colours(console: Console) -> bool:
+    """Tell whether colours reach the reader: on a terminal that has them, unless NO_COLOR is set."""
+    return console.color_system is not None and not console.no_color
+
+
+def section(console: Console, title: str, rows: Iterable[Row]) -> None:
+    """Print a title and, indented, names beside their values; nothing where there are no rows."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(f"  {visible(name)}", Text(visible(value)) if isinstance(value, str) else value)
+    if table.row_count:
+        console.print(Text(visible(title), "bold"))
+        console.print(table)
+
+
+def setting(value: Any) -> str:
+    """Write a knob as the command line takes it; lists with spaces."""
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def identity(value: Any) -> str:
+    """Abbreviate an id, or a list of ids, as error messages do."""
+    return " ".join(map(short, value)) if isinstance(value, list) else short(value)
+
+
+def link(path: Path) -> Text:
+    """Write a path that a terminal can open by a click."""
+    return Text(visible(str(path)), Style(link=path.resolve().as_uri()))

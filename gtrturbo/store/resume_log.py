@@ -1,0 +1,92 @@
+"""What a stage has finished so far, kept beside the artifact that it will become, so that a killed stage goes on from there.
+
+The journal of runs/a/turns is the hidden folder runs/a/.turns.journal. It names the work that it belongs to by the hash of its
+provenance: what other work left there is discarded. Each entry is one line of JSON, written at once; a line that a killed
+process did not finish is cut off. Several processes write a file each and read all of them.
+"""
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import BinaryIO, Generic, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from gtrturbo import __version__
+from gtrturbo.distributed.processes import group
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.store.artifacts import Provenance
+
+T = TypeVar("T")
+OWNER = "work"
+
+
+class Journal(Generic[T]):
+    """Entries of one kind, a dataclass, of the work that makes one artifact.
+
+    `folder` may hold other files that the entries speak of; `found` are the entries that were there when it was opened.
+    Opened by all processes of the group; what each appends goes to a file of its own.
+
+    Raises:
+        GtrTurboError: a whole line is no such entry.
+    """
+
+    def __init__(self, out: Path, provenance: Provenance, kind: type[T]) -> None:
+        self.folder = out.parent / f".{out.name}.journal"
+        self._adapter = TypeAdapter(kind)
+        self._own: BinaryIO | None = None
+        if group().world.first:
+            self._claim(_key(provenance))
+        group().barrier()
+        self.found = self.read()
+        group().barrier()  # Before anyone appends: all must find the same.
+
+    def _claim(self, key: str) -> None:
+        owner = self.folder / OWNER
+        if self.folder.exists() and not (owner.is_file() and owner.read_text(encoding="utf-8") == key):
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        owner.write_text(key, encoding="utf-8")
+
+    def append(self, entry: T) -> None:
+        """Add an entry; from now on it outlives this process."""
+        if self._own is None:
+            self._own = self._open_own()
+        self._own.write(self._adapter.dump_json(entry) + b"\n")
+        self._own.flush()
+
+    def _open_own(self) -> BinaryIO:
+        path = self.folder / f"{group().world.rank}.jsonl"
+        whole = _whole_lines(path.read_bytes()) if path.exists() else b""
+        file = path.open("ab")
+        file.truncate(len(whole))
+        return file
+
+    def read(self) -> list[T]:
+        """Read the entries of all processes, in no particular order."""
+        files = sorted(self.folder.glob("*.jsonl"))
+        return [self._entry(file, line) for file in files for line in _whole_lines(file.read_bytes()).splitlines()]
+
+    def _entry(self, file: Path, line: bytes) -> T:
+        try:
+            return self._adapter.validate_json(line, strict=False)
+        except ValidationError as error:
+            raise GtrTurboError(f"{file} is damaged: {error.errors()[0]['msg']}.", f"start anew: rm -r {self.folder}") from None
+
+    def remove(self) -> None:
+        """Remove the journal: the artifact is there."""
+        if self._own:
+            self._own.close()
+        if group().world.first:
+            shutil.rmtree(self.folder)
+
+
+def _key(provenance: Provenance) -> str:
+    content = json.dumps([__version__, asdict(provenance)], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _whole_lines(content: bytes) -> bytes:
+    return content[: content.rfind(b"\n") + 1]

@@ -1,0 +1,93 @@
+"""What supervised steps learn from: replies with the tokens that carry loss, from turns or demos artifacts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.policy import Policy
+from gtrturbo.models.renderer import Prompt, Renderer
+from gtrturbo.play.recording import read_turns, render
+from gtrturbo.store.artifacts import DEMOS, TOKENS, read_manifest
+from gtrturbo.store.records import Demo, read_rows
+from gtrturbo.store.tensors import load_turn_tokens
+
+
+@dataclass(frozen=True)
+class Example:
+    """One reply to learn: ids [R], end-of-turn token included, and the tokens that carry loss [R] bool."""
+
+    prompt: Prompt
+    response_ids: np.ndarray
+    learned: np.ndarray
+
+
+def read_examples(paths: Sequence[Path], renderer: Renderer) -> list[Example]:
+    """Read the replies of turns or demos artifacts; turns whose reply did not parse are left out.
+
+    Raises:
+        GtrTurboError: an artifact is of another kind.
+    """
+    return [example for path in paths for example in _read(path, renderer)]
+
+
+def _read(path: Path, renderer: Renderer) -> list[Example]:
+    kind = read_manifest(path).kind
+    if kind == "demos":
+        return [demo_example(demo, path, renderer) for demo in read_rows(path / DEMOS, Demo)]
+    if kind not in ("turns", "evaluation"):
+        raise GtrTurboError(f"{path} holds {kind}, not turns or demos.", "make some with: gtrturbo rollout --expert …")
+    turns = read_turns(path)
+    # Sampled ids are learned as they were sampled; only an expert's text is tokenised.
+    sampled = load_turn_tokens(path / TOKENS).response_ids if (path / TOKENS).is_file() else [None] * len(turns)
+    examples = []
+    for turn, ids in zip(turns, sampled, strict=True):
+        if turn.legal:
+            response = renderer.response_ids(turn.reply)[0] if ids is None else ids
+            prompt = render(renderer, path, turn.messages[:-1], turn.images)
+            examples.append(Example(prompt, np.asarray(response, np.int32), np.ones(len(response), bool)))
+    return examples
+
+
+def demo_example(demo: Demo, path: Path, renderer: Renderer) -> Example:
+    """Tokenise a demo; a token that overlaps an unlearned span carries no loss."""
+    ids, offsets = renderer.response_ids(demo.messages[-1]["content"][0]["text"])
+    learned = [not any(start < stop and end > first for first, stop in demo.unlearned) for start, end in offsets]
+    prompt = render(renderer, path, demo.messages[:-1], demo.images)
+    return Example(prompt, np.asarray(ids, np.int32), np.array(learned))
+
+
+def imitation_loss(policy: Policy, examples: Sequence[Example]) -> Tensor:
+    """Return the summed negative log-likelihood of the learned tokens in nats.
+
+    Source: GTR (arXiv 2503.08525), the SFT term on corrected thoughts.
+    """
+    prompts, responses = [e.prompt for e in examples], [e.response_ids for e in examples]
+    scored = policy.score(prompts, responses, temperature=1.0, values=False)
+    learned = torch.zeros_like(scored.mask)
+    for row, example in enumerate(examples):
+        learned[row, : len(example.learned)] = torch.from_numpy(example.learned).to(learned.device)
+    return -(scored.logprobs * learned).sum()
+
+
+class Shuffle:
+    """Draw indices without replacement, shuffled anew whenever all have been drawn."""
+
+    def __init__(self, count: int, *, seed: int) -> None:
+        self._count = count
+        self._random = np.random.default_rng(seed)
+        self._left: list[int] = []
+
+    def draw(self, size: int) -> list[int]:
+        """Return the next `size` indices; more than there are come from as many shuffles as it takes."""
+        drawn: list[int] = []
+        while len(drawn) < size:
+            if not self._left:
+                self._left = self._random.permutation(self._count).tolist()
+            take = size - len(drawn)
+            drawn, self._left = drawn + self._left[:take], self._left[take:]
+        return drawn

@@ -1,0 +1,135 @@
+"""AdamW over the model and its value head, with a state that lives in the checkpoint.
+
+Without it every ppo-step of a shell loop would start Adam and the learning-rate schedule anew.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from gtrturbo.distributed.collectives import sum_gradients
+from gtrturbo.distributed.processes import group
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.policy import Policy
+from gtrturbo.store.artifacts import SAFETENSORS_METADATA
+from gtrturbo.train.sharding import full, split_like
+
+OPTIMIZER = "optimizer.safetensors"
+UPDATES = "updates"
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+MASTER = "master"
+
+
+class Optimizer:
+    """AdamW with one learning rate for the model and one for the value head; counts the updates (ppo-steps) behind it.
+
+    Weights in bfloat16 are trained as float32 copies and rounded after each step: steps of 1e-5 are lost below half the spacing
+    of bfloat16, 2⁻⁹ of a weight's size.
+    """
+
+    def __init__(self, policy: Policy, *, learning_rate: float, value_learning_rate: float, weight_decay: float) -> None:
+        self._model = dict(policy.parameters())
+        head = policy.value_head.named_parameters() if policy.value_head else ()
+        self._head = {f"value_head.{name}": parameter for name, parameter in head}
+        self._trained = {name: _in_float32(parameter) for name, parameter in self.named.items()}
+        self._scale = group().world.size if any(isinstance(value, DTensor) for value in self.named.values()) else 1
+        self.updates = 0
+        groups = [
+            {"params": [self._trained[name] for name in self._model], "lr": learning_rate},
+            {"params": [self._trained[name] for name in self._head], "lr": value_learning_rate},
+        ]
+        self._adam = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            weight_decay=weight_decay,
+            fused=any(value.is_cuda for value in self.named.values()),
+        )
+
+    @property
+    def named(self) -> dict[str, nn.Parameter]:
+        return self._model | self._head
+
+    def set_learning_rate(self, model: float, head: float) -> None:
+        for settings, rate in zip(self._adam.param_groups, (model, head), strict=False):
+            settings["lr"] = rate
+
+    @property
+    def learning_rate(self) -> float:
+        return self._adam.param_groups[0]["lr"]
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of one process's share of the loss; their sum over processes is what `step` takes."""
+        # FSDP averages over processes what is to be summed.
+        (loss * self._scale if self._scale > 1 else loss).backward()
+
+    def step(self, *, max_grad_norm: float) -> float:
+        """Sum over processes, clip, step, forget the gradients; return the norm before clipping.
+
+        A norm that is not finite leaves all as it was.
+        """
+        if self._scale == 1:
+            sum_gradients(list(self.named.values()))
+        for name, parameter in self.named.items():
+            if self._trained[name] is not parameter:
+                self._trained[name].grad = None if parameter.grad is None else parameter.grad.float()
+        norm = float(full(nn.utils.clip_grad_norm_(list(self._trained.values()), max_grad_norm)))
+        if math.isfinite(norm):
+            self._adam.step()
+            self._round()
+        for parameter in (*self.named.values(), *self._trained.values()):
+            parameter.grad = None
+        return norm
+
+    @torch.no_grad()
+    def _round(self) -> None:
+        for name, parameter in self.named.items():
+            if self._trained[name] is not parameter:
+                parameter.copy_(self._trained[name])
+
+    def save(self, folder: Path) -> None:
+        """Write moments by parameter name, and the number of updates. A parameter that no loss reaches has none.
+
+        All processes take part where weights are split over them; the first writes.
+        """
+        state: dict[str, Tensor] = {UPDATES: torch.tensor(self.updates)}
+        for name, trained in self._trained.items():
+            values = dict(self._adam.state[trained])
+            if trained is not self.named[name]:
+                values[MASTER] = trained.detach()
+            for kind, value in values.items():
+                whole = full(value)
+                if group().world.first:
+                    state[f"{kind}.{name}"] = whole.cpu().contiguous()
+        if group().world.first:
+            save_file(state, folder / OPTIMIZER, SAFETENSORS_METADATA)
+
+    def load(self, folder: Path) -> None:
+        """Go on from a checkpoint's optimiser, if it has one.
+
+        Raises:
+            GtrTurboError: it belongs to other parameters.
+        """
+        file = folder / OPTIMIZER
+        if not file.is_file():
+            return
+        state = load_file(file)
+        self.updates = int(state.pop(UPDATES))
+        expected = {f"{kind}.{name}" for name in self.named for kind in (*MOMENTS, MASTER)}
+        if odd := sorted(state.keys() - expected):
+            raise GtrTurboError(f"{file} belongs to other parameters (first: {odd[0]}).", f"see: gtrturbo show {folder} --check")
+        for name, trained in self._trained.items():
+            if f"step.{name}" in state:
+                values = {kind: split_like(state[f"{kind}.{name}"], trained) for kind in MOMENTS[1:]}
+                self._adam.state[trained] = {"step": self._count(state[f"step.{name}"], trained), **values}
+            if trained is not self.named[name] and f"{MASTER}.{name}" in state:
+                trained.data.copy_(split_like(state[f"{MASTER}.{name}"], trained))
+
+    def _count(self, step: Tensor, trained: nn.Parameter) -> Tensor:
+        return step.to(trained.device) if self._adam.defaults["fused"] else step
+
+
+def _in_float32(parameter: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(parameter.detach().float()) if parameter.dtype == torch.bfloat16 else parameter

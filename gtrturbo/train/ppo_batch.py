@@ -1,0 +1,107 @@
+"""The turns that an update learns from: what it holds fixed of them, and their losses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gtrturbo.algorithms.importance import weighted_logprobs
+from gtrturbo.algorithms.ppo import PolicyLoss, clipped_policy_loss, clipped_value_loss
+from gtrturbo.algorithms.tokens import weighted_turn_logprobs
+from gtrturbo.models.policy import Policy
+from gtrturbo.play.recording import Transcript
+from gtrturbo.train.guidance import Guidance
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Where another engine sampled the turns: the trainer's old log-probs and the truncated weight of each token. [N, R]"""
+
+    old_logprobs: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class Samples:
+    """N turns on the device, with what the update holds fixed.
+
+    thought_mask, action_mask: [N, R] bool   old_logprobs: λ-weighted, per turn [N]   old_values: [N]
+    advantages: credited to the text, normalised [N]   returns: value targets [N]
+    mismatch: mean |trainer's − sampler's log-prob| over each turn's tokens, in nats [N]
+    tokens: per forward pass, the same for old and new log-probs
+    guidance: where the teacher's KL is a loss
+    """
+
+    thought_mask: Tensor
+    action_mask: Tensor
+    old_logprobs: Tensor
+    old_values: Tensor
+    advantages: Tensor
+    returns: Tensor
+    mismatch: Tensor
+    tokens: int
+    importance: Importance | None = None
+    guidance: Guidance | None = None
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Of B turns, one number each: PPO's surrogate, the value loss [B], and the KL where it is a loss [B]."""
+
+    surrogate: PolicyLoss
+    values: Tensor
+    kl: Tensor | None
+
+
+def losses(
+    policy: Policy,
+    transcript: Transcript,
+    samples: Samples,
+    rows: Sequence[int],
+    *,
+    temperature: float,
+    thought_coef: float,
+    clip_range: float,
+    value_clip_range: float,
+    detach_value: bool,
+) -> Losses:
+    """Run the policy on some turns once more, with gradients.
+
+    Args:
+        policy: what is trained.
+        transcript, samples: of all turns.
+        rows: the turns.
+        temperature: that they were sampled at.
+        thought_coef: λ, weight of thought tokens in a turn's log-prob.
+        clip_range, value_clip_range: of the ratio, and of the value in units of reward.
+        detach_value: keep the value's gradient out of the model.
+    """
+    part, guidance = list(rows), samples.guidance
+    scored = policy.score(
+        [transcript.prompts[row] for row in part],
+        [transcript.tokens.response_ids[row] for row in part],
+        temperature=temperature,
+        detach_value=detach_value,
+        read=guidance.reader(part) if guidance else None,
+    )
+    assert scored.values is not None
+    replies, device = scored.mask.shape[1], policy.device
+    logprobs = scored.logprobs
+    if other := samples.importance:
+        old, weights = (tensor[part, :replies].to(device) for tensor in (other.old_logprobs, other.weights))
+        logprobs = weighted_logprobs(logprobs, old, weights)
+    thought, action = (mask[part, :replies].to(device) for mask in (samples.thought_mask, samples.action_mask))
+    surrogate = clipped_policy_loss(
+        weighted_turn_logprobs(logprobs, thought, action, thought_coef=thought_coef),
+        samples.old_logprobs[part].to(device),
+        samples.advantages[part].to(device),
+        clip_range=clip_range,
+    )
+    value_loss = clipped_value_loss(
+        scored.values, samples.old_values[part].to(device), samples.returns[part].to(device), clip_range=value_clip_range
+    )
+    if guidance is None:
+        return Losses(surrogate, value_loss, None)
+    read = torch.zeros_like(scored.logprobs).masked_scatter(scored.mask, scored.read[0]) if scored.read else None
+    return Losses(surrogate, value_loss, guidance.part(part).kl(scored.logprobs, read))

@@ -1,0 +1,202 @@
+"""What a run keeps in memory between its stages: the same weights, untouched, and never a policy."""
+
+import gc
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+
+from gtrturbo.config import InitConfig
+from gtrturbo.models import checkpoint
+from gtrturbo.models import shared_base as residency
+from gtrturbo.models.checkpoint import load_model, load_policy
+from gtrturbo.models.shared_base import fingerprint
+from gtrturbo.stages import execute
+from gtrturbo.store.run_cache import keeping, kept, let_go
+
+
+@pytest.fixture
+def reads(monkeypatch) -> list[str]:
+    """Note which full weights are read."""
+    read: list[str] = []
+    load = checkpoint._load_full
+    monkeypatch.setattr(checkpoint, "_load_full", lambda model, **more: (read.append(Path(model).name), load(model, **more))[1])
+    return read
+
+
+def tree(model) -> list[tuple]:
+    """Describe every module and tensor of a model: kinds, settings, hooks, and bits."""
+    modules = [
+        (name, type(module), module.training, len(module._forward_hooks), len(module._forward_pre_hooks), sorted(vars(module)))
+        for name, module in model.named_modules()
+    ]
+    tensors = [
+        (name, t.dtype, t.requires_grad, t.grad is None) for name, t in [*model.named_parameters(), *model.named_buffers()]
+    ]
+    return [*modules, *tensors, model.config.to_dict(), model.generation_config.to_dict()]
+
+
+def bits(model) -> list[torch.Tensor]:
+    return [tensor.detach().clone() for tensor in [*model.parameters(), *model.buffers()]]
+
+
+def train_a_little(policy, transcript) -> None:
+    policy.model.enable_input_require_grads()
+    policy.model.gradient_checkpointing_enable()
+    optimizer = torch.optim.AdamW([p for _, p in policy.parameters()], lr=0.1)
+    policy.score(transcript.prompts[:2], transcript.tokens.response_ids[:2], temperature=1.0).logprobs.sum().backward()
+    optimizer.step()
+
+
+def test_the_base_is_read_once_in_a_run_and_each_time_outside_of_one(lora, lora_warm, reads):
+    for path in (lora, lora_warm):
+        load_policy(path, device="cpu")
+    assert reads == ["base", "base"]
+    with keeping():
+        for path in (lora, lora_warm, lora):
+            load_policy(path, device="cpu")
+    assert reads[2:] == ["base"]
+    load_policy(lora, device="cpu")
+    assert reads[3:] == ["base"]  # Nothing outlives the run.
+
+
+def test_a_kept_base_is_bit_by_bit_and_module_by_module_a_fresh_one_after_many_stages(lora, lora_warm, transcript):
+    fresh = checkpoint._load_full(str(lora / "base"), dtype="auto").requires_grad_(False).eval()
+    with keeping():
+        for path in (lora, lora_warm, lora):
+            policy = load_policy(path, device="cpu", trainable=True)
+            train_a_little(policy, transcript)
+            policy.generate(transcript.prompts[:2], None, temperature=1.0, max_new_tokens=2)
+            del policy
+        where = {"revision": "main", "dtype": "auto", "device": "cpu"}
+        found = residency.shared_base(str(lora / "base"), **where, load=lambda: pytest.fail("the base is not kept"))
+    assert tree(found) == tree(fresh)
+    assert all(torch.equal(one, other) for one, other in zip(bits(found), bits(fresh), strict=True))
+
+
+def test_a_policy_on_a_kept_base_is_the_policy_on_a_fresh_one(lora, lora_warm, transcript):
+    def scores(path: Path) -> torch.Tensor:
+        policy = load_policy(path, device="cpu")
+        with torch.no_grad():
+            return policy.score(transcript.prompts[:2], transcript.tokens.response_ids[:2], temperature=1.0).logprobs
+
+    expected = [scores(path) for path in (lora, lora_warm)]
+    with keeping():
+        found = [scores(path) for path in (lora, lora_warm, lora, lora_warm)]
+    assert all(torch.equal(one, other) for one, other in zip(found, expected * 2, strict=True))
+    assert not torch.equal(*expected)
+
+
+def test_policies_on_one_base_share_its_tensors_and_nothing_else(lora):
+    with keeping():
+        one, other = (load_policy(lora, device="cpu", trainable=True).model for _ in range(2))
+    weights = {name: (p, dict(other.named_parameters())[name]) for name, p in one.named_parameters()}
+    assert {name for name, (mine, theirs) in weights.items() if mine is theirs} == {n for n in weights if "lora_" not in n}
+    assert not {id(module) for module in one.modules()} & {id(module) for module in other.modules()}
+
+
+def test_another_base_takes_the_place_of_the_kept_one(tmp_path, lora, reads):
+    other = execute(InitConfig(out=tmp_path / "other", lora_rank=4, seed=9)).out
+    with keeping():
+        mine = load_policy(lora, device="cpu").model.get_base_model().lm_head.weight
+        theirs = load_policy(other, device="cpu").model.get_base_model().lm_head.weight
+        assert not torch.equal(mine, theirs)
+        load_policy(lora, device="cpu", dtype="bfloat16")
+        load_policy(lora, device="cpu")
+    assert reads == ["base"] * 4
+
+
+def test_a_base_that_was_written_again_is_read_again(tmp_path, reads):
+    path = execute(InitConfig(out=tmp_path / "a", lora_rank=4)).out
+    with keeping():
+        before = load_policy(path, device="cpu").model.get_base_model().lm_head.weight
+        execute(InitConfig(out=tmp_path / "a", lora_rank=4, seed=1, overwrite=True))
+        after = load_policy(path, device="cpu").model.get_base_model().lm_head.weight
+    assert not torch.equal(before, after)
+    assert reads == ["base", "base"]
+
+
+def test_a_fingerprint_changes_with_any_file_of_the_same_size(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_text("one")
+    before = fingerprint(str(tmp_path), "main")
+    assert fingerprint(str(tmp_path), "main") == before
+    (tmp_path / "new").write_text("two")
+    (tmp_path / "new").replace(tmp_path / "model.safetensors")
+    assert fingerprint(str(tmp_path), "main") != before
+    assert fingerprint("org/model", "main") != fingerprint("org/model", "v2")
+
+
+@pytest.mark.parametrize(("free", "times"), [(100, 1), (49, 2)])
+def test_the_base_goes_where_a_second_model_would_leave_less_than_half_of_the_memory(lora, warm, reads, monkeypatch, free, times):
+    size = (warm / "model.safetensors").stat().st_size
+    monkeypatch.setattr(residency, "memory", lambda device: (size + free, 100))
+    with keeping():
+        load_policy(lora, device="cpu")
+        load_policy(warm, device="cpu")
+        load_policy(lora, device="cpu")
+    assert (reads.count("base"), reads.count(warm.name)) == (times, 1)
+
+
+def test_memory_of_the_host_is_what_another_library_says():
+    psutil = pytest.importorskip("psutil")
+    free, total = residency.memory("cpu")
+    assert total == psutil.virtual_memory().total
+    assert free == pytest.approx(psutil.virtual_memory().available, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["warm", "lora_warm"])
+def test_a_policy_is_gone_when_its_stage_is(request, kind, transcript):
+    path = request.getfixturevalue(kind)
+    gc.collect()
+    gc.disable()  # Nothing may wait for the collector: the next stage wants the memory now.
+    try:
+        with keeping():
+            policy = load_policy(path, device="cpu", trainable=True)
+            train_a_little(policy, transcript)
+            policy.generate(transcript.prompts[:2], None, temperature=1.0, max_new_tokens=2)
+            gone = [weakref.ref(policy.model), weakref.ref(policy.parameters()[0][1])]
+            del policy
+            assert [reference() for reference in gone] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_renderers_are_shared_between_checkpoints_with_the_same_files(tmp_path, lora, warm):
+    with keeping():
+        assert load_policy(lora, device="cpu").renderer is load_policy(warm, device="cpu").renderer
+        copy = tmp_path / "copy"
+        copy.mkdir()
+        for file in warm.iterdir():
+            (copy / file.name).write_bytes(file.read_bytes())
+        (copy / "chat_template.jinja").write_text("{{ messages[0]['content'][-1]['text'] }}")
+        assert load_policy(copy, device="cpu").renderer is not load_policy(warm, device="cpu").renderer
+
+
+def test_a_merge_works_on_weights_of_its_own(lora):
+    with keeping():
+        kept_weight = load_policy(lora, device="cpu").model.get_base_model().lm_head.weight
+        before = kept_weight.clone()
+        load_model(lora / "base").lm_head.weight.data.add_(1)
+    assert torch.equal(kept_weight, before)
+
+
+def test_one_thing_is_kept_per_name_and_the_old_one_goes_first():
+    alive: list[weakref.ref] = []
+
+    class Thing:
+        def __init__(self) -> None:
+            assert [reference() for reference in alive if reference()] == []
+            alive.append(weakref.ref(self))
+
+    assert isinstance(kept("name", 1, Thing), Thing)
+    assert isinstance(kept("name", 1, Thing), Thing)  # Outside of a run the first is gone by now.
+    with keeping():
+        first = weakref.ref(kept("name", 1, Thing))
+        assert kept("name", 1, Thing) is first()
+        assert kept("name", 2, Thing) is not None and first() is None
+        let_go("name")
+        assert not any(reference() for reference in alive)
+        kept("name", 3, Thing)
+    assert not any(reference() for reference in alive)

@@ -1,0 +1,197 @@
+"""Playing: an episode depends on its seed and index alone, and every turn says what happened."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from gtrturbo.play.episodes import Spoken, play_episodes
+from gtrturbo.play.policy_agent import PolicySpeaker, uniforms
+from gtrturbo.tasks.task import load_task
+
+TASK = load_task("numberline", ["image=tiny"])
+NONSENSE = "I would rather not say."
+
+
+def play(speak, *, seed=3, episodes=range(4), num_envs=2, illegal="random", task=TASK):
+    played = play_episodes(speak, task, seed=seed, episodes=episodes, num_envs=num_envs, illegal=illegal)
+    return {turns[0].turn.episode: turns for turns in played}
+
+
+def refuse(states):
+    return [Spoken(NONSENSE) for _ in states]
+
+
+def know(states):
+    return [Spoken(TASK.expert(state.info)) for state in states]
+
+
+def reply(action: str, state) -> str:
+    """A legal reply that always takes one action."""
+    text = TASK.expert(state.info)
+    return text[: text.rindex(":")] + f': "{action}"}}'
+
+
+def without_tokens(episodes):
+    return {index: [played.turn for played in turns] for index, turns in episodes.items()}
+
+
+@pytest.fixture(scope="module")
+def policy(warm):
+    from gtrturbo.models.checkpoint import load_policy
+
+    return load_policy(warm, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def eight(policy):
+    """Eight episodes of the warm policy, played side by side."""
+    return play(PolicySpeaker(policy, seed=3, temperature=1.0, max_new_tokens=48), episodes=range(8), num_envs=8)
+
+
+def same_episodes(left, right) -> None:
+    assert without_tokens(left) == without_tokens(right)
+    for index in left:
+        for a, b in zip(left[index], right[index], strict=True):
+            assert a.spoken.response_ids.tolist() == b.spoken.response_ids.tolist()
+            assert a.spoken.prompt_ids.tolist() == b.spoken.prompt_ids.tolist()
+            assert a.spoken.logprobs == pytest.approx(b.spoken.logprobs, abs=1e-5)
+            assert np.array_equal(a.state.picture, b.state.picture)
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_episodes_do_not_depend_on_how_many_are_played_side_by_side(policy, eight, num_envs):
+    speak = PolicySpeaker(policy, seed=3, temperature=1.0, max_new_tokens=48)
+    few = {index: eight[index] for index in range(4)}
+    same_episodes(play(speak, episodes=range(4), num_envs=num_envs), few)
+
+
+def test_two_halves_played_apart_equal_the_whole(policy, eight):
+    speak = PolicySpeaker(policy, seed=3, temperature=1.0, max_new_tokens=48)
+    halves = play(speak, episodes=range(0, 3), num_envs=3) | play(speak, episodes=range(3, 8), num_envs=2)
+    same_episodes(halves, eight)
+
+
+def test_each_turn_has_numbers_of_its_own(policy):
+    from gtrturbo.play.episodes import State
+
+    picture, info = TASK.make().reset(seed=0)
+    states = [State(episode, turn, TASK.prompt(info), picture, info) for episode, turn in ((0, 0), (0, 1), (1, 0))]
+    spoken = PolicySpeaker(policy, seed=3, temperature=2.0, max_new_tokens=20)(states)
+    assert len({tuple(each.response_ids.tolist()) for each in spoken}) == 3
+
+
+def test_another_seed_plays_other_episodes(policy, eight):
+    other = play(PolicySpeaker(policy, seed=4, temperature=1.0, max_new_tokens=48), seed=4, episodes=range(2))
+    assert without_tokens(other) != {index: without_tokens(eight)[index] for index in range(2)}
+
+
+def test_every_asked_episode_is_played_once_and_to_its_end():
+    played = [turns for turns in play_episodes(know, TASK, seed=0, episodes=range(5, 12), num_envs=3, illegal="random")]
+    assert sorted(turns[0].turn.episode for turns in played) == list(range(5, 12))
+    for turns in played:
+        assert [each.turn.turn for each in turns] == list(range(len(turns)))
+        assert [each.turn.last for each in turns] == [False] * (len(turns) - 1) + [True]
+
+
+def test_more_environments_than_episodes_play_each_once():
+    assert sorted(play(know, episodes=range(3), num_envs=32)) == [0, 1, 2]
+
+
+def test_the_numbers_of_one_reply_do_not_depend_on_the_others():
+    together, alone = uniforms([5, 6, 7], 9), uniforms([6], 9)
+    assert together.shape == (3, 9) and np.array_equal(together[1], alone[0])
+    assert not np.array_equal(together[0], together[1])
+    assert ((together >= 0) & (together < 1)).all()
+
+
+def test_a_random_stand_in_is_recorded_as_executed_and_not_as_chosen():
+    for turns in play(refuse).values():
+        for played in turns:
+            turn = played.turn
+            assert (turn.action, turn.legal, turn.reads_truly, played.reply) == (None, False, None, None)
+            assert turn.executed in TASK.actions
+
+
+def executed(episodes) -> list[list[str]]:
+    return [[played.turn.executed for played in episodes[index]] for index in sorted(episodes)]
+
+
+def test_random_stand_ins_take_every_action_and_do_not_depend_on_what_is_played_beside():
+    first = executed(play(refuse))
+    assert {action for actions in first for action in actions} == set(TASK.actions)
+    assert executed(play(refuse, num_envs=4)) == first
+
+
+def test_random_stand_ins_follow_from_the_seed_and_from_the_episode():
+    runs = [executed(play(refuse, seed=seed, episodes=range(8))) for seed in (3, 9)]
+
+    def agree(left: list[str], right: list[str]) -> bool:
+        return all(a == b for a, b in zip(left, right, strict=False))  # As far as the shorter one goes.
+
+    assert not all(agree(one, other) for one, other in zip(*runs, strict=True))
+    assert not all(agree(one, other) for one, other in itertools.pairwise(runs[0]))
+
+
+def test_doing_nothing_leaves_the_state_until_the_longest_episode_is_over():
+    for turns in play(refuse, illegal="noop").values():
+        assert len(turns) == TASK.max_turns == 10
+        for played in turns:
+            assert (played.turn.executed, played.turn.action, played.turn.reward) == (None, None, 0.0)
+            assert played.turn.info == turns[0].turn.info
+            assert np.array_equal(played.state.picture, turns[0].state.picture)
+        assert [played.turn.truncated for played in turns] == [False] * 9 + [True]
+        assert not any(played.turn.terminated for played in turns)
+
+
+def test_an_illegal_reply_may_end_the_episode():
+    for turns in play(refuse, illegal="end").values():
+        assert len(turns) == 1
+        turn = turns[0].turn
+        assert (turn.terminated, turn.truncated, turn.executed, turn.reward, turn.won) == (True, False, None, 0.0, False)
+
+
+def test_legal_replies_are_executed_as_they_say_whatever_illegal_ones_do():
+    played = [without_tokens(play(know, illegal=illegal)) for illegal in ("random", "noop", "end")]
+    assert played[0] == played[1] == played[2]
+    for turns in played[0].values():
+        assert all(turn.legal and turn.executed == turn.action and turn.reads_truly for turn in turns)
+        assert turns[-1].won and turns[-1].terminated and turns[-1].reward == 1.0
+
+
+def test_what_follows_is_kept_where_an_episode_was_cut_and_only_there():
+    # Always down: episodes whose target is above the start never end by themselves.
+    episodes = play(lambda states: [Spoken(reply("-", state)) for state in states], episodes=range(20), num_envs=5)
+    turns = [played for episode in episodes.values() for played in episode]
+    assert any(played.turn.truncated for played in turns) and any(played.turn.terminated for played in turns)
+    for played in turns:
+        assert (played.after is not None) == played.turn.truncated
+        if played.after:
+            assert played.after.turn == played.turn.turn + 1 and played.after.episode == played.turn.episode
+
+
+def test_a_turn_is_never_both_at_its_end_by_rule_and_cut():
+    # A line of one step: horizon 1, and the expert wins on the last turn that there is.
+    task = load_task("numberline", ["image=tiny", "line=2", "horizon=1"])
+    episodes = play(lambda states: [Spoken(task.expert(state.info)) for state in states], task=task, episodes=range(10))
+    turns = [played.turn for episode in episodes.values() for played in episode]
+    assert any(turn.won for turn in turns)
+    assert [turn for turn in turns if turn.terminated and turn.truncated] == []
+
+
+def test_what_is_recorded_of_a_turn_is_the_state_before_its_action():
+    for turns in play(lambda states: [Spoken(reply("+", state)) for state in states]).values():
+        for before, after in itertools.pairwise(turns):
+            moved = min(before.turn.info["Current"] + 1, 5)
+            assert after.turn.info["Current"] == moved
+            distance = [abs(turn.info["Target"] - turn.info["Current"]) for turn in (before.turn, after.turn)]
+            assert before.turn.reward == (-1.0 if distance[1] >= distance[0] else 0.0)
+
+
+def test_the_reward_is_the_sum_of_its_terms_and_the_seed_repeats_the_deal():
+    for turns in play(know).values():
+        for played in turns:
+            assert played.turn.reward == sum(played.turn.reward_terms.values())
+        env = TASK.make()
+        picture, info = env.reset(seed=turns[0].turn.seed)
+        assert info == turns[0].turn.info and np.array_equal(picture, turns[0].state.picture)

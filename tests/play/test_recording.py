@@ -1,0 +1,154 @@
+"""Turns on disk: what was sampled is what is trained on, and other trainers can read it."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.renderer import load_picture
+from gtrturbo.play.episodes import Spoken, play_episodes
+from gtrturbo.play.recording import read_transcript, read_turns, write_turns
+from gtrturbo.store.records import chat
+from gtrturbo.store.tensors import load_turn_tokens
+from gtrturbo.tasks.task import load_task
+
+TASK = load_task("numberline", ["image=tiny"])
+
+
+def test_turns_come_back_in_the_order_of_episode_and_turn(turns):
+    keys = [(turn.episode, turn.turn) for turn in read_turns(turns)]
+    assert keys == sorted(keys) and len(set(keys)) == len(keys)
+
+
+def test_prompts_are_rendered_again_to_the_ids_that_the_policy_was_given(transcript):
+    for prompt, ids in zip(transcript.prompts, transcript.tokens.prompt_ids, strict=True):
+        assert prompt.ids.tolist() == ids.tolist()
+
+
+def test_tokens_decode_to_the_reply_that_was_recorded(transcript, policy):
+    for turn, ids in zip(transcript.turns, transcript.tokens.response_ids, strict=True):
+        assert policy.processor.tokenizer.decode(ids, skip_special_tokens=True) == turn.reply
+
+
+def test_every_reply_token_is_thought_or_action_and_never_both(transcript):
+    tokens = transcript.tokens
+    for thought, action, ids, logprobs in zip(
+        tokens.thought_mask, tokens.action_mask, tokens.response_ids, tokens.sample_logprobs, strict=True
+    ):
+        assert len(thought) == len(action) == len(ids) == len(logprobs)
+        assert (thought ^ action).all()
+
+
+def test_thought_tokens_end_before_the_action_key_and_illegal_replies_are_all_thought(transcript, policy):
+    legal = 0
+    for turn, ids, thought in zip(transcript.turns, transcript.tokens.response_ids, transcript.tokens.thought_mask, strict=True):
+        before = policy.processor.tokenizer.decode(ids[thought], skip_special_tokens=True)
+        if not turn.legal:
+            assert before == turn.reply
+            continue
+        legal += 1
+        key = turn.reply.index('"action"')
+        assert turn.reply.startswith(before) and "thoughts" in before
+        # At most one token may straddle the boundary, and it counts as action.
+        assert len(before) <= key and turn.reply[len(before) : key].strip() == ""
+    assert legal > 5
+
+
+def test_turns_are_chat_messages_with_one_picture_per_image_part(turns):
+    for line in (turns / "turns.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
+        parts = [part for message in row["messages"] for part in message["content"]]
+        assert sum(part["type"] == "image" for part in parts) == len(row["images"]) == 1
+        assert (turns / row["images"][0]).is_file()
+
+
+def test_the_picture_of_a_turn_is_the_one_that_its_state_shows(turns):
+    for turn in read_turns(turns)[:20]:
+        shown, _ = TASK.make().unwrapped.reset(options={"start": turn.info["Current"], "goal": turn.info["Target"]})
+        assert np.array_equal(load_picture(turns / turn.images[0]), shown)
+
+
+def test_pictures_are_stored_once_each(turns):
+    named = {image for turn in read_turns(turns) for image in (*turn.images, *(turn.successor.images if turn.successor else ()))}
+    assert {f"images/{path.name}" for path in (turns / "images").iterdir()} == named
+    assert len(named) < len(read_turns(turns))
+
+
+def test_what_follows_a_cut_turn_has_its_prompt_and_picture_on_disk(turns):
+    cut = [turn for turn in read_turns(turns) if turn.truncated]
+    assert cut
+    for turn in cut:
+        assert turn.successor.messages == chat(TASK.prompt(turn.info))
+        assert (turns / turn.successor.images[0]).is_file()
+    assert all(turn.successor is None for turn in read_turns(turns) if not turn.truncated)
+
+
+def split_into_characters(renderer, text: str):
+    """Tokenise one character at a time, as no tokenizer would."""
+    ids = [token for character in text for token in renderer.processor.tokenizer(character)["input_ids"]]
+    return np.array([*ids, renderer.processor.tokenizer.eos_token_id], np.int32)
+
+
+def test_sampled_ids_are_kept_even_where_the_tokenizer_would_choose_others(tmp_path, policy):
+    renderer = policy.renderer
+
+    def speak(states):
+        spoken = []
+        for state in states:
+            ids = split_into_characters(renderer, TASK.expert(state.info))
+            text, offsets = renderer.decode(ids.tolist())
+            prompt = renderer.prompt(chat(state.prompt), [state.picture])
+            spoken.append(Spoken(text, prompt.ids, ids, offsets, np.full(len(ids), -1.0, np.float32)))
+        return spoken
+
+    episodes = play_episodes(speak, TASK, seed=0, episodes=range(2), num_envs=2, illegal="random")
+    written = write_turns(tmp_path, episodes)
+    back = read_transcript(tmp_path, renderer)
+    for turn, ids in zip(written, back.tokens.response_ids, strict=True):
+        assert turn.legal
+        assert ids.tolist() == split_into_characters(renderer, turn.reply).tolist()
+        assert len(ids) > len(renderer.response_ids(turn.reply)[0])
+
+
+def test_an_experts_turns_have_no_tokens_to_train_on(expert, policy):
+    with pytest.raises(GtrTurboError, match=r"has no tokens: an expert played it.*\nplay with: gtrturbo rollout --checkpoint"):
+        read_transcript(expert, policy.renderer)
+
+
+def test_turns_that_render_to_other_tokens_are_refused(tmp_path, turns, policy):
+    shutil.copytree(turns, tmp_path / "turns")
+    text = (tmp_path / "turns" / "turns.jsonl").read_text()
+    (tmp_path / "turns" / "turns.jsonl").write_text(text.replace("The image shows", "The picture shows"))
+    with pytest.raises(GtrTurboError, match=r"turn 0 of .* renders to other tokens"):
+        read_transcript(tmp_path / "turns", policy.renderer)
+
+
+def test_turns_and_tokens_of_different_numbers_are_refused(tmp_path, turns, policy):
+    shutil.copytree(turns, tmp_path / "turns")
+    lines = (turns / "turns.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "turns" / "turns.jsonl").write_text("".join(lines[:-1]))
+    with pytest.raises(GtrTurboError, match=rf"has {len(lines) - 1} turns and tokens of {len(lines)}"):
+        read_transcript(tmp_path / "turns", policy.renderer)
+
+
+def test_sample_log_probs_are_at_most_zero_and_finite(turns):
+    for row in load_turn_tokens(turns / "tokens.safetensors").sample_logprobs:
+        assert np.isfinite(row).all() and (row <= 0).all()
+
+
+def test_a_reply_without_tokens_is_refused_beside_one_with_tokens(tmp_path, transcript):
+    from gtrturbo.play.episodes import Played, State
+
+    state = State(episode=0, turn=0, prompt="?", picture=np.zeros((28, 28, 3), np.uint8), info={})
+    ids = np.array([1], np.int32)
+    sampled = Spoken("a", ids, ids, [(0, 1)], np.array([-1.0], np.float32))
+    rows = [
+        Played(state, spoken, None, replace(transcript.turns[0], episode=index), None)
+        for index, spoken in enumerate((sampled, Spoken("b")))
+    ]
+    with pytest.raises(ValueError, match="has no tokens"):
+        write_turns(tmp_path, [[row] for row in rows])

@@ -1,0 +1,153 @@
+"""What `run --dry-run` says a run will take: every stage, the disk it fills, and what retention saves."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gtrturbo.cli import app
+from gtrturbo.config import RunConfig
+from gtrturbo.models.memory import Memory, Shape
+from gtrturbo.runs.estimate import Play, disk_of, notes, sample, shape_of, stage_peaks
+from gtrturbo.runs.loop import plan
+from gtrturbo.tasks.task import load_task
+
+LARGE = "Qwen/Qwen2.5-VL-7B-Instruct"
+GB = 10**9
+
+
+@pytest.fixture(scope="module")
+def play() -> Play:
+    return sample(load_task("points24"))
+
+
+def config(**settings) -> RunConfig:
+    return RunConfig(**({"out": Path("r"), "model": LARGE, "task": "points24", "lora_rank": 128, "device": "cpu"} | settings))
+
+
+@pytest.fixture(scope="module")
+def large() -> Shape:
+    shape = shape_of(config(), [step.config for step in plan(config())])
+    assert shape is not None
+    return shape
+
+
+PAPER = ("rollout.num-envs=64", "ppo-step.gradient-checkpointing=true", "sft.gradient-checkpointing=true")
+
+
+def peaks(large: Shape, play: Play, **settings) -> dict[str, Memory]:
+    chosen = config(**({"set": PAPER} | settings))
+    return stage_peaks(chosen, plan(chosen), large, play)
+
+
+def test_every_stage_of_a_7b_run_fits_into_80_gb(large, play):
+    found = peaks(large, play)
+    assert set(found) == {"init", "sft", "eval", "merge", "rollout", "distill", "ppo-step"}
+    assert {name: peak.peak for name, peak in found.items() if peak.peak >= 80 * GB} == {}
+    # Base and adapter: 8.29e9 weights of 2 bytes and 4.15e8 of 4.
+    assert found["rollout"].weights == 2 * 8_292_166_656 + 4 * 414_597_120
+    # 64 rows of 28 layers, 4 heads of 128 numbers of 2 bytes, keys and values, for every token; and one layer more as it grows.
+    tokens = 64 * (play.text + 121 + 256)
+    assert found["rollout"].cache == tokens * 29 * 2 * 4 * 128 * 2
+    assert found["merge"].peak < GB
+
+
+def test_a_merged_teacher_stands_beside_the_kept_base_unless_stages_are_isolated(large, play):
+    assert peaks(large, play)["distill"].weights == 2 * 2 * 8_292_166_656
+    assert peaks(large, play, isolate=True)["distill"].weights == 2 * 8_292_166_656
+
+
+def test_the_first_checkpoint_as_teacher_is_an_adapter_on_the_students_base(large, play):
+    weights = 2 * 8_292_166_656 + 4 * 414_597_120
+    for isolate in (False, True):
+        assert peaks(large, play, method="static-kl", isolate=isolate)["distill"].weights == weights
+
+
+def test_a_merge_interval_leaves_fewer_teachers(large, play):
+    chosen = config(iterations=20, merge_every=5)
+    teachers = disk_of(chosen, plan(chosen), large, play).parts["teachers"]
+    # 0000 is the adapter itself; 0005, 0010 and 0015 have full weights.
+    assert teachers == 3 * 2 * 8_292_166_656 + 4 * 414_597_120
+
+
+def test_more_environments_take_more_and_checkpointing_takes_less(large, play):
+    many, few = peaks(large, play), peaks(large, play, set=("rollout.num-envs=1",))
+    assert many["rollout"].cache == 64 * few["rollout"].cache
+    assert few["ppo-step"].activations > 5 * many["ppo-step"].activations
+    assert few["ppo-step"].peak > many["ppo-step"].peak
+
+
+def test_disk_of_a_7b_run_is_its_teachers_and_retention_takes_them_away(large, play):
+    def disk(**settings):
+        chosen = config(iterations=20, **settings)
+        return disk_of(chosen, plan(chosen), large, play)
+
+    everything, frugal = disk(), disk(keep_teachers=1, keep_optimizers=1)
+    weights, adapter = 2 * 8_292_166_656, 4 * 414_597_120
+    # Teacher 0 is the adapter itself, the other 19 have full weights.
+    assert everything.parts["teachers"] == 19 * weights + adapter
+    assert frugal.parts["teachers"] == weights
+    assert frugal.parts["optimizers"] * 20 == everything.parts["optimizers"]
+    assert frugal.parts["checkpoints"] == everything.parts["checkpoints"]
+    assert everything.most == everything.end > 300 * GB
+    # While one is made the one before is still there.
+    assert frugal.end < frugal.most <= frugal.end + weights
+
+
+def test_a_longer_run_takes_no_more_disk_for_teachers(large, play):
+    def most(iterations: int) -> int:
+        chosen = config(iterations=iterations, keep_teachers=1, keep_optimizers=1)
+        found = disk_of(chosen, plan(chosen), large, play)
+        return found.most - found.parts["checkpoints"] - found.parts["turns"] - found.parts["guidance"]
+
+    assert most(40) == pytest.approx(most(10), rel=0.01)
+
+
+def test_a_task_is_looked_at_not_guessed():
+    tiny = sample(load_task("numberline", ["image=tiny", "horizon=5"]))
+    assert 1 < tiny.turns <= 5
+    assert tiny.picture == load_task("numberline", ["image=tiny"]).make().reset(seed=0)[0].shape[:2]
+    assert sample(load_task("numberline", ["image=tiny", "horizon=9"])).turns > tiny.turns
+
+
+def test_no_tokenizer_makes_more_tokens_of_a_prompt_than_are_counted():
+    from gtrturbo.models.tiny import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    for name in ("numberline", "blackjack", "ezpoints", "points24"):
+        task = load_task(name, ["image=tiny"])
+        _, info = task.make().reset(seed=3)
+        found = sample(task)
+        assert len(tokenizer(task.prompt(info))["input_ids"]) <= found.text
+        assert len(tokenizer(task.expert(info))["input_ids"]) <= found.reply * 1.5
+
+
+def test_dry_run_prints_estimates_as_comments_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["run", "--out", "r", "--iterations", "2", "--dry-run", "--keep-teachers", "1"])
+    assert (result.exit_code, result.stderr, list(tmp_path.iterdir())) == (0, "", [])
+    first, *rest = result.stdout.splitlines()
+    told = [line for line in rest if line.startswith("# ")]
+    assert first == "#!/usr/bin/env bash"
+    assert rest[: len(told)] == told
+    assert [line for line in told if line.startswith("# ppo-step") and "MB" in line]
+    assert "only `gtrturbo run` does" in told[-1] and "--keep-teachers 1" in told[-1]
+
+
+def test_a_model_that_is_not_here_is_said_to_be_unknown():
+    assert notes(config(model="no-such/model")) == [
+        "Memory and disk are not known: the config of no-such/model is not on this machine."
+    ]
+
+
+def test_a_run_from_a_checkpoint_is_estimated_by_what_lies_there(lora, warm):
+    adapter = shape_of(config(model="tiny", start=lora), [])
+    assert adapter is not None and (adapter.rank, adapter.adapters) == (4, sum_of_factors(lora))
+    full = shape_of(config(model="tiny", start=warm), [])
+    assert full is not None and (full.rank, full.parameters) == (0, adapter.parameters)
+
+
+def sum_of_factors(folder: Path) -> int:
+    from safetensors.numpy import load_file
+
+    return sum(tensor.size for tensor in load_file(folder / "adapter_model.safetensors").values())

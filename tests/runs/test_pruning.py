@@ -1,0 +1,198 @@
+"""Retention: what may go when, and that an artifact whose files were pruned is still itself."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gtrturbo.config import EvalConfig, MergeConfig, PpoStepConfig, RunConfig
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.runs.loop import plan
+from gtrturbo.runs.pruning import leftovers, schedule
+from gtrturbo.stages import execute, read_by
+from gtrturbo.store.artifacts import (
+    PRUNED,
+    Provenance,
+    artifact_id,
+    damaged_files,
+    finished,
+    prune,
+    pruned_files,
+    remake_command,
+    writing,
+)
+
+WORK = Provenance("ppo-step", "checkpoint", {"epochs": 1}, {})
+FILES = ("model.safetensors", "optimizer.safetensors", "config.json")
+
+
+def write(out: Path, stage: str = "ppo-step", names=FILES) -> str:
+    with writing(out, Provenance(stage, "checkpoint", {"epochs": 1}, {})) as draft:
+        for name in names:
+            (draft.folder / name).write_text(f"content of {name}")
+    return artifact_id(out)
+
+
+# When
+
+
+def configs(method: str, **settings) -> list:
+    return [step.config for step in plan(RunConfig(out=Path("r"), method=method, iterations=6, eval_every=2, **settings))]
+
+
+def by_simulation(steps: list, kind: type, keep: int, readers) -> dict[Path, int]:
+    """Walk through the plan; at each step look at all that was made, and at all that is still to come."""
+    gone: dict[Path, int] = {}
+    for position in range(len(steps)):
+        made = [config.out for config in steps[: position + 1] if isinstance(config, kind)]
+        to_come = {path for config in steps[position + 1 :] for path in readers(config)}
+        for out in made[: len(made) - keep] if len(made) > keep else []:
+            if out not in to_come:
+                gone.setdefault(out, position)
+    return gone
+
+
+def continued(config) -> list[Path]:
+    return [config.checkpoint] if isinstance(config, PpoStepConfig) else []
+
+
+PLANS = [
+    *({"method": method} for method in ("ppo", "turbo-kl", "turbo-sft", "gtr", "static-kl")),
+    *({"method": "turbo-kl", "merge_every": every, "eval_teachers": True} for every in (2, 3)),
+]
+
+
+@pytest.mark.parametrize("keep", [1, 2, 5, 9])
+@pytest.mark.parametrize("settings", PLANS, ids=lambda settings: " ".join(map(str, settings.values())))
+def test_schedule_is_what_a_walk_through_the_plan_finds(settings, keep):
+    steps = configs(**settings)
+    for kind, readers, settings in (
+        (MergeConfig, read_by, {"keep_teachers": keep, "keep_optimizers": None}),
+        (PpoStepConfig, continued, {"keep_teachers": None, "keep_optimizers": keep}),
+    ):
+        found = {config.out: position for position, group in schedule(steps, **settings).items() for config in group}
+        assert found == by_simulation(steps, kind, keep, readers)
+
+
+def test_a_teacher_goes_when_the_next_one_is_made_and_an_optimizer_when_the_next_checkpoint_is():
+    steps = configs("turbo-kl")
+    due = schedule(steps, keep_teachers=1, keep_optimizers=1)
+    told = [(steps[position].out.as_posix(), config.out.as_posix()) for position in sorted(due) for config in due[position]]
+    assert told[:4] == [
+        ("r/teachers/0001", "r/teachers/0000"),
+        ("r/checkpoints/0002", "r/checkpoints/0001"),
+        ("r/teachers/0002", "r/teachers/0001"),
+        ("r/checkpoints/0003", "r/checkpoints/0002"),
+    ]
+
+
+def test_a_teacher_that_serves_for_several_updates_stays_until_its_last():
+    steps = configs("turbo-kl", merge_every=2)
+    due = schedule(steps, keep_teachers=1, keep_optimizers=None)
+    gone = [(steps[position].out.as_posix(), config.out.name) for position in sorted(due) for config in due[position]]
+    # 0000 scores rollouts 0 and 1; when 0002 is merged, nothing reads it any more.
+    assert gone == [("r/teachers/0002", "0000"), ("r/teachers/0004", "0002")]
+
+
+def test_what_a_later_step_reads_stays():
+    # A merge that reads the teacher before last, and a last evaluation that reads the first one.
+    steps = [MergeConfig(out=Path(f"t/{k}"), checkpoints=(Path(f"t/{k - 2}"),) if k > 1 else (Path("c"),)) for k in range(4)]
+    steps.append(EvalConfig(out=Path("e"), checkpoint=Path("t/0"), task="numberline"))
+    due = schedule(steps, keep_teachers=1, keep_optimizers=None)
+    assert {position: [config.out.name for config in group] for position, group in due.items()} == {3: ["1", "2"], 4: ["0"]}
+
+
+def test_without_retention_nothing_goes():
+    assert schedule(configs("turbo-kl"), keep_teachers=None, keep_optimizers=None) == {}
+
+
+# What
+
+
+def test_a_teacher_loses_its_weights_and_a_checkpoint_its_optimizer(tmp_path):
+    names = ("model-1.safetensors", "model-2.safetensors", "model.safetensors.index.json", "tokenizer.json")
+    write(tmp_path / "t", "merge", names)
+    assert leftovers(MergeConfig(out=tmp_path / "t")) == ["model-1.safetensors", "model-2.safetensors"]
+    write(tmp_path / "c")
+    assert leftovers(PpoStepConfig(out=tmp_path / "c", checkpoint=tmp_path, rollouts=tmp_path)) == ["optimizer.safetensors"]
+
+
+def test_a_pruned_artifact_keeps_its_id_and_is_not_damaged(tmp_path):
+    before = write(tmp_path / "c")
+    prune(tmp_path / "c", ["optimizer.safetensors", "never-there"], remake="make it")
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == [
+        *("config.json", "model.safetensors", "pruned.json", "stage.json", "timing.json"),
+    ]
+    assert artifact_id(tmp_path / "c") == before
+    assert damaged_files(tmp_path / "c") == []
+    assert pruned_files(tmp_path / "c") == ["optimizer.safetensors"]
+    assert remake_command(tmp_path / "c") == "make it"
+    found = finished(tmp_path / "c", WORK)
+    assert found and found.id == before
+
+
+def test_damage_beside_pruned_files_is_still_found(tmp_path):
+    write(tmp_path / "c")
+    prune(tmp_path / "c", ["optimizer.safetensors"], remake="")
+    (tmp_path / "c" / "model.safetensors").unlink()
+    (tmp_path / "c" / "config.json").write_text("other")
+    assert damaged_files(tmp_path / "c") == ["config.json", "model.safetensors"]
+
+
+def test_a_pruned_file_that_came_back_counts_by_its_content(tmp_path):
+    write(tmp_path / "c")
+    prune(tmp_path / "c", ["optimizer.safetensors"], remake="")
+    (tmp_path / "c" / "optimizer.safetensors").write_text("content of optimizer.safetensors")
+    assert (pruned_files(tmp_path / "c"), damaged_files(tmp_path / "c")) == ([], [])
+    (tmp_path / "c" / "optimizer.safetensors").write_text("something else")
+    assert damaged_files(tmp_path / "c") == ["optimizer.safetensors"]
+
+
+def test_pruning_again_adds_to_the_record(tmp_path):
+    write(tmp_path / "c")
+    prune(tmp_path / "c", ["optimizer.safetensors"], remake="one")
+    stamp = (tmp_path / "c" / PRUNED).stat().st_mtime_ns
+    prune(tmp_path / "c", ["optimizer.safetensors"], remake="one")
+    assert (tmp_path / "c" / PRUNED).stat().st_mtime_ns == stamp
+    prune(tmp_path / "c", ["model.safetensors"], remake="two")
+    assert pruned_files(tmp_path / "c") == ["model.safetensors", "optimizer.safetensors"]
+
+
+def test_an_artifact_of_which_nothing_is_pruned_has_no_record(tmp_path):
+    write(tmp_path / "c")
+    prune(tmp_path / "c", ["never-there"], remake="")
+    assert not (tmp_path / "c" / PRUNED).exists()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from gtrturbo.store.artifacts import prune
+sys.addaudithook(lambda event, details: os.kill(os.getpid(), signal.SIGKILL) if event == sys.argv[2] else None)
+prune(Path(sys.argv[1]), ["model.safetensors", "optimizer.safetensors"], remake="")
+"""
+
+
+@pytest.mark.parametrize("event", ["os.rename", "os.remove"])
+def test_pruning_that_is_killed_leaves_no_damage_and_goes_on(tmp_path, event):
+    write(tmp_path / "c")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "c"), event], check=False, env=os.environ)
+    assert killed.returncode == -signal.SIGKILL
+    assert all((tmp_path / "c" / name).is_file() for name in FILES)
+    assert damaged_files(tmp_path / "c") == []
+    prune(tmp_path / "c", ["model.safetensors", "optimizer.safetensors"], remake="")
+    assert pruned_files(tmp_path / "c") == ["model.safetensors", "optimizer.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c"]
+
+
+def test_a_stage_that_reads_pruned_files_names_the_command_that_makes_them_again(tmp_path):
+    write(tmp_path / "teacher", "merge")
+    prune(tmp_path / "teacher", ["model.safetensors"], remake="gtrturbo merge --out teacher --overwrite")
+    with pytest.raises(GtrTurboError) as error:
+        execute(EvalConfig(out=tmp_path / "e", checkpoint=tmp_path / "teacher", task="numberline"))
+    assert error.value.what == f"model.safetensors of {tmp_path}/teacher was pruned, and eval reads it."
+    assert error.value.fix == "make it again with: gtrturbo merge --out teacher --overwrite"
+    assert not (tmp_path / "e").exists()
