@@ -374,7 +374,7 @@ def test_merge_of_nothing(tmp_path):
 
 def test_policy_that_never_follows_the_format(tmp_path, init):
     mute = execute(RolloutConfig(out=tmp_path / "r", checkpoint=init, task="numberline", env=("image=tiny",), episodes=1,
-                                 max_new_tokens=4, illegal="end"))  # fmt: skip
+                                 max_new_tokens=4, on_invalid_reply="end"))  # fmt: skip
     what, fix = refused("ppo-step", "--out", tmp_path / "p", "--checkpoint", init, "--rollouts", mute.out, code=1)
     assert what == f"every turn of {mute.out} is illegal (1 of 1): the policy does not follow the format."
     assert fix == "warm it up with: gtrturbo sft …"

@@ -27,7 +27,7 @@ from examples.benchmarks.common import Clock, bare, load_or_build, peak_memory, 
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.renderer import collate
 from gtrturbo.play.episodes import play_episodes
-from gtrturbo.play.policy_agent import PolicySpeaker, uniforms
+from gtrturbo.play.policy_agent import PolicyAgent, uniforms
 from gtrturbo.store.artifacts import seed_for
 from gtrturbo.store.records import chat
 from gtrturbo.tasks.task import Task, load_task
@@ -74,17 +74,17 @@ def measure(play: Callable[[], Replies], device: torch.device) -> Measured:
 
 def play_toolkit(policy: Policy, settings: Settings, *, episodes: int, num_envs: int) -> Replies:
     """Play as `gtrturbo rollout` does."""
-    speak = PolicySpeaker(policy, seed=settings.seed, temperature=settings.temperature, max_new_tokens=settings.max_new_tokens)
+    agent = PolicyAgent(policy, seed=settings.seed, temperature=settings.temperature, max_new_tokens=settings.max_new_tokens)
     policy.renderer = type(policy.renderer)(policy.processor)  # Each measurement renders its own prompts.
     played = play_episodes(
-        speak, settings.task, seed=settings.seed, episodes=range(episodes), num_envs=num_envs, illegal="random"
+        agent, settings.task, seed=settings.seed, episodes=range(episodes), num_envs=num_envs, on_invalid_reply="random"
     )
     turns = [turn for episode in played for turn in episode]
-    return {(turn.state.episode, turn.state.turn): _tokens(turn.spoken) for turn in turns}
+    return {(turn.state.episode, turn.state.turn): _tokens(turn.response) for turn in turns}
 
 
-def _tokens(spoken: Any) -> tuple[np.ndarray, np.ndarray]:
-    return spoken.response_ids, spoken.logprobs
+def _tokens(response: Any) -> tuple[np.ndarray, np.ndarray]:
+    return response.response_ids, response.logprobs
 
 
 def play_reference(policy: Policy, settings: Settings, *, episodes: int) -> Replies:

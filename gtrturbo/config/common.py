@@ -19,7 +19,7 @@ Seed = Annotated[int, "Everything random in this stage follows from it.", NOT_NE
 Out = Annotated[Path, "Folder to write; it appears when the stage is done.", Role.RUNTIME]
 TaskName = Annotated[str, "numberline, ezpoints, blackjack or points24."]
 EnvOptions = Annotated[tuple[str, ...], "KEY=VALUE for the environment, such as image=tiny or horizon=5; repeatable."]
-Illegal = Annotated[
+OnInvalidReply = Annotated[
     Literal["random", "noop", "end"],
     "What a reply that does not parse does: a random action (as in the paper), nothing, or end the episode.",
 ]

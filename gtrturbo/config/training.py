@@ -77,7 +77,7 @@ class PpoStepConfig(StageConfig):
     rollouts: Annotated[Path, "Turns that this checkpoint played.", Role.INPUT]
     scores: Annotated[Path | None, "Teacher log-probs of these turns (distill --mode kl).", Role.INPUT] = None
     demos: Annotated[
-        tuple[Path, ...], "Teacher thoughts to imitate beside PPO (distill --mode sft); repeatable.", Role.INPUT
+        tuple[Path, ...], "Teacher thoughts to imitate beside PPO (distill --mode thoughts); repeatable.", Role.INPUT
     ] = ()
     epochs: Annotated[int, "Passes over the turns; 4 as in the paper.", AT_LEAST_ONE] = 4
     minibatch_size: Annotated[int, "Turns per optimiser step; 128 as in the paper.", AT_LEAST_ONE] = 128

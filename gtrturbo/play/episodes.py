@@ -16,7 +16,7 @@ from gtrturbo.store.artifacts import seed_for
 from gtrturbo.store.records import Turn, chat
 from gtrturbo.tasks.task import Reply, Task
 
-Illegal = Literal["random", "noop", "end"]
+OnInvalidReply = Literal["random", "noop", "end"]
 GAME_REWARD = "environment"
 
 
@@ -32,10 +32,10 @@ class State:
 
 
 @dataclass(frozen=True)
-class Spoken:
+class Response:
     """A reply: its text and, where a policy sampled it, its tokens (prompt_ids, response_ids, offsets, logprobs).
 
-    `policy` names who spoke where that is not the rollout's checkpoint itself: the model or adapter of a server.
+    `agent` names who answered where that is not the rollout's checkpoint itself: the model or adapter of a server.
     """
 
     text: str
@@ -43,7 +43,7 @@ class Spoken:
     response_ids: np.ndarray | None = None
     offsets: list[tuple[int, int]] = field(default_factory=list)
     logprobs: np.ndarray | None = None
-    policy: str | None = None
+    agent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,36 +51,36 @@ class Played:
     """One turn as it was played. `after` is the state that followed a truncated turn."""
 
     state: State
-    spoken: Spoken
+    response: Response
     reply: Reply | None
     turn: Turn
     after: State | None
 
 
 # A reply per state; None where it is still being made, and then the same state is asked about again.
-Speaker = Callable[[Sequence[State]], Sequence[Spoken | None]]
+Agent = Callable[[Sequence[State]], Sequence[Response | None]]
 
 
 def play_episodes(
-    speak: Speaker, task: Task, *, seed: int, episodes: Sequence[int], num_envs: int, illegal: Illegal
+    agent: Agent, task: Task, *, seed: int, episodes: Sequence[int], num_envs: int, on_invalid_reply: OnInvalidReply
 ) -> Iterator[list[Played]]:
     """Play whole episodes and yield each when it ends, in the order of ending.
 
     Args:
-        speak: gives a reply to at least one state; called with the states of all running episodes at once.
+        agent: gives a reply to at least one state; called with the states of all running episodes at once.
         task: what is played.
         seed: the run's; with the index of an episode it decides everything random in it.
         episodes: indices to play.
         num_envs: episodes side by side.
-        illegal: what a reply that does not parse does.
+        on_invalid_reply: what a reply that does not parse does.
     """
     waiting = iter(episodes)
     slots = [_Slot.open(task, seed, index) for index in itertools.islice(waiting, num_envs)]
     while slots:
-        replies = speak([slot.state for slot in slots])
-        for slot, spoken in zip(slots, replies, strict=True):
-            if spoken is not None:
-                slot.play(spoken, illegal)
+        replies = agent([slot.state for slot in slots])
+        for slot, response in zip(slots, replies, strict=True):
+            if response is not None:
+                slot.play(response, on_invalid_reply)
         for slot in [slot for slot in slots if slot.done]:
             yield slot.played
             index = next(waiting, None)
@@ -117,34 +117,34 @@ class _Slot:
     def _state(self, picture: np.ndarray, info: dict[str, Any], *, turn: int) -> State:
         return State(episode=self.index, turn=turn, prompt=self.task.prompt(info), picture=picture, info=info)
 
-    def play(self, spoken: Spoken, illegal: Illegal) -> None:
-        reply = self.task.parse(spoken.text)
-        executed = reply.action if reply else self._fallback(illegal)
-        after, reward, terminated, truncated = self._step(executed, ended=reply is None and illegal == "end")
+    def play(self, response: Response, on_invalid_reply: OnInvalidReply) -> None:
+        reply = self.task.parse(response.text)
+        executed = reply.action if reply else self._fallback(on_invalid_reply)
+        after, reward, terminated, truncated = self._step(executed, ended=reply is None and on_invalid_reply == "end")
         self.done = terminated or truncated
         turn = Turn(
             episode=self.index,
             turn=self.state.turn,
             seed=self.env_seed,
-            messages=chat(self.state.prompt, spoken.text),
+            messages=chat(self.state.prompt, response.text),
             images=[],
             action=reply.action if reply else None,
             executed=executed,
             legal=reply is not None,
-            reads_truly=self.task.reads_truly(reply, self.state.info) if reply else None,
+            perception_correct=self.task.perception_correct(reply, self.state.info) if reply else None,
             reward=reward,
             reward_terms={GAME_REWARD: reward},
             terminated=terminated,
             truncated=truncated,
             won=self.task.won(after.info),
             info=self.state.info,
-            policy=spoken.policy,
+            agent=response.agent,
         )
-        self.played.append(Played(self.state, spoken, reply, turn, after if truncated else None))
+        self.played.append(Played(self.state, response, reply, turn, after if truncated else None))
         self.state = after
 
-    def _fallback(self, illegal: Illegal) -> str | None:
-        return self.task.actions[self.random.integers(len(self.task.actions))] if illegal == "random" else None
+    def _fallback(self, on_invalid_reply: OnInvalidReply) -> str | None:
+        return self.task.actions[self.random.integers(len(self.task.actions))] if on_invalid_reply == "random" else None
 
     def _step(self, executed: str | None, *, ended: bool) -> tuple[State, float, bool, bool]:
         count = self.state.turn + 1

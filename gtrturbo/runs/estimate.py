@@ -211,7 +211,7 @@ def _teaching(config: RunConfig, stage: DistillConfig, shape: Shape, play: Play,
     first = config.method == "static-kl" and not config.teacher
     teacher = shape if first else replace(shape, adapters=0, rank=0)
     kept = shape.weights if shape.adapters and not first and not config.isolate else 0
-    if stage.mode == "sft":
+    if stage.mode == "thoughts":
         found = generating(teacher, _batch(teacher, play, stage.micro_batch_size, stage.max_new_tokens))
     else:
         rows = _rows(stage, teacher, play, reply, recompute=False)
@@ -256,7 +256,7 @@ def _files(config: RunConfig, step: Step, shape: Shape, play: Play) -> Iterator[
         yield "turns", round(stage.episodes * play.turns * (play.row + play.png + token))
     if isinstance(stage, DistillConfig):
         scored = SCORED_TOKEN + (TOP_TOKEN * stage.top_logprobs + REST if stage.top_logprobs else 0)
-        row = play.row + play.png if stage.mode == "sft" else scored * play.reply
+        row = play.row + play.png if stage.mode == "thoughts" else scored * play.reply
         yield "guidance", round(config.episodes * play.turns * row)
 
 

@@ -30,7 +30,7 @@ from gtrturbo.runs.pruning import leftovers, schedule
 from gtrturbo.stages import STAGES, execute, provenance, stage_of
 from gtrturbo.stages.resolve import with_base
 from gtrturbo.store.artifacts import Result, finished, prune, seed_for
-from gtrturbo.store.run_cache import keeping
+from gtrturbo.store.run_cache import caching
 
 # What the built-in tiny model was measured to learn with; every other model takes the stages' defaults, which are the paper's.
 TINY_SETTINGS: dict[str, dict[str, Any]] = {
@@ -53,7 +53,7 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
 # reply that does not parse would cost less than a lost turn unless its penalty grows too.
 TINY_TASK_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "blackjack": {
-        "expert": {"novice": 0.7, "episodes": 4000},  # To add up a hand takes many examples.
+        "expert": {"random_expert_share": 0.7, "episodes": 4000},  # To add up a hand takes many examples.
         "sft": {"stop_loss": 0.0, "steps": 1200},
         "rollout": {"num_envs": 128},
         "eval": {"num_envs": 250, "temperature": 0.6},  # Greedily a start plays one action alone, or nearly the best.
@@ -66,7 +66,7 @@ TINY_TASK_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "ezpoints": {
-        "expert": {"novice": 1.0},  # Its demos leave the right sign to be learned, and the replies well formed.
+        "expert": {"random_expert_share": 1.0},  # Its demos leave the right sign to be learned, and the replies well formed.
         "sft": {"stop_loss": 0.0},
         "rollout": {"num_envs": 64},
         "eval": {"num_envs": 64},
@@ -206,7 +206,7 @@ class _Plan:
         return [self.evaluation(k, "teacher-evals", self.path("teachers", k), k + 1)] if wanted else []
 
     def guidance(self, k: int, turns: Path) -> Step:
-        mode = "sft" if self.config.method in ("gtr", "turbo-sft") else "kl"
+        mode = "thoughts" if self.config.method in ("gtr", "turbo-sft") else "kl"
         values: dict[str, Any] = {"out": self.path("guidance", k), "rollouts": turns, "mode": mode}
         if self.config.method == "gtr" and not self.config.teacher:
             return self.step("distill", k + 1, **values, expert=True)
@@ -320,7 +320,7 @@ def run(config: RunConfig, *, report: Callable[[Step, Result, float], None] | No
     if world().first:
         record_run(config, replace=False)
     due = schedule([step.config for step in steps], keep_teachers=config.keep_teachers, keep_optimizers=config.keep_optimizers)
-    with keeping():
+    with caching():
         for position, step in enumerate(steps):
             started = time.monotonic()
             results.append(execute_alone(step) if config.isolate else execute(step.config))
@@ -401,8 +401,8 @@ def _update(config: DistillConfig, guidance: Path) -> SftConfig | PpoStepConfig:
         name, equals, value = setting.partition("=")
         if not equals:
             raise GtrTurboError(f"--update {setting} is not KEY=VALUE.", "for example: --update learning-rate=2e-4")
-        field = _settable("sft" if config.mode == "sft" else "ppo-step", name, told=f"--update {name}", decided=BY_DISTILL)
+        field = _settable("sft" if config.mode == "thoughts" else "ppo-step", name, told=f"--update {name}", decided=BY_DISTILL)
         _collect(chosen, field, value)
-    if config.mode == "sft":
+    if config.mode == "thoughts":
         return build(SftConfig, common | {"data": (guidance,)} | chosen)
     return build(PpoStepConfig, common | {"rollouts": config.rollouts, "scores": guidance, "environment_coef": 0.0} | chosen)

@@ -42,7 +42,7 @@ MADE_BY = {
     "checkpoint": "gtrturbo init",
     "turns": "gtrturbo rollout",
     "scores": "gtrturbo distill --mode kl",
-    "demos": "gtrturbo distill --mode sft",
+    "demos": "gtrturbo distill --mode thoughts",
     "evaluation": "gtrturbo eval",
 }
 

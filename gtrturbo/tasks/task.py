@@ -28,8 +28,8 @@ class Game:
     max_turns: Callable[[Options], int]
     prompt: Callable[[Info, Options], str]
     truth: Callable[[Info, Options], dict[str, Any]]
-    advice: Callable[[Info, Options], tuple[str, str]]
-    novice: Callable[[Info, Options, np.random.Generator], tuple[str, str]]
+    expert: Callable[[Info, Options], tuple[str, str]]
+    random_expert: Callable[[Info, Options, np.random.Generator], tuple[str, str]]
 
 
 GAMES = {
@@ -41,8 +41,8 @@ GAMES = {
         max_turns=lambda options: options["horizon"],
         prompt=numberline.prompt,
         truth=numberline.truth,
-        advice=numberline.advice,
-        novice=numberline.novice,
+        expert=numberline.expert,
+        random_expert=numberline.random_expert,
     ),
     "ezpoints": Game(
         env_id="gtrturbo/EZPoints-v0",
@@ -52,8 +52,8 @@ GAMES = {
         max_turns=lambda options: ezpoints.RULES.limit + 2,
         prompt=ezpoints.prompt,
         truth=ezpoints.truth,
-        advice=ezpoints.advice,
-        novice=ezpoints.novice,
+        expert=ezpoints.expert,
+        random_expert=ezpoints.random_expert,
     ),
     "blackjack": Game(
         env_id="gtrturbo/Blackjack-v0",
@@ -63,8 +63,8 @@ GAMES = {
         max_turns=lambda options: blackjack.MAX_TURNS,
         prompt=blackjack.prompt,
         truth=blackjack.truth,
-        advice=blackjack.advice,
-        novice=blackjack.novice,
+        expert=blackjack.expert,
+        random_expert=blackjack.random_expert,
     ),
     "points24": Game(
         env_id="gtrturbo/Points24-v0",
@@ -74,8 +74,8 @@ GAMES = {
         max_turns=lambda options: points24.RULES.limit + 2,
         prompt=points24.prompt,
         truth=points24.truth,
-        advice=points24.advice,
-        novice=points24.novice,
+        expert=points24.expert,
+        random_expert=points24.random_expert,
     ),
 }
 TASKS = tuple(GAMES)
@@ -121,7 +121,7 @@ class Task:
         """Return the fields that are read off the picture, with their true values."""
         return GAMES[self.name].truth(info, self.options)
 
-    def reads_truly(self, reply: Reply, info: Info) -> bool:
+    def perception_correct(self, reply: Reply, info: Info) -> bool:
         """Say whether every field that is read off the picture has its true value.
 
         Numbers may stand as text and text as numbers; case and spaces do not matter; a ten is `10` or `T`.
@@ -130,14 +130,14 @@ class Task:
 
     def expert(self, info: Info) -> str:
         """Return a whole reply with true fields, true thoughts and a good action, as JSON on one line."""
-        return self._reply(info, *GAMES[self.name].advice(info, self.options))
+        return self._reply(info, *GAMES[self.name].expert(info, self.options))
 
-    def novice(self, info: Info, rng: np.random.Generator) -> str:
-        """Return a reply of one who reads truly and keeps to the rules, but does not know what wins: the action is drawn.
+    def random_expert(self, info: Info, rng: np.random.Generator) -> str:
+        """Return a reply of an expert who reads truly and keeps to the rules, but does not know what wins: the action is drawn.
 
-        The turns before must be a novice's too.
+        The turns before must be a random expert's too.
         """
-        return self._reply(info, *GAMES[self.name].novice(info, self.options, rng))
+        return self._reply(info, *GAMES[self.name].random_expert(info, self.options, rng))
 
     def _reply(self, info: Info, thoughts: str, action: str) -> str:
         return json.dumps({**self.truth(info), "thoughts": thoughts, "action": action}, ensure_ascii=False)

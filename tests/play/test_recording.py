@@ -9,7 +9,7 @@ import pytest
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.renderer import load_picture
-from gtrturbo.play.episodes import Spoken, play_episodes
+from gtrturbo.play.episodes import Response, play_episodes
 from gtrturbo.play.recording import read_transcript, read_turns, write_turns
 from gtrturbo.store.records import chat
 from gtrturbo.store.tensors import load_turn_tokens
@@ -96,16 +96,16 @@ def split_into_characters(renderer, text: str):
 def test_sampled_ids_are_kept_even_where_the_tokenizer_would_choose_others(tmp_path, policy):
     renderer = policy.renderer
 
-    def speak(states):
-        spoken = []
+    def agent(states):
+        response = []
         for state in states:
             ids = split_into_characters(renderer, TASK.expert(state.info))
             text, offsets = renderer.decode(ids.tolist())
             prompt = renderer.prompt(chat(state.prompt), [state.picture])
-            spoken.append(Spoken(text, prompt.ids, ids, offsets, np.full(len(ids), -1.0, np.float32)))
-        return spoken
+            response.append(Response(text, prompt.ids, ids, offsets, np.full(len(ids), -1.0, np.float32)))
+        return response
 
-    episodes = play_episodes(speak, TASK, seed=0, episodes=range(2), num_envs=2, illegal="random")
+    episodes = play_episodes(agent, TASK, seed=0, episodes=range(2), num_envs=2, on_invalid_reply="random")
     written = write_turns(tmp_path, episodes)
     back = read_transcript(tmp_path, renderer)
     for turn, ids in zip(written, back.tokens.response_ids, strict=True):
@@ -145,10 +145,10 @@ def test_a_reply_without_tokens_is_refused_beside_one_with_tokens(tmp_path, tran
 
     state = State(episode=0, turn=0, prompt="?", picture=np.zeros((28, 28, 3), np.uint8), info={})
     ids = np.array([1], np.int32)
-    sampled = Spoken("a", ids, ids, [(0, 1)], np.array([-1.0], np.float32))
+    sampled = Response("a", ids, ids, [(0, 1)], np.array([-1.0], np.float32))
     rows = [
-        Played(state, spoken, None, replace(transcript.turns[0], episode=index), None)
-        for index, spoken in enumerate((sampled, Spoken("b")))
+        Played(state, response, None, replace(transcript.turns[0], episode=index), None)
+        for index, response in enumerate((sampled, Response("b")))
     ]
     with pytest.raises(ValueError, match="has no tokens"):
         write_turns(tmp_path, [[row] for row in rows])

@@ -883,9 +883,9 @@ def test_distill_with_a_student_is_distill_and_ppo_step_without_the_game(tmp_pat
 
 def test_distill_with_a_student_imitates_demos_with_sft(tmp_path, warm, turns):
     settings = ("steps=2", "batch-size=4", "learning-rate=1e-4")
-    one = DistillConfig(out=tmp_path / "one", rollouts=turns, expert=True, mode="sft", student=warm, update=settings, seed=3)
+    one = DistillConfig(out=tmp_path / "one", rollouts=turns, expert=True, mode="thoughts", student=warm, update=settings, seed=3)
     result = distill(one)
-    execute(DistillConfig(out=tmp_path / "demos", rollouts=turns, expert=True, mode="sft", seed=3))
+    execute(DistillConfig(out=tmp_path / "demos", rollouts=turns, expert=True, mode="thoughts", seed=3))
     by_hand = SftConfig(
         out=tmp_path / "two", checkpoint=warm, data=(tmp_path / "demos",), steps=2, batch_size=4, learning_rate=1e-4, seed=3
     )

@@ -93,18 +93,18 @@ def test_micro_batches_change_scores_by_rounding_only(scores, distill, init):
 def test_teacher_and_turns_are_left_as_they_are(distill, warm, turns):
     before = {path: sha256_file(path) for folder in (warm, turns) for path in folder.rglob("*") if path.is_file()}
     distill(teacher=warm, mode="kl")
-    distill(teacher=warm, mode="sft", retries=0, max_new_tokens=48)
+    distill(teacher=warm, mode="thoughts", retries=0, max_new_tokens=48)
     assert {path: sha256_file(path) for folder in (warm, turns) for path in folder.rglob("*") if path.is_file()} == before
 
 
 @pytest.fixture(scope="module")
 def corrected(root, turns):
     """The expert's corrections of the turns, and the turns that they are for, in order."""
-    out = execute(DistillConfig(out=root / "corrected", rollouts=turns, expert=True, mode="sft")).out
+    out = execute(DistillConfig(out=root / "corrected", rollouts=turns, expert=True, mode="thoughts")).out
     wrong = [
         turn
         for turn in read_turns(turns)
-        if turn.legal and not (turn.reads_truly and turn.action == TASK.parse(TASK.expert(turn.info)).action)
+        if turn.legal and not (turn.perception_correct and turn.action == TASK.parse(TASK.expert(turn.info)).action)
     ]
     return out, list(read_rows(out / "demos.jsonl", Demo)), wrong
 
@@ -136,7 +136,7 @@ def test_a_correction_has_true_thoughts_and_the_students_action(corrected):
 def test_exactly_the_action_is_unlearned(corrected):
     _, demos, wrong = corrected
     for demo, turn in zip(demos, wrong, strict=True):
-        [(start, end)] = demo.unlearned
+        [(start, end)] = demo.masked_spans
         assert text_of(demo)[start:end] == turn.action
         assert text_of(demo)[:start].endswith('"action": "')
 
@@ -144,7 +144,7 @@ def test_exactly_the_action_is_unlearned(corrected):
 def test_no_learned_token_touches_the_action_and_the_end_of_turn_is_learned(corrected, policy):
     out, demos, _ = corrected
     for demo, example in zip(demos, read_examples([out], policy.renderer), strict=True):
-        [(start, end)] = demo.unlearned
+        [(start, end)] = demo.masked_spans
         at = 0
         for token, learned in zip(example.response_ids[:-1], example.learned[:-1], strict=True):
             piece = policy.processor.tokenizer.decode([token])
@@ -175,7 +175,7 @@ def test_the_students_action_takes_the_place_of_the_teachers_whatever_it_is(turn
         demo = keep_action(turn, text, task.parse(text), [])
         kept = task.parse(text_of(demo))
         assert kept.action == action and kept.fields["thoughts"] == task.parse(text).fields["thoughts"]
-        [(start, end)] = demo.unlearned
+        [(start, end)] = demo.masked_spans
         assert text_of(demo)[start:end].strip('"') == action
 
 
@@ -184,14 +184,14 @@ def test_an_action_that_the_teacher_wrote_as_a_number_is_replaced_whole(turns):
     reply = Reply({}, "10", text.index('"action"'), (text.index("10"), text.index("10") + 2))
     demo = keep_action(replace(next(iter(read_turns(turns))), action="+"), text, reply, [])
     assert text_of(demo) == '{"thoughts": "a", "action": "+"}'
-    assert [text_of(demo)[start:end] for start, end in demo.unlearned] == ['"+"']
+    assert [text_of(demo)[start:end] for start, end in demo.masked_spans] == ['"+"']
 
 
 @pytest.fixture(scope="module")
 def thoughts(root, turns, warm):
     """The warm checkpoint's own thoughts about its turns, one try each."""
     config = DistillConfig(
-        out=root / "thoughts", rollouts=turns, teacher=warm, mode="sft", retries=0, max_new_tokens=48, temperature=0.9
+        out=root / "thoughts", rollouts=turns, teacher=warm, mode="thoughts", retries=0, max_new_tokens=48, temperature=0.9
     )
     return config, execute(config).out
 

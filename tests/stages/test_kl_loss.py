@@ -256,7 +256,7 @@ def test_a_run_whose_distill_keeps_no_distributions_is_refused_before_it_starts(
 
 def test_thoughts_have_no_distributions(turns, init, tmp_path):
     with pytest.raises(GtrTurboError, match="--top-logprobs is for --mode kl"):
-        execute(DistillConfig(out=tmp_path / "d", rollouts=turns, teacher=init, mode="sft", top_logprobs=3))
+        execute(DistillConfig(out=tmp_path / "d", rollouts=turns, teacher=init, mode="thoughts", top_logprobs=3))
 
 
 @pytest.mark.parametrize(

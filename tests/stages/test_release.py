@@ -160,7 +160,7 @@ def test_the_released_kl_of_a_student_to_itself_is_zero(ppo_config, policy, warm
 def test_the_released_kl_is_no_loss_and_has_no_distributions(released, ppo_config, init, turns, tmp_path):
     with pytest.raises(GtrTurboError, match="made with --compat release, whose KL is no loss"):
         execute(replace(ppo_config, out=tmp_path / "x", scores=released, kl_placement="loss", kl_estimator="k2"))
-    for settings in ({"mode": "sft"}, {"top_logprobs": 3}):
+    for settings in ({"mode": "thoughts"}, {"top_logprobs": 3}):
         with pytest.raises(GtrTurboError, match="--compat release is for --mode kl"):
             execute(DistillConfig(out=tmp_path / "x", rollouts=turns, teacher=init, compat="release", **settings))
     assert list(tmp_path.iterdir()) == []

@@ -255,6 +255,6 @@ def test_a_novice_keeps_to_the_signs_of_the_family(family):
     for seed in range(20):
         _, info = env.reset(seed=seed)
         for _ in range(8):
-            *_, info = env.step(task.actions.index(json.loads(task.novice(info, rng))["action"]))
+            *_, info = env.step(task.actions.index(json.loads(task.random_expert(info, rng))["action"]))
         signs |= {item for item in info["Formula"] if not item.isdecimal()}
     assert signs == {"+", "-"}

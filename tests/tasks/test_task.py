@@ -18,7 +18,7 @@ def play_expert(task, env, seed: int):
     for turn in range(1, task.max_turns + 1):
         text = task.expert(info)
         reply = task.parse(text)
-        assert reply is not None and task.reads_truly(reply, info) and "\n" not in text
+        assert reply is not None and task.perception_correct(reply, info) and "\n" not in text
         assert text == json.dumps(reply.fields)
         _, reward, terminated, truncated, info = env.step(task.actions.index(reply.action))
         if terminated or truncated:
@@ -86,9 +86,9 @@ def test_a_novice_uses_each_card_once_with_a_sign_between(name, sizes):
     for seed in range(40):
         _, info = env.reset(seed=seed)
         for turn in range(2 * sizes):
-            reply = task.parse(task.novice(info, rng))
+            reply = task.parse(task.random_expert(info, rng))
             assert reply is not None
-            assert task.reads_truly(reply, info)
+            assert task.perception_correct(reply, info)
             assert reply.action.isdecimal() == (turn % 2 == 0)
             signs |= {reply.action} if turn % 2 and turn < 2 * sizes - 1 else set()
             _, _, ended, cut, info = env.step(task.actions.index(reply.action))
@@ -134,7 +134,7 @@ def test_reading_is_judged_field_by_field(cards, formula, true):
     task = load_task("points24")
     info = {"Cards": ["HT", "SA", "DK", "C7"], "Numbers": [10, 1, 10, 7], "Formula": ["10", "+", " "], "won": False}
     reply = task.parse(json.dumps({"cards": cards, "formula": formula, "thoughts": "", "action": "7"}))
-    assert task.reads_truly(reply, info) is true
+    assert task.perception_correct(reply, info) is true
 
 
 @pytest.mark.parametrize("name", TASKS)

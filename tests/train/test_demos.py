@@ -79,7 +79,7 @@ def test_no_token_that_overlaps_the_action_is_learned(tmp_path, renderer, name, 
     text = before + action + ('"}' if layout == "one line" else '"\n}')
     images = [save_image(tmp_path, np.zeros((56, 56, 3), np.uint8))]
     span = (len(before), len(before) + len(action))
-    example = demo_example(Demo(messages=chat("?", text), images=images, unlearned=[span]), tmp_path, renderer)
+    example = demo_example(Demo(messages=chat("?", text), images=images, masked_spans=[span]), tmp_path, renderer)
     # Independent of offsets: learned tokens up to the action decode to text before it, those after it to text after it.
     pieces = [renderer.processor.tokenizer.decode([token]) for token in example.response_ids[:-1]]
     starts = np.cumsum([0, *map(len, pieces)])
