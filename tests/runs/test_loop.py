@@ -220,7 +220,13 @@ METHODS = {
 
 @pytest.mark.parametrize(
     ("method", "mode", "environment"),
-    [("turbo-kl", "kl", 1.0), ("turbo-sft", "sft", 1.0), ("gtr", "sft", 1.0), ("opd", "kl", 0.0), ("static-kl", "kl", 1.0)],
+    [
+        ("turbo-kl", "kl", 1.0),
+        ("turbo-sft", "thoughts", 1.0),
+        ("gtr", "thoughts", 1.0),
+        ("opd", "kl", 0.0),
+        ("static-kl", "kl", 1.0),
+    ],
 )
 def test_mode_of_guidance_and_weight_of_the_environment_follow_from_the_method(method, mode, environment):
     steps = plan(_config(**METHODS[method]))
@@ -707,7 +713,7 @@ def test_a_run_may_be_made_longer(whole):
             "--env line=9",
             "runs/small/expert exists and was made with --env image=tiny,horizon=3, not image=tiny,",
         ),
-        ("--method turbo-sft", "runs/small/guidance/0000 exists and was made with --mode kl, not sft."),
+        ("--method turbo-sft", "runs/small/guidance/0000 exists and was made with --mode kl, not thoughts."),
         ("--method ppo", "runs/small/checkpoints/0001 exists and was made from another --scores ("),
     ],
 )
