@@ -38,7 +38,7 @@ def tells_of_tokens(manifest: Manifest) -> bool:
 
 def _mode(manifest: Manifest) -> str:
     """Name the mode that scores were made by. Earlier versions had one that imitated the paper's published code."""
-    return BLIND if manifest.config.get("compat") == "release" else manifest.config["mode"]
+    return BLIND if manifest.config.get("compat") == "release" else manifest.config.get("mode", "kl")
 
 
 def read_scored(path: Path, scores: Path) -> Scored:

@@ -7,7 +7,7 @@ as questions, and each of the kind that is asked for. Nothing here loads a model
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -15,7 +15,9 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import calling, find
 from gtrturbo.store.records import Message
 from gtrturbo.store.tensors import TopLogprobs, load_picture
-from gtrturbo.tasks.task import Task
+
+if TYPE_CHECKING:  # What only reads artifacts must not wait for Gymnasium.
+    from gtrturbo.tasks.task import Task
 
 AT_ONCE = 64
 ROUNDING = 1e-6  # A log-softmax of float32 may exceed 0 by this.
@@ -48,7 +50,7 @@ class Question:
     action: str | None
     info: Mapping[str, Any]
     perception_correct: bool | None
-    task: Task | None = None
+    task: "Task | None" = None
     response_ids: np.ndarray | None = None
     response_spans: np.ndarray | None = None
     attempt: int = 0
