@@ -179,7 +179,7 @@ def test_an_unknown_key_is_refused_and_the_known_ones_are_listed():
         build(MergeConfig, {"out": "x", "densty": 0.5})
     assert error.value.what == "unknown setting densty."
     assert error.value.fix == (
-        "known: out, overwrite, checkpoints, base, method, weights, density, gamma, scale, normalize, sign, only, exclude, "
+        "known: out, overwrite, log, checkpoints, base, method, weights, density, gamma, scale, normalize, sign, only, exclude, "
         "adapter-space, rank, recursive, compat, seed, recipe, cache, state, verify, dry-run, threads, device"
     )
 

@@ -174,11 +174,15 @@ def test_no_foreign_code_is_trusted():
     ] == []
 
 
+# In cli every error becomes an exit code; a tracker that fails must not end a run that trains.
+LAST_RESORTS = {("cli",), ("store", "trackers")}
+
+
 def test_an_except_that_catches_everything_raises_again():
     assert [
         module.line(node.lineno)
         for module in MODULES
-        if module.room != "cli"  # Where every error becomes an exit code.
+        if module.parts not in LAST_RESORTS
         for node in ast.walk(module.tree)
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or ast.unparse(node.type) in ("Exception", "BaseException"))

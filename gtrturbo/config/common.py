@@ -16,6 +16,11 @@ Device = Annotated[str, "Where to compute: auto takes cuda if there is one, else
 Dtype = Annotated[Literal["auto", "float32", "bfloat16"], "Type of the weights in memory; auto is the type on disk."]
 Overwrite = Annotated[bool, "Replace --out if it exists.", Role.RUNTIME]
 Seed = Annotated[int, "Everything random in this stage follows from it.", NOT_NEGATIVE]
+Log = Annotated[
+    tuple[str, ...],
+    "Tracker of your own that is told all numbers at once, path/to/file.py:NAME; repeatable. metrics.jsonl is always there.",
+    Role.RUNTIME,
+]
 Out = Annotated[Path, "Folder to write; it appears when the stage is done.", Role.RUNTIME]
 TaskName = Annotated[str, "numberline, ezpoints, blackjack or points24."]
 EnvOptions = Annotated[tuple[str, ...], "KEY=VALUE for the environment, such as image=tiny or horizon=5; repeatable."]
@@ -60,6 +65,7 @@ class StageConfig:
 
     out: Out
     overwrite: Overwrite = False
+    log: Log = ()
 
     def __post_init__(self) -> None:
         for field in fields(type(self)):

@@ -16,6 +16,7 @@ from gtrturbo.plugins import names_code
 from gtrturbo.stages.resolve import with_base
 from gtrturbo.store.artifacts import Draft, Provenance, Result, artifact_id, finished, pruned_files, remake_command
 from gtrturbo.store.hashes import remembering_hashes
+from gtrturbo.store.trackers import require_trackers, tracking
 
 STAGES = {
     "init": (InitConfig, "gtrturbo.stages.init"),
@@ -63,7 +64,12 @@ def preview(config: MergeConfig) -> str:
 
 def _run(config: Any) -> Result:
     _require_unpruned(config)
-    return importlib.import_module(STAGES[stage_of(config)][1]).run(config)
+    stage = stage_of(config)
+    require_trackers(config.log)  # Before the work, at whose end the stage's own numbers are told.
+    result = importlib.import_module(STAGES[stage][1]).run(config)
+    with tracking(config.log) as track:
+        track(stage, config.out, None, result.metrics)
+    return result
 
 
 def _existing(config: Any) -> Result | None:

@@ -1,6 +1,5 @@
 """sft: supervised steps, loss on the reply only."""
 
-import json
 import math
 
 import torch
@@ -16,11 +15,11 @@ from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
 from gtrturbo.stages import done, provenance
 from gtrturbo.store.artifacts import Draft, Result, seed_for, writing
+from gtrturbo.store.trackers import tracking
 from gtrturbo.train.demos import Example, Shuffle, imitation_loss, read_examples
 from gtrturbo.train.optimizer import Optimizer
 from gtrturbo.train.sharding import save_trained, shard
 
-METRICS = "metrics.jsonl"
 DECAY = 0.8
 
 
@@ -50,7 +49,7 @@ def _train(config: SftConfig, policy: Policy, examples: list[Example], draft: Dr
     optimizer = Optimizer(policy, **rates, weight_decay=config.weight_decay)
     order = Shuffle(len(examples), seed=seed_for(config.seed, "sft"))
     running, step = math.inf, 0
-    with (draft.folder / METRICS).open("w") as log, progress_bar("sft", config.steps) as bar:
+    with tracking(config.log, draft.folder) as track, progress_bar("sft", config.steps) as bar:
         while step < config.steps and running >= config.stop_loss:
             rate = learning_rate(step, peak=config.learning_rate, warmup=config.warmup_steps, steps=config.steps)
             optimizer.set_learning_rate(rate, rate)
@@ -60,7 +59,7 @@ def _train(config: SftConfig, policy: Policy, examples: list[Example], draft: Dr
                 raise GtrTurboError(f"loss is {loss} at step {step}. nothing was written.", "lower --learning-rate.")
             running = loss if math.isinf(running) else DECAY * running + (1 - DECAY) * loss
             row = {"step": step, "loss": loss, "running_loss": running, "grad_norm": norm, "learning_rate": rate}
-            log.write(json.dumps(row, allow_nan=False) + "\n")
+            track("sft", config.out, step, row)
             step += 1
             bar.advance(note=f"loss {running:.3f}")
     policy.value_head = head

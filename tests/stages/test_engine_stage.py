@@ -3,23 +3,27 @@
 import itertools
 import socket
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from fake_server import EXTENDED, STANDARD, picture_of, serving
+from typer.testing import CliRunner
 
+from gtrturbo.cli import app
 from gtrturbo.config import DistillConfig, EvalConfig, PpoStepConfig, RolloutConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.play import server as server_module
+from gtrturbo.play.agents import has_exact_logprobs
 from gtrturbo.play.recording import read_transcript, read_turns
 from gtrturbo.stages import eval as eval_stage
 from gtrturbo.stages import execute
 from gtrturbo.stages.ppo_step import _losses, prepare
 from gtrturbo.store.artifacts import artifact_id, read_manifest
 from gtrturbo.store.records import Demo, read_rows
-from gtrturbo.store.tensors import load_picture
+from gtrturbo.store.tensors import load_picture, load_turn_tokens
 
 TASK = {"task": "numberline", "env": ("image=tiny",)}
 PLAY = TASK | {"episodes": 3, "max_new_tokens": 48, "temperature": 0.9, "num_envs": 3, "engine": "openai"}
@@ -204,6 +208,79 @@ def test_a_teacher_on_a_server_writes_demos_and_several_at_once(served, warm, tu
     assert {demo.messages[0]["content"][-1]["text"] for demo in demos} <= {
         turn.messages[0]["content"][-1]["text"] for turn in legal
     }
+
+
+AGENT = f"{Path(__file__).parents[1]}/plugins/scripted_agent.py:make"
+
+
+def test_an_agent_of_the_users_own_plays_an_evaluation(warm, tmp_path, monkeypatch):
+    monkeypatch.setattr(eval_stage, "CHANCE_EPISODES", 50)
+    command = ["eval", "--checkpoint", str(warm), "--task", "numberline", "--env", "image=tiny", "--episodes", "20"]
+    result = CliRunner().invoke(app, [*command, "--engine", AGENT, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    manifest = read_manifest(tmp_path / "out")
+    assert (manifest.metrics["success_rate"], manifest.metrics["illegal_rate"]) == (1.0, 0.0)
+    assert manifest.config["engine"].endswith("scripted_agent.py:make")
+
+
+def test_what_an_agent_says_without_tokens_is_not_played_for_training(warm, tmp_path):
+    config = RolloutConfig(out=tmp_path / "turns", checkpoint=warm, **PLAY | {"engine": AGENT})
+    with pytest.raises(GtrTurboError, match="responds without token ids and log-probs: what it plays cannot be trained on"):
+        execute(config)
+    assert not (tmp_path / "turns").exists()
+
+
+OWN = """import numpy as np
+from gtrturbo.play.episodes import Response
+def make(checkpoint, **_):
+    return lambda states: """
+SAMPLED = "Response('x', np.array([1]), np.array([5, 6]), [(0, 1), (1, 1)], np.array([-0.5, {last}]))"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("states[0].nothing", r"own.py line 4 raises AttributeError"),
+        ("[]", r"was given \d states and gives 0 responses"),
+        ("[None for _ in states]", r"was given \d states and gives 0 responses"),
+        ("['text' for _ in states]", "responds with str"),
+        ("[Response('x', np.array([1]), np.array([5]), [], np.array([0.0])) for _ in states]", "1 token ids, 1 log-probs and 0"),
+        (f"[{SAMPLED.format(last=0.5)} for _ in states]", "gives log-probs that are none"),
+        (f"[{SAMPLED.format(last='np.nan')} for _ in states]", "gives log-probs that are none"),
+    ],
+)
+def test_what_an_agent_responds_is_checked(warm, tmp_path, body, said):
+    (tmp_path / "own.py").write_text(OWN + body)
+    with pytest.raises(GtrTurboError, match=said):
+        execute(RolloutConfig(out=tmp_path / "turns", checkpoint=warm, **PLAY | {"engine": f"{tmp_path}/own.py:make"}))
+
+
+def test_an_agent_with_tokens_is_recorded_as_it_says(warm, tmp_path):
+    (tmp_path / "own.py").write_text(OWN + f"[{SAMPLED.format(last=-0.25)} for _ in states]")
+    config = RolloutConfig(out=tmp_path / "turns", checkpoint=warm, **PLAY | {"engine": f"{tmp_path}/own.py:make"})
+    tokens = load_turn_tokens(execute(config).out / "tokens.safetensors")
+    assert {tuple(row.tolist()) for row in tokens.sample_logprobs} == {(-0.5, -0.25)}
+
+
+def test_an_agent_that_makes_nothing_to_call_is_refused(warm, tmp_path):
+    (tmp_path / "own.py").write_text("def make(checkpoint, **_):\n    return 3\n")
+    with pytest.raises(GtrTurboError, match="makes no agent: it returns int"):
+        execute(RolloutConfig(out=tmp_path / "turns", checkpoint=warm, **PLAY | {"engine": f"{tmp_path}/own.py:make"}))
+
+
+def test_a_checkpoint_teaches_through_an_agent_of_the_users_own(turns, warm, tmp_path):
+    config = DistillConfig(out=tmp_path / "demos", rollouts=turns, teacher=warm, mode="thoughts", engine=AGENT, max_concurrency=5)
+    metrics = read_manifest(execute(config).out).metrics
+    assert metrics["demos"] == metrics["turns"] == sum(turn.legal for turn in read_turns(turns))
+
+
+def test_only_what_is_built_in_is_trusted_to_have_the_trainers_log_probs():
+    assert (has_exact_logprobs("hf"), has_exact_logprobs("openai"), has_exact_logprobs("nowhere.py:make")) == (True, False, False)
+
+
+def test_an_unknown_engine_lists_those_that_there_are(warm, tmp_path):
+    with pytest.raises(GtrTurboError, match=r"there is no engine 'vllm'\.\nbuilt in: hf, openai;"):
+        execute(EvalConfig(out=tmp_path / "x", checkpoint=warm, **TASK, engine="vllm"))
 
 
 def test_scores_are_not_asked_of_a_server(turns, warm, tmp_path):

@@ -1,0 +1,122 @@
+"""Who is told the numbers of every stage as they arise: metrics.jsonl in the artifact always, and trackers of the user's own."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from gtrturbo.distributed.processes import group
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.plugins import find, line_of
+
+METRICS_LOG = "metrics.jsonl"
+ALWAYS = "jsonl"
+
+
+class Tracker(Protocol):
+    """Receives numbers. One is made for the steps of a stage and one for what comes out of it; each is closed after that."""
+
+    def log(self, stage: str, out: Path, step: int | None, numbers: Mapping[str, float]) -> None:
+        """Take the numbers of one step of a stage, or with step None those of the whole stage.
+
+        Args:
+            stage: its command: ppo-step, sft, rollout.
+            out: the artifact that it writes, which may not be there yet.
+            step: optimiser step, from 0.
+            numbers: by name.
+        """
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+
+
+class JsonLines:
+    """Writes each step's numbers as one line of metrics.jsonl in the folder of the artifact; the manifest has the stage's."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = (folder / METRICS_LOG).open("w")
+
+    def log(self, stage: str, out: Path, step: int | None, numbers: Mapping[str, float]) -> None:
+        if step is not None:
+            self._file.write(json.dumps(dict(numbers), allow_nan=False) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+# Made of the folder that the artifact is written in; one of the user's own is made of nothing.
+TRACKERS: dict[str, Callable[[Path], Tracker]] = {ALWAYS: JsonLines}
+Track = Callable[[str, Path, int | None, Mapping[str, float]], None]
+
+
+@contextmanager
+def tracking(names: Sequence[str], folder: Path | None = None) -> Iterator[Track]:
+    """Open trackers while the block runs, and yield what tells all of them; see `Tracker.log` for its arguments.
+
+    Args:
+        names: trackers of the user's own, or of `TRACKERS`.
+        folder: where the artifact is being written, which always gets its metrics.jsonl; None: there are no steps to write.
+
+    Raises:
+        GtrTurboError: there is no tracker of such a name.
+    """
+    built_in = [TRACKERS[name](folder) for name in dict.fromkeys((ALWAYS, *names)) if name in TRACKERS and folder]
+    # Of several processes one tells what all of them do.
+    own = [_Own(name) for name in dict.fromkeys(names) if name not in TRACKERS and group().world.first]
+
+    def track(stage: str, out: Path, step: int | None, numbers: Mapping[str, float]) -> None:
+        for tracker in (*built_in, *own):
+            tracker.log(stage, out, step, numbers)
+
+    try:
+        yield track
+    finally:
+        for tracker in (*built_in, *own):
+            tracker.close()
+
+
+def require_trackers(names: Sequence[str]) -> None:
+    """Find trackers before the work that they are to be told of.
+
+    Raises:
+        GtrTurboError: there is none of such a name, or it cannot be called.
+    """
+    for name in names:
+        if not callable(find("tracker", name, TRACKERS)):
+            raise GtrTurboError(f"{name} makes no tracker: it cannot be called.", "name a class, or a function that makes one.")
+
+
+class _Own:
+    """A tracker of the user's own, which is told no more after it has raised once."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._make = find("tracker", name, TRACKERS)
+        self._tracker: Tracker | None = None
+        self._works = True
+        self._try(self._open)
+
+    def _open(self) -> None:
+        self._tracker = self._make()
+
+    def log(self, stage: str, out: Path, step: int | None, numbers: Mapping[str, float]) -> None:
+        tracker = self._tracker
+        if tracker:
+            self._try(lambda: tracker.log(stage, out, step, dict(numbers)))
+
+    def close(self) -> None:
+        if self._tracker:
+            self._try(self._tracker.close)
+
+    def _try(self, call: Callable[[], None]) -> None:
+        if not self._works:
+            return
+        try:
+            call()
+        except Exception as error:
+            # The one place where an error of others is not raised again: numbers that a tracker loses are in the artifact
+            # all the same, and hours of training must not end because a network or a disk of the tracker's did.
+            self._works = False
+            print(f"tracker {self._name} fails and is told no more: {line_of(self._name, error)}", file=sys.stderr)

@@ -1,0 +1,96 @@
+"""Numbers on their way out: every one of them reaches a tracker, and none of a tracker's troubles reaches the training."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gtrturbo.cli import app
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.store.artifacts import sha256_file
+from gtrturbo.store.trackers import require_trackers, tracking
+
+CSV = f"{Path(__file__).parents[1]}/plugins/csv_tracker.py:CsvTracker"
+FAILING = """
+class Failing:
+    def log(self, stage, out, step, numbers):
+        print("told", step)
+        if step == 1:
+            raise OSError("no network")
+
+    def close(self):
+        print("closed")
+
+
+class Unborn:
+    def __init__(self):
+        raise OSError("no login")
+
+
+NOTHING = 3
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(FAILING)
+    return path
+
+
+def sft(out, init, expert, *more):
+    command = ["sft", str(expert), "--checkpoint", str(init), "--steps", "3", "--batch-size", "4", "--out", str(out), *more]
+    return CliRunner().invoke(app, command)
+
+
+def test_a_tracker_of_15_lines_is_told_every_step_and_what_came_of_the_stage(tmp_path, init, expert, monkeypatch):
+    monkeypatch.setenv("NUMBERS", str(tmp_path / "numbers.csv"))
+    assert sft(tmp_path / "logged", init, expert, "--log", CSV).exit_code == 0
+    with (tmp_path / "numbers.csv").open(newline="") as told:
+        rows = list(csv.reader(told))
+    lines = [json.loads(line) for line in (tmp_path / "logged" / "metrics.jsonl").read_text().splitlines()]
+    steps = [["sft", "logged", str(step), name, str(value)] for step, row in enumerate(lines) for name, value in row.items()]
+    metrics = json.loads((tmp_path / "logged" / "stage.json").read_text())["metrics"]
+    final = [["sft", "logged", "", name, str(value)] for name, value in metrics.items()]
+    assert len(lines) == 3 and rows[: -len(final)] == steps and sorted(rows[-len(final) :]) == sorted(final)
+
+
+def test_a_tracker_is_no_part_of_what_a_stage_makes(tmp_path, init, expert, monkeypatch):
+    monkeypatch.setenv("NUMBERS", str(tmp_path / "numbers.csv"))
+    assert sft(tmp_path / "plain", init, expert).exit_code == sft(tmp_path / "logged", init, expert, "--log", CSV).exit_code == 0
+    assert sha256_file(tmp_path / "plain" / "stage.json") == sha256_file(tmp_path / "logged" / "stage.json")
+
+
+def test_a_tracker_that_raises_is_named_with_its_line_once_and_told_no_more(tmp_path, file, capsys):
+    with tracking([f"{file}:Failing"], tmp_path) as track:
+        for step in range(4):
+            track("sft", tmp_path, step, {"loss": 1.0})
+    said = capsys.readouterr()
+    assert said.out == "told 0\ntold 1\n"
+    assert said.err.count("fails and is told no more") == 1 and "own.py line 6 raises OSError: no network" in said.err
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"loss": 1.0}\n' * 4
+
+
+def test_a_tracker_that_cannot_be_made_ends_nothing(tmp_path, file, capsys):
+    with tracking([f"{file}:Unborn"]) as track:
+        track("sft", tmp_path, 0, {"loss": 1.0})
+    assert "own.py line 14 raises OSError: no login" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("wandbb", "there is no tracker 'wandbb'"), ("own.py:Missing", "has no Missing"), ("own.py:NOTHING", "it cannot be called")],
+)
+def test_a_tracker_that_is_none_is_refused_before_the_work(file, name, said, monkeypatch):
+    monkeypatch.chdir(file.parent)
+    with pytest.raises(GtrTurboError, match=said):
+        require_trackers([name])
+
+
+def test_the_built_in_tracker_writes_its_file_once_however_often_it_is_named(tmp_path):
+    with tracking(["jsonl", "jsonl"], tmp_path) as track:
+        track("sft", tmp_path, 0, {"step": 0, "loss": 0.5})
+        track("sft", tmp_path, None, {"steps": 1})
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0, "loss": 0.5}\n'
