@@ -145,14 +145,17 @@ def make_agent(engine: str, path: Path, *, for_training: bool, seed: int, temper
     Raises:
         GtrTurboError: there is no such code, it makes nothing that can be called, or it raises.
     """
-    make = find("engine", engine, ENGINES)
+    make: Any = find("engine", engine, ENGINES)
     with calling("engine", engine):
         agent = make(path, seed=seed, temperature=temperature, max_new_tokens=max_new_tokens)
     if not callable(agent):
         raise GtrTurboError(
             f"engine {engine} makes no agent: it returns {type(agent).__name__}.", "return a function of states to responses."
         )
+    return _checked(engine, agent, for_training=for_training)
 
+
+def _checked(engine: str, agent: Callable[..., Any], *, for_training: bool) -> Agent:
     def answer(states: Sequence[State]) -> Sequence[Response | None]:
         with calling("engine", engine):
             responses = list(agent(states))

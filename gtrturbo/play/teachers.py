@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # What only reads artifacts must not wait for Gymnasium.
     from gtrturbo.tasks.task import Task
 
 AT_ONCE = 64
-ROUNDING = 1e-6  # A log-softmax of float32 may exceed 0 by this.
+ROUNDING = 1e-3  # A log-prob near 0 is the difference of two numbers as large as logits, in what precision they have.
 
 Needs = Literal["thoughts", "logprobs", "policy"]
 
@@ -91,6 +91,10 @@ class Teacher:
     at_once: int = AT_ONCE
     retries: int = 0
 
+    def __post_init__(self) -> None:
+        if self.at_once < 1 or self.retries < 0:
+            raise ValueError(f"at_once must be at least 1 and retries at least 0, got {self.at_once} and {self.retries}.")
+
 
 def _correct(questions: Sequence[Question]) -> list[str | None]:
     """GTR's corrector is silent where the student is right: it reads the picture truly and acts as the expert does."""
@@ -126,11 +130,19 @@ class Mode:
     comparable: bool = False
 
 
+def _ask_logprobs(teacher: Teacher, questions: Sequence[Question]) -> Sequence[np.ndarray] | Scores:
+    assert teacher.logprobs is not None
+    return teacher.logprobs(questions)
+
+
+def _ask_thoughts(teacher: Teacher, questions: Sequence[Question]) -> Sequence[str | None]:
+    assert teacher.thoughts is not None
+    return teacher.thoughts(questions)
+
+
 MODES = {
-    "kl": Mode(
-        writes="scores", needs="logprobs", annotate=lambda teacher, questions: teacher.logprobs(questions), comparable=True
-    ),
-    "thoughts": Mode(writes="demos", needs="thoughts", annotate=lambda teacher, questions: teacher.thoughts(questions)),
+    "kl": Mode(writes="scores", needs="logprobs", annotate=_ask_logprobs, comparable=True),
+    "thoughts": Mode(writes="demos", needs="thoughts", annotate=_ask_thoughts),
 }
 
 
@@ -152,9 +164,9 @@ def find_teacher(name: str, needs: Needs) -> Teacher:
     Raises:
         GtrTurboError: there is none of that name, it is none, or it cannot.
     """
-    teacher = find("teacher", name, TEACHERS)
-    if callable(teacher) and needs != "policy":
-        teacher = Teacher(**{needs: teacher})
+    found: Any = find("teacher", name, TEACHERS)
+    alone = {"thoughts": Teacher(thoughts=found), "logprobs": Teacher(logprobs=found)}
+    teacher = alone[needs] if callable(found) and needs in alone else found
     if not isinstance(teacher, Teacher):
         raise GtrTurboError(
             f"{name} is no teacher: it is {type(teacher).__name__}.", "make it a gtrturbo.play.teachers.Teacher, or a function."

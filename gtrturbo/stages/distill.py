@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -102,7 +103,7 @@ def _open(config: DistillConfig, mode: Mode, on_progress: Callable[[int], None])
     )
 
 
-def _scoring(config: DistillConfig, policy: Policy, on_progress: Callable[[int], None]) -> dict:
+def _scoring(config: DistillConfig, policy: Policy, on_progress: Callable[[int], None]) -> dict[str, Any]:
     local = LocalPolicy(
         policy,
         config.rollouts,
@@ -113,7 +114,7 @@ def _scoring(config: DistillConfig, policy: Policy, on_progress: Callable[[int],
     return {"policy": local, "logprobs": logprobs_of(local, top=config.top_logprobs)}
 
 
-def _annotate(config: DistillConfig, mode: Mode, teacher: Teacher, questions: Sequence[Question]):
+def _annotate(config: DistillConfig, mode: Mode, teacher: Teacher, questions: Sequence[Question]) -> Any:
     with calling("mode", config.mode):
         return mode.annotate(teacher, questions)
 
@@ -186,7 +187,7 @@ def _teach(config: DistillConfig, mode: Mode, teacher: Teacher | None, draft: Dr
     """Write the teacher's thought for each legal turn, with the student's action in place of the teacher's."""
     task, turns = _task(config), [turn for turn in read_turns(config.rollouts) if turn.legal]
     questions = _questions(config, turns, None, task=task)
-    texts = _replies(config, mode, teacher or _open(config, mode, lambda _: None), questions, journal)
+    texts = _replies(config, mode, teacher or _open(config, mode, lambda _: None), task, questions, journal)
     if not group().world.first:
         return
     replies = [task.parse(text) if text is not None else None for text in texts]
@@ -202,7 +203,7 @@ def _teach(config: DistillConfig, mode: Mode, teacher: Teacher | None, draft: Dr
 
 
 def _replies(
-    config: DistillConfig, mode: Mode, teacher: Teacher, questions: Sequence[Question], journal: ResumeLog[Said]
+    config: DistillConfig, mode: Mode, teacher: Teacher, task: Task, questions: Sequence[Question], journal: ResumeLog[Said]
 ) -> list[str | None]:
     """Ask about those turns that the journal does not hold, and again while replies do not parse and the teacher tries again.
 
@@ -218,7 +219,7 @@ def _replies(
                 part = asked[start : start + teacher.at_once]
                 texts = check_thoughts(f"mode {config.mode}", part, _annotate(config, mode, teacher, part))
                 for question, text in zip(part, texts, strict=True):
-                    if attempt == teacher.retries or text is None or question.task.parse(text):
+                    if attempt == teacher.retries or text is None or task.parse(text):
                         journal.append(Said(question.row, text))
                         bar.advance()
                     else:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
@@ -93,7 +93,7 @@ class _Own:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._make = find("tracker", name, TRACKERS)
+        self._make: Any = find("tracker", name, TRACKERS)
         self._tracker: Tracker | None = None
         self._works = True
         self._try(self._open)
