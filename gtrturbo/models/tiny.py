@@ -15,7 +15,9 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from gtrturbo.models.processor import ImageOnlyProcessor
-from gtrturbo.tasks.task import TASKS, load_task
+from gtrturbo.tasks.built_in import TASKS
+from gtrturbo.tasks.loading import load_task
+from gtrturbo.tasks.task import View
 
 CELL = 28  # Pixels that one image token sees: patches of 14, merged 2 × 2.
 SPECIAL_TOKENS = (
@@ -138,12 +140,13 @@ def corpus() -> Iterator[str]:
         task = load_task(name, ["image=tiny"])
         env = task.make()
         for episode in range(CORPUS_EPISODES):
-            _, info = env.reset(seed=episode)
+            picture, info = env.reset(seed=episode)
             done = False
             while not done:
-                yield task.prompt(info)
-                yield (reply := task.expert(info))
-                parsed = task.parse(reply)
+                info = task.know(env, picture, info)
+                yield task.prompt(View(picture, info)).messages[0]["content"][-1]["text"]
+                yield (reply := task.expert_reply(info))
+                parsed = task.read(reply, info)
                 assert parsed is not None
-                _, _, terminated, truncated, info = env.step(task.actions.index(parsed.action))
+                picture, _, terminated, truncated, info = env.step(task.given(parsed.action, info))
                 done = terminated or truncated

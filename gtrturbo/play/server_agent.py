@@ -17,7 +17,7 @@ from gtrturbo.models.renderer import Renderer
 from gtrturbo.play.episodes import Response, State
 from gtrturbo.play.server import Answer, Server
 from gtrturbo.store.artifacts import artifact_id, seed_for
-from gtrturbo.store.records import Message, chat
+from gtrturbo.store.records import Message
 
 NAME_DIGITS = 12
 
@@ -142,8 +142,8 @@ class ServerAgent:
 
     def _reply(self, state: State) -> Response:
         return self.policy.reply(
-            chat(state.prompt),
-            [state.picture],
+            state.messages,
+            state.images,
             temperature=self.temperature,
             max_new_tokens=self.max_new_tokens,
             seed=seed_for(self.seed, "reply", state.episode, state.turn),

@@ -17,7 +17,8 @@ from gtrturbo.models.checkpoint_files import adapter_config, base_of, is_adapter
 from gtrturbo.models.memory import FLOAT32, Batch, Memory, Shape, generating, scoring, training
 from gtrturbo.runs.loop import EXPERT, Step, plan
 from gtrturbo.runs.pruning import schedule
-from gtrturbo.tasks.task import Task, load_task
+from gtrturbo.tasks.loading import load_task
+from gtrturbo.tasks.task import Task, View
 
 # Text is counted as one token per so many characters, which is more than tokenizers of large vocabularies make of it.
 CHARACTERS_PER_TOKEN = 3
@@ -99,11 +100,11 @@ def sample(task: Task) -> Play:
         picture, info = env.reset(seed=episode)
         done = False
         while not done:
-            prompts.append(len(task.prompt(info)))
-            replies.append(len(task.expert(info)))
+            prompts.append(len(task.prompt(View(picture, info)).messages[0]["content"][-1]["text"]))
+            replies.append(len(task.expert_reply(info)))
             pictures[picture.tobytes()] = _png(picture)
             shape, turns = picture.shape[:2], turns + 1
-            picture, _, terminated, truncated, info = env.step(int(rng.integers(len(task.actions))))
+            picture, _, terminated, truncated, info = env.step(int(rng.integers(len(task.allowed(info)))))
             done = terminated or truncated
     return Play(
         text=TEMPLATE_TOKENS + _tokens(max(prompts)),

@@ -29,7 +29,9 @@ from gtrturbo.store.artifacts import DEMOS, SCORES, Draft, Result, read_manifest
 from gtrturbo.store.records import Demo, Turn, chat, mean, write_rows
 from gtrturbo.store.resume_log import ResumeLog
 from gtrturbo.store.tensors import TopLogprobs, save_image, save_scores
-from gtrturbo.tasks.task import Reply, Task, load_task
+from gtrturbo.tasks.loading import load_task
+from gtrturbo.tasks.reply import Reply
+from gtrturbo.tasks.task import Task
 
 HOTTER, HOTTEST = 1.1, 0.9
 SERVER_TURNS = 1024  # Turns between two looks at what parses; how many are asked for at once is --max-concurrency.
@@ -139,8 +141,8 @@ Thought = tuple[str, Reply | None]
 
 
 def _expert_thoughts(task: Task, turns: Sequence[Turn]) -> list[Thought]:
-    texts = [task.expert(turn.info) for turn in turns]
-    return [(text, task.parse(text)) for text in texts]
+    texts = [task.expert_reply(turn.info) for turn in turns]
+    return [(text, task.read(text, turn.info)) for text, turn in zip(texts, turns, strict=True)]
 
 
 def _is_right(turn: Turn, reply: Reply) -> bool:
@@ -165,7 +167,7 @@ def _teacher_thoughts(config: DistillConfig, task: Task, turns: Sequence[Turn], 
             for start in range(0, len(asked), at_once):
                 rows = asked[start : start + at_once]
                 for row, text in zip(rows, ask(rows, attempt, temperature), strict=True):
-                    if attempt == config.retries or task.parse(text):
+                    if attempt == config.retries or task.read(text, turns[row].info):
                         journal.append(Said(row, text))
                         bar.advance()
                     else:
@@ -173,7 +175,7 @@ def _teacher_thoughts(config: DistillConfig, task: Task, turns: Sequence[Turn], 
             temperature = max(temperature, min(HOTTEST, HOTTER * temperature))
     group().barrier()
     texts = {said.row: said.text for said in journal.read()}
-    return [(texts[row], task.parse(texts[row])) for row in range(len(turns))]
+    return [(texts[row], task.read(texts[row], turns[row].info)) for row in range(len(turns))]
 
 
 def _asking(config: DistillConfig, turns: Sequence[Turn]) -> tuple[Ask, int]:

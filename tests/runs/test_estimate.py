@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from games import prompt_text
 from typer.testing import CliRunner
 
 from gtrturbo.cli import app
@@ -10,7 +11,7 @@ from gtrturbo.config import RunConfig
 from gtrturbo.models.memory import Memory, Shape
 from gtrturbo.runs.estimate import Play, disk_of, notes, sample, shape_of, stage_peaks
 from gtrturbo.runs.loop import plan
-from gtrturbo.tasks.task import load_task
+from gtrturbo.tasks.loading import load_task
 
 LARGE = "Qwen/Qwen2.5-VL-7B-Instruct"
 GB = 10**9
@@ -118,8 +119,8 @@ def test_no_tokenizer_makes_more_tokens_of_a_prompt_than_are_counted():
         task = load_task(name, ["image=tiny"])
         _, info = task.make().reset(seed=3)
         found = sample(task)
-        assert len(tokenizer(task.prompt(info))["input_ids"]) <= found.text
-        assert len(tokenizer(task.expert(info))["input_ids"]) <= found.reply * 1.5
+        assert len(tokenizer(prompt_text(task, info))["input_ids"]) <= found.text
+        assert len(tokenizer(task.expert_reply(info))["input_ids"]) <= found.reply * 1.5
 
 
 def test_dry_run_prints_estimates_as_comments_and_writes_nothing(tmp_path, monkeypatch):

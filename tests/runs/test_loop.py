@@ -25,7 +25,7 @@ from gtrturbo.runs.estimate import disk_of, sample, shape_of
 from gtrturbo.runs.loop import Step, command, distill, plan, run
 from gtrturbo.stages import execute
 from gtrturbo.store.artifacts import artifact_id, damaged_files, read_manifest
-from gtrturbo.tasks.task import load_task
+from gtrturbo.tasks.loading import load_task
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
