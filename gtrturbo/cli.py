@@ -19,6 +19,7 @@ from gtrturbo.config.fields import Field, Role, build, fields
 from gtrturbo.console import stderr
 from gtrturbo.distributed.processes import world
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.plugins import explained
 from gtrturbo.runs.loop import distill, plan, shell
 from gtrturbo.runs.progress import run_with_progress
 from gtrturbo.stages import STAGES, execute, preview
@@ -79,6 +80,11 @@ class _errors:
                 traceback.print_exception(error)
             print(error, file=sys.stderr)
             raise typer.Exit(self.code)
+        if isinstance(error, Exception) and (own := explained(error)):
+            if self.debug:
+                traceback.print_exception(error)
+            print(own, file=sys.stderr)
+            raise typer.Exit(1)
 
 
 def _read_yaml(file: Path | None) -> dict[str, Any]:
