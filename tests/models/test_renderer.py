@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from gtrturbo.models.built_in import build_processor
 from gtrturbo.models.renderer import Renderer, append_responses, collate, load_picture
-from gtrturbo.models.tiny import build_processor
 from gtrturbo.store.records import chat
 from gtrturbo.tasks.task import load_task
 
