@@ -193,6 +193,8 @@ LIGHT = (
     "gtrturbo.merging.lineage",
     "gtrturbo.analysis.summary",
     "gtrturbo.tasks.task",
+    "gtrturbo.tasks.texts",
+    "gtrturbo.models.sizes",
 )
 
 

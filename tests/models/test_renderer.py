@@ -7,8 +7,8 @@ import pytest
 import torch
 from games import prompt_text
 
+from gtrturbo.models.built_in import build_processor
 from gtrturbo.models.renderer import Renderer, append_responses, collate, load_picture
-from gtrturbo.models.tiny import build_processor
 from gtrturbo.store.records import chat
 from gtrturbo.tasks.loading import load_task
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.built_in import build_processor
 from gtrturbo.models.renderer import Renderer
-from gtrturbo.models.tiny import build_processor
 from gtrturbo.play.recording import read_turns
 from gtrturbo.store.records import Demo, chat
 from gtrturbo.store.tensors import save_image, save_turn_tokens
