@@ -14,15 +14,16 @@ import typer
 import yaml
 
 from gtrturbo import __version__
-from gtrturbo.config import CompareConfig, DistillConfig, InitConfig, MergeConfig, ReportConfig, RunConfig, ShowConfig
+from gtrturbo.config import CompareConfig, DistillConfig, ReportConfig, RunConfig, ShowConfig
 from gtrturbo.config.fields import Field, Role, build, fields
 from gtrturbo.console import stderr
 from gtrturbo.distributed.processes import world
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.plugins import explained
 from gtrturbo.runs.loop import distill, plan, shell
 from gtrturbo.runs.progress import run_with_progress
-from gtrturbo.stages import STAGES, execute, preview
+from gtrturbo.stages import STAGES, execute, preview, stage_of
 from gtrturbo.store.artifacts import Result
 
 ORDER = ("init", "sft", "rollout", "distill", "ppo-step", "merge", "eval")
@@ -161,8 +162,9 @@ _EXTRA = [
 
 def run_stage(config: Any) -> None:
     """Run one stage: the path written goes to stdout, a line of metrics to stderr."""
-    _go_offline(config)
-    if isinstance(config, MergeConfig) and config.dry_run:
+    if not STAGES[stage_of(config)].fetches(config):
+        _go_offline()
+    if getattr(config, "dry_run", False):
         print(preview(config))
         return
     result = distill(config) if isinstance(config, DistillConfig) else execute(config)
@@ -176,14 +178,9 @@ def _tell(path: Path) -> None:
         print(path)
 
 
-def _go_offline(config: Any) -> None:
-    # Only init may touch the network, and merge for a base that is named by its id; the variable is read when transformers is
-    # imported, which has not happened yet.
-    fetches = isinstance(config, InitConfig) or (
-        isinstance(config, MergeConfig) and (config.recipe or (config.base and not config.base.exists()))
-    )
-    if not fetches:
-        os.environ["HF_HUB_OFFLINE"] = "1"
+def _go_offline() -> None:
+    # The variable is read when transformers is imported, which has not happened yet.
+    os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def summary_line(result: Result) -> str:
@@ -193,8 +190,8 @@ def summary_line(result: Result) -> str:
 
 def run_loop(config: RunConfig) -> None:
     """Run or print the whole loop."""
-    if config.model == "tiny" or config.start:
-        os.environ["HF_HUB_OFFLINE"] = "1"
+    if config.model in BUILT_IN or config.start:
+        _go_offline()
     if config.dry_run:
         # Its imports take seconds, which no other command should.
         notes = importlib.import_module("gtrturbo.runs.estimate").notes(config)
@@ -219,7 +216,7 @@ def _root(
 
 
 for _name in ORDER:
-    add_command(_name, STAGES[_name][0], run_stage)
+    add_command(_name, STAGES[_name].config, run_stage)
 add_command("run", RunConfig, run_loop, verify=plan)
 add_command("show", ShowConfig, lambda config: importlib.import_module("gtrturbo.show.artifact").show(config))
 add_command("compare", CompareConfig, lambda config: importlib.import_module("gtrturbo.show.comparison").compare(config))

@@ -18,7 +18,9 @@ Overwrite = Annotated[bool, "Replace --out if it exists.", Role.RUNTIME]
 Seed = Annotated[int, "Everything random in this stage follows from it.", NOT_NEGATIVE]
 Out = Annotated[Path, "Folder to write; it appears when the stage is done.", Role.RUNTIME]
 TaskName = Annotated[
-    str, "numberline, ezpoints, blackjack or points24; one of your own: package.module:NAME or path/to/file.py:NAME.", Seam("task")
+    str,
+    "numberline, ezpoints, blackjack or points24; one of your own: package.module:NAME or path/to/file.py:NAME.",
+    Seam("task"),
 ]
 EnvOptions = Annotated[tuple[str, ...], "KEY=VALUE for the environment, such as image=tiny or horizon=5; repeatable."]
 OnInvalidReply = Annotated[

@@ -236,7 +236,7 @@ class _Plan:
 
     def step(self, stage: str, k: int, *, name: str = "", **values: Any) -> Step:
         """Make one step: what the plan fixes, under the preset of the tiny model, under the user's --set."""
-        kind = STAGES[stage][0]
+        kind = STAGES[stage].config
         known = {field.name for field in fields(kind)}
         common: dict[str, Any] = {"overwrite": self.config.overwrite}
         if stage != "merge":  # Which holds no model, and draws nothing unless asked to.
@@ -291,7 +291,7 @@ def _settable(stage: str, name: str, *, told: str, decided: str) -> Field:
     Raises:
         GtrTurboError: there is none of that name, or it says what the stage reads and writes.
     """
-    kind = STAGES[_command_of(stage)][0]
+    kind = STAGES[_command_of(stage)].config
     known = {field.name: field for field in fields(kind)}
     field = known.get(name.replace("-", "_"))
     if field is None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gtrturbo.config import MergeConfig, PpoStepConfig
-from gtrturbo.stages import OPTIMIZER, read_by
-from gtrturbo.store.artifacts import read_manifest
+from gtrturbo.stages import read_by
+from gtrturbo.store.artifacts import OPTIMIZER, read_manifest
 
 WEIGHTS = ".safetensors"
 

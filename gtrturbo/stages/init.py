@@ -11,7 +11,7 @@ from gtrturbo.models.processor import save_processor
 from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.stages import done, provenance
 from gtrturbo.store.artifacts import Draft, Result, seed_for, writing
-from gtrturbo.tasks.task import load_task
+from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.texts import task_texts
 
 

@@ -23,7 +23,7 @@ def upgraded(manifest: Any) -> Any:
     if not isinstance(manifest, dict):
         return manifest
     config, metrics = manifest.get("config"), manifest.get("metrics")
-    changed = {"config": _knobs(config)} if isinstance(config, dict) else {}
+    changed: dict[str, Any] = {"config": _knobs(config)} if isinstance(config, dict) else {}
     if isinstance(metrics, dict):
         changed["metrics"] = {METRICS.get(name, name): value for name, value in metrics.items()}
     return manifest | changed

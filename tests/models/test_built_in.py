@@ -16,7 +16,7 @@ from gtrturbo.models.shape import read_shape
 from gtrturbo.models.sizes import BUILT_IN, BuiltIn
 from gtrturbo.stages import execute
 from gtrturbo.store.artifacts import read_manifest
-from gtrturbo.tasks.task import load_task
+from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.texts import task_texts
 
 WORDS = 573  # of the default tokenizer
