@@ -20,6 +20,7 @@ from gtrturbo.errors import GtrTurboError
 
 Built = TypeVar("Built")
 SUFFIX = ".py"
+PACKAGE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,11 @@ def _raised(kind: str, file: Path, error: BaseException) -> GtrTurboError:
         where = f"{error.filename} line {error.lineno}"
         return GtrTurboError(f"{where} is no Python: {error.msg}.", (error.text or "").strip())
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "importlib" not in frame.filename and frame.filename != __file__] or frames[-1:]
+    own = [frame for frame in frames if "importlib" not in frame.filename and PACKAGE not in Path(frame.filename).parents]
+    own = own or frames[-1:]
     where = f"{own[-1].filename} line {own[-1].lineno}"
+    if isinstance(error, GtrTurboError):
+        return GtrTurboError(f"{where}: {error.what}", error.fix)
     return GtrTurboError(
         f"{file} cannot be imported for a {kind}: {where} raises {type(error).__name__}: {error}", own[-1].line or ""
     )

@@ -20,7 +20,8 @@ import gtrturbo
 from gtrturbo.cli import app
 from gtrturbo.config import InitConfig, RolloutConfig
 from gtrturbo.config.fields import fields
-from gtrturbo.runs.loop import Step, command
+from gtrturbo.runs.plan import Step
+from gtrturbo.runs.script import command
 from gtrturbo.stages import execute
 from gtrturbo.store.artifacts import short
 

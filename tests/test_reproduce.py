@@ -12,7 +12,7 @@ from made_runs import make_run, timed
 from parsed import parsed
 
 from examples.reproduce import page, record
-from gtrturbo.runs.loop import plan
+from gtrturbo.runs.plan import plan
 from gtrturbo.store.artifacts import Provenance, writing
 
 ROOT = Path(__file__).parent.parent
