@@ -1,5 +1,7 @@
 """A run as bytes: its shell script gives the same, a killed one goes on, and what is pruned changes nothing else."""
 
+import hashlib
+import json
 import multiprocessing
 import os
 import resource
@@ -28,10 +30,11 @@ from gtrturbo.runs.plan import plan
 from gtrturbo.runs.sample import sample
 from gtrturbo.runs.script import command
 from gtrturbo.stages import execute
-from gtrturbo.store.artifacts import artifact_id, damaged_files
+from gtrturbo.store.artifacts import artifact_id, damaged_files, read_manifest
 from gtrturbo.tasks.task import load_task
 
 BIN = Path(sys.executable).parent
+NEWEST = Path(__file__).parents[1] / "plugins" / "newest_loss_method.py"
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +105,74 @@ def test_printed_script_gives_the_same_bytes(whole, tmp_path):
 def _of_second_iteration(name: str) -> bool:
     folder, number = Path(name).parts[2:4]
     return folder == "thresholds" or number == "0002" or (number == "0001" and folder in ("teachers", "rollouts", "guidance"))
+
+
+@pytest.mark.parametrize(("method", "top"), [("turbo-loss", 512), (f"{NEWEST}:METHOD", 16)], ids=["turbo-loss", "one of its own"])
+def test_printed_lines_of_a_method_give_the_bytes_of_its_run(whole, tmp_path, monkeypatch, method, top):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    start = whole / "runs" / "small" / "checkpoints" / "0000"
+    words = small(2, "--eval-every", "0", "--start", str(start), "--method", method)
+    script = CliRunner().invoke(app, [*words, "--dry-run"]).stdout
+    lines = [shlex.split(line)[1:] for line in script.splitlines() if line.startswith("gtrturbo")]
+    for name, commands in (("run", [words]), ("lines", lines)):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        for command_words in commands:
+            result = CliRunner().invoke(app, command_words)
+            assert result.exit_code == 0, result.output
+    assert_same(contents(tmp_path / "lines"), contents(tmp_path / "run"))
+    run = tmp_path / "run" / "runs" / "small"
+    updated = read_manifest(run / "checkpoints" / "0002")
+    assert (updated.config["kl_estimator"], updated.config["kl_placement"]) == ("full", "loss")
+    assert updated.metrics["kl_loss"] >= 0
+    assert read_manifest(run / "guidance" / "0001").config["top_logprobs"] == top
+
+
+# A method of the user's own
+
+
+@pytest.fixture
+def own(whole, tmp_path, monkeypatch):
+    """A run of a method of the user's own, which is done; its record, and how to start it again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "mine.py").write_text(NEWEST.read_text())
+
+    def again(*more: str, file: str = "mine.py"):
+        start = str(whole / "runs" / "small" / "checkpoints" / "0000")
+        return CliRunner().invoke(app, [*small(0, "--start", start, "--method", f"{file}:METHOD"), *more])
+
+    assert again().exit_code == 0
+    return tmp_path / "runs" / "small" / "run.json", again
+
+
+def test_a_run_records_the_text_of_its_own_method(own):
+    file, again = own
+    record = json.loads(file.read_text())
+    assert record["config"]["method"] == "mine.py:METHOD"
+    assert record["sources"] == {"mine.py:METHOD": hashlib.sha256(NEWEST.read_bytes()).hexdigest()}
+    assert read_history(file.parent).method == "mine.py:METHOD"
+    # The same text in another folder is the same method, and a run that is done touches nothing.
+    Path("elsewhere").mkdir()
+    shutil.copy("mine.py", "elsewhere")
+    before = file.stat().st_mtime_ns
+    assert again(file="elsewhere/mine.py").exit_code == 0
+    assert file.stat().st_mtime_ns == before
+
+
+def test_a_run_whose_own_method_was_changed_is_refused_by_its_name(own):
+    file, again = own
+    before = file.read_bytes()
+    Path("mine.py").write_text(NEWEST.read_text() + "# changed\n")
+    result = again()
+    assert (result.exit_code, result.stdout) == (1, "")
+    what, fix = result.stderr.splitlines()[-2:]
+    was, now = (hashlib.sha256(text).hexdigest()[:6] for text in (NEWEST.read_bytes(), Path("mine.py").read_bytes()))
+    assert what == f"runs/small exists and was made with another mine.py:METHOD (sha256 {was}, not {now})."
+    assert fix == "choose another --out, or add --overwrite."
+    assert file.read_bytes() == before
+    assert again("--overwrite").exit_code == 0
+    assert json.loads(file.read_text())["sources"]["mine.py:METHOD"][:6] == now
 
 
 def test_disk_that_a_run_took_was_estimated(whole):
