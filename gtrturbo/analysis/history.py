@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from gtrturbo import __version__
 from gtrturbo.analysis.summary import by_episode
 from gtrturbo.config import RunConfig
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.plugins import is_outside, load
+from gtrturbo.plugins import Plugin, is_outside, load
 from gtrturbo.store.artifacts import MANIFEST, TIMING, TURNS, Manifest, read_manifest, save_json, short
 from gtrturbo.store.records import Turn, read_rows
 
@@ -44,13 +45,39 @@ class Record:
     sources: dict[str, str] = field(default_factory=dict)
 
 
-def record_run(config: RunConfig, *, replace: bool) -> None:
-    """Write OUT/run.json, which is part of no artifact; one that is there already stays unless `replace`."""
+def own_code(config: RunConfig) -> dict[str, Plugin]:
+    """Find what a run takes from the user's own code, by the setting that names it."""
+    return {"method": load("method", config.method)} if is_outside(config.method) else {}
+
+
+def check_sources(config: RunConfig, own: Mapping[str, Plugin]) -> None:
+    """Refuse to go on with a run that was begun with another text of the user's own code.
+
+    Raises:
+        GtrTurboError: names the code, and what its text was and is.
+    """
+    if config.overwrite or not own or not (config.out / RECORD).is_file():
+        return
+    was = _read_record(config.out).sources
+    for code in own.values():
+        if was.get(code.name, code.sha256) != code.sha256:
+            raise GtrTurboError(
+                f"{config.out} exists and was made with another {code.name} "
+                f"(sha256 {short(was[code.name])}, not {short(code.sha256)}).",
+                "choose another --out, or add --overwrite.",
+            )
+
+
+def record_run(config: RunConfig, *, replace: bool, own: Mapping[str, Plugin] | None = None) -> None:
+    """Write OUT/run.json, which is part of no artifact; one that is there already stays unless `replace`.
+
+    `own` is the user's code as it was when the run was planned; it may have been changed since.
+    """
     file = config.out / RECORD
     if file.exists() and not replace:
         return
     config.out.mkdir(parents=True, exist_ok=True)
-    content = _content(config)
+    content = _content(config, own_code(config) if own is None else own)
     if file.exists() and json.loads(file.read_text(encoding="utf-8")) == content:
         return  # A run that is done touches nothing.
     draft = config.out / f".{RECORD}.{os.getpid()}"
@@ -58,32 +85,10 @@ def record_run(config: RunConfig, *, replace: bool) -> None:
     draft.replace(file)
 
 
-def check_sources(config: RunConfig) -> None:
-    """Refuse to go on with a run that was begun with other code of the user's own.
-
-    Raises:
-        GtrTurboError: names the code, and what its text was and is.
-    """
-    now = _content(config).get("sources", {})
-    if config.overwrite or not now or not (config.out / RECORD).is_file():
-        return
-    was = _read_record(config.out).sources
-    for name in sorted(was.keys() & now.keys()):
-        if was[name] != now[name]:
-            raise GtrTurboError(
-                f"{config.out} exists and was made with another {name} (sha256 {short(was[name])}, not {short(now[name])}).",
-                "choose another --out, or add --overwrite.",
-            )
-
-
-def _content(config: RunConfig) -> dict[str, Any]:
-    """Say what run.json is to hold."""
+def _content(config: RunConfig, own: Mapping[str, Plugin]) -> dict[str, Any]:
     values = {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.name not in UNRECORDED}
-    if not is_outside(config.method):
-        return {"version": __version__, "config": values}
-    method = load("method", config.method)
-    named = {"version": __version__, "config": values | {"method": method.name}}
-    return named | {"sources": {method.name: method.sha256}}
+    content = {"version": __version__, "config": values | {name: code.name for name, code in own.items()}}
+    return content | ({"sources": {code.name: code.sha256 for code in own.values()}} if own else {})
 
 
 def _plain(value: Any) -> Any:

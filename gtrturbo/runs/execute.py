@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from gtrturbo.analysis.history import check_sources, record_run
+from gtrturbo.analysis.history import check_sources, own_code, record_run
 from gtrturbo.config import MergeConfig, RunConfig
 from gtrturbo.distributed.processes import world
 from gtrturbo.errors import GtrTurboError
@@ -31,11 +31,11 @@ def run(config: RunConfig, *, on_step: Callable[[Step, Result, float], None] | N
     Raises:
         GtrTurboError: a stage fails, or the run was begun with other code of the user's own.
     """
-    steps, results = plan(config), []
+    steps, own, results = plan(config), own_code(config), []
     _check_world(config)
-    check_sources(config)
+    check_sources(config, own)
     if world().first:
-        record_run(config, replace=False)
+        record_run(config, replace=False, own=own)
     due = schedule([step.config for step in steps], keep_teachers=config.keep_teachers, keep_optimizers=config.keep_optimizers)
     with keeping():
         for position, step in enumerate(steps):
@@ -45,7 +45,7 @@ def run(config: RunConfig, *, on_step: Callable[[Step, Result, float], None] | N
                 on_step(step, results[-1], time.monotonic() - started)
             _prune(due.get(position, []))
     if world().first:
-        record_run(config, replace=True)  # By now all that is there is known to be of these settings.
+        record_run(config, replace=True, own=own)  # By now all that is there is known to be of these settings.
     return results
 
 

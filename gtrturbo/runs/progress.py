@@ -33,8 +33,8 @@ def run_with_progress(config: RunConfig) -> Path:
         line = f"{started['seconds']:7.1f} s  {step.iteration:>3}/{config.iterations}  {step.stage:<9} {told}"
         stderr.print(line, style="" if step.stage == "eval" else "dim", soft_wrap=True)
 
+    steps = plan(config)  # Before the work: a method of the user's own may be edited while it runs.
     run(config, on_step=tell)
-    steps = plan(config)
     evaluations = [step.config.out for step in steps if step.stage == "eval"]
     stderr.print(before_after(evaluations[0], evaluations[-1]))
     checkpoints = [step.config.out for step in steps if step.stage == "ppo-step"]

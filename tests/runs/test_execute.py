@@ -23,6 +23,7 @@ from gtrturbo.analysis.history import read_history
 from gtrturbo.cli import app
 from gtrturbo.config import RunConfig
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.runs import progress
 from gtrturbo.runs.disk import disk_of
 from gtrturbo.runs.execute import run
 from gtrturbo.runs.peaks import shape_of
@@ -173,6 +174,16 @@ def test_a_run_whose_own_method_was_changed_is_refused_by_its_name(own):
     assert file.read_bytes() == before
     assert again("--overwrite").exit_code == 0
     assert json.loads(file.read_text())["sources"]["mine.py:METHOD"][:6] == now
+
+
+def test_a_method_that_is_edited_while_its_run_works_is_recorded_as_it_was(own, monkeypatch):
+    file, again = own
+    before = file.read_bytes()
+    shutil.rmtree(file.parent)
+    monkeypatch.setattr(progress, "before_after", lambda *_: "")
+    monkeypatch.setattr(progress.stderr, "print", lambda *_, **__: Path("mine.py").write_text("raise ValueError\n"))
+    assert again().exit_code == 0
+    assert Path("mine.py").read_text() == "raise ValueError\n" and file.read_bytes() == before
 
 
 def test_disk_that_a_run_took_was_estimated(whole):
