@@ -22,6 +22,7 @@ Built = TypeVar("Built")
 SUFFIX = ".py"
 PREFIX = "_gtrturbo_"  # of the names under which files of the user's own are imported
 _modules: set[str] = set()  # files of the user's own modules that were imported by their names
+PACKAGE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,15 @@ def _raised(kind: str, file: Path, error: BaseException) -> GtrTurboError:
         where = f"{error.filename} line {error.lineno}"
         return GtrTurboError(f"{where} is no Python: {error.msg}.", (error.text or "").strip())
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "importlib" not in frame.filename and frame.filename != __file__] or frames[-1:]
+    own = [frame for frame in frames if not _is_ours(frame.filename)] or frames[-1:]
     where = f"{own[-1].filename} line {own[-1].lineno}"
+    if isinstance(error, GtrTurboError):
+        return GtrTurboError(f"{where}: {error.what}", error.fix)
     return GtrTurboError(
         f"{file} cannot be imported for a {kind}: {where} raises {type(error).__name__}: {error}", own[-1].line or ""
     )
+
+
+def _is_ours(file: str) -> bool:
+    """Tell whether a line is of the import system, of what dataclasses write, or of this package."""
+    return "importlib" in file or file == "<string>" or PACKAGE in Path(file).parents

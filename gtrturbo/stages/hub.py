@@ -3,7 +3,6 @@
 import importlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from gtrturbo.store.artifacts import (
     artifact_id,
     finished,
     pruned_files,
-    read_manifest,
     remake_command,
 )
 from gtrturbo.tasks.loading import KIND as TASK
@@ -38,9 +36,9 @@ def execute(config: Any) -> Result:
 
 def _execute(stage: Stage, config: Any) -> Result:
     if world().size == 1:
-        return existing(config) or _run(config)
+        return _finished(config) or _run(config)
     with importlib.import_module("gtrturbo.distributed.collectives").together():
-        if result := _by_the_first(existing, config):
+        if result := _by_the_first(_finished, config):
             return result
         done = _run(config) if stage.shared else _by_the_first(_run, config)
         assert done is not None
@@ -59,16 +57,20 @@ def _run(config: Any) -> Result:
 
 
 def existing(config: Any) -> Result | None:
-    """Return the artifact of a resolved config if exactly this work made it, None if it is still to be made.
+    """Return the artifact of a config if exactly this work made it, None if it is still to be made.
 
     Raises:
         GtrTurboError: something else is there; names the first difference.
     """
+    stage = _stage(config)
+    with stage.inside(config):
+        return _finished(stage.resolve(config))
+
+
+def _finished(config: Any) -> Result | None:
     if config.overwrite or (_stage(config).beside and not config.out.exists()):
         return None
-    result = finished(config.out, provenance(config))
-    # Settings that it was made with under other names are this version's, and its files are of a kind that is read.
-    return result if result is None else replace(result, metrics=read_manifest(config.out).metrics)
+    return finished(config.out, provenance(config))
 
 
 def _by_the_first(work: Callable[[Any], Result | None], config: Any) -> Result | None:

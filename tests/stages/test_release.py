@@ -15,7 +15,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_model, load_policy
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.play.recording import read_transcript
-from gtrturbo.runs.loop import plan
+from gtrturbo.runs.plan import plan
 from gtrturbo.show.artifact import show
 from gtrturbo.stages import execute
 from gtrturbo.stages.ppo_step import prepare
