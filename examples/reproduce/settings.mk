@@ -55,7 +55,7 @@ arm-k1 = $(turbo) --set ppo-step.kl-estimator=k1
 arm-abs = $(turbo) --set ppo-step.kl-estimator=abs
 arm-full = $(turbo) --set ppo-step.kl-estimator=full --set distill.top-logprobs=512
 arm-k2-loss = $(turbo) --set ppo-step.kl-estimator=k2 --set ppo-step.kl-placement=loss
-arm-full-loss = $(turbo) --set ppo-step.kl-estimator=full --set distill.top-logprobs=512 --set ppo-step.kl-placement=loss
+arm-full-loss = --method turbo-loss --eval-teachers $(kl-$(1))
 arm-advantage = $(turbo) --set ppo-step.kl-placement=advantage
 arm-return = $(turbo) --set ppo-step.kl-placement=return
 arm-reply = $(turbo) --set ppo-step.kl-tokens=reply

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from gtrturbo.config.fields import Between, Role, WordOrWhole, check, fields
+from gtrturbo.config.fields import Between, Role, Seam, WordOrWhole, check, fields
 
 FRACTION = Between(0, 1)
 POSITIVE = Between(0, low_open=True)
@@ -22,7 +22,11 @@ Log = Annotated[
     Role.RUNTIME,
 ]
 Out = Annotated[Path, "Folder to write; it appears when the stage is done.", Role.RUNTIME]
-TaskName = Annotated[str, "numberline, ezpoints, blackjack or points24."]
+TaskName = Annotated[
+    str,
+    "numberline, ezpoints, blackjack or points24; one of your own: package.module:NAME or path/to/file.py:NAME.",
+    Seam("task"),
+]
 EnvOptions = Annotated[tuple[str, ...], "KEY=VALUE for the environment, such as image=tiny or horizon=5; repeatable."]
 OnInvalidReply = Annotated[
     Literal["random", "noop", "end"],
@@ -34,6 +38,7 @@ Engine = Annotated[
     str,
     "Who answers: hf is this process, with transformers; openai is a server, see --base-url; or an agent of your own, "
     "path/to/file.py:NAME.",
+    Seam("engine"),
 ]
 ServerKind = Annotated[
     Literal["vllm", "sglang", "generic"],

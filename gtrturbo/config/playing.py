@@ -26,7 +26,7 @@ from gtrturbo.config.common import (
     StageConfig,
     TaskName,
 )
-from gtrturbo.config.fields import Role
+from gtrturbo.config.fields import Role, Seam
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +68,16 @@ class DistillConfig(StageConfig):
         Path | None,
         "Checkpoint that teaches, or a teacher of your own, path/to/file.py:NAME; not with --expert.",
         Role.INPUT,
+        Seam("teacher"),
     ] = None
     expert: Annotated[bool, "The task's scripted expert teaches (--mode thoughts only): GTR with a correct corrector."] = False
-    mode: Annotated[str, "kl writes scores, thoughts writes demos; or a mode of your own, path/to/file.py:NAME."] = "kl"
+    mode: Annotated[
+        str, "kl writes scores, thoughts writes demos; or a mode of your own, path/to/file.py:NAME.", Seam("mode")
+    ] = "kl"
     task: Annotated[
         str | None,
         "Task of the turns, where it is one of your own: code is loaded only because you name it.",
+        Seam("task"),
     ] = None
     top_logprobs: Annotated[
         int,

@@ -209,5 +209,4 @@ def ask_agent(agent: Agent, questions: Sequence[Question]) -> list[str]:
 
 
 def _state(question: Question) -> State:
-    prompt = question.messages[0]["content"][-1]["text"]
-    return State(episode=question.row, turn=0, prompt=prompt, picture=question.pictures[0], info=dict(question.info))
+    return State(question.row, question.attempt, question.messages, question.pictures, info=dict(question.info))

@@ -8,7 +8,6 @@ from gtrturbo.models.policy import Policy
 from gtrturbo.play.episodes import Response, State
 from gtrturbo.play.teachers import Question
 from gtrturbo.store.artifacts import seed_for
-from gtrturbo.store.records import chat
 
 
 class PolicyAgent:
@@ -29,7 +28,7 @@ class PolicyAgent:
 
     def __call__(self, states: Sequence[State]) -> list[Response]:
         renderer = self.policy.renderer
-        prompts = [renderer.prompt(chat(state.prompt), [state.picture]) for state in states]
+        prompts = [renderer.prompt(state.messages, state.images) for state in states]
         greedy = self.temperature == 0
         keys = [seed_for(self.seed, "reply", state.episode, state.turn) for state in states]
         samples = self.policy.generate(

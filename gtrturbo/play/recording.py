@@ -14,7 +14,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.renderer import Prompt, Renderer
 from gtrturbo.play.episodes import Agent, OnInvalidReply, Played, play_episodes
 from gtrturbo.store.artifacts import TOKENS, TURNS
-from gtrturbo.store.records import Message, Successor, Turn, chat, read_rows, write_rows
+from gtrturbo.store.records import Message, Successor, Turn, read_rows, write_rows
 from gtrturbo.store.resume_log import ResumeLog
 from gtrturbo.store.tensors import TurnTokens, load_picture, load_turn_tokens, save_image, save_turn_tokens
 from gtrturbo.tasks.task import Task
@@ -114,8 +114,9 @@ def _images(turn: Turn) -> list[str]:
 def _with_pictures(folder: Path, played: Played) -> Turn:
     successor = None
     if played.after:
-        successor = Successor(messages=chat(played.after.prompt), images=[save_image(folder, played.after.picture)])
-    return replace(played.turn, images=[save_image(folder, played.state.picture)], successor=successor)
+        after = played.after
+        successor = Successor(messages=after.messages, images=[save_image(folder, image) for image in after.images])
+    return replace(played.turn, images=[save_image(folder, image) for image in played.state.images], successor=successor)
 
 
 def _sampled(played: Played) -> SampledReply:

@@ -18,7 +18,7 @@ from gtrturbo.play.episodes import Response, State
 from gtrturbo.play.server import Answer, Server
 from gtrturbo.play.teachers import Question
 from gtrturbo.store.artifacts import artifact_id, seed_for
-from gtrturbo.store.records import Message, chat
+from gtrturbo.store.records import Message
 
 NAME_DIGITS = 12
 
@@ -151,8 +151,8 @@ class ServerAgent:
 
     def _reply(self, state: State) -> Response:
         return self.policy.reply(
-            chat(state.prompt),
-            [state.picture],
+            state.messages,
+            state.images,
             temperature=self.temperature,
             max_new_tokens=self.max_new_tokens,
             seed=seed_for(self.seed, "reply", state.episode, state.turn),

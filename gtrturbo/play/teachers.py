@@ -103,8 +103,8 @@ def _correct(questions: Sequence[Question]) -> list[str | None]:
 
 def _correction(question: Question) -> str | None:
     assert question.task is not None
-    text = question.task.expert(question.info)
-    reply = question.task.parse(text)
+    text = question.task.expert_reply(question.info)
+    reply = question.task.read(text, question.info)
     right = reply and question.perception_correct and question.action == reply.action
     return None if right else text
 

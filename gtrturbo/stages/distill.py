@@ -31,10 +31,12 @@ from gtrturbo.play.teachers import (
 from gtrturbo.plugins import calling, is_outside, names_code
 from gtrturbo.stages import done, provenance
 from gtrturbo.store.artifacts import DEMOS, SCORES, TOKENS, Draft, Result, read_manifest, writing
-from gtrturbo.store.records import Demo, Turn, chat, mean, write_rows
+from gtrturbo.store.records import Demo, Turn, mean, said, write_rows
 from gtrturbo.store.resume_log import ResumeLog
 from gtrturbo.store.tensors import TurnTokens, load_picture, load_turn_tokens, save_image, save_scores
-from gtrturbo.tasks.task import Reply, Task, load_task
+from gtrturbo.tasks.loading import load_task
+from gtrturbo.tasks.reply import Reply
+from gtrturbo.tasks.task import Task
 
 EXPERT = "expert"
 
@@ -190,7 +192,7 @@ def _teach(config: DistillConfig, mode: Mode, teacher: Teacher | None, draft: Dr
     texts = _replies(config, mode, teacher or _open(config, mode, lambda _: None), task, questions, journal)
     if not group().world.first:
         return
-    replies = [task.parse(text) if text is not None else None for text in texts]
+    replies = [task.read(text, turn.info) if text is not None else None for turn, text in zip(turns, texts, strict=True)]
     demos = [
         keep_action(turn, text, reply, _copy_pictures(config.rollouts, draft.folder, turn))
         for turn, text, reply in zip(turns, texts, replies, strict=True)
@@ -209,7 +211,7 @@ def _replies(
 
     Several processes share the turns.
     """
-    there = {said.row for said in journal.found}
+    there = {each.row for each in journal.found}
     missing = [question for question in questions if question.row not in there]
     waiting = [missing[place] for place in group().world.share(len(missing))]
     with progress_bar("distill", len(waiting)) as bar:
@@ -219,13 +221,13 @@ def _replies(
                 part = asked[start : start + teacher.at_once]
                 texts = check_thoughts(f"mode {config.mode}", part, _annotate(config, mode, teacher, part))
                 for question, text in zip(part, texts, strict=True):
-                    if attempt == teacher.retries or text is None or task.parse(text):
+                    if attempt == teacher.retries or text is None or task.read(text, question.info):
                         journal.append(Said(question.row, text))
                         bar.advance()
                     else:
                         waiting.append(question)
     group().barrier()
-    found = {said.row: said.text for said in journal.read()}
+    found = {each.row: each.text for each in journal.read()}
     return [found[question.row] for question in questions]
 
 
@@ -235,10 +237,8 @@ def keep_action(turn: Turn, text: str, reply: Reply, images: list[str]) -> Demo:
     start, end = reply.action_span
     quoted = text[start - 1] == '"'
     action = turn.action if quoted else f'"{turn.action}"'
-    question = turn.messages[0]["content"][-1]["text"]
-    return Demo(
-        messages=chat(question, text[:start] + action + text[end:]), images=images, masked_spans=[(start, start + len(action))]
-    )
+    replied = said(text[:start] + action + text[end:])
+    return Demo(messages=[*turn.messages[:-1], replied], images=images, masked_spans=[(start, start + len(action))])
 
 
 def _copy_pictures(source: Path, folder: Path, turn: Turn) -> list[str]:

@@ -10,7 +10,8 @@ from gtrturbo.stages import done, provenance
 from gtrturbo.store.artifacts import Result, save_json, writing
 from gtrturbo.store.resume_log import ResumeLog
 from gtrturbo.store.run_cache import cached
-from gtrturbo.tasks.task import chance, load_task
+from gtrturbo.tasks.chance import chance
+from gtrturbo.tasks.loading import load_task
 
 METRICS = "metrics.json"
 CHANCE_EPISODES = 1000

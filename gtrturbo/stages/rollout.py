@@ -15,7 +15,8 @@ from gtrturbo.play.recording import Episode, record_episodes
 from gtrturbo.stages import done, provenance
 from gtrturbo.store.artifacts import Result, seed_for, writing
 from gtrturbo.store.resume_log import ResumeLog
-from gtrturbo.tasks.task import Task, load_task
+from gtrturbo.tasks.loading import load_task
+from gtrturbo.tasks.task import Task
 
 
 def run(config: RolloutConfig) -> Result:
@@ -53,8 +54,8 @@ def _expert(config: RolloutConfig, task: Task) -> Agent:
 
 def _expert_reply(config: RolloutConfig, task: Task, state: State) -> str:
     if np.random.default_rng(seed_for(config.seed, "novice", state.episode)).random() >= config.random_expert_share:
-        return task.expert(state.info)
-    return task.random_expert(state.info, np.random.default_rng(seed_for(config.seed, "novice", state.episode, state.turn)))
+        return task.expert_reply(state.info)
+    return task.random_expert_reply(state.info, np.random.default_rng(seed_for(config.seed, "novice", state.episode, state.turn)))
 
 
 def _open(config: RolloutConfig, checkpoint: Path) -> Player:

@@ -80,12 +80,17 @@ class Demo:
     masked_spans: Annotated[list[tuple[int, int]], _named("masked_spans", "unlearned")]
 
 
+def said(reply: str) -> Message:
+    """Lay out the assistant's reply as a chat message."""
+    return {"role": "assistant", "content": [{"type": "text", "text": reply}]}
+
+
 def chat(prompt: str, reply: str | None = None) -> list[Message]:
     """Lay out one turn as chat messages with content parts: user (image, text) and, if there is one, the assistant's reply."""
     question: Message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
     if reply is None:
         return [question]
-    return [question, {"role": "assistant", "content": [{"type": "text", "text": reply}]}]
+    return [question, said(reply)]
 
 
 def write_rows(path: Path, rows: Iterable[Turn | Demo]) -> None:

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.plugins import find, line_of
+from gtrturbo.plugins import explained, find
+from gtrturbo.store.artifacts import METRICS_LOG
 
-METRICS_LOG = "metrics.jsonl"
 ALWAYS = "jsonl"
 
 
@@ -119,4 +119,4 @@ class _Own:
             # The one place where an error of others is not raised again: numbers that a tracker loses are in the artifact
             # all the same, and hours of training must not end because a network or a disk of the tracker's did.
             self._works = False
-            print(f"tracker {self._name} fails and is told no more: {line_of(self._name, error)}", file=sys.stderr)
+            print(f"tracker {self._name} fails and is told no more: {explained(error) or error}", file=sys.stderr)

@@ -4,10 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
+from games import prompt_text
 
 from gtrturbo.play.episodes import Response, play_episodes
 from gtrturbo.play.policy_agent import PolicyAgent, uniforms
-from gtrturbo.tasks.task import load_task
+from gtrturbo.store.records import chat
+from gtrturbo.tasks.loading import load_task
 
 TASK = load_task("numberline", ["image=tiny"])
 NONSENSE = "I would rather not say."
@@ -23,12 +25,12 @@ def refuse(states):
 
 
 def know(states):
-    return [Response(TASK.expert(state.info)) for state in states]
+    return [Response(TASK.expert_reply(state.info)) for state in states]
 
 
 def reply(action: str, state) -> str:
     """A legal reply that always takes one action."""
-    text = TASK.expert(state.info)
+    text = TASK.expert_reply(state.info)
     return text[: text.rindex(":")] + f': "{action}"}}'
 
 
@@ -56,7 +58,7 @@ def same_episodes(left, right) -> None:
             assert a.response.response_ids.tolist() == b.response.response_ids.tolist()
             assert a.response.prompt_ids.tolist() == b.response.prompt_ids.tolist()
             assert a.response.logprobs == pytest.approx(b.response.logprobs, abs=1e-5)
-            assert np.array_equal(a.state.picture, b.state.picture)
+            assert np.array_equal(a.state.images[0], b.state.images[0])
 
 
 @pytest.mark.parametrize("num_envs", [1, 3])
@@ -76,7 +78,7 @@ def test_each_turn_has_numbers_of_its_own(policy):
     from gtrturbo.play.episodes import State
 
     picture, info = TASK.make().reset(seed=0)
-    states = [State(episode, turn, TASK.prompt(info), picture, info) for episode, turn in ((0, 0), (0, 1), (1, 0))]
+    states = [State(episode, turn, chat(prompt_text(TASK, info)), [picture], info) for episode, turn in ((0, 0), (0, 1), (1, 0))]
     response = PolicyAgent(policy, seed=3, temperature=2.0, max_new_tokens=20)(states)
     assert len({tuple(each.response_ids.tolist()) for each in response}) == 3
 
@@ -139,7 +141,7 @@ def test_doing_nothing_leaves_the_state_until_the_longest_episode_is_over():
         for played in turns:
             assert (played.turn.executed, played.turn.action, played.turn.reward) == (None, None, 0.0)
             assert played.turn.info == turns[0].turn.info
-            assert np.array_equal(played.state.picture, turns[0].state.picture)
+            assert np.array_equal(played.state.images[0], turns[0].state.images[0])
         assert [played.turn.truncated for played in turns] == [False] * 9 + [True]
         assert not any(played.turn.terminated for played in turns)
 
@@ -173,7 +175,7 @@ def test_what_follows_is_kept_where_an_episode_was_cut_and_only_there():
 def test_a_turn_is_never_both_at_its_end_by_rule_and_cut():
     # A line of one step: horizon 1, and the expert wins on the last turn that there is.
     task = load_task("numberline", ["image=tiny", "line=2", "horizon=1"])
-    episodes = play(lambda states: [Response(task.expert(state.info)) for state in states], task=task, episodes=range(10))
+    episodes = play(lambda states: [Response(task.expert_reply(state.info)) for state in states], task=task, episodes=range(10))
     turns = [played.turn for episode in episodes.values() for played in episode]
     assert any(turn.won for turn in turns)
     assert [turn for turn in turns if turn.terminated and turn.truncated] == []
@@ -194,4 +196,4 @@ def test_the_reward_is_the_sum_of_its_terms_and_the_seed_repeats_the_deal():
             assert played.turn.reward == sum(played.turn.reward_terms.values())
         env = TASK.make()
         picture, info = env.reset(seed=turns[0].turn.seed)
-        assert info == turns[0].turn.info and np.array_equal(picture, turns[0].state.picture)
+        assert info == turns[0].turn.info and np.array_equal(picture, turns[0].state.images[0])

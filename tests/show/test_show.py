@@ -464,7 +464,7 @@ def test_truncated_tokens_name_the_command_that_checks(tmp_path):
 def test_written_turns_keep_the_characters_of_each_token(tmp_path):
     picture = np.zeros((2, 2, 3), np.uint8)
     spoken = Response(REPLY, np.array([1]), np.array([3, 4, 5, 6]), SPANS, np.zeros(4, np.float32))
-    state = State(episode=5, turn=0, prompt="Where?", picture=picture, info={})
+    state = State(episode=5, turn=0, messages=chat("Where?"), images=[picture], info={})
     reply = read_reply(REPLY, required=("thoughts", "action"), actions=("+", "-"))
     write_turns(tmp_path, [[Played(state, spoken, reply, turn(5, 0), None)]])
     tokens = load_turn_tokens(tmp_path / TOKENS)

@@ -16,8 +16,9 @@ from gtrturbo.stages.distill import keep_action
 from gtrturbo.store.artifacts import read_manifest, sha256_file
 from gtrturbo.store.records import Demo, read_rows
 from gtrturbo.store.tensors import load_scores, load_turn_tokens
+from gtrturbo.tasks.built_in import TASKS
+from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.reply import Reply
-from gtrturbo.tasks.task import TASKS, load_task
 from gtrturbo.train.demos import read_examples
 
 TASK = load_task("numberline", ["image=tiny"])
@@ -104,7 +105,7 @@ def corrected(root, turns):
     wrong = [
         turn
         for turn in read_turns(turns)
-        if turn.legal and not (turn.perception_correct and turn.action == TASK.parse(TASK.expert(turn.info)).action)
+        if turn.legal and not (turn.perception_correct and turn.action == TASK.read(TASK.expert_reply(turn.info), {}).action)
     ]
     return out, list(read_rows(out / "demos.jsonl", Demo)), wrong
 
@@ -125,8 +126,8 @@ def test_a_correction_has_true_thoughts_and_the_students_action(corrected):
     _, demos, wrong = corrected
     kept = 0
     for demo, turn in zip(demos, wrong, strict=True):
-        reply = TASK.parse(text_of(demo))
-        expert = TASK.parse(TASK.expert(turn.info))
+        reply = TASK.read(text_of(demo), {})
+        expert = TASK.read(TASK.expert_reply(turn.info), {})
         assert reply.action == turn.action
         assert reply.fields | {"action": None} == expert.fields | {"action": None}
         kept += reply.action != expert.action
@@ -166,15 +167,17 @@ EVERY_ACTION = [(name, action) for name in TASKS for action in load_task(name, [
 def test_the_students_action_takes_the_place_of_the_teachers_whatever_it_is(turns, name, action):
     task = load_task(name, ["image=tiny"])
     _, info = task.make().reset(seed=0)
-    teacher = task.expert(info)
+    teacher = task.expert_reply(info)
     turn = replace(next(turn for turn in read_turns(turns) if turn.legal), action=action)
     texts = [teacher]
-    if task.parse(teacher).action.isdecimal():
-        texts.append(teacher.replace(f'"action": "{task.parse(teacher).action}"', f'"action": {task.parse(teacher).action}'))
+    if task.read(teacher, {}).action.isdecimal():
+        texts.append(
+            teacher.replace(f'"action": "{task.read(teacher, {}).action}"', f'"action": {task.read(teacher, {}).action}')
+        )
     for text in texts:
-        demo = keep_action(turn, text, task.parse(text), [])
-        kept = task.parse(text_of(demo))
-        assert kept.action == action and kept.fields["thoughts"] == task.parse(text).fields["thoughts"]
+        demo = keep_action(turn, text, task.read(text, {}), [])
+        kept = task.read(text_of(demo), {})
+        assert kept.action == action and kept.fields["thoughts"] == task.read(text, {}).fields["thoughts"]
         [(start, end)] = demo.masked_spans
         assert text_of(demo)[start:end].strip('"') == action
 
@@ -208,7 +211,7 @@ def test_a_teachers_thought_keeps_the_students_action(thoughts, turns):
     _, out = thoughts
     waiting = [turn for turn in read_turns(turns) if turn.legal]
     for demo in read_rows(out / "demos.jsonl", Demo):
-        reply = TASK.parse(text_of(demo))
+        reply = TASK.read(text_of(demo), {})
         # Demos are in the order of the turns; those without a thought are left out.
         while waiting[0].messages[0] != demo.messages[0] or waiting[0].action != reply.action:
             waiting.pop(0)

@@ -220,7 +220,7 @@ def test_an_agent_of_the_users_own_plays_an_evaluation(warm, tmp_path, monkeypat
     assert result.exit_code == 0, result.output
     manifest = read_manifest(tmp_path / "out")
     assert (manifest.metrics["success_rate"], manifest.metrics["illegal_rate"]) == (1.0, 0.0)
-    assert manifest.config["engine"].endswith("scripted_agent.py:make")
+    assert manifest.config["engine"] == manifest.plugins["engine"]["name"] == "scripted_agent.py:make"
 
 
 def test_what_an_agent_says_without_tokens_is_not_played_for_training(warm, tmp_path):

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from gtrturbo.config import DistillConfig, InitConfig, MergeConfig, PpoStepConfig, RolloutConfig, SftConfig
-from gtrturbo.models.tiny import CHAT_TEMPLATE, build_tokenizer
+from gtrturbo.models.built_in import CHAT_TEMPLATE, build_processor
 from gtrturbo.stages import execute
 from gtrturbo.store.artifacts import read_manifest
 
@@ -26,7 +26,7 @@ TASK = {"task": "blackjack", "env": ("image=tiny",)}
 def llava(root) -> Path:
     """A folder as the hub holds it: random weights, an unused last vision layer, processor and chat template."""
     folder = root / "llava"
-    tokenizer = build_tokenizer()
+    tokenizer = build_processor().tokenizer
     image = tokenizer.convert_tokens_to_ids("<|image_pad|>")
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}

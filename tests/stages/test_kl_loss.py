@@ -14,7 +14,8 @@ from gtrturbo.models import scorer
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.play.recording import read_transcript
-from gtrturbo.runs.loop import distill, plan
+from gtrturbo.runs.plan import plan
+from gtrturbo.runs.student import distill
 from gtrturbo.stages import execute, ppo_step
 from gtrturbo.stages.ppo_step import prepare
 from gtrturbo.store.tensors import load_scores, load_top_logprobs

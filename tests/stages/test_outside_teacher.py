@@ -12,10 +12,10 @@ from gtrturbo.config import DistillConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.recording import read_turns
 from gtrturbo.stages import execute
-from gtrturbo.store.artifacts import read_manifest
+from gtrturbo.store.artifacts import read_manifest, sha256_file
 from gtrturbo.store.records import Demo, read_rows
 from gtrturbo.store.tensors import load_scores, load_turn_tokens
-from gtrturbo.tasks.task import load_task
+from gtrturbo.tasks.loading import load_task
 
 TEACHER = f"{Path(__file__).parents[1]}/plugins/terse_teacher.py:TEACHER"
 TASK = load_task("numberline", ["image=tiny"])
@@ -46,11 +46,13 @@ def test_a_teacher_of_the_users_own_writes_demos_where_it_has_something_to_say(t
     written = demos(tmp_path / "demos")
     assert 0 < len(written) == len(wrong) < len(legal)
     for demo, turn in zip(written, wrong, strict=True):
-        reply = TASK.parse(demo.messages[-1]["content"][0]["text"])
+        reply = TASK.read(demo.messages[-1]["content"][0]["text"], {})
         assert reply.action == turn.action and "leads to" in reply.fields["thoughts"]
     manifest = read_manifest(tmp_path / "demos")
     assert manifest.metrics == {"turns": len(legal), "demos": len(wrong), "unparsed": 0}
     assert manifest.inputs.keys() == {"rollouts"} and manifest.kind == "demos"
+    code = Path(TEACHER.removesuffix(":TEACHER"))
+    assert manifest.plugins == {"teacher": {"name": "terse_teacher.py:TEACHER", "sha256": sha256_file(code)}}
 
 
 def test_a_teacher_of_the_users_own_gives_log_probs(turns, tmp_path):
@@ -71,8 +73,8 @@ def teach(questions):
     for question in questions:
         assert [part["type"] for part in question.messages[0]["content"]] == ["image", "text"]
         assert question.pictures[0].shape[2] == 3
-        assert question.task.parse(question.reply).action == question.action
-    return [question.task.expert(question.info) for question in questions]
+        assert question.task.read(question.reply, question.info).action == question.action
+    return [question.task.expert_reply(question.info) for question in questions]
 """
     )
     assert len(demos(out)) == sum(turn.legal for turn in read_turns(turns))

@@ -148,7 +148,7 @@ def test_blind_scores_are_of_single_tokens_of_a_checkpoint_in_this_process(init,
 
 
 def test_blind_scores_are_told_apart_and_colour_no_tokens(released, turns):
-    assert read_manifest(released).config["mode"].endswith("release.py:BLIND")
+    assert read_manifest(released).config["mode"] == read_manifest(released).plugins["mode"]["name"] == "release.py:BLIND"
     assert read_manifest(released).metrics.keys() == {"turns", "tokens"}
     with pytest.raises(GtrTurboError, match=r"made by mode .*release.py:BLIND, whose log-probs are not of the tokens sampled"):
         show(ShowConfig(artifact=turns, turn=0, scores=released))

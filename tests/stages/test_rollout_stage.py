@@ -13,7 +13,7 @@ from gtrturbo.play.recording import read_turns
 from gtrturbo.stages import execute
 from gtrturbo.store.artifacts import read_manifest, sha256_file
 from gtrturbo.store.tensors import load_turn_tokens
-from gtrturbo.tasks.task import TASKS
+from gtrturbo.tasks.built_in import TASKS
 
 
 def test_two_parts_have_the_turns_and_tokens_of_the_whole(turns, turns_config, tmp_path):

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.built_in import build_processor
 from gtrturbo.models.renderer import Renderer
-from gtrturbo.models.tiny import build_processor
 from gtrturbo.play.recording import read_turns
 from gtrturbo.store.records import Demo, chat
 from gtrturbo.store.tensors import save_image, save_turn_tokens
-from gtrturbo.tasks.task import TASKS, load_task
+from gtrturbo.tasks.built_in import TASKS
+from gtrturbo.tasks.loading import load_task
 from gtrturbo.train.demos import Shuffle, demo_example, imitation_loss, read_examples
 
 
