@@ -23,7 +23,7 @@ from gtrturbo.store.records import Turn, read_rows
 RECORD = "run.json"
 METRICS_LOG = "metrics.jsonl"
 # Where and how to work, not what: the rest names a run.
-UNRECORDED = {"out", "keep_teachers", "keep_optimizers", "subprocess", "dry_run", "device", "overwrite"}
+UNRECORDED = {"out", "keep_teachers", "keep_optimizers", "subprocess", "dry_run", "device", "overwrite", "log"}
 # What a run's stages are called by what they are for; `merge` and `distill` are the teacher's.
 TEACHER_STAGES = ("merge", "distill")
 FOLDERS = {

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from gtrturbo.config.common import AT_LEAST_ONE, NOT_NEGATIVE, Device, EnvOptions, Seed, TaskName
+from gtrturbo.config.common import AT_LEAST_ONE, NOT_NEGATIVE, Device, EnvOptions, Log, Seed, TaskName
 from gtrturbo.config.fields import Role, check, fields
 
 
@@ -57,6 +57,7 @@ class RunConfig:
     dry_run: Annotated[bool, "Print the run as a shell script with estimates of memory and disk, and do nothing."] = False
     device: Device = "auto"
     overwrite: Annotated[bool, "Replace what exists and differs."] = False
+    log: Log = ()
 
     def __post_init__(self) -> None:
         for field in fields(type(self)):

@@ -9,6 +9,7 @@ from small_runs import run_config
 from gtrturbo.config import PpoStepConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.runs.plan import plan
+from gtrturbo.runs.script import command
 
 
 def test_seeds_differ_between_stages_iterations_and_runs():
@@ -160,3 +161,9 @@ def test_only_the_tiny_model_has_presets():
     assert (sft.steps, sft.learning_rate) == (200, 1e-5)
     assert replace(update, seed=0) == default
     assert steps[1].config.env == ()
+
+
+def test_every_step_tells_the_runs_trackers():
+    steps = plan(run_config(log=("a.py:A", "b.py:B")))
+    assert {step.config.log for step in steps} == {("a.py:A", "b.py:B")}
+    assert all("--log a.py:A --log b.py:B" in command(step) for step in steps)
