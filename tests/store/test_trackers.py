@@ -8,7 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from gtrturbo.cli import app
+from gtrturbo.config import RolloutConfig
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.stages import execute
 from gtrturbo.store.artifacts import sha256_file
 from gtrturbo.store.trackers import require_trackers, tracking
 
@@ -94,3 +96,10 @@ def test_the_built_in_tracker_writes_its_file_once_however_often_it_is_named(tmp
         track("sft", tmp_path, 0, {"step": 0, "loss": 0.5})
         track("sft", tmp_path, None, {"steps": 1})
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0, "loss": 0.5}\n'
+
+
+def test_a_tracker_that_is_none_ends_a_stage_before_it_begins(tmp_path):
+    out = tmp_path / "turns"
+    with pytest.raises(GtrTurboError, match="there is no tracker 'wandbb'"):
+        execute(RolloutConfig(out=out, task="numberline", env=("image=tiny",), expert=True, episodes=1, log=("wandbb",)))
+    assert list(tmp_path.iterdir()) == []
