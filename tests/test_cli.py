@@ -166,7 +166,7 @@ def test_positional_lists_keep_their_order():
 def test_unknown_yaml_key_names_the_known_ones(yaml_file):
     what, fix = refused("init", "--out", "x", "--config", yaml_file(**{"lora-rnak": 4}), code=2)
     assert what == "unknown setting lora-rnak."
-    assert fix.startswith("known: out, overwrite, model, revision, lora-rank,")
+    assert fix.startswith("known: out, overwrite, model, revision, task, env, lora-rank,")
 
 
 @pytest.mark.parametrize("content", [b"- a\n- b\n", b"a: [\n", b"", b"\xff\xfe\x00"])
@@ -392,11 +392,19 @@ def test_a_loss_that_is_not_finite_writes_nothing(tmp_path, warm, turns):
     assert gtrturbo_("show", turns, "--turn", row).exit_code == 0  # the command that is named works
 
 
+TASKS_LISTED = (
+    "built in: numberline, ezpoints, blackjack, points24; one of your own: package.module:NAME or path/to/file.py:NAME."
+)
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [
         ("rollout --out t --task numberline", "give one of the two."),
-        ("rollout --out t --task chess --expert", "choose one of: numberline, ezpoints, blackjack, points24."),
+        (
+            "rollout --out t --task chess --expert",
+            TASKS_LISTED,
+        ),
         ("rollout --out t --task numberline --expert --env colour=1", "its options are: image, line, horizon."),
         ("rollout --out t --task numberline --expert --env image", "its options are: image, line, horizon."),
     ],

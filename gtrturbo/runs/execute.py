@@ -68,7 +68,7 @@ def execute_alone(step: Step) -> Result:
         _start(step)
     result = existing(replace(step.config, overwrite=False))
     if result is None:
-        raise GtrTurboError(f"{step.stage} left no {config.out}.", f"run it alone with: {command(step)}")
+        raise GtrTurboError(f"{step.stage} left no {step.config.out}.", f"run it alone with: {command(step)}")
     return result
 
 

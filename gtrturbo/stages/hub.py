@@ -20,8 +20,9 @@ from gtrturbo.store.artifacts import (
     pruned_files,
     remake_command,
 )
-from gtrturbo.tasks.loading import KIND as TASK
-from gtrturbo.tasks.loading import canonical_name
+
+# Rooms in which one thing has several built-in names; imported when they are needed.
+CANONICAL = {"task": "gtrturbo.tasks.loading"}
 
 
 def execute(config: Any) -> Result:
@@ -145,8 +146,8 @@ def provenance(config: Any, identify: Callable[[Path], str] = artifact_id) -> Pr
 
 def canonical(kind: str, name: str) -> str:
     """Return the one name by which a manifest calls what a user may call by several; of a file no folder."""
-    if kind == TASK:
-        return canonical_name(name)
+    if kind in CANONICAL:
+        return importlib.import_module(CANONICAL[kind]).canonical_name(name)
     return load(kind, name).name if is_outside(name) else name
 
 
