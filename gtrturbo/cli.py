@@ -19,6 +19,7 @@ from gtrturbo.config.fields import Field, Role, build, fields
 from gtrturbo.console import stderr
 from gtrturbo.distributed.processes import world
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.merging.methods import method_of
 from gtrturbo.runs.loop import distill, plan, shell
 from gtrturbo.runs.progress import run_with_progress
 from gtrturbo.stages import STAGES, execute, preview
@@ -212,8 +213,9 @@ def _root(
     pass
 
 
+_VERIFY = {"merge": lambda config: method_of(config.method)}
 for _name in ORDER:
-    add_command(_name, STAGES[_name][0], run_stage)
+    add_command(_name, STAGES[_name][0], run_stage, verify=_VERIFY.get(_name))
 add_command("run", RunConfig, run_loop, verify=plan)
 add_command("show", ShowConfig, lambda config: importlib.import_module("gtrturbo.show.artifact").show(config))
 add_command("compare", CompareConfig, lambda config: importlib.import_module("gtrturbo.show.comparison").compare(config))

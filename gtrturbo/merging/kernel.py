@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gtrturbo.merging.operands import BINS, CHUNK, SUMS, TABLES, Operand, Rule, Search, Tile
+from gtrturbo.merging.operands import BINS, CHUNK, SUMS, TABLES, Operand, Search, Tile, TileRule
 from gtrturbo.store.safetensors_files import Stored
 
 SOURCES = [Path(__file__).with_name(name) for name in ("streams.c", "kernel.c", "bfloat16.c")]
@@ -44,7 +44,7 @@ class _Input(ctypes.Structure):
     )
 
 
-class _Rule(ctypes.Structure):
+class _RuleStruct(ctypes.Structure):
     _fields_ = (
         ("vote", ctypes.c_int64),
         ("average", ctypes.c_int64),
@@ -120,7 +120,7 @@ class CompiledKernel:
         self,
         base: Tile,
         operands: Sequence[Operand],
-        rule: Rule,
+        rule: TileRule,
         *,
         offset: int,
         out: np.ndarray,
@@ -179,8 +179,8 @@ def _tile(
     return _Input(address, _DTYPES[data.dtype], difference, weight, low, high, key, descriptor, place)
 
 
-def _rule(rule: Rule) -> _Rule:
-    return _Rule(_VOTES[rule.vote], rule.average, rule.divisor, rule.keep, rule.scale, rule.base_factor, rule.trims)
+def _rule(rule: TileRule) -> _RuleStruct:
+    return _RuleStruct(_VOTES[rule.vote], rule.average, rule.divisor, rule.keep, rule.scale, rule.base_factor, rule.trims)
 
 
 @functools.cache

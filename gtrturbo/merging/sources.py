@@ -10,8 +10,8 @@ import numpy as np
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import Adapter, Delta
 from gtrturbo.merging.operands import Tile, loaded
-from gtrturbo.merging.products import Shelf
-from gtrturbo.store.safetensors_files import Entry, Files, Layout, widen
+from gtrturbo.merging.products import ProductCache
+from gtrturbo.store.safetensors_files import Files, Layout, TensorEntry, widen
 
 TILE = 1 << 20  # entries
 SPOT = 1 << 18  # entries of a tile where all its vectors are in memory, or where a sample takes a part of it
@@ -19,7 +19,7 @@ SPOT = 1 << 18  # entries of a tile where all its vectors are in memory, or wher
 BLOCK = 1 << 18
 
 # Reads entries [first, last) of one checkpoint's tensor: the values, and whether they are a task vector already.
-Reader = Callable[[int, int], tuple[Tile, bool]]
+TileReader = Callable[[int, int], tuple[Tile, bool]]
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Full:
     """A tensor as it is in a full checkpoint. `whole` takes it as a vector of its own, not as a difference from the base."""
 
     folder: Path
-    entry: Entry
+    entry: TensorEntry
     whole: bool = False
 
-    def reader(self, files: Files) -> Reader:
+    def reader(self, files: Files) -> TileReader:
         stored = files.stored(self.entry)
         return lambda first, last: (stored(first, last), self.whole)
 
@@ -41,7 +41,7 @@ class Zeros:
 
     dtype: np.dtype
 
-    def reader(self, _: Files) -> Reader:
+    def reader(self, _: Files) -> TileReader:
         return lambda first, last: (np.zeros(last - first, self.dtype), False)
 
 
@@ -58,8 +58,8 @@ class LowRank:
     origin: Adapter | None = None
     under: Full | None = None
 
-    def reader(self, files: Files, shelf: Shelf | None = None) -> Reader:
-        """Read tiles; products are taken from `shelf`, and put there."""
+    def reader(self, files: Files, cache: ProductCache | None = None) -> TileReader:
+        """Read tiles; products are taken from `cache`, and put there."""
         delta = Delta.read(files, self.adapter, self.module)
         origin = Delta.read(files, self.origin, self.module) if self.origin else None
         under = self.under.reader(files) if self.under else None
@@ -67,9 +67,9 @@ class LowRank:
 
         def read(first: int, last: int) -> tuple[np.ndarray, bool]:
             rows = (first // width, last // width)
-            moved = shelf.find(first, last) if shelf else None
+            moved = cache.find(first, last) if cache else None
             if moved is None:
-                moved = delta.rows(*rows, shelf.place(first, last) if shelf else None).reshape(-1)
+                moved = delta.rows(*rows, cache.place(first, last) if cache else None).reshape(-1)
             if origin:
                 moved = moved.astype(np.float64) - origin.rows(*rows).reshape(-1)
             if under:
@@ -80,14 +80,14 @@ class LowRank:
 
 
 @dataclass(frozen=True)
-class Grounded:
+class BaseWithAdapter:
     """The base under an adapter that has a change of its own: W + ΔW, rounded to W's type."""
 
-    entry: Entry
+    entry: TensorEntry
     origin: Adapter
     module: str
 
-    def reader(self, files: Files) -> Reader:
+    def reader(self, files: Files) -> TileReader:
         under = Full(self.entry.file.parent, self.entry).reader(files)
         delta = Delta.read(files, self.origin, self.module)
         width = delta.a.shape[1]
@@ -118,8 +118,8 @@ class Target:
     `step`: entries per tile.
     """
 
-    entry: Entry
-    base: Full | Grounded | Zeros
+    entry: TensorEntry
+    base: Full | BaseWithAdapter | Zeros
     parts: tuple[Full | LowRank, ...]
     step: int
 
@@ -142,7 +142,7 @@ class Sources:
 
     base: Layout
     targets: tuple[Target, ...]
-    copied: tuple[Entry, ...]
+    copied: tuple[TensorEntry, ...]
     layouts: tuple[Layout, ...]
     adapters: tuple[Adapter, ...]
 
@@ -167,7 +167,7 @@ def full_sources(
     base: Layout,
     checkpoints: Sequence[Layout],
     *,
-    only: Sequence[str],
+    include: Sequence[str],
     exclude: Sequence[str],
     whole: bool,
     vectors: bool = False,
@@ -176,7 +176,7 @@ def full_sources(
 
     Args:
         base, checkpoints: what there is.
-        only, exclude: patterns over the base's tensors.
+        include, exclude: patterns over the base's tensors.
         whole: take weights as vectors of their own.
         vectors: all vectors of a tile will lie in memory at once, in float64.
 
@@ -185,7 +185,7 @@ def full_sources(
     """
     for other in checkpoints:
         _require_same(base, other)
-    selected = select(base.entries, only=only, exclude=exclude)
+    selected = select(base.entries, include=include, exclude=exclude)
     targets, copied = [], []
     for name, entry in base.entries.items():
         if entry.is_float and entry.entries and name in selected:
@@ -211,18 +211,18 @@ def _require_same(base: Layout, other: Layout) -> None:
             raise GtrTurboError(f"{name} in {other.folder} is of type {found.dtype}, in the base {entry.dtype}.", hint)
 
 
-def select(names: Sequence[str] | dict[str, Entry], *, only: Sequence[str], exclude: Sequence[str]) -> set[str]:
+def select(names: Sequence[str] | dict[str, TensorEntry], *, include: Sequence[str], exclude: Sequence[str]) -> set[str]:
     """Choose tensors by shell patterns.
 
     Raises:
         GtrTurboError: a pattern fits no tensor.
     """
-    for pattern in (*only, *exclude):
+    for pattern in (*include, *exclude):
         if not fnmatch.filter(names, pattern):
             raise GtrTurboError(
                 f"no tensor is called {pattern}.", f"the first is {next(iter(names), 'none')}; * stands for any text."
             )
-    chosen = {name for pattern in only for name in fnmatch.filter(names, pattern)} if only else set(names)
+    chosen = {name for pattern in include for name in fnmatch.filter(names, pattern)} if include else set(names)
     return chosen - {name for pattern in exclude for name in fnmatch.filter(names, pattern)}
 
 
@@ -232,7 +232,7 @@ def adapter_sources(
     origin: Adapter | None,
     names: Callable[[list[tuple[str, tuple[int, ...]]]], dict[str, str]],
     *,
-    only: Sequence[str],
+    include: Sequence[str],
     exclude: Sequence[str],
     whole: bool,
 ) -> Sources:
@@ -243,7 +243,7 @@ def adapter_sources(
         adapters: one per checkpoint.
         origin: the adapter that they were trained from, where it has a change of its own.
         names: gives the base's name for each tensor that the adapters change, from its name in memory and its shape.
-        only, exclude: patterns over the base's tensors.
+        include, exclude: patterns over the base's tensors.
         whole: take W + ΔW as vectors of their own.
 
     Raises:
@@ -259,12 +259,12 @@ def adapter_sources(
     stored = names([*shapes.items(), *((name, entry.shape) for name, entry in first.replaced.items())])
     modules = {stored[f"{module}.weight"]: module for module in first.factors}
     saved = {stored[name]: name for name in first.replaced}
-    selected = select(base.entries, only=only, exclude=exclude)
+    selected = select(base.entries, include=include, exclude=exclude)
     targets, copied = [], []
     for name, entry in base.entries.items():
         if name in modules and name in selected:
             module = modules[name]
-            under = Grounded(entry, origin, module) if origin else Full(base.folder, entry)
+            under = BaseWithAdapter(entry, origin, module) if origin else Full(base.folder, entry)
             width = entry.shape[1]
             below, start = (Full(base.folder, entry), None) if whole else (None, origin)
             parts = tuple(LowRank(adapter.folder, adapter, module, origin=start, under=below) for adapter in adapters)
@@ -274,14 +274,14 @@ def adapter_sources(
             parts = tuple(Full(adapter.folder, _replacement(adapter, saved[name], entry), whole) for adapter in adapters)
             targets.append(Target(entry, start, parts, TILE))
         elif origin and (name in modules or name in saved):
-            raise GtrTurboError(f"--only and --exclude leave out {name}, which the base {origin.folder} itself changes.")
+            raise GtrTurboError(f"--include and --exclude leave out {name}, which the base {origin.folder} itself changes.")
         else:
             copied.append(entry)
     used = (*adapters, *([origin] if origin else []))
     return Sources(base, tuple(targets), tuple(copied), (base,), used)
 
 
-def _replacement(adapter: Adapter, name: str, entry: Entry) -> Entry:
+def _replacement(adapter: Adapter, name: str, entry: TensorEntry) -> TensorEntry:
     found = adapter.replaced[name]
     if found.shape != entry.shape or not found.is_float:
         raise GtrTurboError(f"{name} in {adapter.folder} has shape {list(found.shape)}, in the base {list(entry.shape)}.")

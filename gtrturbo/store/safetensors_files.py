@@ -27,7 +27,7 @@ HEADER_LIMIT = 100_000_000  # bytes, as in the format's own reader
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """One tensor in a file: its bytes are [start, start + size)."""
 
     name: str
@@ -56,7 +56,7 @@ class Layout:
     """A checkpoint's tensors by name, and its files' headers byte for byte."""
 
     folder: Path
-    entries: dict[str, Entry]
+    entries: dict[str, TensorEntry]
     headers: dict[str, bytes]
 
     @property
@@ -99,7 +99,7 @@ def _sharded(folder: Path) -> Layout:
 
 
 def _joined(folder: Path, files: list[str]) -> Layout:
-    entries: dict[str, Entry] = {}
+    entries: dict[str, TensorEntry] = {}
     headers: dict[str, bytes] = {}
     for file in files:
         headers[file], found = read_header(folder / file)
@@ -120,7 +120,7 @@ def _absent(folder: Path) -> GtrTurboError:
     return GtrTurboError(f"{folder} holds no {SINGLE} and no {INDEX}.", "name a checkpoint folder.")
 
 
-def read_header(path: Path) -> tuple[bytes, list[Entry]]:
+def read_header(path: Path) -> tuple[bytes, list[TensorEntry]]:
     """Read a safetensors file's header: its bytes, length included, and its tensors in the order of their bytes.
 
     Raises:
@@ -145,9 +145,9 @@ def read_header(path: Path) -> tuple[bytes, list[Entry]]:
     return prefix + text, entries
 
 
-def _entry(path: Path, name: str, fields: dict[str, Any], data: int) -> Entry:
+def _entry(path: Path, name: str, fields: dict[str, Any], data: int) -> TensorEntry:
     start, end = fields["data_offsets"]
-    entry = Entry(name, path, fields["dtype"], tuple(fields["shape"]), data + start, end - start)
+    entry = TensorEntry(name, path, fields["dtype"], tuple(fields["shape"]), data + start, end - start)
     if entry.dtype not in BITS:
         raise ValueError(f"{name} is of type {entry.dtype}, which merge does not know")
     if entry.entries * entry.width != entry.size:
@@ -155,7 +155,7 @@ def _entry(path: Path, name: str, fields: dict[str, Any], data: int) -> Entry:
     return entry
 
 
-def _require_whole(entries: list[Entry], start: int, size: int) -> None:
+def _require_whole(entries: list[TensorEntry], start: int, size: int) -> None:
     for entry in entries:
         if entry.start != start:
             raise ValueError(f"{entry.name} does not follow the tensor before it")
@@ -209,7 +209,7 @@ class Files:
     # Writers of one file wait for each other anyway: here they do it asleep, in the kernel they would spin.
     _writing: threading.Lock = field(default_factory=threading.Lock)
 
-    def read(self, entry: Entry, first: int, out: np.ndarray) -> None:
+    def read(self, entry: TensorEntry, first: int, out: np.ndarray) -> None:
         """Read entries [first, first + len(out)) of a tensor into `out`, whose dtype is the file's."""
         self.read_bytes(entry.file, entry.start + first * entry.width, out)
 
@@ -217,7 +217,7 @@ class Files:
         """Fill an array from an offset of a file."""
         _fill(self._open[path], path, offset, data)
 
-    def stored(self, entry: Entry) -> Callable[[int, int], "Stored"]:
+    def stored(self, entry: TensorEntry) -> Callable[[int, int], "Stored"]:
         """Return what names the entries [first, last) of a tensor, unread."""
         path, descriptor, dtype = entry.file, self._open[entry.file], np.dtype(FLOATS[entry.dtype])
         start, width = entry.start, entry.width
@@ -252,7 +252,7 @@ class Files:
         self._open.clear()
 
 
-def read_tensor(files: Files, entry: Entry) -> np.ndarray:
+def read_tensor(files: Files, entry: TensorEntry) -> np.ndarray:
     """Read one whole floating-point tensor, in its shape; bfloat16 as the uint16 of its bits."""
     flat = np.empty(entry.entries, FLOATS[entry.dtype])
     files.read(entry, 0, flat)
