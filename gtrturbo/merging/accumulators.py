@@ -15,7 +15,8 @@ import numpy as np
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.state import STATE, RunningSums, replaced
 from gtrturbo.store.artifacts import save_json
-from gtrturbo.store.safetensors_files import Files, TensorEntry, header_of, read_header
+from gtrturbo.store.open_files import Files
+from gtrturbo.store.safetensors_files import TensorEntry, header_of, read_header
 
 PARTS = ("positive", "negative", "positive_weight", "negative_weight")
 MOST = 65535  # checkpoints, of the counts
@@ -84,14 +85,15 @@ class Accumulators:
             values = np.ascontiguousarray(row, _NUMPY[place.dtype])
             self._files.write(place.file, place.start + start * values.itemsize, values)
 
-    def finish(self, state: RunningSums) -> None:
-        """Put the new state in the place of the old one, which is whole until then."""
-        save_json(self._following / STATE, asdict(state))
-        shutil.rmtree(replaced(self.folder), ignore_errors=True)
-        if self.folder.exists():
-            self.folder.rename(replaced(self.folder))
-        self._following.rename(self.folder)
-        shutil.rmtree(replaced(self.folder), ignore_errors=True)
+
+def replace_sums(folder: Path, following: Path, state: RunningSums) -> None:
+    """Put the new state in the place of the old one, which is whole until then."""
+    save_json(following / STATE, asdict(state))
+    shutil.rmtree(replaced(folder), ignore_errors=True)
+    if folder.exists():
+        folder.rename(replaced(folder))
+    following.rename(folder)
+    shutil.rmtree(replaced(folder), ignore_errors=True)
 
 
 _NUMPY = {"F64": np.float64, "U16": np.uint16}

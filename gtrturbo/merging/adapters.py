@@ -12,7 +12,8 @@ import numpy as np
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import adapter_config
-from gtrturbo.store.safetensors_files import ADAPTER, Files, TensorEntry, read_header, read_tensor, widen
+from gtrturbo.store.open_files import Files, read_tensor, widen
+from gtrturbo.store.safetensors_files import ADAPTER, TensorEntry, read_header
 
 PREFIX = "base_model.model."
 A, B = ".lora_A.weight", ".lora_B.weight"

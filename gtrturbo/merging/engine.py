@@ -17,33 +17,21 @@ from gtrturbo.merging.accumulators import Accumulators
 from gtrturbo.merging.hashing import Hasher
 from gtrturbo.merging.magnitudes import NotFinite
 from gtrturbo.merging.measuring import MeasuredTensor, bounds, inner_products, most_varied, selected, vectors_of
-from gtrturbo.merging.operands import SUMS, Combiner, Kernel, Operand, RuleFailed, Tile, TileRule, loaded
+from gtrturbo.merging.operands import Combiner, Kernel, Operand, RuleFailed, Tile, TileRule, loaded
+from gtrturbo.merging.outcome import TensorReport, report_of
+from gtrturbo.merging.parts import Full, LowRank, TileReader
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.products import BufferPool, ProductCache
-from gtrturbo.merging.sources import Full, LowRank, Sources, Target, TileReader
+from gtrturbo.merging.sources import Sources, Target
 from gtrturbo.merging.thresholds import Thresholds
 from gtrturbo.merging.workers import Countdown, Job, WorkerPool
-from gtrturbo.store.safetensors_files import FLOATS, Files, TensorEntry, widen
+from gtrturbo.store.open_files import Files, widen
+from gtrturbo.store.safetensors_files import FLOATS, TensorEntry
 
 RANGE = 1 << 22  # entries that one job merges, unless a tile is larger
 COPY = 1 << 22  # bytes
 KEPT = 1 << 26  # bytes of products per thread that wait to be merged,
 MOST_KEPT = 1 << 28  # and of all threads
-
-
-@dataclass(frozen=True)
-class TensorReport:
-    """What became of one tensor: squared norms of merged vector, mean and base, their product, and counts over entries."""
-
-    name: str
-    entries: int
-    merged_square: float
-    mean_square: float
-    dot: float
-    base_square: float
-    conflicts: float
-    kept: float
-    changed: float
 
 
 def room_for_products(threads: int) -> int:
@@ -95,7 +83,11 @@ class Merge:
             raise
         self._caches.clear()
         self.hashes = {name: hasher.digest() for name, hasher in self._hashers.items()}
-        return [self._report(target) for target in self.sources.targets]
+        weights = {target.name: self.weights.get(target.name, self.plan.weights) for target in self.sources.targets}
+        return [
+            report_of(target.name, target.entry.entries, self.reports[target.name], weights[target.name])
+            for target in self.sources.targets
+        ]
 
     def _create_files(self) -> None:
         for name, header in self.sources.base.headers.items():
@@ -257,11 +249,3 @@ class Merge:
                 where = part.folder if isinstance(part, Full | LowRank) else self.sources.base.folder
                 return GtrTurboError(f"{target.name} in {where} holds a NaN or an infinity.", "leave that checkpoint out.")
         return GtrTurboError(f"{target.name}: the differences overflow.")
-
-    def _report(self, target: Target) -> TensorReport:
-        rows = np.concatenate([np.zeros((0, SUMS)), *self.reports[target.name]])
-        totals = [math.fsum(column) for column in rows.T.tolist()]  # Exact, hence the same in any order.
-        merged, square, dot, base, conflicts, kept, changed = totals
-        total = math.fsum(self.weights.get(target.name, self.plan.weights)) or 1.0  # From the sum to the mean.
-        mean_square, mean_dot = square / total**2, dot / total
-        return TensorReport(target.name, target.entry.entries, merged, mean_square, mean_dot, base, conflicts, kept, changed)

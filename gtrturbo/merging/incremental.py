@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from gtrturbo.algorithms.weights import ema_alpha
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.accumulators import MOST, Accumulators
+from gtrturbo.merging.accumulators import MOST, Accumulators, replace_sums
 from gtrturbo.merging.inputs import Inputs
 from gtrturbo.merging.outcome import Outcome
 from gtrturbo.merging.plan import MergeSettings, make_plan
+from gtrturbo.merging.sources import Sources
 from gtrturbo.merging.state import FORMAT, RunningSums, claimed, read_state, require_same, require_unchanged
 from gtrturbo.merging.stream import Streaming, stream
 from gtrturbo.merging.thresholds import cache_of
-from gtrturbo.store.safetensors_files import Files
+from gtrturbo.store.open_files import Files
 
 
 def add_to_state(
@@ -53,20 +55,25 @@ def add_to_state(
             require_same(state, old, base=base, settings=begun_with)
         held = set(old.checkpoints) if old else set()
         fresh = [index for index, identity in enumerate(given) if identity not in held]
-        every = inputs.sources(make_plan(settings, max(1, len(given))), folder)
         plan = make_plan(settings, max(1, len(fresh)))
-        targets = tuple(replace(target, parts=tuple(target.parts[index] for index in fresh)) for target in every.targets)
-        alpha = ema_alpha(settings.weights) if settings.weights.startswith("ema:") else None
-        decay = (1 - alpha) ** len(fresh) if alpha is not None else 1.0
-        opened: list[Accumulators] = []
-
-        def open_sums(files: Files) -> Accumulators:
-            entries = [target.entry for target in targets]
-            opened.append(Accumulators(state, following, old, entries, files, decay=decay, counted=alpha is None))
-            return opened[0]
-
+        sources = _of_fresh(inputs.sources(make_plan(settings, max(1, len(given))), folder), fresh)
+        sums = partial(_open_sums, state, following, old, sources, weights=settings.weights, count=len(fresh))
         known = cache_of(cache, plan, base=base, checkpoints=[given[index] for index in fresh]) if cache else None
-        sources = replace(every, targets=targets)
-        outcome = stream(plan, inputs, sources, folder, how, cache=known, accumulators=open_sums)
-        opened[0].finish(RunningSums(format=FORMAT, base=base, checkpoints=expected, settings=begun_with))
+        outcome = stream(plan, inputs, sources, folder, how, cache=known, accumulators=sums)
+        replace_sums(state, following, RunningSums(format=FORMAT, base=base, checkpoints=expected, settings=begun_with))
     return replace(outcome, weights=None, complete=False)
+
+
+def _of_fresh(sources: Sources, checkpoints: Sequence[int]) -> Sources:
+    targets = tuple(replace(each, parts=tuple(each.parts[index] for index in checkpoints)) for each in sources.targets)
+    return replace(sources, targets=targets)
+
+
+def _open_sums(
+    state: Path, following: Path, old: RunningSums | None, sources: Sources, files: Files, *, weights: str, count: int
+) -> Accumulators:
+    """Open the sums, which decay by so many new checkpoints where the newest weighs most."""
+    alpha = ema_alpha(weights) if weights.startswith("ema:") else None
+    decay = (1 - alpha) ** count if alpha is not None else 1.0
+    entries = [target.entry for target in sources.targets]
+    return Accumulators(state, following, old, entries, files, decay=decay, counted=alpha is None)

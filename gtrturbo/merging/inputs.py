@@ -12,7 +12,8 @@ from gtrturbo.merging.naming import tensors_of
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.sources import Sources, adapter_sources, full_sources
 from gtrturbo.models.checkpoint_files import base_of, is_adapter
-from gtrturbo.store.safetensors_files import Files, read_layout
+from gtrturbo.store.open_files import Files
+from gtrturbo.store.safetensors_files import read_layout
 
 
 @dataclass(frozen=True)

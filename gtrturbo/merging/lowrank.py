@@ -10,10 +10,12 @@ import numpy as np
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import PREFIX, A, Adapter, B, Delta
-from gtrturbo.merging.sources import BLOCK, Full, LowRank, Sources, Target, Zeros
+from gtrturbo.merging.parts import Full, LowRank, Zeros
+from gtrturbo.merging.sources import BLOCK, Sources, Target
 from gtrturbo.models.checkpoint_files import ADAPTER_CONFIG, adapter_config
 from gtrturbo.store.artifacts import save_json
-from gtrturbo.store.safetensors_files import ADAPTER, Files, Layout, TensorEntry, header_of, read_tensor
+from gtrturbo.store.open_files import Files, read_tensor
+from gtrturbo.store.safetensors_files import ADAPTER, Layout, TensorEntry, header_of
 
 DELTAS = "deltas.safetensors"
 OVERSAMPLE, PASSES = 16, 6

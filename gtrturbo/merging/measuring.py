@@ -13,8 +13,9 @@ import numpy as np
 from gtrturbo.algorithms.weights import selected_shares
 from gtrturbo.merging.magnitudes import NotFinite, kth_largest
 from gtrturbo.merging.operands import Kernel, Operand, Tile, loaded
-from gtrturbo.merging.sources import Target, TileReader
-from gtrturbo.store.safetensors_files import Files, widen
+from gtrturbo.merging.parts import TileReader
+from gtrturbo.merging.sources import Target
+from gtrturbo.store.open_files import Files, widen
 
 
 @dataclass(frozen=True)

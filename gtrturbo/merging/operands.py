@@ -8,10 +8,10 @@ from typing import Literal, Protocol
 import numpy as np
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.safetensors_files import Stored
+from gtrturbo.store.open_files import StoredTile
 
 # Entries in memory, or still in a file: the kernel reads them then.
-Tile = np.ndarray | Stored
+Tile = np.ndarray | StoredTile
 CHUNK = 1 << 14  # entries per row of sums, so that what is reported does not depend on how the work was cut
 SUMS = 7
 TABLES = 4
@@ -82,7 +82,7 @@ class Search:
 
 def loaded(tile: Tile) -> np.ndarray:
     """Read a tile that still lies in a file."""
-    return tile.load() if isinstance(tile, Stored) else tile
+    return tile.load() if isinstance(tile, StoredTile) else tile
 
 
 class RuleFailed(Exception):

@@ -9,8 +9,9 @@ from gtrturbo.algorithms.weights import ema_alpha
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.inputs import Inputs
 from gtrturbo.merging.outcome import Outcome
+from gtrturbo.merging.parts import Full
 from gtrturbo.merging.plan import MergeSettings, make_plan
-from gtrturbo.merging.sources import Full, Target
+from gtrturbo.merging.sources import Target
 from gtrturbo.merging.stream import Streaming, stream
 
 

@@ -19,7 +19,8 @@ from gtrturbo.merging.sources import Sources
 from gtrturbo.merging.thresholds import ThresholdCache
 from gtrturbo.merging.workers import Job
 from gtrturbo.store.artifacts import seed_for
-from gtrturbo.store.safetensors_files import Files, TensorEntry
+from gtrturbo.store.open_files import Files
+from gtrturbo.store.safetensors_files import TensorEntry
 
 MEGABYTE = 1_000_000
 

@@ -11,10 +11,12 @@ from gtrturbo.algorithms import merging
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.custom import apply_rule
 from gtrturbo.merging.operands import RuleFailed, loaded
+from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, Zeros
 from gtrturbo.merging.plan import MergePlan
-from gtrturbo.merging.sources import BaseWithAdapter, Full, LowRank, Sources, Target, Zeros
+from gtrturbo.merging.sources import Sources, Target
 from gtrturbo.merging.tiles import random_mask
-from gtrturbo.store.safetensors_files import Files, TensorEntry, read_tensor
+from gtrturbo.store.open_files import Files, read_tensor
+from gtrturbo.store.safetensors_files import TensorEntry
 
 Seeds = Callable[[str, int], int]
 

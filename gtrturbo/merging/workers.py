@@ -4,7 +4,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 Job = Callable[[], object]
 
@@ -59,9 +59,12 @@ class WorkerPool:
         start(self)
         with ThreadPoolExecutor(self.threads) as pool:
             try:
-                futures = [pool.submit(self._work) for _ in range(self.threads)]
-                for future in as_completed(futures):
-                    future.result()
+                pending = {pool.submit(self._work) for _ in range(self.threads)}
+                while pending:
+                    # Not without end: a Ctrl-C that arrives just before such a wait is only seen after it.
+                    ended, pending = wait(pending, timeout=1, return_when=FIRST_EXCEPTION)
+                    for future in ended:
+                        future.result()
             except BaseException:  # Of a job, or Ctrl-C, which reaches this thread alone.
                 self._stop()
                 raise

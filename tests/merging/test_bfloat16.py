@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gtrturbo.merging.operands import TABLES, Operand, Search, TileRule
-from gtrturbo.store.safetensors_files import Stored
+from gtrturbo.store.open_files import StoredTile
 
 TIES = TileRule(vote="total", average=True, trims=True)
 RULES = {
@@ -219,7 +219,7 @@ def test_tiles_in_files_are_merged_as_tiles_in_memory(kernels, tmp_path, dtype, 
     file = tmp_path / "file"
     file.write_bytes(b"\0\0\0" + b"".join(values.tobytes() for values in arrays))
     with file.open("rb") as opened:
-        stored = [Stored(file, opened.fileno(), 3 + i * arrays[0].nbytes, n, arrays[0].dtype) for i in range(k + 1)]
+        stored = [StoredTile(file, opened.fileno(), 3 + i * arrays[0].nbytes, n, arrays[0].dtype) for i in range(k + 1)]
         states = [np.linspace(0, 4, 4 * n).reshape(4, n) for _ in range(3)]
         outs = [np.empty_like(arrays[0]) for _ in range(3)]
         runs = [(kernels[0], arrays), (kernels[0], stored), (kernels[1], stored)]

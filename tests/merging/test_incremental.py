@@ -12,10 +12,10 @@ import pytest
 from checkpoints import content, read
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging import accumulators, incremental, measuring
+from gtrturbo.merging import incremental, measuring
 from gtrturbo.merging.state import claimed, read_state, replaced
 from gtrturbo.store.artifacts import artifact_id, read_manifest
-from gtrturbo.store.safetensors_files import Files
+from gtrturbo.store.open_files import Files
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F32"])
@@ -150,7 +150,7 @@ def test_a_folder_that_is_no_state_is_not_touched(folders, family):
     assert (others[0] / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("fails", ["write", "finish"])
+@pytest.mark.parametrize("fails", ["accumulators.Accumulators.write", "incremental.replace_sums"])
 def test_an_interrupted_update_leaves_the_old_state_whole(folders, family, monkeypatch, fails):
     base, others = family(2, dtypes="BF16")
     state = folders.root / "state"
@@ -161,7 +161,7 @@ def test_an_interrupted_update_leaves_the_old_state_whole(folders, family, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(accumulators.Accumulators, fails, stop)
+        patched.setattr(f"gtrturbo.merging.{fails}", stop)
         with pytest.raises(KeyboardInterrupt):
             folders.merge(others[1], base=base, state=state)
     assert content(state) | {"state.json": (state / "state.json").read_bytes()} == before

@@ -11,9 +11,9 @@ import pytest
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.operands import Operand, Search, TileRule
-from gtrturbo.merging.sources import narrow
+from gtrturbo.merging.parts import narrow
 from gtrturbo.merging.tiles import random_mask
-from gtrturbo.store.safetensors_files import Stored
+from gtrturbo.store.open_files import StoredTile
 
 DTYPES = (np.float64, np.float32, np.uint16, np.float16)  # uint16 stands for bfloat16
 N = 20_011  # more than one chunk of sums, and no multiple of anything
@@ -225,7 +225,7 @@ def test_a_read_that_stops_short_is_gone_on_with(kernels):
     assert len(whole) == 2 * N and len(os.pread(descriptor, 4 * N, 0)) < 4 * N
     base = tile(np.uint16, seed=1)
     merged = []
-    for data in (whole[1 : N + 1].copy(), Stored(PAGED, descriptor, 2, N, np.dtype(np.uint16))):
+    for data in (whole[1 : N + 1].copy(), StoredTile(PAGED, descriptor, 2, N, np.dtype(np.uint16))):
         out = np.empty_like(base)
         assert kernels[0].combine(base, [Operand(data, weight=0.5)], TileRule(), offset=0, out=out) is not None
         merged.append(out.tobytes())
@@ -239,7 +239,7 @@ def test_a_file_that_ends_within_a_piece_is_named(kernels, tmp_path, loop, short
     values = np.ones(N, np.float32)
     (tmp_path / "shorter").write_bytes(values.tobytes()[:-5])
     descriptor = os.open(tmp_path / "shorter", os.O_RDONLY)
-    tiles = {"base": values, "input": values, shorter: Stored(tmp_path / "shorter", descriptor, 0, N, np.dtype(np.float32))}
+    tiles = {"base": values, "input": values, shorter: StoredTile(tmp_path / "shorter", descriptor, 0, N, np.dtype(np.float32))}
     base, operand, kernel = tiles["base"], Operand(tiles["input"]), kernels[0]
     all_bits = {"prefix": 0, "prefix_shift": 64}
     with pytest.raises(GtrTurboError, match="shorter became shorter while it was read"):

@@ -18,8 +18,8 @@ from gtrturbo.merging import engine
 from gtrturbo.merging.kernel import compiled_kernel
 from gtrturbo.merging.operands import Operand, TileRule
 from gtrturbo.merging.recipes import read_recipe
-from gtrturbo.store import safetensors_files as files
-from gtrturbo.store.safetensors_files import Stored
+from gtrturbo.store import open_files as files
+from gtrturbo.store.open_files import StoredTile
 
 
 def refused(folders, said: str, *checkpoints, **settings) -> GtrTurboError:
@@ -237,7 +237,7 @@ def test_a_file_that_the_disk_does_not_give_back_is_named(tmp_path):
     if kernel is None:
         pytest.skip("no C compiler")
     descriptor = os.open(tmp_path, os.O_RDONLY)  # Of a folder, which cannot be read as a file.
-    stored = Stored(tmp_path, descriptor, 0, 5, np.dtype(np.float32))
+    stored = StoredTile(tmp_path, descriptor, 0, 5, np.dtype(np.float32))
     with pytest.raises(OSError, match="Is a directory") as error:
         kernel.combine(np.zeros(5, np.float32), [Operand(stored)], TileRule(), offset=0, out=np.zeros(5, np.float32))
     assert error.value.filename == str(tmp_path)
