@@ -1,5 +1,6 @@
 """A merge rule of the user's own: found by name, run on tiles, checked, and refused where it does not go."""
 
+import json
 import re
 import subprocess
 import sys
@@ -114,6 +115,9 @@ def test_a_rule_that_trims_sees_what_density_keeps_and_shares_the_cache_of_ties(
     monkeypatch.setattr(measuring, "kth_largest", lambda *_: pytest.fail("a threshold was measured again"))
     assert content(folders.merge(*others, base=base, method=trimming, density="0.3", cache=cache)) == content(out)
     folders.merge(*others, base=base, method="ties", density="0.3", cache=cache)
+    # Files of earlier versions name the way of trimming by its method, and are still found.
+    keys = [json.loads(path.read_text())["question"]["method"] for path in cache.glob("*.json") if path.name != "hashes.json"]
+    assert keys == ["ties"] * 3
 
 
 def test_what_is_reported_is_that_of_numpy(folders, family, rule):
@@ -136,6 +140,8 @@ def test_what_is_reported_is_that_of_numpy(folders, family, rule):
         ("task_vectors[0] > 0", "it returned torch.bool, which is no floating-point type"),
         ("task_vectors[0].tolist()", "it returned list, not a tensor"),
         ("task_vectors[7]", r"rule0\.py line 5 raises IndexError: .*\nreturn task_vectors\[7\]"),
+        # Raised in a file of torch's, shown at the user's own line.
+        ("torch.einsum('ij->k', task_vectors)", r"rule0\.py line 5 raises RuntimeError: .*\nreturn torch\.einsum"),
     ],
 )
 def test_a_rule_that_fails_is_one_error_that_names_the_tensor(folders, family, rule, expression, said):
