@@ -43,7 +43,7 @@ def room_for_products(threads: int) -> int:
 class Merge:
     """A merge under way. `thresholds` may be given for tensors that were measured before; it is filled with the others.
 
-    `extra_jobs`: other jobs for the same threads.
+    `kernel` measures; `combiner` merges: the kernel too, or a rule of the user's own. `extra_jobs`: others for the same threads.
     """
 
     plan: MergePlan

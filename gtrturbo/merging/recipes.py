@@ -9,7 +9,7 @@ from gtrturbo.console import stderr
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.methods import METHODS, MergeMethod
 
-NAMES = {method.mergekit: name for name, method in METHODS.items() if method.mergekit}
+OURS = {method.mergekit: name for name, method in METHODS.items() if method.mergekit}
 TOP = {"merge_method", "base_model", "models", "parameters", "dtype", "out_dtype", "name"}
 SHARED = {"normalize", "lambda", "t", "int8_mask", "select_topk", "density", "weight", "gamma", "rescale", "normalize_weights",
           "nuslerp_flatten"}  # fmt: skip
@@ -31,9 +31,9 @@ def read_recipe(file: Path) -> dict[str, Any]:
     if not isinstance(recipe, dict) or "merge_method" not in recipe:
         raise GtrTurboError(f"{file} is no recipe of mergekit: it has no merge_method.")
     _refuse(file, recipe.keys() - TOP, "")
-    ours = NAMES.get(str(recipe["merge_method"]))
+    ours = OURS.get(str(recipe["merge_method"]))
     if ours is None:
-        raise GtrTurboError(f"{file} asks for {recipe['merge_method']}.", f"methods that merge has: {', '.join(NAMES)}")
+        raise GtrTurboError(f"{file} asks for {recipe['merge_method']}.", f"methods that merge has: {', '.join(OURS)}")
     method = METHODS[ours]
     if dtype := recipe.get("out_dtype") or recipe.get("dtype"):
         stderr.print(

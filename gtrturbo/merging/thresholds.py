@@ -19,7 +19,7 @@ FORMAT = 1
 Bounds = tuple[float, float]
 Thresholds = dict[tuple[str, int], Bounds]  # By tensor and number of the checkpoint.
 # A key names the way of trimming by the method that it was first made for; a user's rule that trims asks for what TIES does.
-NAMES = {"largest": "ties", "middle": "breadcrumbs"}
+NAMED_AFTER = {"largest": "ties", "middle": "breadcrumbs"}
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def cache_of(folder: Path, plan: MergePlan, *, base: str, checkpoints: Sequence[
     """Return where a merge's thresholds are kept, given the ids of what it reads; None where it needs none."""
     if plan.measures != "ranks":
         return None
-    method = NAMES[str(plan.method.keeps)]
+    method = NAMED_AFTER[str(plan.method.keeps)]
     keys = [
         ThresholdKey(checkpoint=identity, base=base, method=method, density=density, gamma=plan.gamma)
         for identity, density in zip(checkpoints, plan.densities, strict=False)
