@@ -8,7 +8,7 @@ from gtrturbo.config.fields import Field, Role, fields
 from gtrturbo.stages import STAGES
 
 PAGE = Path(__file__).with_name("commands.md")
-CONFIGS = {name: config for name, (config, _) in STAGES.items()} | {
+CONFIGS = {name: stage.config for name, stage in STAGES.items()} | {
     "run": RunConfig,
     "show": ShowConfig,
     "compare": CompareConfig,

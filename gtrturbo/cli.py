@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,15 +14,21 @@ import typer
 import yaml
 
 from gtrturbo import __version__
-from gtrturbo.config import CompareConfig, DistillConfig, InitConfig, MergeConfig, ReportConfig, RunConfig, ShowConfig
+from gtrturbo.config import CompareConfig, DistillConfig, ReportConfig, RunConfig, ShowConfig
 from gtrturbo.config.fields import Field, Role, build, fields
 from gtrturbo.console import stderr
 from gtrturbo.distributed.processes import world
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.merging.methods import METHODS as MERGE_METHODS
 from gtrturbo.merging.methods import method_of
-from gtrturbo.runs.loop import distill, plan, shell
+from gtrturbo.models.sizes import BUILT_IN
+from gtrturbo.plugins import explained
+from gtrturbo.runs.methods import METHODS
+from gtrturbo.runs.plan import plan
 from gtrturbo.runs.progress import run_with_progress
-from gtrturbo.stages import STAGES, execute, preview
+from gtrturbo.runs.script import shell
+from gtrturbo.runs.student import distill
+from gtrturbo.stages import STAGES, execute, preview, stage_of
 from gtrturbo.store.artifacts import Result
 
 ORDER = ("init", "sft", "rollout", "distill", "ppo-step", "merge", "eval")
@@ -42,10 +48,18 @@ def main() -> None:
     app()
 
 
-def add_command(name: str, config: type, action: Callable[[Any], None], *, verify: Callable[[Any], Any] | None = None) -> None:
+def add_command(
+    name: str,
+    config: type,
+    action: Callable[[Any], None],
+    *,
+    verify: Callable[[Any], Any] | None = None,
+    built_in: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
     """Add a command whose options are the fields of `config`; flags win over --config FILE.yaml, which wins over defaults.
 
-    What `verify` refuses counts as a mistake in the options (exit code 2), what `action` refuses as a failure (1).
+    What `verify` refuses counts as a mistake in the options (exit code 2), what `action` refuses as a failure (1). `built_in`
+    says by field what its table holds: names, each with a sentence for the help.
     """
 
     def command(**given: Any) -> None:
@@ -58,7 +72,8 @@ def add_command(name: str, config: type, action: Callable[[Any], None], *, verif
         with _errors(debug, code=1):
             action(settings)
 
-    parameters = [*map(_parameter, fields(config)), *_EXTRA]
+    tables = built_in or {}
+    parameters = [*(_parameter(field, tables.get(field.name, {})) for field in fields(config)), *_EXTRA]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app.command(name, help=config.__doc__)(command)
@@ -80,6 +95,11 @@ class _errors:
                 traceback.print_exception(error)
             print(error, file=sys.stderr)
             raise typer.Exit(self.code)
+        if isinstance(error, Exception) and (own := explained(error)):
+            if self.debug:
+                traceback.print_exception(error)
+            print(own, file=sys.stderr)
+            raise typer.Exit(1)
 
 
 def _read_yaml(file: Path | None) -> dict[str, Any]:
@@ -94,7 +114,7 @@ def _read_yaml(file: Path | None) -> dict[str, Any]:
     return {str(key).replace("-", "_"): value for key, value in content.items()}
 
 
-def _parameter(field: Field) -> inspect.Parameter:
+def _parameter(field: Field, built_in: Mapping[str, str]) -> inspect.Parameter:
     """Describe one field as a typer parameter that is None when it is not given."""
     default = "required" if field.required else _shown(field)
     kind = _typer_kind(field)
@@ -103,7 +123,9 @@ def _parameter(field: Field) -> inspect.Parameter:
     else:
         panel = next((PANELS[role] for role in field.roles if role in PANELS), "Options")
         flags = f"{field.option}/--no-{field.option[2:]}" if field.kind is bool else field.option
-        detail = typer.Option(flags, help=_help(field), show_default=default, rich_help_panel=panel, metavar=_metavar(field))
+        detail = typer.Option(
+            flags, help=_help(field, built_in), show_default=default, rich_help_panel=panel, metavar=_metavar(field)
+        )
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, detail])
 
 
@@ -113,9 +135,10 @@ def _typer_kind(field: Field) -> Any:
     return (bool if field.kind is bool else str) | None  # build() turns text into numbers, paths and choices
 
 
-def _help(field: Field) -> str:
+def _help(field: Field, built_in: Mapping[str, str]) -> str:
+    told = " ".join([field.help, *(f"{name}: {sentence}" for name, sentence in built_in.items())])
     # Beside the name, choices would take the width that the names need.
-    return f"{field.help} One of {', '.join(field.choices)}." if field.choices else field.help
+    return f"{told} One of {', '.join(field.choices)}." if field.choices else told
 
 
 def _metavar(field: Field) -> str | None:
@@ -156,8 +179,9 @@ _EXTRA = [
 
 def run_stage(config: Any) -> None:
     """Run one stage: the path written goes to stdout, a line of metrics to stderr."""
-    _go_offline(config)
-    if isinstance(config, MergeConfig) and config.dry_run:
+    if not STAGES[stage_of(config)].fetches(config):
+        _go_offline()
+    if getattr(config, "dry_run", False):
         print(preview(config))
         return
     result = distill(config) if isinstance(config, DistillConfig) else execute(config)
@@ -171,14 +195,9 @@ def _tell(path: Path) -> None:
         print(path)
 
 
-def _go_offline(config: Any) -> None:
-    # Only init may touch the network, and merge for a base that is named by its id; the variable is read when transformers is
-    # imported, which has not happened yet.
-    fetches = isinstance(config, InitConfig) or (
-        isinstance(config, MergeConfig) and (config.recipe or (config.base and not config.base.exists()))
-    )
-    if not fetches:
-        os.environ["HF_HUB_OFFLINE"] = "1"
+def _go_offline() -> None:
+    # The variable is read when transformers is imported, which has not happened yet.
+    os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def summary_line(result: Result) -> str:
@@ -188,8 +207,8 @@ def summary_line(result: Result) -> str:
 
 def run_loop(config: RunConfig) -> None:
     """Run or print the whole loop."""
-    if config.model == "tiny" or config.start:
-        os.environ["HF_HUB_OFFLINE"] = "1"
+    if config.model in BUILT_IN or config.start:
+        _go_offline()
     if config.dry_run:
         # Its imports take seconds, which no other command should.
         notes = importlib.import_module("gtrturbo.runs.estimate").notes(config)
@@ -214,9 +233,16 @@ def _root(
 
 
 _VERIFY = {"merge": lambda config: method_of(config.method)}
+_BUILT_IN = {"merge": {"method": {name: method.summary for name, method in MERGE_METHODS.items()}}}
 for _name in ORDER:
-    add_command(_name, STAGES[_name][0], run_stage, verify=_VERIFY.get(_name))
-add_command("run", RunConfig, run_loop, verify=plan)
+    add_command(_name, STAGES[_name].config, run_stage, verify=_VERIFY.get(_name), built_in=_BUILT_IN.get(_name))
+add_command(
+    "run",
+    RunConfig,
+    run_loop,
+    verify=plan,
+    built_in={"method": {name: method.summary for name, method in METHODS.items()}},
+)
 add_command("show", ShowConfig, lambda config: importlib.import_module("gtrturbo.show.artifact").show(config))
 add_command("compare", CompareConfig, lambda config: importlib.import_module("gtrturbo.show.comparison").compare(config))
 add_command("report", ReportConfig, lambda config: _tell(importlib.import_module("gtrturbo.report").report(config)))

@@ -20,6 +20,9 @@ from gtrturbo.errors import GtrTurboError
 
 Built = TypeVar("Built")
 SUFFIX = ".py"
+PREFIX = "_gtrturbo_"  # of the names under which files of the user's own are imported
+_modules: set[str] = set()  # files of the user's own modules that were imported by their names
+PACKAGE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -76,13 +79,23 @@ def load(kind: str, name: str) -> Plugin:
     return Plugin(getattr(module, attribute), written, hashlib.sha256(file.read_bytes()).hexdigest())
 
 
+def explained(error: BaseException) -> GtrTurboError | None:
+    """Show an error that the user's own code raises by its own line; None where the error is none of theirs."""
+    files = {module.__file__ for name, module in list(sys.modules.items()) if name.startswith(PREFIX)} | _modules
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    if not frames:
+        return None
+    where = f"{frames[-1].filename} line {frames[-1].lineno}"
+    return GtrTurboError(f"{where} raises {type(error).__name__}: {error}", frames[-1].line or "")
+
+
 def _from_file(kind: str, file: Path) -> tuple[ModuleType, Path]:
     if not file.is_file():
         beside = sorted(path.name for path in file.parent.glob("*" + SUFFIX)) if file.parent.is_dir() else []
         close = difflib.get_close_matches(file.name, beside, n=3)
         raise GtrTurboError(f"there is no file {file} to take a {kind} from.", f"beside it: {', '.join(close)}." if close else "")
     # Of the same text the same module: what it holds is one thing, however often it is asked for.
-    name = "_gtrturbo_" + hashlib.sha256(str(file.resolve()).encode() + file.read_bytes()).hexdigest()[:16]
+    name = PREFIX + hashlib.sha256(str(file.resolve()).encode() + file.read_bytes()).hexdigest()[:16]
     if name in sys.modules:
         return sys.modules[name], file
     spec = importlib.util.spec_from_file_location(name, file)
@@ -111,6 +124,7 @@ def _from_module(kind: str, name: str) -> tuple[ModuleType, Path]:
         raise _raised(kind, Path(name), error) from error
     if not module.__file__:
         raise GtrTurboError(f"module {name} has no file to take a {kind} from.")
+    _modules.add(module.__file__)
     return module, Path(module.__file__)
 
 
@@ -120,8 +134,15 @@ def _raised(kind: str, file: Path, error: BaseException) -> GtrTurboError:
         where = f"{error.filename} line {error.lineno}"
         return GtrTurboError(f"{where} is no Python: {error.msg}.", (error.text or "").strip())
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "importlib" not in frame.filename and frame.filename != __file__] or frames[-1:]
+    own = [frame for frame in frames if not _is_ours(frame.filename)] or frames[-1:]
     where = f"{own[-1].filename} line {own[-1].lineno}"
+    if isinstance(error, GtrTurboError):
+        return GtrTurboError(f"{where}: {error.what}", error.fix)
     return GtrTurboError(
         f"{file} cannot be imported for a {kind}: {where} raises {type(error).__name__}: {error}", own[-1].line or ""
     )
+
+
+def _is_ours(file: str) -> bool:
+    """Tell whether a line is of the import system, of what dataclasses write, or of this package."""
+    return "importlib" in file or file == "<string>" or PACKAGE in Path(file).parents

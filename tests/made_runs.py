@@ -55,8 +55,8 @@ def _turn(episode: int, won: bool, seed: int) -> Turn:
     reply = json.dumps({"thoughts": f"deal {episode} is {'easy' if won else 'hard'}", "action": "+"})
     return Turn(
         episode=episode, turn=0, seed=1000 * seed + episode, messages=chat("?", reply), images=[f"images/{episode}.png"],
-        action="+", executed="+", legal=True, reads_truly=won, reward=1.0 if won else -1.0, reward_terms={}, terminated=True,
-        truncated=False, won=won, info={},
+        action="+", executed="+", legal=True, perception_correct=won, reward=1.0 if won else -1.0, reward_terms={},
+        terminated=True, truncated=False, won=won, info={},
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from gtrturbo.config import CompareConfig, ReportConfig, RunConfig, ShowConfig
 from gtrturbo.stages import STAGES
 
 LOOKING = {"show": ShowConfig, "compare": CompareConfig, "report": ReportConfig}
-CONFIGS = {name: config for name, (config, _) in STAGES.items()} | {"run": RunConfig} | LOOKING
+CONFIGS = {name: stage.config for name, stage in STAGES.items()} | {"run": RunConfig} | LOOKING
 
 
 def parsed(line: str | Sequence[str]) -> Any:

@@ -20,7 +20,8 @@ import gtrturbo
 from gtrturbo.cli import app
 from gtrturbo.config import InitConfig, RolloutConfig
 from gtrturbo.config.fields import fields
-from gtrturbo.runs.loop import Step, command
+from gtrturbo.runs.plan import Step
+from gtrturbo.runs.script import command
 from gtrturbo.stages import execute
 from gtrturbo.store.artifacts import short
 
@@ -194,7 +195,6 @@ def test_absent_yaml_is_refused(tmp_path):
         ("ppo-step --out t --checkpoint c --rollouts r --format-valid=-inf", "format-valid must be finite, got -inf."),
         ("run --out t --iterations x", "iterations must be a whole number, got 'x'."),
         ("init --out t --dtype float16", "dtype must be one of auto, float32, bfloat16, got float16."),
-        ("run --out t --method sarsa", "method must be one of ppo, turbo-kl, turbo-sft, gtr, opd, static-kl, got sarsa."),
         ("run --out t --set sft.steps=x", "steps must be a whole number, got 'x'."),
         ("init", "missing: --out."),
         ("rollout", "missing: --out, --task."),
@@ -212,6 +212,7 @@ def test_a_bad_value_is_one_line_and_exit_code_2(line, told):
         ("init --out t --lora-rnak 4", "--lora-rnak"),
         ("run --out t --method ppo --teacher c", "leave out --teacher, or use --method gtr, opd, static-kl."),
         ("run --out t --method opd", "add: --teacher CHECKPOINT"),
+        ("run --out t --method sarsa", "there is no method 'sarsa'."),
         ("run --out t --set foo", "--set foo is not STAGE.OPTION=VALUE."),
         ("run --out t --set sft.foo=1", "see: gtrturbo sft --help"),
         ("init --out t extra", "extra"),
@@ -374,7 +375,7 @@ def test_merge_of_nothing(tmp_path):
 
 def test_policy_that_never_follows_the_format(tmp_path, init):
     mute = execute(RolloutConfig(out=tmp_path / "r", checkpoint=init, task="numberline", env=("image=tiny",), episodes=1,
-                                 max_new_tokens=4, illegal="end"))  # fmt: skip
+                                 max_new_tokens=4, on_invalid_reply="end"))  # fmt: skip
     what, fix = refused("ppo-step", "--out", tmp_path / "p", "--checkpoint", init, "--rollouts", mute.out, code=1)
     assert what == f"every turn of {mute.out} is illegal (1 of 1): the policy does not follow the format."
     assert fix == "warm it up with: gtrturbo sft …"

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from parsed import parsed
 
-from gtrturbo.runs.loop import plan
+from gtrturbo.runs.plan import plan
 
 FOLDER = Path(__file__).parent.parent / "examples" / "cluster"
 

@@ -136,7 +136,7 @@ def test_input_paths_are_the_artifacts_that_were_given():
         (RolloutConfig, "expert", False, False),
         (RolloutConfig, "checkpoint", None, None),
         (RolloutConfig, "env", "horizon=5", ("horizon=5",)),
-        (RolloutConfig, "illegal", "noop", "noop"),
+        (RolloutConfig, "on_invalid_reply", "noop", "noop"),
         (InitConfig, "lora_alpha", "8", 8.0),
         (SftConfig, "steps", 3.0, 3),
         (RolloutConfig, "out", 3, Path("3")),

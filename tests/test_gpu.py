@@ -12,7 +12,7 @@ from gtrturbo.config import EvalConfig, MergeConfig, RunConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.play.recording import read_transcript
-from gtrturbo.runs.loop import run
+from gtrturbo.runs.execute import run
 from gtrturbo.stages import execute
 from gtrturbo.store.tensors import load_turn_tokens
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from made_runs import make_run, timed
 from parsed import parsed
 
 from examples.reproduce import page, record
-from gtrturbo.runs.loop import plan
+from gtrturbo.runs.plan import plan
 from gtrturbo.store.artifacts import Provenance, writing
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +42,18 @@ def test_all_that_it_runs_can_be_run_and_all_arms_of_a_seed_start_from_one_check
                 # What a run reads was made by a command before it.
                 assert {str(path.parents[1]) for path in (config.start, config.teacher) if path} <= outs
     assert all(len(each) == 1 for each in starts.values())
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize("task", ["numberline", "ezpoints"])
+def test_the_arm_full_loss_is_the_method_turbo_loss_under_its_old_name(task):
+    [command] = [command for command in made_by("ablations", f"TASKS={task}") if "--label full-loss" in command]
+    config = parsed(command)
+    assert (config.method, config.label, config.out.parts[-2]) == ("turbo-loss", "full-loss", "full-loss")
+    # As it was asked for when the results were written down.
+    told = ("ppo-step.kl-estimator=full", "distill.top-logprobs=512", "ppo-step.kl-placement=loss")
+    assert plan(config) == plan(replace(config, method="turbo-kl", set=(*config.set, *told)))
+    assert "full-loss" in {json.loads(line)["arm"] for line in (record.RESULTS / f"{task}.jsonl").read_text().splitlines()}
 
 
 def outcomes(wins: int) -> list[int]:

@@ -29,7 +29,7 @@ def test_the_reference_plays_the_same_tokens_with_the_same_log_probs(benchmark, 
 
 def test_log_probs_at_another_temperature_would_be_told_apart(benchmark, warm):
     from gtrturbo.models.checkpoint import load_policy
-    from gtrturbo.tasks.task import load_task
+    from gtrturbo.tasks.loading import load_task
 
     policy = load_policy(warm, device="cpu")
     task = load_task("numberline", ["image=tiny"])

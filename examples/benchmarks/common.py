@@ -13,10 +13,10 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from gtrturbo.config import InitConfig, RolloutConfig, SftConfig
+from gtrturbo.models.built_in import CHAT_TEMPLATE, build_processor
 from gtrturbo.models.checkpoint import add_adapter, load_policy, quiet
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.processor import ImageOnlyProcessor
-from gtrturbo.models.tiny import CHAT_TEMPLATE, build_tokenizer
 from gtrturbo.stages import execute
 
 # The published configuration of Qwen/Qwen2.5-VL-7B-Instruct.
@@ -52,7 +52,7 @@ def policy_of_shape(shape: str, *, device: str, lora_rank: int = 0, seed: int = 
     Its tokenizer is the tiny model's, whose few tokens are the first of the vocabulary; pictures keep their size.
     """
     quiet()
-    tokenizer = build_tokenizer()
+    tokenizer = build_processor().tokenizer
     token = tokenizer.convert_tokens_to_ids
     config = Qwen2_5_VLConfig(
         text_config=SHAPES[shape]["text"] | {"bos_token_id": None, "eos_token_id": token("<|im_end|>")},

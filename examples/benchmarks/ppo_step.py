@@ -37,7 +37,7 @@ from gtrturbo.stages import execute
 from gtrturbo.stages.ppo_step import Samples, minibatches, prepare, resume_optimizer, train
 from gtrturbo.store.artifacts import read_manifest
 from gtrturbo.store.tensors import TurnTokens
-from gtrturbo.tasks.task import load_task
+from gtrturbo.tasks.loading import load_task
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def read(policy: Policy, rollouts: Path, count: int) -> Transcript:
     ids, spans, masks = [], [], []
     for turn in turns:
         tokens, offsets = policy.renderer.response_ids(turn.reply)
-        reply = task.parse(turn.reply)
+        reply = task.read(turn.reply, {})
         assert reply is not None
         ids.append(np.array(tokens, np.int32))
         spans.append(np.array(offsets, np.int32))

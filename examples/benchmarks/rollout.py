@@ -27,10 +27,11 @@ from examples.benchmarks.common import Clock, bare, load_or_build, peak_memory, 
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.renderer import collate
 from gtrturbo.play.episodes import play_episodes
-from gtrturbo.play.policy_agent import PolicySpeaker, uniforms
+from gtrturbo.play.policy_agent import PolicyAgent, uniforms
 from gtrturbo.store.artifacts import seed_for
 from gtrturbo.store.records import chat
-from gtrturbo.tasks.task import Task, load_task
+from gtrturbo.tasks.loading import load_task
+from gtrturbo.tasks.task import Task, View
 
 Replies = dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]
 
@@ -74,17 +75,21 @@ def measure(play: Callable[[], Replies], device: torch.device) -> Measured:
 
 def play_toolkit(policy: Policy, settings: Settings, *, episodes: int, num_envs: int) -> Replies:
     """Play as `gtrturbo rollout` does."""
-    speak = PolicySpeaker(policy, seed=settings.seed, temperature=settings.temperature, max_new_tokens=settings.max_new_tokens)
+    agent = PolicyAgent(policy, seed=settings.seed, temperature=settings.temperature, max_new_tokens=settings.max_new_tokens)
     policy.renderer = type(policy.renderer)(policy.processor)  # Each measurement renders its own prompts.
     played = play_episodes(
-        speak, settings.task, seed=settings.seed, episodes=range(episodes), num_envs=num_envs, illegal="random"
+        agent, settings.task, seed=settings.seed, episodes=range(episodes), num_envs=num_envs, on_invalid_reply="random"
     )
     turns = [turn for episode in played for turn in episode]
-    return {(turn.state.episode, turn.state.turn): _tokens(turn.spoken) for turn in turns}
+    return {(turn.state.episode, turn.state.turn): _tokens(turn.response) for turn in turns}
 
 
-def _tokens(spoken: Any) -> tuple[np.ndarray, np.ndarray]:
-    return spoken.response_ids, spoken.logprobs
+def _tokens(response: Any) -> tuple[np.ndarray, np.ndarray]:
+    return response.response_ids, response.logprobs
+
+
+def _text(task: Task, picture: np.ndarray, info: dict[str, Any]) -> str:
+    return task.prompt(View(picture, info)).messages[0]["content"][-1]["text"]
 
 
 def play_reference(policy: Policy, settings: Settings, *, episodes: int) -> Replies:
@@ -94,14 +99,14 @@ def play_reference(policy: Policy, settings: Settings, *, episodes: int) -> Repl
     for episode in range(episodes):
         random = np.random.default_rng(seed_for(settings.seed, "random action", episode))
         picture, info = env.reset(seed=seed_for(settings.seed, "episode", episode) % 2**32)
-        for turn in range(settings.task.max_turns):
-            batch = _reference_prompt(policy, settings.task.prompt(info), picture)
+        for turn in range(settings.task.max_turns or 0):
+            batch = _reference_prompt(policy, _text(settings.task, picture, info), picture)
             numbers = uniforms([seed_for(settings.seed, "reply", episode, turn)], settings.max_new_tokens)[0]
             ids = _reference_generate(policy, batch, numbers, settings)
             replies[episode, turn] = ids, _reference_logprobs(policy, batch, ids, settings.temperature)
             text = policy.processor.tokenizer.decode(ids, skip_special_tokens=True)
-            reply = settings.task.parse(text)
-            actions = settings.task.actions
+            reply = settings.task.read(text, {})
+            actions = settings.task.allowed(info)
             action = reply.action if reply else actions[random.integers(len(actions))]
             picture, _, terminated, truncated, info = env.step(actions.index(action))
             if terminated or truncated:
@@ -229,7 +234,7 @@ def token_steps(policy: Policy, settings: Settings, *, rows: int, repeats: int) 
 def _prompts(policy: Policy, settings: Settings, rows: int) -> list[Any]:
     env = settings.task.make()
     states = [env.reset(seed=seed) for seed in range(rows)]
-    return [policy.renderer.prompt(chat(settings.task.prompt(info)), [picture]) for picture, info in states]
+    return [policy.renderer.prompt(chat(_text(settings.task, picture, info)), [picture]) for picture, info in states]
 
 
 def _token_step(policy: Policy, way: Callable[[], None], steps: int) -> TokenStep:

@@ -20,7 +20,7 @@ merged-arm-ezpoints := turbo-kl-10
 # The fourth update has no fifth checkpoint.
 unmerged-ezpoints := every-5
 eval-ezpoints := --env image=tiny --max-new-tokens 64 --episodes 100 --num-envs 64
-teacher-ezpoints := --set expert.novice=0
+teacher-ezpoints := --set expert.random-expert-share=0
 
 # Tuned on seeds 0 and 1, so told on others. Most deals are won or lost whatever one does, so it takes many.
 seeds-blackjack := 2 3 4 5 6 7 8 9
@@ -33,7 +33,7 @@ eval-blackjack := --env image=tiny --max-new-tokens 64 --temperature 0.6 --episo
 seeds-points24 := 1 2 3 4 5 6 7 8
 iterations-points24 := 12
 task-points24 := --task points24 --env family=sums --env deals=train --eval-env deals=held-out
-start-points24 := --set expert.novice=1 --set expert.episodes=800 --set sft.stop-loss=0 --set sft.steps=1500
+start-points24 := --set expert.random-expert-share=1 --set expert.episodes=800 --set sft.stop-loss=0 --set sft.steps=1500
 loop-points24 := --episodes 64 --iterations $(iterations-points24) --eval-every 6 --eval-episodes 100 --set rollout.num-envs=64 \
   --set eval.num-envs=100 --set ppo-step.learning-rate=1e-4 --set ppo-step.value-learning-rate=1e-2 --set ppo-step.epochs=2 \
   --set ppo-step.gamma=1 --set ppo-step.format-invalid=-10 --set ppo-step.detach-value=true --set ppo-step.value-coef=0.02
@@ -55,7 +55,7 @@ arm-k1 = $(turbo) --set ppo-step.kl-estimator=k1
 arm-abs = $(turbo) --set ppo-step.kl-estimator=abs
 arm-full = $(turbo) --set ppo-step.kl-estimator=full --set distill.top-logprobs=512
 arm-k2-loss = $(turbo) --set ppo-step.kl-estimator=k2 --set ppo-step.kl-placement=loss
-arm-full-loss = $(turbo) --set ppo-step.kl-estimator=full --set distill.top-logprobs=512 --set ppo-step.kl-placement=loss
+arm-full-loss = --method turbo-loss --eval-teachers $(kl-$(1))
 arm-advantage = $(turbo) --set ppo-step.kl-placement=advantage
 arm-return = $(turbo) --set ppo-step.kl-placement=return
 arm-reply = $(turbo) --set ppo-step.kl-tokens=reply

@@ -61,7 +61,7 @@ def weighted_logprobs(logprobs: Tensor, old_logprobs: Tensor, weights: Tensor) -
 
 
 @dataclass(frozen=True)
-class Mismatch:
+class SamplerTrainerGap:
     """How far the sampler is from the trainer, over all N tokens.
 
     mean: of |p − s|, nats. largest: of |p − s|, nats. kl: of s − p, an estimate of KL(sampler ‖ trainer), nats.
@@ -76,7 +76,7 @@ class Mismatch:
     effective: float
 
 
-def mismatch(logprobs: Tensor, sample_logprobs: Tensor, mask: Tensor, *, cap: float = CAP) -> Mismatch:
+def sampler_trainer_gap(logprobs: Tensor, sample_logprobs: Tensor, mask: Tensor, *, cap: float = CAP) -> SamplerTrainerGap:
     """Measure the sampler against the trainer over the masked tokens.
 
     Args:
@@ -94,7 +94,7 @@ def mismatch(logprobs: Tensor, sample_logprobs: Tensor, mask: Tensor, *, cap: fl
         raise ValueError("no token counts.")
     difference = (logprobs - sample_logprobs).detach().double()[mask]
     weights = truncated_importance_weights(difference, torch.zeros_like(difference), cap=cap).double()
-    return Mismatch(
+    return SamplerTrainerGap(
         mean=float(difference.abs().mean()),
         largest=float(difference.abs().max()),
         kl=float(-difference.mean()),

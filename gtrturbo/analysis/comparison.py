@@ -26,6 +26,8 @@ METRICS = {
 AREAS = {"success_area": "success_rate", "return_area": "return_mean"}
 TITLES = METRICS | {"success_area": "area under success", "return_area": "area under return"}
 ALL_TASKS = "all tasks"
+# What others are compared to where nobody says to what: the method without a teacher.
+BASELINE = "ppo"
 # From so many differences on, a reader is told what chance does among them.
 MANY = 10
 
@@ -111,7 +113,7 @@ def comparison(runs: Sequence[History], baseline: str | None = None) -> Comparis
     groups = group_runs(runs)
     methods = list(dict.fromkeys(group.method for group in groups))
     if baseline is None:
-        baseline = "ppo" if "ppo" in methods else methods[0]
+        baseline = BASELINE if BASELINE in methods else methods[0]
     if baseline not in methods:
         raise GtrTurboError(f"there is no method {baseline} among these runs.", f"there are: {'; '.join(methods)}")
     compared = baseline if len(methods) > 1 else None

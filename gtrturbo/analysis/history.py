@@ -4,7 +4,8 @@ import dataclasses
 import json
 import os
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from gtrturbo import __version__
 from gtrturbo.analysis.summary import by_episode
 from gtrturbo.config import RunConfig
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.artifacts import MANIFEST, TIMING, TURNS, Manifest, read_manifest, save_json
+from gtrturbo.plugins import Plugin, is_outside, load
+from gtrturbo.store.artifacts import MANIFEST, TIMING, TURNS, Manifest, read_manifest, save_json, short
 from gtrturbo.store.records import Turn, read_rows
 
 RECORD = "run.json"
 METRICS_LOG = "metrics.jsonl"
 # Where and how to work, not what: the rest names a run.
-UNRECORDED = {"out", "keep_teachers", "keep_optimizers", "isolate", "dry_run", "device", "overwrite"}
+UNRECORDED = {"out", "keep_teachers", "keep_optimizers", "subprocess", "dry_run", "device", "overwrite"}
 # What a run's stages are called by what they are for; `merge` and `distill` are the teacher's.
 TEACHER_STAGES = ("merge", "distill")
 FOLDERS = {
@@ -36,25 +38,57 @@ FOLDERS = {
 
 @dataclass(frozen=True)
 class Record:
-    """What run.json holds: the settings that name a run."""
+    """What run.json holds: the settings that name a run, and the sha256 of the user's own code among them, by its name."""
 
     version: str
     config: dict[str, Any]
+    sources: dict[str, str] = field(default_factory=dict)
 
 
-def record_run(config: RunConfig, *, replace: bool) -> None:
-    """Write OUT/run.json, which is part of no artifact; one that is there already stays unless `replace`."""
+def own_code(config: RunConfig) -> dict[str, Plugin]:
+    """Find what a run takes from the user's own code, by the setting that names it."""
+    return {"method": load("method", config.method)} if is_outside(config.method) else {}
+
+
+def check_sources(config: RunConfig, own: Mapping[str, Plugin]) -> None:
+    """Refuse to go on with a run that was begun with another text of the user's own code.
+
+    Raises:
+        GtrTurboError: names the code, and what its text was and is.
+    """
+    if config.overwrite or not own or not (config.out / RECORD).is_file():
+        return
+    was = _read_record(config.out).sources
+    for code in own.values():
+        if was.get(code.name, code.sha256) != code.sha256:
+            raise GtrTurboError(
+                f"{config.out} exists and was made with another {code.name} "
+                f"(sha256 {short(was[code.name])}, not {short(code.sha256)}).",
+                "choose another --out, or add --overwrite.",
+            )
+
+
+def record_run(config: RunConfig, *, replace: bool, own: Mapping[str, Plugin] | None = None) -> None:
+    """Write OUT/run.json, which is part of no artifact; one that is there already stays unless `replace`.
+
+    `own` is the user's code as it was when the run was planned; it may have been changed since.
+    """
     file = config.out / RECORD
     if file.exists() and not replace:
         return
     config.out.mkdir(parents=True, exist_ok=True)
-    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in UNRECORDED}
-    content = {"version": __version__, "config": {name: _plain(value) for name, value in values.items()}}
+    content = _content(config, own_code(config) if own is None else own)
     if file.exists() and json.loads(file.read_text(encoding="utf-8")) == content:
         return  # A run that is done touches nothing.
     draft = config.out / f".{RECORD}.{os.getpid()}"
     save_json(draft, content)
     draft.replace(file)
+
+
+def _content(config: RunConfig, own: Mapping[str, Plugin]) -> dict[str, Any]:
+    values = {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.name not in UNRECORDED}
+    content = {"version": __version__, "config": values | {name: code.name for name, code in own.items()}}
+    return content | ({"sources": {code.name: code.sha256 for code in own.values()}} if own else {})
 
 
 def _plain(value: Any) -> Any:
@@ -169,13 +203,13 @@ def read_history(path: Path) -> History:
     """
     if not path.is_dir():
         raise GtrTurboError(f"{path} does not exist.", "name the folders that gtrturbo run wrote.")
-    settings = _read_record(path)
+    settings = _read_record(path).config
     entries = {folder: _entries(path / name) for folder, name in FOLDERS.items()}
     others = [Entry(path / name, 0, read_manifest(path / name)) for name in ("init", "expert", "sft") if _is_whole(path / name)]
     return History(path, settings, entries, others)
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def _read_record(path: Path) -> Record:
     file = path / RECORD
     if not file.is_file():
         raise GtrTurboError(
@@ -183,13 +217,13 @@ def _read_record(path: Path) -> dict[str, Any]:
             f"run it again with the same options: what is there stays. gtrturbo run --out {path} …",
         )
     try:
-        config = TypeAdapter(Record).validate_json(file.read_bytes()).config
+        record = TypeAdapter(Record).validate_json(file.read_bytes())
     except ValidationError as error:
         raise GtrTurboError(f"{file} is damaged: {error.errors()[0]['msg']}.", "run it again with the same options.") from None
-    missing = {"method", "task", "env", "seed"} - config.keys()
+    missing = {"method", "task", "env", "seed"} - record.config.keys()
     if missing:
         raise GtrTurboError(f"{file} does not name {', '.join(sorted(missing))}.", "run it again with the same options.")
-    return config
+    return record
 
 
 def _entries(folder: Path) -> list[Entry]:

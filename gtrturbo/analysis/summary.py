@@ -65,7 +65,7 @@ def summarize(turns: Sequence[Turn]) -> dict[str, float]:
         "return_mean": mean(returns),
         "length_mean": len(turns) / len(episodes),
         "illegal_rate": mean(not turn.legal for turn in turns),
-        "thought_accuracy": mean(bool(turn.reads_truly) for turn in turns),
+        "thought_accuracy": mean(bool(turn.perception_correct) for turn in turns),
     } | _thoughts(turns)
 
 

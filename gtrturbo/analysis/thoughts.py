@@ -15,7 +15,7 @@ from gtrturbo.models.batches import AUTO, token_budget
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.scoring import score_all
 from gtrturbo.play.recording import render
-from gtrturbo.play.server_agent import RemotePolicy
+from gtrturbo.play.server_agent import ServerPolicy
 from gtrturbo.store.artifacts import TOKENS
 from gtrturbo.store.records import Turn
 from gtrturbo.store.tensors import load_turn_tokens
@@ -33,7 +33,7 @@ def thought_entropy(folder: Path) -> dict[str, float]:
 
 
 def thought_information(
-    folder: Path, turns: Sequence[Turn], policy: Policy | RemotePolicy, *, temperature: float
+    folder: Path, turns: Sequence[Turn], policy: Policy | ServerPolicy, *, temperature: float
 ) -> dict[str, float]:
     """Score thoughts of up to 16 different inputs under each other's inputs.
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from gtrturbo.config.fields import Between, Role, WordOrWhole, check, fields
+from gtrturbo.config.fields import Between, Role, Seam, WordOrWhole, check, fields
 
 FRACTION = Between(0, 1)
 POSITIVE = Between(0, low_open=True)
@@ -17,9 +17,13 @@ Dtype = Annotated[Literal["auto", "float32", "bfloat16"], "Type of the weights i
 Overwrite = Annotated[bool, "Replace --out if it exists.", Role.RUNTIME]
 Seed = Annotated[int, "Everything random in this stage follows from it.", NOT_NEGATIVE]
 Out = Annotated[Path, "Folder to write; it appears when the stage is done.", Role.RUNTIME]
-TaskName = Annotated[str, "numberline, ezpoints, blackjack or points24."]
+TaskName = Annotated[
+    str,
+    "numberline, ezpoints, blackjack or points24; one of your own: package.module:NAME or path/to/file.py:NAME.",
+    Seam("task"),
+]
 EnvOptions = Annotated[tuple[str, ...], "KEY=VALUE for the environment, such as image=tiny or horizon=5; repeatable."]
-Illegal = Annotated[
+OnInvalidReply = Annotated[
     Literal["random", "noop", "end"],
     "What a reply that does not parse does: a random action (as in the paper), nothing, or end the episode.",
 ]

@@ -21,6 +21,20 @@ class Role(Enum):
 
 
 @dataclass(frozen=True)
+class Seam:
+    """The field names something built in, or the user's own code (gtrturbo/plugins.py); `kind` is what errors call it."""
+
+    kind: str
+
+
+@dataclass(frozen=True)
+class Absent:
+    """What the field was before it existed: a manifest without it means `value`, not the default of today."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
 class Between:
     """Bounds of a number, checked when a config is made."""
 
@@ -72,6 +86,8 @@ class Field:
     roles: frozenset[Role]
     bounds: Between | WordOrWhole | None
     optional: bool
+    seam: Seam | None = None
+    absent: Absent | None = None
 
     @property
     def required(self) -> bool:
@@ -114,6 +130,8 @@ def _field(field: dataclasses.Field, hint: Any) -> Field:
         roles=frozenset(note for note in notes if isinstance(note, Role)),
         bounds=next((note for note in notes if isinstance(note, Between | WordOrWhole)), None),
         optional=optional,
+        seam=next((note for note in notes if isinstance(note, Seam)), None),
+        absent=next((note for note in notes if isinstance(note, Absent)), None),
     )
 
 
@@ -138,6 +156,18 @@ def knobs(config: Any) -> dict[str, Any]:
     """Return what decides a stage's result besides its inputs: every field that is neither an artifact nor runtime."""
     chosen = [f for f in fields(type(config)) if not f.roles]
     return {f.name: _plain(getattr(config, f.name)) for f in chosen}
+
+
+def absent_knobs(config: type) -> dict[str, Any]:
+    """Return what a knob means that a manifest does not hold: its default of the time when the manifest was written."""
+    known = [f for f in fields(config) if not f.roles]
+    return {f.name: _plain(f.absent.value if f.absent else f.default) for f in known if f.absent or not f.required}
+
+
+def seams(config: Any) -> dict[str, tuple[str, str]]:
+    """Return the fields that name something built in or outside: by field name the kind of thing, and the name that is chosen."""
+    named = {f.name: (f.seam.kind, getattr(config, f.name)) for f in fields(type(config)) if f.seam}
+    return {name: (kind, str(value)) for name, (kind, value) in named.items() if value is not None}
 
 
 def input_paths(config: Any) -> dict[str, Path | tuple[Path, ...]]:

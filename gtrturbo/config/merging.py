@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from gtrturbo.config.common import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, StageConfig
-from gtrturbo.config.fields import EachBetween, Role
+from gtrturbo.config.fields import EachBetween, Role, Seam
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +23,9 @@ class MergeConfig(StageConfig):
     ] = None
     method: Annotated[
         str,
-        "ties (the paper's): trim, elect signs, average. linear: weighted mean. task-arithmetic: weighted sum. dare-linear, "
-        "dare-ties: drop entries at random first. breadcrumbs: drop the smallest and the largest. slerp, nuslerp (two), "
-        "multislerp: along spheres. model-stock: towards the centre. sce: entries that vary most. Or a rule of your own: "
-        "package.module:NAME or path/to/file.py:NAME.",
+        "How checkpoints become one: a name of the table in gtrturbo/merging/methods.py, ties as in the paper, or a rule of your own, "
+        "as package.module:NAME or path/to/file.py:NAME.",
+        Seam("merge rule"),
     ] = "ties"
     weights: Annotated[
         str,

@@ -14,12 +14,12 @@ from gtrturbo.config.common import (
     Dtype,
     Engine,
     EnvOptions,
-    Illegal,
     MaxConcurrency,
     MaxNewTokens,
     MicroBatch,
     MicroBatchTokens,
     NumEnvs,
+    OnInvalidReply,
     Seed,
     ServedModel,
     ServerKind,
@@ -37,17 +37,17 @@ class RolloutConfig(StageConfig):
     task: TaskName
     env: EnvOptions = ()
     expert: Annotated[bool, "Let the task's scripted expert play and write true thoughts: data for sft."] = False
-    novice: Annotated[
+    random_expert_share: Annotated[
         float,
-        "--expert: share of the episodes that a novice plays, who reads truly and keeps to the rules, but acts at random among "
-        "what they allow.",
+        "--expert: share of the episodes in which the expert reads truly and keeps to the rules, but acts at random "
+        "among what they allow.",
         FRACTION,
     ] = 0.0
     episodes: Annotated[int, "Whole episodes to play. 64 is ours; the paper plays 1,024 turns per update.", AT_LEAST_ONE] = 64
     first_episode: Annotated[int, "Index of the first episode: two halves played apart equal one whole.", NOT_NEGATIVE] = 0
     temperature: Annotated[float, "Sampling temperature; 0.2 as in the paper. Training uses the same.", POSITIVE] = 0.2
     max_new_tokens: MaxNewTokens = 256
-    illegal: Illegal = "random"
+    on_invalid_reply: OnInvalidReply = "random"
     num_envs: NumEnvs = 32
     engine: Engine = "hf"
     server: ServerKind = "vllm"
@@ -65,8 +65,8 @@ class DistillConfig(StageConfig):
 
     rollouts: Annotated[Path, "Turns to annotate.", Role.INPUT]
     teacher: Annotated[Path | None, "Checkpoint that teaches; leave out with --expert.", Role.INPUT] = None
-    expert: Annotated[bool, "The task's scripted expert teaches (--mode sft only): GTR with a correct corrector."] = False
-    mode: Annotated[Literal["kl", "sft"], "kl writes scores, sft writes demos."] = "kl"
+    expert: Annotated[bool, "The task's scripted expert teaches (--mode thoughts only): GTR with a correct corrector."] = False
+    mode: Annotated[Literal["kl", "thoughts"], "kl writes scores, sft writes demos."] = "kl"
     top_logprobs: Annotated[
         int,
         "kl: also keep the teacher's N most likely tokens at each token, 8 N + 4 bytes, for ppo-step --kl-estimator full; more "
@@ -98,7 +98,7 @@ class DistillConfig(StageConfig):
         Path | None, "Go on to the weights: update this checkpoint with the guidance and write it to --out.", Role.INPUT
     ] = None
     update: Annotated[
-        tuple[str, ...], "KEY=VALUE for that update, an option of sft (--mode sft) or ppo-step (--mode kl); repeatable."
+        tuple[str, ...], "KEY=VALUE for that update, an option of sft (--mode thoughts) or ppo-step (--mode kl); repeatable."
     ] = ()
     seed: Seed = 0
     device: Device = "auto"
@@ -115,7 +115,7 @@ class EvalConfig(StageConfig):
     episodes: Annotated[int, "Episodes; the same deals for every checkpoint.", AT_LEAST_ONE] = 200
     temperature: Annotated[float, "Sampling temperature; 0 takes the most likely token.", NOT_NEGATIVE] = 0.0
     max_new_tokens: MaxNewTokens = 256
-    illegal: Illegal = "random"
+    on_invalid_reply: OnInvalidReply = "random"
     num_envs: NumEnvs = 32
     engine: Engine = "hf"
     server: ServerKind = "vllm"

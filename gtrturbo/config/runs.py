@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from gtrturbo.config.common import AT_LEAST_ONE, NOT_NEGATIVE, Device, EnvOptions, Seed, TaskName
 from gtrturbo.config.fields import Role, check, fields
-
-Method = Literal["ppo", "turbo-kl", "turbo-sft", "gtr", "opd", "static-kl"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,15 +14,13 @@ class RunConfig:
 
     out: Annotated[Path, "Folder of the run; started again, it goes on where it was."]
     method: Annotated[
-        Method,
-        "ppo: no teacher. turbo-kl, turbo-sft: the merged teacher. gtr: an external teacher (--teacher, else the expert). "
-        "opd: on-policy distillation of --teacher, without the environment's reward. static-kl: KL to one teacher throughout, "
-        "--teacher or else the first checkpoint. turbo-kl is the paper's first; on the tiny model turbo-sft was measured to keep "
-        "thoughts better (docs/results.md).",
+        str,
+        "Who teaches, and how: a name of the table in gtrturbo/runs/methods.py, or a Method of your own, as package.module:NAME "
+        "or path/to/file.py:NAME.",
     ] = "turbo-kl"
     model: Annotated[str, "tiny (built in), a Hugging Face id, or a folder. Any but tiny takes the paper's settings."] = "tiny"
     start: Annotated[Path | None, "Start from this checkpoint: no init and no sft. --model still chooses the settings."] = None
-    teacher: Annotated[Path | None, "External teacher: opd needs one, gtr and static-kl take one."] = None
+    teacher: Annotated[Path | None, "External teacher, for a method that takes one."] = None
     task: TaskName = "numberline"
     env: EnvOptions = ()
     eval_env: Annotated[
@@ -57,7 +53,7 @@ class RunConfig:
     keep_optimizers: Annotated[
         int | None, "Keep the optimiser's state of the newest N checkpoints; all if not given. The weights stay.", AT_LEAST_ONE
     ] = None
-    isolate: Annotated[bool, "Run each stage as a process of its own, so that nothing of it stays in memory."] = False
+    subprocess: Annotated[bool, "Run each stage as a process of its own, so that nothing of it stays in memory."] = False
     dry_run: Annotated[bool, "Print the run as a shell script with estimates of memory and disk, and do nothing."] = False
     device: Device = "auto"
     overwrite: Annotated[bool, "Replace what exists and differs."] = False

@@ -13,6 +13,7 @@ from gtrturbo.config.common import (
     Checkpointing,
     Device,
     Dtype,
+    EnvOptions,
     Fsdp,
     MicroBatchTokens,
     Seed,
@@ -24,10 +25,14 @@ from gtrturbo.errors import GtrTurboError
 
 @dataclass(frozen=True, kw_only=True)
 class InitConfig(StageConfig):
-    """Make the first checkpoint: the built-in tiny VLM, or a Hugging Face image-text-to-text model."""
+    """Make the first checkpoint: a built-in VLM, or a Hugging Face image-text-to-text model."""
 
-    model: Annotated[str, "tiny (built in, offline), a Hugging Face id, or a local folder."] = "tiny"
+    model: Annotated[str, "tiny or small (built in, offline), a Hugging Face id, or a local folder."] = "tiny"
     revision: Annotated[str | None, "Branch, tag or commit on the Hugging Face hub."] = None
+    task: Annotated[
+        str | None, "Task whose texts a built-in model's tokenizer is made of; those of the four games if not given."
+    ] = None
+    env: EnvOptions = ()
     lora_rank: Annotated[int, "Rank of the LoRA adapter to train; 0 trains the full weights. The paper: 128.", NOT_NEGATIVE] = 0
     lora_alpha: Annotated[float | None, "LoRA scale times rank; twice the rank if not given, as in the paper.", POSITIVE] = None
     lora_target: Annotated[
@@ -35,6 +40,11 @@ class InitConfig(StageConfig):
     ] = ()
     dtype: Dtype = "auto"
     seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.env and not self.task:
+            raise GtrTurboError(f"--env {self.env[0]} is of no task.", "add --task, or leave --env out.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +87,7 @@ class PpoStepConfig(StageConfig):
     rollouts: Annotated[Path, "Turns that this checkpoint played.", Role.INPUT]
     scores: Annotated[Path | None, "Teacher log-probs of these turns (distill --mode kl).", Role.INPUT] = None
     demos: Annotated[
-        tuple[Path, ...], "Teacher thoughts to imitate beside PPO (distill --mode sft); repeatable.", Role.INPUT
+        tuple[Path, ...], "Teacher thoughts to imitate beside PPO (distill --mode thoughts); repeatable.", Role.INPUT
     ] = ()
     epochs: Annotated[int, "Passes over the turns; 4 as in the paper.", AT_LEAST_ONE] = 4
     minibatch_size: Annotated[int, "Turns per optimiser step; 128 as in the paper.", AT_LEAST_ONE] = 128

@@ -1,6 +1,5 @@
 """A merge rule of the user's own, run on tiles in torch and on whole tensors; what it returns is checked."""
 
-import traceback
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from gtrturbo.merging.operands import Operand, RuleFailed, Tile, TileRule
 from gtrturbo.merging.tiles import chunk_sums, store, task_vector, trim, wide
+from gtrturbo.plugins import explained
 
 Combine = Callable[[Tensor, Tensor], Tensor]
 
@@ -30,7 +30,9 @@ def apply_rule(combine: Combine, vectors: Sequence[Tensor], weights: Sequence[fl
     try:
         merged = combine(stacked, torch.tensor(weights, dtype=torch.float64, device=stacked.device))
     except Exception as error:
-        raise _raised(error) from error
+        own = explained(error)
+        said = f"it raises {type(error).__name__}: {error}"
+        raise (RuleFailed(own.what, own.fix) if own else RuleFailed(said)) from error
     if not isinstance(merged, Tensor):
         raise RuleFailed(f"it returned {type(merged).__name__}, not a tensor.")
     if merged.shape != stacked.shape[1:]:
@@ -41,16 +43,6 @@ def apply_rule(combine: Combine, vectors: Sequence[Tensor], weights: Sequence[fl
     if not torch.isfinite(merged).all():
         raise RuleFailed("it returned a NaN or an infinity.")
     return merged
-
-
-def _raised(error: Exception) -> RuleFailed:
-    """Show the last line of the user's own file, not those of the libraries that it called."""
-    frames = traceback.extract_tb(error.__traceback__)[1:]
-    said = f"{type(error).__name__}: {error}"
-    if not frames:
-        return RuleFailed(f"it raises {said}")
-    own = [frame for frame in frames if frame.filename == frames[0].filename][-1]
-    return RuleFailed(f"{own.filename} line {own.lineno} raises {said}", own.line or "")
 
 
 class RuleCombiner:

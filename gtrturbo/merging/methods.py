@@ -47,6 +47,7 @@ class MergeMethod:
     """What a merge needs to know of a method.
 
     Attributes:
+        summary: what it does, in a sentence for the help.
         keeps: the entries of a task vector that --density keeps: the largest; those that are neither small nor among the very
             largest; random ones; those that vary most over the checkpoints. None: all.
         votes: entries that disagree with the elected sign are left out.
@@ -62,6 +63,7 @@ class MergeMethod:
         rule: of the user's own; the loops of the others are compiled.
     """
 
+    summary: str
     keeps: Literal["largest", "middle", "random", "varied"] | None = None
     votes: bool = False
     normalizes: bool = False
@@ -101,27 +103,83 @@ def _along_arc(lerp_above: float) -> Callable[[np.ndarray, Sequence[float]], lis
 # Which method normalises by default is as in mergekit.
 METHODS: dict[str, MergeMethod] = {
     "ties": MergeMethod(
-        keeps="largest", votes=True, normalizes=True, recursive=True, running_sums=True, mergekit="ties"
+        summary="trim, elect signs, average; the paper's.",
+        keeps="largest",
+        votes=True,
+        normalizes=True,
+        recursive=True,
+        running_sums=True,
+        mergekit="ties",
     ),
-    "linear": MergeMethod(normalizes=True, needs_base=False, whole="summed", recursive=True, mergekit="linear"),
-    "task-arithmetic": MergeMethod(mergekit="task_arithmetic"),
-    "dare-linear": MergeMethod(keeps="random", mergekit="dare_linear"),
-    "dare-ties": MergeMethod(keeps="random", votes=True, mergekit="dare_ties"),
-    "breadcrumbs": MergeMethod(keeps="middle", mergekit="breadcrumbs"),
+    "linear": MergeMethod(
+        summary="weighted mean.",
+        normalizes=True,
+        needs_base=False,
+        whole="summed",
+        recursive=True,
+        mergekit="linear",
+    ),
+    "task-arithmetic": MergeMethod(
+        summary="weighted sum.",
+        mergekit="task_arithmetic",
+    ),
+    "dare-linear": MergeMethod(
+        summary="drop entries at random, then sum.",
+        keeps="random",
+        mergekit="dare_linear",
+    ),
+    "dare-ties": MergeMethod(
+        summary="drop entries at random, elect signs, then sum.",
+        keeps="random",
+        votes=True,
+        mergekit="dare_ties",
+    ),
+    "breadcrumbs": MergeMethod(
+        summary="drop the smallest and the largest entries, then sum.",
+        keeps="middle",
+        mergekit="breadcrumbs",
+    ),
     "slerp": MergeMethod(
-        coefficients=_along_arc(NEARLY_PARALLEL), fewest=2, most=2, needs_base=False, whole="always", mergekit="slerp"
+        summary="from one checkpoint to another along the arc between them.",
+        coefficients=_along_arc(NEARLY_PARALLEL),
+        fewest=2,
+        most=2,
+        needs_base=False,
+        whole="always",
+        mergekit="slerp",
     ),
     "nuslerp": MergeMethod(
-        coefficients=_along_arc(PARALLEL), fewest=2, most=2, needs_base=False, whole="borrowed", mergekit="nuslerp"
+        summary="the same, of two task vectors.",
+        coefficients=_along_arc(PARALLEL),
+        fewest=2,
+        most=2,
+        needs_base=False,
+        whole="borrowed",
+        mergekit="nuslerp",
     ),
     "multislerp": MergeMethod(
-        coefficients=multislerp_coefficients, needs_base=False, whole="borrowed", mergekit="multislerp"
+        summary="a weighted barycentre on the sphere.",
+        coefficients=multislerp_coefficients,
+        needs_base=False,
+        whole="borrowed",
+        mergekit="multislerp",
     ),
     "model-stock": MergeMethod(
-        coefficients=lambda gram, weights: model_stock_coefficients(gram), weighs=True, fewest=2, mergekit="model_stock"
+        summary="towards the centre as far as the angles say.",
+        coefficients=lambda gram, weights: model_stock_coefficients(gram),
+        weighs=True,
+        fewest=2,
+        mergekit="model_stock",
     ),
-    "sce": MergeMethod(keeps="varied", votes=True, normalizes=True, weighs=True, mergekit="sce"),
-}  # fmt: skip
+    "sce": MergeMethod(
+        summary="the entries that vary most, weighted by how much of each is selected.",
+        keeps="varied",
+        votes=True,
+        normalizes=True,
+        weighs=True,
+        mergekit="sce",
+    ),
+}
 
 
 def method_of(name: str) -> MergeMethod:
@@ -135,7 +193,9 @@ def method_of(name: str) -> MergeMethod:
     found: Any = find(KIND, name, METHODS)
     rule = found if isinstance(found, MergeRule) else MergeRule(found)
     _require_function(name, rule.combine)
-    return MergeMethod(keeps="largest" if rule.trims else None, normalizes=rule.normalizes, rule=rule)
+    return MergeMethod(
+        summary=rule.combine.__doc__ or "", keeps="largest" if rule.trims else None, normalizes=rule.normalizes, rule=rule
+    )
 
 
 def require_built_in(name: str, option: str) -> None:

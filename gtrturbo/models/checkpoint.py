@@ -31,7 +31,7 @@ from gtrturbo.models.renderer import Renderer
 from gtrturbo.models.shared_base import make_room, shared_base
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.store.artifacts import MANIFEST, read_manifest
-from gtrturbo.store.run_cache import kept
+from gtrturbo.store.run_cache import cached
 
 BASE = "base"
 ONE_THREAD = 5_000_000
@@ -77,7 +77,7 @@ def _renderer(path: Path, model_type: str) -> Renderer:
     """Load a checkpoint's renderer; in a run all checkpoints with the same files share one, and the prompts that it rendered."""
     identity = renderer_hash(path)
     load = partial(load_processor, path, model_type=model_type, local_files_only=True)
-    return kept(f"renderer {identity}", model_type, lambda: Renderer(load()))
+    return cached(f"renderer {identity}", model_type, lambda: Renderer(load()))
 
 
 def load_foreign(model: str, *, revision: str | None, dtype: str) -> tuple[Any, Any]:

@@ -1,5 +1,6 @@
 """Read a model's shape from its config, without its weights: its modules on the meta device, counted."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -7,29 +8,36 @@ from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2_5_VLConf
 
 from gtrturbo.distributed.devices import resolve_device
 from gtrturbo.models.batches import CPU_TOKENS, PER_HIDDEN, PER_INTERMEDIATE, SHARE_OF_FREE
+from gtrturbo.models.built_in import build_processor, built_in_config
 from gtrturbo.models.checkpoint import DTYPES, add_adapter, quiet
 from gtrturbo.models.memory import Layers, Shape
 from gtrturbo.models.shared_base import memory
-from gtrturbo.models.tiny import build_tokenizer, tiny_config
+from gtrturbo.models.sizes import BUILT_IN
 
-TINY = "tiny"
 CHANNELS = 3
 PUBLISHED = ("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct")
 
 
 def read_shape(
-    model: str, *, revision: str | None = None, lora_rank: int = 0, lora_target: tuple[str, ...] = (), dtype: str = "auto"
+    model: str,
+    *,
+    revision: str | None = None,
+    lora_rank: int = 0,
+    lora_target: tuple[str, ...] = (),
+    dtype: str = "auto",
+    texts: Iterable[str] | None = None,
 ) -> Shape | None:
     """Describe a model without its weights; None where its config is not here, and no network is asked.
 
     Args:
-        model: tiny, a hub id, or a folder, as `init --model` takes it.
+        model: a built-in model, a hub id, or a folder, as `init --model` takes it.
         revision: of a hub id.
         lora_rank, lora_target: of the adapter that is put on it; rank 0 for none.
         dtype: of the weights in memory; auto is the config's.
+        texts: what the tokenizer of a built-in model is made of, as `init --task` does; the four games' if None.
     """
     quiet()
-    config = _config(model, revision)
+    config = _config(model, revision, texts)
     if config is None:
         return None
     chosen = DTYPES[dtype]
@@ -106,9 +114,9 @@ def published_config(model: str) -> Qwen2_5_VLConfig | None:
     return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=not large, dtype="bfloat16")
 
 
-def _config(model: str, revision: str | None) -> Any:
-    if model == TINY:
-        return tiny_config(build_tokenizer())
+def _config(model: str, revision: str | None, texts: Iterable[str] | None) -> Any:
+    if model in BUILT_IN:
+        return built_in_config(model, build_processor(texts).tokenizer)
     try:
         return AutoConfig.from_pretrained(model, revision=revision or "main", local_files_only=True)
     except (OSError, ValueError):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 
-from gtrturbo.store.run_cache import kept, let_go
+from gtrturbo.store.run_cache import cached, drop
 
 BASE = "base"
 # A second model may stand beside the base where as large a share of the device's memory stays free for the work.
@@ -30,7 +30,7 @@ def shared_base(base: str, *, revision: str, dtype: str, device: str, load: Call
         dtype, device: of the weights, as the user named them.
         load: reads the base; called where none of this identity, dtype and device is kept.
     """
-    pristine = kept(BASE, (fingerprint(base, revision), dtype, device), load)
+    pristine = cached(BASE, (fingerprint(base, revision), dtype, device), load)
     tensors = [*pristine.parameters(), *pristine.buffers()]
     return copy.deepcopy(pristine, {id(tensor): tensor for tensor in tensors})
 
@@ -53,7 +53,7 @@ def make_room(path: Path, device: str) -> None:
     size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
     free, total = memory(device)
     if free - size < FREE_SHARE * total:
-        let_go(BASE)
+        drop(BASE)
 
 
 def memory(device: str) -> tuple[int, int]:

@@ -7,16 +7,16 @@ from typing import Literal
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
-from gtrturbo.play.policy_agent import PolicySpeaker
+from gtrturbo.play.policy_agent import PolicyAgent
 from gtrturbo.play.server import Kind, Server
-from gtrturbo.play.server_agent import RemotePolicy, RemoteSpeaker
+from gtrturbo.play.server_agent import ServerAgent, ServerPolicy
 
 Engine = Literal["hf", "openai"]
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A server as the user names it; see `Server` and `RemotePolicy`."""
+    """A server as the user names it; see `Server` and `ServerPolicy`."""
 
     kind: Kind
     base_url: str | None
@@ -26,7 +26,7 @@ class Endpoint:
 
 def open_policy(
     path: Path, engine: Engine, endpoint: Endpoint, *, needs_ids: bool, device: str, dtype: str
-) -> Policy | RemotePolicy:
+) -> Policy | ServerPolicy:
     """Load a checkpoint here, or have a server play it.
 
     Args:
@@ -48,12 +48,10 @@ def open_policy(
             "use --server vllm or --server sglang; a generic one is enough for eval.",
         )
     server = Server(endpoint.kind, endpoint.base_url, endpoint.model, needs_ids=needs_ids)
-    return RemotePolicy(server, path, max_concurrency=endpoint.max_concurrency)
+    return ServerPolicy(server, path, max_concurrency=endpoint.max_concurrency)
 
 
-def speaker_of(
-    policy: Policy | RemotePolicy, *, seed: int, temperature: float, max_new_tokens: int
-) -> PolicySpeaker | RemoteSpeaker:
-    """Let a policy answer states; see `PolicySpeaker` for the arguments."""
-    kind = PolicySpeaker if isinstance(policy, Policy) else RemoteSpeaker
+def agent_of(policy: Policy | ServerPolicy, *, seed: int, temperature: float, max_new_tokens: int) -> PolicyAgent | ServerAgent:
+    """Let a policy answer states; see `PolicyAgent` for the arguments."""
+    kind = PolicyAgent if isinstance(policy, Policy) else ServerAgent
     return kind(policy, seed=seed, temperature=temperature, max_new_tokens=max_new_tokens)  # type: ignore[arg-type]

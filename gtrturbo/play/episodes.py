@@ -13,29 +13,34 @@ import gymnasium as gym
 import numpy as np
 
 from gtrturbo.store.artifacts import seed_for
-from gtrturbo.store.records import Turn, chat
-from gtrturbo.tasks.task import Reply, Task
+from gtrturbo.store.records import Message, Turn, said
+from gtrturbo.tasks.chance import turn_limit
+from gtrturbo.tasks.reply import Reply
+from gtrturbo.tasks.task import Ending, Past, Task, View
 
-Illegal = Literal["random", "noop", "end"]
+OnInvalidReply = Literal["random", "noop", "end"]
 GAME_REWARD = "environment"
 
 
 @dataclass(frozen=True)
 class State:
-    """What a policy is given: prompt and picture [H, W, 3] uint8, in which episode and turn."""
+    """What an agent is given: chat messages and the pictures of their image parts, in which episode and turn.
+
+    images: each [H, W, 3] uint8. info: what is known of the state, for scripts alone; no model sees it.
+    """
 
     episode: int
     turn: int
-    prompt: str
-    picture: np.ndarray
+    messages: list[Message]
+    images: list[np.ndarray]
     info: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Spoken:
+class Response:
     """A reply: its text and, where a policy sampled it, its tokens (prompt_ids, response_ids, offsets, logprobs).
 
-    `policy` names who spoke where that is not the rollout's checkpoint itself: the model or adapter of a server.
+    `agent` names who answered where that is not the rollout's checkpoint itself: the model or adapter of a server.
     """
 
     text: str
@@ -43,7 +48,7 @@ class Spoken:
     response_ids: np.ndarray | None = None
     offsets: list[tuple[int, int]] = field(default_factory=list)
     logprobs: np.ndarray | None = None
-    policy: str | None = None
+    agent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,36 +56,36 @@ class Played:
     """One turn as it was played. `after` is the state that followed a truncated turn."""
 
     state: State
-    spoken: Spoken
+    response: Response
     reply: Reply | None
     turn: Turn
     after: State | None
 
 
 # A reply per state; None where it is still being made, and then the same state is asked about again.
-Speaker = Callable[[Sequence[State]], Sequence[Spoken | None]]
+Agent = Callable[[Sequence[State]], Sequence[Response | None]]
 
 
 def play_episodes(
-    speak: Speaker, task: Task, *, seed: int, episodes: Sequence[int], num_envs: int, illegal: Illegal
+    agent: Agent, task: Task, *, seed: int, episodes: Sequence[int], num_envs: int, on_invalid_reply: OnInvalidReply
 ) -> Iterator[list[Played]]:
     """Play whole episodes and yield each when it ends, in the order of ending.
 
     Args:
-        speak: gives a reply to at least one state; called with the states of all running episodes at once.
+        agent: gives a reply to at least one state; called with the states of all running episodes at once.
         task: what is played.
         seed: the run's; with the index of an episode it decides everything random in it.
         episodes: indices to play.
         num_envs: episodes side by side.
-        illegal: what a reply that does not parse does.
+        on_invalid_reply: what a reply that does not parse does.
     """
     waiting = iter(episodes)
     slots = [_Slot.open(task, seed, index) for index in itertools.islice(waiting, num_envs)]
     while slots:
-        replies = speak([slot.state for slot in slots])
-        for slot, spoken in zip(slots, replies, strict=True):
-            if spoken is not None:
-                slot.play(spoken, illegal)
+        replies = agent([slot.state for slot in slots])
+        for slot, response in zip(slots, replies, strict=True):
+            if response is not None:
+                slot.play(response, on_invalid_reply)
         for slot in [slot for slot in slots if slot.done]:
             yield slot.played
             index = next(waiting, None)
@@ -98,6 +103,7 @@ class _Slot:
         self.env = env
         self.task = task
         self.seed = seed
+        self.limit = turn_limit(task, env)
 
     @classmethod
     def open(cls, task: Task, seed: int, index: int) -> "_Slot":
@@ -110,47 +116,62 @@ class _Slot:
         self.env_seed = seed_for(self.seed, "episode", index) % 2**32
         self.random = np.random.default_rng(seed_for(self.seed, "random action", index))
         self.played: list[Played] = []
+        self.history: list[Past] = []
+        self.total = 0.0
         self.done = False
-        picture, info = self.env.reset(seed=self.env_seed)
-        self.state = self._state(picture, info, turn=0)
+        self.state = self._state(*self.env.reset(seed=self.env_seed))
 
-    def _state(self, picture: np.ndarray, info: dict[str, Any], *, turn: int) -> State:
-        return State(episode=self.index, turn=turn, prompt=self.task.prompt(info), picture=picture, info=info)
+    def _state(self, observation: Any, info: dict[str, Any]) -> State:
+        self.observation, known = observation, self.task.know(self.env, observation, info)
+        return self._asked(known)
 
-    def play(self, spoken: Spoken, illegal: Illegal) -> None:
-        reply = self.task.parse(spoken.text)
-        executed = reply.action if reply else self._fallback(illegal)
-        after, reward, terminated, truncated = self._step(executed, ended=reply is None and illegal == "end")
+    def _asked(self, known: dict[str, Any]) -> State:
+        """Ask about the environment as it stands, after the turns so far."""
+        view = View(self.observation, known, tuple(self.history), self.env.render)
+        prompt = self.task.prompt(view)
+        return State(self.index, len(self.history), prompt.messages, prompt.images, known)
+
+    def play(self, response: Response, on_invalid_reply: OnInvalidReply) -> None:
+        before = self.state
+        reply = self.task.read(response.text, before.info)
+        executed = reply.action if reply else self._fallback(on_invalid_reply)
+        reward, terminated, truncated = self._step(response.text, executed, ended=reply is None and on_invalid_reply == "end")
         self.done = terminated or truncated
         turn = Turn(
             episode=self.index,
-            turn=self.state.turn,
+            turn=before.turn,
             seed=self.env_seed,
-            messages=chat(self.state.prompt, spoken.text),
+            messages=[*before.messages, said(response.text)],
             images=[],
             action=reply.action if reply else None,
             executed=executed,
             legal=reply is not None,
-            reads_truly=self.task.reads_truly(reply, self.state.info) if reply else None,
+            perception_correct=self.task.perception_correct(reply, before.info) if reply else None,
             reward=reward,
             reward_terms={GAME_REWARD: reward},
             terminated=terminated,
             truncated=truncated,
-            won=self.task.won(after.info),
-            info=self.state.info,
-            policy=spoken.policy,
+            won=self.task.won(Ending(self.state.info, self.total, terminated)),
+            info=before.info,
+            agent=response.agent,
         )
-        self.played.append(Played(self.state, spoken, reply, turn, after if truncated else None))
-        self.state = after
+        self.played.append(Played(before, response, reply, turn, self.state if truncated else None))
 
-    def _fallback(self, illegal: Illegal) -> str | None:
-        return self.task.actions[self.random.integers(len(self.task.actions))] if illegal == "random" else None
+    def _fallback(self, on_invalid_reply: OnInvalidReply) -> str | None:
+        allowed = self.task.allowed(self.state.info)
+        return allowed[self.random.integers(len(allowed))] if on_invalid_reply == "random" and allowed else None
 
-    def _step(self, executed: str | None, *, ended: bool) -> tuple[State, float, bool, bool]:
-        count = self.state.turn + 1
-        if executed is None:
-            after = self._state(self.state.picture, self.state.info, turn=count)
-            return after, 0.0, ended, not ended and count >= self.task.max_turns
-        picture, reward, terminated, truncated, info = self.env.step(self.task.actions.index(executed))
-        cut = not terminated and (truncated or count >= self.task.max_turns)
-        return self._state(picture, info, turn=count), float(reward), terminated, cut
+    def _step(self, text: str, executed: str | None, *, ended: bool) -> tuple[float, bool, bool]:
+        """Execute an action and go to the state after it; return the reward, and whether the episode ended or was cut."""
+        before, reward, terminated, truncated = self.state, 0.0, ended, False
+        if executed is not None:
+            given = self.task.given(executed, before.info)
+            self.observation, paid, terminated, truncated, info = self.env.step(given)
+            reward, known = float(paid), self.task.know(self.env, self.observation, info)
+        else:
+            known = before.info
+        self.history.append(Past(before.info, text, executed, reward, before.images))
+        self.total += reward
+        self.state = self._asked(known)
+        cut = not terminated and (truncated or len(self.history) >= self.limit)
+        return reward, bool(terminated), bool(cut)

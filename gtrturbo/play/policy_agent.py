@@ -5,12 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from gtrturbo.models.policy import Policy
-from gtrturbo.play.episodes import Spoken, State
+from gtrturbo.play.episodes import Response, State
 from gtrturbo.store.artifacts import seed_for
-from gtrturbo.store.records import chat
 
 
-class PolicySpeaker:
+class PolicyAgent:
     """Answer states with a policy's replies.
 
     Args:
@@ -26,9 +25,9 @@ class PolicySpeaker:
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
 
-    def __call__(self, states: Sequence[State]) -> list[Spoken]:
+    def __call__(self, states: Sequence[State]) -> list[Response]:
         renderer = self.policy.renderer
-        prompts = [renderer.prompt(chat(state.prompt), [state.picture]) for state in states]
+        prompts = [renderer.prompt(state.messages, state.images) for state in states]
         greedy = self.temperature == 0
         keys = [seed_for(self.seed, "reply", state.episode, state.turn) for state in states]
         samples = self.policy.generate(
@@ -37,11 +36,11 @@ class PolicySpeaker:
             temperature=1.0 if greedy else self.temperature,
             max_new_tokens=self.max_new_tokens,
         )
-        spoken = []
+        response = []
         for prompt, sample in zip(prompts, samples, strict=True):
             text, offsets = renderer.decode(sample.response_ids.tolist())
-            spoken.append(Spoken(text, prompt.ids, sample.response_ids, offsets, sample.logprobs))
-        return spoken
+            response.append(Response(text, prompt.ids, sample.response_ids, offsets, sample.logprobs))
+        return response
 
 
 def uniforms(keys: Sequence[int], count: int) -> np.ndarray:

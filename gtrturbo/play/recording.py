@@ -12,10 +12,10 @@ from gtrturbo.console import progress_bar
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.renderer import Prompt, Renderer, load_picture
-from gtrturbo.play.episodes import Illegal, Played, Speaker, play_episodes
+from gtrturbo.play.episodes import Agent, OnInvalidReply, Played, play_episodes
 from gtrturbo.store.artifacts import TOKENS, TURNS
-from gtrturbo.store.records import Message, Successor, Turn, chat, read_rows, write_rows
-from gtrturbo.store.resume_log import Journal
+from gtrturbo.store.records import Message, Successor, Turn, read_rows, write_rows
+from gtrturbo.store.resume_log import ResumeLog
 from gtrturbo.store.tensors import TurnTokens, load_turn_tokens, save_image, save_turn_tokens
 from gtrturbo.tasks.task import Task
 
@@ -46,14 +46,14 @@ class Episode:
 
 def record_episodes(
     folder: Path,
-    journal: Journal[Episode],
-    speak: Speaker,
+    journal: ResumeLog[Episode],
+    agent: Agent,
     task: Task,
     *,
     seed: int,
     episodes: Sequence[int],
     num_envs: int,
-    illegal: Illegal,
+    on_invalid_reply: OnInvalidReply,
 ) -> list[Turn]:
     """Play those episodes that the journal does not hold, show progress, and write all of them into `folder`.
 
@@ -64,7 +64,7 @@ def record_episodes(
     missing = [index for index in episodes if index not in there]
     own = [missing[place] for place in group().world.share(len(missing))]
     with progress_bar("episodes", len(own)) as bar:
-        for played in play_episodes(speak, task, seed=seed, episodes=own, num_envs=num_envs, illegal=illegal):
+        for played in play_episodes(agent, task, seed=seed, episodes=own, num_envs=num_envs, on_invalid_reply=on_invalid_reply):
             journal.append(record(journal.folder, played))
             bar.advance()
     group().barrier()
@@ -77,7 +77,7 @@ def record(folder: Path, played: Sequence[Played]) -> Episode:
     Raises:
         ValueError: a reply has tokens beside one that has none.
     """
-    sampled = [_sampled(each) for each in played if each.spoken.response_ids is not None]
+    sampled = [_sampled(each) for each in played if each.response.response_ids is not None]
     if len(sampled) not in (0, len(played)):
         raise ValueError("a sampled reply has no tokens.")
     return Episode([_with_pictures(folder, each) for each in played], sampled)
@@ -114,24 +114,25 @@ def _images(turn: Turn) -> list[str]:
 def _with_pictures(folder: Path, played: Played) -> Turn:
     successor = None
     if played.after:
-        successor = Successor(messages=chat(played.after.prompt), images=[save_image(folder, played.after.picture)])
-    return replace(played.turn, images=[save_image(folder, played.state.picture)], successor=successor)
+        after = played.after
+        successor = Successor(messages=after.messages, images=[save_image(folder, image) for image in after.images])
+    return replace(played.turn, images=[save_image(folder, image) for image in played.state.images], successor=successor)
 
 
 def _sampled(played: Played) -> SampledReply:
-    spoken, reply = played.spoken, played.reply
+    response, reply = played.response, played.reply
     masks = span_masks(
-        spoken.offsets,
+        response.offsets,
         action_start=reply.action_start if reply else None,
         action_span=reply.action_span if reply else None,
     )
     return SampledReply(
-        prompt_ids=_present(spoken.prompt_ids).tolist(),
-        response_ids=_present(spoken.response_ids).tolist(),
-        response_spans=spoken.offsets,
+        prompt_ids=_present(response.prompt_ids).tolist(),
+        response_ids=_present(response.response_ids).tolist(),
+        response_spans=response.offsets,
         thought_mask=masks.thought,
         action_mask=masks.action,
-        sample_logprobs=_present(spoken.logprobs).tolist(),
+        sample_logprobs=_present(response.logprobs).tolist(),
     )
 
 

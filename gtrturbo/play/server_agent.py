@@ -14,15 +14,15 @@ from gtrturbo.models.checkpoint_files import is_adapter
 from gtrturbo.models.policy import forbidden_ids
 from gtrturbo.models.processor import load_processor
 from gtrturbo.models.renderer import Renderer
-from gtrturbo.play.episodes import Spoken, State
+from gtrturbo.play.episodes import Response, State
 from gtrturbo.play.server import Answer, Server
 from gtrturbo.store.artifacts import artifact_id, seed_for
-from gtrturbo.store.records import Message, chat
+from gtrturbo.store.records import Message
 
 NAME_DIGITS = 12
 
 
-class RemotePolicy:
+class ServerPolicy:
     """A checkpoint as a server plays it: what only a server needs of it is loaded here, which is no weights.
 
     Args:
@@ -52,7 +52,7 @@ class RemotePolicy:
 
     def reply(
         self, messages: Sequence[Message], pictures: Sequence[np.ndarray], *, temperature: float, max_new_tokens: int, seed: int
-    ) -> Spoken:
+    ) -> Response:
         """Ask for one reply.
 
         Raises:
@@ -69,11 +69,11 @@ class RemotePolicy:
             end_id=tokenizer.eos_token_id,
         )
         if answer.response_ids is None or answer.prompt_ids is None:
-            return Spoken(answer.text, policy=self.name)
+            return Response(answer.text, agent=self.name)
         ids = self._own_ids(messages, pictures, answer.prompt_ids)
         self._check_end(answer, tokenizer.eos_token_id, max_new_tokens)
         text, offsets = self.renderer.decode(answer.response_ids.tolist())
-        return Spoken(text, ids, answer.response_ids, offsets, answer.logprobs, policy=self.name)
+        return Response(text, ids, answer.response_ids, offsets, answer.logprobs, agent=self.name)
 
     def _own_ids(self, messages: Sequence[Message], pictures: Sequence[np.ndarray], given: np.ndarray) -> np.ndarray:
         """Return our own rendering of the prompt, if the server's is the same but for how often a picture's token stands."""
@@ -112,22 +112,22 @@ def _once(ids: np.ndarray, repeated: int | None) -> np.ndarray:
     return ids[~same]
 
 
-class RemoteSpeaker:
+class ServerAgent:
     """Answer states with the replies of a policy on a server, in the order in which they arrive.
 
     A server cannot be given the numbers that choose each token, so a reply depends on a seed of its own, made of the run's
     seed, the episode and the turn, and on what the server makes of it.
     """
 
-    def __init__(self, policy: RemotePolicy, *, seed: int, temperature: float, max_new_tokens: int) -> None:
+    def __init__(self, policy: ServerPolicy, *, seed: int, temperature: float, max_new_tokens: int) -> None:
         self.policy = policy
         self.seed = seed
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
         self._threads = ThreadPoolExecutor(policy.max_concurrency)
-        self._asked: dict[tuple[int, int], Future[Spoken]] = {}
+        self._asked: dict[tuple[int, int], Future[Response]] = {}
 
-    def __call__(self, states: Sequence[State]) -> list[Spoken | None]:
+    def __call__(self, states: Sequence[State]) -> list[Response | None]:
         """Answer those states whose replies are there, at least one; the others are asked for again and not sent twice."""
         keys = [(state.episode, state.turn) for state in states]
         for key, state in zip(keys, states, strict=True):
@@ -140,10 +140,10 @@ class RemoteSpeaker:
             self._threads.shutdown(wait=False, cancel_futures=True)
             raise
 
-    def _reply(self, state: State) -> Spoken:
+    def _reply(self, state: State) -> Response:
         return self.policy.reply(
-            chat(state.prompt),
-            [state.picture],
+            state.messages,
+            state.images,
             temperature=self.temperature,
             max_new_tokens=self.max_new_tokens,
             seed=seed_for(self.seed, "reply", state.episode, state.turn),

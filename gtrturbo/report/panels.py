@@ -134,9 +134,9 @@ UPDATES = (
         (Curve(updated("explained_variance")),),
     ),
     Panel(
-        "Sampler mismatch",
+        "Gap between sampler and trainer",
         "Mean difference of the sampler's and the trainer's log-probs, nats per token; rounding where both are one model.",
-        (Curve(updated("mismatch_mean")),),
+        (Curve(updated("sampler_trainer_gap_mean")),),
     ),
     Panel("Change of the policy", "KL of the policy before to after an update, nats per turn.", (Curve(updated("approx_kl")),)),
 )

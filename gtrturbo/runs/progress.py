@@ -7,7 +7,8 @@ from rich.table import Table
 from gtrturbo.analysis.summary import by_episode, paired_difference
 from gtrturbo.config import RunConfig
 from gtrturbo.console import stderr
-from gtrturbo.runs.loop import Step, plan, run
+from gtrturbo.runs.execute import run
+from gtrturbo.runs.plan import Step, plan
 from gtrturbo.store.artifacts import TURNS, Result, read_manifest
 from gtrturbo.store.records import Turn, read_rows
 
@@ -26,14 +27,14 @@ def run_with_progress(config: RunConfig) -> Path:
     """Run the loop, tell each step on stderr, print the table, and return the last checkpoint."""
     started = {"seconds": 0.0}
 
-    def report(step: Step, result: Result, seconds: float) -> None:
+    def tell(step: Step, result: Result, seconds: float) -> None:
         started["seconds"] += seconds
         told = "  ".join(f"{name} {result.metrics[name]:.4g}" for name in TOLD[step.stage] if name in result.metrics)
         line = f"{started['seconds']:7.1f} s  {step.iteration:>3}/{config.iterations}  {step.stage:<9} {told}"
         stderr.print(line, style="" if step.stage == "eval" else "dim", soft_wrap=True)
 
-    run(config, report=report)
-    steps = plan(config)
+    steps = plan(config)  # Before the work: a method of the user's own may be edited while it runs.
+    run(config, on_step=tell)
     evaluations = [step.config.out for step in steps if step.stage == "eval"]
     stderr.print(before_after(evaluations[0], evaluations[-1]))
     checkpoints = [step.config.out for step in steps if step.stage == "ppo-step"]

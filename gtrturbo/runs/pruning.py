@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gtrturbo.config import MergeConfig, PpoStepConfig
-from gtrturbo.stages import OPTIMIZER, read_by
-from gtrturbo.store.artifacts import read_manifest
+from gtrturbo.stages import read_by
+from gtrturbo.store.artifacts import OPTIMIZER, read_manifest
 
 WEIGHTS = ".safetensors"
 
@@ -41,7 +41,7 @@ def _superseded(configs: Sequence[Any], kind: type, keep: int | None) -> Iterato
 
 
 def leftovers(config: Any) -> list[str]:
-    """Name the files of a finished teacher or checkpoint that retention removes: all weights, or the optimiser's state."""
+    """Name the files of a finished teacher or checkpoint that pruning removes: all weights, or the optimiser's state."""
     files = read_manifest(config.out).files
     if isinstance(config, MergeConfig):
         return [name for name in files if name.endswith(WEIGHTS)]

@@ -54,7 +54,7 @@ def show_row(console: Console, path: Path, row: int, scores: Path | None) -> Non
 def demo_rows(path: Path, demo: Demo) -> list[Row]:
     """Show what a demo teaches; the part of the reply that carries no loss is coloured as action."""
     reply = Text(visible(demo.messages[-1]["content"][0]["text"]), THOUGHT)
-    for start, end in demo.unlearned:
+    for start, end in demo.masked_spans:
         reply.stylize(ACTION, start, end)
     pictures: list[Row] = [("picture", link(path / image)) for image in demo.images]
     return [*pictures, ("prompt", _prompt(demo.messages)), ("reply", reply)]
@@ -121,7 +121,7 @@ def _executed(turn: Turn) -> Text:
 
 
 def _reads(turn: Turn) -> str:
-    return {True: "yes", False: "no", None: "unknown: the reply did not parse"}[turn.reads_truly]
+    return {True: "yes", False: "no", None: "unknown: the reply did not parse"}[turn.perception_correct]
 
 
 def _end(turn: Turn) -> str:

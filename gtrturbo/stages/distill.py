@@ -23,13 +23,15 @@ from gtrturbo.models.scoring import score_all
 from gtrturbo.play.agents import Endpoint, open_policy
 from gtrturbo.play.policy_agent import uniforms
 from gtrturbo.play.recording import Transcript, read_transcript, read_turns, render
-from gtrturbo.play.server_agent import RemotePolicy
+from gtrturbo.play.server_agent import ServerPolicy
 from gtrturbo.stages import done, provenance
 from gtrturbo.store.artifacts import DEMOS, SCORES, Draft, Result, read_manifest, seed_for, writing
 from gtrturbo.store.records import Demo, Turn, chat, mean, write_rows
-from gtrturbo.store.resume_log import Journal
+from gtrturbo.store.resume_log import ResumeLog
 from gtrturbo.store.tensors import TopLogprobs, save_image, save_scores
-from gtrturbo.tasks.task import Reply, Task, load_task
+from gtrturbo.tasks.loading import load_task
+from gtrturbo.tasks.reply import Reply
+from gtrturbo.tasks.task import Task
 
 HOTTER, HOTTEST = 1.1, 0.9
 SERVER_TURNS = 1024  # Turns between two looks at what parses; how many are asked for at once is --max-concurrency.
@@ -40,20 +42,20 @@ def run(config: DistillConfig) -> Result:
     if config.expert == (config.teacher is not None):
         raise GtrTurboError("distill needs either --teacher or --expert.", "give one of the two.")
     if config.expert and config.mode == "kl":
-        raise GtrTurboError("a scripted expert has no log-probs.", "use --mode sft with --expert, or give --teacher.")
+        raise GtrTurboError("a scripted expert has no log-probs.", "use --mode thoughts with --expert, or give --teacher.")
     if config.engine == "openai" and config.mode == "kl":
-        raise GtrTurboError("scores are the teacher's log-probs, computed here.", "leave out --engine openai, or use --mode sft.")
-    if config.top_logprobs and config.mode == "sft":
+        raise GtrTurboError("scores are the teacher's log-probs, computed here.", "leave out --engine openai, or --mode kl.")
+    if config.top_logprobs and config.mode == "thoughts":
         raise GtrTurboError("--top-logprobs is for --mode kl.", "leave out one of the two.")
-    if config.compat == RELEASE and (config.mode == "sft" or config.top_logprobs):
-        raise GtrTurboError("--compat release is for --mode kl of single tokens.", "leave out --mode sft and --top-logprobs.")
+    if config.compat == RELEASE and (config.mode == "thoughts" or config.top_logprobs):
+        raise GtrTurboError("--compat release is for --mode kl of single tokens.", "leave out both.")
     read_manifest(config.rollouts, "turns")
     work, journal = provenance(config), None
     with writing(config.out, work, overwrite=config.overwrite) as draft:
         if config.mode == "kl":
             _score(config, draft)
         else:
-            journal = Journal(config.out, work, Said)
+            journal = ResumeLog(config.out, work, Said)
             _teach(config, draft, journal)
     if journal:
         journal.remove()
@@ -117,7 +119,7 @@ class Said:
     text: str
 
 
-def _teach(config: DistillConfig, draft: Draft, journal: Journal[Said]) -> None:
+def _teach(config: DistillConfig, draft: Draft, journal: ResumeLog[Said]) -> None:
     """Write the teacher's thought for each legal turn, with the student's action in place of the teacher's."""
     settings = read_manifest(config.rollouts).config
     task = load_task(settings["task"], settings["env"])
@@ -139,20 +141,20 @@ Thought = tuple[str, Reply | None]
 
 
 def _expert_thoughts(task: Task, turns: Sequence[Turn]) -> list[Thought]:
-    texts = [task.expert(turn.info) for turn in turns]
-    return [(text, task.parse(text)) for text in texts]
+    texts = [task.expert_reply(turn.info) for turn in turns]
+    return [(text, task.read(text, turn.info)) for text, turn in zip(texts, turns, strict=True)]
 
 
 def _is_right(turn: Turn, reply: Reply) -> bool:
     """GTR's corrector is silent where the student is right: it reads the picture truly and acts as the expert does."""
-    return bool(turn.reads_truly) and turn.action == reply.action
+    return bool(turn.perception_correct) and turn.action == reply.action
 
 
 # Rows of the turns, which try this is for them, and the temperature; returns a text per row.
 Ask = Callable[[Sequence[int], int, float], list[str]]
 
 
-def _teacher_thoughts(config: DistillConfig, task: Task, turns: Sequence[Turn], journal: Journal[Said]) -> list[Thought]:
+def _teacher_thoughts(config: DistillConfig, task: Task, turns: Sequence[Turn], journal: ResumeLog[Said]) -> list[Thought]:
     """Ask again, hotter each time, those turns whose reply does not parse. Several processes share the turns."""
     there = {said.row for said in journal.found}
     missing = [row for row in range(len(turns)) if row not in there]
@@ -165,7 +167,7 @@ def _teacher_thoughts(config: DistillConfig, task: Task, turns: Sequence[Turn], 
             for start in range(0, len(asked), at_once):
                 rows = asked[start : start + at_once]
                 for row, text in zip(rows, ask(rows, attempt, temperature), strict=True):
-                    if attempt == config.retries or task.parse(text):
+                    if attempt == config.retries or task.read(text, turns[row].info):
                         journal.append(Said(row, text))
                         bar.advance()
                     else:
@@ -173,7 +175,7 @@ def _teacher_thoughts(config: DistillConfig, task: Task, turns: Sequence[Turn], 
             temperature = max(temperature, min(HOTTEST, HOTTER * temperature))
     group().barrier()
     texts = {said.row: said.text for said in journal.read()}
-    return [(texts[row], task.parse(texts[row])) for row in range(len(turns))]
+    return [(texts[row], task.read(texts[row], turns[row].info)) for row in range(len(turns))]
 
 
 def _asking(config: DistillConfig, turns: Sequence[Turn]) -> tuple[Ask, int]:
@@ -200,17 +202,17 @@ def _ask_policy(config: DistillConfig, turns: Sequence[Turn], teacher: Policy) -
     return ask
 
 
-def _ask_server(config: DistillConfig, turns: Sequence[Turn], teacher: RemotePolicy) -> Ask:
+def _ask_server(config: DistillConfig, turns: Sequence[Turn], teacher: ServerPolicy) -> Ask:
     def ask(rows: Sequence[int], attempt: int, temperature: float) -> list[str]:
         def reply(row: int) -> str:
-            spoken = teacher.reply(
+            response = teacher.reply(
                 turns[row].messages[:-1],
                 [load_picture(config.rollouts / image) for image in turns[row].images],
                 temperature=temperature,
                 max_new_tokens=config.max_new_tokens,
                 seed=seed_for(config.seed, "thought", row, attempt),
             )
-            return spoken.text
+            return response.text
 
         return teacher.at_once(reply, rows)
 
@@ -225,7 +227,7 @@ def keep_action(turn: Turn, text: str, reply: Reply, images: list[str]) -> Demo:
     action = turn.action if quoted else f'"{turn.action}"'
     question = turn.messages[0]["content"][-1]["text"]
     return Demo(
-        messages=chat(question, text[:start] + action + text[end:]), images=images, unlearned=[(start, start + len(action))]
+        messages=chat(question, text[:start] + action + text[end:]), images=images, masked_spans=[(start, start + len(action))]
     )
 
 

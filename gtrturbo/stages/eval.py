@@ -4,13 +4,14 @@ from gtrturbo.analysis.summary import summarize
 from gtrturbo.analysis.thoughts import thought_entropy, thought_information
 from gtrturbo.config import EvalConfig
 from gtrturbo.models.checkpoint_files import renderer_hash
-from gtrturbo.play.agents import Endpoint, open_policy, speaker_of
+from gtrturbo.play.agents import Endpoint, agent_of, open_policy
 from gtrturbo.play.recording import Episode, record_episodes
 from gtrturbo.stages import done, provenance
 from gtrturbo.store.artifacts import Result, save_json, writing
-from gtrturbo.store.resume_log import Journal
-from gtrturbo.store.run_cache import kept
-from gtrturbo.tasks.task import chance, load_task
+from gtrturbo.store.resume_log import ResumeLog
+from gtrturbo.store.run_cache import cached
+from gtrturbo.tasks.chance import chance
+from gtrturbo.tasks.loading import load_task
 
 METRICS = "metrics.json"
 CHANCE_EPISODES = 1000
@@ -21,25 +22,25 @@ def run(config: EvalConfig) -> Result:
     task = load_task(config.task, config.env)
     work = provenance(config)
     with writing(config.out, work, overwrite=config.overwrite) as draft:
-        journal = Journal(config.out, work, Episode)
+        journal = ResumeLog(config.out, work, Episode)
         endpoint = Endpoint(config.server, config.base_url, config.served_model, config.max_concurrency)
         policy = open_policy(
             config.checkpoint, config.engine, endpoint, needs_ids=False, device=config.device, dtype=config.dtype
         )
-        speak = speaker_of(policy, seed=config.seed, temperature=config.temperature, max_new_tokens=config.max_new_tokens)
+        agent = agent_of(policy, seed=config.seed, temperature=config.temperature, max_new_tokens=config.max_new_tokens)
         turns = record_episodes(
             draft.folder,
             journal,
-            speak,
+            agent,
             task,
             seed=config.seed,
             episodes=range(config.episodes),
             num_envs=config.num_envs,
-            illegal=config.illegal,
+            on_invalid_reply=config.on_invalid_reply,
         )
         if turns:  # Of several processes the first has them all, the others none.
             asked = (config.task, config.env, config.seed)
-            levels = kept("chance", asked, lambda: chance(task, episodes=CHANCE_EPISODES, seed=config.seed))
+            levels = cached("chance", asked, lambda: chance(task, episodes=CHANCE_EPISODES, seed=config.seed))
             draft.metrics = summarize(turns) | {f"chance_{name}": value for name, value in levels.items()}
             draft.metrics |= thought_entropy(draft.folder)
             draft.metrics |= thought_information(draft.folder, turns, policy, temperature=config.temperature)

@@ -3,16 +3,25 @@
 from typing import Any
 
 from gtrturbo.config import InitConfig
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.built_in import build
 from gtrturbo.models.checkpoint import BASE, add_adapter, load_foreign, quiet, save_model
 from gtrturbo.models.checkpoint_files import rebased_name, renderer_hash
 from gtrturbo.models.processor import save_processor
-from gtrturbo.models.tiny import build_tiny
+from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.stages import done, provenance
 from gtrturbo.store.artifacts import Draft, Result, seed_for, writing
+from gtrturbo.tasks.loading import load_task
+from gtrturbo.tasks.texts import task_texts
 
 
 def run(config: InitConfig) -> Result:
     """Write full weights (lora_rank 0), or an adapter that changes nothing yet on a base that it names."""
+    if config.task and config.model not in BUILT_IN:
+        raise GtrTurboError(
+            f"{config.model} brings its tokenizer with it, so that --task {config.task} has nothing to make.",
+            f"leave --task out, or choose a built-in --model: {', '.join(BUILT_IN)}.",
+        )
     quiet()
     with writing(config.out, provenance(config), overwrite=config.overwrite) as draft:
         model, processor = _load(config)
@@ -37,15 +46,16 @@ def run(config: InitConfig) -> Result:
 
 
 def _load(config: InitConfig) -> tuple[Any, Any]:
-    if config.model == "tiny":
-        model, processor = build_tiny(seed_for(config.seed, "init"))
+    if config.model in BUILT_IN:
+        texts = task_texts(load_task(config.task, config.env)) if config.task else None
+        model, processor = build(config.model, seed_for(config.seed, "init"), texts)
         return (model.bfloat16() if config.dtype == "bfloat16" else model), processor
     return load_foreign(config.model, revision=config.revision, dtype=config.dtype)
 
 
 def _keep_base(config: InitConfig, draft: Draft, model: Any, processor: Any) -> str:
-    """Name what the adapter stands on: a copy inside the checkpoint for the tiny model, else the model where it is."""
-    if config.model != "tiny":
+    """Name what the adapter stands on: a copy inside the checkpoint of a built-in model, else the model where it is."""
+    if config.model not in BUILT_IN:
         return rebased_name(config.model, config.out)
     save_model(model, draft.folder / BASE)
     save_processor(processor, draft.folder / BASE)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gtrturbo.algorithms.advantages import credit, turn_advantages
-from gtrturbo.algorithms.importance import Mismatch, mismatch, truncated_importance_weights
+from gtrturbo.algorithms.importance import SamplerTrainerGap, sampler_trainer_gap, truncated_importance_weights
 from gtrturbo.algorithms.ppo import (
     cosine_learning_rate,
     explained_variance,
@@ -153,7 +153,7 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
         gae_lambda=config.gae_lambda,
     )
     sampled = pad(tokens.sample_logprobs, longest)
-    apart = mismatch(logprobs, sampled, thought | action)
+    apart = sampler_trainer_gap(logprobs, sampled, thought | action)
     _require_one_policy(config, apart)
     difference = (logprobs - sampled).abs()
     samples = Samples(
@@ -163,7 +163,7 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
         old_values=values,
         advantages=credit(placed.advantages, text_rewards=text - beta * kl, random_action_mask=random_action),
         returns=placed.returns,
-        mismatch=masked_mean(difference, thought | action),
+        sampler_trainer_gap=masked_mean(difference, thought | action),
         tokens=budget,
         importance=Importance(logprobs, truncated_importance_weights(logprobs, sampled)) if _engine(config) else None,
         guidance=guidance if is_loss else None,
@@ -177,11 +177,11 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
         "explained_variance": explained_variance(values, placed.returns),
         "value_error": (values - placed.returns).square().mean().sqrt().item(),
         # 0 up to rounding where sampler and trainer are one model.
-        "mismatch_mean": apart.mean,
-        "mismatch_max": apart.largest,
-        "mismatch_kl": apart.kl,
+        "sampler_trainer_gap_mean": apart.mean,
+        "sampler_trainer_gap_max": apart.largest,
+        "sampler_trainer_gap_kl": apart.kl,
         "importance_truncated": apart.truncated,
-        "importance_effective": apart.effective,
+        "effective_sample_size": apart.effective,
     }
     return samples, metrics
 
@@ -215,7 +215,7 @@ def _engine(config: PpoStepConfig) -> str | None:
     return played["server"] if played.get("engine", "hf") != "hf" else None
 
 
-def _require_one_policy(config: PpoStepConfig, apart: Mismatch) -> None:
+def _require_one_policy(config: PpoStepConfig, apart: SamplerTrainerGap) -> None:
     if (server := _engine(config)) and apart.mean > OTHER_POLICY:
         raise GtrTurboError(
             f"the {server} server's log-probs are {apart.mean:.2f} nats per token from the trainer's: it played another model, "
@@ -328,7 +328,7 @@ def _add_gradients(
         "ratio_p95": statistics.high,
         "clip_fraction": statistics.clipped_share,
         "approx_kl": statistics.approximate_kl,
-        "mismatch": samples.mismatch[turns].mean().item(),
+        "sampler_trainer_gap": samples.sampler_trainer_gap[turns].mean().item(),
     }
 
 

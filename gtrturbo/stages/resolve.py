@@ -1,5 +1,6 @@
 """How the config of a merge resolves: its recipe is read, and the base that it was not given is found."""
 
+from contextlib import AbstractContextManager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,12 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.lineage import find_base, on_disk
 from gtrturbo.merging.methods import method_of, require_built_in
 from gtrturbo.merging.recipes import read_recipe
+from gtrturbo.merging.state import read_state
 from gtrturbo.models.checkpoint_files import is_adapter
 from gtrturbo.store.artifacts import MANIFEST, same_artifact
+from gtrturbo.store.hashes import remembering_hashes
+
+HASHES = "hashes.json"
 
 
 def with_base(config: MergeConfig) -> MergeConfig:
@@ -99,3 +104,14 @@ def _base_of(config: MergeConfig) -> Path:
 
 def _has_base(config: MergeConfig) -> bool:
     return all((path / MANIFEST).is_file() for path in config.checkpoints)
+
+
+def remembered_hashes(config: MergeConfig) -> AbstractContextManager[None]:
+    """Keep the hashes of the files of others in the merge's cache, if it has one."""
+    return remembering_hashes(config.cache / HASHES if config.cache else None)
+
+
+def held_checkpoints(config: MergeConfig) -> dict[str, list[str]]:
+    """Name the checkpoints whose sums are in the merge's state: they count as merged, also where they are gone."""
+    held = read_state(config.state) if config.state else None
+    return {"checkpoints": held.checkpoints} if held else {}

@@ -10,37 +10,38 @@ from gtrturbo.config import RolloutConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import renderer_hash
 from gtrturbo.models.policy import Policy
-from gtrturbo.play.agents import Endpoint, open_policy, speaker_of
-from gtrturbo.play.episodes import Speaker, Spoken, State
+from gtrturbo.play.agents import Endpoint, agent_of, open_policy
+from gtrturbo.play.episodes import Agent, Response, State
 from gtrturbo.play.recording import Episode, record_episodes
-from gtrturbo.play.server_agent import RemotePolicy
+from gtrturbo.play.server_agent import ServerPolicy
 from gtrturbo.stages import done, provenance
 from gtrturbo.store.artifacts import Result, seed_for, writing
-from gtrturbo.store.resume_log import Journal
-from gtrturbo.tasks.task import Task, load_task
+from gtrturbo.store.resume_log import ResumeLog
+from gtrturbo.tasks.loading import load_task
+from gtrturbo.tasks.task import Task
 
 
 def run(config: RolloutConfig) -> Result:
     """Play with a checkpoint, or with the task's scripted expert, which needs no model."""
     if config.expert == (config.checkpoint is not None):
         raise GtrTurboError("a rollout needs either --checkpoint or --expert.", "give one of the two.")
-    if config.novice and not config.expert:
-        raise GtrTurboError("--novice says who plays in the expert's place, and there is none.", "add: --expert")
+    if config.random_expert_share and not config.expert:
+        raise GtrTurboError("--random-expert-share says who plays in the expert's place, and there is none.", "add: --expert")
     task = load_task(config.task, config.env)
     work = provenance(config)
     with writing(config.out, work, overwrite=config.overwrite) as draft:
-        journal = Journal(config.out, work, Episode)
+        journal = ResumeLog(config.out, work, Episode)
         policy = _open(config, config.checkpoint) if config.checkpoint else None
-        speak = _sampling(config, policy) if policy else _expert(config, task)
+        agent = _sampling(config, policy) if policy else _expert(config, task)
         turns = record_episodes(
             draft.folder,
             journal,
-            speak,
+            agent,
             task,
             seed=config.seed,
             episodes=range(config.first_episode, config.first_episode + config.episodes),
             num_envs=config.num_envs,
-            illegal=config.illegal,
+            on_invalid_reply=config.on_invalid_reply,
         )
         if turns:  # Of several processes the first has them all, the others none.
             draft.metrics = summarize(turns) | thought_entropy(draft.folder)
@@ -50,20 +51,20 @@ def run(config: RolloutConfig) -> Result:
     return done(draft)
 
 
-def _expert(config: RolloutConfig, task: Task) -> Speaker:
-    return lambda states: [Spoken(_expert_reply(config, task, state)) for state in states]
+def _expert(config: RolloutConfig, task: Task) -> Agent:
+    return lambda states: [Response(_expert_reply(config, task, state)) for state in states]
 
 
 def _expert_reply(config: RolloutConfig, task: Task, state: State) -> str:
-    if np.random.default_rng(seed_for(config.seed, "novice", state.episode)).random() >= config.novice:
-        return task.expert(state.info)
-    return task.novice(state.info, np.random.default_rng(seed_for(config.seed, "novice", state.episode, state.turn)))
+    if np.random.default_rng(seed_for(config.seed, "novice", state.episode)).random() >= config.random_expert_share:
+        return task.expert_reply(state.info)
+    return task.random_expert_reply(state.info, np.random.default_rng(seed_for(config.seed, "novice", state.episode, state.turn)))
 
 
-def _open(config: RolloutConfig, checkpoint: Path) -> Policy | RemotePolicy:
+def _open(config: RolloutConfig, checkpoint: Path) -> Policy | ServerPolicy:
     endpoint = Endpoint(config.server, config.base_url, config.served_model, config.max_concurrency)
     return open_policy(checkpoint, config.engine, endpoint, needs_ids=True, device=config.device, dtype=config.dtype)
 
 
-def _sampling(config: RolloutConfig, policy: Policy | RemotePolicy) -> Speaker:
-    return speaker_of(policy, seed=config.seed, temperature=config.temperature, max_new_tokens=config.max_new_tokens)
+def _sampling(config: RolloutConfig, policy: Policy | ServerPolicy) -> Agent:
+    return agent_of(policy, seed=config.seed, temperature=config.temperature, max_new_tokens=config.max_new_tokens)

@@ -24,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from gtrturbo import __version__
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.store.ageing import upgraded
 from gtrturbo.store.hashes import content_hash
 
 MANIFEST = "stage.json"
@@ -34,6 +35,9 @@ TOKENS = "tokens.safetensors"
 SCORES = "scores.safetensors"
 DEMOS = "demos.jsonl"
 SHARD = ".shard-"
+METRICS = "metrics.json"
+METRICS_LOG = "metrics.jsonl"
+OPTIMIZER = "optimizer"
 FORMAT = 1
 # Exactly one key: safetensors writes metadata in hash order, so two keys would give other bytes in another process.
 SAFETENSORS_METADATA = {"format": "pt"}
@@ -42,14 +46,15 @@ MADE_BY = {
     "checkpoint": "gtrturbo init",
     "turns": "gtrturbo rollout",
     "scores": "gtrturbo distill --mode kl",
-    "demos": "gtrturbo distill --mode sft",
+    "demos": "gtrturbo distill --mode thoughts",
     "evaluation": "gtrturbo eval",
 }
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What stage.json holds. `config` are knobs only, no paths; `renderer` hashes tokenizer, processor and chat template."""
+    """What stage.json holds. `config` are knobs only, no paths; `renderer` hashes tokenizer, processor and chat template.
+    `plugins` name code of the user's own by option: its `name` and the `sha256` of its file."""
 
     format: int
     kind: str
@@ -60,6 +65,7 @@ class Manifest:
     files: dict[str, str]
     metrics: dict[str, float]
     renderer: str | None
+    plugins: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,12 +79,17 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What an artifact is made from: the stage, its knobs, and the ids of its inputs, taken before the work starts."""
+    """What an artifact is made from: the stage, its knobs, and the ids of its inputs, taken before the work starts.
+
+    `plugins` name code of the user's own by option, see `Manifest`; `absent` says what a knob means that a manifest lacks.
+    """
 
     stage: str
     kind: str
     config: dict[str, Any]
     inputs: dict[str, Any]
+    plugins: dict[str, dict[str, str]] = field(default_factory=dict)
+    absent: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -157,12 +168,25 @@ def read_manifest(path: Path, kind: str | None = None) -> Manifest:
     if not file.is_file():
         raise _absent(path)
     try:
-        manifest = TypeAdapter(Manifest).validate_json(file.read_bytes())
+        content = json.loads(file.read_bytes())
+        _require_format(file, content)
+        manifest = TypeAdapter(Manifest).validate_python(upgraded(content))
     except ValidationError as error:
         raise GtrTurboError(f"{file} is damaged: {error.errors()[0]['msg']}.", "make the artifact again.") from None
+    except ValueError as error:
+        raise GtrTurboError(f"{file} is damaged: {error}.", "make the artifact again.") from None
     if kind and manifest.kind != kind:
         raise GtrTurboError(f"{path} holds {manifest.kind} (made by {manifest.stage}), not {kind}.", _make(kind))
     return manifest
+
+
+def _require_format(file: Path, content: Any) -> None:
+    found = content.get("format") if isinstance(content, dict) else None
+    if isinstance(found, int) and found != FORMAT:
+        raise GtrTurboError(
+            f"{file} is written in format {found}, which this version does not know (it knows {FORMAT}).",
+            f"use the version of gtrturbo that wrote it: {content.get('version')}.",
+        )
 
 
 def _absent(path: Path) -> GtrTurboError:
@@ -198,10 +222,17 @@ def _foreign(out: Path) -> GtrTurboError:
 def _difference(manifest: Manifest, wanted: Provenance) -> str | None:
     if manifest.stage != wanted.stage:
         return f"by {manifest.stage}, not {wanted.stage}"
-    for name in wanted.config:
-        was, now = manifest.config.get(name), wanted.config[name]
+    for name in [*wanted.config, *(name for name in manifest.config if name not in wanted.config)]:
+        was = manifest.config.get(name, wanted.absent.get(name))
+        if name not in wanted.config:
+            return f"with --{name.replace('_', '-')} {_said(was)}, which there is no more"
+        if was != wanted.config[name]:
+            return f"with --{name.replace('_', '-')} {_said(was)}, not {_said(wanted.config[name])}"
+    for name in sorted(wanted.plugins.keys() | manifest.plugins.keys()):
+        was, now = (each.get(name, {}).get("sha256") for each in (manifest.plugins, wanted.plugins))
         if was != now:
-            return f"with --{name.replace('_', '-')} {_said(was)}, not {_said(now)}"
+            code = wanted.plugins.get(name, manifest.plugins.get(name, {}))["name"]
+            return f"with another text of {code} (--{name.replace('_', '-')}, {short(was)}, not {short(now)})"
     for name in sorted(wanted.inputs.keys() | manifest.inputs.keys()):
         was, now = manifest.inputs.get(name), wanted.inputs.get(name)
         if was != now:
@@ -324,6 +355,8 @@ def _seal(draft: Draft, provenance: Provenance) -> None:
         "metrics": draft.metrics,
         "renderer": draft.renderer,
     }
+    if provenance.plugins:
+        manifest["plugins"] = provenance.plugins
     text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     (draft.folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
     for name in [*files, TIMING, MANIFEST]:

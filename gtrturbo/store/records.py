@@ -5,13 +5,18 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AliasChoices, ConfigDict, Field, TypeAdapter, ValidationError
 
 from gtrturbo.errors import GtrTurboError
 
 Message = dict[str, Any]
+
+
+def _named(*names: str) -> Any:
+    """Read a field under its name, or under the one that earlier versions wrote."""
+    return Field(validation_alias=AliasChoices(*names))
 
 
 @dataclass(frozen=True)
@@ -26,11 +31,12 @@ class Successor:
 class Turn:
     """One turn of an episode: what was seen, what was replied, what came of it.
 
-    `messages` holds the user's message (an image part and a text part) and the assistant's reply; `images` the paths of the
-    image parts in order. `action` is what the reply chose (None: it did not parse, so `legal` is False) and `executed` what
-    the environment was given (None: nothing). `reads_truly` says whether the reply's fields match the true state (None: it did
-    not parse). `reward` is the sum of `reward_terms`. `info` is the environment's info before the action. `successor` is there
-    where the turn was truncated. `policy` names what a server was asked for: the adapter or model that wrote the reply.
+    `messages` holds the user's message (image parts and text parts) and the assistant's reply; `images` the paths of the image
+    parts in order. `action` is what the reply chose (None: it did not parse, so `legal` is False) and `executed` what the
+    environment was given (None: nothing). `perception_correct` says whether the reply states what the picture shows (None: it did
+    not parse, or the task knows no truth). `reward` is the sum of `reward_terms`. `info` is what is known of the state before the
+    action. `successor` is there where the turn was truncated. `agent` names what a server was asked for: the adapter or model
+    that wrote the reply. `group` is the deal that an episode shares with others; None where each has one of its own.
     """
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False, extra="forbid")
@@ -43,7 +49,7 @@ class Turn:
     action: str | None
     executed: str | None
     legal: bool
-    reads_truly: bool | None
+    perception_correct: Annotated[bool | None, _named("perception_correct", "reads_truly")]
     reward: float
     reward_terms: dict[str, float]
     terminated: bool
@@ -51,7 +57,8 @@ class Turn:
     won: bool
     info: dict[str, Any]
     successor: Successor | None = None
-    policy: str | None = None
+    agent: Annotated[str | None, _named("agent", "policy")] = None
+    group: int | None = None
 
     @property
     def last(self) -> bool:
@@ -64,13 +71,18 @@ class Turn:
 
 @dataclass(frozen=True)
 class Demo:
-    """One reply to imitate. Characters of the reply inside `unlearned` ([start, end) pairs) carry no loss: the action."""
+    """One reply to imitate. Characters of the reply inside `masked_spans` ([start, end) pairs) carry no loss: the action."""
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False, extra="forbid")
 
     messages: list[Message]
     images: list[str]
-    unlearned: list[tuple[int, int]]
+    masked_spans: Annotated[list[tuple[int, int]], _named("masked_spans", "unlearned")]
+
+
+def said(reply: str) -> Message:
+    """Lay out the assistant's reply as a chat message."""
+    return {"role": "assistant", "content": [{"type": "text", "text": reply}]}
 
 
 def chat(prompt: str, reply: str | None = None) -> list[Message]:
@@ -78,7 +90,7 @@ def chat(prompt: str, reply: str | None = None) -> list[Message]:
     question: Message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
     if reply is None:
         return [question]
-    return [question, {"role": "assistant", "content": [{"type": "text", "text": reply}]}]
+    return [question, said(reply)]
 
 
 def write_rows(path: Path, rows: Iterable[Turn | Demo]) -> None:

@@ -23,7 +23,7 @@ T = TypeVar("T")
 OWNER = "work"
 
 
-class Journal(Generic[T]):
+class ResumeLog(Generic[T]):
     """Entries of one kind, a dataclass, of the work that makes one artifact.
 
     `folder` may hold other files that the entries speak of; `found` are the entries that were there when it was opened.

@@ -13,7 +13,7 @@ _shelves: list[dict[str, tuple[Hashable, object]]] = []
 
 
 @contextmanager
-def keeping() -> Iterator[None]:
+def caching() -> Iterator[None]:
     """Keep what `kept` makes for as long as the block runs."""
     _shelves.append({})
     try:
@@ -22,7 +22,7 @@ def keeping() -> Iterator[None]:
         _shelves.pop()
 
 
-def kept(name: str, key: Hashable, make: Callable[[], Made]) -> Made:
+def cached(name: str, key: Hashable, make: Callable[[], Made]) -> Made:
     """Return what is kept under `name` if it has this key, else make it, and keep it inside of `keeping`.
 
     One thing is kept per name. The one before is let go first, so that there are never two at once.
@@ -36,7 +36,7 @@ def kept(name: str, key: Hashable, make: Callable[[], Made]) -> Made:
     return shelf[name][1]  # type: ignore[return-value]
 
 
-def let_go(name: str) -> None:
+def drop(name: str) -> None:
     """Forget what is kept under `name`, if anything is."""
     if _shelves:
         _shelves[-1].pop(name, None)

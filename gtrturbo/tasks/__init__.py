@@ -1,10 +1,15 @@
-"""Four card and number games that a vision-language model plays from pictures, as Gymnasium environments.
+"""Tasks: what a model plays. The `Task` record, the built-in games, and how a task of the user's own is found.
 
-Importing this package registers them: `import gtrturbo.tasks` and then `gymnasium.make("gtrturbo/NumberLine-v0")`, or in
-one go `gymnasium.make("gtrturbo.tasks:gtrturbo/NumberLine-v0")`.
+Importing this package registers the games with Gymnasium too: `import gtrturbo.tasks` and then
+`gymnasium.make("gtrturbo/NumberLine-v0")`, or in one go `gymnasium.make("gtrturbo.tasks:gtrturbo/NumberLine-v0")`.
 """
 
 import gymnasium as gym
+
+from gtrturbo.tasks.reply import Reply
+from gtrturbo.tasks.task import ChatPrompt, Ending, Past, Task, View, ask
+
+__all__ = ["ChatPrompt", "Ending", "Past", "Reply", "Task", "View", "ask", "register_envs"]
 
 ENTRY_POINTS = {
     "gtrturbo/NumberLine-v0": "gtrturbo.tasks.games.numberline:NumberLineEnv",

@@ -1,6 +1,8 @@
 """The settings of an environment: what each one may be, read from `name=value` or checked as a keyword argument."""
 
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,25 +36,41 @@ class Switch:
     default: bool
 
 
-Option = Choice | Whole | Switch
+@dataclass(frozen=True)
+class Number:
+    """Any finite number."""
+
+    default: float
+
+
+@dataclass(frozen=True)
+class Text:
+    """Any text."""
+
+    default: str
+
+
+Option = Choice | Whole | Switch | Number | Text
 IMAGE = Choice(("full", "tiny"))
 
 
-def default(option: Option) -> str | int | bool:
+def default(option: Option) -> str | float | bool:
     """Return the value that an option has when nobody sets it."""
     return option.words[0] if isinstance(option, Choice) else option.default
 
 
-def read_option(name: str, text: str, option: Option) -> str | int | bool:
+def read_option(name: str, text: str, option: Option) -> str | float | bool:
     """Turn the text after `name=` into a value.
 
     Raises: GtrTurboError: The text is not a value of this option.
     """
-    value: str | int | bool = text
+    value: str | float | bool = text
     if isinstance(option, Switch):
         value = SWITCH.get(text.lower(), text)
-    if isinstance(option, Whole) and text.strip().isdecimal():
-        value = int(text)
+    if isinstance(option, Whole | Number):
+        kind = int if isinstance(option, Whole) else float
+        with suppress(ValueError):  # What is no number is refused below, as it was written.
+            value = kind(text)
     check_option(name, value, option)
     return value
 
@@ -66,6 +84,10 @@ def check_option(name: str, value: object, option: Option) -> None:
         fine, wanted = value in option.words, " or ".join(option.words)
     elif isinstance(option, Switch):
         fine, wanted = isinstance(value, bool), "true or false"
+    elif isinstance(option, Text):
+        fine, wanted = isinstance(value, str), "text"
+    elif isinstance(option, Number):
+        fine, wanted = isinstance(value, float) and math.isfinite(value), "a number"
     else:
         fine = isinstance(value, int) and not isinstance(value, bool) and option.low <= value <= option.high
         wanted = f"a whole number from {option.low} to {option.high}"

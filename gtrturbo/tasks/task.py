@@ -1,208 +1,244 @@
-"""The interface to the games for everything else: make, prompt, parse, truth, expert."""
+"""What a task is for everything else: an environment, a prompt for each of its states, a way to read replies, and more.
+
+A task is a value: built in, or made in a file of the user's own (docs/your-own-task.md). The loop over environments, the
+warm start, the teachers, the evaluation and the chance levels know a task by this record alone.
+"""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.tasks.games import blackjack, ezpoints, numberline, points24
-from gtrturbo.tasks.options import Option, default, read_option
 from gtrturbo.tasks.reply import Reply, read_reply, same
 
 Info = Mapping[str, Any]
-Options = Mapping[str, Any]
+Message = dict[str, Any]
+# A reply's thoughts and action, or the whole reply where the task has a parser of its own.
+Advice = tuple[str, str] | str
+WON = ("won", "is_success", "success")
 
 
 @dataclass(frozen=True)
-class Game:
-    """What a game module gives to its task."""
+class ChatPrompt:
+    """What a model is asked: chat messages with content parts, and the pictures of their image parts in order.
 
-    env_id: str
-    settings: Mapping[str, Option]
-    reads: tuple[str, ...]  # names of the fields that `truth` gives
-    actions: Callable[[Options], tuple[str, ...]]
-    max_turns: Callable[[Options], int]
-    prompt: Callable[[Info, Options], str]
-    truth: Callable[[Info, Options], dict[str, Any]]
-    advice: Callable[[Info, Options], tuple[str, str]]
-    novice: Callable[[Info, Options, np.random.Generator], tuple[str, str]]
+    images: pixels, each [H, W, 3] uint8.
+    """
+
+    messages: list[Message]
+    images: list[np.ndarray]
 
 
-GAMES = {
-    "numberline": Game(
-        env_id="gtrturbo/NumberLine-v0",
-        settings=numberline.OPTIONS,
-        reads=("current number", "target number"),
-        actions=lambda options: numberline.ACTIONS,
-        max_turns=lambda options: options["horizon"],
-        prompt=numberline.prompt,
-        truth=numberline.truth,
-        advice=numberline.advice,
-        novice=numberline.novice,
-    ),
-    "ezpoints": Game(
-        env_id="gtrturbo/EZPoints-v0",
-        settings=ezpoints.OPTIONS,
-        reads=("cards", "formula"),
-        actions=lambda options: ezpoints.RULES.actions(options["face_cards_as_10"]),
-        max_turns=lambda options: ezpoints.RULES.limit + 2,
-        prompt=ezpoints.prompt,
-        truth=ezpoints.truth,
-        advice=ezpoints.advice,
-        novice=ezpoints.novice,
-    ),
-    "blackjack": Game(
-        env_id="gtrturbo/Blackjack-v0",
-        settings=blackjack.OPTIONS,
-        reads=("player total", "dealer card"),
-        actions=lambda options: blackjack.ACTIONS,
-        max_turns=lambda options: blackjack.MAX_TURNS,
-        prompt=blackjack.prompt,
-        truth=blackjack.truth,
-        advice=blackjack.advice,
-        novice=blackjack.novice,
-    ),
-    "points24": Game(
-        env_id="gtrturbo/Points24-v0",
-        settings=points24.OPTIONS,
-        reads=("cards", "formula"),
-        actions=lambda options: points24.RULES.actions(options["face_cards_as_10"]),
-        max_turns=lambda options: points24.RULES.limit + 2,
-        prompt=points24.prompt,
-        truth=points24.truth,
-        advice=points24.advice,
-        novice=points24.novice,
-    ),
-}
-TASKS = tuple(GAMES)
+def ask(text: str, *images: np.ndarray) -> ChatPrompt:
+    """Make a prompt of one user message: the pictures, then the text."""
+    parts: list[dict[str, str]] = [*({"type": "image"} for _ in images), {"type": "text", "text": text}]
+    return ChatPrompt([{"role": "user", "content": parts}], list(images))
 
 
 @dataclass(frozen=True)
-class Task:
-    """One game with its settings.
+class Past:
+    """One turn that lies behind: what was known, what was replied, what the environment was given (None: nothing) and paid."""
+
+    info: Info
+    reply: str
+    action: str | None
+    reward: float
+    images: list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class View:
+    """A state as a task puts it into words.
 
     Attributes:
-        name: one of `TASKS`.
-        env_id: for `gymnasium.make`.
-        actions: the text of each action, in the order of the environment's action numbers.
-        options: every keyword argument of the environment, defaults included.
+        observation: the environment's own, of any kind.
+        info: what is known of it, see `Task.known`.
+        history: the turns of the episode so far, oldest first.
+        render: draws the state.
+    """
+
+    observation: Any
+    info: Info
+    history: Sequence[Past] = ()
+    render: Callable[[], Any] = lambda: None
+
+    @cached_property
+    def picture(self) -> np.ndarray:
+        """The observation where it is a picture, else what the environment renders. [H, W, 3] uint8
+
+        Raises: GtrTurboError: the environment draws nothing of that form.
+        """
+        if is_picture(self.observation):
+            return self.observation
+        drawn = self.render()
+        if not is_picture(drawn):
+            raise GtrTurboError(
+                f"the environment draws {_described(drawn)}, not a picture of bytes [height, width, 3].",
+                'make it with render_mode="rgb_array", or turn its observation into a picture in the prompt.',
+            )
+        return drawn
+
+
+def is_picture(value: Any) -> bool:
+    """Tell whether a value is pixels, [H, W, 3] uint8."""
+    return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3
+
+
+def _described(value: Any) -> str:
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an episode ended: what is known at its end, its return, and whether it ended by its own rules or was cut."""
+
+    info: Info
+    total: float
+    terminated: bool
+
+
+def won_by_info(end: Ending) -> bool:
+    """Say whether an episode was won: by `won`, `is_success` or `success` of its info, else by a return above 0."""
+    for name in WON:
+        if name in end.info:
+            return bool(end.info[name])
+    return end.terminated and end.total > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One task.
+
+    Attributes:
+        name: what errors and tables call it.
+        make: makes its environment.
+        prompt: puts a state into words and pictures.
+        actions: the texts that a reply may choose, in the order of the environment's action numbers; or a function of what is
+            known of a state, where they change with it.
+        act: turns an action's text into what the environment is given; its place among `actions` if not given.
+        parse: reads a reply, with the places of thought and action; None where it cannot. If not given, a reply is one JSON
+            object with `reads`, `thoughts` and, last, `action`; see `read_reply`.
+        known: what is known of a state besides its picture, from environment, observation and info, as JSON: the truth and
+            the expert are computed from it, it is recorded with each turn, and no model sees it. The info if not given.
+        reads: names of what is read off the picture.
+        truth: their true values. Without it nothing is said of perception.
+        expert: true thoughts and a good action, or the whole reply where the task has its own parser. Without it a warm start
+            needs demonstrations from elsewhere.
+        random_expert: thoughts and an action of one who reads truly and acts at random.
+        won: whether an episode was won; see `won_by_info`.
+        max_turns: turns after which no episode goes on; the environment's own limit if not given.
+        blind: makes an environment of the same rules that draws nothing, for play without a model.
+        options: what the task was made with.
     """
 
     name: str
-    env_id: str
-    actions: tuple[str, ...]
-    options: dict[str, Any]
+    make: Callable[[], gym.Env]
+    prompt: Callable[[View], ChatPrompt]
+    actions: Sequence[str] | Callable[[Info], Sequence[str]]
+    act: Callable[[str, Info], Any] | None = None
+    parse: Callable[[str, Info], Reply | None] | None = None
+    known: Callable[[gym.Env, Any, dict[str, Any]], Info] | None = None
+    reads: Sequence[str] = ()
+    truth: Callable[[Info], dict[str, Any]] | None = None
+    expert: Callable[[Info], Advice] | None = None
+    random_expert: Callable[[Info, np.random.Generator], Advice] | None = None
+    won: Callable[[Ending], bool] = won_by_info
+    max_turns: int | None = None
+    blind: Callable[[], gym.Env] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
-    def make(self) -> gym.Env:
-        """Make the environment."""
-        return gym.make(self.env_id, disable_env_checker=True, **self.options)
+    def allowed(self, info: Info) -> tuple[str, ...]:
+        """List the actions that a reply may choose in a state."""
+        return tuple(self.actions(info) if callable(self.actions) else self.actions)
 
-    @property
-    def max_turns(self) -> int:
-        """The number of turns after which no episode goes on."""
-        return GAMES[self.name].max_turns(self.options)
+    def given(self, action: str, info: Info) -> Any:
+        """Return what the environment is given for an action's text."""
+        return self.act(action, info) if self.act else self.allowed(info).index(action)
 
-    def prompt(self, info: Info) -> str:
-        """Return the user's text for a state; what the picture shows is not told, but for the current formula."""
-        return GAMES[self.name].prompt(info, self.options)
+    def know(self, env: gym.Env, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
+        """Return what is known of a state, as plain JSON.
 
-    def parse(self, text: str) -> Reply | None:
-        """Read a reply strictly; None unless it is one JSON object with the right fields, a legal action last.
-
-        A code fence around the object is allowed. See `read_reply`.
+        Raises: GtrTurboError: something in it is no JSON; names it.
         """
-        return read_reply(text, required=(*GAMES[self.name].reads, "thoughts", "action"), actions=self.actions)
+        found = self.known(env, observation, info) if self.known else info
+        return {str(name): _plain(value, str(name)) for name, value in found.items()}
 
-    def truth(self, info: Info) -> dict[str, Any]:
-        """Return the fields that are read off the picture, with their true values."""
-        return GAMES[self.name].truth(info, self.options)
+    def read(self, text: str, info: Info) -> Reply | None:
+        """Read a reply; None where it chooses no action that is allowed.
 
-    def reads_truly(self, reply: Reply, info: Info) -> bool:
-        """Say whether every field that is read off the picture has its true value.
+        Raises: GtrTurboError: the task's own parser gives a place that is not in the text.
+        """
+        if self.parse is None:
+            return read_reply(text, required=(*self.reads, "thoughts", "action"), actions=self.allowed(info))
+        reply = self.parse(text, info)
+        if reply is None or reply.action not in self.allowed(info):
+            return None
+        start, end = reply.action_span
+        if not 0 <= reply.action_start <= start <= end <= len(text):
+            raise GtrTurboError(
+                f"the parser of {self.name} places the action of {text!r} at {reply.action_start}, {start} to {end}, "
+                f"not inside its {len(text)} characters.",
+                "see: gtrturbo check-task",
+            )
+        return reply
+
+    def perception_correct(self, reply: Reply, info: Info) -> bool | None:
+        """Say whether every field that is read off the picture has its true value; None where no truth is known.
 
         Numbers may stand as text and text as numbers; case and spaces do not matter; a ten is `10` or `T`.
         """
-        return all(same(reply.fields[name], value) for name, value in self.truth(info).items())
+        if self.truth is None:
+            return None
+        return all(name in reply.fields and same(reply.fields[name], value) for name, value in self.truth(info).items())
 
-    def expert(self, info: Info) -> str:
-        """Return a whole reply with true fields, true thoughts and a good action, as JSON on one line."""
-        return self._reply(info, *GAMES[self.name].advice(info, self.options))
+    def expert_reply(self, info: Info) -> str:
+        """Return a whole reply with true fields, true thoughts and a good action.
 
-    def novice(self, info: Info, rng: np.random.Generator) -> str:
-        """Return a reply of one who reads truly and keeps to the rules, but does not know what wins: the action is drawn.
-
-        The turns before must be a novice's too.
+        Raises: GtrTurboError: the task has no expert.
         """
-        return self._reply(info, *GAMES[self.name].novice(info, self.options, rng))
+        if self.expert is None:
+            raise GtrTurboError(
+                f"{self.name} has no expert.", "give the task one, or warm up on turns or demos from elsewhere: gtrturbo sft …"
+            )
+        return self._reply(info, self.expert(info))
 
-    def _reply(self, info: Info, thoughts: str, action: str) -> str:
-        return json.dumps({**self.truth(info), "thoughts": thoughts, "action": action}, ensure_ascii=False)
+    def random_expert_reply(self, info: Info, rng: np.random.Generator) -> str:
+        """Return a reply of an expert who reads truly and keeps to the rules, but does not know what wins: the action is drawn.
 
-    def won(self, info: Info) -> bool:
-        """Say whether the episode ended in a win."""
-        return bool(info["won"])
+        The turns before must be a random expert's too.
+        """
+        if self.random_expert:
+            return self._reply(info, self.random_expert(info, rng))
+        if self.parse:
+            raise GtrTurboError(f"{self.name} has no random expert.", "give the task one, or leave out --random-expert-share.")
+        allowed = self.allowed(info)
+        action = allowed[rng.integers(len(allowed))]
+        return self._reply(info, (f"try {action}", action))
 
-
-def load_task(name: str, options: Sequence[str] = ()) -> Task:
-    """Return a task by its name or environment id, with settings written `key=value`.
-
-    Raises: GtrTurboError: An unknown task, key or value; the alternatives are listed.
-    """
-    ids = {game.env_id.lower(): known for known, game in GAMES.items()}
-    known = ids.get(name.lower(), name.lower())
-    if known not in GAMES:
-        raise GtrTurboError(f"there is no task {name!r}.", f"choose one of: {', '.join(TASKS)}.")
-    game = GAMES[known]
-    values: dict[str, Any] = {key: default(option) for key, option in game.settings.items()}
-    for text in options:
-        key, equals, value = text.partition("=")
-        if not equals or key not in game.settings:
-            wrong = f"{known} has no option {key!r}." if equals else f"{text!r} is not of the form key=value."
-            raise GtrTurboError(wrong, f"its options are: {', '.join(game.settings)}.")
-        values[key] = read_option(key, value, game.settings[key])
-    return Task(name=known, env_id=game.env_id, actions=game.actions(values), options=values)
+    def _reply(self, info: Info, advice: Advice) -> str:
+        if isinstance(advice, str):
+            return advice
+        thoughts, action = advice
+        truth = self.truth(info) if self.truth else {}
+        return json.dumps({**truth, "thoughts": thoughts, "action": action}, ensure_ascii=False)
 
 
-def chance(task: Task, *, episodes: int, seed: int) -> dict[str, float]:
-    """Play without a model, to tell what a policy that sees nothing achieves.
-
-    Args:
-        task: the game; its picture size does not matter.
-        episodes: hands per policy, the same hands for each.
-        seed: of the hands and of the random actions.
-
-    Returns: `random`, success rate of uniformly random actions, and `random_return`, their mean return; `constant`,
-        success rate of the best single action, `constant_return` its mean return and `constant_action` its number. Of
-        actions with equal success the one with the highest return counts.
-    """
-    env = replace(task, options={**task.options, "image": "tiny"}).make()
-    seeds = [int(word) for word in np.random.SeedSequence(seed).generate_state(episodes)]
-    rng = np.random.default_rng(seed)
-    wins, mean_return = _play(env, seeds, lambda: int(rng.integers(len(task.actions))))
-    constants = [(*_play(env, seeds, lambda action=action: action), -action) for action in range(len(task.actions))]
-    constant, constant_return, negative = max(constants)
-    return {
-        "random": wins,
-        "random_return": mean_return,
-        "constant": constant,
-        "constant_return": constant_return,
-        "constant_action": -negative,
-    }
-
-
-def _play(env: gym.Env, seeds: Sequence[int], choose: Callable[[], int]) -> tuple[float, float]:
-    """Return success rate and mean return over one episode per seed."""
-    wins, rewards = 0, 0.0
-    for seed in seeds:
-        _, info = env.reset(seed=seed)
-        ended = False
-        while not ended:
-            _, reward, terminated, truncated, info = env.step(choose())
-            rewards += float(reward)
-            ended = terminated or truncated
-        wins += info["won"]
-    return wins / len(seeds), rewards / len(seeds)
+def _plain(value: Any, name: str) -> Any:
+    """Turn numpy's numbers and arrays into JSON's."""
+    if isinstance(value, np.generic | np.ndarray):
+        return _plain(value.tolist(), name)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{name}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, name) for item in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise GtrTurboError(
+        f"what is known of a state holds {name}, a {type(value).__name__}, which is no JSON.",
+        "let the task's `known` return texts, numbers, lists and dicts of them.",
+    )

@@ -54,9 +54,9 @@ def _read(path: Path, renderer: Renderer) -> list[Example]:
 
 
 def demo_example(demo: Demo, path: Path, renderer: Renderer) -> Example:
-    """Tokenise a demo; a token that overlaps an unlearned span carries no loss."""
+    """Tokenise a demo; a token that overlaps an masked_spans span carries no loss."""
     ids, offsets = renderer.response_ids(demo.messages[-1]["content"][0]["text"])
-    learned = [not any(start < stop and end > first for first, stop in demo.unlearned) for start, end in offsets]
+    learned = [not any(start < stop and end > first for first, stop in demo.masked_spans) for start, end in offsets]
     prompt = render(renderer, path, demo.messages[:-1], demo.images)
     return Example(prompt, np.asarray(ids, np.int32), np.array(learned))
 

@@ -28,7 +28,7 @@ class Samples:
 
     thought_mask, action_mask: [N, R] bool   old_logprobs: λ-weighted, per turn [N]   old_values: [N]
     advantages: credited to the text, normalised [N]   returns: value targets [N]
-    mismatch: mean |trainer's − sampler's log-prob| over each turn's tokens, in nats [N]
+    sampler_trainer_gap: mean |trainer's − sampler's log-prob| over each turn's tokens, in nats [N]
     tokens: per forward pass, the same for old and new log-probs
     guidance: where the teacher's KL is a loss
     """
@@ -39,7 +39,7 @@ class Samples:
     old_values: Tensor
     advantages: Tensor
     returns: Tensor
-    mismatch: Tensor
+    sampler_trainer_gap: Tensor
     tokens: int
     importance: Importance | None = None
     guidance: Guidance | None = None

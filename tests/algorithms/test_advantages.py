@@ -214,7 +214,7 @@ def test_text_rewards_of_illegal_turns_are_scaled_but_not_centred():
         text_rewards=torch.tensor([3.0, -2.0, 3.0]),
         random_action_mask=torch.tensor([False, True, False]),
     )
-    # Legal turns 10 and 14: mean 12, std 2. Illegal: −2 / 2.00001. The legal turns' own text rewards are not read.
+    # Legal turns 10 and 14: mean 12, std 2. OnInvalidReply: −2 / 2.00001. The legal turns' own text rewards are not read.
     assert found.tolist() == pytest.approx([-0.999995, -0.999995, 0.999995], abs=1e-6)
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from gtrturbo.algorithms.importance import mismatch, truncated_importance_weights, weighted_logprobs
+from gtrturbo.algorithms.importance import sampler_trainer_gap, truncated_importance_weights, weighted_logprobs
 
 # Ratios p/s: 1, 1.5, 3 (cut at 2), 0.5.
 SAMPLED = torch.log(torch.tensor([[0.2, 0.2], [0.1, 0.8]]))
@@ -46,8 +46,8 @@ def test_weights_of_one_change_nothing():
     assert torch.allclose(weighted_logprobs(moved, TRAINED, torch.ones(2, 2)), moved)
 
 
-def test_mismatch_by_hand():
-    found = mismatch(TRAINED, SAMPLED, torch.tensor([[True, True], [True, False]]))
+def test_sampler_trainer_gap_by_hand():
+    found = sampler_trainer_gap(TRAINED, SAMPLED, torch.tensor([[True, True], [True, False]]))
     differences = [0.0, math.log(1.5), math.log(3.0)]
     assert found.mean == pytest.approx(sum(differences) / 3, abs=1e-6)
     assert found.largest == pytest.approx(math.log(3.0), abs=1e-6)
@@ -56,8 +56,8 @@ def test_mismatch_by_hand():
     assert found.effective == pytest.approx((1 + 1.5 + 2) ** 2 / (3 * (1 + 1.5**2 + 4)), abs=1e-6)
 
 
-def test_equal_engines_have_no_mismatch():
-    found = mismatch(TRAINED, TRAINED, torch.ones(2, 2, dtype=torch.bool))
+def test_equal_engines_have_no_gap():
+    found = sampler_trainer_gap(TRAINED, TRAINED, torch.ones(2, 2, dtype=torch.bool))
     assert (found.mean, found.largest, found.kl, found.truncated, found.effective) == (0, 0, 0, 0, 1)
 
 
@@ -73,4 +73,4 @@ def test_shapes_and_empty_masks_are_refused():
     with pytest.raises(ValueError, match="shapes differ"):
         weighted_logprobs(TRAINED, TRAINED, torch.ones(2, 3))
     with pytest.raises(ValueError, match="no token counts"):
-        mismatch(TRAINED, SAMPLED, torch.zeros(2, 2, dtype=torch.bool))
+        sampler_trainer_gap(TRAINED, SAMPLED, torch.zeros(2, 2, dtype=torch.bool))

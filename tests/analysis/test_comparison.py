@@ -190,7 +190,9 @@ def test_two_runs_of_one_method_and_seed_are_refused(tmp_path):
         compared(twice)
 
 
-@pytest.mark.parametrize(("name", "value"), [("seed", 8), ("temperature", 0.5), ("illegal", "end"), ("max_new_tokens", 10)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("seed", 8), ("temperature", 0.5), ("on_invalid_reply", "end"), ("max_new_tokens", 10)]
+)
 def test_other_deals_are_refused(tmp_path, name, value):
     ours = make_run(tmp_path / "a", "ppo", 0, {0: outcomes(3)})
     other = make_run(tmp_path / "b", "turbo-kl", 0, {0: outcomes(3)}, deals={name: value})

@@ -33,7 +33,7 @@ def test_an_interval_of_no_trials_is_refused():
 
 
 TURN = Turn(
-    episode=0, turn=0, seed=0, messages=chat("?", "!"), images=[], action="+", executed="+", legal=True, reads_truly=True,
+    episode=0, turn=0, seed=0, messages=chat("?", "!"), images=[], action="+", executed="+", legal=True, perception_correct=True,
     reward=0.0, reward_terms={}, terminated=False, truncated=False, won=False, info={},
 )  # fmt: skip
 
@@ -43,8 +43,8 @@ TURNS = [
     replace(TURN, episode=0, turn=0, reward=-1.0),
     replace(TURN, episode=0, turn=1, reward=1.0),
     replace(TURN, episode=0, turn=2, reward=1.0, terminated=True, won=True),
-    replace(TURN, episode=4, turn=0, reward=-1.0, legal=False, action=None, reads_truly=None),
-    replace(TURN, episode=4, turn=1, reward=-1.0, reads_truly=False, truncated=True),
+    replace(TURN, episode=4, turn=0, reward=-1.0, legal=False, action=None, perception_correct=None),
+    replace(TURN, episode=4, turn=1, reward=-1.0, perception_correct=False, truncated=True),
     replace(TURN, episode=5, turn=0, reward=0.0, terminated=True, won=True),
 ]
 

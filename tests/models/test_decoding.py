@@ -5,12 +5,13 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from games import prompt_text
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, GenerationConfig
 
 from gtrturbo.models.decoding import Sampler
 from gtrturbo.models.renderer import Prompt, collate
 from gtrturbo.store.records import chat
-from gtrturbo.tasks.task import load_task
+from gtrturbo.tasks.loading import load_task
 
 
 def prompts_of(policy, count: int, name: str = "numberline") -> list[Prompt]:
@@ -21,7 +22,7 @@ def prompts_of(policy, count: int, name: str = "numberline") -> list[Prompt]:
         picture, info = env.reset(seed=seed)
         for _ in range(seed % 4 if name == "points24" else 0):
             picture, _, _, _, info = env.step(14)
-        prompts.append(policy.renderer.prompt(chat(task.prompt(info)), [picture]))
+        prompts.append(policy.renderer.prompt(chat(prompt_text(task, info)), [picture]))
     return prompts
 
 

@@ -10,11 +10,11 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from gtrturbo.models import shape as shapes
+from gtrturbo.models.built_in import build_processor, built_in_config
 from gtrturbo.models.checkpoint import add_adapter
 from gtrturbo.models.memory import Batch, Layers, Shape, generating, scoring, training
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.shape import PUBLISHED, auto_tokens, read_shape
-from gtrturbo.models.tiny import build_processor, tiny_config
 from gtrturbo.models.value_head import ValueHead
 
 # The peak of a step, estimated over measured; measured here between 0.90 and 1.38.
@@ -47,7 +47,7 @@ class Measured:
 
     def __init__(self, case: Case, monkeypatch) -> None:
         processor = build_processor()
-        config = tiny_config(processor.tokenizer)
+        config = built_in_config("tiny", processor.tokenizer)
         if case.wide:
             _widen(config, case.vocabulary)
         monkeypatch.setattr(shapes, "_config", lambda *_: config)

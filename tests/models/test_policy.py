@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from games import prompt_text
 
 from gtrturbo.models.renderer import Prompt
 from gtrturbo.models.value_head import ValueHead
@@ -176,11 +177,11 @@ def test_a_score_does_not_depend_on_the_batch_that_it_is_in(policy, transcript, 
 
 def test_prompts_of_other_lengths_and_picture_sizes_beside_it_do_not_change_a_score(policy, transcript):
     from gtrturbo.store.records import chat
-    from gtrturbo.tasks.task import load_task
+    from gtrturbo.tasks.loading import load_task
 
     task = load_task("points24", ["image=full"])
     picture, info = task.make().reset(seed=0)
-    other = policy.renderer.prompt(chat(task.prompt(info)), [picture])
+    other = policy.renderer.prompt(chat(prompt_text(task, info)), [picture])
     response = transcript.tokens.response_ids[0]
     with torch.no_grad():
         alone = policy.score([transcript.prompts[0]], [response], temperature=1.0)

@@ -5,11 +5,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from games import prompt_text
 
+from gtrturbo.models.built_in import build_processor
 from gtrturbo.models.renderer import Renderer, append_responses, collate, load_picture
-from gtrturbo.models.tiny import build_processor
 from gtrturbo.store.records import chat
-from gtrturbo.tasks.task import load_task
+from gtrturbo.tasks.loading import load_task
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def prompts(renderer):
     for name, size in (("numberline", "tiny"), ("points24", "full"), ("blackjack", "tiny"), ("numberline", "full")):
         task = load_task(name, [f"image={size}"])
         picture, info = task.make().reset(seed=3)
-        rendered.append(renderer.prompt(chat(task.prompt(info)), [picture]))
+        rendered.append(renderer.prompt(chat(prompt_text(task, info)), [picture]))
     return rendered
 
 

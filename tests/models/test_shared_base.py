@@ -13,7 +13,7 @@ from gtrturbo.models import shared_base as residency
 from gtrturbo.models.checkpoint import load_model, load_policy
 from gtrturbo.models.shared_base import fingerprint
 from gtrturbo.stages import execute
-from gtrturbo.store.run_cache import keeping, kept, let_go
+from gtrturbo.store.run_cache import cached, caching, drop
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_the_base_is_read_once_in_a_run_and_each_time_outside_of_one(lora, lora_
     for path in (lora, lora_warm):
         load_policy(path, device="cpu")
     assert reads == ["base", "base"]
-    with keeping():
+    with caching():
         for path in (lora, lora_warm, lora):
             load_policy(path, device="cpu")
     assert reads[2:] == ["base"]
@@ -63,7 +63,7 @@ def test_the_base_is_read_once_in_a_run_and_each_time_outside_of_one(lora, lora_
 
 def test_a_kept_base_is_bit_by_bit_and_module_by_module_a_fresh_one_after_many_stages(lora, lora_warm, transcript):
     fresh = checkpoint._load_full(str(lora / "base"), dtype="auto").requires_grad_(False).eval()
-    with keeping():
+    with caching():
         for path in (lora, lora_warm, lora):
             policy = load_policy(path, device="cpu", trainable=True)
             train_a_little(policy, transcript)
@@ -82,14 +82,14 @@ def test_a_policy_on_a_kept_base_is_the_policy_on_a_fresh_one(lora, lora_warm, t
             return policy.score(transcript.prompts[:2], transcript.tokens.response_ids[:2], temperature=1.0).logprobs
 
     expected = [scores(path) for path in (lora, lora_warm)]
-    with keeping():
+    with caching():
         found = [scores(path) for path in (lora, lora_warm, lora, lora_warm)]
     assert all(torch.equal(one, other) for one, other in zip(found, expected * 2, strict=True))
     assert not torch.equal(*expected)
 
 
 def test_policies_on_one_base_share_its_tensors_and_nothing_else(lora):
-    with keeping():
+    with caching():
         one, other = (load_policy(lora, device="cpu", trainable=True).model for _ in range(2))
     weights = {name: (p, dict(other.named_parameters())[name]) for name, p in one.named_parameters()}
     assert {name for name, (mine, theirs) in weights.items() if mine is theirs} == {n for n in weights if "lora_" not in n}
@@ -98,7 +98,7 @@ def test_policies_on_one_base_share_its_tensors_and_nothing_else(lora):
 
 def test_another_base_takes_the_place_of_the_kept_one(tmp_path, lora, reads):
     other = execute(InitConfig(out=tmp_path / "other", lora_rank=4, seed=9)).out
-    with keeping():
+    with caching():
         mine = load_policy(lora, device="cpu").model.get_base_model().lm_head.weight
         theirs = load_policy(other, device="cpu").model.get_base_model().lm_head.weight
         assert not torch.equal(mine, theirs)
@@ -109,7 +109,7 @@ def test_another_base_takes_the_place_of_the_kept_one(tmp_path, lora, reads):
 
 def test_a_base_that_was_written_again_is_read_again(tmp_path, reads):
     path = execute(InitConfig(out=tmp_path / "a", lora_rank=4)).out
-    with keeping():
+    with caching():
         before = load_policy(path, device="cpu").model.get_base_model().lm_head.weight
         execute(InitConfig(out=tmp_path / "a", lora_rank=4, seed=1, overwrite=True))
         after = load_policy(path, device="cpu").model.get_base_model().lm_head.weight
@@ -132,7 +132,7 @@ def test_a_fingerprint_changes_with_any_file_of_the_same_size(tmp_path):
 def test_the_base_goes_where_a_second_model_would_leave_less_than_half_of_the_memory(lora, warm, reads, monkeypatch, free, times):
     size = (warm / "model.safetensors").stat().st_size
     monkeypatch.setattr(residency, "memory", lambda device: (size + free, 100))
-    with keeping():
+    with caching():
         load_policy(lora, device="cpu")
         load_policy(warm, device="cpu")
         load_policy(lora, device="cpu")
@@ -152,7 +152,7 @@ def test_a_policy_is_gone_when_its_stage_is(request, kind, transcript):
     gc.collect()
     gc.disable()  # Nothing may wait for the collector: the next stage wants the memory now.
     try:
-        with keeping():
+        with caching():
             policy = load_policy(path, device="cpu", trainable=True)
             train_a_little(policy, transcript)
             policy.generate(transcript.prompts[:2], None, temperature=1.0, max_new_tokens=2)
@@ -164,7 +164,7 @@ def test_a_policy_is_gone_when_its_stage_is(request, kind, transcript):
 
 
 def test_renderers_are_shared_between_checkpoints_with_the_same_files(tmp_path, lora, warm):
-    with keeping():
+    with caching():
         assert load_policy(lora, device="cpu").renderer is load_policy(warm, device="cpu").renderer
         copy = tmp_path / "copy"
         copy.mkdir()
@@ -175,7 +175,7 @@ def test_renderers_are_shared_between_checkpoints_with_the_same_files(tmp_path, 
 
 
 def test_a_merge_works_on_weights_of_its_own(lora):
-    with keeping():
+    with caching():
         kept_weight = load_policy(lora, device="cpu").model.get_base_model().lm_head.weight
         before = kept_weight.clone()
         load_model(lora / "base").lm_head.weight.data.add_(1)
@@ -190,13 +190,13 @@ def test_one_thing_is_kept_per_name_and_the_old_one_goes_first():
             assert [reference() for reference in alive if reference()] == []
             alive.append(weakref.ref(self))
 
-    assert isinstance(kept("name", 1, Thing), Thing)
-    assert isinstance(kept("name", 1, Thing), Thing)  # Outside of a run the first is gone by now.
-    with keeping():
-        first = weakref.ref(kept("name", 1, Thing))
-        assert kept("name", 1, Thing) is first()
-        assert kept("name", 2, Thing) is not None and first() is None
-        let_go("name")
+    assert isinstance(cached("name", 1, Thing), Thing)
+    assert isinstance(cached("name", 1, Thing), Thing)  # Outside of a run the first is gone by now.
+    with caching():
+        first = weakref.ref(cached("name", 1, Thing))
+        assert cached("name", 1, Thing) is first()
+        assert cached("name", 2, Thing) is not None and first() is None
+        drop("name")
         assert not any(reference() for reference in alive)
-        kept("name", 3, Thing)
+        cached("name", 3, Thing)
     assert not any(reference() for reference in alive)

@@ -4,31 +4,33 @@ import itertools
 
 import numpy as np
 import pytest
+from games import prompt_text
 
-from gtrturbo.play.episodes import Spoken, play_episodes
-from gtrturbo.play.policy_agent import PolicySpeaker, uniforms
-from gtrturbo.tasks.task import load_task
+from gtrturbo.play.episodes import Response, play_episodes
+from gtrturbo.play.policy_agent import PolicyAgent, uniforms
+from gtrturbo.store.records import chat
+from gtrturbo.tasks.loading import load_task
 
 TASK = load_task("numberline", ["image=tiny"])
 NONSENSE = "I would rather not say."
 
 
-def play(speak, *, seed=3, episodes=range(4), num_envs=2, illegal="random", task=TASK):
-    played = play_episodes(speak, task, seed=seed, episodes=episodes, num_envs=num_envs, illegal=illegal)
+def play(agent, *, seed=3, episodes=range(4), num_envs=2, on_invalid_reply="random", task=TASK):
+    played = play_episodes(agent, task, seed=seed, episodes=episodes, num_envs=num_envs, on_invalid_reply=on_invalid_reply)
     return {turns[0].turn.episode: turns for turns in played}
 
 
 def refuse(states):
-    return [Spoken(NONSENSE) for _ in states]
+    return [Response(NONSENSE) for _ in states]
 
 
 def know(states):
-    return [Spoken(TASK.expert(state.info)) for state in states]
+    return [Response(TASK.expert_reply(state.info)) for state in states]
 
 
 def reply(action: str, state) -> str:
     """A legal reply that always takes one action."""
-    text = TASK.expert(state.info)
+    text = TASK.expert_reply(state.info)
     return text[: text.rindex(":")] + f': "{action}"}}'
 
 
@@ -46,29 +48,29 @@ def policy(warm):
 @pytest.fixture(scope="module")
 def eight(policy):
     """Eight episodes of the warm policy, played side by side."""
-    return play(PolicySpeaker(policy, seed=3, temperature=1.0, max_new_tokens=48), episodes=range(8), num_envs=8)
+    return play(PolicyAgent(policy, seed=3, temperature=1.0, max_new_tokens=48), episodes=range(8), num_envs=8)
 
 
 def same_episodes(left, right) -> None:
     assert without_tokens(left) == without_tokens(right)
     for index in left:
         for a, b in zip(left[index], right[index], strict=True):
-            assert a.spoken.response_ids.tolist() == b.spoken.response_ids.tolist()
-            assert a.spoken.prompt_ids.tolist() == b.spoken.prompt_ids.tolist()
-            assert a.spoken.logprobs == pytest.approx(b.spoken.logprobs, abs=1e-5)
-            assert np.array_equal(a.state.picture, b.state.picture)
+            assert a.response.response_ids.tolist() == b.response.response_ids.tolist()
+            assert a.response.prompt_ids.tolist() == b.response.prompt_ids.tolist()
+            assert a.response.logprobs == pytest.approx(b.response.logprobs, abs=1e-5)
+            assert np.array_equal(a.state.images[0], b.state.images[0])
 
 
 @pytest.mark.parametrize("num_envs", [1, 3])
 def test_episodes_do_not_depend_on_how_many_are_played_side_by_side(policy, eight, num_envs):
-    speak = PolicySpeaker(policy, seed=3, temperature=1.0, max_new_tokens=48)
+    agent = PolicyAgent(policy, seed=3, temperature=1.0, max_new_tokens=48)
     few = {index: eight[index] for index in range(4)}
-    same_episodes(play(speak, episodes=range(4), num_envs=num_envs), few)
+    same_episodes(play(agent, episodes=range(4), num_envs=num_envs), few)
 
 
 def test_two_halves_played_apart_equal_the_whole(policy, eight):
-    speak = PolicySpeaker(policy, seed=3, temperature=1.0, max_new_tokens=48)
-    halves = play(speak, episodes=range(0, 3), num_envs=3) | play(speak, episodes=range(3, 8), num_envs=2)
+    agent = PolicyAgent(policy, seed=3, temperature=1.0, max_new_tokens=48)
+    halves = play(agent, episodes=range(0, 3), num_envs=3) | play(agent, episodes=range(3, 8), num_envs=2)
     same_episodes(halves, eight)
 
 
@@ -76,18 +78,18 @@ def test_each_turn_has_numbers_of_its_own(policy):
     from gtrturbo.play.episodes import State
 
     picture, info = TASK.make().reset(seed=0)
-    states = [State(episode, turn, TASK.prompt(info), picture, info) for episode, turn in ((0, 0), (0, 1), (1, 0))]
-    spoken = PolicySpeaker(policy, seed=3, temperature=2.0, max_new_tokens=20)(states)
-    assert len({tuple(each.response_ids.tolist()) for each in spoken}) == 3
+    states = [State(episode, turn, chat(prompt_text(TASK, info)), [picture], info) for episode, turn in ((0, 0), (0, 1), (1, 0))]
+    response = PolicyAgent(policy, seed=3, temperature=2.0, max_new_tokens=20)(states)
+    assert len({tuple(each.response_ids.tolist()) for each in response}) == 3
 
 
 def test_another_seed_plays_other_episodes(policy, eight):
-    other = play(PolicySpeaker(policy, seed=4, temperature=1.0, max_new_tokens=48), seed=4, episodes=range(2))
+    other = play(PolicyAgent(policy, seed=4, temperature=1.0, max_new_tokens=48), seed=4, episodes=range(2))
     assert without_tokens(other) != {index: without_tokens(eight)[index] for index in range(2)}
 
 
 def test_every_asked_episode_is_played_once_and_to_its_end():
-    played = [turns for turns in play_episodes(know, TASK, seed=0, episodes=range(5, 12), num_envs=3, illegal="random")]
+    played = [turns for turns in play_episodes(know, TASK, seed=0, episodes=range(5, 12), num_envs=3, on_invalid_reply="random")]
     assert sorted(turns[0].turn.episode for turns in played) == list(range(5, 12))
     for turns in played:
         assert [each.turn.turn for each in turns] == list(range(len(turns)))
@@ -109,7 +111,7 @@ def test_a_random_stand_in_is_recorded_as_executed_and_not_as_chosen():
     for turns in play(refuse).values():
         for played in turns:
             turn = played.turn
-            assert (turn.action, turn.legal, turn.reads_truly, played.reply) == (None, False, None, None)
+            assert (turn.action, turn.legal, turn.perception_correct, played.reply) == (None, False, None, None)
             assert turn.executed in TASK.actions
 
 
@@ -134,34 +136,34 @@ def test_random_stand_ins_follow_from_the_seed_and_from_the_episode():
 
 
 def test_doing_nothing_leaves_the_state_until_the_longest_episode_is_over():
-    for turns in play(refuse, illegal="noop").values():
+    for turns in play(refuse, on_invalid_reply="noop").values():
         assert len(turns) == TASK.max_turns == 10
         for played in turns:
             assert (played.turn.executed, played.turn.action, played.turn.reward) == (None, None, 0.0)
             assert played.turn.info == turns[0].turn.info
-            assert np.array_equal(played.state.picture, turns[0].state.picture)
+            assert np.array_equal(played.state.images[0], turns[0].state.images[0])
         assert [played.turn.truncated for played in turns] == [False] * 9 + [True]
         assert not any(played.turn.terminated for played in turns)
 
 
 def test_an_illegal_reply_may_end_the_episode():
-    for turns in play(refuse, illegal="end").values():
+    for turns in play(refuse, on_invalid_reply="end").values():
         assert len(turns) == 1
         turn = turns[0].turn
         assert (turn.terminated, turn.truncated, turn.executed, turn.reward, turn.won) == (True, False, None, 0.0, False)
 
 
 def test_legal_replies_are_executed_as_they_say_whatever_illegal_ones_do():
-    played = [without_tokens(play(know, illegal=illegal)) for illegal in ("random", "noop", "end")]
+    played = [without_tokens(play(know, on_invalid_reply=illegal)) for illegal in ("random", "noop", "end")]
     assert played[0] == played[1] == played[2]
     for turns in played[0].values():
-        assert all(turn.legal and turn.executed == turn.action and turn.reads_truly for turn in turns)
+        assert all(turn.legal and turn.executed == turn.action and turn.perception_correct for turn in turns)
         assert turns[-1].won and turns[-1].terminated and turns[-1].reward == 1.0
 
 
 def test_what_follows_is_kept_where_an_episode_was_cut_and_only_there():
     # Always down: episodes whose target is above the start never end by themselves.
-    episodes = play(lambda states: [Spoken(reply("-", state)) for state in states], episodes=range(20), num_envs=5)
+    episodes = play(lambda states: [Response(reply("-", state)) for state in states], episodes=range(20), num_envs=5)
     turns = [played for episode in episodes.values() for played in episode]
     assert any(played.turn.truncated for played in turns) and any(played.turn.terminated for played in turns)
     for played in turns:
@@ -173,14 +175,14 @@ def test_what_follows_is_kept_where_an_episode_was_cut_and_only_there():
 def test_a_turn_is_never_both_at_its_end_by_rule_and_cut():
     # A line of one step: horizon 1, and the expert wins on the last turn that there is.
     task = load_task("numberline", ["image=tiny", "line=2", "horizon=1"])
-    episodes = play(lambda states: [Spoken(task.expert(state.info)) for state in states], task=task, episodes=range(10))
+    episodes = play(lambda states: [Response(task.expert_reply(state.info)) for state in states], task=task, episodes=range(10))
     turns = [played.turn for episode in episodes.values() for played in episode]
     assert any(turn.won for turn in turns)
     assert [turn for turn in turns if turn.terminated and turn.truncated] == []
 
 
 def test_what_is_recorded_of_a_turn_is_the_state_before_its_action():
-    for turns in play(lambda states: [Spoken(reply("+", state)) for state in states]).values():
+    for turns in play(lambda states: [Response(reply("+", state)) for state in states]).values():
         for before, after in itertools.pairwise(turns):
             moved = min(before.turn.info["Current"] + 1, 5)
             assert after.turn.info["Current"] == moved
@@ -194,4 +196,4 @@ def test_the_reward_is_the_sum_of_its_terms_and_the_seed_repeats_the_deal():
             assert played.turn.reward == sum(played.turn.reward_terms.values())
         env = TASK.make()
         picture, info = env.reset(seed=turns[0].turn.seed)
-        assert info == turns[0].turn.info and np.array_equal(picture, turns[0].state.picture)
+        assert info == turns[0].turn.info and np.array_equal(picture, turns[0].state.images[0])

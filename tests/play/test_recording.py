@@ -6,14 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from games import prompt_text
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.renderer import load_picture
-from gtrturbo.play.episodes import Spoken, play_episodes
+from gtrturbo.play.episodes import Response, play_episodes
 from gtrturbo.play.recording import read_transcript, read_turns, write_turns
 from gtrturbo.store.records import chat
 from gtrturbo.store.tensors import load_turn_tokens
-from gtrturbo.tasks.task import load_task
+from gtrturbo.tasks.loading import load_task
 
 TASK = load_task("numberline", ["image=tiny"])
 
@@ -82,7 +83,7 @@ def test_what_follows_a_cut_turn_has_its_prompt_and_picture_on_disk(turns):
     cut = [turn for turn in read_turns(turns) if turn.truncated]
     assert cut
     for turn in cut:
-        assert turn.successor.messages == chat(TASK.prompt(turn.info))
+        assert turn.successor.messages == chat(prompt_text(TASK, turn.info))
         assert (turns / turn.successor.images[0]).is_file()
     assert all(turn.successor is None for turn in read_turns(turns) if not turn.truncated)
 
@@ -96,16 +97,16 @@ def split_into_characters(renderer, text: str):
 def test_sampled_ids_are_kept_even_where_the_tokenizer_would_choose_others(tmp_path, policy):
     renderer = policy.renderer
 
-    def speak(states):
-        spoken = []
+    def agent(states):
+        response = []
         for state in states:
-            ids = split_into_characters(renderer, TASK.expert(state.info))
+            ids = split_into_characters(renderer, TASK.expert_reply(state.info))
             text, offsets = renderer.decode(ids.tolist())
-            prompt = renderer.prompt(chat(state.prompt), [state.picture])
-            spoken.append(Spoken(text, prompt.ids, ids, offsets, np.full(len(ids), -1.0, np.float32)))
-        return spoken
+            prompt = renderer.prompt(state.messages, state.images)
+            response.append(Response(text, prompt.ids, ids, offsets, np.full(len(ids), -1.0, np.float32)))
+        return response
 
-    episodes = play_episodes(speak, TASK, seed=0, episodes=range(2), num_envs=2, illegal="random")
+    episodes = play_episodes(agent, TASK, seed=0, episodes=range(2), num_envs=2, on_invalid_reply="random")
     written = write_turns(tmp_path, episodes)
     back = read_transcript(tmp_path, renderer)
     for turn, ids in zip(written, back.tokens.response_ids, strict=True):
@@ -143,12 +144,12 @@ def test_sample_log_probs_are_at_most_zero_and_finite(turns):
 def test_a_reply_without_tokens_is_refused_beside_one_with_tokens(tmp_path, transcript):
     from gtrturbo.play.episodes import Played, State
 
-    state = State(episode=0, turn=0, prompt="?", picture=np.zeros((28, 28, 3), np.uint8), info={})
+    state = State(episode=0, turn=0, messages=chat("?"), images=[np.zeros((28, 28, 3), np.uint8)], info={})
     ids = np.array([1], np.int32)
-    sampled = Spoken("a", ids, ids, [(0, 1)], np.array([-1.0], np.float32))
+    sampled = Response("a", ids, ids, [(0, 1)], np.array([-1.0], np.float32))
     rows = [
-        Played(state, spoken, None, replace(transcript.turns[0], episode=index), None)
-        for index, spoken in enumerate((sampled, Spoken("b")))
+        Played(state, response, None, replace(transcript.turns[0], episode=index), None)
+        for index, response in enumerate((sampled, Response("b")))
     ]
     with pytest.raises(ValueError, match="has no tokens"):
         write_turns(tmp_path, [[row] for row in rows])

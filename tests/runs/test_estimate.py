@@ -1,16 +1,20 @@
-"""What `run --dry-run` says a run will take: every stage, the disk it fills, and what retention saves."""
+"""What `run --dry-run` says a run will take: every stage, the disk it fills, and what pruning saves."""
 
 from pathlib import Path
 
 import pytest
+from games import prompt_text
 from typer.testing import CliRunner
 
 from gtrturbo.cli import app
 from gtrturbo.config import RunConfig
 from gtrturbo.models.memory import Memory, Shape
-from gtrturbo.runs.estimate import Play, disk_of, notes, sample, shape_of, stage_peaks
-from gtrturbo.runs.loop import plan
-from gtrturbo.tasks.task import load_task
+from gtrturbo.runs.disk import disk_of
+from gtrturbo.runs.estimate import notes
+from gtrturbo.runs.peaks import shape_of, stage_peaks
+from gtrturbo.runs.plan import plan
+from gtrturbo.runs.sample import Play, sample
+from gtrturbo.tasks.loading import load_task
 
 LARGE = "Qwen/Qwen2.5-VL-7B-Instruct"
 GB = 10**9
@@ -52,15 +56,15 @@ def test_every_stage_of_a_7b_run_fits_into_80_gb(large, play):
     assert found["merge"].peak < GB
 
 
-def test_a_merged_teacher_stands_beside_the_kept_base_unless_stages_are_isolated(large, play):
+def test_a_merged_teacher_stands_beside_the_kept_base_unless_stages_are_processes(large, play):
     assert peaks(large, play)["distill"].weights == 2 * 2 * 8_292_166_656
-    assert peaks(large, play, isolate=True)["distill"].weights == 2 * 8_292_166_656
+    assert peaks(large, play, subprocess=True)["distill"].weights == 2 * 8_292_166_656
 
 
 def test_the_first_checkpoint_as_teacher_is_an_adapter_on_the_students_base(large, play):
     weights = 2 * 8_292_166_656 + 4 * 414_597_120
-    for isolate in (False, True):
-        assert peaks(large, play, method="static-kl", isolate=isolate)["distill"].weights == weights
+    for subprocess in (False, True):
+        assert peaks(large, play, method="static-kl", subprocess=subprocess)["distill"].weights == weights
 
 
 def test_a_merge_interval_leaves_fewer_teachers(large, play):
@@ -77,7 +81,7 @@ def test_more_environments_take_more_and_checkpointing_takes_less(large, play):
     assert few["ppo-step"].peak > many["ppo-step"].peak
 
 
-def test_disk_of_a_7b_run_is_its_teachers_and_retention_takes_them_away(large, play):
+def test_disk_of_a_7b_run_is_its_teachers_and_pruning_takes_them_away(large, play):
     def disk(**settings):
         chosen = config(iterations=20, **settings)
         return disk_of(chosen, plan(chosen), large, play)
@@ -118,8 +122,8 @@ def test_no_tokenizer_makes_more_tokens_of_a_prompt_than_are_counted():
         task = load_task(name, ["image=tiny"])
         _, info = task.make().reset(seed=3)
         found = sample(task)
-        assert len(tokenizer(task.prompt(info))["input_ids"]) <= found.text
-        assert len(tokenizer(task.expert(info))["input_ids"]) <= found.reply * 1.5
+        assert len(tokenizer(prompt_text(task, info))["input_ids"]) <= found.text
+        assert len(tokenizer(task.expert_reply(info))["input_ids"]) <= found.reply * 1.5
 
 
 def test_dry_run_prints_estimates_as_comments_and_writes_nothing(tmp_path, monkeypatch):

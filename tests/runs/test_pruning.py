@@ -1,4 +1,4 @@
-"""Retention: what may go when, and that an artifact whose files were pruned is still itself."""
+"""Pruning: what may go when, and that an artifact whose files were pruned is still itself."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ import pytest
 
 from gtrturbo.config import EvalConfig, MergeConfig, PpoStepConfig, RunConfig
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.runs.loop import plan
+from gtrturbo.runs.plan import plan
 from gtrturbo.runs.pruning import leftovers, schedule
 from gtrturbo.stages import execute, read_by
 from gtrturbo.store.artifacts import (
@@ -105,7 +105,7 @@ def test_what_a_later_step_reads_stays():
     assert {position: [config.out.name for config in group] for position, group in due.items()} == {3: ["1", "2"], 4: ["0"]}
 
 
-def test_without_retention_nothing_goes():
+def test_where_all_is_kept_nothing_goes():
     assert schedule(configs("turbo-kl"), keep_teachers=None, keep_optimizers=None) == {}
 
 

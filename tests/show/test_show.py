@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from gtrturbo.config import ShowConfig
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.play.episodes import Played, Spoken, State
+from gtrturbo.play.episodes import Played, Response, State
 from gtrturbo.play.recording import write_turns
 from gtrturbo.show.artifact import show
 from gtrturbo.store.artifacts import DEMOS, SCORES, TOKENS, TURNS, Provenance, artifact_id, prune, writing
@@ -50,7 +50,7 @@ def turn(episode: int, number: int, reply: str = REPLY, **changes) -> Turn:
         action="+" if legal else None,
         executed="+",
         legal=legal,
-        reads_truly=True if legal else None,
+        perception_correct=True if legal else None,
         reward=0.0,
         reward_terms={"environment": 0.0},
         terminated=False,
@@ -463,8 +463,8 @@ def test_truncated_tokens_name_the_command_that_checks(tmp_path):
 
 def test_written_turns_keep_the_characters_of_each_token(tmp_path):
     picture = np.zeros((2, 2, 3), np.uint8)
-    spoken = Spoken(REPLY, np.array([1]), np.array([3, 4, 5, 6]), SPANS, np.zeros(4, np.float32))
-    state = State(episode=5, turn=0, prompt="Where?", picture=picture, info={})
+    spoken = Response(REPLY, np.array([1]), np.array([3, 4, 5, 6]), SPANS, np.zeros(4, np.float32))
+    state = State(episode=5, turn=0, messages=chat("Where?"), images=[picture], info={})
     reply = read_reply(REPLY, required=("thoughts", "action"), actions=("+", "-"))
     write_turns(tmp_path, [[Played(state, spoken, reply, turn(5, 0), None)]])
     tokens = load_turn_tokens(tmp_path / TOKENS)

@@ -16,8 +16,9 @@ from gtrturbo.stages.distill import keep_action
 from gtrturbo.store.artifacts import read_manifest, sha256_file
 from gtrturbo.store.records import Demo, read_rows
 from gtrturbo.store.tensors import load_scores, load_turn_tokens
+from gtrturbo.tasks.built_in import TASKS
+from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.reply import Reply
-from gtrturbo.tasks.task import TASKS, load_task
 from gtrturbo.train.demos import read_examples
 
 TASK = load_task("numberline", ["image=tiny"])
@@ -93,18 +94,18 @@ def test_micro_batches_change_scores_by_rounding_only(scores, distill, init):
 def test_teacher_and_turns_are_left_as_they_are(distill, warm, turns):
     before = {path: sha256_file(path) for folder in (warm, turns) for path in folder.rglob("*") if path.is_file()}
     distill(teacher=warm, mode="kl")
-    distill(teacher=warm, mode="sft", retries=0, max_new_tokens=48)
+    distill(teacher=warm, mode="thoughts", retries=0, max_new_tokens=48)
     assert {path: sha256_file(path) for folder in (warm, turns) for path in folder.rglob("*") if path.is_file()} == before
 
 
 @pytest.fixture(scope="module")
 def corrected(root, turns):
     """The expert's corrections of the turns, and the turns that they are for, in order."""
-    out = execute(DistillConfig(out=root / "corrected", rollouts=turns, expert=True, mode="sft")).out
+    out = execute(DistillConfig(out=root / "corrected", rollouts=turns, expert=True, mode="thoughts")).out
     wrong = [
         turn
         for turn in read_turns(turns)
-        if turn.legal and not (turn.reads_truly and turn.action == TASK.parse(TASK.expert(turn.info)).action)
+        if turn.legal and not (turn.perception_correct and turn.action == TASK.read(TASK.expert_reply(turn.info), {}).action)
     ]
     return out, list(read_rows(out / "demos.jsonl", Demo)), wrong
 
@@ -125,8 +126,8 @@ def test_a_correction_has_true_thoughts_and_the_students_action(corrected):
     _, demos, wrong = corrected
     kept = 0
     for demo, turn in zip(demos, wrong, strict=True):
-        reply = TASK.parse(text_of(demo))
-        expert = TASK.parse(TASK.expert(turn.info))
+        reply = TASK.read(text_of(demo), {})
+        expert = TASK.read(TASK.expert_reply(turn.info), {})
         assert reply.action == turn.action
         assert reply.fields | {"action": None} == expert.fields | {"action": None}
         kept += reply.action != expert.action
@@ -136,7 +137,7 @@ def test_a_correction_has_true_thoughts_and_the_students_action(corrected):
 def test_exactly_the_action_is_unlearned(corrected):
     _, demos, wrong = corrected
     for demo, turn in zip(demos, wrong, strict=True):
-        [(start, end)] = demo.unlearned
+        [(start, end)] = demo.masked_spans
         assert text_of(demo)[start:end] == turn.action
         assert text_of(demo)[:start].endswith('"action": "')
 
@@ -144,7 +145,7 @@ def test_exactly_the_action_is_unlearned(corrected):
 def test_no_learned_token_touches_the_action_and_the_end_of_turn_is_learned(corrected, policy):
     out, demos, _ = corrected
     for demo, example in zip(demos, read_examples([out], policy.renderer), strict=True):
-        [(start, end)] = demo.unlearned
+        [(start, end)] = demo.masked_spans
         at = 0
         for token, learned in zip(example.response_ids[:-1], example.learned[:-1], strict=True):
             piece = policy.processor.tokenizer.decode([token])
@@ -166,16 +167,18 @@ EVERY_ACTION = [(name, action) for name in TASKS for action in load_task(name, [
 def test_the_students_action_takes_the_place_of_the_teachers_whatever_it_is(turns, name, action):
     task = load_task(name, ["image=tiny"])
     _, info = task.make().reset(seed=0)
-    teacher = task.expert(info)
+    teacher = task.expert_reply(info)
     turn = replace(next(turn for turn in read_turns(turns) if turn.legal), action=action)
     texts = [teacher]
-    if task.parse(teacher).action.isdecimal():
-        texts.append(teacher.replace(f'"action": "{task.parse(teacher).action}"', f'"action": {task.parse(teacher).action}'))
+    if task.read(teacher, {}).action.isdecimal():
+        texts.append(
+            teacher.replace(f'"action": "{task.read(teacher, {}).action}"', f'"action": {task.read(teacher, {}).action}')
+        )
     for text in texts:
-        demo = keep_action(turn, text, task.parse(text), [])
-        kept = task.parse(text_of(demo))
-        assert kept.action == action and kept.fields["thoughts"] == task.parse(text).fields["thoughts"]
-        [(start, end)] = demo.unlearned
+        demo = keep_action(turn, text, task.read(text, {}), [])
+        kept = task.read(text_of(demo), {})
+        assert kept.action == action and kept.fields["thoughts"] == task.read(text, {}).fields["thoughts"]
+        [(start, end)] = demo.masked_spans
         assert text_of(demo)[start:end].strip('"') == action
 
 
@@ -184,14 +187,14 @@ def test_an_action_that_the_teacher_wrote_as_a_number_is_replaced_whole(turns):
     reply = Reply({}, "10", text.index('"action"'), (text.index("10"), text.index("10") + 2))
     demo = keep_action(replace(next(iter(read_turns(turns))), action="+"), text, reply, [])
     assert text_of(demo) == '{"thoughts": "a", "action": "+"}'
-    assert [text_of(demo)[start:end] for start, end in demo.unlearned] == ['"+"']
+    assert [text_of(demo)[start:end] for start, end in demo.masked_spans] == ['"+"']
 
 
 @pytest.fixture(scope="module")
 def thoughts(root, turns, warm):
     """The warm checkpoint's own thoughts about its turns, one try each."""
     config = DistillConfig(
-        out=root / "thoughts", rollouts=turns, teacher=warm, mode="sft", retries=0, max_new_tokens=48, temperature=0.9
+        out=root / "thoughts", rollouts=turns, teacher=warm, mode="thoughts", retries=0, max_new_tokens=48, temperature=0.9
     )
     return config, execute(config).out
 
@@ -208,7 +211,7 @@ def test_a_teachers_thought_keeps_the_students_action(thoughts, turns):
     _, out = thoughts
     waiting = [turn for turn in read_turns(turns) if turn.legal]
     for demo in read_rows(out / "demos.jsonl", Demo):
-        reply = TASK.parse(text_of(demo))
+        reply = TASK.read(text_of(demo), {})
         # Demos are in the order of the turns; those without a thought are left out.
         while waiting[0].messages[0] != demo.messages[0] or waiting[0].action != reply.action:
             waiting.pop(0)

@@ -63,7 +63,7 @@ def test_a_servers_tokens_and_log_probs_are_what_is_trained_on(rollout, served):
     with serving(served) as fake:
         out = rollout(fake)
     transcript = read_transcript(out, served.renderer)
-    assert len(transcript.turns) > 3 and {turn.policy for turn in transcript.turns} == {"served"}
+    assert len(transcript.turns) > 3 and {turn.agent for turn in transcript.turns} == {"served"}
     with torch.no_grad():
         scored = served.score(transcript.prompts, transcript.tokens.response_ids, temperature=0.9)
     for row, logprobs in enumerate(transcript.tokens.sample_logprobs):
@@ -113,7 +113,7 @@ def test_an_adapter_is_loaded_once_and_named_in_every_row(rollout, served, lora_
         read_turns(rollout(fake, **settings))
     name = f"gtrturbo-{artifact_id(lora_warm)[:12]}"
     assert fake.loads == [{"lora_name": name, "lora_path": str(lora_warm.resolve())}]
-    assert {turn.policy for turn in turns} == {name}
+    assert {turn.agent for turn in turns} == {name}
     asked = {(body["model"], body.get("lora_path")) for body in fake.requests}
     assert asked == ({(name, None)} if kind == "vllm" else {("served", name)})
 
@@ -161,7 +161,7 @@ def test_an_evaluation_needs_no_token_ids_and_a_strict_server_sees_standard_fiel
     with serving(served, **server) as fake:
         config = EvalConfig(out=tmp_path / "there", **settings, engine="openai", server=fake.kind, base_url=fake.url + "/v1/")
         there = execute(config).out
-    assert [replace(turn, policy=None) for turn in read_turns(there)] == read_turns(here)
+    assert [replace(turn, agent=None) for turn in read_turns(there)] == read_turns(here)
     assert not (there / "tokens.safetensors").exists()
     if fake.kind == "generic":
         assert all(body.keys() == STANDARD for body in fake.requests)
@@ -193,7 +193,7 @@ def test_a_server_that_is_not_there_is_given_up_after_all_pauses(warm, tmp_path,
 def test_a_teacher_on_a_server_writes_demos_and_several_at_once(served, warm, turns, tmp_path):
     with serving(served, seconds=0.01) as fake:
         config = DistillConfig(
-            out=tmp_path / "demos", rollouts=turns, teacher=warm, mode="sft", max_new_tokens=48, temperature=0.5,
+            out=tmp_path / "demos", rollouts=turns, teacher=warm, mode="thoughts", max_new_tokens=48, temperature=0.5,
             engine="openai", base_url=fake.url, max_concurrency=5,
         )  # fmt: skip
         out = execute(config).out
@@ -229,8 +229,8 @@ def test_an_update_weighs_each_token_by_how_much_the_server_differs(rollout, ser
     samples, metrics = prepare(update(turns), critic, transcript)
     assert samples.importance is not None
     lengths = [len(ids) for ids in transcript.tokens.response_ids]
-    assert metrics["mismatch_kl"] == pytest.approx(0.4, abs=1e-4)
-    assert (metrics["importance_truncated"], metrics["importance_effective"]) == (0.0, pytest.approx(1.0, abs=1e-5))
+    assert metrics["sampler_trainer_gap_kl"] == pytest.approx(0.4, abs=1e-4)
+    assert (metrics["importance_truncated"], metrics["effective_sample_size"]) == (0.0, pytest.approx(1.0, abs=1e-5))
     for row, length in enumerate(lengths):
         assert samples.importance.weights[row, :length].numpy() == pytest.approx(np.exp(-0.4), abs=1e-4)
 
@@ -267,4 +267,4 @@ def test_a_step_on_a_servers_turns_starts_at_ratio_one(rollout, served, update):
     with serving(served, off=0.2) as fake:
         out = execute(update(rollout(fake), minibatch_size=4, epochs=1)).out
     metrics = read_manifest(out).metrics
-    assert metrics["first_ratio_error"] == 0 and metrics["mismatch_mean"] == pytest.approx(0.2, abs=1e-4)
+    assert metrics["first_ratio_error"] == 0 and metrics["sampler_trainer_gap_mean"] == pytest.approx(0.2, abs=1e-4)

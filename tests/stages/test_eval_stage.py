@@ -11,7 +11,8 @@ from gtrturbo.play.recording import read_turns
 from gtrturbo.stages import eval as eval_stage
 from gtrturbo.stages import execute
 from gtrturbo.store.artifacts import read_manifest
-from gtrturbo.tasks.task import chance, load_task
+from gtrturbo.tasks.chance import chance
+from gtrturbo.tasks.loading import load_task
 
 
 @pytest.fixture(scope="module", autouse=True)

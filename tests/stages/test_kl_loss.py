@@ -14,7 +14,8 @@ from gtrturbo.models import scorer
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.play.recording import read_transcript
-from gtrturbo.runs.loop import distill, plan
+from gtrturbo.runs.plan import plan
+from gtrturbo.runs.student import distill
 from gtrturbo.stages import execute, ppo_step
 from gtrturbo.stages.ppo_step import prepare
 from gtrturbo.store.tensors import load_scores, load_top_logprobs
@@ -256,7 +257,7 @@ def test_a_run_whose_distill_keeps_no_distributions_is_refused_before_it_starts(
 
 def test_thoughts_have_no_distributions(turns, init, tmp_path):
     with pytest.raises(GtrTurboError, match="--top-logprobs is for --mode kl"):
-        execute(DistillConfig(out=tmp_path / "d", rollouts=turns, teacher=init, mode="sft", top_logprobs=3))
+        execute(DistillConfig(out=tmp_path / "d", rollouts=turns, teacher=init, mode="thoughts", top_logprobs=3))
 
 
 @pytest.mark.parametrize(

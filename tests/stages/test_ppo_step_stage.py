@@ -88,10 +88,10 @@ def test_first_ratios_that_are_not_one_stop_the_stage(ppo_config, monkeypatch, t
 
 
 def test_the_sampler_and_the_trainer_agree_on_the_log_probs(ppo):
-    assert metrics(ppo)["mismatch_max"] < 1e-4
+    assert metrics(ppo)["sampler_trainer_gap_max"] < 1e-4
 
 
-def test_the_mismatch_of_each_turn_is_what_the_sampler_is_off_by(ppo_config, critic, transcript):
+def test_the_gap_of_each_turn_is_what_the_sampler_is_off_by(ppo_config, critic, transcript):
     # The sampler's log-probs are the trainer's up to rounding; the last token of turn 0 is now off by +2, that of turn 1 by −3.
     shifted = [row.copy() for row in transcript.tokens.sample_logprobs]
     shifted[0][-1] += 2
@@ -101,9 +101,9 @@ def test_the_mismatch_of_each_turn_is_what_the_sampler_is_off_by(ppo_config, cri
     off[:2] = 2 / lengths[0], 3 / lengths[1]
     tokens = replace(transcript.tokens, sample_logprobs=shifted)
     samples, summary = prepare(ppo_config, critic, replace(transcript, tokens=tokens))
-    np.testing.assert_allclose(samples.mismatch.numpy(), off, atol=1e-4)
-    assert summary["mismatch_mean"] == pytest.approx(5 / lengths.sum(), abs=1e-4)
-    assert summary["mismatch_max"] == pytest.approx(3, abs=1e-4)
+    np.testing.assert_allclose(samples.sampler_trainer_gap.numpy(), off, atol=1e-4)
+    assert summary["sampler_trainer_gap_mean"] == pytest.approx(5 / lengths.sum(), abs=1e-4)
+    assert summary["sampler_trainer_gap_max"] == pytest.approx(3, abs=1e-4)
 
 
 def test_the_value_error_is_that_of_the_head_before_the_update(ppo_config, critic, transcript):
@@ -112,8 +112,8 @@ def test_the_value_error_is_that_of_the_head_before_the_update(ppo_config, criti
     assert summary["value_error"] == pytest.approx(float(np.sqrt(np.mean(samples.returns.numpy() ** 2))))
 
 
-def test_every_minibatch_tells_its_mismatch(ppo):
-    assert all(0 <= row["mismatch"] < 1e-4 for row in log(ppo))
+def test_every_minibatch_tells_its_sampler_trainer_gap(ppo):
+    assert all(0 <= row["sampler_trainer_gap"] < 1e-4 for row in log(ppo))
 
 
 def test_a_step_moves_the_weights_and_later_ratios(ppo, warm):
@@ -410,7 +410,7 @@ def test_a_gradient_that_is_nan_stops_the_stage_too(ppo_config, monkeypatch, tmp
 
 @pytest.fixture(scope="module")
 def demos(root, turns):
-    return execute(DistillConfig(out=root / "demos", rollouts=turns, expert=True, mode="sft")).out
+    return execute(DistillConfig(out=root / "demos", rollouts=turns, expert=True, mode="thoughts")).out
 
 
 def test_demos_of_no_weight_leave_the_update_as_it_is(ppo_config, ppo, demos, tmp_path):

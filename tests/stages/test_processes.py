@@ -12,7 +12,8 @@ from safetensors.numpy import load_file
 
 from gtrturbo.config import DistillConfig, PpoStepConfig, RolloutConfig, SftConfig
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.runs.loop import Step, command
+from gtrturbo.runs.plan import Step
+from gtrturbo.runs.script import command
 from gtrturbo.stages import execute, stage_of
 from gtrturbo.store.artifacts import read_manifest
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from gtrturbo.config import EvalConfig
-from gtrturbo.play.policy_agent import PolicySpeaker
+from gtrturbo.play.policy_agent import PolicyAgent
 from gtrturbo.play.recording import read_turns
 from gtrturbo.stages import eval as eval_stage
 from gtrturbo.stages import execute
@@ -22,17 +22,17 @@ class Killed(BaseException):
 def asked(monkeypatch):
     """States that replies were asked for, as (episode, turn); `kill_at` a number of calls raises instead."""
     calls: list[list[tuple[int, int]]] = []
-    speak = PolicySpeaker.__call__
+    agent = PolicyAgent.__call__
 
     def counted(self, states):
         if len(calls) == counted.kill_at:
             raise Killed
         calls.append([(state.episode, state.turn) for state in states])
-        return speak(self, states)
+        return agent(self, states)
 
     counted.kill_at = None
     counted.calls = calls
-    monkeypatch.setattr(PolicySpeaker, "__call__", counted)
+    monkeypatch.setattr(PolicyAgent, "__call__", counted)
     return counted
 
 
@@ -72,15 +72,15 @@ def test_a_rollout_that_was_killed_by_the_kernel_in_the_middle_of_a_write_goes_o
 import os, signal
 from pathlib import Path, PosixPath
 from gtrturbo.config import RolloutConfig
-from gtrturbo.play.policy_agent import PolicySpeaker
+from gtrturbo.play.policy_agent import PolicyAgent
 from gtrturbo.stages import execute
-speak, calls = PolicySpeaker.__call__, []
+agent, calls = PolicyAgent.__call__, []
 def dying(self, states):
     calls.append(states)
     if len(calls) > 7:
         os.kill(os.getpid(), signal.SIGKILL)
-    return speak(self, states)
-PolicySpeaker.__call__ = dying
+    return agent(self, states)
+PolicyAgent.__call__ = dying
 execute(RolloutConfig(**{asdict(config)}))
 """
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -13,7 +13,7 @@ from gtrturbo.play.recording import read_turns
 from gtrturbo.stages import execute
 from gtrturbo.store.artifacts import read_manifest, sha256_file
 from gtrturbo.store.tensors import load_turn_tokens
-from gtrturbo.tasks.task import TASKS
+from gtrturbo.tasks.built_in import TASKS
 
 
 def test_two_parts_have_the_turns_and_tokens_of_the_whole(turns, turns_config, tmp_path):
@@ -58,7 +58,7 @@ def test_turns_name_the_checkpoint_that_played_them_and_its_renderer(turns, warm
 
 @pytest.mark.parametrize("illegal", ["noop", "end"])
 def test_what_illegal_replies_do_is_the_configs_choice(init, turns_config, tmp_path, illegal):
-    settings = {"checkpoint": init, "episodes": 2, "max_new_tokens": 2, "illegal": illegal}
+    settings = {"checkpoint": init, "episodes": 2, "max_new_tokens": 2, "on_invalid_reply": illegal}
     turns = read_turns(execute(replace(turns_config, out=tmp_path / "mute", **settings)).out)
     assert all(turn.executed is None and not turn.legal for turn in turns)
     assert len(turns) == {"noop": 20, "end": 2}[illegal]
@@ -68,27 +68,29 @@ def test_what_illegal_replies_do_is_the_configs_choice(init, turns_config, tmp_p
 def test_every_task_can_be_played_by_expert_and_policy(task, init, tmp_path):
     settings = {"task": task, "env": ("image=tiny",), "episodes": 2}
     played = execute(RolloutConfig(out=tmp_path / "expert", expert=True, **settings)).out
-    assert all(turn.legal and turn.reads_truly for turn in read_turns(played))
-    mute = execute(RolloutConfig(out=tmp_path / "mute", checkpoint=init, max_new_tokens=2, illegal="end", **settings)).out
+    assert all(turn.legal and turn.perception_correct for turn in read_turns(played))
+    mute = execute(
+        RolloutConfig(out=tmp_path / "mute", checkpoint=init, max_new_tokens=2, on_invalid_reply="end", **settings)
+    ).out
     assert len(read_turns(mute)) == 2
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_novice_reads_truly_keeps_to_the_rules_and_wins_less(task, tmp_path):
     settings = {"task": task, "env": ("image=tiny",), "expert": True, "episodes": 60}
-    expert, novice, half = (
-        execute(RolloutConfig(out=tmp_path / str(share), novice=share, **settings)).out for share in (0.0, 1.0, 0.5)
+    expert, random_expert, half = (
+        execute(RolloutConfig(out=tmp_path / str(share), random_expert_share=share, **settings)).out for share in (0.0, 1.0, 0.5)
     )
-    played = {out: read_manifest(out).metrics for out in (expert, novice, half)}
-    assert played[novice]["illegal_rate"] == 0
-    assert played[novice]["thought_accuracy"] == 1
-    assert played[novice]["success_rate"] < played[half]["success_rate"] < played[expert]["success_rate"]
-    texts = [[turn.messages[-1] for turn in read_turns(out)] for out in (expert, novice, half)]
+    played = {out: read_manifest(out).metrics for out in (expert, random_expert, half)}
+    assert played[random_expert]["illegal_rate"] == 0
+    assert played[random_expert]["thought_accuracy"] == 1
+    assert played[random_expert]["success_rate"] < played[half]["success_rate"] < played[expert]["success_rate"]
+    texts = [[turn.messages[-1] for turn in read_turns(out)] for out in (expert, random_expert, half)]
     assert all(message in texts[0] or message in texts[1] for message in texts[2])
 
 
 def test_a_novice_has_no_place_where_a_checkpoint_plays(init, tmp_path):
-    config = RolloutConfig(out=tmp_path / "turns", checkpoint=init, task="ezpoints", novice=0.5)
+    config = RolloutConfig(out=tmp_path / "turns", checkpoint=init, task="ezpoints", random_expert_share=0.5)
     with pytest.raises(GtrTurboError, match="add: --expert"):
         execute(config)
 

@@ -28,7 +28,9 @@ def test_two_processes_write_the_bytes_of_one(warm, tmp_path, monkeypatch):
         turns = folder / "turns"
         return (
             RolloutConfig(out=turns, checkpoint=warm, temperature=0.9, episodes=5, num_envs=4, **TASK),
-            DistillConfig(out=folder / "demos", rollouts=turns, teacher=warm, mode="sft", max_new_tokens=48, temperature=0.9),
+            DistillConfig(
+                out=folder / "demos", rollouts=turns, teacher=warm, mode="thoughts", max_new_tokens=48, temperature=0.9
+            ),
             EvalConfig(out=folder / "eval", checkpoint=warm, episodes=3, **TASK),
         )
 

@@ -1,7 +1,7 @@
 """Rows of turns.jsonl and demos.jsonl."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -17,7 +17,7 @@ TURN = Turn(
     action="+",
     executed="+",
     legal=True,
-    reads_truly=False,
+    perception_correct=False,
     reward=-1.0,
     reward_terms={"environment": -1.0},
     terminated=False,
@@ -26,8 +26,8 @@ TURN = Turn(
     info={"Target": 4, "cards": ["T", "A"]},
     successor=Successor(messages=chat("And now?"), images=["images/b.png"]),
 )
-ILLEGAL = replace(TURN, action=None, executed=None, legal=False, reads_truly=None, truncated=False, successor=None)
-DEMO = Demo(messages=TURN.messages, images=TURN.images, unlearned=[(3, 5), (7, 9)])
+ILLEGAL = replace(TURN, action=None, executed=None, legal=False, perception_correct=None, truncated=False, successor=None)
+DEMO = Demo(messages=TURN.messages, images=TURN.images, masked_spans=[(3, 5), (7, 9)])
 
 
 @pytest.mark.parametrize(("kind", "rows"), [(Turn, [TURN, ILLEGAL]), (Demo, [DEMO]), (Turn, [])])
@@ -96,3 +96,16 @@ def test_written_rows_hold_plain_chat_messages_for_other_trainers(tmp_path):
 def test_the_mean_of_no_numbers_is_zero_and_else_the_mean():
     assert mean([]) == 0.0
     assert mean([1, 2, 6]) == 3.0
+
+
+def test_rows_of_earlier_versions_are_read_under_their_old_names(tmp_path):
+    file = tmp_path / "turns.jsonl"
+    row = asdict(TURN) | {"reads_truly": True, "policy": "adapter-1"}
+    for name in ("perception_correct", "agent", "group"):
+        del row[name]
+    file.write_text(json.dumps(row) + "\n")
+    [turn] = read_rows(file, Turn)
+    assert (turn.perception_correct, turn.agent, turn.group) == (True, "adapter-1", None)
+    old = {"messages": [], "images": [], "unlearned": [[3, 5]]}
+    file.write_text(json.dumps(old) + "\n")
+    assert next(read_rows(file, Demo)).masked_spans == [(3, 5)]

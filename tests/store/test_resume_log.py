@@ -7,7 +7,7 @@ import pytest
 from gtrturbo.distributed.processes import World, working_in
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.artifacts import Provenance
-from gtrturbo.store.resume_log import Journal
+from gtrturbo.store.resume_log import ResumeLog
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Of:
 
 
 def open_(tmp_path, work=WORK):
-    return Journal(tmp_path / "demos", work, Line)
+    return ResumeLog(tmp_path / "demos", work, Line)
 
 
 def test_entries_are_found_by_whoever_opens_the_journal_next(tmp_path):

@@ -7,7 +7,7 @@ import gymnasium as gym
 import pytest
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.tasks.games.blackjack import BlackjackEnv, advice, total
+from gtrturbo.tasks.games.blackjack import BlackjackEnv, expert, total
 from gtrturbo.tasks.games.cards import Card
 
 STAND, HIT = 0, 1
@@ -147,7 +147,7 @@ def test_the_expert_plays_best_against_the_visible_card(upcard):
             hand = (count - 10, True) if soft else (count, False)
             wanted = "stand" if standing(hand, upcard) > hitting(hand, upcard) else "hit"
             info = {"Player Card": hand_of(count, soft), "Dealer Card": [(upcard, "A23456789T"[upcard - 1], "S")]}
-            assert advice(info, {})[1] == wanted, (count, soft, upcard)
+            assert expert(info, {})[1] == wanted, (count, soft, upcard)
 
 
 def test_the_longest_game_has_twenty_turns():

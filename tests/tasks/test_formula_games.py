@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.tasks.task import load_task
+from gtrturbo.tasks.loading import load_task
 
 FOUR = ["HA", "S2", "DA", "C2"]  # values 1, 2, 1, 2
 
@@ -167,7 +167,7 @@ def test_points24_deals_solvable_hands_where_asked():
     task = load_task("points24", ["image=tiny", "solvable_only=true"])
     env = task.make()
     env.reset(seed=0)
-    thoughts = [task.expert(env.reset()[1]) for _ in range(60)]
+    thoughts = [task.expert_reply(env.reset()[1]) for _ in range(60)]
     assert not any("no formula" in thought for thought in thoughts)
 
 
@@ -232,7 +232,7 @@ def test_the_expert_adds_and_subtracts_where_the_family_does():
     for seed in range(40):
         _, info = env.reset(seed=seed)
         while not info["won"]:
-            _, _, ended, _, info = env.step(task.actions.index(json.loads(task.expert(info))["action"]))
+            _, _, ended, _, info = env.step(task.actions.index(json.loads(task.expert_reply(info))["action"]))
             assert info["won"] or not ended
         assert not set(info["Formula"]) & {"*", "/"}
 
@@ -244,7 +244,7 @@ def test_the_expert_of_a_family_still_saves_what_only_other_signs_can():
     for item in "(8-7":  # + 3 ) * 6
         *_, info = env.step(task.actions.index(item))
     while not info["won"]:
-        _, _, ended, _, info = env.step(task.actions.index(json.loads(task.expert(info))["action"]))
+        _, _, ended, _, info = env.step(task.actions.index(json.loads(task.expert_reply(info))["action"]))
         assert info["won"] or not ended
 
 
@@ -255,6 +255,6 @@ def test_a_novice_keeps_to_the_signs_of_the_family(family):
     for seed in range(20):
         _, info = env.reset(seed=seed)
         for _ in range(8):
-            *_, info = env.step(task.actions.index(json.loads(task.novice(info, rng))["action"]))
+            *_, info = env.step(task.actions.index(json.loads(task.random_expert_reply(info, rng))["action"]))
         signs |= {item for item in info["Formula"] if not item.isdecimal()}
     assert signs == {"+", "-"}

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gtrturbo.tasks.task import TASKS, load_task
+from gtrturbo.tasks.built_in import TASKS
+from gtrturbo.tasks.loading import load_task
 
 NUMBERLINE = load_task("numberline")
 POINTS24 = load_task("points24")
@@ -34,7 +35,7 @@ def replaced(old: str, new: str) -> str:
     ],
 )
 def test_what_parses(text):
-    reply = NUMBERLINE.parse(text)
+    reply = NUMBERLINE.read(text, {})
     assert reply is not None and reply.action == "+"
     assert text[reply.action_start :].startswith('"action"')
     assert json.loads(f'"{text[slice(*reply.action_span)]}"') == "+"
@@ -87,19 +88,19 @@ def test_what_parses(text):
     ],
 )
 def test_what_does_not_parse(text):
-    assert NUMBERLINE.parse(text) is None
+    assert NUMBERLINE.read(text, {}) is None
 
 
 @pytest.mark.parametrize(("value", "action"), [("10", "10"), ('"10"', "10"), ("7", "7")])
 def test_a_number_may_stand_without_quotes(value, action):
     text = f'{{"cards": [], "formula": "", "thoughts": "", "action": {value}}}'
-    reply = POINTS24.parse(text)
+    reply = POINTS24.read(text, {})
     assert reply is not None and reply.action == action and text[slice(*reply.action_span)] == action
 
 
 @pytest.mark.parametrize("value", ["11", "10.0", "1e1", '"010"', '"T"', "-1", "0"])
 def test_other_numbers_are_no_action(value):
-    assert POINTS24.parse(f'{{"cards": [], "formula": "", "thoughts": "", "action": {value}}}') is None
+    assert POINTS24.read(f'{{"cards": [], "formula": "", "thoughts": "", "action": {value}}}', {}) is None
 
 
 spaces = st.text(" \t\r\n", max_size=3)
@@ -123,7 +124,7 @@ def test_spans_are_exact(name, data):
     members = [f'{gaps[0]}"{key}"{gaps[1]}:{gaps[2]}{value}{gaps[3]}' for key, value in parts.items()]
     before, after = data.draw(st.sampled_from([("", ""), ("\n", " "), ("```json\n", "\n```\n"), (" ```", "```")]))
     text = f"{before}{{{','.join(members)}}}{after}"
-    reply = task.parse(text)
+    reply = task.read(text, {})
     assert reply is not None and reply.action == action
     assert text[slice(*reply.action_span)] == escaped
     assert text[reply.action_start :].startswith('"action"')
@@ -138,4 +139,4 @@ def info_of(name: str) -> dict:
 @settings(max_examples=100, deadline=None)
 @given(text=st.text('{}[]":, \n`ja+-10tionu\\', max_size=60) | st.text())
 def test_parsing_never_raises(text):
-    NUMBERLINE.parse(text)
+    NUMBERLINE.read(text, {})

@@ -6,19 +6,23 @@ import sys
 
 import numpy as np
 import pytest
+from games import prompt_text
 from gymnasium.utils.env_checker import check_env
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.tasks.task import TASKS, chance, load_task
+from gtrturbo.tasks.built_in import TASKS
+from gtrturbo.tasks.chance import chance
+from gtrturbo.tasks.loading import load_task
+from gtrturbo.tasks.task import Ending
 
 
 def play_expert(task, env, seed: int):
     """Let the expert play one episode; every reply must parse, read truly and be one line."""
     _, info = env.reset(seed=seed)
     for turn in range(1, task.max_turns + 1):
-        text = task.expert(info)
-        reply = task.parse(text)
-        assert reply is not None and task.reads_truly(reply, info) and "\n" not in text
+        text = task.expert_reply(info)
+        reply = task.read(text, {})
+        assert reply is not None and task.perception_correct(reply, info) and "\n" not in text
         assert text == json.dumps(reply.fields)
         _, reward, terminated, truncated, info = env.step(task.actions.index(reply.action))
         if terminated or truncated:
@@ -50,14 +54,14 @@ def test_the_expert_wins_every_solvable_game(name, options, episodes):
     env = task.make()
     for seed in range(episodes):
         reward, info, turns = play_expert(task, env, seed)
-        assert task.won(info) and reward > 0 and turns <= task.max_turns
+        assert task.won(Ending(info, 0.0, True)) and reward > 0 and turns <= task.max_turns
 
 
 def test_the_blackjack_expert_ends_every_game_and_wins_its_share():
     # Best play wins 43 % of the games (and draws 9 %).
     task = load_task("blackjack", ["image=tiny"])
     env = task.make()
-    wins = sum(task.won(play_expert(task, env, seed)[1]) for seed in range(600))
+    wins = sum(task.won(Ending(play_expert(task, env, seed)[1], 0.0, True)) for seed in range(600))
     assert abs(wins / 600 - 0.43) < 0.08
 
 
@@ -68,7 +72,7 @@ def test_the_expert_recovers_where_it_can():
     for item in ("9", "(", "5"):
         *_, info = env.step(task.actions.index(item))
     while not info["won"]:
-        reply = task.parse(task.expert(info))
+        reply = task.read(task.expert_reply(info), {})
         _, _, ended, _, info = env.step(task.actions.index(reply.action))
         assert info["won"] or not ended
 
@@ -76,7 +80,7 @@ def test_the_expert_recovers_where_it_can():
 def test_the_expert_gives_an_unsolvable_hand_up():
     task = load_task("points24")
     _, info = task.make().reset(seed=0, options={"cards": ["HA", "SA", "DA", "CA"]})
-    assert json.loads(task.expert(info))["action"] == "="
+    assert json.loads(task.expert_reply(info))["action"] == "="
 
 
 @pytest.mark.parametrize(("name", "sizes"), [("ezpoints", 2), ("points24", 4)])
@@ -86,9 +90,9 @@ def test_a_novice_uses_each_card_once_with_a_sign_between(name, sizes):
     for seed in range(40):
         _, info = env.reset(seed=seed)
         for turn in range(2 * sizes):
-            reply = task.parse(task.novice(info, rng))
+            reply = task.read(task.random_expert_reply(info, rng), {})
             assert reply is not None
-            assert task.reads_truly(reply, info)
+            assert task.perception_correct(reply, info)
             assert reply.action.isdecimal() == (turn % 2 == 0)
             signs |= {reply.action} if turn % 2 and turn < 2 * sizes - 1 else set()
             _, _, ended, cut, info = env.step(task.actions.index(reply.action))
@@ -102,8 +106,8 @@ def test_blackjack_truth_and_expert_ignore_the_hidden_card():
     env = task.make()
     infos = [env.reset(options={"player": ["HT", "S5"], "dealer": ["D6", hidden]})[1] for hidden in ("C9", "HA")]
     assert task.truth(infos[0]) == task.truth(infos[1]) == {"player total": 15, "dealer card": "6"}
-    assert task.expert(infos[0]) == task.expert(infos[1])
-    assert task.prompt(infos[0]) == task.prompt(infos[1])
+    assert task.expert_reply(infos[0]) == task.expert_reply(infos[1])
+    assert prompt_text(task, infos[0]) == prompt_text(task, infos[1])
 
 
 def test_truth_is_what_the_picture_shows():
@@ -133,15 +137,15 @@ def test_truth_is_what_the_picture_shows():
 def test_reading_is_judged_field_by_field(cards, formula, true):
     task = load_task("points24")
     info = {"Cards": ["HT", "SA", "DK", "C7"], "Numbers": [10, 1, 10, 7], "Formula": ["10", "+", " "], "won": False}
-    reply = task.parse(json.dumps({"cards": cards, "formula": formula, "thoughts": "", "action": "7"}))
-    assert task.reads_truly(reply, info) is true
+    reply = task.read(json.dumps({"cards": cards, "formula": formula, "thoughts": "", "action": "7"}), {})
+    assert task.perception_correct(reply, info) is true
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_prompts_are_short_and_name_the_fields_and_actions(name):
     task = load_task(name)
     _, info = task.make().reset(seed=0)
-    prompt = task.prompt(info)
+    prompt = prompt_text(task, info)
     assert len(prompt.split()) <= 90
     fields = [*task.truth(info), "thoughts", "action"]
     places = [prompt.rindex(f'"{field}": ') for field in fields]
@@ -152,7 +156,7 @@ def test_prompts_are_short_and_name_the_fields_and_actions(name):
 def test_numberline_prompt_tells_no_numbers_of_the_state():
     task = load_task("numberline")
     env = task.make()
-    prompts = {task.prompt(env.reset(seed=seed)[1]) for seed in range(20)}
+    prompts = {prompt_text(task, env.reset(seed=seed)[1]) for seed in range(20)}
     assert len(prompts) == 1
 
 
@@ -161,8 +165,8 @@ def test_card_prompts_tell_the_formula_and_not_the_cards():
     env = task.make()
     _, info = env.reset(seed=0)
     _, other = env.reset(seed=1)
-    assert task.prompt(info) == task.prompt(other)
-    assert '"10 * ("' in task.prompt({**info, "Formula": ["10", " ", "*", "("]})
+    assert prompt_text(task, info) == prompt_text(task, other)
+    assert '"10 * ("' in prompt_text(task, {**info, "Formula": ["10", " ", "*", "("]})
 
 
 def test_options_are_read():

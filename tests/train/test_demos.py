@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.built_in import build_processor
 from gtrturbo.models.renderer import Renderer
-from gtrturbo.models.tiny import build_processor
 from gtrturbo.play.recording import read_turns
 from gtrturbo.store.records import Demo, chat
 from gtrturbo.store.tensors import save_image, save_turn_tokens
-from gtrturbo.tasks.task import TASKS, load_task
+from gtrturbo.tasks.built_in import TASKS
+from gtrturbo.tasks.loading import load_task
 from gtrturbo.train.demos import Shuffle, demo_example, imitation_loss, read_examples
 
 
@@ -79,7 +80,7 @@ def test_no_token_that_overlaps_the_action_is_learned(tmp_path, renderer, name, 
     text = before + action + ('"}' if layout == "one line" else '"\n}')
     images = [save_image(tmp_path, np.zeros((56, 56, 3), np.uint8))]
     span = (len(before), len(before) + len(action))
-    example = demo_example(Demo(messages=chat("?", text), images=images, unlearned=[span]), tmp_path, renderer)
+    example = demo_example(Demo(messages=chat("?", text), images=images, masked_spans=[span]), tmp_path, renderer)
     # Independent of offsets: learned tokens up to the action decode to text before it, those after it to text after it.
     pieces = [renderer.processor.tokenizer.decode([token]) for token in example.response_ids[:-1]]
     starts = np.cumsum([0, *map(len, pieces)])

@@ -146,7 +146,7 @@ def truth(info: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]
     return {"player total": player, "dealer card": shown_rank(info["Dealer Card"][0][1])}
 
 
-def advice(info: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, str]:
+def expert(info: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, str]:
     """Return true thoughts and the best action for the cards in sight."""
     player, soft = total(card[0] for card in info["Player Card"])
     upcard, rank = info["Dealer Card"][0][0], shown_rank(info["Dealer Card"][0][1])
@@ -154,7 +154,7 @@ def advice(info: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, st
     return _thoughts(player, soft, rank, action), action
 
 
-def novice(info: Mapping[str, Any], options: Mapping[str, Any], rng: np.random.Generator) -> tuple[str, str]:
+def random_expert(info: Mapping[str, Any], options: Mapping[str, Any], rng: np.random.Generator) -> tuple[str, str]:
     """Return true thoughts and an action that is left to chance."""
     player, soft = total(card[0] for card in info["Player Card"])
     action = ACTIONS[rng.integers(len(ACTIONS))]

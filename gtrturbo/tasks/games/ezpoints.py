@@ -87,11 +87,11 @@ def truth(info: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]
     return formula.truth(info)
 
 
-def advice(info: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, str]:
+def expert(info: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, str]:
     """Return true thoughts and the next item."""
-    return formula.advice(RULES, info, options)
+    return formula.expert(RULES, info, options)
 
 
-def novice(info: Mapping[str, Any], options: Mapping[str, Any], rng: np.random.Generator) -> tuple[str, str]:
+def random_expert(info: Mapping[str, Any], options: Mapping[str, Any], rng: np.random.Generator) -> tuple[str, str]:
     """Return a plan that is left to chance, and its next item."""
-    return formula.novice(RULES, info, rng)
+    return formula.random_expert(RULES, info, rng)

@@ -161,7 +161,7 @@ def truth(info: Mapping[str, Any]) -> dict[str, Any]:
     return {"cards": [shown_rank(name[1]) for name in info["Cards"]], "formula": shown(info)}
 
 
-def advice(rules: Rules, info: Mapping[str, Any], options: Mapping[str, Any], operators: Sequence[str] = ()) -> tuple[str, str]:
+def expert(rules: Rules, info: Mapping[str, Any], options: Mapping[str, Any], operators: Sequence[str] = ()) -> tuple[str, str]:
     """Return true thoughts and the next item of a shortest way to win, with the first of `operators` that has one, or all.
 
     Where nothing that can be appended wins, `=` is advised: it costs the same -1 that any longer way would end with.
@@ -180,10 +180,10 @@ def advice(rules: Rules, info: Mapping[str, Any], options: Mapping[str, Any], op
     return f"{whole} is {rules.target} so the next item is {rest[0]}", rest[0]
 
 
-def novice(rules: Rules, info: Mapping[str, Any], rng: np.random.Generator, operators: str = "") -> tuple[str, str]:
+def random_expert(rules: Rules, info: Mapping[str, Any], rng: np.random.Generator, operators: str = "") -> tuple[str, str]:
     """Return a plan that uses each card once, operators and order left to chance, and its next item; brackets are not used.
 
-    The formula so far must be a novice's own: numbers of the hand with a sign between.
+    The formula so far must be a random expert's own: numbers of the hand with a sign between.
     """
     formula = list(info["Formula"])
     left = list(info["Numbers"])

@@ -117,7 +117,7 @@ def truth(info: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]
     return {"current number": info["Current"], "target number": info["Target"]}
 
 
-def advice(info: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, str]:
+def expert(info: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, str]:
     """Return true thoughts and the move towards the target."""
     current, target = info["Current"], info["Target"]
     if current > target:
@@ -125,7 +125,7 @@ def advice(info: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, st
     return f"{current} is smaller than {target} so go up", "+"
 
 
-def novice(info: Mapping[str, Any], options: Mapping[str, Any], rng: np.random.Generator) -> tuple[str, str]:
+def random_expert(info: Mapping[str, Any], options: Mapping[str, Any], rng: np.random.Generator) -> tuple[str, str]:
     """Return thoughts that do not compare, and a move that is left to chance."""
     up = bool(rng.integers(2))
     return f"{info['Current']} so go {'up' if up else 'down'}", "+" if up else "-"

@@ -99,7 +99,7 @@ def make_env(
         image, face_cards_as_10, arithmetic, render_mode: as for `FormulaEnv`.
         solvable_only: deal until ordinary arithmetic with the family's operators makes 24 of the hand; by default any hand is
             dealt.
-        family: `signs` lets expert and novice only add and subtract. `sums` does, too, and deals only hands that make 24 that
+        family: `signs` lets both experts only add and subtract. `sums` does, too, and deals only hands that make 24 that
             way: 57 hands, order and suits aside, of which 41 add up to 24 and 16 do with the smallest card subtracted. With
             face cards above 10 there are more.
         deals: `held-out` deals one fifth of the hands, whatever their order and suits, `train` the others.
@@ -125,11 +125,11 @@ def truth(info: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]
     return formula.truth(info)
 
 
-def advice(info: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, str]:
+def expert(info: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, str]:
     """Return true thoughts and the next item."""
-    return formula.advice(RULES, info, options, (FAMILIES[options["family"]],))
+    return formula.expert(RULES, info, options, (FAMILIES[options["family"]],))
 
 
-def novice(info: Mapping[str, Any], options: Mapping[str, Any], rng: np.random.Generator) -> tuple[str, str]:
+def random_expert(info: Mapping[str, Any], options: Mapping[str, Any], rng: np.random.Generator) -> tuple[str, str]:
     """Return a plan that is left to chance, and its next item."""
-    return formula.novice(RULES, info, rng, FAMILIES[options["family"]])
+    return formula.random_expert(RULES, info, rng, FAMILIES[options["family"]])

@@ -1,11 +1,13 @@
-"""The built-in tiny VLM: a Qwen2.5-VL of about 0.3 M parameters with its own tokenizer, made offline in seconds.
+"""The built-in VLMs: Qwen2.5-VLs with a tokenizer of their own, made offline in seconds.
 
-Two renderings decide whether a model this small learns to read: white is mapped to 0 (image_mean 1), and the tiny pictures
-keep each glyph inside one 28-pixel cell, which is what one image token sees.
+`tiny` has 288,592 parameters and `small` 725,056, with the default tokenizer. Two renderings decide whether a model this small
+learns to read: white is mapped to 0 (image_mean 1), and the tiny pictures keep each glyph inside one 28-pixel cell, which is
+what one image token sees.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -15,16 +17,15 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from gtrturbo.models.processor import ImageOnlyProcessor
-from gtrturbo.tasks.task import TASKS, load_task
+from gtrturbo.models.sizes import BUILT_IN
+from gtrturbo.tasks.texts import corpus
 
 CELL = 28  # Pixels that one image token sees: patches of 14, merged 2 × 2.
 SPECIAL_TOKENS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>",
     "<|video_pad|>",
 )  # fmt: skip
-CORPUS_EPISODES = 100
-# Measured: 0.15 learns to read in about 80 supervised steps; 0.05 needs more than 200, 0.02 does not begin to within them.
-INITIALIZER_RANGE = 0.15
+ROLES = ("system", "user", "assistant")
 
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
@@ -40,42 +41,47 @@ CHAT_TEMPLATE = """\
 """
 
 
-def build_tiny(seed: int) -> tuple[Qwen2_5_VLForConditionalGeneration, Any]:
-    """Make the tiny model with random weights that follow from `seed`, and its processor."""
-    processor = build_processor()
+def build(name: str, seed: int, texts: Iterable[str] | None = None) -> tuple[Qwen2_5_VLForConditionalGeneration, Any]:
+    """Make a built-in model with random weights that follow from `seed`, and its processor.
+
+    Args:
+        name: tiny or small.
+        seed: of the weights.
+        texts: what the tokenizer is made of; the four games' if None.
+    """
+    processor = build_processor(texts)
     torch.manual_seed(seed)
-    model = Qwen2_5_VLForConditionalGeneration(tiny_config(processor.tokenizer)).float()
+    model = Qwen2_5_VLForConditionalGeneration(built_in_config(name, processor.tokenizer)).float()
     model.generation_config.update(eos_token_id=processor.tokenizer.eos_token_id, pad_token_id=processor.tokenizer.pad_token_id)
     return model, processor
 
 
-def tiny_config(tokenizer: Any) -> Qwen2_5_VLConfig:
-    """Describe the architecture: 2 language layers of width 64, 2 vision layers of width 48."""
-    token = tokenizer.convert_tokens_to_ids
+def built_in_config(name: str, tokenizer: Any) -> Qwen2_5_VLConfig:
+    """Describe a built-in model's architecture, with embeddings for a tokenizer."""
+    sizes, token = BUILT_IN[name], tokenizer.convert_tokens_to_ids
     text = {
         "vocab_size": len(tokenizer),
-        "hidden_size": 64,
-        "intermediate_size": 192,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        "hidden_size": sizes.hidden,
+        "intermediate_size": sizes.inner,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "num_key_value_heads": sizes.key_value_heads,
         "max_position_embeddings": 2048,
-        "initializer_range": INITIALIZER_RANGE,
-        # The three sections share the head's 16 dimensions in pairs: 4 + 2 + 2 = 8.
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 2, 2]},
+        "initializer_range": sizes.initializer_range,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": list(sizes.mrope_section)},
         "bos_token_id": None,
         "eos_token_id": token("<|im_end|>"),
         "pad_token_id": token("<|endoftext|>"),
     }
     vision = {
-        "depth": 2,
-        "hidden_size": 48,
-        "num_heads": 2,
-        "intermediate_size": 96,
-        "out_hidden_size": 64,
+        "depth": sizes.vision_layers,
+        "hidden_size": sizes.vision_hidden,
+        "num_heads": sizes.vision_heads,
+        "intermediate_size": sizes.vision_inner,
+        "out_hidden_size": sizes.hidden,
         "window_size": 4 * CELL,
-        "fullatt_block_indexes": [0, 1],
-        "initializer_range": INITIALIZER_RANGE,
+        "fullatt_block_indexes": list(range(sizes.vision_layers)),
+        "initializer_range": sizes.initializer_range,
     }
     return Qwen2_5_VLConfig(
         text_config=text,
@@ -88,8 +94,13 @@ def tiny_config(tokenizer: Any) -> Qwen2_5_VLConfig:
     )
 
 
-def build_processor() -> ImageOnlyProcessor:
-    """Make tokenizer, image processor and chat template of the tiny model; the same in every process."""
+def build_processor(texts: Iterable[str] | None = None) -> ImageOnlyProcessor:
+    """Make tokenizer, image processor and chat template of the built-in models; the same in every process.
+
+    Args:
+        texts: what the tokenizer is made of; the four games' if None.
+    """
+    tokenizer = build_tokenizer(corpus() if texts is None else texts)
     image_processor = Qwen2VLImageProcessorPil(
         size={"shortest_edge": CELL * CELL, "longest_edge": 64 * CELL * CELL},
         patch_size=CELL // 2,
@@ -98,11 +109,14 @@ def build_processor() -> ImageOnlyProcessor:
         image_mean=[1.0, 1.0, 1.0],
         image_std=[0.3, 0.3, 0.3],
     )
-    return ImageOnlyProcessor(image_processor, build_tokenizer(), chat_template=CHAT_TEMPLATE)
+    return ImageOnlyProcessor(image_processor, tokenizer, chat_template=CHAT_TEMPLATE)
 
 
-def build_tokenizer() -> Qwen2Tokenizer:
-    """Train a byte-level BPE on the tasks' own prompts and replies until every word of theirs is one token."""
+def build_tokenizer(texts: Iterable[str]) -> Qwen2Tokenizer:
+    """Train a byte-level BPE on texts, and the template's roles, until every word of theirs is one token.
+
+    Every byte is a token too, so that any text can be written.
+    """
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -112,7 +126,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
     )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=4096, initial_alphabet=alphabet, show_progress=False, min_frequency=1)
-    trained.train_from_iterator(corpus(), trainer)
+    trained.train_from_iterator(chain(ROLES, texts), trainer)
     return _wrap(json.loads(trained.to_str())["model"])
 
 
@@ -129,21 +143,3 @@ def _wrap(bpe: dict[str, Any]) -> Qwen2Tokenizer:
         extra_special_tokens=list(SPECIAL_TOKENS),
         padding_side="left",
     )
-
-
-def corpus() -> Iterator[str]:
-    """Yield the template's roles, and prompts and true replies of every task, as the scripted experts play them."""
-    yield from ("system", "user", "assistant")
-    for name in TASKS:
-        task = load_task(name, ["image=tiny"])
-        env = task.make()
-        for episode in range(CORPUS_EPISODES):
-            _, info = env.reset(seed=episode)
-            done = False
-            while not done:
-                yield task.prompt(info)
-                yield (reply := task.expert(info))
-                parsed = task.parse(reply)
-                assert parsed is not None
-                _, _, terminated, truncated, info = env.step(task.actions.index(parsed.action))
-                done = terminated or truncated

@@ -1,0 +1,106 @@
+"""The record of a method: who teaches, what the teacher says of the student's turns, and where that enters the update."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from gtrturbo.config.common import NOT_NEGATIVE
+from gtrturbo.config.fields import Field, check, fields
+from gtrturbo.errors import GtrTurboError
+
+Teacher = Literal["none", "merged", "static", "newest", "given", "expert"]
+Fallback = Literal["none", "static", "expert"]
+Annotation = Literal["none", "logprobs", "distributions", "thoughts"]
+Guidance = Literal["none", "reward", "advantage", "return", "loss", "imitation"]
+Refresh = Literal["every", "never"]
+
+GAE = "gae"
+# What may be made of an annotation.
+BY_KL = ("reward", "advantage", "return", "loss")
+ENTERS: dict[str, tuple[str, ...]] = {
+    "none": ("none",),
+    "logprobs": BY_KL,
+    "distributions": BY_KL,
+    "thoughts": ("imitation",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One method, as the plan of a run needs to know it; the defaults are PPO's.
+
+    Raises:
+        GtrTurboError: a field has no such value, or two fields contradict each other.
+    """
+
+    summary: Annotated[str, "One sentence for the help."]
+    teacher: Annotated[
+        Teacher,
+        "merged of the run's own checkpoints, static (the first of them), newest (the one that plays), given (--teacher), or the "
+        "task's scripted expert.",
+    ] = "none"
+    fallback: Annotated[Fallback, "Who teaches where a given teacher is not given; with none it must be given."] = "none"
+    refresh: Annotated[
+        Refresh,
+        "every: a merged teacher is made anew at each interval of --merge-every, the newest taken anew at each update. never: "
+        "it is that of the first update throughout. The other teachers stay what they are.",
+    ] = "every"
+    annotation: Annotated[
+        Annotation,
+        "What the teacher says of the student's turns: log-probs of the tokens that were sampled, distributions over the "
+        "likeliest tokens, or thoughts of its own.",
+    ] = "none"
+    top_logprobs: Annotated[int, "Of distributions: how many of the likeliest tokens are kept.", NOT_NEGATIVE] = 0
+    guidance: Annotated[
+        Guidance,
+        "Where it enters the update: the KL to the teacher as a reward, in the advantage alone, in the return too, or as a loss "
+        "beside PPO; imitation of thoughts, all since the start.",
+    ] = "none"
+    credit: Annotated[str, "How rewards become advantages: what ppo-step --credit is given."] = GAE
+    environment: Annotated[float, "Weight of the environment's reward.", NOT_NEGATIVE] = 1.0
+
+    def __post_init__(self) -> None:
+        for field in fields(type(self)):
+            _check_kind(field, getattr(self, field.name))
+            check(field, getattr(self, field.name))
+        for what, fix in _contradictions(self):
+            raise GtrTurboError(what, fix)
+
+
+def _check_kind(field: Field, value: object) -> None:
+    kinds = {int: int, float: (int, float)}.get(field.kind, str)
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise GtrTurboError(f"{field.name} of a method must be {'text' if kinds is str else 'a number'}, got {value!r}.")
+
+
+def _contradictions(method: Method) -> Iterator[tuple[str, str]]:
+    """Yield what in a record cannot be, and what mends it."""
+    taught, told = method.teacher != "none", method.annotation != "none"
+    if told and not taught:
+        yield f"annotation {method.annotation} without a teacher.", "name who annotates, such as teacher='merged'."
+    if taught and not told:
+        yield f"teacher {method.teacher} annotates nothing.", "name what it says of the turns, such as annotation='logprobs'."
+    if method.guidance not in ENTERS[method.annotation]:
+        ways = " or ".join(ENTERS[method.annotation])
+        yield f"guidance {method.guidance} is not made of annotation {method.annotation}.", f"with it goes guidance: {ways}."
+    if "expert" in (method.teacher, method.fallback) and method.annotation != "thoughts":
+        yield "a scripted expert has no log-probs.", "with it goes: annotation='thoughts'."
+    if method.fallback != "none" and method.teacher != "given":
+        yield f"fallback {method.fallback} beside teacher {method.teacher}.", "only a given teacher may be missing."
+    if (method.annotation == "distributions") != (method.top_logprobs > 0):
+        yield (
+            f"top_logprobs {method.top_logprobs} with annotation {method.annotation}.",
+            "say how many tokens annotation='distributions' keeps, such as top_logprobs=64; leave it out with others.",
+        )
+    if not taught and method.environment == 0:
+        yield "environment 0 without a teacher leaves nothing to learn.", "name a teacher, or leave out environment."
+
+
+def teacher_of(method: Method, *, given: bool) -> Teacher:
+    """Say who teaches in a run, where a teacher of `--teacher` is given or not."""
+    return method.fallback if method.teacher == "given" and not given else method.teacher
+
+
+def merges_teachers(method: Method) -> bool:
+    """Tell whether a run merges teachers of its own checkpoints on its way."""
+    return method.teacher == "merged" and method.refresh == "every"

@@ -1,0 +1,96 @@
+"""The table of methods. A method decides the plan of a run, and nothing else: no stage knows by which method it was asked.
+
+`run --method` takes a name of this table, or a `Method` of the user's own as package.module:NAME or path/to/file.py:NAME.
+"""
+
+from gtrturbo.config import RunConfig
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.plugins import find
+from gtrturbo.runs.method import Method, merges_teachers
+
+METHODS: dict[str, Method] = {
+    "ppo": Method(
+        summary="no teacher.",
+        teacher="none",
+    ),
+    "turbo-kl": Method(
+        summary="the merged teacher's KL as a reward, the paper's first.",
+        teacher="merged",
+        annotation="logprobs",
+        guidance="reward",
+    ),
+    "turbo-sft": Method(
+        summary="the merged teacher's thoughts are imitated; measured to keep the tiny model's better (docs/results.md).",
+        teacher="merged",
+        annotation="thoughts",
+        guidance="imitation",
+    ),
+    "turbo-loss": Method(
+        summary="the KL to the merged teacher's distributions as a loss; measured against turbo-kl in docs/results.md.",
+        teacher="merged",
+        annotation="distributions",
+        top_logprobs=512,  # More than the tiny model's vocabulary: all of it.
+        guidance="loss",
+    ),
+    "gtr": Method(
+        summary="the thoughts of an external teacher (--teacher, else the task's expert) are imitated.",
+        teacher="given",
+        fallback="expert",
+        refresh="never",
+        annotation="thoughts",
+        guidance="imitation",
+    ),
+    "opd": Method(
+        summary="on-policy distillation of --teacher, without the environment's reward.",
+        teacher="given",
+        refresh="never",
+        annotation="logprobs",
+        guidance="reward",
+        environment=0.0,
+    ),
+    "static-kl": Method(
+        summary="the KL to one teacher throughout (--teacher, else the first checkpoint) as a reward.",
+        teacher="given",
+        fallback="static",
+        refresh="never",
+        annotation="logprobs",
+        guidance="reward",
+    ),
+}
+
+
+def method_of(name: str) -> Method:
+    """Return a method of the table, or the user's own.
+
+    Raises:
+        GtrTurboError: there is no such method, or what is there under its name is something else.
+    """
+    found = find("method", name, METHODS)
+    if not isinstance(found, Method):
+        raise GtrTurboError(
+            f"{name} is a {type(found).__name__}, not a Method.", "make one with: from gtrturbo.runs.methods import Method"
+        )
+    return found
+
+
+def check_options(method: Method, config: RunConfig) -> None:
+    """Refuse options of a run that its method has no use for.
+
+    Raises:
+        GtrTurboError: names the option.
+    """
+    name = f"--method {config.method}"
+    if config.teacher and method.teacher != "given":
+        does = {"none": "has no", "merged": "merges its own"}.get(method.teacher, "brings its own")
+        takers = ", ".join(known for known, other in METHODS.items() if other.teacher == "given")
+        raise GtrTurboError(f"{name} {does} teacher.", f"leave out --teacher, or use --method {takers}.")
+    if method.teacher == "given" and method.fallback == "none" and not config.teacher:
+        raise GtrTurboError(f"{name} distils a teacher from outside, and none is given.", "add: --teacher CHECKPOINT")
+    if config.eval_teachers and not merges_teachers(method):
+        raise GtrTurboError(f"{name} merges no teachers to evaluate.", "leave out --eval-teachers.")
+    if config.merge_every > 1 and not merges_teachers(method):
+        raise GtrTurboError(f"{name} merges no teachers.", "leave out --merge-every.")
+    if config.eval_teachers and not config.eval_every:
+        raise GtrTurboError(
+            "--eval-teachers goes with the student's evaluations, and there are none on the way.", "add: --eval-every 1"
+        )

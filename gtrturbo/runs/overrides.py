@@ -1,0 +1,55 @@
+"""What a user sets of stages that something else runs: `run --set STAGE.OPTION=VALUE` and `distill --update OPTION=VALUE`."""
+
+from typing import Any
+
+from gtrturbo.config.fields import Field, Role, fields
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.stages import STAGES
+
+EXPERT = "expert"
+ADAPTER = "adapter"
+# Steps of a run that have a name of their own beside that of their stage.
+NAMED = {EXPERT: "rollout", ADAPTER: "init"}
+BY_RUN = "the run decides what its stages read and write"
+
+
+def overrides(settings: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Sort STAGE.OPTION=VALUE by stage; a repeated option collects a list, or counts as last given.
+
+    Raises:
+        GtrTurboError: no such stage or option, or one that is not the user's to set.
+    """
+    chosen: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        stage, dot, rest = setting.partition(".")
+        name, equals, value = rest.partition("=")
+        if stage not in (*STAGES, *NAMED) or not dot or not equals:
+            raise GtrTurboError(
+                f"--set {setting} is not STAGE.OPTION=VALUE.",
+                f"stages: {', '.join((*STAGES, *NAMED))}; expert is the rollout for sft, adapter the LoRA of a built-in model",
+            )
+        collect(chosen.setdefault(stage, {}), settable(stage, name, told=f"--set {stage}.{name}", decided=BY_RUN), value)
+    return chosen
+
+
+def settable(stage: str, name: str, *, told: str, decided: str) -> Field:
+    """Return an option that a user may set in a stage that something else runs.
+
+    `told` is what the user wrote, `decided` says why what the stage reads and writes is not theirs to set.
+
+    Raises:
+        GtrTurboError: there is none of that name, or it says what the stage reads and writes.
+    """
+    command = NAMED.get(stage, stage)
+    known = {field.name: field for field in fields(STAGES[command].config)}
+    field = known.get(name.replace("-", "_"))
+    if field is None:
+        raise GtrTurboError(f"{told}: {stage} has no such option.", f"see: gtrturbo {command} --help")
+    if field.name == "out" or field.roles & {Role.INPUT, Role.POSITIONAL}:
+        raise GtrTurboError(f"{told} cannot be set: {decided}.")
+    return field
+
+
+def collect(values: dict[str, Any], field: Field, value: str) -> None:
+    """Put a value beside those that a list has already, or in the place of the one before."""
+    values[field.name] = (*values.get(field.name, ()), value) if field.is_list else value

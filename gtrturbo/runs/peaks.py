@@ -1,0 +1,134 @@
+"""Memory at the peak of each stage of a run, estimated from the model's shape and a few episodes. No weights are read."""
+
+import importlib
+import itertools
+from dataclasses import replace
+from typing import Any
+
+from gtrturbo.config import DistillConfig, EvalConfig, InitConfig, MergeConfig, PpoStepConfig, RolloutConfig, RunConfig, SftConfig
+from gtrturbo.models.checkpoint_files import adapter_config, base_of, is_adapter
+from gtrturbo.models.memory import FLOAT32, Batch, Memory, Shape, generating, scoring, training
+from gtrturbo.runs.method import teacher_of
+from gtrturbo.runs.methods import method_of
+from gtrturbo.runs.overrides import EXPERT
+from gtrturbo.runs.plan import Step
+from gtrturbo.runs.sample import Play
+
+# algorithms/tokens.linear_logprobs makes the logits of so many tokens at a time, where the vocabulary is large.
+LOGIT_CHUNK, LARGE_VOCABULARY = 512, 8192
+# Value head: H → 1024 → 512 → 1, at most 4 and 2 times the model's width (models/value_head.py).
+HEAD = ((1024, 4), (512, 2))
+# A merge holds a range of so many entries of each checkpoint and of the base, in float64.
+RANGE = 1 << 22
+
+
+def shape_of(config: RunConfig, stages: list[Any]) -> Shape | None:
+    """Read the shape of the model that a run trains; None where its config is not here."""
+    read_shape = importlib.import_module("gtrturbo.models.shape").read_shape
+    if config.start is None:
+        inits = [stage for stage in stages if isinstance(stage, InitConfig)]
+        first, last = inits[0], inits[-1]
+        return read_shape(
+            first.model, revision=first.revision, lora_rank=last.lora_rank, lora_target=last.lora_target, dtype=first.dtype
+        )
+    if not is_adapter(config.start):
+        return read_shape(str(config.start))
+    adapter = adapter_config(config.start)
+    base, revision = base_of(config.start), adapter.get("revision")
+    return read_shape(base, revision=revision, lora_rank=adapter["r"], lora_target=tuple(adapter["target_modules"]))
+
+
+def stage_peaks(config: RunConfig, steps: list[Step], shape: Shape, play: Play) -> dict[str, Memory]:
+    """Estimate the peak of each kind of stage: the largest of its steps."""
+    peaks: dict[str, Memory] = {}
+    reply = _longest_reply([step.config for step in steps], play)
+    for step in steps:
+        name, found = _name(step), _peak(config, step.config, shape, play, reply)
+        if found.peak > (peaks[name].peak if name in peaks else 0):
+            peaks[name] = found
+    return peaks
+
+
+def _name(step: Step) -> str:
+    return EXPERT if isinstance(step.config, RolloutConfig) and step.config.expert else step.stage
+
+
+def _peak(config: RunConfig, stage: Any, shape: Shape, play: Play, reply: int) -> Memory:
+    """Estimate one step; each stage holds one model, and what it does with it decides the rest."""
+    shape = _loaded(shape, stage)
+    chunk = LOGIT_CHUNK if shape.vocabulary >= LARGE_VOCABULARY else None
+    if isinstance(stage, InitConfig):
+        return Memory(weights=shape.weights + shape.adapter_bytes)
+    if isinstance(stage, MergeConfig):
+        held = len(stage.checkpoints) + 2 if stage.checkpoints else 0  # with the base and the result
+        return Memory(passing=held * min(RANGE, shape.parameters) * 2 * FLOAT32)
+    if isinstance(stage, RolloutConfig | EvalConfig):
+        rows = min(stage.num_envs, stage.episodes)
+        return generating(shape, batch_of(shape, play, rows, stage.max_new_tokens)) if stage_has_model(stage) else Memory()
+    if isinstance(stage, SftConfig):
+        return _update(stage, shape, play, reply=play.reply, chunk=chunk, head=0)
+    if isinstance(stage, PpoStepConfig):
+        return _update(stage, shape, play, reply=reply, chunk=chunk, head=head_size(shape.hidden))
+    return _teaching(config, stage, shape, play, reply, chunk)
+
+
+def stage_has_model(stage: RolloutConfig | EvalConfig | DistillConfig) -> bool:
+    """Tell whether a model plays or teaches, not the scripted expert."""
+    return isinstance(stage, EvalConfig) or not stage.expert
+
+
+def _loaded(shape: Shape, stage: Any) -> Shape:
+    """Give the weights the type that the stage loads them in."""
+    dtype = getattr(stage, "dtype", "auto")
+    return shape if dtype == "auto" else replace(shape, width=FLOAT32 if dtype == "float32" else 2)
+
+
+def _longest_reply(stages: list[Any], play: Play) -> int:
+    rollouts = (stage for stage in stages if isinstance(stage, RolloutConfig) and not stage.expert)
+    return next((rollout.max_new_tokens for rollout in rollouts), play.reply)
+
+
+def batch_of(shape: Shape, play: Play, rows: int, reply: int) -> Batch:
+    """Count the tokens of a batch of turns, the picture's among them."""
+    image = shape.tokens_of_image(*play.picture)
+    return Batch(rows=rows, prompt=play.text + image, reply=reply, image=image)
+
+
+def _rows(stage: Any, shape: Shape, play: Play, reply: int, *, recompute: bool) -> int:
+    """Count the samples of a forward pass by its budget of tokens."""
+    auto = importlib.import_module("gtrturbo.models.shape").auto_tokens
+    setting = stage.micro_batch_tokens
+    tokens = auto(shape, stage.device, recomputes=recompute) if setting == "auto" else int(setting)
+    one = batch_of(shape, play, 1, reply)
+    return max(1, tokens // one.tokens)
+
+
+def _update(stage: SftConfig | PpoStepConfig, shape: Shape, play: Play, *, reply: int, chunk: int | None, head: int) -> Memory:
+    recompute = stage.gradient_checkpointing
+    size = stage.batch_size if isinstance(stage, SftConfig) else stage.minibatch_size
+    rows = min(size, _rows(stage, shape, play, reply, recompute=recompute))
+    return training(shape, batch_of(shape, play, rows, reply), recompute=recompute, chunk=chunk, head=head)
+
+
+def head_size(hidden: int) -> int:
+    """Count the numbers of a value head."""
+    widths = [hidden, *(min(most, times * hidden) for most, times in HEAD), 1]
+    return sum(left * right + right for left, right in itertools.pairwise(widths))
+
+
+def _teaching(config: RunConfig, stage: DistillConfig, shape: Shape, play: Play, reply: int, chunk: int | None) -> Memory:
+    """A merged teacher has full weights; beside it stays the base of the student's adapter, unless memory is short.
+
+    A checkpoint of the run as a teacher is an adapter on that base.
+    """
+    if not stage_has_model(stage):
+        return Memory()
+    own = teacher_of(method_of(config.method), given=config.teacher is not None) in ("static", "newest")
+    teacher = shape if own else replace(shape, adapters=0, rank=0)
+    kept = shape.weights if shape.adapters and not own and not config.subprocess else 0
+    if stage.mode == "thoughts":
+        found = generating(teacher, batch_of(teacher, play, stage.micro_batch_size, stage.max_new_tokens))
+    else:
+        rows = _rows(stage, teacher, play, reply, recompute=False)
+        found = scoring(teacher, batch_of(teacher, play, rows, reply), chunk=chunk)
+    return replace(found, weights=found.weights + kept)

@@ -1,0 +1,195 @@
+"""The algorithm at a glance: a run is a list of stages, each a command of its own.
+
+    for k in range(iterations):
+        teacher         = merge(base=checkpoint[0], checkpoints=checkpoint[1:k+1])
+        turns           = rollout(checkpoint[k])
+        guidance        = distill(teacher, turns)
+        checkpoint[k+1] = ppo_step(checkpoint[k], turns, guidance)
+
+`plan` touches no disk, but to read the file of a method of the user's own. `execute.run` executes it and `script.shell` prints
+it, and both give the same artifacts. A stage reads all that it works on from disk: what `run` keeps in memory between stages is
+only what reading it again would give. A stage whose artifact is there already is skipped, so a run that was killed goes on where
+it was.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gtrturbo.config import DistillConfig, PpoStepConfig, RunConfig, SftConfig
+from gtrturbo.config.fields import build, fields
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.plugins import is_outside
+from gtrturbo.runs.method import GAE, Method, teacher_of
+from gtrturbo.runs.methods import check_options, method_of
+from gtrturbo.runs.overrides import ADAPTER, EXPERT, overrides
+from gtrturbo.runs.presets import PRESETS
+from gtrturbo.stages import STAGES
+from gtrturbo.store.artifacts import seed_for
+
+MODES = {"logprobs": "kl", "distributions": "kl", "thoughts": "thoughts"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a run: a stage and its config; `iteration` counts from 1, 0 is before the first."""
+
+    stage: str
+    config: Any
+    iteration: int = 0
+
+
+def plan(config: RunConfig) -> list[Step]:
+    """List the stages of a run in order.
+
+    Raises:
+        GtrTurboError: there is no such method, --set names no such stage or option, or --teacher does not go with the method.
+    """
+    method = method_of(config.method)
+    check_options(method, config)
+    run = _Plan(config, method)
+    steps = [] if config.start else run.warm_start()
+    steps += run.evaluate(0)
+    for k in range(config.iterations):
+        steps += run.merge(k)
+        steps += run.rollout(k)
+        steps += run.distill(k)
+        steps += run.ppo_step(k)
+        steps += run.evaluate(k + 1)
+    guidance, updates = ([step.config for step in steps if step.stage == stage] for stage in ("distill", "ppo-step"))
+    for taught, update in zip(guidance, updates, strict=False):
+        require_distributions(taught, update, "--set distill.top-logprobs=64")
+    return steps
+
+
+class _Plan:
+    """Settings of a run, the names of its artifacts, and its steps."""
+
+    def __init__(self, config: RunConfig, method: Method) -> None:
+        self.config, self.method = config, method
+        self.teacher = teacher_of(method, given=config.teacher is not None)
+        self.preset = PRESETS.get(config.model)
+        self.env = self.preset.env_with(config.env) if self.preset and not is_outside(config.task) else config.env
+        self.chosen = overrides(config.set)
+        self.first = config.start or self.path("checkpoints", 0)
+
+    def path(self, folder: str, k: int) -> Path:
+        return self.config.out / folder / f"{k:04d}"
+
+    def checkpoint(self, k: int) -> Path:
+        return self.path("checkpoints", k) if k else self.first
+
+    def warm_start(self) -> list[Step]:
+        """Lay out init and sft. A built-in model starts from random weights, so its adapter comes after sft, not before."""
+        born, demos, warm = self.config.out / "init", self.config.out / "expert", self.checkpoint(0)
+        late = self.preset and self.config.lora_rank
+        learned = self.config.out / "sft" if late else warm
+        steps = [
+            self.step(
+                "init", 0, out=born, model=self.config.model, lora_rank=0 if late else self.config.lora_rank, **self.texts()
+            ),
+            self.step("rollout", 0, name=EXPERT, out=demos, expert=True, task=self.config.task, env=self.env),
+            self.step("sft", 0, out=learned, checkpoint=born, data=(demos,)),
+        ]
+        if late:
+            rank = self.config.lora_rank
+            steps.append(self.step("init", 0, name=ADAPTER, out=warm, model=str(learned), lora_rank=rank))
+        return steps
+
+    def texts(self) -> dict[str, Any]:
+        """Name the task of the user's own whose words the tokenizer of a built-in model is made of."""
+        return {"task": self.config.task, "env": self.env} if self.preset and is_outside(self.config.task) else {}
+
+    def taken(self, k: int) -> int:
+        """Number the update at which the teacher of update k was made: the last of the interval, or the first of all."""
+        return 0 if self.method.refresh == "never" else k - k % self.config.merge_every
+
+    def merge(self, k: int) -> list[Step]:
+        """Merge the checkpoints that the interval counts, where it is time to; of none yet, a merge is the first checkpoint."""
+        if self.teacher != "merged" or self.taken(k) != k:
+            return []
+        every = self.config.merge_every
+        merged = {"base": self.first, "checkpoints": tuple(self.checkpoint(i) for i in range(every, k + 1, every))}
+        # What was measured of older checkpoints is not measured again.
+        step = self.step("merge", k + 1, out=self.path("teachers", k), **merged, cache=self.config.out / "thresholds")
+        return [step, *self.evaluate_teacher(k)]
+
+    def rollout(self, k: int) -> list[Step]:
+        played = {"task": self.config.task, "env": self.env, "episodes": self.config.episodes}
+        return [self.step("rollout", k + 1, out=self.path("rollouts", k), checkpoint=self.checkpoint(k), **played)]
+
+    def distill(self, k: int) -> list[Step]:
+        """Let the teacher annotate the turns."""
+        if self.teacher == "none":
+            return []
+        teachers = {
+            "merged": self.path("teachers", self.taken(k)),
+            "newest": self.checkpoint(self.taken(k)),
+            "static": self.first,
+            "given": self.config.teacher,
+        }
+        who = {"expert": True} if self.teacher == "expert" else {"teacher": teachers[self.teacher]}
+        how: dict[str, Any] = {"mode": MODES[self.method.annotation], "top_logprobs": self.method.top_logprobs}
+        if how["mode"] == "thoughts" and is_outside(self.config.task):
+            how["task"] = self.config.task  # Code is loaded because the user names it, not because an artifact does.
+        return [self.step("distill", k + 1, out=self.path("guidance", k), rollouts=self.path("rollouts", k), **who, **how)]
+
+    def ppo_step(self, k: int) -> list[Step]:
+        update = {"checkpoint": self.checkpoint(k), "rollouts": self.path("rollouts", k), **self.guided(k)}
+        return [self.step("ppo-step", k + 1, out=self.path("checkpoints", k + 1), **update)]
+
+    def guided(self, k: int) -> dict[str, Any]:
+        """Say what enters the update: the newest scores, or all demos since the start of the run (GTR's DAgger set)."""
+        method = self.method
+        values: dict[str, Any] = {"environment_coef": method.environment}
+        if method.credit != GAE:
+            values["credit"] = method.credit
+        if method.guidance == "imitation":
+            values["demos"] = tuple(self.path("guidance", i) for i in range(k + 1))
+        elif method.guidance != "none":
+            values |= {"scores": self.path("guidance", k), "kl_placement": method.guidance}
+        if method.annotation == "distributions":
+            values["kl_estimator"] = "full"
+        elif method.guidance == "loss":
+            values["kl_estimator"] = "k2"  # Of the estimates from one token alone the one whose gradient is the KL's.
+        return values
+
+    def evaluate(self, k: int) -> list[Step]:
+        """Evaluate a checkpoint at the start, at the end, and every so often."""
+        every, last = self.config.eval_every, self.config.iterations
+        wanted = k in (0, last) or (every and k % every == 0)
+        return [self.evaluation(k, "evals", self.checkpoint(k), iteration=k)] if wanted else []
+
+    def evaluate_teacher(self, k: int) -> list[Step]:
+        """Evaluate a teacher whose newest student was evaluated. That of no checkpoints is the first student itself."""
+        every = self.config.eval_every
+        wanted = self.config.eval_teachers and k and every and k % every == 0
+        return [self.evaluation(k, "teacher-evals", self.path("teachers", k), iteration=k + 1)] if wanted else []
+
+    def evaluation(self, k: int, folder: str, checkpoint: Path, *, iteration: int) -> Step:
+        env = (*self.env, *self.config.eval_env)
+        played = {"task": self.config.task, "env": env, "episodes": self.config.eval_episodes}
+        return self.step("eval", iteration, out=self.path(folder, k), checkpoint=checkpoint, **played)
+
+    def step(self, stage: str, k: int, *, name: str = "", **values: Any) -> Step:
+        """Make one step: what the plan fixes, over the preset of a built-in model, under the user's --set."""
+        kind, name = STAGES[stage].config, name or stage
+        common: dict[str, Any] = {"overwrite": self.config.overwrite}
+        if stage != "merge":  # Which holds no model, and draws nothing unless asked to.
+            common["device"] = self.config.device
+        if stage not in ("eval", "merge"):  # All evaluations of all runs share their deals.
+            common["seed"] = seed_for(self.config.seed, name, k) % 2**31
+        # The paper's cosine falls over the whole run; a built-in model's learning rate stays.
+        whole = {"schedule_updates": self.config.iterations}
+        preset = self.preset.settings(name, self.config.task) if self.preset else whole
+        known = {field.name for field in fields(kind)}
+        settings = {key: value for key, value in (common | preset).items() if key in known}
+        return Step(stage, build(kind, settings | values | self.chosen.get(name, {})), k)
+
+
+def require_distributions(guidance: DistillConfig, update: PpoStepConfig | SftConfig, option: str) -> None:
+    """Refuse before any work an update that needs more of the teacher than distill keeps."""
+    if isinstance(update, PpoStepConfig) and update.scores and update.kl_estimator == "full" and not guidance.top_logprobs:
+        raise GtrTurboError(
+            "--kl-estimator full needs the teacher's most likely tokens, and distill keeps none.", f"add: {option}"
+        )

@@ -1,0 +1,74 @@
+"""A task in numbers, from a few episodes: how long its prompts and replies are, how many turns it takes, and its pictures."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from gtrturbo.tasks.chance import turn_limit
+from gtrturbo.tasks.task import Task, View
+from gtrturbo.tasks.texts import words
+
+# Text is counted as one token per so many characters, which is more than tokenizers of large vocabularies make of it.
+CHARACTERS_PER_TOKEN = 3
+TEMPLATE_TOKENS = 16
+SAMPLED_EPISODES = 16
+# Bytes of a row of turns.jsonl besides prompt and reply.
+ROW = 800
+# Characters of a reply where no expert shows one.
+REPLY = 200
+
+
+@dataclass(frozen=True)
+class Play:
+    """A task in numbers: tokens of a prompt without and of its picture, of a true reply; turns per episode; bytes per turn."""
+
+    text: int
+    picture: tuple[int, int]
+    reply: int
+    turns: float
+    row: int
+    png: float
+
+
+def sample(task: Task) -> Play:
+    """Play a few episodes with random actions, and look at prompts, pictures and the expert's replies."""
+    env, rng = task.make(), np.random.default_rng(0)
+    prompts, replies, turns = [], [], 0
+    pictures: dict[bytes, int] = {}
+    shape = (0, 0)
+    for episode in range(SAMPLED_EPISODES):
+        observation, info = env.reset(seed=episode)
+        for _ in range(turn_limit(task, env)):
+            known = task.know(env, observation, info)
+            prompt = task.prompt(View(observation, known, render=env.render))
+            prompts.append(sum(map(len, words(prompt))))
+            replies.append(len(task.expert_reply(known)) if task.expert else REPLY)
+            for picture in prompt.images:
+                pictures[picture.tobytes()] = _png(picture)
+                shape = picture.shape[:2]
+            turns += 1
+            allowed = task.allowed(known)
+            action = allowed[int(rng.integers(len(allowed)))]
+            observation, _, terminated, truncated, info = env.step(task.given(action, known))
+            if terminated or truncated:
+                break
+    return Play(
+        text=TEMPLATE_TOKENS + _tokens(max(prompts)),
+        picture=shape,
+        reply=_tokens(max(replies)),
+        turns=turns / SAMPLED_EPISODES,
+        row=ROW + max(prompts) + max(replies),
+        png=sum(pictures.values()) / turns,
+    )
+
+
+def _tokens(characters: int) -> int:
+    return -(-characters // CHARACTERS_PER_TOKEN)
+
+
+def _png(picture: np.ndarray) -> int:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "png")
+    return file.tell()

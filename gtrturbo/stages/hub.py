@@ -1,0 +1,164 @@
+"""What all stages have in common: run one unless its artifact is there, and say what an artifact is made from."""
+
+import importlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from gtrturbo.config.fields import absent_knobs, input_paths, knobs, seams
+from gtrturbo.distributed.processes import Alone, group, working_in, world
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.plugins import is_outside, load
+from gtrturbo.stages.table import STAGES, Stage, resumable_files
+from gtrturbo.store.artifacts import (
+    Draft,
+    Provenance,
+    Result,
+    artifact_id,
+    finished,
+    pruned_files,
+    remake_command,
+)
+from gtrturbo.tasks.loading import KIND as TASK
+from gtrturbo.tasks.loading import canonical_name
+
+
+def execute(config: Any) -> Result:
+    """Run the stage that a config belongs to, unless its artifact is there already.
+
+    Under torchrun all processes call this with the same config and get the same result; an error in one ends all.
+    """
+    stage = _stage(config)
+    with stage.inside(config):
+        return _execute(stage, stage.resolve(config))
+
+
+def _execute(stage: Stage, config: Any) -> Result:
+    if world().size == 1:
+        return _finished(config) or _run(config)
+    with importlib.import_module("gtrturbo.distributed.collectives").together():
+        if result := _by_the_first(_finished, config):
+            return result
+        done = _run(config) if stage.shared else _by_the_first(_run, config)
+        assert done is not None
+        return done
+
+
+def preview(config: Any) -> str:
+    """Say what a stage would read and write, without doing it."""
+    stage = _stage(config)
+    return importlib.import_module(stage.module).preview(stage.resolve(config))
+
+
+def _run(config: Any) -> Result:
+    _require_unpruned(config)
+    return importlib.import_module(_stage(config).module).run(config)
+
+
+def existing(config: Any) -> Result | None:
+    """Return the artifact of a config if exactly this work made it, None if it is still to be made.
+
+    Raises:
+        GtrTurboError: something else is there; names the first difference.
+    """
+    stage = _stage(config)
+    with stage.inside(config):
+        return _finished(stage.resolve(config))
+
+
+def _finished(config: Any) -> Result | None:
+    if config.overwrite or (_stage(config).beside and not config.out.exists()):
+        return None
+    return finished(config.out, provenance(config))
+
+
+def _by_the_first(work: Callable[[Any], Result | None], config: Any) -> Result | None:
+    """Let the first process of the group do it alone, and tell the others what came of it."""
+    told = None
+    if group().world.first:
+        with working_in(Alone()):
+            result = work(config)
+        told = [result.id, result.metrics] if result else None
+    told = group().broadcast(told)
+    return Result(out=config.out, id=told[0], metrics=told[1]) if told else None
+
+
+def _require_unpruned(config: Any) -> None:
+    """Refuse to work on files that a run threw away, but for those that only another stage goes on from."""
+    others = tuple(name for name in resumable_files() if name not in _stage(config).resumes)
+    for path in read_by(config):
+        gone = [name for name in pruned_files(path) if not name.startswith(others)]
+        if gone:
+            raise GtrTurboError(
+                f"{', '.join(gone)} of {path} was pruned, and {stage_of(config)} reads it.",
+                f"make it again with: {remake_command(path)}",
+            )
+
+
+def read_by(config: Any) -> list[Path]:
+    """List the artifacts that a stage reads, the folder of another model that init starts from among them."""
+    listed = [value if isinstance(value, tuple) else (value,) for value in input_paths(config).values()]
+    return [*(path for paths in listed for path in paths), *_stage(config).folders(config).values()]
+
+
+def stage_of(config: Any) -> str:
+    """Name the stage that a config belongs to."""
+    return next(name for name, stage in STAGES.items() if stage.config is type(config))
+
+
+def _stage(config: Any) -> Stage:
+    return STAGES[stage_of(config)]
+
+
+def provenance(config: Any, identify: Callable[[Path], str] = artifact_id) -> Provenance:
+    """Take the ids of a stage's inputs and its knobs, before the work starts.
+
+    Args:
+        identify: gives the id of an input; of several it is called by several threads.
+
+    Raises:
+        GtrTurboError: an input is missing, or code of the user's own cannot be imported.
+    """
+    stage, chosen = _stage(config), knobs(config)
+    inputs = {name: _ids(value, identify) for name, value in input_paths(config).items()}
+    for name, ids in stage.held(config).items():
+        inputs[name] = [*ids, *(identity for identity in inputs.get(name, []) if identity not in ids)]
+    for name, folder in stage.folders(config).items():
+        inputs[name], chosen[name] = artifact_id(folder), "folder"
+    plugins = {}
+    for name, (kind, value) in seams(config).items():
+        if is_outside(value):
+            plugin = load(kind, value)
+            plugins[name] = {"name": plugin.name, "sha256": plugin.sha256}
+        if name in chosen:
+            chosen[name] = canonical(kind, value)
+    return Provenance(
+        stage=stage_of(config),
+        kind=stage.kind(config),
+        config=chosen,
+        inputs=inputs,
+        plugins=plugins,
+        absent=absent_knobs(type(config)),
+    )
+
+
+def canonical(kind: str, name: str) -> str:
+    """Return the one name by which a manifest calls what a user may call by several; of a file no folder."""
+    if kind == TASK:
+        return canonical_name(name)
+    return load(kind, name).name if is_outside(name) else name
+
+
+def _ids(value: Path | tuple[Path, ...], identify: Callable[[Path], str]) -> Any:
+    if not isinstance(value, tuple):
+        return identify(value)
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(identify, value))
+
+
+def done(draft: Draft) -> Result:
+    """Return what a finished draft became."""
+    if draft.result is None:
+        raise ValueError("the artifact is not finished.")
+    return draft.result

@@ -1,0 +1,97 @@
+"""What each stage is: its config, what it writes, what it reads, how its config resolves."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gtrturbo.config import DistillConfig, EvalConfig, InitConfig, MergeConfig, PpoStepConfig, RolloutConfig, SftConfig
+from gtrturbo.models.sizes import BUILT_IN
+from gtrturbo.stages.resolve import held_checkpoints, remembered_hashes, with_base
+from gtrturbo.store.artifacts import OPTIMIZER
+
+Identify = Callable[[Path], str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        config: its class of settings.
+        module: has `run(config) -> Result`, and may have `preview(config) -> str`.
+        kind: of the artifact that it writes, of a config.
+        shared: several processes do it together; else the first does it, and the others wait for what comes out.
+        resolve: fills in what its config leaves open.
+        inside: what has to be in place while its inputs are identified and it works.
+        beside: the inputs are identified beside the work, which therefore begins without asking whether it is done.
+        folders: what it reads besides the inputs that its config names, by the name that the manifest gives it.
+        held: ids that count as inputs although their folders may be gone, by name.
+        resumes: files of its inputs, by how their names begin, that it alone goes on from.
+        fetches: whether it may ask the network for a model.
+    """
+
+    config: type
+    module: str
+    kind: Callable[[Any], str]
+    shared: bool = True
+    resolve: Callable[[Any], Any] = lambda config: config
+    inside: Callable[[Any], AbstractContextManager[Any]] = lambda config: nullcontext()
+    beside: bool = False
+    folders: Callable[[Any], dict[str, Path]] = lambda config: {}
+    held: Callable[[Any], dict[str, list[str]]] = lambda config: {}
+    resumes: tuple[str, ...] = ()
+    fetches: Callable[[Any], bool] = lambda config: False
+
+
+def _writes(kind: str) -> Callable[[Any], str]:
+    return lambda config: kind
+
+
+def _model_folder(config: InitConfig) -> dict[str, Path]:
+    """A folder counts by its content; of a name that is built in there may be one, too, and it is not meant."""
+    folder = Path(config.model)
+    return {"model": folder} if config.model not in BUILT_IN and folder.is_dir() else {}
+
+
+def _names_a_model(config: MergeConfig) -> bool:
+    return bool(config.recipe or (config.base and not config.base.exists()))
+
+
+STAGES = {
+    "init": Stage(
+        config=InitConfig,
+        module="gtrturbo.stages.init",
+        kind=_writes("checkpoint"),
+        shared=False,
+        folders=_model_folder,
+        fetches=lambda config: True,
+    ),
+    "sft": Stage(config=SftConfig, module="gtrturbo.stages.sft", kind=_writes("checkpoint")),
+    "rollout": Stage(config=RolloutConfig, module="gtrturbo.stages.rollout", kind=_writes("turns")),
+    "distill": Stage(
+        config=DistillConfig,
+        module="gtrturbo.stages.distill",
+        kind=lambda config: "scores" if config.mode == "kl" else "demos",
+    ),
+    "ppo-step": Stage(config=PpoStepConfig, module="gtrturbo.stages.ppo_step", kind=_writes("checkpoint"), resumes=(OPTIMIZER,)),
+    "merge": Stage(
+        config=MergeConfig,
+        module="gtrturbo.stages.merge",
+        kind=_writes("checkpoint"),
+        shared=False,
+        resolve=with_base,
+        inside=remembered_hashes,
+        beside=True,
+        held=held_checkpoints,
+        fetches=_names_a_model,
+    ),
+    "eval": Stage(config=EvalConfig, module="gtrturbo.stages.eval", kind=_writes("evaluation")),
+}
+
+
+def resumable_files() -> Iterator[str]:
+    """Name how the files begin that one stage alone goes on from."""
+    for stage in STAGES.values():
+        yield from stage.resumes

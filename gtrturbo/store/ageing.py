@@ -1,0 +1,34 @@
+"""Manifests of earlier versions, read as if this one had written them: names that changed since, and settings that are gone.
+
+The file itself, and so its id, stays as it is.
+"""
+
+from typing import Any
+
+# By what a knob was called: what it is called now.
+KNOBS = {"illegal": "on_invalid_reply", "novice": "random_expert_share", "only": "include"}
+VALUES = {("mode", "sft"): "thoughts"}
+# Knobs that are gone, with the value at which they changed nothing.
+GONE = {"compat": "none"}
+METRICS = {
+    "mismatch_mean": "sampler_trainer_gap_mean",
+    "mismatch_max": "sampler_trainer_gap_max",
+    "mismatch_kl": "sampler_trainer_gap_kl",
+    "importance_effective": "effective_sample_size",
+}
+
+
+def upgraded(manifest: Any) -> Any:
+    """Return what stage.json holds, with the names of this version."""
+    if not isinstance(manifest, dict):
+        return manifest
+    config, metrics = manifest.get("config"), manifest.get("metrics")
+    changed: dict[str, Any] = {"config": _knobs(config)} if isinstance(config, dict) else {}
+    if isinstance(metrics, dict):
+        changed["metrics"] = {METRICS.get(name, name): value for name, value in metrics.items()}
+    return manifest | changed
+
+
+def _knobs(config: dict[str, Any]) -> dict[str, Any]:
+    named = {KNOBS.get(name, name): value for name, value in config.items() if GONE.get(name, ...) != value}
+    return {name: VALUES.get((name, value), value) if isinstance(value, str) else value for name, value in named.items()}

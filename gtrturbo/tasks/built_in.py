@@ -1,0 +1,116 @@
+"""The games as tasks: which there are, and how each is made from its options."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from gtrturbo.tasks.games import blackjack, ezpoints, numberline, points24
+from gtrturbo.tasks.options import Option
+from gtrturbo.tasks.task import ChatPrompt, Info, Task, View, ask
+
+Options = Mapping[str, Any]
+CHEAPEST = {"image": "tiny"}
+
+
+@dataclass(frozen=True)
+class Game:
+    """What a game module gives to its task."""
+
+    env_id: str
+    settings: Mapping[str, Option]
+    reads: tuple[str, ...]
+    actions: Callable[[Options], tuple[str, ...]]
+    max_turns: Callable[[Options], int]
+    prompt: Callable[[Info, Options], str]
+    truth: Callable[[Info, Options], dict[str, Any]]
+    expert: Callable[[Info, Options], tuple[str, str]]
+    random_expert: Callable[[Info, Options, np.random.Generator], tuple[str, str]]
+
+
+GAMES = {
+    "numberline": Game(
+        env_id="gtrturbo/NumberLine-v0",
+        settings=numberline.OPTIONS,
+        reads=("current number", "target number"),
+        actions=lambda options: numberline.ACTIONS,
+        max_turns=lambda options: options["horizon"],
+        prompt=numberline.prompt,
+        truth=numberline.truth,
+        expert=numberline.expert,
+        random_expert=numberline.random_expert,
+    ),
+    "ezpoints": Game(
+        env_id="gtrturbo/EZPoints-v0",
+        settings=ezpoints.OPTIONS,
+        reads=("cards", "formula"),
+        actions=lambda options: ezpoints.RULES.actions(options["face_cards_as_10"]),
+        max_turns=lambda options: ezpoints.RULES.limit + 2,
+        prompt=ezpoints.prompt,
+        truth=ezpoints.truth,
+        expert=ezpoints.expert,
+        random_expert=ezpoints.random_expert,
+    ),
+    "blackjack": Game(
+        env_id="gtrturbo/Blackjack-v0",
+        settings=blackjack.OPTIONS,
+        reads=("player total", "dealer card"),
+        actions=lambda options: blackjack.ACTIONS,
+        max_turns=lambda options: blackjack.MAX_TURNS,
+        prompt=blackjack.prompt,
+        truth=blackjack.truth,
+        expert=blackjack.expert,
+        random_expert=blackjack.random_expert,
+    ),
+    "points24": Game(
+        env_id="gtrturbo/Points24-v0",
+        settings=points24.OPTIONS,
+        reads=("cards", "formula"),
+        actions=lambda options: points24.RULES.actions(options["face_cards_as_10"]),
+        max_turns=lambda options: points24.RULES.limit + 2,
+        prompt=points24.prompt,
+        truth=points24.truth,
+        expert=points24.expert,
+        random_expert=points24.random_expert,
+    ),
+}
+TASKS = tuple(GAMES)
+
+
+def game_task(name: str, options: Options) -> Task:
+    """Make the task of a game; `options` are all keyword arguments of its environment."""
+    game = GAMES[name]
+
+    def prompt(view: View) -> ChatPrompt:
+        return ask(game.prompt(view.info, options), view.picture)
+
+    return Task(
+        name=name,
+        make=partial(_make, game.env_id, options),
+        blind=partial(_make, game.env_id, {**options, **CHEAPEST}),
+        prompt=prompt,
+        actions=game.actions(options),
+        reads=game.reads,
+        truth=lambda info: game.truth(info, options),
+        expert=lambda info: game.expert(info, options),
+        random_expert=lambda info, rng: game.random_expert(info, options, rng),
+        max_turns=game.max_turns(options),
+        options=options,
+    )
+
+
+def _make(env_id: str, options: Options) -> gym.Env:
+    return gym.make(env_id, disable_env_checker=True, **options)
+
+
+def game_ids() -> dict[str, str]:
+    """Return the games' names by what else they are called: their environments' ids, in lower case."""
+    return {game.env_id.lower(): name for name, game in GAMES.items()}
+
+
+def settings_of(name: str) -> Sequence[str]:
+    """List the options of a game."""
+    return tuple(GAMES[name].settings)

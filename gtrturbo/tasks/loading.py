@@ -1,0 +1,101 @@
+"""From what a user writes to a task: a built-in name or environment id, or code of their own, with options `key=value`."""
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.plugins import find, is_outside, load
+from gtrturbo.tasks.built_in import GAMES, TASKS, game_ids, game_task
+from gtrturbo.tasks.options import Choice, Number, Option, Switch, Text, Whole, default, read_option
+from gtrturbo.tasks.task import Task
+
+KIND = "task"
+ANY_WHOLE = 1 << 53
+
+
+def canonical_name(name: str) -> str:
+    """Return the one name under which manifests know a task: of a game its own, whatever it was called; of a file no folder."""
+    if is_outside(name):
+        return load(KIND, name).name
+    return game_ids().get(name.lower(), name.lower())
+
+
+def load_task(name: str, options: Sequence[str] = ()) -> Task:
+    """Return a task by its name, environment id, or place in the user's code, with settings written `key=value`.
+
+    What a file holds under the name is a `Task`, or a function with typed keyword arguments that makes one.
+
+    Raises: GtrTurboError: an unknown task, key or value; the alternatives are listed.
+    """
+    if is_outside(name):
+        return _own_task(name, load(KIND, name).value, options)
+    known = canonical_name(name)
+    if known not in GAMES:
+        find(KIND, name, dict.fromkeys(TASKS))
+    return game_task(known, read_options(known, options, GAMES[known].settings))
+
+
+def _own_task(name: str, found: Any, options: Sequence[str]) -> Task:
+    if isinstance(found, Task):
+        read_options(found.name, options, {})
+        return found
+    if not callable(found) or isinstance(found, type):
+        raise GtrTurboError(
+            f"{name} is {_called(found)}, not a Task.", "make one of gtrturbo.tasks.Task, or a function that does."
+        )
+    made = found(**read_options(name, options, options_of(name, found)))
+    if not isinstance(made, Task):
+        raise GtrTurboError(f"{name} made {_called(made)}, not a Task.", "return a gtrturbo.tasks.Task.")
+    return made
+
+
+def _called(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+
+
+def read_options(task: str, texts: Sequence[str], settings: Mapping[str, Option]) -> dict[str, Any]:
+    """Return a value for every option of a task: what the texts `key=value` say, else its default.
+
+    Raises: GtrTurboError: an unknown key, or a value that the option cannot have.
+    """
+    values: dict[str, Any] = {key: default(option) for key, option in settings.items()}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or key not in settings:
+            wrong = f"{task} has no option {key!r}." if equals else f"{text!r} is not of the form key=value."
+            raise GtrTurboError(wrong, f"its options are: {', '.join(settings) or 'none'}.")
+        values[key] = read_option(key, value, settings[key])
+    return values
+
+
+def options_of(name: str, function: Callable[..., Any]) -> dict[str, Option]:
+    """Read the options of a task off the keyword arguments of the function that makes it.
+
+    Raises: GtrTurboError: an argument has no default, or is of a kind that no text can be read as.
+    """
+    hints = typing.get_type_hints(function)
+    return {
+        each.name: _option(name, each.name, hints.get(each.name, type(each.default)), each.default)
+        for each in inspect.signature(function).parameters.values()
+    }
+
+
+def _option(task: str, name: str, kind: Any, value: Any) -> Option:
+    if value is inspect.Parameter.empty:
+        raise GtrTurboError(f"{task} has an argument {name} without a default.", "give it one: it is what --env NAME=… replaces.")
+    if typing.get_origin(kind) is Literal:
+        words = typing.get_args(kind)
+        return Choice((value, *(word for word in words if word != value)))
+    if kind is bool:
+        return Switch(value)
+    if kind is int:
+        return Whole(value, -ANY_WHOLE, ANY_WHOLE)
+    if kind is float:
+        return Number(value)
+    if kind is str:
+        return Text(value)
+    raise GtrTurboError(
+        f"{task} has an argument {name} of a kind that cannot be written.", "use int, float, bool, str or Literal."
+    )

@@ -1,0 +1,208 @@
+"""Methods as records: what the table says, what cannot be said, and a record from the user's own file."""
+
+import ast
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from parsed import parsed
+from small_runs import run_config
+from typer.testing import CliRunner
+
+import gtrturbo
+from gtrturbo.cli import app
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.runs.method import Method, teacher_of
+from gtrturbo.runs.methods import METHODS, method_of
+from gtrturbo.runs.plan import plan
+from gtrturbo.runs.script import shell
+
+PACKAGE = Path(gtrturbo.__file__).parent
+NEWEST = Path(__file__).parents[1] / "plugins" / "newest_loss_method.py"
+OWN = f"{NEWEST}:METHOD"
+
+
+# The table
+
+
+def test_turbo_loss_is_turbo_kl_with_the_kl_of_distributions_as_a_loss():
+    told = ("ppo-step.kl-estimator=full", "distill.top-logprobs=512", "ppo-step.kl-placement=loss")
+    assert plan(run_config(method="turbo-loss", merge_every=2)) == plan(run_config(method="turbo-kl", merge_every=2, set=told))
+    assert plan(run_config(method="turbo-loss")) != plan(run_config(method="turbo-kl"))
+
+
+def test_what_a_method_says_may_be_set_otherwise():
+    steps = plan(run_config(method="turbo-loss", set=("ppo-step.kl-estimator=k2", "distill.top-logprobs=0")))
+    assert {step.config.kl_estimator for step in steps if step.stage == "ppo-step"} == {"k2"}
+    with pytest.raises(GtrTurboError, match="distill keeps none"):
+        plan(run_config(method="turbo-loss", set=("distill.top-logprobs=0",)))
+
+
+def test_a_method_of_every_teacher_is_planned(monkeypatch):
+    """A record that is in no table decides the plan by its fields alone."""
+    taught = {
+        "merged": ["teachers/0000", "teachers/0001"],
+        "newest": ["checkpoints/0000", "checkpoints/0001"],
+        "static": ["checkpoints/0000", "checkpoints/0000"],
+        "given": ["big", "big"],
+    }
+    for teacher, expected in taught.items():
+        method = Method(summary="", teacher=teacher, annotation="logprobs", guidance="advantage", environment=0.5)
+        monkeypatch.setitem(METHODS, "mine", method)
+        given = {"teacher": Path("big")} if teacher == "given" else {}
+        steps = plan(run_config(method="mine", **given))
+        found = [step.config.teacher.as_posix().removeprefix("r/") for step in steps if step.stage == "distill"]
+        assert found == expected
+        updates = [step.config for step in steps if step.stage == "ppo-step"]
+        assert {(update.kl_placement, update.environment_coef) for update in updates} == {("advantage", 0.5)}
+        assert ("merge" in {step.stage for step in steps}) == (teacher == "merged")
+
+
+@pytest.mark.parametrize(("teacher", "expected"), [("merged", ["teachers/0000"] * 3), ("newest", ["checkpoints/0000"] * 3)])
+def test_a_teacher_that_is_never_made_anew_is_that_of_the_first_update(monkeypatch, teacher, expected):
+    method = Method(summary="", teacher=teacher, annotation="logprobs", guidance="reward", refresh="never")
+    monkeypatch.setitem(METHODS, "mine", method)
+    steps = plan(run_config(method="mine", iterations=3))
+    assert [step.config.teacher.as_posix().removeprefix("r/") for step in steps if step.stage == "distill"] == expected
+    assert [step.config.checkpoints for step in steps if step.stage == "merge"] == ([()] if teacher == "merged" else [])
+    with pytest.raises(GtrTurboError, match="merges no teachers"):
+        plan(run_config(method="mine", merge_every=2))
+
+
+def test_the_kl_of_single_tokens_as_a_loss_is_the_one_whose_gradient_is_the_kls(monkeypatch):
+    monkeypatch.setitem(METHODS, "mine", Method(summary="", teacher="static", annotation="logprobs", guidance="loss"))
+    updates = [step.config for step in plan(run_config(method="mine")) if step.stage == "ppo-step"]
+    assert {(update.kl_placement, update.kl_estimator) for update in updates} == {("loss", "k2")}
+
+
+def test_a_method_whose_expert_teaches_takes_no_other_teacher(monkeypatch):
+    method = Method(summary="", teacher="expert", annotation="thoughts", guidance="imitation")
+    monkeypatch.setitem(METHODS, "mine", method)
+    assert {step.config.expert for step in plan(run_config(method="mine")) if step.stage == "distill"} == {True}
+    with pytest.raises(GtrTurboError, match="--method mine brings its own teacher"):
+        plan(run_config(method="mine", teacher=Path("big")))
+
+
+def test_a_given_teacher_falls_back_to_what_the_record_says():
+    assert [teacher_of(METHODS[name], given=False) for name in ("gtr", "static-kl", "opd")] == ["expert", "static", "none"]
+    assert {teacher_of(METHODS[name], given=True) for name in ("gtr", "static-kl", "opd")} == {"given"}
+    assert teacher_of(METHODS["turbo-kl"], given=True) == "merged"
+
+
+def test_credit_is_handed_to_the_update_where_it_is_not_the_default(monkeypatch):
+    monkeypatch.setitem(METHODS, "mine", Method(summary="", credit="group"))
+    try:
+        updates = [step.config for step in plan(run_config(method="mine")) if step.stage == "ppo-step"]
+    except GtrTurboError as error:
+        assert error.what == "unknown setting credit."  # Where ppo-step has no such option, nothing is dropped in silence.
+    else:
+        assert {update.credit for update in updates} == {"group"}
+
+
+def test_no_other_file_of_the_package_compares_names_of_methods():
+    found = []
+    for file in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            parts = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+            texts = [text.value for part in parts for text in ast.walk(part) if isinstance(text, ast.Constant)]
+            found += [f"{file.name}:{node.lineno}: {text}" for text in texts if text in METHODS]
+    assert found == []
+
+
+# What cannot be said
+
+
+TAUGHT = {"summary": "", "teacher": "merged", "annotation": "logprobs", "guidance": "reward"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"teacher": "wise"}, "teacher must be one of none, merged, static, newest, given, expert, got wise."),
+        ({"annotation": "grades"}, "annotation must be one of none, logprobs, distributions, thoughts, got grades."),
+        ({"guidance": "hope"}, "guidance must be one of none, reward, advantage, return, loss, imitation, got hope."),
+        ({"refresh": "sometimes"}, "refresh must be one of every, never, got sometimes."),
+        ({"environment": -1.0}, "environment must be in [0, ∞), got -1.0."),
+        ({"environment": "all"}, "environment of a method must be a number, got 'all'."),
+        ({"credit": 3}, "credit of a method must be text, got 3."),
+        ({"teacher": "none"}, "annotation logprobs without a teacher."),
+        ({"annotation": "none", "guidance": "none"}, "teacher merged annotates nothing."),
+        ({"guidance": "imitation"}, "guidance imitation is not made of annotation logprobs."),
+        ({"guidance": "none"}, "guidance none is not made of annotation logprobs."),
+        ({"annotation": "thoughts"}, "guidance reward is not made of annotation thoughts."),
+        ({"teacher": "expert"}, "a scripted expert has no log-probs."),
+        ({"teacher": "given", "fallback": "expert"}, "a scripted expert has no log-probs."),
+        ({"fallback": "static"}, "fallback static beside teacher merged."),
+        ({"annotation": "distributions"}, "top_logprobs 0 with annotation distributions."),
+        ({"top_logprobs": 8}, "top_logprobs 8 with annotation logprobs."),
+        ({"teacher": "none", "annotation": "none", "guidance": "none", "environment": 0.0}, "environment 0 without a teacher"),
+    ],
+)
+def test_a_record_that_cannot_be_is_refused_by_its_field(changed, told):
+    with pytest.raises(GtrTurboError) as error:
+        Method(**(TAUGHT | changed))  # type: ignore[arg-type]
+    assert error.value.what.startswith(told)
+
+
+# One of the user's own
+
+
+def test_a_method_of_the_users_own_prints_its_shell():
+    result = CliRunner().invoke(app, ["run", "--out", "r", "--iterations", "2", "--method", OWN, "--dry-run"])
+    assert (result.exit_code, result.stderr) == (0, "")
+    lines = [line for line in result.stdout.splitlines() if line.startswith("gtrturbo")]
+    assert lines == shell(plan(run_config(method=OWN))).splitlines()[2:]
+    taught = [parsed(line) for line in lines if line.startswith("gtrturbo distill")]
+    assert [(config.teacher.as_posix(), config.top_logprobs) for config in taught] == [
+        ("r/checkpoints/0000", 16),
+        ("r/checkpoints/0001", 16),
+    ]
+    updates = [parsed(line) for line in lines if line.startswith("gtrturbo ppo-step")]
+    assert {(update.kl_estimator, update.kl_placement) for update in updates} == {("full", "loss")}
+
+
+def test_a_method_is_found_in_a_module_too(monkeypatch):
+    monkeypatch.syspath_prepend(NEWEST.parent)
+    assert method_of("newest_loss_method:METHOD") == method_of(OWN)
+
+
+def refused(*words: str) -> list[str]:
+    result = CliRunner().invoke(app, ["run", "--out", "r", *words])
+    assert (result.exit_code, result.stdout) == (2, "")
+    return result.stderr.splitlines()
+
+
+def test_an_unknown_method_is_refused_before_anything_else():
+    what, fix = refused("--method", "turbo-k", "--set", "nonsense", "--dry-run")
+    assert what == "there is no method 'turbo-k'."
+    assert (
+        fix.startswith("did you mean turbo-kl") and "built in: ppo, turbo-kl, turbo-sft, turbo-loss, gtr, opd, static-kl" in fix
+    )
+
+
+def test_what_is_no_method_is_refused_by_what_it_is(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def method():\n    pass\n\n\nTABLE = {}\n")
+    for name, told in (("method", "function"), ("TABLE", "dict")):
+        what, fix = refused("--method", f"{file}:{name}")
+        assert what == f"{file}:{name} is a {told}, not a Method."
+        assert "from gtrturbo.runs.methods import Method" in fix
+
+
+def test_a_record_that_cannot_be_names_the_users_own_line(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("from gtrturbo.runs.methods import Method\n\nMETHOD = Method(summary='', teacher='wise')\n")
+    [what] = refused("--method", f"{file}:METHOD")
+    assert what == f"{file} line 3: teacher must be one of none, merged, static, newest, given, expert, got wise."
+
+
+def test_the_help_says_a_sentence_of_every_method(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    told = " ".join(CliRunner().invoke(app, ["run", "--help"]).stdout.split())
+    assert [name for name, method in METHODS.items() if f"{name}: {method.summary}" not in told] == []
+
+
+def test_records_can_be_changed_as_any_dataclass():
+    assert replace(METHODS["turbo-kl"], guidance="return").guidance == "return"
+    with pytest.raises(GtrTurboError):
+        replace(METHODS["turbo-kl"], guidance="imitation")
