@@ -23,8 +23,8 @@ class MergeConfig(StageConfig):
     ] = None
     method: Annotated[
         str,
-        "How checkpoints become one: a name of the table in gtrturbo/merging/methods.py, ties as in the paper, or a rule of your own, "
-        "as package.module:NAME or path/to/file.py:NAME.",
+        "How checkpoints become one, ties as in the paper: a name of the table in gtrturbo/merging/methods.py, or a rule of your "
+        "own, as package.module:NAME or path/to/file.py:NAME.",
         Seam("merge rule"),
     ] = "ties"
     weights: Annotated[

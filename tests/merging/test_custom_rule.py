@@ -1,5 +1,6 @@
 """A merge rule of the user's own: found by name, run on tiles, checked, and refused where it does not go."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -65,6 +66,20 @@ def test_threads_tiles_and_shards_do_not_change_its_bytes(folders, family, monke
     tiled = folders.merge(*others, base=base, method=MEDIAN, threads=3)
     assert content(one) == content(four) == content(tiled)
     assert (one / "stage.json").read_bytes() == (four / "stage.json").read_bytes()
+
+
+def test_the_manifest_names_the_rule_by_its_text_wherever_it_lies(folders, family, tmp_path):
+    base, others = family(3)
+    text = Path(MEDIAN.rpartition(":")[0]).read_bytes()
+    outs = []
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "median_rule.py").write_bytes(text)
+        outs.append(folders.merge(*others, base=base, method=f"{tmp_path}/{folder}/median_rule.py:median"))
+    assert (outs[0] / "stage.json").read_bytes() == (outs[1] / "stage.json").read_bytes()
+    manifest = read_manifest(outs[0])
+    assert manifest.config["method"] == "median_rule.py:median"
+    assert manifest.plugins == {"method": {"name": "median_rule.py:median", "sha256": hashlib.sha256(text).hexdigest()}}
 
 
 def test_adapters_merge_in_the_space_of_what_they_stand_for(folders, model):  # noqa: F811
