@@ -66,9 +66,9 @@ arm-linear = $(turbo) --set merge.method=linear
 arm-ema-0.5 = $(turbo) --set merge.weights=ema:0.5
 arm-every-2 = $(turbo) --merge-every 2
 arm-every-5 = $(turbo) --merge-every 5
-arm-release-merge = $(turbo) --set merge.compat=release
+arm-release-merge = $(turbo) --set merge.method=release.py:MERGE
 arm-release-kl = $(turbo) --set distill.compat=release --set ppo-step.kl-placement=return
-arm-release = $(turbo) --set merge.compat=release --set distill.compat=release --set ppo-step.kl-placement=return
+arm-release = $(turbo) --set merge.method=release.py:MERGE --set distill.compat=release --set ppo-step.kl-placement=return
 
 # Merges of the same checkpoints of `merged-arm`, 1 … K, beside the teacher of its own; only every N-th where `every` says so.
 merge-ties :=
