@@ -19,6 +19,8 @@ from gtrturbo.config.fields import Field, Role, build, fields
 from gtrturbo.console import stderr
 from gtrturbo.distributed.processes import world
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.merging.methods import METHODS as MERGE_METHODS
+from gtrturbo.merging.methods import method_of
 from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.plugins import explained
 from gtrturbo.runs.methods import METHODS
@@ -230,8 +232,10 @@ def _root(
     pass
 
 
+_VERIFY = {"merge": lambda config: method_of(config.method)}
+_BUILT_IN = {"merge": {"method": {name: method.summary for name, method in MERGE_METHODS.items()}}}
 for _name in ORDER:
-    add_command(_name, STAGES[_name].config, run_stage)
+    add_command(_name, STAGES[_name].config, run_stage, verify=_VERIFY.get(_name), built_in=_BUILT_IN.get(_name))
 add_command(
     "run",
     RunConfig,

@@ -23,8 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gtrturbo.merging.sources import narrow
-from gtrturbo.store.safetensors_files import Files, header_of, read_layout, read_tensor, widen
+from gtrturbo.merging.parts import narrow
+from gtrturbo.store.open_files import Files, read_tensor, widen
+from gtrturbo.store.safetensors_files import header_of, read_layout
 
 # hidden, layers, intermediate, vocabulary, key-value width: Qwen2.5's shapes, small for a quick look.
 SHAPES = {

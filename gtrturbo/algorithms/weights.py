@@ -1,6 +1,7 @@
 """How much each checkpoint counts."""
 
 import math
+from collections.abc import Sequence
 
 from gtrturbo.errors import GtrTurboError
 
@@ -54,3 +55,9 @@ def _number(text: str, spec: str) -> float:
         return float(text)
     except ValueError:
         raise GtrTurboError(f"weights must be sma, ema:ALPHA or numbers such as 0.2,0.8, got {spec}.") from None
+
+
+def selected_shares(squares: Sequence[float]) -> list[float]:
+    """Return the weights of SCE's checkpoints: shares of the squared norm of what was selected; equal where nothing moved."""
+    total = math.fsum(squares)
+    return [square / total for square in squares] if total > 0 else [1.0] * len(squares)

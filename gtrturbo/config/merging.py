@@ -4,14 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from gtrturbo.config.common import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, RELEASE, StageConfig
-from gtrturbo.config.fields import EachBetween, Role
-from gtrturbo.errors import GtrTurboError
-
-MergeMethod = Literal[
-    "ties", "linear", "task-arithmetic", "dare-linear", "dare-ties", "breadcrumbs", "slerp", "nuslerp", "multislerp",
-    "model-stock", "sce",
-]  # fmt: skip
+from gtrturbo.config.common import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, StageConfig
+from gtrturbo.config.fields import EachBetween, Role, Seam
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +22,10 @@ class MergeConfig(StageConfig):
         Role.INPUT,
     ] = None
     method: Annotated[
-        MergeMethod,
-        "ties (the paper's): trim, elect signs, average. linear: weighted mean. task-arithmetic: weighted sum. dare-linear, "
-        "dare-ties: drop entries at random first. breadcrumbs: drop the smallest and the largest. slerp, nuslerp (two), "
-        "multislerp: along spheres. model-stock: towards the centre. sce: entries that vary most.",
+        str,
+        "How checkpoints become one, ties as in the paper: a name of the table in gtrturbo/merging/methods.py, or a rule of your "
+        "own, as package.module:NAME or path/to/file.py:NAME.",
+        Seam("merge rule"),
     ] = "ties"
     weights: Annotated[
         str,
@@ -52,7 +46,7 @@ class MergeConfig(StageConfig):
     sign: Annotated[
         Literal["total", "count"], "How a sign is elected: by the weighted sum (as in the paper), or by the number of votes."
     ] = "total"
-    only: Annotated[
+    include: Annotated[
         tuple[str, ...], "Merge only tensors whose name fits, such as model.layers.*; repeatable. Others: the base's."
     ] = ()
     exclude: Annotated[tuple[str, ...], "Leave tensors whose name fits as they are in the base; repeatable."] = ()
@@ -67,12 +61,6 @@ class MergeConfig(StageConfig):
     recursive: Annotated[
         bool, "Merge one checkpoint after another into the last teacher: the paper's recursion, an approximation of their merge."
     ] = False
-    compat: Annotated[
-        Literal["none", "release"],
-        "release: the teacher of the paper's published code, defects and all, to see what they cost: the first checkpoint alone "
-        "(it is never merged again), with a quarter of its trimmed change; with --adapter-space factors half of A and half of B. "
-        "none, the default, is the paper's text.",
-    ] = "none"
     seed: Annotated[int, "dare: decides which entries are dropped.", NOT_NEGATIVE] = 0
     recipe: Annotated[Path | None, "mergekit's YAML in place of checkpoints, method and weights.", Role.RUNTIME] = None
     cache: Annotated[
@@ -92,13 +80,3 @@ class MergeConfig(StageConfig):
         "cpu, or cuda for the arithmetic on a GPU: the same bytes, but slower than a CPU's compiled loops where it was measured.",
         Role.RUNTIME,
     ] = "cpu"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        fixed = {"method": "ties", "weights": "sma", "scale": 1.0, "normalize": None, "sign": "total", "recursive": False}
-        fixed |= {"state": None, "rank": 0}
-        changed = [name for name, value in fixed.items() if getattr(self, name) != value]
-        if self.compat == RELEASE and changed:
-            raise GtrTurboError(
-                f"--compat release is one merge, whose {changed[0]} is fixed.", f"leave out --{changed[0]}, or --compat."
-            )

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.state import STATE, State, replaced
+from gtrturbo.merging.state import STATE, RunningSums, replaced
 from gtrturbo.store.artifacts import save_json
-from gtrturbo.store.safetensors_files import Entry, Files, header_of, read_header
+from gtrturbo.store.open_files import Files
+from gtrturbo.store.safetensors_files import TensorEntry, header_of, read_header
 
 PARTS = ("positive", "negative", "positive_weight", "negative_weight")
 MOST = 65535  # checkpoints, of the counts
@@ -28,8 +29,8 @@ class Accumulators:
         self,
         folder: Path,
         following: Path,
-        old: State | None,
-        targets: Sequence[Entry],
+        old: RunningSums | None,
+        targets: Sequence[TensorEntry],
         files: Files,
         *,
         decay: float,
@@ -41,11 +42,11 @@ class Accumulators:
         self._files = files
         self._counts = counted
         self._following = following
-        self._places: dict[str, dict[str, Entry]] = {}
+        self._places: dict[str, dict[str, TensorEntry]] = {}
         for part in PARTS:
             self._create(part, targets)
 
-    def _create(self, part: str, targets: Sequence[Entry]) -> None:
+    def _create(self, part: str, targets: Sequence[TensorEntry]) -> None:
         dtype = "U16" if part.endswith("weight") and self._counts else "F64"
         header = header_of({target.name: (dtype, target.shape) for target in targets})
         width = 2 if dtype == "U16" else 8
@@ -55,7 +56,7 @@ class Accumulators:
         start = len(header)
         self._places[part] = {}
         for target in targets:
-            self._places[part][target.name] = Entry(target.name, path, dtype, target.shape, start, target.entries * width)
+            self._places[part][target.name] = TensorEntry(target.name, path, dtype, target.shape, start, target.entries * width)
             start += target.entries * width
         if self._old:
             existing = {entry.name: entry for entry in read_header(self.folder / path.name)[1]}
@@ -65,7 +66,7 @@ class Accumulators:
                 raise GtrTurboError(f"{self.folder} holds sums of other tensors.", "choose another --state.")
             self._files.open(self.folder / path.name)
 
-    def read(self, target: Entry, start: int, stop: int) -> np.ndarray:
+    def read(self, target: TensorEntry, start: int, stop: int) -> np.ndarray:
         """Read the sums of entries [start, stop), 0 at the beginning. [4, n] float64"""
         sums = np.zeros((4, stop - start))
         if self._old:
@@ -77,21 +78,22 @@ class Accumulators:
                 row[:] = values
         return sums
 
-    def write(self, target: Entry, start: int, stop: int, sums: np.ndarray) -> None:
+    def write(self, target: TensorEntry, start: int, stop: int, sums: np.ndarray) -> None:
         """Write the sums of entries [start, stop) for the next state."""
         for row, part in zip(sums, PARTS, strict=True):
             place = self._places[part][target.name]
             values = np.ascontiguousarray(row, _NUMPY[place.dtype])
             self._files.write(place.file, place.start + start * values.itemsize, values)
 
-    def finish(self, state: State) -> None:
-        """Put the new state in the place of the old one, which is whole until then."""
-        save_json(self._following / STATE, asdict(state))
-        shutil.rmtree(replaced(self.folder), ignore_errors=True)
-        if self.folder.exists():
-            self.folder.rename(replaced(self.folder))
-        self._following.rename(self.folder)
-        shutil.rmtree(replaced(self.folder), ignore_errors=True)
+
+def replace_sums(folder: Path, following: Path, state: RunningSums) -> None:
+    """Put the new state in the place of the old one, which is whole until then."""
+    save_json(following / STATE, asdict(state))
+    shutil.rmtree(replaced(folder), ignore_errors=True)
+    if folder.exists():
+        folder.rename(replaced(folder))
+    following.rename(folder)
+    shutil.rmtree(replaced(folder), ignore_errors=True)
 
 
 _NUMPY = {"F64": np.float64, "U16": np.uint16}

@@ -12,7 +12,8 @@ import numpy as np
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import adapter_config
-from gtrturbo.store.safetensors_files import ADAPTER, Entry, Files, read_header, read_tensor, widen
+from gtrturbo.store.open_files import Files, read_tensor, widen
+from gtrturbo.store.safetensors_files import ADAPTER, TensorEntry, read_header
 
 PREFIX = "base_model.model."
 A, B = ".lora_A.weight", ".lora_B.weight"
@@ -29,9 +30,9 @@ class Adapter:
     """One adapter: factors by module as (A [r, in], B [out, r]), scales, and tensors that it replaces as a whole."""
 
     folder: Path
-    factors: dict[str, tuple[Entry, Entry]]
+    factors: dict[str, tuple[TensorEntry, TensorEntry]]
     scales: dict[str, float]
-    replaced: dict[str, Entry]
+    replaced: dict[str, TensorEntry]
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -53,7 +54,7 @@ def read_adapter(folder: Path) -> Adapter:
     _, entries = read_header(folder / ADAPTER)
     by_name = {entry.name: entry for entry in entries}
     modules = sorted(name.removesuffix(A) for name in by_name if name.endswith(A))
-    factors: dict[str, tuple[Entry, Entry]] = {}
+    factors: dict[str, tuple[TensorEntry, TensorEntry]] = {}
     for module in modules:
         if module + B not in by_name:
             raise GtrTurboError(f"{folder} has {module}{A} without its lora_B.")
@@ -66,7 +67,7 @@ def read_adapter(folder: Path) -> Adapter:
     return Adapter(folder, factors, scales, replaced)
 
 
-def _pair(folder: Path, a: Entry, b: Entry) -> tuple[Entry, Entry]:
+def _pair(folder: Path, a: TensorEntry, b: TensorEntry) -> tuple[TensorEntry, TensorEntry]:
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
         raise GtrTurboError(f"{folder}: {a.name} has shape {list(a.shape)} and its lora_B {list(b.shape)}: no linear layer.")
     for entry in (a, b):

@@ -8,7 +8,7 @@ import yaml
 
 
 @dataclass(frozen=True)
-class Card:
+class ModelCard:
     """What a card says. `inputs`: (id, weight) of each checkpoint, oldest first; `moved`: the tensors that moved most."""
 
     base: str

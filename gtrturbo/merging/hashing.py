@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gtrturbo.store.safetensors_files import Files
+from gtrturbo.store.open_files import Files
 
 STEP = 1 << 22  # bytes that are waited for
 PIECE = 1 << 18  # bytes that are read at once: they stay in the nearest cache

@@ -7,11 +7,12 @@ from pathlib import Path
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import Adapter, read_adapter
 from gtrturbo.merging.lineage import on_disk
-from gtrturbo.merging.lowrank import factor_sources, module_sources
-from gtrturbo.merging.methods import Plan
+from gtrturbo.merging.lowrank import factor_sources, module_sources, write_adapter, write_factors
 from gtrturbo.merging.naming import tensors_of
+from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.sources import Sources, adapter_sources, full_sources
 from gtrturbo.models.checkpoint_files import base_of, is_adapter
+from gtrturbo.store.open_files import Files
 from gtrturbo.store.safetensors_files import read_layout
 
 
@@ -19,7 +20,7 @@ from gtrturbo.store.safetensors_files import read_layout
 class Inputs:
     """Full checkpoints; or adapters, the adapter that they started from, and the model under them.
 
-    `rank`, `factors`: an adapter is to come out, of that rank or of the factors merged apart. `only`, `exclude`: patterns over
+    `rank`, `factors`: an adapter is to come out, of that rank or of the factors merged apart. `include`, `exclude`: patterns over
     the base's tensors.
     """
 
@@ -29,22 +30,36 @@ class Inputs:
     origin: Adapter | None
     rank: int
     factors: bool
-    only: tuple[str, ...]
+    include: tuple[str, ...]
     exclude: tuple[str, ...]
 
-    def sources(self, plan: Plan, folder: Path) -> Sources:
+    def sources(self, plan: MergePlan, folder: Path) -> Sources:
         """Lay out what is merged tensor by tensor, `folder` taking what is written on the way."""
         if not self.adapters:
             layouts = [read_layout(path) for path in self.checkpoints]
-            chosen = {"only": self.only, "exclude": self.exclude, "whole": plan.whole}
-            return full_sources(read_layout(self.under), layouts, **chosen, vectors=plan.measures in ("gram", "variance"))
+            chosen = {"include": self.include, "exclude": self.exclude, "whole": plan.whole}
+            return full_sources(read_layout(self.under), layouts, **chosen, vectors=plan.method.needs_vectors)
         if self.factors:
             return factor_sources(self.adapters, folder)
         if self.rank:
             return module_sources(self.adapters, self.origin, folder)
         base = read_layout(self.under)
-        chosen = {"only": self.only, "exclude": self.exclude, "whole": plan.whole}
+        chosen = {"include": self.include, "exclude": self.exclude, "whole": plan.whole}
         return adapter_sources(base, self.adapters, self.origin, lambda tensors: tensors_of(base, tensors), **chosen)
+
+    @property
+    def as_adapter(self) -> bool:
+        """An adapter comes out, not full weights."""
+        return bool(self.rank) or self.factors
+
+    def finish(self, files: Files, sources: Sources, folder: Path) -> float | None:
+        """Turn what was merged into an adapter, where one is to come out; return the error of a cut to a rank."""
+        if self.rank:
+            like = self.adapters[0].folder
+            return write_adapter(files, sources, self.origin, like, folder, rank=self.rank).relative
+        if self.factors:
+            write_factors(self.adapters[0].folder, folder)
+        return None
 
 
 def read_inputs(
@@ -53,7 +68,7 @@ def read_inputs(
     *,
     rank: int,
     factors: bool,
-    only: tuple[str, ...],
+    include: tuple[str, ...],
     exclude: tuple[str, ...],
 ) -> Inputs:
     """Find out of which kind the checkpoints are.
@@ -67,18 +82,18 @@ def read_inputs(
             raise GtrTurboError(f"the base {base} is a LoRA adapter, the checkpoints have full weights.")
         if rank or factors:
             raise GtrTurboError("--rank and --adapter-space are for LoRA adapters, the checkpoints have full weights.")
-        return Inputs(base, checkpoints, (), None, rank, factors, only, exclude)
+        return Inputs(base, checkpoints, (), None, rank, factors, include, exclude)
     if len(adapters) < len(checkpoints):
         full = next(path for path in checkpoints if path not in adapters)
         raise GtrTurboError(f"{adapters[0]} is a LoRA adapter and {full} has full weights.", "merge one kind at a time.")
     _require_one_base(checkpoints, base)
     if rank and factors:
         raise GtrTurboError("--adapter-space factors keeps the rank that the factors have.", "leave out --rank.")
-    if (rank or factors) and (only or exclude):
-        raise GtrTurboError("--only and --exclude are for full weights as output.", "leave out --rank and --adapter-space.")
+    if (rank or factors) and (include or exclude):
+        raise GtrTurboError("--include and --exclude are for full weights as output.", "leave out --rank and --adapter-space.")
     origin = read_adapter(base) if is_adapter(base) else None
     under = on_disk(Path(base_of(base))) if origin else base
-    return Inputs(under, checkpoints, tuple(map(read_adapter, checkpoints)), origin, rank, factors, only, exclude)
+    return Inputs(under, checkpoints, tuple(map(read_adapter, checkpoints)), origin, rank, factors, include, exclude)
 
 
 def _require_one_base(checkpoints: Sequence[Path], base: Path) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gtrturbo.merging.operands import BINS, CHUNK, SUMS, TABLES, Operand, Rule, Search, Tile
-from gtrturbo.store.safetensors_files import Stored
+from gtrturbo.merging.operands import BINS, CHUNK, SUMS, TABLES, Operand, Search, Tile, TileRule
+from gtrturbo.store.open_files import StoredTile
 
 SOURCES = [Path(__file__).with_name(name) for name in ("streams.c", "kernel.c", "bfloat16.c")]
 HEADER = Path(__file__).with_name("kernel.h")
@@ -44,7 +44,7 @@ class _Input(ctypes.Structure):
     )
 
 
-class _Rule(ctypes.Structure):
+class _RuleStruct(ctypes.Structure):
     _fields_ = (
         ("vote", ctypes.c_int64),
         ("average", ctypes.c_int64),
@@ -68,7 +68,7 @@ class CompiledKernel:
         self._library = ctypes.CDLL(str(library), use_errno=True)
         self._library.gtrturbo_gather.restype = ctypes.c_int64
         self._library.gtrturbo_room.restype = ctypes.c_int64
-        self._rooms = threading.local()
+        self._local = threading.local()
 
     def tables(self) -> np.ndarray:
         return np.zeros((TABLES, BINS), np.uint32)
@@ -82,7 +82,7 @@ class CompiledKernel:
             ctypes.c_int64(prefix_shift),
             ctypes.c_int64(shift),
             _pointer(tables),
-            self._room(1),
+            self._buffers(1),
         )
         return _readable(found, base, [operand])
 
@@ -99,7 +99,7 @@ class CompiledKernel:
             _pointer(search.rest),
             ctypes.c_int64(len(search.rest)),
             ctypes.byref(found),
-            self._room(1),
+            self._buffers(1),
         )
         search.above, search.found = above.value, found.value
         return bool(_readable(fine, base, [operand]))
@@ -112,7 +112,7 @@ class CompiledKernel:
             ctypes.c_uint64(prefix),
             ctypes.c_int64(prefix_shift),
             _pointer(out),
-            self._room(1),
+            self._buffers(1),
         )
         return _readable(found, base, [operand])
 
@@ -120,7 +120,7 @@ class CompiledKernel:
         self,
         base: Tile,
         operands: Sequence[Operand],
-        rule: Rule,
+        rule: TileRule,
         *,
         offset: int,
         out: np.ndarray,
@@ -140,17 +140,17 @@ class CompiledKernel:
             ctypes.c_double(decay),
             _pointer(out),
             _pointer(sums),
-            self._room(len(operands)),
+            self._buffers(len(operands)),
         )
         return sums if _readable(fine, base, operands) else None
 
-    def _room(self, k: int) -> ctypes.c_void_p:
+    def _buffers(self, k: int) -> ctypes.c_void_p:
         """Buffers of this thread for pieces of a base and k inputs."""
         size = self._library.gtrturbo_room(ctypes.c_int64(k))
-        room = getattr(self._rooms, "buffer", None)
-        if room is None or len(room) < size:
-            room = self._rooms.buffer = np.empty(size, np.uint8)
-        return _pointer(room)
+        buffer = getattr(self._local, "buffer", None)
+        if buffer is None or len(buffer) < size:
+            buffer = self._local.buffer = np.empty(size, np.uint8)
+        return _pointer(buffer)
 
 
 def _readable(result: int, base: Tile, operands: Sequence[Operand]) -> int:
@@ -158,7 +158,7 @@ def _readable(result: int, base: Tile, operands: Sequence[Operand]) -> int:
     if result > UNREADABLE:
         return result
     tile = [base, *(operand.data for operand in operands)][UNREADABLE - result]
-    assert isinstance(tile, Stored)
+    assert isinstance(tile, StoredTile)
     raise tile.unreadable(ctypes.get_errno())
 
 
@@ -174,13 +174,13 @@ def _input(operand: Operand) -> _Input:
 def _tile(
     data: Tile, difference: bool = False, weight: float = 1.0, low: float = 0.0, high: float = math.inf, key: int = 0
 ) -> _Input:
-    stored = isinstance(data, Stored)
+    stored = isinstance(data, StoredTile)
     address, descriptor, place = (None, data.descriptor, data.place) if stored else (data.ctypes.data, -1, 0)
     return _Input(address, _DTYPES[data.dtype], difference, weight, low, high, key, descriptor, place)
 
 
-def _rule(rule: Rule) -> _Rule:
-    return _Rule(_VOTES[rule.vote], rule.average, rule.divisor, rule.keep, rule.scale, rule.base_factor, rule.trims)
+def _rule(rule: TileRule) -> _RuleStruct:
+    return _RuleStruct(_VOTES[rule.vote], rule.average, rule.divisor, rule.keep, rule.scale, rule.base_factor, rule.trims)
 
 
 @functools.cache

@@ -10,10 +10,12 @@ import numpy as np
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import PREFIX, A, Adapter, B, Delta
-from gtrturbo.merging.sources import BLOCK, Full, LowRank, Sources, Target, Zeros
+from gtrturbo.merging.parts import Full, LowRank, Zeros
+from gtrturbo.merging.sources import BLOCK, Sources, Target
 from gtrturbo.models.checkpoint_files import ADAPTER_CONFIG, adapter_config
 from gtrturbo.store.artifacts import save_json
-from gtrturbo.store.safetensors_files import ADAPTER, Entry, Files, Layout, header_of, read_tensor
+from gtrturbo.store.open_files import Files, read_tensor
+from gtrturbo.store.safetensors_files import ADAPTER, Layout, TensorEntry, header_of
 
 DELTAS = "deltas.safetensors"
 OVERSAMPLE, PASSES = 16, 6
@@ -78,7 +80,7 @@ def _planned(path: Path, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> Lay
     header = header_of(tensors)
     fields: dict[str, Any] = json.loads(header[8:])
     entries = {
-        name: Entry(name, path, dtype, shape, len(header) + fields[name]["data_offsets"][0], _size(fields[name]))
+        name: TensorEntry(name, path, dtype, shape, len(header) + fields[name]["data_offsets"][0], _size(fields[name]))
         for name, (dtype, shape) in tensors.items()
     }
     return Layout(path.parent, entries, {path.name: header})

@@ -1,163 +1,218 @@
-"""The methods by name: what each asks of the streamed tiles. The formulas, one pure function each, are in algorithms.merging."""
+"""The merge methods by name, and the seam for a rule of the user's own.
 
+`METHODS` is the one place that tells methods apart: the rest of the package asks a record, never for a name. The formulas, one
+pure function each, are in `algorithms.merging`, `algorithms.ties` and `algorithms.geometry`.
+"""
+
+import inspect
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from gtrturbo.algorithms.geometry import model_stock_coefficients, multislerp_coefficients, slerp_coefficients
-from gtrturbo.algorithms.weights import checkpoint_weights
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.operands import Rule
+from gtrturbo.plugins import find
 
-TRIMMED = ("ties", "breadcrumbs")
-DROPPED = ("dare-linear", "dare-ties")
-VOTING = ("ties", "dare-ties", "sce")
-NORMALIZED = ("linear", "ties", "sce")  # by default, as in mergekit
-GEOMETRIC = ("slerp", "nuslerp", "multislerp", "model-stock")
-PAIRS = ("slerp", "nuslerp")
+if TYPE_CHECKING:
+    from torch import Tensor  # Takes seconds to import, and the compiled loops do without.
+
+KIND = "merge rule"
+Measure = Literal["ranks", "gram", "variance"]
+# Cosine above which two vectors are joined by a straight line: mergekit's for SLERP, or only where the arc cannot be told.
+NEARLY_PARALLEL, PARALLEL = 0.9995, 1 - 2**-53
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A method with its settings, for k checkpoints.
+class MergeRule:
+    """A merge rule of the user's own, for `merge --method path/to/file.py:NAME`; a function alone is `MergeRule(function)`.
 
     Attributes:
-        rule: how tiles become one.
-        weights: one per checkpoint, as the rule wants them.
-        densities: share of entries that each keeps; 1 where the method trims nothing by magnitude.
-        gamma: breadcrumbs' share of largest entries that is dropped.
-        whole: the inputs count as whole weights, not as task vectors around the base.
+        combine: (task_vectors [k, n], weights [k]) -> merged task vector [n]; float64 in, any floating type out. It is called
+            with a tile of a tensor at a time, so an entry of the result may depend on the same entry of the checkpoints alone,
+            and by several threads at once, so it keeps nothing between calls. The result is base + scale · merged.
+        trims: entries below the magnitude that --density keeps of a checkpoint's whole tensor are 0 when `combine` sees them.
+        normalizes: weights sum to 1 unless --no-normalize says otherwise; else they are as the user wrote them.
     """
 
-    method: str
-    rule: Rule
-    weights: tuple[float, ...]
-    densities: tuple[float, ...]
-    gamma: float = 0.0
-    whole: bool = False
+    combine: "Callable[[Tensor, Tensor], Tensor]"
+    trims: bool = False
+    normalizes: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeMethod:
+    """What a merge needs to know of a method.
+
+    Attributes:
+        summary: what it does, in a sentence for the help.
+        keeps: the entries of a task vector that --density keeps: the largest; those that are neither small nor among the very
+            largest; random ones; those that vary most over the checkpoints. None: all.
+        votes: entries that disagree with the elected sign are left out.
+        normalizes: divides by the weights unless --no-normalize is given.
+        coefficients: gives one number per checkpoint from the inner products of a tensor's vectors and the weights.
+        weighs: it finds the weights itself.
+        fewest, most: checkpoints that it takes.
+        needs_base: where no base is known, no checkpoint can lend its layout.
+        whole: when weights are merged as they are, not as task vectors around the base: never, always, where the base is borrowed
+            from a checkpoint, or where weights are summed instead of averaged.
+        recursive, running_sums: --recursive and --state stand for it.
+        mergekit: its name in mergekit's recipes.
+        rule: of the user's own; the loops of the others are compiled.
+    """
+
+    summary: str
+    keeps: Literal["largest", "middle", "random", "varied"] | None = None
+    votes: bool = False
+    normalizes: bool = False
+    coefficients: Callable[[np.ndarray, Sequence[float]], list[float]] | None = None
+    weighs: bool = False
+    fewest: int = 1
+    most: int | None = None
+    needs_base: bool = True
+    whole: Literal["never", "always", "borrowed", "summed"] = "never"
+    recursive: bool = False
+    running_sums: bool = False
+    mergekit: str | None = None
+    rule: MergeRule | None = None
 
     @property
-    def lerp_above(self) -> float:
-        """Cosine above which two vectors are joined by a straight line: SLERP's, or only where the arc cannot be told."""
-        return 0.9995 if self.method == "slerp" else 1 - 2**-53
-
-    @property
-    def measures(self) -> Literal["ranks", "gram", "variance"] | None:
+    def measures(self) -> Measure | None:
         """What has to be known of a whole tensor before its tiles can be merged."""
-        if self.method in GEOMETRIC:
+        if self.coefficients:
             return "gram"
-        if self.method == "sce":
+        if self.keeps == "varied":
             return "variance"
-        return "ranks" if self.rule.trims and self.method not in DROPPED else None
+        return "ranks" if self.keeps in ("largest", "middle") else None
 
-    def ranks(self, entries: int, index: int) -> list[int]:
-        """Say which magnitudes bound what is kept of a tensor: [of the smallest kept] or [smallest, largest]."""
-        density = self.densities[index]
-        kept = max(1, int(density * entries))
-        if self.method != "breadcrumbs":
-            return [kept]
-        top = min(int(self.gamma * entries), entries - kept)
-        return [kept + top, top + 1]
-
-    def coefficients(self, gram: np.ndarray) -> tuple[float, ...]:
-        """Coefficients of a geometric method from the inner products of one tensor's vectors. [k, k] float64"""
-        if self.method == "model-stock":
-            return tuple(model_stock_coefficients(gram))
-        if self.method in PAIRS:
-            return tuple(slerp_coefficients(gram, t=self.weights[1] / math.fsum(self.weights), lerp_above=self.lerp_above))
-        return tuple(multislerp_coefficients(gram, self.weights))
+    @property
+    def needs_vectors(self) -> bool:
+        """All vectors of a tile lie in memory at once, in float64."""
+        return self.measures in ("gram", "variance") or self.rule is not None
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What a user chooses of a method; see the options of `merge`."""
+def _along_arc(lerp_above: float) -> Callable[[np.ndarray, Sequence[float]], list[float]]:
+    def coefficients(gram: np.ndarray, weights: Sequence[float]) -> list[float]:
+        return slerp_coefficients(gram, t=weights[1] / math.fsum(weights), lerp_above=lerp_above)
 
-    method: str
-    weights: str = "sma"
-    density: str = "0.8"
-    scale: float = 1.0
-    normalize: bool | None = None
-    sign: Literal["total", "count"] = "total"
-    gamma: float = 0.01
+    return coefficients
 
 
-def make_plan(config: Settings, k: int, *, borrowed: bool = False) -> Plan:
-    """Turn a merge's settings into a plan.
+# Which method normalises by default is as in mergekit.
+METHODS: dict[str, MergeMethod] = {
+    "ties": MergeMethod(
+        summary="trim, elect signs, average; the paper's.",
+        keeps="largest",
+        votes=True,
+        normalizes=True,
+        recursive=True,
+        running_sums=True,
+        mergekit="ties",
+    ),
+    "linear": MergeMethod(
+        summary="weighted mean.",
+        normalizes=True,
+        needs_base=False,
+        whole="summed",
+        recursive=True,
+        mergekit="linear",
+    ),
+    "task-arithmetic": MergeMethod(
+        summary="weighted sum.",
+        mergekit="task_arithmetic",
+    ),
+    "dare-linear": MergeMethod(
+        summary="drop entries at random, then sum.",
+        keeps="random",
+        mergekit="dare_linear",
+    ),
+    "dare-ties": MergeMethod(
+        summary="drop entries at random, elect signs, then sum.",
+        keeps="random",
+        votes=True,
+        mergekit="dare_ties",
+    ),
+    "breadcrumbs": MergeMethod(
+        summary="drop the smallest and the largest entries, then sum.",
+        keeps="middle",
+        mergekit="breadcrumbs",
+    ),
+    "slerp": MergeMethod(
+        summary="from one checkpoint to another along the arc between them.",
+        coefficients=_along_arc(NEARLY_PARALLEL),
+        fewest=2,
+        most=2,
+        needs_base=False,
+        whole="always",
+        mergekit="slerp",
+    ),
+    "nuslerp": MergeMethod(
+        summary="the same, of two task vectors.",
+        coefficients=_along_arc(PARALLEL),
+        fewest=2,
+        most=2,
+        needs_base=False,
+        whole="borrowed",
+        mergekit="nuslerp",
+    ),
+    "multislerp": MergeMethod(
+        summary="a weighted barycentre on the sphere.",
+        coefficients=multislerp_coefficients,
+        needs_base=False,
+        whole="borrowed",
+        mergekit="multislerp",
+    ),
+    "model-stock": MergeMethod(
+        summary="towards the centre as far as the angles say.",
+        coefficients=lambda gram, weights: model_stock_coefficients(gram),
+        weighs=True,
+        fewest=2,
+        mergekit="model_stock",
+    ),
+    "sce": MergeMethod(
+        summary="the entries that vary most, weighted by how much of each is selected.",
+        keeps="varied",
+        votes=True,
+        normalizes=True,
+        weighs=True,
+        mergekit="sce",
+    ),
+}
 
-    Args:
-        config: the settings.
-        k: number of checkpoints.
-        borrowed: the base only lends its layout: it is one of the checkpoints.
+
+def method_of(name: str) -> MergeMethod:
+    """Return what is built in under a name, or make a method of the user's rule.
 
     Raises:
-        GtrTurboError: the method takes another number of checkpoints, or settings that do not fit it.
+        GtrTurboError: there is none of that name, or what the user's code holds there is no rule.
     """
-    method = config.method
-    _require_count(method, k)
-    normalize = method in NORMALIZED if config.normalize is None else config.normalize
-    if config.normalize is False and method in (*GEOMETRIC, "sce"):
-        raise GtrTurboError(f"{method} has no --no-normalize: only the ratios of weights count.", "leave it out.")
-    if method in ("model-stock", "sce") and config.weights != "sma":
-        raise GtrTurboError(f"{method} weighs checkpoints itself, got weights {config.weights}.", "leave out --weights.")
-    weights = checkpoint_weights(config.weights, k, normalize=normalize or method in GEOMETRIC)
-    if method in VOTING and min(weights) < 0:
-        raise GtrTurboError(f"weights of {method} must not be negative, got {config.weights}.")
-    densities = _densities(config.density, k) if method in TRIMMED + DROPPED + ("sce",) else (1.0,) * k
-    if normalize or method in GEOMETRIC:
-        # Relative to the largest, so that equal weights are exactly 1 and entries that cancel sum to exactly 0.
-        weights = [weight / max(map(abs, weights)) for weight in weights]
-    total = math.fsum(weights)
-    if normalize and abs(total) < 1e-8:
-        raise GtrTurboError(f"weights sum to 0: {config.weights}.", "add --no-normalize, or change --weights.")
-    rule = Rule(
-        vote=config.sign if method in VOTING else None,
-        average=method in VOTING and normalize,
-        divisor=total if normalize and method not in VOTING else 1.0,
-        keep=1.0,
-        scale=config.scale,
-        trims=method == "breadcrumbs" or (method in TRIMMED and min(densities) < 1) or method in DROPPED,
-    )
-    if method in DROPPED:
-        if len(set(densities)) > 1:
-            raise GtrTurboError(f"{method} takes one density for all checkpoints, got {config.density}.")
-        rule = replace(rule, keep=densities[0])
-    # As in mergekit: without a base, and where a sum of weights is asked for, θ and not θ − θ_base is what is merged.
-    whole = method == "slerp" or (method in ("nuslerp", "multislerp") and borrowed) or (method == "linear" and not normalize)
-    if whole and config.scale != 1:
-        raise GtrTurboError(f"--scale is for task vectors, and {method} merges whole weights here.", "leave out --scale.")
-    return Plan(
-        method=method,
-        rule=replace(rule, base_factor=0.0 if whole else 1.0),
-        weights=tuple(weights),
-        densities=densities,
-        gamma=config.gamma if method == "breadcrumbs" else 0.0,
-        whole=whole,
+    if name in METHODS:
+        return METHODS[name]
+    found: Any = find(KIND, name, METHODS)
+    rule = found if isinstance(found, MergeRule) else MergeRule(found)
+    _require_function(name, rule.combine)
+    return MergeMethod(
+        summary=rule.combine.__doc__ or "", keeps="largest" if rule.trims else None, normalizes=rule.normalizes, rule=rule
     )
 
 
-def _require_count(method: str, k: int) -> None:
-    if method in PAIRS and k != 2:
-        raise GtrTurboError(f"{method} merges two checkpoints, got {k}.", "for more take multislerp, linear or ties.")
-    if method == "model-stock" and k < 2:
-        raise GtrTurboError(f"model-stock needs two checkpoints or more, got {k}.")
+def require_built_in(name: str, option: str) -> None:
+    """Refuse an option that a rule of the user's own does not go with.
+
+    Raises:
+        GtrTurboError: the name is of such a rule.
+    """
+    if method_of(name).rule:
+        raise GtrTurboError(f"{option} is for methods that are built in, not for {name}.", f"leave out {option}.")
 
 
-def _densities(text: str | float, k: int) -> tuple[float, ...]:
+def _require_function(name: str, combine: Any) -> None:
+    contract = "it must be a function (task_vectors [k, n], weights [k]) -> [n], or a MergeRule of one."
+    if not callable(combine):
+        raise GtrTurboError(f"{name} is no {KIND} but of type {type(combine).__name__}.", contract)
     try:
-        numbers = [float(part) for part in str(text).split(",")]
-    except ValueError:
-        raise GtrTurboError(f"density must be a number, or one per checkpoint such as 0.8,0.5, got {text}.") from None
-    if len(numbers) not in (1, k):
-        raise GtrTurboError(f"density has {len(numbers)} numbers for {k} checkpoints.", "give one, or one per checkpoint.")
-    if not all(0 < number <= 1 for number in numbers):
-        raise GtrTurboError(f"density must be in (0, 1], got {text}.")
-    return tuple(numbers * (k // len(numbers)))
-
-
-def sce_weights(squares: Sequence[float]) -> list[float]:
-    """Weights of SCE's checkpoints: shares of squared norm of what was selected; equal where nothing moved."""
-    total = math.fsum(squares)
-    return [square / total for square in squares] if total > 0 else [1.0] * len(squares)
+        inspect.signature(combine).bind(None, None)
+    except (TypeError, ValueError) as error:
+        raise GtrTurboError(f"{name} cannot be called as a {KIND}: {error}.", contract) from None

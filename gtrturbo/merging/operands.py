@@ -7,10 +7,11 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from gtrturbo.store.safetensors_files import Stored
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.store.open_files import StoredTile
 
 # Entries in memory, or still in a file: the kernel reads them then.
-Tile = np.ndarray | Stored
+Tile = np.ndarray | StoredTile
 CHUNK = 1 << 14  # entries per row of sums, so that what is reported does not depend on how the work was cut
 SUMS = 7
 TABLES = 4
@@ -38,7 +39,7 @@ class Operand:
 
 
 @dataclass(frozen=True)
-class Rule:
+class TileRule:
     """How tiles become one.
 
     vote None:             m = Σ w_i d_i / divisor
@@ -81,10 +82,52 @@ class Search:
 
 def loaded(tile: Tile) -> np.ndarray:
     """Read a tile that still lies in a file."""
-    return tile.load() if isinstance(tile, Stored) else tile
+    return tile.load() if isinstance(tile, StoredTile) else tile
 
 
-class Kernel(Protocol):
+class RuleFailed(Exception):
+    """The user's rule raised, or returned what is no merged tensor: what it did, and the line of theirs that did it."""
+
+    def __init__(self, what: str, line: str = "") -> None:
+        super().__init__(what)
+        self.what, self.line = what, line
+
+    def at(self, tensor: str, *, rule: str) -> GtrTurboError:
+        """Name the tensor and the rule."""
+        return GtrTurboError(f"{rule} fails at {tensor}: {self.what}", self.line)
+
+
+class Combiner(Protocol):
+    """Makes one tile of several."""
+
+    def combine(
+        self,
+        base: Tile,
+        operands: Sequence[Operand],
+        rule: TileRule,
+        *,
+        offset: int,
+        out: np.ndarray,
+        state: np.ndarray | None = None,
+        decay: float = 1.0,
+    ) -> np.ndarray | None:
+        """Merge one tile into `out`, of the base's dtype.
+
+        Args:
+            offset: the tile's first entry within its tensor, a multiple of CHUNK.
+            state: sums of earlier checkpoints, of + and − entries and of the weights behind each; multiplied by `decay`,
+                extended, written back. [4, n] float64
+
+        Returns: per chunk, with s = Σ w_i d_i: ‖m‖², ‖s‖², ⟨m, s⟩, ‖base‖², entries with both signs, entries kept and entries
+        changed (both over all operands) [chunks, SUMS]; None if an entry is not finite.
+
+        Raises:
+            RuleFailed: a rule of the user's own does.
+        """
+        ...
+
+
+class Kernel(Combiner, Protocol):
     """The inner loops, compiled or in torch; both give the same bytes."""
 
     name: str
@@ -107,27 +150,4 @@ class Kernel(Protocol):
 
     def gather(self, base: Tile, operand: Operand, *, prefix: int, prefix_shift: int, out: np.ndarray) -> int:
         """Copy such magnitudes into `out`, float64; return how many, or −1 if an entry is not finite."""
-        ...
-
-    def combine(
-        self,
-        base: Tile,
-        operands: Sequence[Operand],
-        rule: Rule,
-        *,
-        offset: int,
-        out: np.ndarray,
-        state: np.ndarray | None = None,
-        decay: float = 1.0,
-    ) -> np.ndarray | None:
-        """Merge one tile into `out`, of the base's dtype.
-
-        Args:
-            offset: the tile's first entry within its tensor, a multiple of CHUNK.
-            state: sums of earlier checkpoints, of + and − entries and of the weights behind each; multiplied by `decay`,
-                extended, written back. [4, n] float64
-
-        Returns: per chunk, with s = Σ w_i d_i: ‖m‖², ‖s‖², ⟨m, s⟩, ‖base‖², entries with both signs, entries kept and entries
-        changed (both over all operands) [chunks, SUMS]; None if an entry is not finite.
-        """
         ...

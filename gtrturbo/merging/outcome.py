@@ -4,12 +4,39 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from gtrturbo.merging.engine import TensorReport
+import numpy as np
+
+from gtrturbo.merging.operands import SUMS
 
 # Sums over millions of terms differ in later digits between the compiled loops and torch.
 DIGITS = 6
 COUNTED = ("entries", "merged_square", "mean_square", "dot", "conflicts", "kept", "changed")
 MOVED = 5
+
+
+@dataclass(frozen=True)
+class TensorReport:
+    """What became of one tensor: squared norms of merged vector, mean and base, their product, and counts over entries."""
+
+    name: str
+    entries: int
+    merged_square: float
+    mean_square: float
+    dot: float
+    base_square: float
+    conflicts: float
+    kept: float
+    changed: float
+
+
+def report_of(name: str, entries: int, sums: Sequence[np.ndarray], weights: Sequence[float]) -> TensorReport:
+    """Add up what a combiner returned for a tensor's tiles, in any order. `weights`: of its checkpoints."""
+    rows = np.concatenate([np.zeros((0, SUMS)), *sums])
+    totals = [math.fsum(column) for column in rows.T.tolist()]  # Exact, hence the same in any order.
+    merged, square, dot, base, conflicts, kept, changed = totals
+    total = math.fsum(weights) or 1.0  # From the sum to the mean.
+    mean_square, mean_dot = square / total**2, dot / total
+    return TensorReport(name, entries, merged, mean_square, mean_dot, base, conflicts, kept, changed)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 
-class Room:
+class BufferPool:
     """Blocks of one size in one piece of memory, which is touched as it is used. Threads may share it.
 
     Args:
@@ -28,13 +28,13 @@ class Room:
 
 
 @dataclass
-class Shelf:
+class ProductCache:
     """Tiles of one tensor's product that are kept.
 
     `step`, `entries`: of a whole tile, and of the tensor. Parts of tiles, as samples are, are not kept.
     """
 
-    room: Room
+    pool: BufferPool
     step: int
     entries: int
     _blocks: dict[int, np.ndarray] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Shelf:
 
     def place(self, first: int, last: int) -> np.ndarray | None:
         """Where entries [first, last) are to be written, for `find` to return them; None where they cannot be kept."""
-        block = self.room.take() if self._whole(first, last) else None
+        block = self.pool.take() if self._whole(first, last) else None
         if block is None:
             return None
         self._blocks[first] = block
@@ -54,7 +54,7 @@ class Shelf:
     def drop(self, first: int) -> None:
         """Let others have the room of the tile from `first` on."""
         if first in self._blocks:
-            self.room.give(self._blocks.pop(first))
+            self.pool.give(self._blocks.pop(first))
 
     def _whole(self, first: int, last: int) -> bool:
         return last - first == min(self.step, self.entries - first)

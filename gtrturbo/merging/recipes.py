@@ -7,20 +7,9 @@ import yaml
 
 from gtrturbo.console import stderr
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.merging.methods import METHODS, MergeMethod
 
-METHODS = {
-    "linear": "linear",
-    "ties": "ties",
-    "task_arithmetic": "task-arithmetic",
-    "dare_linear": "dare-linear",
-    "dare_ties": "dare-ties",
-    "breadcrumbs": "breadcrumbs",
-    "slerp": "slerp",
-    "nuslerp": "nuslerp",
-    "multislerp": "multislerp",
-    "model_stock": "model-stock",
-    "sce": "sce",
-}
+OURS = {method.mergekit: name for name, method in METHODS.items() if method.mergekit}
 TOP = {"merge_method", "base_model", "models", "parameters", "dtype", "out_dtype", "name"}
 SHARED = {"normalize", "lambda", "t", "int8_mask", "select_topk", "density", "weight", "gamma", "rescale", "normalize_weights",
           "nuslerp_flatten"}  # fmt: skip
@@ -42,9 +31,10 @@ def read_recipe(file: Path) -> dict[str, Any]:
     if not isinstance(recipe, dict) or "merge_method" not in recipe:
         raise GtrTurboError(f"{file} is no recipe of mergekit: it has no merge_method.")
     _refuse(file, recipe.keys() - TOP, "")
-    method = METHODS.get(str(recipe["merge_method"]))
-    if method is None:
-        raise GtrTurboError(f"{file} asks for {recipe['merge_method']}.", f"methods that merge has: {', '.join(METHODS)}")
+    ours = OURS.get(str(recipe["merge_method"]))
+    if ours is None:
+        raise GtrTurboError(f"{file} asks for {recipe['merge_method']}.", f"methods that merge has: {', '.join(OURS)}")
+    method = METHODS[ours]
     if dtype := recipe.get("out_dtype") or recipe.get("dtype"):
         stderr.print(
             f"dtype {dtype} of {file} is not read: sums are float64, and the output has the base's types.", style="yellow"
@@ -55,10 +45,10 @@ def read_recipe(file: Path) -> dict[str, Any]:
     for name in ("normalize_weights", "nuslerp_flatten"):
         if shared.get(name) is False:
             raise GtrTurboError(f"{file} sets {name} to false, which merge does not do.", "leave it out if you can.")
-    if "rescale" in shared and bool(shared["rescale"]) != method.startswith("dare"):
-        raise GtrTurboError(f"{file}: rescale {shared['rescale']} is not what {method} does here.", "leave rescale out.")
-    options = _two(recipe, models, shared) if method == "slerp" else _many(file, recipe, models, shared, method)
-    return {"method": method, **options} | ({"scale": float(shared["lambda"])} if "lambda" in shared else {})
+    if "rescale" in shared and bool(shared["rescale"]) != (method.keeps == "random"):
+        raise GtrTurboError(f"{file}: rescale {shared['rescale']} is not what {ours} does here.", "leave rescale out.")
+    options = _two(recipe, models, shared) if method.whole == "always" else _many(file, recipe, models, shared, method)
+    return {"method": ours, **options} | ({"scale": float(shared["lambda"])} if "lambda" in shared else {})
 
 
 def _models(file: Path, recipe: dict[str, Any]) -> list[dict[str, Any]]:
@@ -80,7 +70,7 @@ def _refuse(file: Path, names: set[str], where: str) -> None:
 
 
 def _two(recipe: dict[str, Any], models: list[dict[str, Any]], shared: dict[str, Any]) -> dict[str, Any]:
-    """SLERP goes from the base to the other model by t."""
+    """A merge of whole weights goes from the base to the other model by t."""
     base = recipe.get("base_model")
     others = [model["model"] for model in models if model["model"] != base]
     if base is None or len(others) != 1 or not isinstance(shared.get("t"), int | float):
@@ -90,22 +80,23 @@ def _two(recipe: dict[str, Any], models: list[dict[str, Any]], shared: dict[str,
 
 
 def _many(
-    file: Path, recipe: dict[str, Any], models: list[dict[str, Any]], shared: dict[str, Any], method: str
+    file: Path, recipe: dict[str, Any], models: list[dict[str, Any]], shared: dict[str, Any], method: MergeMethod
 ) -> dict[str, Any]:
     base = recipe.get("base_model")
-    kept = [model for model in models if model["model"] != base or method == "linear"]
+    # Where weights may be summed instead of averaged, mergekit knows no base: one that is listed is a model like the others.
+    kept = [model for model in models if model["model"] != base or method.whole == "summed"]
     options: dict[str, Any] = {"checkpoints": tuple(Path(model["model"]) for model in kept)}
     if base is not None:
         options["base"] = Path(base)
     weights = _numbers(file, kept, shared, "weight", None)
     if weights:
         options["weights"] = _text(weights)
-    if method == "sce":
+    if method.keeps == "varied":
         options["density"] = _text([float(shared.get("select_topk", WHOLE))])
-    elif method in ("ties", "dare-linear", "dare-ties", "breadcrumbs"):
+    elif method.keeps:
         densities = _numbers(file, kept, shared, "density", WHOLE)
         options["density"] = _text(densities[:1] if len(set(densities)) == 1 else densities)
-    if method == "breadcrumbs":
+    if method.keeps == "middle":
         options["gamma"] = _one(file, _numbers(file, kept, shared, "gamma", 0.01), "gamma")
     if "normalize" in shared:
         options["normalize"] = bool(shared["normalize"])

@@ -5,110 +5,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.adapters import Adapter, Delta
-from gtrturbo.merging.operands import Tile, loaded
-from gtrturbo.merging.products import Shelf
-from gtrturbo.store.safetensors_files import Entry, Files, Layout, widen
+from gtrturbo.merging.adapters import Adapter
+from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, Zeros
+from gtrturbo.store.open_files import Files
+from gtrturbo.store.safetensors_files import Layout, TensorEntry
 
 TILE = 1 << 20  # entries
 SPOT = 1 << 18  # entries of a tile where all its vectors are in memory, or where a sample takes a part of it
 # Products B A are made in blocks of so many entries, whatever the tile, so that their bytes do not depend on it.
 BLOCK = 1 << 18
-
-# Reads entries [first, last) of one checkpoint's tensor: the values, and whether they are a task vector already.
-Reader = Callable[[int, int], tuple[Tile, bool]]
-
-
-@dataclass(frozen=True)
-class Full:
-    """A tensor as it is in a full checkpoint. `whole` takes it as a vector of its own, not as a difference from the base."""
-
-    folder: Path
-    entry: Entry
-    whole: bool = False
-
-    def reader(self, files: Files) -> Reader:
-        stored = files.stored(self.entry)
-        return lambda first, last: (stored(first, last), self.whole)
-
-
-@dataclass(frozen=True)
-class Zeros:
-    """A base that is nothing: what is merged around it are vectors of their own."""
-
-    dtype: np.dtype
-
-    def reader(self, _: Files) -> Reader:
-        return lambda first, last: (np.zeros(last - first, self.dtype), False)
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """ΔW of one module under an adapter, minus that of the adapter that the run started from, if there is one.
-
-    `under`: the weights below it, where W + ΔW is taken as a vector of its own.
-    """
-
-    folder: Path
-    adapter: Adapter
-    module: str
-    origin: Adapter | None = None
-    under: Full | None = None
-
-    def reader(self, files: Files, shelf: Shelf | None = None) -> Reader:
-        """Read tiles; products are taken from `shelf`, and put there."""
-        delta = Delta.read(files, self.adapter, self.module)
-        origin = Delta.read(files, self.origin, self.module) if self.origin else None
-        under = self.under.reader(files) if self.under else None
-        width = delta.a.shape[1]
-
-        def read(first: int, last: int) -> tuple[np.ndarray, bool]:
-            rows = (first // width, last // width)
-            moved = shelf.find(first, last) if shelf else None
-            if moved is None:
-                moved = delta.rows(*rows, shelf.place(first, last) if shelf else None).reshape(-1)
-            if origin:
-                moved = moved.astype(np.float64) - origin.rows(*rows).reshape(-1)
-            if under:
-                moved = widen(loaded(under(first, last)[0])).astype(np.float64) + moved
-            return moved, True
-
-        return read
-
-
-@dataclass(frozen=True)
-class Grounded:
-    """The base under an adapter that has a change of its own: W + ΔW, rounded to W's type."""
-
-    entry: Entry
-    origin: Adapter
-    module: str
-
-    def reader(self, files: Files) -> Reader:
-        under = Full(self.entry.file.parent, self.entry).reader(files)
-        delta = Delta.read(files, self.origin, self.module)
-        width = delta.a.shape[1]
-
-        def read(first: int, last: int) -> tuple[np.ndarray, bool]:
-            values = loaded(under(first, last)[0])
-            sums = widen(values).astype(np.float64) + delta.rows(first // width, last // width).reshape(-1)
-            return narrow(sums, values.dtype), False
-
-        return read
-
-
-def narrow(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Round float64 to a tile's type by way of float32, to nearest, ties to even; uint16 stands for bfloat16."""
-    if dtype == np.float64:
-        return values
-    single = values.astype(np.float32)
-    if dtype != np.uint16:
-        return single.astype(dtype)
-    words = single.view(np.uint32)
-    return ((words + (0x7FFF + ((words >> 16) & 1))) >> 16).astype(np.uint16)
 
 
 @dataclass(frozen=True)
@@ -118,8 +24,8 @@ class Target:
     `step`: entries per tile.
     """
 
-    entry: Entry
-    base: Full | Grounded | Zeros
+    entry: TensorEntry
+    base: Full | BaseWithAdapter | Zeros
     parts: tuple[Full | LowRank, ...]
     step: int
 
@@ -142,7 +48,7 @@ class Sources:
 
     base: Layout
     targets: tuple[Target, ...]
-    copied: tuple[Entry, ...]
+    copied: tuple[TensorEntry, ...]
     layouts: tuple[Layout, ...]
     adapters: tuple[Adapter, ...]
 
@@ -167,7 +73,7 @@ def full_sources(
     base: Layout,
     checkpoints: Sequence[Layout],
     *,
-    only: Sequence[str],
+    include: Sequence[str],
     exclude: Sequence[str],
     whole: bool,
     vectors: bool = False,
@@ -176,7 +82,7 @@ def full_sources(
 
     Args:
         base, checkpoints: what there is.
-        only, exclude: patterns over the base's tensors.
+        include, exclude: patterns over the base's tensors.
         whole: take weights as vectors of their own.
         vectors: all vectors of a tile will lie in memory at once, in float64.
 
@@ -185,7 +91,7 @@ def full_sources(
     """
     for other in checkpoints:
         _require_same(base, other)
-    selected = select(base.entries, only=only, exclude=exclude)
+    selected = select(base.entries, include=include, exclude=exclude)
     targets, copied = [], []
     for name, entry in base.entries.items():
         if entry.is_float and entry.entries and name in selected:
@@ -211,18 +117,18 @@ def _require_same(base: Layout, other: Layout) -> None:
             raise GtrTurboError(f"{name} in {other.folder} is of type {found.dtype}, in the base {entry.dtype}.", hint)
 
 
-def select(names: Sequence[str] | dict[str, Entry], *, only: Sequence[str], exclude: Sequence[str]) -> set[str]:
+def select(names: Sequence[str] | dict[str, TensorEntry], *, include: Sequence[str], exclude: Sequence[str]) -> set[str]:
     """Choose tensors by shell patterns.
 
     Raises:
         GtrTurboError: a pattern fits no tensor.
     """
-    for pattern in (*only, *exclude):
+    for pattern in (*include, *exclude):
         if not fnmatch.filter(names, pattern):
             raise GtrTurboError(
                 f"no tensor is called {pattern}.", f"the first is {next(iter(names), 'none')}; * stands for any text."
             )
-    chosen = {name for pattern in only for name in fnmatch.filter(names, pattern)} if only else set(names)
+    chosen = {name for pattern in include for name in fnmatch.filter(names, pattern)} if include else set(names)
     return chosen - {name for pattern in exclude for name in fnmatch.filter(names, pattern)}
 
 
@@ -232,7 +138,7 @@ def adapter_sources(
     origin: Adapter | None,
     names: Callable[[list[tuple[str, tuple[int, ...]]]], dict[str, str]],
     *,
-    only: Sequence[str],
+    include: Sequence[str],
     exclude: Sequence[str],
     whole: bool,
 ) -> Sources:
@@ -243,45 +149,62 @@ def adapter_sources(
         adapters: one per checkpoint.
         origin: the adapter that they were trained from, where it has a change of its own.
         names: gives the base's name for each tensor that the adapters change, from its name in memory and its shape.
-        only, exclude: patterns over the base's tensors.
+        include, exclude: patterns over the base's tensors.
         whole: take W + ΔW as vectors of their own.
 
     Raises:
         GtrTurboError: the adapters change different modules, or tensors that the base has in another shape.
     """
+    _require_same_modules(adapters, origin)
     first = adapters[0]
-    for adapter in [*adapters[1:], *([origin] if origin else [])]:
-        if odd := sorted(adapter.factors.keys() ^ first.factors.keys()) or sorted(
-            adapter.replaced.keys() ^ first.replaced.keys()
-        ):
-            raise GtrTurboError(f"{adapter.folder} adapts other modules than {first.folder} (first: {odd[0]}).")
     shapes = {f"{module}.weight": (b.shape[0], a.shape[1]) for module, (a, b) in first.factors.items()}
     stored = names([*shapes.items(), *((name, entry.shape) for name, entry in first.replaced.items())])
     modules = {stored[f"{module}.weight"]: module for module in first.factors}
     saved = {stored[name]: name for name in first.replaced}
-    selected = select(base.entries, only=only, exclude=exclude)
+    selected = select(base.entries, include=include, exclude=exclude)
     targets, copied = [], []
     for name, entry in base.entries.items():
         if name in modules and name in selected:
-            module = modules[name]
-            under = Grounded(entry, origin, module) if origin else Full(base.folder, entry)
-            width = entry.shape[1]
-            below, start = (Full(base.folder, entry), None) if whole else (None, origin)
-            parts = tuple(LowRank(adapter.folder, adapter, module, origin=start, under=below) for adapter in adapters)
-            targets.append(Target(entry, under, parts, max(1, BLOCK // width) * width))
+            targets.append(_low_rank_target(base.folder, entry, modules[name], adapters, origin, whole=whole))
         elif name in saved and name in selected:
-            start = Full(origin.folder, origin.replaced[saved[name]]) if origin else Full(base.folder, entry)
-            parts = tuple(Full(adapter.folder, _replacement(adapter, saved[name], entry), whole) for adapter in adapters)
-            targets.append(Target(entry, start, parts, TILE))
+            targets.append(_replaced_target(base.folder, entry, saved[name], adapters, origin, whole=whole))
         elif origin and (name in modules or name in saved):
-            raise GtrTurboError(f"--only and --exclude leave out {name}, which the base {origin.folder} itself changes.")
+            raise GtrTurboError(f"--include and --exclude leave out {name}, which the base {origin.folder} itself changes.")
         else:
             copied.append(entry)
     used = (*adapters, *([origin] if origin else []))
     return Sources(base, tuple(targets), tuple(copied), (base,), used)
 
 
-def _replacement(adapter: Adapter, name: str, entry: Entry) -> Entry:
+def _require_same_modules(adapters: Sequence[Adapter], origin: Adapter | None) -> None:
+    first = adapters[0]
+    for adapter in [*adapters[1:], *([origin] if origin else [])]:
+        odd = sorted(adapter.factors.keys() ^ first.factors.keys()) or sorted(adapter.replaced.keys() ^ first.replaced.keys())
+        if odd:
+            raise GtrTurboError(f"{adapter.folder} adapts other modules than {first.folder} (first: {odd[0]}).")
+
+
+def _low_rank_target(
+    folder: Path, entry: TensorEntry, module: str, adapters: Sequence[Adapter], origin: Adapter | None, *, whole: bool
+) -> Target:
+    """Lay out a tensor that the adapters change by a product."""
+    under = BaseWithAdapter(entry, origin, module) if origin else Full(folder, entry)
+    below, start = (Full(folder, entry), None) if whole else (None, origin)
+    parts = tuple(LowRank(adapter.folder, adapter, module, origin=start, under=below) for adapter in adapters)
+    width = entry.shape[1]
+    return Target(entry, under, parts, max(1, BLOCK // width) * width)
+
+
+def _replaced_target(
+    folder: Path, entry: TensorEntry, name: str, adapters: Sequence[Adapter], origin: Adapter | None, *, whole: bool
+) -> Target:
+    """Lay out a tensor that the adapters replace as a whole."""
+    start = Full(origin.folder, origin.replaced[name]) if origin else Full(folder, entry)
+    parts = tuple(Full(adapter.folder, _replacement(adapter, name, entry), whole) for adapter in adapters)
+    return Target(entry, start, parts, TILE)
+
+
+def _replacement(adapter: Adapter, name: str, entry: TensorEntry) -> TensorEntry:
     found = adapter.replaced[name]
     if found.shape != entry.shape or not found.is_float:
         raise GtrTurboError(f"{name} in {adapter.folder} has shape {list(found.shape)}, in the base {list(entry.shape)}.")

@@ -17,7 +17,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class State:
+class RunningSums:
     """What state.json holds: which checkpoints the sums are of, and how they were taken."""
 
     format: int
@@ -26,7 +26,7 @@ class State:
     settings: dict[str, str]
 
 
-def read_state(folder: Path) -> State | None:
+def read_state(folder: Path) -> RunningSums | None:
     """Read what a state directory says of itself; None where there is none yet.
 
     Raises:
@@ -36,9 +36,11 @@ def read_state(folder: Path) -> State | None:
     if not place.exists():
         return None
     try:
-        state = TypeAdapter(State).validate_json((place / STATE).read_bytes())
+        state = TypeAdapter(RunningSums).validate_json((place / STATE).read_bytes())
     except (OSError, ValidationError):
         raise GtrTurboError(f"{folder} holds no merge state.", "choose another --state.") from None
+    if "only" in state.settings:  # As --include was called once.
+        state.settings["include"] = state.settings.pop("only")
     if state.format != FORMAT:
         raise GtrTurboError(f"{folder} is of format {state.format}, not {FORMAT}.", "choose another --state.")
     return state
@@ -85,7 +87,7 @@ def _lock(descriptor: int, folder: Path, following: Path) -> None:
         raise GtrTurboError(f"{folder} is being added to by another process.", "wait for it, or choose another --state.")
 
 
-def require_unchanged(folder: Path, state: State | None, expected: list[str]) -> None:
+def require_unchanged(folder: Path, state: RunningSums | None, expected: list[str]) -> None:
     """Refuse a state that another process added to after it was read for the first time.
 
     Raises:
@@ -96,7 +98,7 @@ def require_unchanged(folder: Path, state: State | None, expected: list[str]) ->
         raise GtrTurboError(f"another process has just added to {folder}.", "run it again.")
 
 
-def require_same(folder: Path, state: State, *, base: str, settings: dict[str, str]) -> None:
+def require_same(folder: Path, state: RunningSums, *, base: str, settings: dict[str, str]) -> None:
     """Refuse a state that was begun otherwise.
 
     Raises:

@@ -1,25 +1,29 @@
 """What was measured of each checkpoint's tensors, kept on disk: the next merge with it needs one pass over the files.
 
-One file per checkpoint and question: the magnitudes that bound what is kept of each tensor, under the ids of checkpoint and
-base. A file says what it belongs to, and is refused if that is not what is asked.
+One file per checkpoint and key: the magnitudes that bound what is kept of each tensor, under the ids of checkpoint and base. A
+file says what it belongs to, and is refused if that is not what is asked.
 """
 
 import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.merging.plan import MergePlan
 
 FORMAT = 1
 Bounds = tuple[float, float]
+Thresholds = dict[tuple[str, int], Bounds]  # By tensor and number of the checkpoint.
+# A key names the way of trimming by the method that it was first made for; a user's rule that trims asks for what TIES does.
+NAMED_AFTER = {"largest": "ties", "middle": "breadcrumbs"}
 
 
 @dataclass(frozen=True)
-class Question:
+class ThresholdKey:
     """What thresholds depend on. `rule` names scope and ties: per tensor, every entry at the threshold is kept."""
 
     checkpoint: str
@@ -36,13 +40,13 @@ class Question:
         return f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 
-def recall(folder: Path, question: Question) -> dict[str, Bounds]:
+def recall(folder: Path, key: ThresholdKey) -> dict[str, Bounds]:
     """Read what was measured before, by tensor; nothing if it never was.
 
     Raises:
         GtrTurboError: the file is damaged or belongs to something else.
     """
-    file = folder / question.file
+    file = folder / key.file
     if not file.is_file():
         return {}
     try:
@@ -55,16 +59,54 @@ def recall(folder: Path, question: Question) -> dict[str, Bounds]:
             raise ValueError("no bounds")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise GtrTurboError(f"{file} is damaged.", "delete it: it is measured again.") from None
-    if belongs != asdict(question):
-        odd = next(name for name, value in asdict(question).items() if belongs.get(name) != value)
+    if belongs != asdict(key):
+        odd = next(name for name, value in asdict(key).items() if belongs.get(name) != value)
         raise GtrTurboError(f"{file} belongs to another {odd}.", "delete it: it is measured again.")
     return bounds
 
 
-def remember(folder: Path, question: Question, bounds: Mapping[str, Bounds]) -> None:
+def remember(folder: Path, key: ThresholdKey, bounds: Mapping[str, Bounds]) -> None:
     """Write what was measured; the file appears whole or not at all."""
     rows = {name: [low, None if math.isinf(high) else high] for name, (low, high) in sorted(bounds.items())}
     folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f".{question.file}.{os.getpid()}"
-    draft.write_text(json.dumps({"question": asdict(question), "bounds": rows}, indent=1) + "\n", encoding="utf-8")
-    draft.replace(folder / question.file)
+    draft = folder / f".{key.file}.{os.getpid()}"
+    draft.write_text(json.dumps({"question": asdict(key), "bounds": rows}, indent=1) + "\n", encoding="utf-8")
+    draft.replace(folder / key.file)
+
+
+@dataclass(frozen=True)
+class ThresholdCache:
+    """A folder of thresholds, and the keys of a merge's checkpoints in it."""
+
+    folder: Path
+    keys: Sequence[ThresholdKey]
+
+    def recall(self, tensors: Iterable[str]) -> Thresholds:
+        """Read what was measured before of the tensors at hand."""
+        names = set(tensors)
+        return {
+            (name, index): bounds
+            for index, key in enumerate(self.keys)
+            for name, bounds in recall(self.folder, key).items()
+            if name in names
+        }
+
+    def remember(self, thresholds: Thresholds) -> None:
+        """Add what was measured since."""
+        for index, key in enumerate(self.keys):
+            known = recall(self.folder, key)
+            measured = {name: bounds for (name, number), bounds in thresholds.items() if number == index}
+            if measured.keys() - known.keys():
+                remember(self.folder, key, known | measured)
+
+
+def cache_of(folder: Path, plan: MergePlan, *, base: str, checkpoints: Sequence[str]) -> ThresholdCache | None:
+    """Return where a merge's thresholds are kept, given the ids of what it reads; None where it needs none."""
+    if plan.measures != "ranks":
+        return None
+    method = NAMED_AFTER[str(plan.method.keeps)]
+    keys = [
+        ThresholdKey(checkpoint=identity, base=base, method=method, density=density, gamma=plan.gamma)
+        for identity, density in zip(checkpoints, plan.densities, strict=False)
+    ]
+    return ThresholdCache(folder, keys)

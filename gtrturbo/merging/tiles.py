@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtrturbo.merging.operands import BINS, CHUNK, TABLES, Operand, Rule, Search, Tile, loaded
+from gtrturbo.merging.operands import BINS, CHUNK, TABLES, Operand, Search, Tile, TileRule, loaded
 
 _MAGNITUDE = 0x7FFFFFFFFFFFFFFF
 
@@ -58,28 +58,28 @@ class TorchKernel:
         self,
         base: Tile,
         operands: Sequence[Operand],
-        rule: Rule,
+        rule: TileRule,
         *,
         offset: int,
         out: np.ndarray,
         state: np.ndarray | None = None,
         decay: float = 1.0,
     ) -> np.ndarray | None:
-        origin = self._wide(base)
+        origin = wide(base, self.device)
         if not torch.isfinite(origin).all():
             return None
         zero = torch.zeros_like(origin)
-        sums = [zero.clone() for _ in range(4)] if state is None else list(self._wide(state.reshape(4, -1)) * decay)
+        sums = [zero.clone() for _ in range(4)] if state is None else list(wide(state.reshape(4, -1), self.device) * decay)
         mean, ballot, kept, changed = zero.clone(), zero.clone(), zero.clone(), zero.clone()
         for operand in operands:
-            d = self._task_vector(origin, operand)
+            d = task_vector(origin, operand)
             if not torch.isfinite(d).all():
                 return None
             mean += operand.weight * d
             moved = (d != 0).double()
             changed += moved
             if rule.trims:
-                d = self._trim(d, operand, rule, offset)
+                d = trim(d, operand, rule, offset)
                 moved = (d != 0).double()
             kept += moved
             for total, part in zip(sums[:2], (d.clamp(min=0), d.clamp(max=0)), strict=True):
@@ -91,11 +91,11 @@ class TorchKernel:
             state.reshape(4, -1)[:] = torch.stack(sums).cpu().numpy()
         merged, conflicts = self._elect(sums, mean, ballot, rule)
         merged *= rule.scale
-        self._store(rule.base_factor * origin + merged, out)
+        store(rule.base_factor * origin + merged, out)
         rows = (merged * merged, mean * mean, merged * mean, origin * origin, conflicts, kept, changed)
-        return np.stack([self._chunks(row) for row in rows], axis=1)
+        return chunk_sums(rows)
 
-    def _elect(self, sums: list[Tensor], mean: Tensor, ballot: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
+    def _elect(self, sums: list[Tensor], mean: Tensor, ballot: Tensor, rule: TileRule) -> tuple[Tensor, Tensor]:
         plus, minus, plus_weight, minus_weight = sums
         if rule.vote is None:
             return (plus + minus if rule.trims else mean) / rule.divisor, torch.zeros_like(mean)
@@ -105,38 +105,48 @@ class TorchKernel:
         divisor = torch.where(agreeing > 0, agreeing, 1.0) if rule.average else rule.divisor
         return total / divisor, ((plus_weight > 0) & (minus_weight > 0)).double()
 
-    def _trim(self, d: Tensor, operand: Operand, rule: Rule, offset: int) -> Tensor:
-        magnitude = d.abs()
-        d = d.where((magnitude >= operand.low) & (magnitude <= operand.high), 0.0)
-        if rule.keep < 1:
-            index = torch.arange(offset + 1, offset + 1 + len(d), dtype=torch.int64, device=self.device)
-            d = torch.where(_uniform(operand.key, index) < rule.keep, d / rule.keep, 0.0)
-        return d
-
     def _magnitudes(self, base: Tile, operand: Operand) -> Tensor | None:
-        d = self._task_vector(self._wide(base), operand)
+        d = task_vector(wide(base, self.device), operand)
         return d.view(torch.int64) & _MAGNITUDE if torch.isfinite(d).all() else None
 
-    def _task_vector(self, origin: Tensor, operand: Operand) -> Tensor:
-        values = self._wide(operand.data)
-        return values if operand.difference else values - origin
 
-    def _wide(self, tile: Tile) -> Tensor:
-        tile = loaded(tile)
-        tensor = torch.from_numpy(tile)
-        tensor = tensor.view(torch.bfloat16) if tile.dtype == np.uint16 else tensor
-        return tensor.to(self.device).double()
+def wide(tile: Tile, device: str) -> Tensor:
+    """Bring a tile to a device, in float64."""
+    tile = loaded(tile)
+    tensor = torch.from_numpy(tile)
+    tensor = tensor.view(torch.bfloat16) if tile.dtype == np.uint16 else tensor
+    return tensor.to(device).double()
 
-    def _store(self, values: Tensor, out: np.ndarray) -> None:
-        # By way of float32, as torch's own conversion of one number goes.
-        target = torch.from_numpy(out)
-        target = target.view(torch.bfloat16) if out.dtype == np.uint16 else target
-        narrow = values if target.dtype == torch.float64 else values.float()
-        target.copy_(narrow.to(target.dtype))
 
-    def _chunks(self, row: Tensor) -> np.ndarray:
-        short = -len(row) % CHUNK
-        return torch.nn.functional.pad(row, (0, short)).view(-1, CHUNK).sum(dim=1).cpu().numpy()
+def task_vector(base: Tensor, operand: Operand) -> Tensor:
+    """Return what a checkpoint's tile changed, in float64."""
+    values = wide(operand.data, str(base.device))
+    return values if operand.difference else values - base
+
+
+def trim(d: Tensor, operand: Operand, rule: TileRule, offset: int) -> Tensor:
+    """Zero what is out of bounds, and drop entries at random where the rule does."""
+    magnitude = d.abs()
+    d = d.where((magnitude >= operand.low) & (magnitude <= operand.high), 0.0)
+    if rule.keep < 1:
+        index = torch.arange(offset + 1, offset + 1 + len(d), dtype=torch.int64, device=d.device)
+        d = torch.where(_uniform(operand.key, index) < rule.keep, d / rule.keep, 0.0)
+    return d
+
+
+def store(values: Tensor, out: np.ndarray) -> None:
+    """Round float64 to a tile's type, by way of float32, as torch's own conversion of one number goes."""
+    target = torch.from_numpy(out)
+    target = target.view(torch.bfloat16) if out.dtype == np.uint16 else target
+    narrow = values if target.dtype == torch.float64 else values.float()
+    target.copy_(narrow.to(target.dtype))
+
+
+def chunk_sums(rows: Sequence[Tensor]) -> np.ndarray:
+    """Sum each row over chunks. [chunks, rows]"""
+    short = -len(rows[0]) % CHUNK
+    padded = [torch.nn.functional.pad(row, (0, short)).view(-1, CHUNK).sum(dim=1).cpu().numpy() for row in rows]
+    return np.stack(padded, axis=1)
 
 
 def random_mask(key: int, entries: int, keep: float) -> Tensor:

@@ -1,6 +1,5 @@
 """Recompute tensors of a merge by the slow reference: whole, in torch, from the definitions in `algorithms`."""
 
-import math
 import random
 from collections.abc import Callable
 
@@ -10,16 +9,21 @@ from torch import Tensor
 
 from gtrturbo.algorithms import merging
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.methods import DROPPED, PAIRS, Plan
-from gtrturbo.merging.operands import loaded
-from gtrturbo.merging.sources import Full, Grounded, LowRank, Sources, Target, Zeros
+from gtrturbo.merging.custom import apply_rule
+from gtrturbo.merging.operands import RuleFailed, loaded
+from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, Zeros
+from gtrturbo.merging.plan import MergePlan
+from gtrturbo.merging.sources import Sources, Target
 from gtrturbo.merging.tiles import random_mask
-from gtrturbo.store.safetensors_files import Entry, Files, read_tensor
+from gtrturbo.store.open_files import Files, read_tensor
+from gtrturbo.store.safetensors_files import TensorEntry
 
 Seeds = Callable[[str, int], int]
 
 
-def verify(plan: Plan, sources: Sources, files: Files, written: Callable[[Entry], Entry], seeds: Seeds, *, count: int) -> int:
+def verify(
+    plan: MergePlan, sources: Sources, files: Files, written: Callable[[TensorEntry], TensorEntry], seeds: Seeds, *, count: int
+) -> int:
     """Compare `count` tensors of a finished merge, chosen at random, with the reference; return how many were compared.
 
     Args:
@@ -41,7 +45,7 @@ def verify(plan: Plan, sources: Sources, files: Files, written: Callable[[Entry]
     return len(chosen)
 
 
-def reference(plan: Plan, target: Target, files: Files, seeds: Seeds) -> tuple[Tensor, Tensor]:
+def reference(plan: MergePlan, target: Target, files: Files, seeds: Seeds) -> tuple[Tensor, Tensor]:
     """Merge one tensor as the definitions say, in float64 before the last rounding; and the size of what was summed."""
     base = _whole(target.base, target, files)
     vectors = [_whole(part, target, files) for part in target.parts]
@@ -50,40 +54,44 @@ def reference(plan: Plan, target: Target, files: Files, seeds: Seeds) -> tuple[T
         for vector, part in zip(vectors, target.parts, strict=True)
     ]
     keys = [seeds(target.name, index) for index in range(len(vectors))]
-    merged = _merge(plan, vectors, keys)
+    try:
+        merged = _merge(plan, vectors, keys)
+    except RuleFailed as failure:
+        raise failure.at(target.name, rule=plan.name) from failure
     size = base.abs() + sum(vector.abs() for vector in vectors)
     return plan.rule.base_factor * base + plan.rule.scale * merged.reshape(base.shape), size
 
 
-def _merge(plan: Plan, vectors: list[Tensor], keys: list[int]) -> Tensor:
+def _merge(plan: MergePlan, vectors: list[Tensor], keys: list[int]) -> Tensor:
     method, weights, rule = plan.method, plan.weights, plan.rule
-    if method in PAIRS:
-        lerp_above = {"lerp_above": plan.lerp_above}
-        return merging.slerp(vectors, t=weights[1] / math.fsum(weights), **lerp_above)
-    if method == "multislerp":
-        return merging.multislerp(vectors, weights=weights)
-    if method == "model-stock":
-        return merging.model_stock(vectors)
-    if method == "sce":
+    if method.coefficients:
+        return merging.weighted_sum(vectors, weights=method.coefficients(merging.gram(vectors).numpy(), weights))
+    if method.keeps == "varied":
         return merging.sce(vectors, density=plan.densities[0])
-    if method == "breadcrumbs":
-        vectors = [
-            merging.breadcrumbs(vector, density=density, gamma=plan.gamma)
-            for vector, density in zip(vectors, plan.densities, strict=True)
-        ]
-    if method in DROPPED and rule.keep < 1:
-        vectors = [
-            merging.drop(vector, kept=random_mask(key, vector.numel(), rule.keep).reshape(vector.shape), density=rule.keep)
-            for vector, key in zip(vectors, keys, strict=True)
-        ]
-    if method == "ties":
-        vectors = [merging.trimmed(vector, density=density) for vector, density in zip(vectors, plan.densities, strict=True)]
+    vectors = _kept(plan, vectors, keys)
+    if method.rule:
+        return apply_rule(method.rule.combine, [vector.flatten() for vector in vectors], weights)
     if rule.vote:
         return merging.kept_sum(vectors, weights=weights, count=rule.vote == "count", average=rule.average)
     return merging.weighted_sum(vectors, weights=weights) / rule.divisor
 
 
-def _whole(part: Full | Grounded | Zeros | LowRank, target: Target, files: Files) -> Tensor:
+def _kept(plan: MergePlan, vectors: list[Tensor], keys: list[int]) -> list[Tensor]:
+    """Keep of each task vector what the method keeps."""
+    pairs = list(zip(vectors, plan.densities, strict=True))
+    if plan.method.keeps == "largest":
+        return [merging.trimmed(vector, density=density) for vector, density in pairs]
+    if plan.method.keeps == "middle":
+        return [merging.breadcrumbs(vector, density=density, gamma=plan.gamma) for vector, density in pairs]
+    if plan.method.keeps == "random" and plan.rule.keep < 1:
+        return [
+            merging.drop(vector, kept=random_mask(key, vector.numel(), density).reshape(vector.shape), density=density)
+            for (vector, density), key in zip(pairs, keys, strict=True)
+        ]
+    return vectors
+
+
+def _whole(part: Full | BaseWithAdapter | Zeros | LowRank, target: Target, files: Files) -> Tensor:
     read = part.reader(files)
     tiles = [loaded(read(first, last)[0]) for first, last in target.tiles(0, target.entry.entries)]
     return _tensor(np.concatenate(tiles)).double().reshape(target.entry.shape)

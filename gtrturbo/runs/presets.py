@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gtrturbo.config.games import game_name
+
 Settings = Mapping[str, Any]
 
 
@@ -21,17 +23,12 @@ class Preset:
 
     def settings(self, stage: str, task: str) -> dict[str, Any]:
         """Return the settings of a stage for the task that is played."""
-        return {**self.stages.get(stage, {}), **self.tasks.get(canonical(task), {}).get(stage, {})}
+        return {**self.stages.get(stage, {}), **self.tasks.get(game_name(task), {}).get(stage, {})}
 
     def env_with(self, chosen: tuple[str, ...]) -> tuple[str, ...]:
         """Return the options of an environment: the preset's that the user did not choose otherwise, then the user's."""
         names = {_name(option) for option in chosen}
         return (*(option for option in self.env if _name(option) not in names), *chosen)
-
-
-def canonical(task: str) -> str:
-    """Name a task as the table of tasks does, whether it was named so or by the id of its environment."""
-    return task.lower().removeprefix("gtrturbo/").removesuffix("-v0")
 
 
 def _name(option: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.config.fields import absent_knobs, input_paths, knobs, seams
+from gtrturbo.config.games import game_name
 from gtrturbo.distributed.processes import Alone, group, working_in, world
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import is_outside, load, names_code
@@ -21,8 +22,9 @@ from gtrturbo.store.artifacts import (
     remake_command,
 )
 from gtrturbo.store.trackers import require_trackers, tracking
-from gtrturbo.tasks.loading import KIND as TASK
-from gtrturbo.tasks.loading import canonical_name
+
+# Of what has several built-in names, the one that counts.
+CANONICAL = {"task": game_name}
 
 
 def execute(config: Any) -> Result:
@@ -151,9 +153,9 @@ def provenance(config: Any, identify: Callable[[Path], str] = artifact_id) -> Pr
 
 def canonical(kind: str, name: str) -> str:
     """Return the one name by which a manifest calls what a user may call by several; of a file no folder."""
-    if kind == TASK:
-        return canonical_name(name)
-    return load(kind, name).name if is_outside(name) else name
+    if is_outside(name):
+        return load(kind, name).name
+    return CANONICAL[kind](name) if kind in CANONICAL else name
 
 
 def _ids(value: Path | tuple[Path, ...], identify: Callable[[Path], str]) -> Any:

@@ -5,26 +5,24 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from gtrturbo.config import RELEASE, MergeConfig
+from gtrturbo.config import MergeConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.lineage import find_base, on_disk
+from gtrturbo.merging.methods import method_of, require_built_in
 from gtrturbo.merging.recipes import read_recipe
 from gtrturbo.merging.state import read_state
 from gtrturbo.models.checkpoint_files import is_adapter
 from gtrturbo.store.artifacts import MANIFEST, same_artifact
 from gtrturbo.store.hashes import remembering_hashes
 
-# Methods that need no base: where none is known, a checkpoint lends its layout.
 HASHES = "hashes.json"
-BASELESS = ("linear", "slerp", "nuslerp", "multislerp")
 
 
 def with_base(config: MergeConfig) -> MergeConfig:
     """Read the recipe, fill in the base that a merge was not given, and take it out of the list (`ckpts/*` contains it).
 
-    With `--compat release` the first of the list is all that counts: the published code's teacher is never merged again.
-    The list stays as it is where it means just what it says: in a recipe, for SLERP, which goes from one listed checkpoint to
-    another, and where no base is known and the first only lends its layout.
+    The list stays as it is where it means just what it says: in a recipe, for methods such as SLERP, which goes from one listed
+    checkpoint to another, and where no base is known and the first only lends its layout.
 
     Raises:
         GtrTurboError: the chain leads to a checkpoint that lies neither in the list nor beside it.
@@ -35,10 +33,10 @@ def with_base(config: MergeConfig) -> MergeConfig:
         config = replace(config, checkpoints=tuple(map(on_disk, config.checkpoints)))
         return replace(config, base=on_disk(config.base) if config.base else _base_of(config))
     base = on_disk(config.base) if config.base else _base_of(config)
-    if config.method == "slerp" or (config.base is None and not _has_base(config)):
+    if method_of(config.method).whole == "always" or (config.base is None and not _has_base(config)):
         return replace(config, base=base)
     kept = tuple(path for path in config.checkpoints if not same_artifact(path, base))
-    return replace(config, base=base, checkpoints=kept[:1] if config.compat == RELEASE else kept)
+    return replace(config, base=base, checkpoints=kept)
 
 
 def borrows_layout(config: MergeConfig) -> bool:
@@ -52,15 +50,40 @@ def state_settings(config: MergeConfig) -> dict[str, str]:
     Raises:
         GtrTurboError: the merge is one that running sums do not stand for.
     """
+    require_built_in(config.method, "--state")
     kept = config.weights == "sma" or config.weights.startswith("ema:")
-    if config.method != "ties" or not kept or config.sign != "total" or config.normalize is False or "," in str(config.density):
+    if (
+        not method_of(config.method).running_sums
+        or not kept
+        or config.sign != "total"
+        or config.normalize is False
+        or "," in str(config.density)
+    ):
         raise GtrTurboError(
             "--state keeps running sums of ties with weights sma or ema:ALPHA, sign total and one density.", "leave out --state."
         )
     if config.rank or config.adapter_space == "factors":
         raise GtrTurboError("--state writes full weights.", "leave out --rank and --adapter-space, or --state.")
     chosen = {"weights": config.weights, "density": str(config.density)}
-    return chosen | {"only": ",".join(config.only), "exclude": ",".join(config.exclude)}
+    return chosen | {"include": ",".join(config.include), "exclude": ",".join(config.exclude)}
+
+
+def require_fitting(config: MergeConfig) -> None:
+    """Refuse before any work what does not go together.
+
+    Raises:
+        GtrTurboError: an option that the method has no part in.
+    """
+    if config.state:
+        state_settings(config)
+    if config.adapter_space == "factors":
+        require_built_in(config.method, "--adapter-space factors")
+    if config.recursive:
+        require_built_in(config.method, "--recursive")
+        if config.rank or config.adapter_space == "factors" or config.state or not method_of(config.method).recursive:
+            raise GtrTurboError(
+                "--recursive is for full teachers by ties or linear.", "leave out --rank, --adapter-space and --state."
+            )
 
 
 def _unless_given(config: MergeConfig, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +97,7 @@ def _unless_given(config: MergeConfig, recipe: dict[str, Any]) -> dict[str, Any]
 
 def _base_of(config: MergeConfig) -> Path:
     full = [path for path in config.checkpoints if not is_adapter(path)]
-    if config.method in BASELESS and full and not _has_base(config):
+    if not method_of(config.method).needs_base and full and not _has_base(config):
         return full[0]
     return find_base(config.checkpoints)
 

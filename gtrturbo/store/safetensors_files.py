@@ -1,4 +1,4 @@
-"""Safetensors on disk as layouts: which tensor lies where. Tiles are read into and written from buffers, never whole files.
+"""Safetensors on disk as layouts: which tensor lies where. `open_files` reads and writes them.
 
 Source of the format: safetensors' specification: 8 bytes length (little-endian), a JSON header, then the tensors' bytes.
 """
@@ -6,9 +6,7 @@ Source of the format: safetensors' specification: 8 bytes length (little-endian)
 import json
 import math
 import os
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ HEADER_LIMIT = 100_000_000  # bytes, as in the format's own reader
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """One tensor in a file: its bytes are [start, start + size)."""
 
     name: str
@@ -56,7 +54,7 @@ class Layout:
     """A checkpoint's tensors by name, and its files' headers byte for byte."""
 
     folder: Path
-    entries: dict[str, Entry]
+    entries: dict[str, TensorEntry]
     headers: dict[str, bytes]
 
     @property
@@ -99,7 +97,7 @@ def _sharded(folder: Path) -> Layout:
 
 
 def _joined(folder: Path, files: list[str]) -> Layout:
-    entries: dict[str, Entry] = {}
+    entries: dict[str, TensorEntry] = {}
     headers: dict[str, bytes] = {}
     for file in files:
         headers[file], found = read_header(folder / file)
@@ -120,7 +118,7 @@ def _absent(folder: Path) -> GtrTurboError:
     return GtrTurboError(f"{folder} holds no {SINGLE} and no {INDEX}.", "name a checkpoint folder.")
 
 
-def read_header(path: Path) -> tuple[bytes, list[Entry]]:
+def read_header(path: Path) -> tuple[bytes, list[TensorEntry]]:
     """Read a safetensors file's header: its bytes, length included, and its tensors in the order of their bytes.
 
     Raises:
@@ -145,9 +143,9 @@ def read_header(path: Path) -> tuple[bytes, list[Entry]]:
     return prefix + text, entries
 
 
-def _entry(path: Path, name: str, fields: dict[str, Any], data: int) -> Entry:
+def _entry(path: Path, name: str, fields: dict[str, Any], data: int) -> TensorEntry:
     start, end = fields["data_offsets"]
-    entry = Entry(name, path, fields["dtype"], tuple(fields["shape"]), data + start, end - start)
+    entry = TensorEntry(name, path, fields["dtype"], tuple(fields["shape"]), data + start, end - start)
     if entry.dtype not in BITS:
         raise ValueError(f"{name} is of type {entry.dtype}, which merge does not know")
     if entry.entries * entry.width != entry.size:
@@ -155,115 +153,13 @@ def _entry(path: Path, name: str, fields: dict[str, Any], data: int) -> Entry:
     return entry
 
 
-def _require_whole(entries: list[Entry], start: int, size: int) -> None:
+def _require_whole(entries: list[TensorEntry], start: int, size: int) -> None:
     for entry in entries:
         if entry.start != start:
             raise ValueError(f"{entry.name} does not follow the tensor before it")
         start += entry.size
     if start != size:
         raise ValueError(f"it has {size} bytes, its header says {start}")
-
-
-@dataclass(frozen=True)
-class Stored:
-    """Entries that still lie in an open file, from byte `place` on."""
-
-    path: Path
-    descriptor: int
-    place: int
-    entries: int
-    dtype: np.dtype
-
-    def __len__(self) -> int:
-        return self.entries
-
-    def load(self) -> np.ndarray:
-        """Read them. [entries]"""
-        out = np.empty(self.entries, self.dtype)
-        _fill(self.descriptor, self.path, self.place, out)
-        return out
-
-    def unreadable(self, errno: int) -> Exception:
-        """Say why they could not be read; errno 0: the file ended."""
-        return OSError(errno, os.strerror(errno), str(self.path)) if errno else _shorter(self.path)
-
-
-def _fill(descriptor: int, path: Path, offset: int, data: np.ndarray) -> None:
-    out = data.view(np.uint8).data
-    while len(out):
-        got = os.preadv(descriptor, [out], offset)
-        if not got:
-            raise _shorter(path)
-        out, offset = out[got:], offset + got
-
-
-def _shorter(path: Path) -> GtrTurboError:
-    return GtrTurboError(f"{path} became shorter while it was read.")
-
-
-@dataclass
-class Files:
-    """Open files, by path, shared by threads: reads and writes name their offset."""
-
-    _open: dict[Path, int] = field(default_factory=dict)
-    # Writers of one file wait for each other anyway: here they do it asleep, in the kernel they would spin.
-    _writing: threading.Lock = field(default_factory=threading.Lock)
-
-    def read(self, entry: Entry, first: int, out: np.ndarray) -> None:
-        """Read entries [first, first + len(out)) of a tensor into `out`, whose dtype is the file's."""
-        self.read_bytes(entry.file, entry.start + first * entry.width, out)
-
-    def read_bytes(self, path: Path, offset: int, data: np.ndarray) -> None:
-        """Fill an array from an offset of a file."""
-        _fill(self._open[path], path, offset, data)
-
-    def stored(self, entry: Entry) -> Callable[[int, int], "Stored"]:
-        """Return what names the entries [first, last) of a tensor, unread."""
-        path, descriptor, dtype = entry.file, self._open[entry.file], np.dtype(FLOATS[entry.dtype])
-        start, width = entry.start, entry.width
-        return lambda first, last: Stored(path, descriptor, start + first * width, last - first, dtype)
-
-    def write(self, path: Path, offset: int, data: np.ndarray) -> None:
-        """Write an array's bytes at an offset of a file that was opened for writing."""
-        left = data.view(np.uint8).data
-        with self._writing:
-            while len(left):
-                done = os.pwrite(self._open[path], left, offset)
-                left, offset = left[done:], offset + done
-
-    def flush(self, path: Path) -> None:
-        """Wait until the disk holds what was written so far."""
-        os.fsync(self._open[path])
-
-    def open(self, path: Path) -> None:
-        """Open a file for reading, once."""
-        if path not in self._open:
-            self._open[path] = os.open(path, os.O_RDONLY)
-
-    def create(self, path: Path, header: bytes, size: int) -> None:
-        """Make a file of its final size with its header, so that a full disk is found before the work."""
-        self._open[path] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-        os.posix_fallocate(self._open[path], 0, max(1, size))
-        os.pwrite(self._open[path], header, 0)
-
-    def close(self) -> None:
-        for descriptor in self._open.values():
-            os.close(descriptor)
-        self._open.clear()
-
-
-def read_tensor(files: Files, entry: Entry) -> np.ndarray:
-    """Read one whole floating-point tensor, in its shape; bfloat16 as the uint16 of its bits."""
-    flat = np.empty(entry.entries, FLOATS[entry.dtype])
-    files.read(entry, 0, flat)
-    return flat.reshape(entry.shape)
-
-
-def widen(values: np.ndarray) -> np.ndarray:
-    """Turn a tile as it is on disk into float32, or float64 where it is that."""
-    if values.dtype == np.uint16:
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return values if values.dtype == np.float64 else values.astype(np.float32)
 
 
 def header_of(entries: dict[str, tuple[str, tuple[int, ...]]]) -> bytes:

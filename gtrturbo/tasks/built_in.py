@@ -1,6 +1,6 @@
 """The games as tasks: which there are, and how each is made from its options."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from gtrturbo.config.games import GAME_IDS
 from gtrturbo.tasks.games import blackjack, ezpoints, numberline, points24
 from gtrturbo.tasks.options import Option
 from gtrturbo.tasks.task import ChatPrompt, Info, Task, View, ask
@@ -20,7 +21,6 @@ CHEAPEST = {"image": "tiny"}
 class Game:
     """What a game module gives to its task."""
 
-    env_id: str
     settings: Mapping[str, Option]
     reads: tuple[str, ...]
     actions: Callable[[Options], tuple[str, ...]]
@@ -33,7 +33,6 @@ class Game:
 
 GAMES = {
     "numberline": Game(
-        env_id="gtrturbo/NumberLine-v0",
         settings=numberline.OPTIONS,
         reads=("current number", "target number"),
         actions=lambda options: numberline.ACTIONS,
@@ -44,7 +43,6 @@ GAMES = {
         random_expert=numberline.random_expert,
     ),
     "ezpoints": Game(
-        env_id="gtrturbo/EZPoints-v0",
         settings=ezpoints.OPTIONS,
         reads=("cards", "formula"),
         actions=lambda options: ezpoints.RULES.actions(options["face_cards_as_10"]),
@@ -55,7 +53,6 @@ GAMES = {
         random_expert=ezpoints.random_expert,
     ),
     "blackjack": Game(
-        env_id="gtrturbo/Blackjack-v0",
         settings=blackjack.OPTIONS,
         reads=("player total", "dealer card"),
         actions=lambda options: blackjack.ACTIONS,
@@ -66,7 +63,6 @@ GAMES = {
         random_expert=blackjack.random_expert,
     ),
     "points24": Game(
-        env_id="gtrturbo/Points24-v0",
         settings=points24.OPTIONS,
         reads=("cards", "formula"),
         actions=lambda options: points24.RULES.actions(options["face_cards_as_10"]),
@@ -89,8 +85,8 @@ def game_task(name: str, options: Options) -> Task:
 
     return Task(
         name=name,
-        make=partial(_make, game.env_id, options),
-        blind=partial(_make, game.env_id, {**options, **CHEAPEST}),
+        make=partial(_make, GAME_IDS[name], options),
+        blind=partial(_make, GAME_IDS[name], {**options, **CHEAPEST}),
         prompt=prompt,
         actions=game.actions(options),
         reads=game.reads,
@@ -104,13 +100,3 @@ def game_task(name: str, options: Options) -> Task:
 
 def _make(env_id: str, options: Options) -> gym.Env:
     return gym.make(env_id, disable_env_checker=True, **options)
-
-
-def game_ids() -> dict[str, str]:
-    """Return the games' names by what else they are called: their environments' ids, in lower case."""
-    return {game.env_id.lower(): name for name, game in GAMES.items()}
-
-
-def settings_of(name: str) -> Sequence[str]:
-    """List the options of a game."""
-    return tuple(GAMES[name].settings)

@@ -5,21 +5,15 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from gtrturbo.config.games import game_name
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import find, is_outside, load
-from gtrturbo.tasks.built_in import GAMES, TASKS, game_ids, game_task
+from gtrturbo.tasks.built_in import GAMES, TASKS, game_task
 from gtrturbo.tasks.options import Choice, Number, Option, Switch, Text, Whole, default, read_option
 from gtrturbo.tasks.task import Task
 
 KIND = "task"
 ANY_WHOLE = 1 << 53
-
-
-def canonical_name(name: str) -> str:
-    """Return the one name under which manifests know a task: of a game its own, whatever it was called; of a file no folder."""
-    if is_outside(name):
-        return load(KIND, name).name
-    return game_ids().get(name.lower(), name.lower())
 
 
 def load_task(name: str, options: Sequence[str] = ()) -> Task:
@@ -31,7 +25,7 @@ def load_task(name: str, options: Sequence[str] = ()) -> Task:
     """
     if is_outside(name):
         return _own_task(name, load(KIND, name).value, options)
-    known = canonical_name(name)
+    known = game_name(name)
     if known not in GAMES:
         find(KIND, name, dict.fromkeys(TASKS))
     return game_task(known, read_options(known, options, GAMES[known].settings))

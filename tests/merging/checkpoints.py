@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from gtrturbo.config import MergeConfig
-from gtrturbo.merging.sources import narrow
+from gtrturbo.merging.parts import narrow
 from gtrturbo.stages import execute
-from gtrturbo.store.safetensors_files import Files, header_of, read_layout
+from gtrturbo.store.open_files import Files
+from gtrturbo.store.safetensors_files import header_of, read_layout
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 Tensors = dict[str, np.ndarray]

@@ -321,8 +321,8 @@ def test_the_published_primitive_agrees_at_weight_one_each():
     ("settings", "said"),
     [
         ({"rank": 4, "adapter_space": "factors"}, "--adapter-space factors keeps the rank"),
-        ({"rank": 4, "only": ("*q_proj*",)}, "--only and --exclude are for full weights"),
-        ({"adapter_space": "factors", "exclude": ("*q_proj*",)}, "--only and --exclude are for full weights"),
+        ({"rank": 4, "include": ("*q_proj*",)}, "--include and --exclude are for full weights"),
+        ({"adapter_space": "factors", "exclude": ("*q_proj*",)}, "--include and --exclude are for full weights"),
         ({"rank": 4, "recursive": True}, "--recursive is for full teachers"),
     ],
 )
@@ -349,7 +349,7 @@ def test_factors_of_other_ranks_or_scales_and_whole_tensors_do_not_merge_apart(f
 def test_only_what_fits_a_pattern_is_merged(folders, model):
     path, base = folders.root / "adapter", read(model)
     adapter(path, model, seed=0)
-    found = read(folders.merge(path, base=model, only=("model.layers.1.*",), exclude=("*down_proj*",)))
+    found = read(folders.merge(path, base=model, include=("model.layers.1.*",), exclude=("*down_proj*",)))
     assert {name for name in base if not np.array_equal(found[name], base[name])} == {"model.layers.1.self_attn.q_proj.weight"}
 
 

@@ -6,16 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gtrturbo.merging.operands import TABLES, Operand, Rule, Search
-from gtrturbo.store.safetensors_files import Stored
+from gtrturbo.merging.operands import TABLES, Operand, Search, TileRule
+from gtrturbo.store.open_files import StoredTile
 
-TIES = Rule(vote="total", average=True, trims=True)
+TIES = TileRule(vote="total", average=True, trims=True)
 RULES = {
     "ties": TIES,
-    "ties sum": Rule(vote="total", divisor=1.3, trims=True, scale=0.7),
-    "votes": Rule(vote="total", average=True),
-    "linear": Rule(divisor=3.0),
-    "scaled": Rule(divisor=4.0, scale=0.3, base_factor=0.5),
+    "ties sum": TileRule(vote="total", divisor=1.3, trims=True, scale=0.7),
+    "votes": TileRule(vote="total", average=True),
+    "linear": TileRule(divisor=3.0),
+    "scaled": TileRule(divisor=4.0, scale=0.3, base_factor=0.5),
 }
 
 
@@ -36,7 +36,7 @@ def differences(rng, n: int, exponents) -> np.ndarray:
     return values
 
 
-def trimmed(operands: list[Operand], rule: Rule, low: float) -> list[Operand]:
+def trimmed(operands: list[Operand], rule: TileRule, low: float) -> list[Operand]:
     return [replace(operand, low=low) for operand in operands] if rule.trims else operands
 
 
@@ -110,7 +110,7 @@ def test_no_sum_is_rounded_at_the_edge_of_what_float32_holds(kernels, k, vote):
         total = sum(wide(values) - wide(base) for values in inputs)
         units = 254 * (2 * k - 1) * 2**spread + 255  # Odd: exact in float32 as long as it has 24 bits.
         assert np.array_equal(total, total.astype(np.float32)) == (units < 2**24)
-        rule = Rule(vote="total", average=True) if vote else Rule(divisor=float(k))
+        rule = TileRule(vote="total", average=True) if vote else TileRule(divisor=float(k))
         _, rows = assert_same(kernels, base, [Operand(values) for values in inputs], rule)
         assert rows[0, 1] == pytest.approx(64 * (units * 2.0 ** -(7 + spread)) ** 2, rel=1e-13)
 
@@ -119,7 +119,7 @@ def test_sums_that_float32_cannot_hold_are_taken_in_float64(kernels):
     # 2 · 1.9 · 2^127 overflows float32; its half, which is the answer, does not. The sum of all four is 0.
     base, bits = np.zeros(64, np.uint16), 254 << 7 | 115
     inputs = [np.full(64, sign << 15 | bits, np.uint16) for sign in (0, 1, 0, 1)]
-    out, _ = assert_same(kernels, base, [Operand(values) for values in inputs], Rule(vote="total", average=True))
+    out, _ = assert_same(kernels, base, [Operand(values) for values in inputs], TileRule(vote="total", average=True))
     assert (out == bits).all()
 
 
@@ -133,7 +133,7 @@ def test_sums_of_all_pairs_of_exponents_are_those_of_float64(kernels):
         keep = (first < 250) & (second < 250)  # Sums of larger ones overflow bfloat16, though not float64.
         base, other = base[keep], other[keep]
         for inputs in ([other], [other, np.ascontiguousarray(base[::-1])]):
-            for rule in (Rule(vote="total", average=True), Rule()):
+            for rule in (TileRule(vote="total", average=True), TileRule()):
                 assert_same(kernels, base, [Operand(values) for values in inputs], rule)
 
 
@@ -156,7 +156,7 @@ def test_every_entry_is_merged_once_whatever_the_length(kernels, length):
     operands = [Operand(numbers(rng, length, (115, 125))) for _ in range(3)]
     for rule in RULES.values():
         assert_same(kernels, base, trimmed(operands, rule, 0.01), rule)
-    _, rows = assert_same(kernels, base, operands, Rule())
+    _, rows = assert_same(kernels, base, operands, TileRule())
     assert rows[:, 6].sum() == sum((wide(operand.data) != wide(base)).sum() for operand in operands)
 
 
@@ -219,11 +219,11 @@ def test_tiles_in_files_are_merged_as_tiles_in_memory(kernels, tmp_path, dtype, 
     file = tmp_path / "file"
     file.write_bytes(b"\0\0\0" + b"".join(values.tobytes() for values in arrays))
     with file.open("rb") as opened:
-        stored = [Stored(file, opened.fileno(), 3 + i * arrays[0].nbytes, n, arrays[0].dtype) for i in range(k + 1)]
+        stored = [StoredTile(file, opened.fileno(), 3 + i * arrays[0].nbytes, n, arrays[0].dtype) for i in range(k + 1)]
         states = [np.linspace(0, 4, 4 * n).reshape(4, n) for _ in range(3)]
         outs = [np.empty_like(arrays[0]) for _ in range(3)]
         runs = [(kernels[0], arrays), (kernels[0], stored), (kernels[1], stored)]
-        for rule, sums in ((TIES, states), (TIES, [None] * 3), (Rule(divisor=2.0), [None] * 3)):
+        for rule, sums in ((TIES, states), (TIES, [None] * 3), (TileRule(divisor=2.0), [None] * 3)):
             for (kernel, tiles), out, state in zip(runs, outs, sums, strict=True):
                 operands = trimmed([Operand(tile) for tile in tiles[1:]], rule, 1e-3)
                 assert kernel.combine(tiles[0], operands, rule, offset=0, out=out, state=state, decay=0.5) is not None

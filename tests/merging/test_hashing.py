@@ -12,9 +12,9 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging import engine, hashing
 from gtrturbo.merging.hashing import Hasher
 from gtrturbo.store import artifacts
-from gtrturbo.store import safetensors_files as files
+from gtrturbo.store import open_files as files
 from gtrturbo.store.artifacts import artifact_id, read_manifest
-from gtrturbo.store.safetensors_files import Files
+from gtrturbo.store.open_files import Files
 
 SIZE = 10_000
 

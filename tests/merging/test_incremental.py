@@ -12,11 +12,10 @@ import pytest
 from checkpoints import content, read
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging import accumulators, engine
+from gtrturbo.merging import incremental, measuring
 from gtrturbo.merging.state import claimed, read_state, replaced
-from gtrturbo.stages import merge as stage
 from gtrturbo.store.artifacts import artifact_id, read_manifest
-from gtrturbo.store.safetensors_files import Files
+from gtrturbo.store.open_files import Files
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F32"])
@@ -86,7 +85,7 @@ def test_a_checkpoint_counts_once_however_often_it_is_named(folders, family):
     [
         ({"density": "0.5"}, "was begun with --density 0.8, not 0.5"),
         ({"weights": "ema:0.5"}, "was begun with --weights sma, not ema:0.5"),
-        ({"only": ("embed.*",)}, r"was begun with --only , not embed\.\*"),
+        ({"include": ("embed.*",)}, r"was begun with --include , not embed\.\*"),
         ({"method": "linear"}, "keeps running sums of ties"),
         ({"weights": "0.5"}, "keeps running sums of ties with weights sma or ema:ALPHA"),
         ({"sign": "count"}, "keeps running sums of ties"),
@@ -151,7 +150,7 @@ def test_a_folder_that_is_no_state_is_not_touched(folders, family):
     assert (others[0] / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("fails", ["write", "finish"])
+@pytest.mark.parametrize("fails", ["accumulators.Accumulators.write", "incremental.replace_sums"])
 def test_an_interrupted_update_leaves_the_old_state_whole(folders, family, monkeypatch, fails):
     base, others = family(2, dtypes="BF16")
     state = folders.root / "state"
@@ -162,7 +161,7 @@ def test_an_interrupted_update_leaves_the_old_state_whole(folders, family, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(accumulators.Accumulators, fails, stop)
+        patched.setattr(f"gtrturbo.merging.{fails}", stop)
         with pytest.raises(KeyboardInterrupt):
             folders.merge(others[1], base=base, state=state)
     assert content(state) | {"state.json": (state / "state.json").read_bytes()} == before
@@ -231,7 +230,7 @@ def test_a_state_that_grew_since_it_was_read_is_refused(folders, family, monkeyp
         folders.merge(others[1], base=base, state=state)
         return claimed(folder)
 
-    monkeypatch.setattr(stage, "claimed", late)
+    monkeypatch.setattr(incremental, "claimed", late)
     with pytest.raises(GtrTurboError, match=r"another process has just added to .*state\.\nrun it again"):
         folders.merge(others[2], base=base, state=state)
     out = folders.merge(others[2], base=base, state=state)
@@ -279,12 +278,12 @@ def test_cached_thresholds_give_the_same_bytes_without_measuring(folders, family
     def measured(*_):
         raise AssertionError("a threshold was measured again")
 
-    monkeypatch.setattr(engine, "kth_largest", measured)
+    monkeypatch.setattr(measuring, "kth_largest", measured)
     assert content(folders.merge(*others, base=base, cache=cache, **settings)) == expected
     # Any weights, scale, window and order of the same checkpoints need nothing new.
     if settings == {"density": "0.5"}:
         folders.merge(others[2], others[0], base=base, cache=cache, **settings, weights="ema:0.4", scale=2.0)
-        folders.merge(*others, base=base, cache=cache, **settings, only=("layers.*",))
+        folders.merge(*others, base=base, cache=cache, **settings, include=("layers.*",))
         with pytest.raises(AssertionError, match="measured again"):
             folders.merge(*others, base=base, cache=cache, density="0.6")
         with pytest.raises(AssertionError, match="measured again"):
@@ -294,9 +293,9 @@ def test_cached_thresholds_give_the_same_bytes_without_measuring(folders, family
 def test_only_new_checkpoints_and_tensors_are_measured(folders, family, monkeypatch):
     base, others = family(3)
     cache, counted = folders.root / "cache", []
-    genuine = engine.kth_largest
-    monkeypatch.setattr(engine, "kth_largest", lambda *rest: counted.append(1) or genuine(*rest))
-    folders.merge(*others[:2], base=base, cache=cache, only=("layers.*",))
+    genuine = measuring.kth_largest
+    monkeypatch.setattr(measuring, "kth_largest", lambda *rest: counted.append(1) or genuine(*rest))
+    folders.merge(*others[:2], base=base, cache=cache, include=("layers.*",))
     assert len(counted) == 2 * 2
     folders.merge(*others[:2], base=base, cache=cache)
     assert len(counted) == 2 * 5
@@ -368,7 +367,7 @@ def test_a_full_disk_while_the_state_is_made_leaves_nothing(folders, family, mon
 
 def test_more_checkpoints_than_a_count_can_hold_are_refused(folders, family, monkeypatch):
     base, others = family(2)
-    monkeypatch.setattr(stage, "MOST", 1)
+    monkeypatch.setattr(incremental, "MOST", 1)
     folders.merge(others[0], base=base, state=folders.root / "state")
     with pytest.raises(GtrTurboError, match="a state holds 1 checkpoints at most"):
         folders.merge(others[1], base=base, state=folders.root / "state")

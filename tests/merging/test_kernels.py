@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.operands import Operand, Rule, Search
-from gtrturbo.merging.sources import narrow
+from gtrturbo.merging.operands import Operand, Search, TileRule
+from gtrturbo.merging.parts import narrow
 from gtrturbo.merging.tiles import random_mask
-from gtrturbo.store.safetensors_files import Stored
+from gtrturbo.store.open_files import StoredTile
 
 DTYPES = (np.float64, np.float32, np.uint16, np.float16)  # uint16 stands for bfloat16
 N = 20_011  # more than one chunk of sums, and no multiple of anything
@@ -56,15 +56,15 @@ def assert_same_merge(kernels, base, inputs, rule, *, offset=0, state=None, deca
 
 
 RULES = [
-    Rule(divisor=1.7),
-    Rule(scale=0.5),
-    Rule(vote="total", average=True, trims=True),
-    Rule(vote="total", divisor=1.3, trims=True),
-    Rule(vote="count", average=True, trims=True, scale=1.5),
-    Rule(vote="total", average=True),
-    Rule(trims=True, keep=0.4, divisor=2.0),
-    Rule(vote="total", trims=True, keep=0.7),
-    Rule(base_factor=0.0),
+    TileRule(divisor=1.7),
+    TileRule(scale=0.5),
+    TileRule(vote="total", average=True, trims=True),
+    TileRule(vote="total", divisor=1.3, trims=True),
+    TileRule(vote="count", average=True, trims=True, scale=1.5),
+    TileRule(vote="total", average=True),
+    TileRule(trims=True, keep=0.4, divisor=2.0),
+    TileRule(vote="total", trims=True, keep=0.7),
+    TileRule(base_factor=0.0),
 ]
 
 
@@ -93,7 +93,7 @@ def test_running_sums_come_out_the_same(kernels, k, decay):
 def test_tiles_of_any_length_are_merged_to_the_last_entry(kernels, length):
     base, inputs = tile(np.float32, seed=1)[:length], operands([np.float32] * 2)
     inputs = [replace(operand, data=operand.data[:length]) for operand in inputs]
-    out = assert_same_merge(kernels, base, inputs, Rule(divisor=1.37))
+    out = assert_same_merge(kernels, base, inputs, TileRule(divisor=1.37))
     wide = base.astype(np.float64)
     expected = wide + sum(operand.weight * (operand.data - wide) for operand in inputs) / 1.37
     assert np.array_equal(out, expected.astype(np.float32))
@@ -143,9 +143,9 @@ def test_every_half_and_every_bfloat16_is_read_exactly_and_rounded_back(kernels)
     brains = words[np.isfinite((words.astype(np.uint32) << 16).view(np.float32))]
     for values in (halves, brains):
         zero = np.zeros_like(values)
-        out = assert_same_merge(kernels, zero, [Operand(values)], Rule())
+        out = assert_same_merge(kernels, zero, [Operand(values)], TileRule())
         exact = np.empty(len(values))
-        kernels[0].combine(np.zeros(len(values)), [Operand(values, difference=True)], Rule(), offset=0, out=exact)
+        kernels[0].combine(np.zeros(len(values)), [Operand(values, difference=True)], TileRule(), offset=0, out=exact)
         assert np.array_equal(exact, widened(values))
         assert np.array_equal(widened(out), widened(values))
 
@@ -161,7 +161,7 @@ def test_rounding_is_to_nearest_ties_to_even(kernels, dtype):
     values = np.concatenate([*around, *(-part for part in around)]).astype(np.float64)
     out = np.empty(len(values), dtype)
     for kernel in kernels:
-        kernel.combine(np.zeros(len(values), dtype), [Operand(values, difference=True)], Rule(), offset=0, out=out)
+        kernel.combine(np.zeros(len(values), dtype), [Operand(values, difference=True)], TileRule(), offset=0, out=out)
         assert out.tobytes() == narrow(values, np.dtype(dtype)).tobytes()
 
 
@@ -169,7 +169,7 @@ def test_what_is_counted_while_merging_is_what_numpy_counts(kernels):
     base, inputs = tile(np.float32, seed=1, spread=0.1), operands([np.float32] * 3, trims=True)
     base[1::997] = 0.5  # Squares of entries next to overflow would hide all others.
     inputs = [replace(operand, data=np.clip(operand.data, -9, 9)) for operand in inputs]
-    rule = Rule(vote="total", average=True, trims=True)
+    rule = TileRule(vote="total", average=True, trims=True)
     wide = base.astype(np.float64)
     moved = [operand.data - wide for operand in inputs]
     kept = [np.where((np.abs(d) >= 0.3) & (np.abs(d) <= 2.5), d, 0) for d in moved]
@@ -210,7 +210,7 @@ def test_the_drop_follows_splitmix64(kernels):
             for kernel in kernels:
                 out = np.empty(3)
                 inputs = [Operand(np.ones(3), difference=True, key=1234567)]
-                kernel.combine(np.zeros(3), inputs, Rule(trims=True, keep=float(edge)), offset=0, out=out)
+                kernel.combine(np.zeros(3), inputs, TileRule(trims=True, keep=float(edge)), offset=0, out=out)
                 assert (out[index] != 0) == kept
 
 
@@ -225,9 +225,9 @@ def test_a_read_that_stops_short_is_gone_on_with(kernels):
     assert len(whole) == 2 * N and len(os.pread(descriptor, 4 * N, 0)) < 4 * N
     base = tile(np.uint16, seed=1)
     merged = []
-    for data in (whole[1 : N + 1].copy(), Stored(PAGED, descriptor, 2, N, np.dtype(np.uint16))):
+    for data in (whole[1 : N + 1].copy(), StoredTile(PAGED, descriptor, 2, N, np.dtype(np.uint16))):
         out = np.empty_like(base)
-        assert kernels[0].combine(base, [Operand(data, weight=0.5)], Rule(), offset=0, out=out) is not None
+        assert kernels[0].combine(base, [Operand(data, weight=0.5)], TileRule(), offset=0, out=out) is not None
         merged.append(out.tobytes())
     os.close(descriptor)
     assert merged[0] == merged[1]
@@ -239,7 +239,7 @@ def test_a_file_that_ends_within_a_piece_is_named(kernels, tmp_path, loop, short
     values = np.ones(N, np.float32)
     (tmp_path / "shorter").write_bytes(values.tobytes()[:-5])
     descriptor = os.open(tmp_path / "shorter", os.O_RDONLY)
-    tiles = {"base": values, "input": values, shorter: Stored(tmp_path / "shorter", descriptor, 0, N, np.dtype(np.float32))}
+    tiles = {"base": values, "input": values, shorter: StoredTile(tmp_path / "shorter", descriptor, 0, N, np.dtype(np.float32))}
     base, operand, kernel = tiles["base"], Operand(tiles["input"]), kernels[0]
     all_bits = {"prefix": 0, "prefix_shift": 64}
     with pytest.raises(GtrTurboError, match="shorter became shorter while it was read"):
@@ -251,5 +251,5 @@ def test_a_file_that_ends_within_a_piece_is_named(kernels, tmp_path, loop, short
             case "gather":
                 kernel.gather(base, operand, **all_bits, out=np.empty(N))
             case "combine":
-                kernel.combine(base, [operand], Rule(), offset=0, out=np.empty_like(values))
+                kernel.combine(base, [operand], TileRule(), offset=0, out=np.empty_like(values))
     os.close(descriptor)

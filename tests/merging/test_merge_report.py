@@ -113,7 +113,7 @@ def test_the_card_names_command_inputs_numbers_and_what_moved_most(folders):
 
 def test_only_and_exclude_choose_tensors_by_pattern(folders, family):
     base, others = family(1)
-    found = read(folders.merge(others[0], base=base, density="1", only=("layers.*", "norm*"), exclude=("*.bias",)))
+    found = read(folders.merge(others[0], base=base, density="1", include=("layers.*", "norm*"), exclude=("*.bias",)))
     moved = {name for name, value in read(base).items() if not np.array_equal(found[name], value)}
     assert moved == {"layers.0.weight", "norm.weight"}
 

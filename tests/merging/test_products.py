@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from gtrturbo.merging import engine, magnitudes, sources
 from gtrturbo.merging.adapters import Delta
-from gtrturbo.merging.products import Room, Shelf
+from gtrturbo.merging.products import BufferPool, ProductCache
 
 MODULES = {"layers.0.up_proj": (300, 40), "layers.0.down_proj": (40, 300), "layers.1.up_proj": (300, 40)}
 ENTRIES = sum(rows * width for rows, width in MODULES.values())
@@ -82,20 +82,20 @@ def test_every_product_is_made_once_where_there_is_room(monkeypatch, folders, ad
 
 def test_nothing_is_kept_for_methods_that_look_once_and_thresholds_that_are_known(monkeypatch, folders, adapters, made):
     base, paths = adapters
-    monkeypatch.setattr(Room, "take", lambda self: pytest.fail("a block was taken"))
+    monkeypatch.setattr(BufferPool, "take", lambda self: pytest.fail("a block was taken"))
     folders.merge(*paths, base=base, method="linear")
     folders.merge(*paths, base=base, method="task-arithmetic")
     monkeypatch.undo()
     cache = folders.root / "cache"
     expected = content(folders.merge(*paths, base=base, density="0.5", cache=cache))
-    monkeypatch.setattr(Room, "take", lambda self: pytest.fail("a block was taken"))
+    monkeypatch.setattr(BufferPool, "take", lambda self: pytest.fail("a block was taken"))
     assert content(folders.merge(*paths, base=base, density="0.5", cache=cache)) == expected
 
 
 @pytest.mark.parametrize(("threads", "bytes_of_all"), [(2, 1 << 20), (3, 80_000)])
 def test_room_is_bounded_and_used_again(threads, bytes_of_all, monkeypatch, folders, adapters, made):
     taken, most, lock = set(), [0], threading.Lock()
-    take, give = Room.take, Room.give
+    take, give = BufferPool.take, BufferPool.give
 
     def taking(self):
         block = take(self)
@@ -109,8 +109,8 @@ def test_room_is_bounded_and_used_again(threads, bytes_of_all, monkeypatch, fold
             taken.remove(block.ctypes.data)
         give(self, block)
 
-    monkeypatch.setattr(Room, "take", taking)
-    monkeypatch.setattr(Room, "give", giving)
+    monkeypatch.setattr(BufferPool, "take", taking)
+    monkeypatch.setattr(BufferPool, "give", giving)
     monkeypatch.setattr(engine, "KEPT", 40_000)
     monkeypatch.setattr(engine, "MOST_KEPT", bytes_of_all)
     base, paths = adapters
@@ -119,8 +119,8 @@ def test_room_is_bounded_and_used_again(threads, bytes_of_all, monkeypatch, fold
 
 
 def test_a_shelf_keeps_whole_tiles_until_they_are_dropped():
-    room = Room(4 * 10 * 2, 10)
-    shelf, other = Shelf(room, 10, 25), Shelf(room, 10, 25)
+    room = BufferPool(4 * 10 * 2, 10)
+    shelf, other = ProductCache(room, 10, 25), ProductCache(room, 10, 25)
     assert shelf.place(0, 3) is None  # a sample of a tile
     block = shelf.place(0, 10)
     assert block is not None and block.shape == (10,)

@@ -16,10 +16,10 @@ from checkpoints import read
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging import engine
 from gtrturbo.merging.kernel import compiled_kernel
-from gtrturbo.merging.operands import Operand, Rule
+from gtrturbo.merging.operands import Operand, TileRule
 from gtrturbo.merging.recipes import read_recipe
-from gtrturbo.store import safetensors_files as files
-from gtrturbo.store.safetensors_files import Stored
+from gtrturbo.store import open_files as files
+from gtrturbo.store.open_files import StoredTile
 
 
 def refused(folders, said: str, *checkpoints, **settings) -> GtrTurboError:
@@ -172,7 +172,7 @@ def test_numbers_and_integers_are_not_merged(folders):
         ({"method": "slerp", "scale": 2.0}, "--scale is for task vectors"),
         ({"rank": 4}, "--rank and --adapter-space are for LoRA adapters"),
         ({"adapter_space": "factors"}, "--rank and --adapter-space are for LoRA adapters"),
-        ({"only": ("nothing.*",)}, r"no tensor is called nothing\.\*"),
+        ({"include": ("nothing.*",)}, r"no tensor is called nothing\.\*"),
         ({"exclude": ("nothing",)}, "no tensor is called nothing"),
         ({"recursive": True, "method": "dare-ties"}, "--recursive is for full teachers by ties or linear"),
         ({"recursive": True, "weights": "1,2"}, "--recursive takes weights sma or ema:ALPHA"),
@@ -211,7 +211,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(folders, family, monkeypatch
 def test_a_disk_that_is_too_small_is_seen_before_the_work(folders, family, monkeypatch):
     base, others = family(1)
     usage = type("Usage", (), {"free": 10})
-    monkeypatch.setattr("gtrturbo.stages.merge.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("gtrturbo.merging.preview.shutil.disk_usage", lambda _: usage)
     refused(folders, r"has 0\.0 MB free, the merge needs", others[0], base=base)
 
 
@@ -227,7 +227,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_named(folders, family, monkeypa
 
     monkeypatch.setattr(engine.Merge, "run", run)
     if not compiled:
-        monkeypatch.setattr("gtrturbo.stages.merge.compiled_kernel", lambda: None)
+        monkeypatch.setattr("gtrturbo.merging.stream.compiled_kernel", lambda: None)
     error = refused(folders, "became shorter while it was read", *others, base=base, method=method)
     assert str(others[1] / "model.safetensors") in str(error)
 
@@ -237,9 +237,9 @@ def test_a_file_that_the_disk_does_not_give_back_is_named(tmp_path):
     if kernel is None:
         pytest.skip("no C compiler")
     descriptor = os.open(tmp_path, os.O_RDONLY)  # Of a folder, which cannot be read as a file.
-    stored = Stored(tmp_path, descriptor, 0, 5, np.dtype(np.float32))
+    stored = StoredTile(tmp_path, descriptor, 0, 5, np.dtype(np.float32))
     with pytest.raises(OSError, match="Is a directory") as error:
-        kernel.combine(np.zeros(5, np.float32), [Operand(stored)], Rule(), offset=0, out=np.zeros(5, np.float32))
+        kernel.combine(np.zeros(5, np.float32), [Operand(stored)], TileRule(), offset=0, out=np.zeros(5, np.float32))
     assert error.value.filename == str(tmp_path)
     os.close(descriptor)
 

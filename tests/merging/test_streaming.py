@@ -9,9 +9,8 @@ import torch
 from checkpoints import SHAPES, content, noisy, read
 
 from gtrturbo.algorithms import merging as pure
-from gtrturbo.merging import engine, kernel, magnitudes, sources, verify
+from gtrturbo.merging import engine, kernel, magnitudes, sources, stream, verify
 from gtrturbo.merging.tiles import random_mask
-from gtrturbo.stages import merge as stage
 from gtrturbo.store.artifacts import seed_for
 
 # Weights are such that votes of numbers with few bits cannot cancel: which side wins then is a matter of rounding.
@@ -122,7 +121,7 @@ def test_verifying_finds_a_wrong_entry(folders, family, monkeypatch):
     from gtrturbo.errors import GtrTurboError
 
     base, others = family(2, dtypes="BF16")
-    genuine = stage.compiled_kernel()
+    genuine = stream.compiled_kernel()
 
     class Wrong:
         name, tables, histogram, gather = "wrong", genuine.tables, genuine.histogram, genuine.gather
@@ -132,7 +131,7 @@ def test_verifying_finds_a_wrong_entry(folders, family, monkeypatch):
             settings["out"][-1:] += 2
             return sums
 
-    monkeypatch.setattr(stage, "compiled_kernel", lambda: Wrong())
+    monkeypatch.setattr(stream, "compiled_kernel", lambda: Wrong())
     with pytest.raises(GtrTurboError, match=r"differs from the reference by .* units in the last place"):
         folders.merge(*others, base=base, verify=1)
     assert not list(folders.root.glob("*merged*"))
@@ -155,7 +154,7 @@ def test_the_same_bytes_however_the_work_is_cut(monkeypatch, folders, family, ca
 def test_without_a_compiler_the_bytes_are_the_same(monkeypatch, folders, family, case):
     base, others = family(count_of(case), dtypes="F32")
     compiled = content(folders.merge(*others, base=base, **settings_of(case)))
-    monkeypatch.setattr(stage, "compiled_kernel", lambda: None)
+    monkeypatch.setattr(stream, "compiled_kernel", lambda: None)
     assert content(folders.merge(*others, base=base, **settings_of(case))) == compiled
 
 

@@ -115,9 +115,9 @@ def test_a_task_is_looked_at_not_guessed():
 
 
 def test_no_tokenizer_makes_more_tokens_of_a_prompt_than_are_counted():
-    from gtrturbo.models.tiny import build_tokenizer
+    from gtrturbo.models.built_in import build_processor
 
-    tokenizer = build_tokenizer()
+    tokenizer = build_processor().tokenizer
     for name in ("numberline", "blackjack", "ezpoints", "points24"):
         task = load_task(name, ["image=tiny"])
         _, info = task.make().reset(seed=3)

@@ -1,0 +1,133 @@
+"""One merge from open files to an outcome: the loops it runs in, what is known already, progress, and a check at the end."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gtrturbo.console import Bar, progress_bar, stderr
+from gtrturbo.merging.accumulators import Accumulators
+from gtrturbo.merging.engine import Merge
+from gtrturbo.merging.inputs import Inputs
+from gtrturbo.merging.kernel import compiled_kernel
+from gtrturbo.merging.operands import Combiner, Kernel
+from gtrturbo.merging.outcome import Outcome, rounded
+from gtrturbo.merging.plan import MergePlan
+from gtrturbo.merging.sources import Sources
+from gtrturbo.merging.thresholds import ThresholdCache
+from gtrturbo.merging.workers import Job
+from gtrturbo.store.artifacts import seed_for
+from gtrturbo.store.open_files import Files
+from gtrturbo.store.safetensors_files import TensorEntry
+
+MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """Where and how a merge is computed: `seed` of a random drop, threads, device, and how many tensors are verified."""
+
+    seed: int
+    threads: int
+    device: str
+    verify: int
+
+
+def stream(
+    plan: MergePlan,
+    inputs: Inputs,
+    sources: Sources,
+    folder: Path,
+    how: Streaming,
+    *,
+    cache: ThresholdCache | None = None,
+    accumulators: Callable[[Files], Accumulators] | None = None,
+    extra_jobs: Sequence[Job] = (),
+) -> Outcome:
+    """Merge what `sources` lay out into `folder`, show progress, remember what was measured, verify.
+
+    Args:
+        plan, inputs, sources: of the merge.
+        folder: where to.
+        how: threads, device and the like.
+        cache: what was measured before.
+        accumulators: opens running sums that the merge adds to.
+        extra_jobs: for the same threads.
+    """
+    kernel = _kernel(how.device)
+    with closing(Files()) as files:
+        sources.open(files)
+        known = cache.recall(target.name for target in sources.targets) if cache else {}
+        seeds = _seeds(plan, how.seed)
+        merge = Merge(plan, sources, kernel, _combiner(plan, kernel, how.device), files, folder, seeds, known)
+        merge.accumulators = accumulators(files) if accumulators else None
+        merge.extra_jobs = extra_jobs
+        with progress_bar("merge (MB)", sources.base.size // MEGABYTE) as bar:
+            merge.on_progress = _Throughput(bar)
+            reports = merge.run(how.threads)
+        if cache:
+            cache.remember(merge.thresholds)
+        if how.verify and not accumulators:
+            _verify(plan, sources, files, folder, seeds, count=how.verify)
+        error = inputs.finish(files, sources, folder)
+    idle = sum(low == 0 for low, _ in merge.thresholds.values())
+    extra = {} if error is None else {"rank_error": rounded(error)}
+    return Outcome(reports, kernel.name, merge.hashes, plan.shares, idle=idle, extra=extra)
+
+
+def _verify(
+    plan: MergePlan, sources: Sources, files: Files, folder: Path, seeds: Callable[[str, int], int], *, count: int
+) -> None:
+    from gtrturbo.merging.verify import verify  # Takes seconds to import torch, which the compiled loops do without.
+
+    def written(entry: TensorEntry) -> TensorEntry:
+        return replace(entry, file=folder / entry.file.name)
+
+    compared = verify(plan, sources, files, written, seeds, count=count)
+    stderr.print(f"verified: {compared} tensors equal the reference to one unit in the last place.")
+
+
+def _kernel(device: str) -> Kernel:
+    if device == "cpu":
+        if kernel := compiled_kernel():
+            return kernel
+        stderr.print("no C compiler: merging with torch, which is several times slower.", style="yellow")
+    from gtrturbo.distributed.devices import require_device  # They take seconds to import, and are rarely needed.
+    from gtrturbo.merging.tiles import TorchKernel
+
+    return TorchKernel(require_device(device))
+
+
+def _combiner(plan: MergePlan, kernel: Kernel, device: str) -> Combiner:
+    """Merge by the kernel, or by the user's own rule: thresholds are measured by the kernel all the same."""
+    if plan.method.rule is None:
+        return kernel
+    from gtrturbo.distributed.devices import require_device  # As above.
+    from gtrturbo.merging.custom import RuleCombiner
+
+    return RuleCombiner(plan.method.rule.combine, require_device(device))
+
+
+class _Throughput:
+    """Tells a progress bar of bytes, from many threads."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar, self._lock, self._started, self._bytes, self._shown = bar, threading.Lock(), time.monotonic(), 0, 0
+
+    def __call__(self, count: int) -> None:
+        with self._lock:
+            self._bytes += count
+            steps = self._bytes // MEGABYTE - self._shown
+            if steps:
+                self._shown += steps
+                rate = self._bytes / max(1e-9, time.monotonic() - self._started)
+                self._bar.advance(steps, note=f"{rate / 1e9:.2f} GB/s written")
+
+
+def _seeds(plan: MergePlan, seed: int) -> Callable[[str, int], int]:
+    """Keys of the random drop, by tensor and checkpoint."""
+    if plan.method.keeps != "random":
+        return lambda name, index: 0
+    return lambda name, index: seed_for(seed, "dare", index, name)
