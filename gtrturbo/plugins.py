@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from gtrturbo.errors import GtrTurboError
 
 Built = TypeVar("Built")
+Made = TypeVar("Made")
 SUFFIX = ".py"
 
 
@@ -125,3 +126,20 @@ def _raised(kind: str, file: Path, error: BaseException) -> GtrTurboError:
     return GtrTurboError(
         f"{file} cannot be imported for a {kind}: {where} raises {type(error).__name__}: {error}", own[-1].line or ""
     )
+
+
+def call(kind: str, function: Callable[..., Made], *arguments: Any) -> Made:
+    """Call the user's own code, or what is built in in its place.
+
+    Raises:
+        GtrTurboError: it raises; names the last line of the function's own file that led there.
+    """
+    try:
+        return function(*arguments)
+    except GtrTurboError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)[1:] or traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if frame.filename == frames[0].filename][-1]
+        where = f"{own.filename} line {own.lineno}"
+        raise GtrTurboError(f"the {kind} at {where} raises {type(error).__name__}: {error}", own.line or "") from error

@@ -120,7 +120,7 @@ def update_reference(policy: Policy, config: PpoStepConfig, transcript: Transcri
         for row in turns:
             new, value = evaluate(row)
             one = slice(row, row + 1)
-            credit = fixed.advantages[one].to(policy.device), fixed.returns[one].to(policy.device)
+            credit = fixed.advantages[one].to(policy.device), fixed.value_targets[one].to(policy.device)
             policy_loss = clipped_policy_loss(new, old_logprobs[one], credit[0], clip_range=config.clip_range).loss
             value_loss = clipped_value_loss(value, old_values[one], credit[1], clip_range=config.clip_range)
             ((policy_loss + config.value_coef * value_loss).sum() / len(turns)).backward()

@@ -105,6 +105,11 @@ class PpoStepConfig(StageConfig):
         POSITIVE,
     ] = None
     gamma: Annotated[float, "Discount per turn; 0.9 as in the paper.", FRACTION] = 0.9
+    credit: Annotated[
+        str,
+        "What each turn is credited with: gae, generalised advantage estimation over turns, as in the paper; or one of your own, "
+        "package.module:NAME or path/to/file.py:NAME.",
+    ] = "gae"
     gae_lambda: Annotated[float, "λ of generalised advantage estimation; 0.95 as in the paper.", FRACTION] = 0.95
     thought_coef: Annotated[
         float,

@@ -11,6 +11,7 @@ from gtrturbo.config.fields import input_paths, knobs
 from gtrturbo.distributed.processes import Alone, group, working_in, world
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.state import read_state
+from gtrturbo.plugins import is_outside, load
 from gtrturbo.stages.resolve import with_base
 from gtrturbo.store.artifacts import Draft, Provenance, Result, artifact_id, finished, pruned_files, remake_command
 from gtrturbo.store.hashes import remembering_hashes
@@ -28,6 +29,8 @@ STAGES = {
 OPTIMIZER = "optimizer"
 HASHES = "hashes.json"
 KINDS = {"rollout": "turns", "eval": "evaluation"}
+# Options that may name code of the user's own, and what it is.
+OUTSIDE = {"credit": "credit"}
 # Stages that several processes do together; of the others the first does all, and the rest wait for what comes out.
 TOGETHER = {"sft", "ppo-step", "rollout", "eval", "distill"}
 
@@ -111,7 +114,7 @@ def provenance(config: Any, identify: Callable[[Path], str] = artifact_id) -> Pr
         identify: gives the id of an input; of several it is called by several threads.
     """
     stage = stage_of(config)
-    chosen = knobs(config)
+    chosen = _with_sources(knobs(config))
     inputs = {name: _ids(value, identify) for name, value in input_paths(config).items()}
     if isinstance(config, MergeConfig) and config.state:
         # Checkpoints whose sums are in the state count as merged, also where they are gone.
@@ -122,6 +125,12 @@ def provenance(config: Any, identify: Callable[[Path], str] = artifact_id) -> Pr
         # A folder counts by its content: its path must not decide the id.
         inputs["model"], chosen["model"] = artifact_id(Path(config.model)), "folder"
     return Provenance(stage=stage, kind=_kind(config, stage), config=chosen, inputs=inputs)
+
+
+def _with_sources(chosen: dict[str, Any]) -> dict[str, Any]:
+    """Name the user's own code by its file and the sha256 of its text, not by where it lies."""
+    outside = {option: load(kind, chosen[option]) for option, kind in OUTSIDE.items() if is_outside(str(chosen.get(option)))}
+    return chosen | {option: f"{plugin.name} sha256:{plugin.sha256}" for option, plugin in outside.items()}
 
 
 def _kind(config: Any, stage: str) -> str:

@@ -11,7 +11,8 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
-from gtrturbo.algorithms.advantages import credit, turn_advantages
+from gtrturbo.algorithms.advantages import normalized_credit
+from gtrturbo.algorithms.credit import guided_credit
 from gtrturbo.algorithms.importance import SamplerTrainerGap, sampler_trainer_gap, truncated_importance_weights
 from gtrturbo.algorithms.ppo import (
     cosine_learning_rate,
@@ -33,6 +34,7 @@ from gtrturbo.play.recording import Transcript, read_transcript
 from gtrturbo.stages import done, provenance
 from gtrturbo.store.artifacts import SCORES, Result, artifact_id, read_manifest, seed_for, short, writing
 from gtrturbo.train.bootstrap import bootstrap_values
+from gtrturbo.train.credit import earned_by, find_credit
 from gtrturbo.train.demos import Example, Shuffle, imitation_loss, read_examples
 from gtrturbo.train.guidance import FULL, Guidance, read_guidance
 from gtrturbo.train.optimizer import Optimizer
@@ -53,9 +55,7 @@ def run(config: PpoStepConfig) -> Result:
     with writing(config.out, provenance(config), overwrite=config.overwrite) as draft:
         torch.manual_seed(config.seed)
         policy = load_policy(config.checkpoint, device=config.device, dtype=config.dtype, trainable=True)
-        if policy.value_head is None:
-            width = policy.model.config.get_text_config().hidden_size
-            policy.value_head = ValueHead.new(width, seed=seed_for(config.seed, "value head")).to(policy.device)
+        idle_head = _give_head(policy, config)
         transcript = read_transcript(config.rollouts, policy.renderer)
         # There may be none: a corrector has nothing to say where the student was right every time.
         demos = read_examples(config.demos, policy.renderer)
@@ -69,13 +69,30 @@ def run(config: PpoStepConfig) -> Result:
         with (draft.folder / METRICS).open("w") as log:
             metrics |= train(config, policy, optimizer, transcript, samples, demos, log)
         optimizer.updates += 1
+        policy.value_head = idle_head or policy.value_head
         draft.renderer = save_trained(policy, config.checkpoint, draft.folder, config.out)
         optimizer.save(draft.folder)
         draft.metrics, draft.timing = metrics, policy.machine()
     return done(draft)
 
 
+def _give_head(policy: Policy, config: PpoStepConfig) -> ValueHead | None:
+    """Make a value head where there is none and the credit needs values; return one that has no part in this update."""
+    if not find_credit(config.credit).needs_values:
+        head, policy.value_head = policy.value_head, None
+        return head
+    if policy.value_head is None:
+        width = policy.model.config.get_text_config().hidden_size
+        policy.value_head = ValueHead.new(width, seed=seed_for(config.seed, "value head")).to(policy.device)
+    return None
+
+
 def _check_inputs(config: PpoStepConfig) -> None:
+    if config.kl_placement == "return" and not find_credit(config.credit).needs_values:
+        raise GtrTurboError(
+            f"--kl-placement return enters the value targets, and credit {config.credit} has none.",
+            "use --kl-placement reward or advantage.",
+        )
     turns = read_manifest(config.rollouts, "turns")
     player, given = turns.inputs.get("checkpoint"), artifact_id(config.checkpoint)
     if player != given:
@@ -114,6 +131,7 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
     longest = max(len(ids) for ids in tokens.response_ids)
     thought, action = pad(tokens.thought_mask, longest).bool(), pad(tokens.action_mask, longest).bool()
     budget = token_budget(config.micro_batch_tokens, policy, recomputes=config.gradient_checkpointing)
+    credit = find_credit(config.credit)
     guidance = _read_guidance(config, policy, thought, action) if config.scores else None
     scored = score_all(
         policy,
@@ -124,7 +142,7 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
         parts=minibatches(config, len(turns))[0],
         reader=guidance.reader if guidance else None,
     )
-    logprobs, values = pad(scored.logprobs, longest), scored.values
+    logprobs, values = pad(scored.logprobs, longest), scored.values if credit.needs_values else None
     _require_finite(config, logprobs, values)
     kl, metrics = torch.zeros(len(turns)), {}
     if guidance:
@@ -140,17 +158,20 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
     random_action = ~legal & torch.tensor([turn.executed is not None for turn in turns])
     game = config.environment_coef * torch.tensor([turn.reward for turn in turns])
     text = torch.where(legal, config.format_valid, config.format_invalid)
-    placed = turn_advantages(
+    earned = earned_by(
+        turns,
         game + text,
-        values,
-        kl,
-        beta=beta,
-        placement="reward" if config.kl_placement == "loss" else config.kl_placement,
-        terminated=torch.tensor([turn.terminated for turn in turns]),
-        truncated=torch.tensor([turn.truncated for turn in turns]),
-        bootstrap_values=bootstrap_values(policy, config.rollouts, transcript, tokens=budget),
+        values=values,
+        bootstrap_values=bootstrap_values(policy, config.rollouts, transcript, tokens=budget) if credit.needs_values else None,
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
+    )
+    placed = guided_credit(
+        earned,
+        kl,
+        assign=credit.assign,
+        beta=beta,
+        placement="reward" if config.kl_placement == "loss" else config.kl_placement,
     )
     sampled = pad(tokens.sample_logprobs, longest)
     apart = sampler_trainer_gap(logprobs, sampled, thought | action)
@@ -161,8 +182,8 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
         action_mask=action,
         old_logprobs=weighted_turn_logprobs(logprobs, thought, action, thought_coef=config.thought_coef),
         old_values=values,
-        advantages=credit(placed.advantages, text_rewards=text - beta * kl, random_action_mask=random_action),
-        returns=placed.returns,
+        advantages=normalized_credit(placed.advantages, text_rewards=text - beta * kl, random_action_mask=random_action),
+        value_targets=placed.value_targets,
         sampler_trainer_gap=masked_mean(difference, thought | action),
         tokens=budget,
         importance=Importance(logprobs, truncated_importance_weights(logprobs, sampled)) if _engine(config) else None,
@@ -174,8 +195,7 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
         "format_reward_mean": text.mean().item(),
         "illegal_rate": (~legal).float().mean().item(),
         "advantage_std": placed.advantages[legal].std(correction=0).item(),
-        "explained_variance": explained_variance(values, placed.returns),
-        "value_error": (values - placed.returns).square().mean().sqrt().item(),
+        **_of_the_critic(values, placed.value_targets),
         # 0 up to rounding where sampler and trainer are one model.
         "sampler_trainer_gap_mean": apart.mean,
         "sampler_trainer_gap_max": apart.largest,
@@ -186,8 +206,17 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
     return samples, metrics
 
 
-def _require_finite(config: PpoStepConfig, logprobs: Tensor, values: Tensor) -> None:
-    bad = ~(logprobs.isfinite().all(dim=1) & values.isfinite())
+def _of_the_critic(values: Tensor | None, targets: Tensor | None) -> dict[str, float]:
+    if values is None or targets is None:
+        return {}
+    error = (values - targets).square().mean().sqrt().item()
+    return {"explained_variance": explained_variance(values, targets), "value_error": error}
+
+
+def _require_finite(config: PpoStepConfig, logprobs: Tensor, values: Tensor | None) -> None:
+    bad = ~logprobs.isfinite().all(dim=1)
+    if values is not None:
+        bad |= ~values.isfinite()
     if bad.any():
         row = int(bad.nonzero()[0])
         raise GtrTurboError(
@@ -292,7 +321,8 @@ def _add_gradients(
     demos: list[Example],
 ) -> dict[str, float]:
     """Add up the gradients of one minibatch, of which each process does its share; return its losses and ratios."""
-    sums: dict[str, float] = dict.fromkeys(("policy_loss", "value_loss", "demo_loss"), 0.0)
+    critic = ("value_loss",) if samples.value_targets is not None else ()
+    sums: dict[str, float] = dict.fromkeys(("policy_loss", *critic, "demo_loss"), 0.0)
     if samples.guidance:
         sums["kl_loss"] = 0.0
     ratios: list[float] = []
@@ -300,12 +330,14 @@ def _add_gradients(
     shared = {"tokens": samples.tokens, "world": group().world}
     for part in micro_batches(turns, transcript.prompts, transcript.tokens.response_ids, **shared):
         found = _losses(config, policy, transcript, samples, part.rows)
-        policy_loss, value_loss = found.surrogate.loss.sum() / len(turns), found.values.sum() / len(turns)
+        policy_loss = found.surrogate.loss.sum() / len(turns)
+        value_loss = found.values.sum() / len(turns) if found.values is not None else torch.zeros(())
         kl_loss = found.kl.sum() / len(turns) if found.kl is not None else torch.zeros(())
         optimizer.backward(part.counted * (policy_loss + config.value_coef * value_loss + config.kl_coef * kl_loss))
         if part.counted:
             sums["policy_loss"] += policy_loss.item()
-            sums["value_loss"] += value_loss.item()
+            if critic:
+                sums["value_loss"] += value_loss.item()
             if samples.guidance:
                 sums["kl_loss"] += kl_loss.item()
             ratios += found.surrogate.ratio.tolist()

@@ -16,6 +16,9 @@ def bootstrap_values(policy: Policy, path: Path, transcript: Transcript, *, toke
     cut = [(row, turn.successor) for row, turn in enumerate(transcript.turns) if turn.truncated and turn.successor]
     prompts = [render(policy.renderer, path, state.messages, state.images) for _, state in cut]
     end = np.array([policy.processor.tokenizer.eos_token_id])  # A value needs no reply, the forward pass needs one token.
+    values = score_all(policy, prompts, [end] * len(cut), temperature=1.0, tokens=tokens).values
+    if values is None:
+        raise ValueError("without a value head there are no values.")
     placed = torch.zeros(len(transcript.turns))
-    placed[[row for row, _ in cut]] = score_all(policy, prompts, [end] * len(cut), temperature=1.0, tokens=tokens).values
+    placed[[row for row, _ in cut]] = values
     return placed

@@ -22,6 +22,7 @@ OPTIMIZER = "optimizer.safetensors"
 UPDATES = "updates"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 MASTER = "master"
+HEAD = "value_head"
 
 
 class Optimizer:
@@ -34,9 +35,10 @@ class Optimizer:
     def __init__(self, policy: Policy, *, learning_rate: float, value_learning_rate: float, weight_decay: float) -> None:
         self._model = dict(policy.parameters())
         head = policy.value_head.named_parameters() if policy.value_head else ()
-        self._head = {f"value_head.{name}": parameter for name, parameter in head}
+        self._head = {f"{HEAD}.{name}": parameter for name, parameter in head}
         self._trained = {name: _in_float32(parameter) for name, parameter in self.named.items()}
         self._scale = group().world.size if any(isinstance(value, DTensor) for value in self.named.values()) else 1
+        self._passed_on: dict[str, Tensor] = {}
         self.updates = 0
         groups = [
             {"params": [self._trained[name] for name in self._model], "lr": learning_rate},
@@ -94,7 +96,7 @@ class Optimizer:
 
         All processes take part where weights are split over them; the first writes.
         """
-        state: dict[str, Tensor] = {UPDATES: torch.tensor(self.updates)}
+        state: dict[str, Tensor] = {UPDATES: torch.tensor(self.updates)} | self._passed_on
         for name, trained in self._trained.items():
             values = dict(self._adam.state[trained])
             if trained is not self.named[name]:
@@ -107,7 +109,7 @@ class Optimizer:
             save_file(state, folder / OPTIMIZER, SAFETENSORS_METADATA)
 
     def load(self, folder: Path) -> None:
-        """Go on from a checkpoint's optimiser, if it has one.
+        """Go on from a checkpoint's optimiser, if it has one. A value head's moments are passed on where it has no part.
 
         Raises:
             GtrTurboError: it belongs to other parameters.
@@ -117,6 +119,9 @@ class Optimizer:
             return
         state = load_file(file)
         self.updates = int(state.pop(UPDATES))
+        if not self._head:
+            idle = [key for key in state if key.partition(".")[2].startswith(f"{HEAD}.")]
+            self._passed_on = {key: state.pop(key) for key in idle}
         expected = {f"{kind}.{name}" for name in self.named for kind in (*MOMENTS, MASTER)}
         if odd := sorted(state.keys() - expected):
             raise GtrTurboError(f"{file} belongs to other parameters (first: {odd[0]}).", f"see: gtrturbo show {folder} --check")

@@ -26,8 +26,9 @@ class Importance:
 class Samples:
     """N turns on the device, with what the update holds fixed.
 
-    thought_mask, action_mask: [N, R] bool   old_logprobs: λ-weighted, per turn [N]   old_values: [N]
-    advantages: credited to the text, normalised [N]   returns: value targets [N]
+    thought_mask, action_mask: [N, R] bool   old_logprobs: λ-weighted, per turn [N]
+    advantages: credited to the text, normalised [N]
+    old_values, value_targets: [N], None where the credit needs no values
     sampler_trainer_gap: mean |trainer's − sampler's log-prob| over each turn's tokens, in nats [N]
     tokens: per forward pass, the same for old and new log-probs
     guidance: where the teacher's KL is a loss
@@ -36,9 +37,9 @@ class Samples:
     thought_mask: Tensor
     action_mask: Tensor
     old_logprobs: Tensor
-    old_values: Tensor
+    old_values: Tensor | None
     advantages: Tensor
-    returns: Tensor
+    value_targets: Tensor | None
     sampler_trainer_gap: Tensor
     tokens: int
     importance: Importance | None = None
@@ -47,10 +48,10 @@ class Samples:
 
 @dataclass(frozen=True)
 class Losses:
-    """Of B turns, one number each: PPO's surrogate, the value loss [B], and the KL where it is a loss [B]."""
+    """Of B turns, one number each: PPO's surrogate, the value loss where there is a critic, the KL where it is a loss. [B]"""
 
     surrogate: PolicyLoss
-    values: Tensor
+    values: Tensor | None
     kl: Tensor | None
 
 
@@ -85,7 +86,6 @@ def losses(
         detach_value=detach_value,
         read=guidance.reader(part) if guidance else None,
     )
-    assert scored.values is not None
     replies, device = scored.mask.shape[1], policy.device
     logprobs = scored.logprobs
     if other := samples.importance:
@@ -98,9 +98,10 @@ def losses(
         samples.advantages[part].to(device),
         clip_range=clip_range,
     )
-    value_loss = clipped_value_loss(
-        scored.values, samples.old_values[part].to(device), samples.returns[part].to(device), clip_range=value_clip_range
-    )
+    value_loss = None
+    if scored.values is not None and samples.old_values is not None and samples.value_targets is not None:
+        old_values, targets = samples.old_values[part].to(device), samples.value_targets[part].to(device)
+        value_loss = clipped_value_loss(scored.values, old_values, targets, clip_range=value_clip_range)
     if guidance is None:
         return Losses(surrogate, value_loss, None)
     read = torch.zeros_like(scored.logprobs).masked_scatter(scored.mask, scored.read[0]) if scored.read else None

@@ -108,7 +108,7 @@ def test_as_a_loss_the_kl_of_the_reply_has_the_actions_too(loss_config, critic, 
 def test_as_a_loss_the_kl_is_in_no_reward(loss_config, critic, transcript):
     guided, measured = prepare(loss_config, critic, transcript)
     plain, _ = prepare(replace(loss_config, scores=None), critic, transcript)
-    assert torch.equal(guided.returns, plain.returns) and torch.equal(guided.advantages, plain.advantages)
+    assert torch.equal(guided.value_targets, plain.value_targets) and torch.equal(guided.advantages, plain.advantages)
     assert measured["kl_mean"] > 0.1
 
 
@@ -195,7 +195,7 @@ def test_over_the_vocabulary_each_turn_has_the_exact_kl_of_its_thought(
     assert measured["kl_mean"] == pytest.approx(np.mean(kl), rel=1e-4)
     if placement == "return":
         plain, _ = prepare(replace(config, scores=None), critic, transcript)
-        assert (plain.returns - guided.returns).tolist() == pytest.approx([0.7 * value for value in kl], abs=1e-3)
+        assert (plain.value_targets - guided.value_targets).tolist() == pytest.approx([0.7 * value for value in kl], abs=1e-3)
 
 
 def test_over_five_tokens_and_the_rest_the_kl_is_the_one_of_six_buckets(loss_config, critic, teacher, transcript, top_scores):

@@ -146,7 +146,7 @@ def test_ppo_compares_the_student_as_the_teacher_was_scored(released, init, ppo_
         clipped = np.clip(repeated(policy, transcript, row) - repeated(teacher, transcript, row), 0, 10)
         kl.append(clipped[thought].mean())
     assert np.max(kl) > 0.1
-    assert (plain.returns - guided.returns).numpy() == pytest.approx(np.array(kl), abs=1e-3)
+    assert (plain.value_targets - guided.value_targets).numpy() == pytest.approx(np.array(kl), abs=1e-3)
     assert measured["kl_mean"] == pytest.approx(np.mean(kl), rel=1e-3)
 
 
