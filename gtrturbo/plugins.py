@@ -10,7 +10,8 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +20,6 @@ from typing import Any, TypeVar
 from gtrturbo.errors import GtrTurboError
 
 Built = TypeVar("Built")
-Made = TypeVar("Made")
 SUFFIX = ".py"
 
 
@@ -36,6 +36,11 @@ def is_outside(name: str) -> bool:
     """Tell whether a name is of the form MODULE:NAME or FILE.py:NAME, and so of the user's own code."""
     place, colon, attribute = name.rpartition(":")
     return bool(colon) and bool(place) and attribute.isidentifier()
+
+
+def names_code(path: Path) -> bool:
+    """Tell whether an option that takes a folder names the user's own code instead. A folder of that very name is a folder."""
+    return is_outside(str(path)) and not path.exists()
 
 
 def find(kind: str, name: str, built_in: Mapping[str, Built]) -> Built | Any:
@@ -128,18 +133,30 @@ def _raised(kind: str, file: Path, error: BaseException) -> GtrTurboError:
     )
 
 
-def call(kind: str, function: Callable[..., Made], *arguments: Any) -> Made:
-    """Call the user's own code, or what is built in in its place.
+@contextmanager
+def calling(kind: str, name: str) -> Iterator[None]:
+    """Show what the user's own code raises while it is at work as one error with its own line.
+
+    Args:
+        kind, name: of what is called, as `load` was given them; code that is built in raises as it does.
 
     Raises:
-        GtrTurboError: it raises; names the last line of the function's own file that led there.
+        GtrTurboError: the code raised anything else.
     """
     try:
-        return function(*arguments)
+        yield
     except GtrTurboError:
         raise
     except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)[1:] or traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if frame.filename == frames[0].filename][-1]
-        where = f"{own.filename} line {own.lineno}"
-        raise GtrTurboError(f"the {kind} at {where} raises {type(error).__name__}: {error}", own.line or "") from error
+        if not is_outside(name):
+            raise
+        raise GtrTurboError(f"{kind} {name} fails: {line_of(name, error)}") from error
+
+
+def line_of(name: str, error: BaseException) -> str:
+    """Say what was raised, and in which line of the file that a name of the user's own is of."""
+    place = name.rpartition(":")[0]
+    file = Path(place if place.endswith(SUFFIX) else sys.modules[place].__file__ or "").resolve()
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = ([each for each in frames if Path(each.filename).resolve() == file] or frames)[-1]
+    return f"{frame.filename} line {frame.lineno} raises {type(error).__name__}: {error}\n{frame.line}"

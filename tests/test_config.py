@@ -39,7 +39,7 @@ LEARNED = [
 # What decides how an update is computed or repeated, not what is learned.
 AS_IS = {
     "seed", "dtype", "engine", "server", "served_model", "micro_batch_tokens", "micro_batch_size", "gradient_checkpointing",
-    "only", "exclude", "rank", "update", "expert", "mode", "recursive",
+    "only", "exclude", "rank", "update", "expert", "mode", "task", "recursive",
 }  # fmt: skip
 
 

@@ -66,9 +66,11 @@ arm-linear = $(turbo) --set merge.method=linear
 arm-ema-0.5 = $(turbo) --set merge.weights=ema:0.5
 arm-every-2 = $(turbo) --merge-every 2
 arm-every-5 = $(turbo) --merge-every 5
+# make works in this folder, where release.py is.
+release-kl := --set distill.mode=release.py:BLIND --set ppo-step.kl-estimator=release.py:BLIND_KL --set ppo-step.kl-placement=return
 arm-release-merge = $(turbo) --set merge.compat=release
-arm-release-kl = $(turbo) --set distill.compat=release --set ppo-step.kl-placement=return
-arm-release = $(turbo) --set merge.compat=release --set distill.compat=release --set ppo-step.kl-placement=return
+arm-release-kl = $(turbo) $(release-kl)
+arm-release = $(turbo) --set merge.compat=release $(release-kl)
 
 # Merges of the same checkpoints of `merged-arm`, 1 … K, beside the teacher of its own; only every N-th where `every` says so.
 merge-ties :=

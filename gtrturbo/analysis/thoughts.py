@@ -15,7 +15,6 @@ from gtrturbo.models.batches import AUTO, token_budget
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.scoring import score_all
 from gtrturbo.play.recording import render
-from gtrturbo.play.server_agent import ServerPolicy
 from gtrturbo.store.artifacts import TOKENS
 from gtrturbo.store.records import Turn
 from gtrturbo.store.tensors import load_turn_tokens
@@ -32,18 +31,16 @@ def thought_entropy(folder: Path) -> dict[str, float]:
     return {} if entropy is None else {"thought_entropy": entropy}
 
 
-def thought_information(
-    folder: Path, turns: Sequence[Turn], policy: Policy | ServerPolicy, *, temperature: float
-) -> dict[str, float]:
+def thought_information(folder: Path, turns: Sequence[Turn], policy: Policy | None, *, temperature: float) -> dict[str, float]:
     """Score thoughts of up to 16 different inputs under each other's inputs.
 
     thought_information: nats that a thought tells about its input, at most `thought_information_bound` = log M of the M inputs;
     see `cross_input_information`. The thought is all of the reply before its action; where `temperature` is 0 the policy's
     probabilities are those at temperature 1. An input is a picture and a prompt: where prompts carry part of the state, a thought
-    may follow the prompt alone. Nothing is returned for fewer than two inputs, or for a server, which scores nothing.
+    may follow the prompt alone. Nothing is returned for fewer than two inputs, or where no policy is in this process to score.
     """
     rows = different_inputs(turns, CROSS_INPUTS)
-    if len(rows) < 2 or not isinstance(policy, Policy) or not (folder / TOKENS).is_file():
+    if len(rows) < 2 or policy is None or not (folder / TOKENS).is_file():
         return {}
     tokens = load_turn_tokens(folder / TOKENS)
     inputs = [render(policy.renderer, folder, turns[row].messages[:-1], turns[row].images) for row in rows]

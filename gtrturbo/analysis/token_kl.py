@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from gtrturbo.config import RELEASE
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.artifacts import SCORES, TOKENS, artifact_id, read_manifest, short
+from gtrturbo.play.teachers import MODES
+from gtrturbo.store.artifacts import SCORES, TOKENS, Manifest, artifact_id, read_manifest, short
 from gtrturbo.store.records import mean
 from gtrturbo.store.tensors import TurnTokens, load_scores, load_turn_tokens
+
+BLIND = "release.py:BLIND"
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,24 @@ class Scored:
         return self.tokens.sample_logprobs[row] - self.teacher[row]
 
 
+def tells_of_tokens(manifest: Manifest) -> bool:
+    """Tell whether scores are log-probs of the tokens that were sampled, so that the student's may be subtracted.
+
+    Of a mode that is not built in nobody knows: what an artifact names is not loaded.
+    """
+    mode = MODES.get(_mode(manifest))
+    return mode is not None and mode.comparable
+
+
+def _mode(manifest: Manifest) -> str:
+    """Name the mode that scores were made by. Earlier versions had one that imitated the paper's published code."""
+    return BLIND if manifest.config.get("compat") == "release" else manifest.config.get("mode", "kl")
+
+
 def read_scored(path: Path, scores: Path) -> Scored:
     """Read a turns artifact's tokens beside the teacher's log-probs of them.
 
-    Raises: GtrTurboError: the scores were made for other turns.
+    Raises: GtrTurboError: the scores were made for other turns, or are not of the tokens sampled.
     """
     read_manifest(path, "turns")
     made_for, given = read_manifest(scores, "scores").inputs.get("rollouts"), artifact_id(path)
@@ -37,9 +53,9 @@ def read_scored(path: Path, scores: Path) -> Scored:
             f"the scores in {scores} were made for turns {short(made_for)}, but {path} is {short(given)}.",
             f"run: gtrturbo distill --rollouts {shlex.quote(str(path))} --mode kl …",
         )
-    if read_manifest(scores).config.get("compat") == RELEASE:
+    if not tells_of_tokens(read_manifest(scores)):
         raise GtrTurboError(
-            f"{scores} was made with --compat release: blind and one token off, so it says nothing of the tokens sampled.",
+            f"{scores} was made by mode {_mode(read_manifest(scores))}, whose log-probs are not of the tokens sampled.",
             "leave out --scores.",
         )
     scored = Scored(load_turn_tokens(path / TOKENS), load_scores(scores / SCORES))

@@ -26,7 +26,9 @@ OnInvalidReply = Annotated[
 MaxNewTokens = Annotated[int, "Longest reply in tokens; 256 as in the paper.", AT_LEAST_ONE]
 NumEnvs = Annotated[int, "Episodes played side by side, and replies generated in one batch.", AT_LEAST_ONE]
 Engine = Annotated[
-    Literal["hf", "openai"], "Who generates: hf is this process, with transformers; openai is a server, see --base-url."
+    str,
+    "Who answers: hf is this process, with transformers; openai is a server, see --base-url; or an agent of your own, "
+    "path/to/file.py:NAME.",
 ]
 ServerKind = Annotated[
     Literal["vllm", "sglang", "generic"],

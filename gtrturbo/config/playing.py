@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from gtrturbo.config.common import (
     AT_LEAST_ONE,
@@ -61,28 +61,30 @@ class RolloutConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig(StageConfig):
-    """Let a teacher annotate turns: log-probs of the student's tokens (kl), or thoughts of its own (sft)."""
+    """Let a teacher annotate turns: log-probs of the student's tokens (kl), or thoughts of its own (thoughts)."""
 
     rollouts: Annotated[Path, "Turns to annotate.", Role.INPUT]
-    teacher: Annotated[Path | None, "Checkpoint that teaches; leave out with --expert.", Role.INPUT] = None
+    teacher: Annotated[
+        Path | None,
+        "Checkpoint that teaches, or a teacher of your own, path/to/file.py:NAME; not with --expert.",
+        Role.INPUT,
+    ] = None
     expert: Annotated[bool, "The task's scripted expert teaches (--mode thoughts only): GTR with a correct corrector."] = False
-    mode: Annotated[Literal["kl", "thoughts"], "kl writes scores, sft writes demos."] = "kl"
+    mode: Annotated[str, "kl writes scores, thoughts writes demos; or a mode of your own, path/to/file.py:NAME."] = "kl"
+    task: Annotated[
+        str | None,
+        "Task of the turns, where it is one of your own: code is loaded only because you name it.",
+    ] = None
     top_logprobs: Annotated[
         int,
         "kl: also keep the teacher's N most likely tokens at each token, 8 N + 4 bytes, for ppo-step --kl-estimator full; more "
         "than the vocabulary is all of it. 0, as in the paper, keeps none.",
         NOT_NEGATIVE,
     ] = 0
-    compat: Annotated[
-        Literal["none", "release"],
-        "release: kl as the paper's published code measures it, defects and all, to see what they cost: without the picture, at "
-        "temperature 1, and one token off (the probability that a token comes once more). ppo-step then does so to the student. "
-        "none, the default, is the paper's text.",
-    ] = "none"
-    temperature: Annotated[float, "sft: first sampling temperature of the teacher; 0.2 as in the paper.", POSITIVE] = 0.2
+    temperature: Annotated[float, "thoughts: first sampling temperature of the teacher; 0.2 as in the paper.", POSITIVE] = 0.2
     retries: Annotated[
         int,
-        "sft: more tries for a reply that does not parse, each 1.1 times hotter, up to 0.9. 3 is ours; the paper's code "
+        "thoughts: more tries for a reply that does not parse, each 1.1 times hotter, up to 0.9. 3 is ours; the paper's code "
         "tries for ever.",
         NOT_NEGATIVE,
     ] = 3

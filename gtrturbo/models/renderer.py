@@ -8,7 +8,6 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -165,9 +164,3 @@ def stack_responses(responses: Sequence[np.ndarray], *, pad_id: int) -> tuple[Te
         ids[row, : len(response)] = torch.from_numpy(np.asarray(response, dtype=np.int64))
         mask[row, : len(response)] = True
     return ids, mask
-
-
-def load_picture(path: Path) -> np.ndarray:
-    """Read a picture as pixels, [H, W, 3] uint8."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))

@@ -1,17 +1,21 @@
-"""Who generates: this process with transformers (hf), or a server that speaks the OpenAI protocol (openai)."""
+"""Who answers: this process with transformers (hf), a server that speaks the OpenAI protocol (openai), or the user's own code."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
+
+import numpy as np
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
-from gtrturbo.play.policy_agent import PolicyAgent
+from gtrturbo.play.episodes import Agent, Response, State
+from gtrturbo.play.policy_agent import PolicyAgent, ask_policy
 from gtrturbo.play.server import Kind, Server
-from gtrturbo.play.server_agent import ServerAgent, ServerPolicy
-
-Engine = Literal["hf", "openai"]
+from gtrturbo.play.server_agent import ServerAgent, ServerPolicy, ask_server
+from gtrturbo.play.teachers import ROUNDING, Question
+from gtrturbo.plugins import calling, find
 
 
 @dataclass(frozen=True)
@@ -24,34 +28,183 @@ class Endpoint:
     max_concurrency: int
 
 
-def open_policy(
-    path: Path, engine: Engine, endpoint: Endpoint, *, needs_ids: bool, device: str, dtype: str
-) -> Policy | ServerPolicy:
-    """Load a checkpoint here, or have a server play it.
+@dataclass(frozen=True)
+class Opening:
+    """How a checkpoint is opened to answer.
 
-    Args:
-        path: the checkpoint.
-        engine, endpoint: who generates; the endpoint counts for a server alone.
-        needs_ids: whether replies without token ids are of no use, as in training.
+    Attributes:
+        endpoint: counts for a server alone.
+        for_training: replies without token ids and log-probs are of no use.
         device, dtype: of the weights, where they are loaded here.
+    """
+
+    endpoint: Endpoint
+    for_training: bool
+    device: str
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A way to have a checkpoint answer.
+
+    Attributes:
+        open: makes a policy of a checkpoint.
+        agent: lets that policy play, drawing what is random from a seed, at a temperature, up to so many tokens.
+        ask: has it reply to a teacher's questions, each with a seed of its own.
+        in_process: the policy's weights are loaded here, so that it scores as well.
+        exact_logprobs: what it samples has the log-probs that the trainer's own forward pass gives.
+        asked_at_once: questions in one call of `ask`; None: as many as share a forward pass.
+    """
+
+    open: Callable[[Path, Opening], Any]
+    agent: Callable[..., Agent]
+    ask: Callable[..., list[str]]
+    in_process: bool
+    exact_logprobs: bool
+    asked_at_once: int | None = None
+
+
+def _load(path: Path, opening: Opening) -> Policy:
+    return load_policy(path, device=opening.device, dtype=opening.dtype)
+
+
+def _served(path: Path, opening: Opening) -> ServerPolicy:
+    """Have a server play a checkpoint.
 
     Raises:
         GtrTurboError: no server is named, or it is of a kind that returns no token ids, which are needed.
     """
-    if engine == "hf":
-        return load_policy(path, device=device, dtype=dtype)
+    endpoint = opening.endpoint
     if endpoint.base_url is None:
         raise GtrTurboError("--engine openai asks a server, and none is named.", "add: --base-url http://localhost:8000")
-    if needs_ids and endpoint.kind == "generic":
+    if opening.for_training and endpoint.kind == "generic":
         raise GtrTurboError(
             "a generic server returns no token ids: what it samples cannot be trained on.",
             "use --server vllm or --server sglang; a generic one is enough for eval.",
         )
-    server = Server(endpoint.kind, endpoint.base_url, endpoint.model, needs_ids=needs_ids)
+    server = Server(endpoint.kind, endpoint.base_url, endpoint.model, needs_ids=opening.for_training)
     return ServerPolicy(server, path, max_concurrency=endpoint.max_concurrency)
 
 
-def agent_of(policy: Policy | ServerPolicy, *, seed: int, temperature: float, max_new_tokens: int) -> PolicyAgent | ServerAgent:
-    """Let a policy answer states; see `PolicyAgent` for the arguments."""
-    kind = PolicyAgent if isinstance(policy, Policy) else ServerAgent
-    return kind(policy, seed=seed, temperature=temperature, max_new_tokens=max_new_tokens)  # type: ignore[arg-type]
+ENGINES = {
+    "hf": Engine(open=_load, agent=PolicyAgent, ask=ask_policy, in_process=True, exact_logprobs=True),
+    # Turns between two looks at what parses; how many are asked for at once is --max-concurrency.
+    "openai": Engine(open=_served, agent=ServerAgent, ask=ask_server, in_process=False, exact_logprobs=False, asked_at_once=1024),
+}
+
+
+@dataclass(frozen=True)
+class Player:
+    """A checkpoint that answers: its agent, the policy where its weights are in this process, and where it runs."""
+
+    agent: Agent
+    policy: Policy | None
+    machine: Callable[[], dict[str, Any]]
+
+
+def open_player(path: Path, engine: str, opening: Opening, *, seed: int, temperature: float, max_new_tokens: int) -> Player:
+    """Let a checkpoint answer states.
+
+    Args:
+        path: the checkpoint.
+        engine: who generates: a name of `ENGINES`, or of the user's own code, which makes an agent by
+            `NAME(checkpoint, seed=…, temperature=…, max_new_tokens=…)`.
+        opening: see there.
+        seed: with episode and turn it decides what is random in a reply.
+        temperature: of sampling; 0 takes the most likely token.
+        max_new_tokens: longest reply.
+
+    Raises:
+        GtrTurboError: there is no such engine, or it cannot answer as is needed.
+    """
+    found, sampling = (
+        find("engine", engine, ENGINES),
+        {"seed": seed, "temperature": temperature, "max_new_tokens": max_new_tokens},
+    )
+    if isinstance(found, Engine):
+        policy = found.open(path, opening)
+        return Player(found.agent(policy, **sampling), policy if found.in_process else None, policy.machine)
+    agent = make_agent(engine, path, for_training=opening.for_training, **sampling)
+    return Player(agent, None, lambda: {"engine": engine.rpartition("/")[2]})
+
+
+def is_in_process(engine: str) -> bool:
+    """Tell whether an engine loads the weights into this process. Code of the user's own is not loaded to find out."""
+    return engine in ENGINES and ENGINES[engine].in_process
+
+
+def has_exact_logprobs(engine: str) -> bool:
+    """Tell whether what an engine sampled has the trainer's log-probs. Code of the user's own is not loaded to find out."""
+    return engine in ENGINES and ENGINES[engine].exact_logprobs
+
+
+def make_agent(engine: str, path: Path, *, for_training: bool, seed: int, temperature: float, max_new_tokens: int) -> Agent:
+    """Make an agent of the user's own code, what it answers checked.
+
+    Raises:
+        GtrTurboError: there is no such code, it makes nothing that can be called, or it raises.
+    """
+    make = find("engine", engine, ENGINES)
+    with calling("engine", engine):
+        agent = make(path, seed=seed, temperature=temperature, max_new_tokens=max_new_tokens)
+    if not callable(agent):
+        raise GtrTurboError(
+            f"engine {engine} makes no agent: it returns {type(agent).__name__}.", "return a function of states to responses."
+        )
+
+    def answer(states: Sequence[State]) -> Sequence[Response | None]:
+        with calling("engine", engine):
+            responses = list(agent(states))
+        check_responses(engine, states, responses, for_training=for_training)
+        return responses
+
+    return answer
+
+
+def check_responses(engine: str, states: Sequence[State], responses: Sequence[Any], *, for_training: bool) -> None:
+    """Refuse what cannot be played, or could not be trained on.
+
+    Raises:
+        GtrTurboError: not one response per state, all None, something else, or tokens that are missing or do not fit together.
+    """
+    if len(responses) != len(states) or all(response is None for response in responses):
+        count = len([response for response in responses if response is not None])
+        raise GtrTurboError(f"engine {engine} was given {len(states)} states and gives {count} responses.", "give one for each.")
+    for response in responses:
+        if not isinstance(response, Response | None):
+            raise GtrTurboError(
+                f"engine {engine} responds with {type(response).__name__}.", "give a gtrturbo.play.episodes.Response."
+            )
+        if response is not None and for_training:
+            _check_tokens(engine, response)
+
+
+def _check_tokens(engine: str, response: Response) -> None:
+    prompt, ids, logprobs = response.prompt_ids, response.response_ids, response.logprobs
+    if prompt is None or ids is None or logprobs is None:
+        raise GtrTurboError(
+            f"engine {engine} responds without token ids and log-probs: what it plays cannot be trained on.",
+            "give prompt_ids, response_ids, offsets and logprobs with each Response; its text alone is enough for eval.",
+        )
+    if not len(ids) == len(logprobs) == len(response.offsets):
+        raise GtrTurboError(
+            f"engine {engine} responds with {len(ids)} token ids, {len(logprobs)} log-probs and {len(response.offsets)} offsets."
+        )
+    if not np.all(np.isfinite(logprobs) & (np.asarray(logprobs) <= ROUNDING)):
+        raise GtrTurboError(f"engine {engine} gives log-probs that are none.", "log-probs are finite and at most 0, in nats.")
+
+
+def ask_agent(agent: Agent, questions: Sequence[Question]) -> list[str]:
+    """Have an agent reply to a teacher's questions, until all replies are there."""
+    states = [_state(question) for question in questions]
+    texts: dict[int, str] = {}
+    while waiting := [row for row in range(len(states)) if row not in texts]:
+        responses = agent([states[row] for row in waiting])
+        texts |= {row: response.text for row, response in zip(waiting, responses, strict=True) if response is not None}
+    return [texts[row] for row in range(len(states))]
+
+
+def _state(question: Question) -> State:
+    prompt = question.messages[0]["content"][-1]["text"]
+    return State(episode=question.row, turn=0, prompt=prompt, picture=question.pictures[0], info=dict(question.info))

@@ -6,6 +6,7 @@ import numpy as np
 
 from gtrturbo.models.policy import Policy
 from gtrturbo.play.episodes import Response, State
+from gtrturbo.play.teachers import Question
 from gtrturbo.store.artifacts import seed_for
 from gtrturbo.store.records import chat
 
@@ -42,6 +43,19 @@ class PolicyAgent:
             text, offsets = renderer.decode(sample.response_ids.tolist())
             response.append(Response(text, prompt.ids, sample.response_ids, offsets, sample.logprobs))
         return response
+
+
+def ask_policy(
+    policy: Policy, questions: Sequence[Question], *, seeds: Sequence[int], temperature: float, max_new_tokens: int
+) -> list[str]:
+    """Reply to a teacher's questions, each reply drawn from a seed of its own."""
+    samples = policy.generate(
+        [policy.renderer.prompt(question.messages, question.pictures) for question in questions],
+        uniforms(seeds, max_new_tokens),
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+    )
+    return [policy.renderer.decode(sample.response_ids.tolist())[0] for sample in samples]
 
 
 def uniforms(keys: Sequence[int], count: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Let a policy on an inference server play: requests at once up to a bound, what comes back checked against our own rendering."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from gtrturbo.models.processor import load_processor
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.play.episodes import Response, State
 from gtrturbo.play.server import Answer, Server
+from gtrturbo.play.teachers import Question
 from gtrturbo.store.artifacts import artifact_id, seed_for
 from gtrturbo.store.records import Message, chat
 
@@ -96,14 +97,22 @@ class ServerPolicy:
                 f"let it stop at token {end_id} and return that token.",
             )
 
-    def at_once(self, ask: Callable[[int], str], rows: Sequence[int]) -> list[str]:
-        """Ask about several rows, as many at once as the bound allows; return what is said of them in order."""
-        with ThreadPoolExecutor(self.max_concurrency) as threads:
-            return list(threads.map(ask, rows))
-
     def machine(self) -> dict[str, Any]:
         """Say where the policy is."""
         return {"server": self.server.kind}
+
+
+def ask_server(
+    policy: ServerPolicy, questions: Sequence[Question], *, seeds: Sequence[int], temperature: float, max_new_tokens: int
+) -> list[str]:
+    """Reply to a teacher's questions, as many at once as the bound allows."""
+
+    def reply(question: Question, seed: int) -> str:
+        sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
+        return policy.reply(question.messages, question.pictures, **sampling).text
+
+    with ThreadPoolExecutor(policy.max_concurrency) as threads:
+        return list(threads.map(reply, questions, seeds))
 
 
 def _once(ids: np.ndarray, repeated: int | None) -> np.ndarray:

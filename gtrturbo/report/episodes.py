@@ -8,8 +8,7 @@ import numpy as np
 
 from gtrturbo.analysis.history import Entry, History
 from gtrturbo.analysis.summary import by_episode
-from gtrturbo.analysis.token_kl import Scored, read_scored
-from gtrturbo.config import RELEASE
+from gtrturbo.analysis.token_kl import Scored, read_scored, tells_of_tokens
 from gtrturbo.console import number, visible
 from gtrturbo.report.page import details, paragraph, table
 from gtrturbo.store.records import Turn
@@ -25,7 +24,7 @@ def samples(run: History, count: int) -> str:
         return ""
     rollout = run.entries["rollouts"][-1]
     scores = run.at("guidance").get(rollout.iteration)
-    tells = scores and scores.manifest.kind == "scores" and scores.manifest.config.get("compat") != RELEASE
+    tells = scores and scores.manifest.kind == "scores" and tells_of_tokens(scores.manifest)
     scored = read_scored(rollout.path, scores.path) if scores and tells else None
     update = next((entry for entry in run.updates() if entry.iteration == rollout.iteration + 1), None)
     chosen = choose(by_episode(rollout.turns()), count)

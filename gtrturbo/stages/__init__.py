@@ -11,7 +11,8 @@ from gtrturbo.config.fields import input_paths, knobs
 from gtrturbo.distributed.processes import Alone, group, working_in, world
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.state import read_state
-from gtrturbo.plugins import is_outside, load
+from gtrturbo.play.teachers import find_mode
+from gtrturbo.plugins import is_outside, load, names_code
 from gtrturbo.stages.resolve import with_base
 from gtrturbo.store.artifacts import Draft, Provenance, Result, artifact_id, finished, pruned_files, remake_command
 from gtrturbo.store.hashes import remembering_hashes
@@ -115,7 +116,8 @@ def provenance(config: Any, identify: Callable[[Path], str] = artifact_id) -> Pr
     """
     stage = stage_of(config)
     chosen = _with_sources(knobs(config))
-    inputs = {name: _ids(value, identify) for name, value in input_paths(config).items()}
+    artifacts = {name: value for name, value in input_paths(config).items() if isinstance(value, tuple) or not names_code(value)}
+    inputs = {name: _ids(value, identify) for name, value in artifacts.items()}
     if isinstance(config, MergeConfig) and config.state:
         # Checkpoints whose sums are in the state count as merged, also where they are gone.
         held = read_state(config.state)
@@ -135,7 +137,7 @@ def _with_sources(chosen: dict[str, Any]) -> dict[str, Any]:
 
 def _kind(config: Any, stage: str) -> str:
     if isinstance(config, DistillConfig):
-        return "scores" if config.mode == "kl" else "demos"
+        return find_mode(config.mode).writes
     return KINDS.get(stage, "checkpoint")
 
 

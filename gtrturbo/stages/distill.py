@@ -1,220 +1,231 @@
 """distill: a teacher annotates turns. It writes guidance, not weights."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from gtrturbo.algorithms.vocabulary import Reader, top_logprobs
-from gtrturbo.config import RELEASE, DistillConfig
-from gtrturbo.console import progress_bar, stderr
+from gtrturbo.config import DistillConfig
+from gtrturbo.console import progress_bar
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.batches import token_budget
-from gtrturbo.models.blind import blind_logprobs
-from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.checkpoint_files import renderer_hash
 from gtrturbo.models.policy import Policy
-from gtrturbo.models.renderer import load_picture
-from gtrturbo.models.scoring import score_all
-from gtrturbo.play.agents import Endpoint, open_policy
-from gtrturbo.play.policy_agent import uniforms
-from gtrturbo.play.recording import Transcript, read_transcript, read_turns, render
-from gtrturbo.play.server_agent import ServerPolicy
+from gtrturbo.play.agents import ENGINES, Endpoint, Opening, ask_agent, is_in_process, make_agent
+from gtrturbo.play.checkpoint_teacher import LocalPolicy, logprobs_of, thoughts_of
+from gtrturbo.play.recording import read_turns
+from gtrturbo.play.teachers import (
+    Mode,
+    Question,
+    Scores,
+    Teacher,
+    check_logprobs,
+    check_thoughts,
+    find_mode,
+    find_teacher,
+)
+from gtrturbo.plugins import calling, is_outside, names_code
 from gtrturbo.stages import done, provenance
-from gtrturbo.store.artifacts import DEMOS, SCORES, Draft, Result, read_manifest, seed_for, writing
+from gtrturbo.store.artifacts import DEMOS, SCORES, TOKENS, Draft, Result, read_manifest, writing
 from gtrturbo.store.records import Demo, Turn, chat, mean, write_rows
 from gtrturbo.store.resume_log import ResumeLog
-from gtrturbo.store.tensors import TopLogprobs, save_image, save_scores
+from gtrturbo.store.tensors import TurnTokens, load_picture, load_turn_tokens, save_image, save_scores
 from gtrturbo.tasks.task import Reply, Task, load_task
 
-HOTTER, HOTTEST = 1.1, 0.9
-SERVER_TURNS = 1024  # Turns between two looks at what parses; how many are asked for at once is --max-concurrency.
+EXPERT = "expert"
 
 
 def run(config: DistillConfig) -> Result:
-    """Score the student's tokens under the teacher (kl), or let the teacher write thoughts of its own (sft)."""
+    """Let a teacher annotate turns as the mode says: scores of the student's tokens, or demos of its own."""
     if config.expert == (config.teacher is not None):
         raise GtrTurboError("distill needs either --teacher or --expert.", "give one of the two.")
-    if config.expert and config.mode == "kl":
-        raise GtrTurboError("a scripted expert has no log-probs.", "use --mode thoughts with --expert, or give --teacher.")
-    if config.engine == "openai" and config.mode == "kl":
-        raise GtrTurboError("scores are the teacher's log-probs, computed here.", "leave out --engine openai, or --mode kl.")
-    if config.top_logprobs and config.mode == "thoughts":
-        raise GtrTurboError("--top-logprobs is for --mode kl.", "leave out one of the two.")
-    if config.compat == RELEASE and (config.mode == "thoughts" or config.top_logprobs):
-        raise GtrTurboError("--compat release is for --mode kl of single tokens.", "leave out both.")
+    mode = find_mode(config.mode)
+    teacher = _named(config, mode)
+    _check_checkpoint(config, mode, teacher)
     read_manifest(config.rollouts, "turns")
     work, journal = provenance(config), None
     with writing(config.out, work, overwrite=config.overwrite) as draft:
-        if config.mode == "kl":
-            _score(config, draft)
+        if mode.writes == "scores":
+            _score(config, mode, teacher, draft)
         else:
             journal = ResumeLog(config.out, work, Said)
-            _teach(config, draft, journal)
+            _teach(config, mode, teacher, draft, journal)
     if journal:
         journal.remove()
     return done(draft)
 
 
-def _load_teacher(config: DistillConfig) -> Policy:
-    assert config.teacher is not None
-    return load_policy(config.teacher, device=config.device, dtype=config.dtype)
+def checkpoint_of(config: DistillConfig) -> Path | None:
+    """Return the checkpoint that teaches; None where the expert does, or code of the user's own."""
+    return None if config.teacher is None or names_code(config.teacher) else config.teacher
 
 
-def _score(config: DistillConfig, draft: Draft) -> None:
-    """Write the teacher's log-prob of every token that the student sampled, with picture and prompt of each turn."""
-    teacher = _load_teacher(config)
-    transcript = read_transcript(config.rollouts, teacher.renderer)
-    budget = token_budget(config.micro_batch_tokens, teacher, recomputes=False)
-    with progress_bar("distill", len(transcript.turns)) as bar:
-        shared: dict[str, Any] = {"tokens": budget, "told": bar.advance}
-        if config.compat == RELEASE:
-            stderr.print("--compat release: scored blind and one token off, as in the paper's published code.", style="yellow")
-            rows, top = blind_logprobs(teacher, transcript.prompts, transcript.tokens.response_ids, **shared), None
-        else:
-            rows, top = _logprobs(config, teacher, transcript, **shared)
-    save_scores(draft.folder / SCORES, rows, top)
-    draft.metrics = {"turns": len(rows), "tokens": sum(map(len, rows))}
-    if config.compat != RELEASE:  # There the student has no log-probs to compare with, but for those that ppo-step makes.
-        differences = np.concatenate(transcript.tokens.sample_logprobs) - np.concatenate(rows)
-        thought = np.concatenate(transcript.tokens.thought_mask)
-        draft.metrics["thought_kl_k1"] = mean(differences[thought].tolist())
-    draft.renderer, draft.timing = _renderer(config), teacher.machine()
+def _named(config: DistillConfig, mode: Mode) -> Teacher | None:
+    """Return the expert or the user's own teacher; None where it is a checkpoint, which is opened when the work begins."""
+    if config.expert and mode.needs != "thoughts":
+        raise GtrTurboError("a scripted expert has no log-probs.", "use --mode thoughts with --expert, or give --teacher.")
+    return None if checkpoint_of(config) else find_teacher(EXPERT if config.expert else str(config.teacher), mode.needs)
 
 
-def _logprobs(
-    config: DistillConfig, teacher: Policy, transcript: Transcript, **shared: Any
-) -> tuple[list[np.ndarray], TopLogprobs | None]:
-    scored = score_all(
-        teacher,
-        transcript.prompts,
-        transcript.tokens.response_ids,
-        temperature=read_manifest(config.rollouts).config["temperature"],
-        reader=(lambda _: _top(config.top_logprobs)) if config.top_logprobs else None,
-        **shared,
+def _check_checkpoint(config: DistillConfig, mode: Mode, teacher: Teacher | None) -> None:
+    if teacher is None and mode.needs != "thoughts" and not is_in_process(config.engine):
+        raise GtrTurboError(
+            "scores are the teacher's log-probs, computed here.", f"leave out --engine {config.engine}, or --mode {config.mode}."
+        )
+    if config.top_logprobs and not mode.comparable:
+        raise GtrTurboError("--top-logprobs is for --mode kl.", "leave out one of the two.")
+    if config.top_logprobs and teacher:
+        raise GtrTurboError("--top-logprobs is for checkpoints that teach.", "leave it out, or name a checkpoint as --teacher.")
+
+
+def _open(config: DistillConfig, mode: Mode, on_progress: Callable[[int], None]) -> Teacher:
+    """Open the checkpoint that teaches. Only where log-probs are asked for is a policy needed in this process."""
+    checkpoint = checkpoint_of(config)
+    assert checkpoint is not None
+    endpoint = Endpoint(config.server, config.base_url, config.served_model, config.max_concurrency)
+    opening = Opening(endpoint, for_training=False, device=config.device, dtype=config.dtype)
+    sampling = {"temperature": config.temperature, "seed": config.seed}
+    if config.engine not in ENGINES:
+        agent = make_agent(config.engine, checkpoint, for_training=False, max_new_tokens=config.max_new_tokens, **sampling)
+        return Teacher(thoughts=partial(ask_agent, agent), at_once=config.max_concurrency)
+    engine = ENGINES[config.engine]
+    policy = engine.open(checkpoint, opening)
+    ask = partial(engine.ask, policy, max_new_tokens=config.max_new_tokens)
+    return Teacher(
+        thoughts=thoughts_of(ask, **sampling),
+        at_once=engine.asked_at_once or config.micro_batch_size,
+        retries=config.retries,
+        **(_scoring(config, policy, on_progress) if engine.in_process and mode.writes == "scores" else {}),
     )
-    top = TopLogprobs(*([row.numpy() for row in column] for column in scored.read)) if scored.read else None
-    return scored.logprobs, top
 
 
-def _top(count: int) -> Reader:
-    def read(logits: Tensor, part: slice) -> tuple[Tensor, ...]:
-        ids, logprobs, rest = top_logprobs(logits, count)
-        return ids.int(), logprobs, rest
+def _scoring(config: DistillConfig, policy: Policy, on_progress: Callable[[int], None]) -> dict:
+    local = LocalPolicy(
+        policy,
+        config.rollouts,
+        temperature=read_manifest(config.rollouts).config["temperature"],
+        tokens=token_budget(config.micro_batch_tokens, policy, recomputes=False),
+        on_progress=on_progress,
+    )
+    return {"policy": local, "logprobs": logprobs_of(local, top=config.top_logprobs)}
 
-    return read
+
+def _annotate(config: DistillConfig, mode: Mode, teacher: Teacher, questions: Sequence[Question]):
+    with calling("mode", config.mode):
+        return mode.annotate(teacher, questions)
+
+
+def _score(config: DistillConfig, mode: Mode, teacher: Teacher | None, draft: Draft) -> None:
+    """Write the teacher's log-prob of every token that the student sampled."""
+    if teacher and not group().world.first:
+        return  # Who computes nothing here is asked once.
+    turns, tokens = read_turns(config.rollouts), _tokens(config.rollouts)
+    questions = _questions(config, turns, tokens, task=_task(config) if teacher else None)
+    with progress_bar("distill", len(turns)) as bar:
+        teacher = teacher or _open(config, mode, bar.advance)
+        found = _annotate(config, mode, teacher, questions)
+    scores = found if isinstance(found, Scores) else Scores([np.asarray(row) for row in found])
+    rows = check_logprobs(f"mode {config.mode}", questions, scores.logprobs)
+    save_scores(draft.folder / SCORES, rows, scores.top)
+    draft.metrics = {"turns": len(rows), "tokens": sum(map(len, rows))}
+    if mode.comparable:
+        differences = np.concatenate(tokens.sample_logprobs) - np.concatenate(rows)
+        draft.metrics["thought_kl_k1"] = mean(differences[np.concatenate(tokens.thought_mask)].tolist())
+    draft.renderer, draft.timing = _renderer(config), teacher.policy.policy.machine() if teacher.policy else {}
+
+
+def _tokens(rollouts: Path) -> TurnTokens:
+    if not (rollouts / TOKENS).is_file():
+        raise GtrTurboError(
+            f"{rollouts} has no tokens: an expert played it, not a policy.", "play with: gtrturbo rollout --checkpoint …"
+        )
+    return load_turn_tokens(rollouts / TOKENS)
+
+
+def _questions(config: DistillConfig, turns: Sequence[Turn], tokens: TurnTokens | None, *, task: Task | None) -> list[Question]:
+    return [
+        Question(
+            row=row,
+            messages=turn.messages[:-1],
+            images=[config.rollouts / image for image in turn.images],
+            reply=turn.reply,
+            action=turn.action,
+            info=turn.info,
+            perception_correct=turn.perception_correct,
+            task=task,
+            response_ids=tokens.response_ids[row] if tokens else None,
+            response_spans=tokens.response_spans[row] if tokens else None,
+        )
+        for row, turn in enumerate(turns)
+    ]
+
+
+def _task(config: DistillConfig) -> Task:
+    """Return the task that the turns were played on. Code of the user's own is loaded only if they name it."""
+    settings = read_manifest(config.rollouts).config
+    if config.task is None and is_outside(settings["task"]):
+        raise GtrTurboError(
+            f"{config.rollouts} was played on {settings['task']}, code of your own, which is loaded only if you name it.",
+            f"add: --task path/to/{settings['task']}",
+        )
+    return load_task(config.task or settings["task"], settings["env"])
 
 
 @dataclass(frozen=True)
 class Said:
-    """What the teacher said in the end of one legal turn, counted from 0; whether it parses or not."""
+    """What the teacher said in the end of one legal turn, counted from 0; whether it parses or not; None: nothing."""
 
     row: int
-    text: str
+    text: str | None
 
 
-def _teach(config: DistillConfig, draft: Draft, journal: ResumeLog[Said]) -> None:
+def _teach(config: DistillConfig, mode: Mode, teacher: Teacher | None, draft: Draft, journal: ResumeLog[Said]) -> None:
     """Write the teacher's thought for each legal turn, with the student's action in place of the teacher's."""
-    settings = read_manifest(config.rollouts).config
-    task = load_task(settings["task"], settings["env"])
-    turns = [turn for turn in read_turns(config.rollouts) if turn.legal]
-    taught = _expert_thoughts(task, turns) if config.expert else _teacher_thoughts(config, task, turns, journal)
+    task, turns = _task(config), [turn for turn in read_turns(config.rollouts) if turn.legal]
+    questions = _questions(config, turns, None, task=task)
+    texts = _replies(config, mode, teacher or _open(config, mode, lambda _: None), questions, journal)
     if not group().world.first:
         return
+    replies = [task.parse(text) if text is not None else None for text in texts]
     demos = [
         keep_action(turn, text, reply, _copy_pictures(config.rollouts, draft.folder, turn))
-        for turn, (text, reply) in zip(turns, taught, strict=True)
-        if reply and not (config.expert and _is_right(turn, reply))
+        for turn, text, reply in zip(turns, texts, replies, strict=True)
+        if text is not None and reply
     ]
     write_rows(draft.folder / DEMOS, demos)
-    draft.metrics = {"turns": len(turns), "demos": len(demos), "unparsed": sum(reply is None for _, reply in taught)}
+    unparsed = sum(text is not None and reply is None for text, reply in zip(texts, replies, strict=True))
+    draft.metrics = {"turns": len(turns), "demos": len(demos), "unparsed": unparsed}
     draft.renderer = _renderer(config)
 
 
-Thought = tuple[str, Reply | None]
+def _replies(
+    config: DistillConfig, mode: Mode, teacher: Teacher, questions: Sequence[Question], journal: ResumeLog[Said]
+) -> list[str | None]:
+    """Ask about those turns that the journal does not hold, and again while replies do not parse and the teacher tries again.
 
-
-def _expert_thoughts(task: Task, turns: Sequence[Turn]) -> list[Thought]:
-    texts = [task.expert(turn.info) for turn in turns]
-    return [(text, task.parse(text)) for text in texts]
-
-
-def _is_right(turn: Turn, reply: Reply) -> bool:
-    """GTR's corrector is silent where the student is right: it reads the picture truly and acts as the expert does."""
-    return bool(turn.perception_correct) and turn.action == reply.action
-
-
-# Rows of the turns, which try this is for them, and the temperature; returns a text per row.
-Ask = Callable[[Sequence[int], int, float], list[str]]
-
-
-def _teacher_thoughts(config: DistillConfig, task: Task, turns: Sequence[Turn], journal: ResumeLog[Said]) -> list[Thought]:
-    """Ask again, hotter each time, those turns whose reply does not parse. Several processes share the turns."""
+    Several processes share the turns.
+    """
     there = {said.row for said in journal.found}
-    missing = [row for row in range(len(turns)) if row not in there]
+    missing = [question for question in questions if question.row not in there]
     waiting = [missing[place] for place in group().world.share(len(missing))]
-    ask, at_once = _asking(config, turns)
-    temperature = config.temperature
     with progress_bar("distill", len(waiting)) as bar:
-        for attempt in range(config.retries + 1):
-            asked, waiting = waiting, []
-            for start in range(0, len(asked), at_once):
-                rows = asked[start : start + at_once]
-                for row, text in zip(rows, ask(rows, attempt, temperature), strict=True):
-                    if attempt == config.retries or task.parse(text):
-                        journal.append(Said(row, text))
+        for attempt in range(teacher.retries + 1):
+            asked, waiting = [replace(question, attempt=attempt) for question in waiting], []
+            for start in range(0, len(asked), teacher.at_once):
+                part = asked[start : start + teacher.at_once]
+                texts = check_thoughts(f"mode {config.mode}", part, _annotate(config, mode, teacher, part))
+                for question, text in zip(part, texts, strict=True):
+                    if attempt == teacher.retries or text is None or question.task.parse(text):
+                        journal.append(Said(question.row, text))
                         bar.advance()
                     else:
-                        waiting.append(row)
-            temperature = max(temperature, min(HOTTEST, HOTTER * temperature))
+                        waiting.append(question)
     group().barrier()
-    texts = {said.row: said.text for said in journal.read()}
-    return [(texts[row], task.parse(texts[row])) for row in range(len(turns))]
-
-
-def _asking(config: DistillConfig, turns: Sequence[Turn]) -> tuple[Ask, int]:
-    """Return how the teacher is asked, and about how many turns at once."""
-    assert config.teacher is not None
-    endpoint = Endpoint(config.server, config.base_url, config.served_model, config.max_concurrency)
-    teacher = open_policy(config.teacher, config.engine, endpoint, needs_ids=False, device=config.device, dtype=config.dtype)
-    if isinstance(teacher, Policy):
-        return _ask_policy(config, turns, teacher), config.micro_batch_size
-    return _ask_server(config, turns, teacher), SERVER_TURNS
-
-
-def _ask_policy(config: DistillConfig, turns: Sequence[Turn], teacher: Policy) -> Ask:
-    def ask(rows: Sequence[int], attempt: int, temperature: float) -> list[str]:
-        keys = [seed_for(config.seed, "thought", row, attempt) for row in rows]
-        samples = teacher.generate(
-            [render(teacher.renderer, config.rollouts, turns[row].messages[:-1], turns[row].images) for row in rows],
-            uniforms(keys, config.max_new_tokens),
-            temperature=temperature,
-            max_new_tokens=config.max_new_tokens,
-        )
-        return [teacher.renderer.decode(sample.response_ids.tolist())[0] for sample in samples]
-
-    return ask
-
-
-def _ask_server(config: DistillConfig, turns: Sequence[Turn], teacher: ServerPolicy) -> Ask:
-    def ask(rows: Sequence[int], attempt: int, temperature: float) -> list[str]:
-        def reply(row: int) -> str:
-            response = teacher.reply(
-                turns[row].messages[:-1],
-                [load_picture(config.rollouts / image) for image in turns[row].images],
-                temperature=temperature,
-                max_new_tokens=config.max_new_tokens,
-                seed=seed_for(config.seed, "thought", row, attempt),
-            )
-            return response.text
-
-        return teacher.at_once(reply, rows)
-
-    return ask
+    found = {said.row: said.text for said in journal.read()}
+    return [found[question.row] for question in questions]
 
 
 def keep_action(turn: Turn, text: str, reply: Reply, images: list[str]) -> Demo:
@@ -234,4 +245,5 @@ def _copy_pictures(source: Path, folder: Path, turn: Turn) -> list[str]:
 
 
 def _renderer(config: DistillConfig) -> str | None:
-    return renderer_hash(config.teacher) if config.teacher else None
+    checkpoint = checkpoint_of(config)
+    return renderer_hash(checkpoint) if checkpoint else None

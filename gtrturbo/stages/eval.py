@@ -4,7 +4,7 @@ from gtrturbo.analysis.summary import summarize
 from gtrturbo.analysis.thoughts import thought_entropy, thought_information
 from gtrturbo.config import EvalConfig
 from gtrturbo.models.checkpoint_files import renderer_hash
-from gtrturbo.play.agents import Endpoint, agent_of, open_policy
+from gtrturbo.play.agents import Endpoint, Opening, open_player
 from gtrturbo.play.recording import Episode, record_episodes
 from gtrturbo.stages import done, provenance
 from gtrturbo.store.artifacts import Result, save_json, writing
@@ -23,14 +23,13 @@ def run(config: EvalConfig) -> Result:
     with writing(config.out, work, overwrite=config.overwrite) as draft:
         journal = ResumeLog(config.out, work, Episode)
         endpoint = Endpoint(config.server, config.base_url, config.served_model, config.max_concurrency)
-        policy = open_policy(
-            config.checkpoint, config.engine, endpoint, needs_ids=False, device=config.device, dtype=config.dtype
-        )
-        agent = agent_of(policy, seed=config.seed, temperature=config.temperature, max_new_tokens=config.max_new_tokens)
+        opening = Opening(endpoint, for_training=False, device=config.device, dtype=config.dtype)
+        sampling = {"seed": config.seed, "temperature": config.temperature, "max_new_tokens": config.max_new_tokens}
+        player = open_player(config.checkpoint, config.engine, opening, **sampling)
         turns = record_episodes(
             draft.folder,
             journal,
-            agent,
+            player.agent,
             task,
             seed=config.seed,
             episodes=range(config.episodes),
@@ -42,8 +41,8 @@ def run(config: EvalConfig) -> Result:
             levels = cached("chance", asked, lambda: chance(task, episodes=CHANCE_EPISODES, seed=config.seed))
             draft.metrics = summarize(turns) | {f"chance_{name}": value for name, value in levels.items()}
             draft.metrics |= thought_entropy(draft.folder)
-            draft.metrics |= thought_information(draft.folder, turns, policy, temperature=config.temperature)
+            draft.metrics |= thought_information(draft.folder, turns, player.policy, temperature=config.temperature)
             save_json(draft.folder / METRICS, draft.metrics)
-        draft.renderer, draft.timing = renderer_hash(config.checkpoint), policy.machine()
+        draft.renderer, draft.timing = renderer_hash(config.checkpoint), player.machine()
     journal.remove()
     return done(draft)

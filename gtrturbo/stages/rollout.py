@@ -9,11 +9,9 @@ from gtrturbo.analysis.thoughts import thought_entropy
 from gtrturbo.config import RolloutConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import renderer_hash
-from gtrturbo.models.policy import Policy
-from gtrturbo.play.agents import Endpoint, agent_of, open_policy
+from gtrturbo.play.agents import Endpoint, Opening, Player, open_player
 from gtrturbo.play.episodes import Agent, Response, State
 from gtrturbo.play.recording import Episode, record_episodes
-from gtrturbo.play.server_agent import ServerPolicy
 from gtrturbo.stages import done, provenance
 from gtrturbo.store.artifacts import Result, seed_for, writing
 from gtrturbo.store.resume_log import ResumeLog
@@ -30,12 +28,11 @@ def run(config: RolloutConfig) -> Result:
     work = provenance(config)
     with writing(config.out, work, overwrite=config.overwrite) as draft:
         journal = ResumeLog(config.out, work, Episode)
-        policy = _open(config, config.checkpoint) if config.checkpoint else None
-        agent = _sampling(config, policy) if policy else _expert(config, task)
+        player = _open(config, config.checkpoint) if config.checkpoint else None
         turns = record_episodes(
             draft.folder,
             journal,
-            agent,
+            player.agent if player else _expert(config, task),
             task,
             seed=config.seed,
             episodes=range(config.first_episode, config.first_episode + config.episodes),
@@ -44,8 +41,8 @@ def run(config: RolloutConfig) -> Result:
         )
         if turns:  # Of several processes the first has them all, the others none.
             draft.metrics = summarize(turns) | thought_entropy(draft.folder)
-        if policy and config.checkpoint:
-            draft.renderer, draft.timing = renderer_hash(config.checkpoint), policy.machine()
+        if player and config.checkpoint:
+            draft.renderer, draft.timing = renderer_hash(config.checkpoint), player.machine()
     journal.remove()
     return done(draft)
 
@@ -60,10 +57,8 @@ def _expert_reply(config: RolloutConfig, task: Task, state: State) -> str:
     return task.random_expert(state.info, np.random.default_rng(seed_for(config.seed, "novice", state.episode, state.turn)))
 
 
-def _open(config: RolloutConfig, checkpoint: Path) -> Policy | ServerPolicy:
+def _open(config: RolloutConfig, checkpoint: Path) -> Player:
     endpoint = Endpoint(config.server, config.base_url, config.served_model, config.max_concurrency)
-    return open_policy(checkpoint, config.engine, endpoint, needs_ids=True, device=config.device, dtype=config.dtype)
-
-
-def _sampling(config: RolloutConfig, policy: Policy | ServerPolicy) -> Agent:
-    return agent_of(policy, seed=config.seed, temperature=config.temperature, max_new_tokens=config.max_new_tokens)
+    opening = Opening(endpoint, for_training=True, device=config.device, dtype=config.dtype)
+    sampling = {"seed": config.seed, "temperature": config.temperature, "max_new_tokens": config.max_new_tokens}
+    return open_player(checkpoint, config.engine, opening, **sampling)

@@ -137,3 +137,9 @@ def save_image(folder: Path, pixels: np.ndarray) -> str:
         target.parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(target)
     return name
+
+
+def load_picture(path: Path) -> np.ndarray:
+    """Read a picture as pixels, [H, W, 3] uint8."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))

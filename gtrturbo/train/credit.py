@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gtrturbo.algorithms.credit import CREDITS, Credit, Credited, Earned
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.plugins import call, find
+from gtrturbo.plugins import calling, find
 from gtrturbo.store.records import Turn
 
 KIND = "credit"
@@ -31,7 +31,8 @@ def find_credit(name: str) -> Credit:
 
 
 def _assign(name: str, credit: Credit, earned: Earned) -> Credited:
-    credited = call(KIND, credit.assign, earned)
+    with calling(KIND, name):
+        credited = credit.assign(earned)
     if not isinstance(credited, Credited):
         raise GtrTurboError(f"credit {name} returns a {type(credited).__name__}.", "return Credited(advantages, value_targets).")
     targets = credited.value_targets

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.renderer import load_picture
 from gtrturbo.play.episodes import Response, play_episodes
 from gtrturbo.play.recording import read_transcript, read_turns, write_turns
 from gtrturbo.store.records import chat
-from gtrturbo.store.tensors import load_turn_tokens
+from gtrturbo.store.tensors import load_picture, load_turn_tokens
 from gtrturbo.tasks.task import load_task
 
 TASK = load_task("numberline", ["image=tiny"])

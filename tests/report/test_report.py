@@ -23,6 +23,7 @@ from gtrturbo.report.panels import updated
 from gtrturbo.stages import execute
 from gtrturbo.store.tensors import load_turn_tokens
 
+BLIND = f"{Path(__file__).parents[2]}/examples/reproduce/release.py:BLIND"
 VOID = {"meta", "img", "br", "path", "circle", "rect", "polygon"}
 
 
@@ -228,7 +229,7 @@ def test_a_sample_shows_pictures_thought_and_action_apart_and_reward_terms(playe
 
 
 def test_scores_of_the_release_colour_no_tokens_of_a_sample(root, init, turns, tmp_path):
-    blind = execute(DistillConfig(out=root / "blind", rollouts=turns, teacher=init, compat="release")).out
+    blind = execute(DistillConfig(out=root / "blind", rollouts=turns, teacher=init, mode=BLIND)).out
     record_run(RunConfig(out=tmp_path, env=("image=tiny",)), replace=True)
     for name, target in (("rollouts", turns), ("guidance", blind)):
         (tmp_path / name).mkdir()

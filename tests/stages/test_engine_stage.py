@@ -19,6 +19,7 @@ from gtrturbo.stages import execute
 from gtrturbo.stages.ppo_step import _losses, prepare
 from gtrturbo.store.artifacts import artifact_id, read_manifest
 from gtrturbo.store.records import Demo, read_rows
+from gtrturbo.store.tensors import load_picture
 
 TASK = {"task": "numberline", "env": ("image=tiny",)}
 PLAY = TASK | {"episodes": 3, "max_new_tokens": 48, "temperature": 0.9, "num_envs": 3, "engine": "openai"}
@@ -89,8 +90,6 @@ def test_the_request_says_all_that_decides_the_distribution(rollout, served):
         assert body["logit_bias"] == {str(token(name)): -100.0 for name in placeholders}
         [message] = body["messages"]
         assert [part["type"] for part in message["content"]] == ["image_url", "text"]
-    from gtrturbo.models.renderer import load_picture
-
     sent = {picture_of(body["messages"][0]["content"][0]["image_url"]["url"]).tobytes() for body in fake.requests}
     assert sent == {load_picture(out / turn.images[0]).tobytes() for turn in turns}
 

@@ -1,7 +1,8 @@
-"""--compat release: the teacher and the KL of the paper's published code, defects and all, and only where they are asked for."""
+"""The teacher and the KL of the paper's published code, defects and all."""
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,17 +11,16 @@ from peft import PeftModel
 from PIL import Image, ImageOps
 from safetensors.numpy import load_file
 
-from gtrturbo.config import DistillConfig, MergeConfig, PpoStepConfig, RunConfig, SftConfig, ShowConfig
+from gtrturbo.config import DistillConfig, MergeConfig, SftConfig, ShowConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_model, load_policy
-from gtrturbo.models.value_head import ValueHead
 from gtrturbo.play.recording import read_transcript
-from gtrturbo.runs.loop import plan
 from gtrturbo.show.artifact import show
 from gtrturbo.stages import execute
-from gtrturbo.stages.ppo_step import prepare
 from gtrturbo.store.artifacts import read_manifest, sha256_file
 from gtrturbo.store.tensors import load_scores
+
+BLIND = f"{Path(__file__).parents[2]}/examples/reproduce/release.py:BLIND"
 
 # The merge
 
@@ -101,7 +101,7 @@ def test_the_released_merge_takes_no_other_settings(change):
 
 @pytest.fixture(scope="module")
 def released(root, init, turns):
-    return execute(DistillConfig(out=root / "released-scores", rollouts=turns, teacher=init, compat="release")).out
+    return execute(DistillConfig(out=root / "released-scores", rollouts=turns, teacher=init, mode=BLIND)).out
 
 
 def repeated(policy, transcript, row):
@@ -129,57 +129,26 @@ def test_the_released_teacher_is_blind(released, warm, turns, tmp_path):
     for file in (tmp_path / "inverted" / "images").iterdir():
         ImageOps.invert(Image.open(file)).save(file)
     seen, inverted = (
-        execute(DistillConfig(out=tmp_path / name, rollouts=path, teacher=warm, compat="release")).out
+        execute(DistillConfig(out=tmp_path / name, rollouts=path, teacher=warm, mode=BLIND)).out
         for name, path in (("a", turns), ("b", tmp_path / "inverted"))
     )
     left, right = (np.concatenate(load_scores(path / "scores.safetensors")) for path in (seen, inverted))
     np.testing.assert_allclose(left, right, atol=1e-5)
 
 
-def test_ppo_compares_the_student_as_the_teacher_was_scored(released, init, ppo_config, policy, turns):
-    policy.value_head = ValueHead.new(policy.model.config.get_text_config().hidden_size, seed=0)
-    transcript, teacher = read_transcript(turns, policy.renderer), load_policy(init, device="cpu")
-    guided, measured = prepare(replace(ppo_config, scores=released, kl_placement="return"), policy, transcript)
-    plain, _ = prepare(ppo_config, policy, transcript)
-    kl = []
-    for row, thought in enumerate(transcript.tokens.thought_mask):
-        clipped = np.clip(repeated(policy, transcript, row) - repeated(teacher, transcript, row), 0, 10)
-        kl.append(clipped[thought].mean())
-    assert np.max(kl) > 0.1
-    assert (plain.value_targets - guided.value_targets).numpy() == pytest.approx(np.array(kl), abs=1e-3)
-    assert measured["kl_mean"] == pytest.approx(np.mean(kl), rel=1e-3)
-
-
-def test_the_released_kl_of_a_student_to_itself_is_zero(ppo_config, policy, warm, turns, tmp_path):
-    policy.value_head = ValueHead.new(policy.model.config.get_text_config().hidden_size, seed=0)
-    own = execute(DistillConfig(out=tmp_path / "own", rollouts=turns, teacher=warm, compat="release")).out
-    _, measured = prepare(replace(ppo_config, scores=own, kl_estimator="abs"), policy, read_transcript(turns, policy.renderer))
-    assert measured["kl_mean"] < 1e-5
-
-
-def test_the_released_kl_is_no_loss_and_has_no_distributions(released, ppo_config, init, turns, tmp_path):
-    with pytest.raises(GtrTurboError, match="made with --compat release, whose KL is no loss"):
-        execute(replace(ppo_config, out=tmp_path / "x", scores=released, kl_placement="loss", kl_estimator="k2"))
-    for settings in ({"mode": "thoughts"}, {"top_logprobs": 3}):
-        with pytest.raises(GtrTurboError, match="--compat release is for --mode kl"):
-            execute(DistillConfig(out=tmp_path / "x", rollouts=turns, teacher=init, compat="release", **settings))
+def test_blind_scores_are_of_single_tokens_of_a_checkpoint_in_this_process(init, turns, tmp_path):
+    blind = {"rollouts": turns, "mode": BLIND}
+    with pytest.raises(GtrTurboError, match="--top-logprobs is for --mode kl"):
+        execute(DistillConfig(out=tmp_path / "x", teacher=init, top_logprobs=3, **blind))
+    with pytest.raises(GtrTurboError, match="scores are the teacher's log-probs, computed here"):
+        execute(DistillConfig(out=tmp_path / "x", teacher=init, engine="openai", base_url="http://x", **blind))
+    with pytest.raises(GtrTurboError, match="a scripted expert has no log-probs"):
+        execute(DistillConfig(out=tmp_path / "x", expert=True, **blind))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_released_scores_colour_no_tokens(released, turns):
-    with pytest.raises(GtrTurboError, match="blind and one token off"):
+def test_blind_scores_are_told_apart_and_colour_no_tokens(released, turns):
+    assert read_manifest(released).config["mode"].endswith("release.py:BLIND")
+    assert read_manifest(released).metrics.keys() == {"turns", "tokens"}
+    with pytest.raises(GtrTurboError, match=r"made by mode .*release.py:BLIND, whose log-probs are not of the tokens sampled"):
         show(ShowConfig(artifact=turns, turn=0, scores=released))
-
-
-# Only where it is asked for
-
-
-def test_nothing_is_as_released_unless_it_is_asked_for(scores, tmp_path):
-    def compats(*settings):
-        steps = [step.config for step in plan(RunConfig(out=tmp_path / "r", iterations=1, set=settings))]
-        return [config.compat for config in steps if hasattr(config, "compat")]
-
-    assert compats() == ["none", "none"]
-    assert compats("merge.compat=release", "distill.compat=release") == ["release", "release"]
-    assert not [name for name in PpoStepConfig.__dataclass_fields__ if name == "compat"]
-    assert read_manifest(scores).config["compat"] == "none"

@@ -1,0 +1,230 @@
+"""Who teaches, and how: what a teacher is asked about a turn, what it may answer, and the modes in which turns are annotated.
+
+A teacher of the user's own is a file that holds a `Teacher`, or a function alone. What it answers is checked: as many answers
+as questions, and each of the kind that is asked for. Nothing here loads a model.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.plugins import calling, find
+from gtrturbo.store.records import Message
+from gtrturbo.store.tensors import TopLogprobs, load_picture
+
+if TYPE_CHECKING:  # What only reads artifacts must not wait for Gymnasium.
+    from gtrturbo.tasks.task import Task
+
+AT_ONCE = 64
+ROUNDING = 1e-6  # A log-softmax of float32 may exceed 0 by this.
+
+Needs = Literal["thoughts", "logprobs", "policy"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One turn of the student, as a teacher is asked about it.
+
+    Attributes:
+        row: place among the turns that are asked about, from 0; with a seed it may decide what is random in the answer.
+        attempt: how often it was asked before; its replies did not parse.
+        messages: chat messages without the student's reply.
+        images: files of the pictures that the messages speak of.
+        reply: the student's reply.
+        action: what the reply chose; None where it did not parse.
+        info: what is known of the state.
+        perception_correct: whether the reply says what the pictures show; None where nobody knows.
+        task: parses replies, and may have an expert; None where a checkpoint gives log-probs, which needs none.
+        response_ids: tokens of the reply; None where nothing was sampled. [R] int32
+        response_spans: characters of the reply that each token stands for. [R, 2] int32
+    """
+
+    row: int
+    messages: list[Message]
+    images: list[Path]
+    reply: str
+    action: str | None
+    info: Mapping[str, Any]
+    perception_correct: bool | None
+    task: "Task | None" = None
+    response_ids: np.ndarray | None = None
+    response_spans: np.ndarray | None = None
+    attempt: int = 0
+
+    @property
+    def pictures(self) -> list[np.ndarray]:
+        """The pictures, read anew each time, each [H, W, 3] uint8."""
+        return [load_picture(image) for image in self.images]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Log-probs of the student's tokens in nats, N × [R] float32, and maybe the likeliest tokens at each."""
+
+    logprobs: Sequence[np.ndarray]
+    top: TopLogprobs | None = None
+
+
+Thoughts = Callable[[Sequence[Question]], Sequence[str | None]]
+Logprobs = Callable[[Sequence[Question]], Sequence[np.ndarray] | Scores]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What a teacher can do; what it cannot is None.
+
+    Attributes:
+        thoughts: for each turn a whole reply, or None for nothing to say.
+        logprobs: for each turn the log-probs of the student's own tokens, in nats. [R]
+        policy: a checkpoint in this process, for modes that compute with it; see `LocalPolicy`.
+        at_once: most questions in one call of `thoughts`.
+        retries: how often it is asked again about a turn for which its reply did not parse.
+    """
+
+    thoughts: Thoughts | None = None
+    logprobs: Logprobs | None = None
+    policy: Any = None
+    at_once: int = AT_ONCE
+    retries: int = 0
+
+
+def _correct(questions: Sequence[Question]) -> list[str | None]:
+    """GTR's corrector is silent where the student is right: it reads the picture truly and acts as the expert does."""
+    return [_correction(question) for question in questions]
+
+
+def _correction(question: Question) -> str | None:
+    assert question.task is not None
+    text = question.task.expert(question.info)
+    reply = question.task.parse(text)
+    right = reply and question.perception_correct and question.action == reply.action
+    return None if right else text
+
+
+# Checkpoints are no entries: a folder is opened by the engine that is to run it.
+TEACHERS = {"expert": Teacher(thoughts=_correct)}
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A way to annotate turns.
+
+    Attributes:
+        writes: scores of all turns, or demos for those whose reply is legal.
+        needs: what of the teacher it asks for.
+        annotate: asks; gives for each question log-probs (scores), or a whole reply or None (demos).
+        comparable: its scores are log-probs of the tokens that were sampled, so that the student's may be subtracted.
+    """
+
+    writes: Literal["scores", "demos"]
+    needs: Needs
+    annotate: Callable[[Teacher, Sequence[Question]], Any]
+    comparable: bool = False
+
+
+MODES = {
+    "kl": Mode(
+        writes="scores", needs="logprobs", annotate=lambda teacher, questions: teacher.logprobs(questions), comparable=True
+    ),
+    "thoughts": Mode(writes="demos", needs="thoughts", annotate=lambda teacher, questions: teacher.thoughts(questions)),
+}
+
+
+def find_mode(name: str) -> Mode:
+    """Return a mode that is built in, or of the user's own.
+
+    Raises:
+        GtrTurboError: there is none of that name, or it is no `Mode`.
+    """
+    mode = find("mode", name, MODES)
+    if not isinstance(mode, Mode):
+        raise GtrTurboError(f"{name} is no mode: it is {type(mode).__name__}.", "make it a gtrturbo.play.teachers.Mode.")
+    return mode
+
+
+def find_teacher(name: str, needs: Needs) -> Teacher:
+    """Return a teacher of the table, or one of the user's own that can do what is needed, its answers checked.
+
+    Raises:
+        GtrTurboError: there is none of that name, it is none, or it cannot.
+    """
+    teacher = find("teacher", name, TEACHERS)
+    if callable(teacher) and needs != "policy":
+        teacher = Teacher(**{needs: teacher})
+    if not isinstance(teacher, Teacher):
+        raise GtrTurboError(
+            f"{name} is no teacher: it is {type(teacher).__name__}.", "make it a gtrturbo.play.teachers.Teacher, or a function."
+        )
+    if getattr(teacher, needs) is None:
+        can = [each for each in ("thoughts", "logprobs") if getattr(teacher, each) is not None]
+        raise GtrTurboError(f"teacher {name} gives no {needs}.", f"it gives: {', '.join(can) or 'nothing'}.")
+    return replace(teacher, thoughts=_checked_thoughts(name, teacher), logprobs=_checked_logprobs(name, teacher))
+
+
+def _checked_thoughts(name: str, teacher: Teacher) -> Thoughts | None:
+    def ask(questions: Sequence[Question]) -> list[str | None]:
+        assert teacher.thoughts is not None
+        with calling("teacher", name):
+            replies = list(teacher.thoughts(questions))
+        return check_thoughts(f"teacher {name}", questions, replies)
+
+    return ask if teacher.thoughts else None
+
+
+def _checked_logprobs(name: str, teacher: Teacher) -> Logprobs | None:
+    def ask(questions: Sequence[Question]) -> list[np.ndarray]:
+        assert teacher.logprobs is not None
+        with calling("teacher", name):
+            rows = [np.asarray(row) for row in teacher.logprobs(questions)]  # type: ignore[union-attr]
+        return check_logprobs(f"teacher {name}", questions, rows)
+
+    return ask if teacher.logprobs else None
+
+
+def check_thoughts(who: str, questions: Sequence[Question], replies: Sequence[Any]) -> list[str | None]:
+    """Return replies as they are, if there is one for each question and each is a text or None.
+
+    Raises:
+        GtrTurboError: there are more or fewer, or one is something else.
+    """
+    _check_count(who, questions, replies)
+    for question, reply in zip(questions, replies, strict=True):
+        if not isinstance(reply, str | None):
+            raise GtrTurboError(
+                f"{who} replies to question {question.row} with {type(reply).__name__}.",
+                "give a text, or None.",
+            )
+    return list(replies)
+
+
+def check_logprobs(who: str, questions: Sequence[Question], rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return log-probs as float32, if there is one of each token of each reply, finite and not above 0.
+
+    Raises:
+        GtrTurboError: there are more or fewer, or one is no log-probability.
+    """
+    _check_count(who, questions, rows)
+    for question, row in zip(questions, rows, strict=True):
+        assert question.response_ids is not None
+        if row.shape != question.response_ids.shape or row.dtype.kind not in "fiu":
+            raise GtrTurboError(
+                f"{who} gives {row.dtype} of shape {list(row.shape)} for question {question.row}, "
+                f"whose reply has {len(question.response_ids)} tokens.",
+                "give one log-prob of each token of question.response_ids.",
+            )
+        wrong = row[~(np.isfinite(row) & (row <= ROUNDING))]
+        if len(wrong):
+            raise GtrTurboError(
+                f"{who} gives {wrong[0]:g} for a token of question {question.row}, which is no log-probability.",
+                "log-probs are finite and at most 0, in nats.",
+            )
+    return [row.astype(np.float32, copy=False) for row in rows]
+
+
+def _check_count(who: str, questions: Sequence[Question], answers: Sequence[Any]) -> None:
+    if len(answers) != len(questions):
+        raise GtrTurboError(f"{who} was asked {len(questions)} questions and gives {len(answers)} answers.", "give one for each.")
