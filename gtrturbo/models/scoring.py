@@ -40,7 +40,7 @@ def score_all(
     tokens: int,
     parts: Sequence[Sequence[int]] | None = None,
     reader: Callable[[Sequence[int]], Reader | None] | None = None,
-    told: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> ScoredReplies:
     """Score N given replies and value the states that they were given in; the current group of processes shares the work.
 
@@ -52,7 +52,7 @@ def score_all(
         parts: rows that are split into passes apart, together all N. Where they are the minibatches of a training epoch, its
             passes are repeated and give these log-probs again bit by bit. All rows are one part if not given.
         reader: gives what is to be shown the whole distributions of the replies of some rows.
-        told: called with the number of replies after each pass.
+        on_progress: called with the number of replies after each pass.
     """
     if not responses:
         return ScoredReplies([], torch.zeros(0) if policy.value_head else None, [])
@@ -69,7 +69,7 @@ def score_all(
                 logprobs[batch.rows, : scored.logprobs.shape[1]] = scored.logprobs.cpu()
                 if values is not None and scored.values is not None:
                     values[batch.rows] = scored.values.cpu()
-                told(len(own))
+                on_progress(len(own))
     rows = zip(total(logprobs), responses, strict=True)
     return ScoredReplies(
         [row[: len(ids)].numpy() for row, ids in rows], total(values) if values is not None else None, read.totals()

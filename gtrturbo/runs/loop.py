@@ -21,11 +21,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gtrturbo.algorithms.kl import ESTIMATORS, require_loss
 from gtrturbo.analysis.history import record_run
 from gtrturbo.config import DistillConfig, MergeConfig, PpoStepConfig, RunConfig, SftConfig
 from gtrturbo.config.fields import Field, Role, build, fields
 from gtrturbo.distributed.processes import world
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.plugins import find, is_outside
 from gtrturbo.runs.pruning import leftovers, schedule
 from gtrturbo.stages import STAGES, execute, provenance, stage_of
 from gtrturbo.stages.resolve import with_base
@@ -182,7 +184,7 @@ class _Plan:
         if self.config.method == "ppo":
             return [rollout, self.step("ppo-step", k + 1, **update)]
         guidance, step = self.guidance(k, turns), self.step("ppo-step", k + 1, **update, **self.guided(k))
-        _require_distributions(guidance.config, step.config, "--set distill.top-logprobs=64")
+        _require_fitting_guidance(guidance.config, step.config, "--set distill.top-logprobs=64")
         return [*self.teacher(k), *self.teacher_evaluation(k), rollout, guidance, step]
 
     def merges(self, k: int) -> bool:
@@ -255,11 +257,18 @@ class _Plan:
         return TINY_SETTINGS.get(stage, {}) | TINY_TASK_SETTINGS.get(task, {}).get(stage, {})
 
 
-def _require_distributions(guidance: DistillConfig, update: Any, option: str) -> None:
-    """Refuse before any work an update that needs more of the teacher than distill keeps."""
-    if isinstance(update, PpoStepConfig) and update.scores and update.kl_estimator == "full" and not guidance.top_logprobs:
+def _require_fitting_guidance(guidance: DistillConfig, update: Any, option: str) -> None:
+    """Refuse before any work an update that needs more of the teacher than distill keeps, or a loss that is none."""
+    # Code of the user's own is loaded by the stage that it works in.
+    if not isinstance(update, PpoStepConfig) or not update.scores or is_outside(update.kl_estimator):
+        return
+    estimator = find("KL estimator", update.kl_estimator, ESTIMATORS)
+    if update.kl_placement == "loss":
+        require_loss(update.kl_estimator, estimator)
+    if estimator.distributions and not guidance.top_logprobs:
         raise GtrTurboError(
-            "--kl-estimator full needs the teacher's most likely tokens, and distill keeps none.", f"add: {option}"
+            f"--kl-estimator {update.kl_estimator} needs the teacher's most likely tokens, and distill keeps none.",
+            f"add: {option}",
         )
 
 
@@ -387,7 +396,7 @@ def distill(config: DistillConfig) -> Result:
         return execute(config)
     guidance = replace(config, out=config.out.with_name(config.out.name + ".guidance"), student=None, update=())
     update = _update(config, guidance.out)  # Before the work: a mistake in --update is found at once.
-    _require_distributions(guidance, update, "--top-logprobs 64")
+    _require_fitting_guidance(guidance, update, "--top-logprobs 64")
     execute(guidance)
     return execute(update)
 

@@ -31,7 +31,7 @@ OPTIMIZER = "optimizer"
 HASHES = "hashes.json"
 KINDS = {"rollout": "turns", "eval": "evaluation"}
 # Options that may name code of the user's own, and what it is.
-OUTSIDE = {"credit": "credit"}
+OUTSIDE = {"credit": "credit", "kl_estimator": "KL estimator"}
 # Stages that several processes do together; of the others the first does all, and the rest wait for what comes out.
 TOGETHER = {"sft", "ppo-step", "rollout", "eval", "distill"}
 

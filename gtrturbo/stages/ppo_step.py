@@ -14,18 +14,18 @@ from torch import Tensor
 from gtrturbo.algorithms.advantages import normalized_credit
 from gtrturbo.algorithms.credit import guided_credit
 from gtrturbo.algorithms.importance import SamplerTrainerGap, sampler_trainer_gap, truncated_importance_weights
+from gtrturbo.algorithms.kl import Estimator, require_loss
 from gtrturbo.algorithms.ppo import (
     cosine_learning_rate,
     explained_variance,
     ratio_statistics,
 )
 from gtrturbo.algorithms.tokens import masked_mean, weighted_turn_logprobs
-from gtrturbo.config import RELEASE, PpoStepConfig
+from gtrturbo.config import PpoStepConfig
 from gtrturbo.console import progress_bar
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.batches import micro_batches, token_budget
-from gtrturbo.models.blind import blind_logprobs
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.scoring import pad, score_all
@@ -36,12 +36,13 @@ from gtrturbo.store.artifacts import SCORES, Result, artifact_id, read_manifest,
 from gtrturbo.train.bootstrap import bootstrap_values
 from gtrturbo.train.credit import earned_by, find_credit
 from gtrturbo.train.demos import Example, Shuffle, imitation_loss, read_examples
-from gtrturbo.train.guidance import FULL, Guidance, read_guidance
+from gtrturbo.train.guidance import Guidance, StudentView, find_estimator, read_guidance
 from gtrturbo.train.optimizer import Optimizer
 from gtrturbo.train.ppo_batch import Importance, Losses, Samples, losses
 from gtrturbo.train.sharding import save_trained, shard
 
 METRICS = "metrics.jsonl"
+RELEASE = "examples/reproduce/release.py"
 SUMMARIZED = ("policy_loss", "value_loss", "kl_loss", "demo_loss", "clip_fraction", "approx_kl", "grad_norm")
 # Nats per token. Engines of one model differ by hundredths, in bfloat16 by tenths at most.
 OTHER_POLICY = 0.5
@@ -107,15 +108,19 @@ def _check_inputs(config: PpoStepConfig) -> None:
                 f"scores were made for turns {short(scored)}, but --rollouts is {short(given)}.",
                 f"run: gtrturbo distill --rollouts {config.rollouts} --mode kl …",
             )
-        if config.kl_estimator == FULL and not read_manifest(config.scores).config.get("top_logprobs"):
+        estimator = find_estimator(config.kl_estimator)
+        if config.kl_placement == "loss":
+            require_loss(config.kl_estimator, estimator)
+        full = isinstance(estimator, Estimator) and estimator.distributions
+        if full and not read_manifest(config.scores).config.get("top_logprobs"):
             raise GtrTurboError(
-                f"--kl-estimator full needs the teacher's most likely tokens, and {config.scores} has none.",
+                f"--kl-estimator {config.kl_estimator} needs the teacher's most likely tokens, and {config.scores} has none.",
                 f"run: gtrturbo distill --rollouts {config.rollouts} --mode kl --top-logprobs 64 …",
             )
-        if config.kl_placement == "loss" and read_manifest(config.scores).config.get("compat") == RELEASE:
+        if read_manifest(config.scores).config.get("compat") == "release":
             raise GtrTurboError(
-                f"{config.scores} was made with --compat release, whose KL is no loss.",
-                "use --kl-placement return.",
+                f"{config.scores} was made with --compat release, which earlier versions had.",
+                f"distill again with --mode {RELEASE}:BLIND, and give --kl-estimator {RELEASE}:BLIND_KL.",
             )
 
 
@@ -146,11 +151,10 @@ def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tu
     _require_finite(config, logprobs, values)
     kl, metrics = torch.zeros(len(turns)), {}
     if guidance:
-        compared = logprobs
-        if guidance.blind:
-            compared = pad(blind_logprobs(policy, transcript.prompts, tokens.response_ids, tokens=budget), longest)
-        kl = guidance.kl(compared, pad(scored.read[0], longest) if scored.read else None)
-        metrics = {"kl_mean": kl.mean().item(), "kl_k1_mean": guidance.raw(compared)}
+        view = StudentView(
+            policy, transcript, logprobs, guidance.teacher_logprobs, guidance.counted, _temperature(config), budget
+        )
+        kl, metrics = guidance.measure(view, pad(scored.read[0], longest) if scored.read else None)
     # As a loss the KL stands beside PPO, and nothing of it is in the rewards.
     is_loss = config.kl_placement == "loss"
     beta = 0.0 if is_loss else config.kl_coef
@@ -232,9 +236,8 @@ def _read_guidance(config: PpoStepConfig, policy: Policy, thought: Tensor, actio
         thought=thought,
         action=action,
         tokens=config.kl_tokens,
-        estimator=config.kl_estimator,
+        estimator=find_estimator(config.kl_estimator),
         vocabulary=policy.model.config.get_text_config().vocab_size,
-        blind=read_manifest(config.scores).config.get("compat") == RELEASE,
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from gtrturbo.algorithms.kl import exact_reverse_kl
+from gtrturbo.algorithms.kl import ESTIMATORS, exact_reverse_kl
 from gtrturbo.config import DistillConfig, PpoStepConfig, RunConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models import scorer
@@ -235,7 +235,7 @@ def test_a_teacher_of_more_tokens_than_the_student_is_refused(top_scores):
     with pytest.raises(GtrTurboError, match="not all among the student's 4"):
         read_guidance(
             top_scores / "scores.safetensors", thought=torch.ones(100, 100).bool(), action=mask, tokens="thought",
-            estimator="full", vocabulary=4,
+            estimator=ESTIMATORS["full"], vocabulary=4,
         )  # fmt: skip
 
 
@@ -268,13 +268,22 @@ def test_thoughts_have_no_distributions(turns, init, tmp_path):
         ("k3", "that of the forward KL"),
     ],
 )
-def test_an_estimator_that_is_no_loss_is_refused_before_anything_runs(ppo_config, estimator, why):
+def test_an_estimator_that_is_no_loss_is_refused_before_anything_runs(ppo_config, scores, estimator, why, tmp_path):
     with pytest.raises(GtrTurboError, match=f"{estimator} is no loss: .*{why}") as error:
-        replace(ppo_config, kl_placement="loss", kl_estimator=estimator)
+        execute(replace(ppo_config, out=tmp_path / "x", scores=scores, kl_placement="loss", kl_estimator=estimator))
+    assert list(tmp_path.iterdir()) == []
     assert "--kl-estimator k2" in error.value.fix
     with pytest.raises(GtrTurboError, match="is no loss"):
         settings = ("ppo-step.kl-placement=loss", f"ppo-step.kl-estimator={estimator}")
         plan(RunConfig(out=ppo_config.out, set=settings))
+
+
+def test_an_unknown_estimator_is_refused_before_anything_runs(ppo_config, scores, tmp_path):
+    with pytest.raises(GtrTurboError, match="there is no KL estimator 'k4'") as error:
+        execute(replace(ppo_config, out=tmp_path / "x", scores=scores, kl_estimator="k4"))
+    assert "built in: k1-clip, k1, abs, k2, k3, full" in error.value.fix and list(tmp_path.iterdir()) == []
+    with pytest.raises(GtrTurboError, match="there is no KL estimator 'k4'"):
+        plan(RunConfig(out=tmp_path / "r", set=("ppo-step.kl-estimator=k4",)))
 
 
 def test_the_reasons_hold_for_a_categorical():
