@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gtrturbo.algorithms.kl import kl_k1_clipped
-from gtrturbo.algorithms.vocabulary import Reader
+from gtrturbo.algorithms.vocabulary import LogitsReader
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.renderer import Prompt
 from gtrturbo.models.scoring import pad, score_all
@@ -45,7 +45,7 @@ def blind_logprobs(
     longer = [np.append(response, end) for response in responses]
     blind = _without_pictures(prompts)
 
-    def reader(rows: Sequence[int]) -> Reader:
+    def reader(rows: Sequence[int]) -> LogitsReader:
         before = torch.as_tensor(np.concatenate([[end, *responses[row]] for row in rows]), dtype=torch.long)
 
         def read(logits: Tensor, part: slice) -> tuple[Tensor, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 # Takes logits of some tokens [n, V] and says which of all M tokens they are; returns tensors [n, …].
-Reader = Callable[[Tensor, slice], tuple[Tensor, ...]]
+LogitsReader = Callable[[Tensor, slice], tuple[Tensor, ...]]
 
 
 def top_logprobs(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -29,13 +29,13 @@ def top_logprobs(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     return ids, top - whole[:, None], logits.scatter(-1, ids, -torch.inf).logsumexp(-1) - whole
 
 
-def read_logits(logits: Tensor, read: Reader, *, temperature: float, forbidden: Tensor) -> tuple[Tensor, ...]:
+def read_logits(logits: Tensor, read: LogitsReader, *, temperature: float, forbidden: Tensor) -> tuple[Tensor, ...]:
     """Let `read` see M distributions at once; see `read_linear`. `logits` are as the model gives them. [M, V]"""
     return read(_scaled(logits, temperature, forbidden), slice(0, len(logits)))
 
 
 def read_linear(
-    hidden: Tensor, weight: Tensor, read: Reader, *, temperature: float, forbidden: Tensor, chunk: int = 256
+    hidden: Tensor, weight: Tensor, read: LogitsReader, *, temperature: float, forbidden: Tensor, chunk: int = 256
 ) -> tuple[Tensor, ...]:
     """Let `read` see the distributions of logits hidden · weightᵀ, a chunk of tokens at a time.
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtrturbo.algorithms.vocabulary import Reader
+from gtrturbo.algorithms.vocabulary import LogitsReader
 from gtrturbo.distributed.collectives import total
 from gtrturbo.distributed.processes import group
 from gtrturbo.models.batches import micro_batches
@@ -39,7 +39,7 @@ def score_all(
     temperature: float,
     tokens: int,
     parts: Sequence[Sequence[int]] | None = None,
-    reader: Callable[[Sequence[int]], Reader | None] | None = None,
+    reader: Callable[[Sequence[int]], LogitsReader | None] | None = None,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> ScoredReplies:
     """Score N given replies and value the states that they were given in; the current group of processes shares the work.

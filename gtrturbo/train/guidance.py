@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gtrturbo.algorithms.kl import ESTIMATORS, Estimator, kl_k1
 from gtrturbo.algorithms.tokens import masked_mean
-from gtrturbo.algorithms.vocabulary import Reader
+from gtrturbo.algorithms.vocabulary import LogitsReader
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.scoring import pad
@@ -69,7 +69,7 @@ class Guidance:
         """Return what is said of some of the turns, but for their most likely tokens."""
         return replace(self, teacher_logprobs=self.teacher_logprobs[rows], counted=self.counted[rows], top=None)
 
-    def reader(self, rows: Sequence[int]) -> Reader | None:
+    def reader(self, rows: Sequence[int]) -> LogitsReader | None:
         """Return what makes the KL per token of some turns out of the student's distributions, if those are needed."""
         if self.top is None or not isinstance(self.estimator, Estimator):
             return None

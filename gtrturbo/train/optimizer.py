@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from gtrturbo.algorithms.ppo import cosine_learning_rate
 from gtrturbo.distributed.collectives import sum_gradients
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
@@ -134,6 +135,32 @@ class Optimizer:
 
     def _count(self, step: Tensor, trained: nn.Parameter) -> Tensor:
         return step.to(trained.device) if self._adam.defaults["fused"] else step
+
+
+def resume_optimizer(
+    policy: Policy,
+    checkpoint: Path,
+    *,
+    learning_rate: float,
+    final_learning_rate: float,
+    value_learning_rate: float | None,
+    schedule_updates: int,
+    weight_decay: float,
+) -> Optimizer:
+    """Go on with a checkpoint's optimiser at the learning rates of this update.
+
+    Both fall along one cosine over `schedule_updates` updates, and stay where that is 0; the value head's is the model's if not
+    given.
+    """
+    head_rate = value_learning_rate or learning_rate
+    optimizer = Optimizer(policy, learning_rate=learning_rate, value_learning_rate=head_rate, weight_decay=weight_decay)
+    optimizer.load(checkpoint)
+    share = 1.0
+    if schedule_updates:
+        ends = {"initial": learning_rate, "final": final_learning_rate}
+        share = cosine_learning_rate(optimizer.updates, **ends, total=schedule_updates) / learning_rate
+    optimizer.set_learning_rate(share * learning_rate, share * head_rate)
+    return optimizer
 
 
 def _in_float32(parameter: nn.Parameter) -> nn.Parameter:

@@ -23,7 +23,7 @@ class Importance:
 
 
 @dataclass(frozen=True)
-class Samples:
+class PpoBatch:
     """N turns on the device, with what the update holds fixed.
 
     thought_mask, action_mask: [N, R] bool   old_logprobs: λ-weighted, per turn [N]
@@ -47,6 +47,28 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class LossSettings:
+    """Numbers of the losses, as `PpoStepConfig` has them.
+
+    Attributes:
+        temperature: that the turns were sampled at.
+        thought_coef: λ, weight of thought tokens in a turn's log-prob.
+        clip_range, value_clip_range: of the ratio, and of the value in units of reward.
+        detach_value: keep the value's gradient out of the model.
+        value_coef, kl_coef, demo_coef: weights of the losses beside PPO's surrogate.
+    """
+
+    temperature: float
+    thought_coef: float
+    clip_range: float
+    value_clip_range: float
+    detach_value: bool
+    value_coef: float
+    kl_coef: float
+    demo_coef: float
+
+
+@dataclass(frozen=True)
 class Losses:
     """Of B turns, one number each: PPO's surrogate, the value loss where there is a critic, the KL where it is a loss. [B]"""
 
@@ -58,50 +80,43 @@ class Losses:
 def losses(
     policy: Policy,
     transcript: Transcript,
-    samples: Samples,
+    batch: PpoBatch,
     rows: Sequence[int],
     *,
-    temperature: float,
-    thought_coef: float,
-    clip_range: float,
-    value_clip_range: float,
-    detach_value: bool,
+    settings: LossSettings,
 ) -> Losses:
     """Run the policy on some turns once more, with gradients.
 
     Args:
         policy: what is trained.
-        transcript, samples: of all turns.
+        transcript, batch: of all turns.
         rows: the turns.
-        temperature: that they were sampled at.
-        thought_coef: λ, weight of thought tokens in a turn's log-prob.
-        clip_range, value_clip_range: of the ratio, and of the value in units of reward.
-        detach_value: keep the value's gradient out of the model.
+        settings: of the losses.
     """
-    part, guidance = list(rows), samples.guidance
+    part, guidance = list(rows), batch.guidance
     scored = policy.score(
         [transcript.prompts[row] for row in part],
         [transcript.tokens.response_ids[row] for row in part],
-        temperature=temperature,
-        detach_value=detach_value,
+        temperature=settings.temperature,
+        detach_value=settings.detach_value,
         read=guidance.reader(part) if guidance else None,
     )
     replies, device = scored.mask.shape[1], policy.device
     logprobs = scored.logprobs
-    if other := samples.importance:
+    if other := batch.importance:
         old, weights = (tensor[part, :replies].to(device) for tensor in (other.old_logprobs, other.weights))
         logprobs = weighted_logprobs(logprobs, old, weights)
-    thought, action = (mask[part, :replies].to(device) for mask in (samples.thought_mask, samples.action_mask))
+    thought, action = (mask[part, :replies].to(device) for mask in (batch.thought_mask, batch.action_mask))
     surrogate = clipped_policy_loss(
-        weighted_turn_logprobs(logprobs, thought, action, thought_coef=thought_coef),
-        samples.old_logprobs[part].to(device),
-        samples.advantages[part].to(device),
-        clip_range=clip_range,
+        weighted_turn_logprobs(logprobs, thought, action, thought_coef=settings.thought_coef),
+        batch.old_logprobs[part].to(device),
+        batch.advantages[part].to(device),
+        clip_range=settings.clip_range,
     )
     value_loss = None
-    if scored.values is not None and samples.old_values is not None and samples.value_targets is not None:
-        old_values, targets = samples.old_values[part].to(device), samples.value_targets[part].to(device)
-        value_loss = clipped_value_loss(scored.values, old_values, targets, clip_range=value_clip_range)
+    if scored.values is not None and batch.old_values is not None and batch.value_targets is not None:
+        old_values, targets = batch.old_values[part].to(device), batch.value_targets[part].to(device)
+        value_loss = clipped_value_loss(scored.values, old_values, targets, clip_range=settings.value_clip_range)
     if guidance is None:
         return Losses(surrogate, value_loss, None)
     read = torch.zeros_like(scored.logprobs).masked_scatter(scored.mask, scored.read[0]) if scored.read else None

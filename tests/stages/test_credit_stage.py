@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from updates import prepare
 
 from gtrturbo.config import PpoStepConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.play.recording import read_transcript, read_turns
 from gtrturbo.stages import execute
-from gtrturbo.stages.ppo_step import prepare
 from gtrturbo.store.artifacts import read_manifest, sha256_file
 
 TESTS = Path(__file__).parent.parent

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from updates import gradients_of, prepare
 
 from gtrturbo.algorithms.kl import ESTIMATORS, exact_reverse_kl
 from gtrturbo.config import DistillConfig, PpoStepConfig, RunConfig
@@ -15,8 +16,7 @@ from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.play.recording import read_transcript
 from gtrturbo.runs.loop import distill, plan
-from gtrturbo.stages import execute, ppo_step
-from gtrturbo.stages.ppo_step import prepare
+from gtrturbo.stages import execute
 from gtrturbo.store.tensors import load_scores, load_top_logprobs
 from gtrturbo.train.guidance import read_guidance
 
@@ -44,11 +44,8 @@ def loss_config(ppo_config, scores) -> PpoStepConfig:
 
 def minibatch(config, critic, transcript, rows=ROWS):
     """Return the losses of one minibatch and the gradient that it adds, by name."""
-    samples, _ = prepare(config, critic, transcript)
     critic.model.zero_grad()
-    losses = ppo_step._add_gradients(
-        config, critic, ppo_step.resume_optimizer(config, critic), transcript, samples, list(rows), []
-    )
+    losses = gradients_of(config, critic, transcript, list(rows))
     return losses, {name: parameter.grad.clone() for name, parameter in critic.parameters() if parameter.grad is not None}
 
 

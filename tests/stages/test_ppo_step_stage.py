@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from updates import prepare
 
 from gtrturbo.config import DistillConfig, RolloutConfig
 from gtrturbo.errors import GtrTurboError
@@ -16,10 +17,10 @@ from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.scorer import Scorer
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.stages import execute, ppo_step
-from gtrturbo.stages.ppo_step import prepare
 from gtrturbo.store.artifacts import Provenance, read_manifest, sha256_file, writing
 from gtrturbo.store.tensors import load_scores
 from gtrturbo.train import ppo_batch as module
+from gtrturbo.train import prepare as preparing
 
 
 def metrics(path) -> dict[str, float]:
@@ -75,13 +76,13 @@ def test_every_ratio_is_one_before_the_first_step(ppo_config, tmp_path):
 
 
 def test_first_ratios_that_are_not_one_stop_the_stage(ppo_config, monkeypatch, tmp_path):
-    real = ppo_step.score_all
+    real = preparing.score_all
 
     def off(*args, **settings):
         scored = real(*args, **settings)
         return replace(scored, logprobs=[row + 0.05 for row in scored.logprobs])
 
-    monkeypatch.setattr(ppo_step, "score_all", off)
+    monkeypatch.setattr(preparing, "score_all", off)
     with pytest.raises(GtrTurboError, match=r"the first ratios are 0\.\d+ to 0\.\d+, not 1"):
         execute(replace(ppo_config, out=tmp_path / "x"))
     assert list(tmp_path.iterdir()) == []

@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 from PIL import Image, ImageOps
 from safetensors.numpy import load_file
+from updates import prepare
 
 from gtrturbo.config import DistillConfig, MergeConfig, SftConfig, ShowConfig
 from gtrturbo.errors import GtrTurboError
@@ -19,7 +20,6 @@ from gtrturbo.models.value_head import ValueHead
 from gtrturbo.play.recording import read_transcript
 from gtrturbo.show.artifact import show
 from gtrturbo.stages import execute
-from gtrturbo.stages.ppo_step import prepare
 from gtrturbo.store.artifacts import read_manifest, sha256_file
 from gtrturbo.store.tensors import load_scores
 
