@@ -123,6 +123,7 @@ def update_reference(policy: Policy, config: PpoStepConfig, transcript: Transcri
         for row in turns:
             new, value = evaluate(row)
             one = slice(row, row + 1)
+            assert fixed.value_targets is not None
             credit = fixed.advantages[one].to(policy.device), fixed.value_targets[one].to(policy.device)
             policy_loss = clipped_policy_loss(new, old_logprobs[one], credit[0], clip_range=config.clip_range).loss
             value_loss = clipped_value_loss(value, old_values[one], credit[1], clip_range=config.clip_range)
@@ -172,6 +173,7 @@ class Bench:
 
     def toolkit(self) -> tuple[Tensor, Tensor]:
         self._fixed = update_toolkit(self.policy, self.config, read(self.policy, self.config.rollouts, self.count))
+        assert self._fixed.old_values is not None
         return self._fixed.old_logprobs, self._fixed.old_values
 
     def reference(self) -> tuple[Tensor, Tensor]:

@@ -3,11 +3,12 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from gtrturbo.algorithms.credit import CREDITS, Credit, Credited, Earned
+from gtrturbo.algorithms.credit import CREDITS, Assign, Credit, Credited, Earned
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import calling, find
 from gtrturbo.store.records import Turn
@@ -26,7 +27,7 @@ def find_credit(name: str) -> Credit:
         raise GtrTurboError(
             f"{name} is a {type(found).__name__}, not a credit.", "give a Credit, or a function from Earned to Credited."
         )
-    credit = found if isinstance(found, Credit) else Credit(found)
+    credit = found if isinstance(found, Credit) else Credit(cast(Assign, found))
     return Credit(lambda earned: _assign(name, credit, earned), needs_values=credit.needs_values)
 
 

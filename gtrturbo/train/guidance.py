@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -134,7 +134,7 @@ def find_estimator(name: str) -> Estimator | OwnEstimator:
         raise GtrTurboError(
             f"{name} is a {type(found).__name__}, no {KIND}.", "give a function from StudentView to the KL of each token, [N, R]."
         )
-    return lambda view: _checked(name, found, view)
+    return lambda view: _checked(name, cast(OwnEstimator, found), view)
 
 
 def _checked(name: str, estimator: OwnEstimator, view: StudentView) -> Tensor:
