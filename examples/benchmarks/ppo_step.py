@@ -34,10 +34,13 @@ from gtrturbo.models.renderer import Prompt, Renderer
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.play.recording import Transcript, read_turns, render
 from gtrturbo.stages import execute
-from gtrturbo.stages.ppo_step import Samples, minibatches, prepare, resume_optimizer, train
+from gtrturbo.stages.ppo_step import epochs_of, learn, optimizer_of, prepared
 from gtrturbo.store.artifacts import read_manifest
 from gtrturbo.store.tensors import TurnTokens
 from gtrturbo.tasks.loading import load_task
+from gtrturbo.train.inputs import read_rollout
+from gtrturbo.train.ppo_batch import PpoBatch
+from gtrturbo.train.steps import Student
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def read(policy: Policy, rollouts: Path, count: int) -> Transcript:
     """Render the first turns of an expert and tokenise what it said, as if a policy had sampled it."""
     policy.renderer = Renderer(policy.processor)  # Each measurement renders its own prompts.
     turns = read_turns(rollouts)[:count]
-    task = load_task(*_played(rollouts))
+    task = load_task(*_task_of(rollouts))
     prompts = [render(policy.renderer, rollouts, turn.messages[:-1], turn.images) for turn in turns]
     ids, spans, masks = [], [], []
     for turn in turns:
@@ -82,25 +85,25 @@ def read(policy: Policy, rollouts: Path, count: int) -> Transcript:
     return Transcript(turns, TurnTokens([prompt.ids for prompt in prompts], ids, spans, thought, action, unknown), prompts)
 
 
-def _played(rollouts: Path) -> tuple[str, list[str]]:
+def _task_of(rollouts: Path) -> tuple[str, list[str]]:
     settings = read_manifest(rollouts).config
     return settings["task"], settings["env"]
 
 
-def update_toolkit(policy: Policy, config: PpoStepConfig, transcript: Transcript) -> Samples:
+def update_toolkit(policy: Policy, config: PpoStepConfig, transcript: Transcript) -> PpoBatch:
     """Update as `gtrturbo ppo-step` does."""
-    optimizer = resume_optimizer(config, policy)
-    samples, _ = prepare(config, policy, transcript)
-    train(config, policy, optimizer, transcript, samples, [], io.StringIO())
-    return samples
+    optimizer, rollout = optimizer_of(config, policy), read_rollout(config.rollouts)
+    batch, _ = prepared(config, policy, transcript, rollout)
+    learn(config, Student(policy, optimizer, transcript, batch), rollout, [], io.StringIO())
+    return batch
 
 
-def update_reference(policy: Policy, config: PpoStepConfig, transcript: Transcript, fixed: Samples) -> tuple[Tensor, Tensor]:
+def update_reference(policy: Policy, config: PpoStepConfig, transcript: Transcript, fixed: PpoBatch) -> tuple[Tensor, Tensor]:
     """Update one turn at a time; advantages and returns, which cost nothing, are those that the toolkit worked out.
 
     Returns: old log-probs and values per turn. [N], [N]
     """
-    temperature = read_manifest(config.rollouts).config["temperature"]
+    temperature = read_rollout(config.rollouts).temperature
     count = len(transcript.turns)
 
     def evaluate(row: int) -> tuple[Tensor, Tensor]:
@@ -116,11 +119,12 @@ def update_reference(policy: Policy, config: PpoStepConfig, transcript: Transcri
     old_logprobs, old_values = (torch.cat([each[which] for each in old]) for which in (0, 1))
     parameters = trainable(policy)
     adam = torch.optim.AdamW(parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    for turns in [turns for epoch in minibatches(config, count) for turns in epoch]:
+    for turns in [turns for epoch in epochs_of(config, count) for turns in epoch]:
         for row in turns:
             new, value = evaluate(row)
             one = slice(row, row + 1)
-            credit = fixed.advantages[one].to(policy.device), fixed.returns[one].to(policy.device)
+            assert fixed.value_targets is not None
+            credit = fixed.advantages[one].to(policy.device), fixed.value_targets[one].to(policy.device)
             policy_loss = clipped_policy_loss(new, old_logprobs[one], credit[0], clip_range=config.clip_range).loss
             value_loss = clipped_value_loss(value, old_values[one], credit[1], clip_range=config.clip_range)
             ((policy_loss + config.value_coef * value_loss).sum() / len(turns)).backward()
@@ -165,10 +169,11 @@ class Bench:
     def __init__(self, policy: Policy, config: PpoStepConfig, count: int) -> None:
         self.policy, self.config, self.count = policy, config, count
         self._start = {name: value.detach().clone() for name, value in trainable(policy).items()}
-        self._fixed: Samples | None = None
+        self._fixed: PpoBatch | None = None
 
     def toolkit(self) -> tuple[Tensor, Tensor]:
         self._fixed = update_toolkit(self.policy, self.config, read(self.policy, self.config.rollouts, self.count))
+        assert self._fixed.old_values is not None
         return self._fixed.old_logprobs, self._fixed.old_values
 
     def reference(self) -> tuple[Tensor, Tensor]:

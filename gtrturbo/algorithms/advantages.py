@@ -1,7 +1,6 @@
 """From the rewards of turns to the advantage that each reply is credited with."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -9,7 +8,6 @@ from torch import Tensor
 from gtrturbo.algorithms.shapes import require_finite, require_same_shape
 
 EPSILON = 1e-5  # added to the standard deviation, as in RL4VLM and GTR
-Placement = Literal["reward", "advantage", "return"]
 
 
 @dataclass(frozen=True)
@@ -67,56 +65,6 @@ def gae(
     return GaeResult(advantages=advantages.float(), returns=(advantages + current).float())
 
 
-def turn_advantages(
-    rewards: Tensor,
-    values: Tensor,
-    kl: Tensor,
-    *,
-    beta: float,
-    placement: Placement,
-    terminated: Tensor,
-    truncated: Tensor,
-    bootstrap_values: Tensor,
-    gamma: float,
-    gae_lambda: float,
-) -> GaeResult:
-    """Estimate advantages under the KL penalty to the teacher, in one of three places.
-
-    "reward":     r' = r − β KL before GAE: earlier turns and the value target feel it.
-    "advantage":  Â' = Â − β KL after GAE: that turn only; the value target does not.
-    "return":     R' = Â + V − β KL, Â' = R' − V: that turn only, and its value target.
-
-    Args:
-        kl: KL(student ‖ teacher) over each turn's thought, in nats; 0 without guidance. [N]
-        beta: β, at least 0.
-        placement: Where the penalty enters.
-        rewards, values, terminated, truncated, bootstrap_values, gamma, gae_lambda: See `gae`.
-
-    Raises: ValueError: As in `gae`, or the placement is unknown.
-
-    Source: GTR-Turbo (arXiv 2512.13043), KL guidance: "reward" is its algorithm, "advantage" its equation,
-        "return" its published code.
-    """
-    require_same_shape(rewards=rewards, kl=kl)
-    require_finite(kl=kl)
-    if placement not in ("reward", "advantage", "return"):
-        raise ValueError(f"placement must be reward, advantage or return, got {placement}.")
-    penalty = beta * kl.detach().float()
-    result = gae(
-        rewards - penalty if placement == "reward" else rewards,
-        values,
-        terminated=terminated,
-        truncated=truncated,
-        bootstrap_values=bootstrap_values,
-        gamma=gamma,
-        gae_lambda=gae_lambda,
-    )
-    if placement == "reward":
-        return result
-    returns = result.returns - penalty if placement == "return" else result.returns
-    return GaeResult(advantages=result.advantages - penalty, returns=returns)
-
-
 def normalize(x: Tensor, mask: Tensor) -> Tensor:
     """Centre and scale the masked entries by their own mean and standard deviation; the others become 0.
 
@@ -154,7 +102,7 @@ def raw_credit(advantages: Tensor, *, text_rewards: Tensor, random_action_mask: 
     return torch.where(random_action_mask, text_rewards, advantages)
 
 
-def credit(advantages: Tensor, *, text_rewards: Tensor, random_action_mask: Tensor) -> Tensor:
+def normalized_credit(advantages: Tensor, *, text_rewards: Tensor, random_action_mask: Tensor) -> Tensor:
     """Normalise advantages over the legal turns and credit random-action turns with their text alone.
 
     legal turn:          (Â − mean) / (std + 1e-5), mean and std over the legal turns only

@@ -3,18 +3,22 @@
 Notation: y sampled by the student, p = log p_student(y), q = log p_teacher(y), r = p − q; all in nats. Both must be
 taken at the same temperature. The estimators enter as *rewards*, hence without gradient: as a loss k1 has none on
 average, and as a reward k3 points away from the teacher.
+
+All that is needed of PyTorch are methods of its tensors: so a plan of stages is checked against `ESTIMATORS` without loading it.
 """
 
-from collections.abc import Callable
-from typing import Literal
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gtrturbo.algorithms.shapes import require_same_shape
-from gtrturbo.algorithms.tokens import masked_mean
+from gtrturbo.errors import GtrTurboError
 
-Estimator = Literal["k1-clip", "k1", "abs", "k2", "k3"]
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def kl_k1(logprobs: Tensor, teacher_logprobs: Tensor) -> Tensor:
@@ -69,37 +73,7 @@ def kl_k3(logprobs: Tensor, teacher_logprobs: Tensor) -> Tensor:
     Source: Schulman, "Approximating KL Divergence" (2020).
     """
     log_ratio = kl_k1(logprobs, teacher_logprobs)
-    return torch.expm1(-log_ratio) + log_ratio
-
-
-ESTIMATORS: dict[Estimator, Callable[[Tensor, Tensor], Tensor]] = {
-    "k1-clip": kl_k1_clipped,
-    "k1": kl_k1,
-    "abs": kl_abs,
-    "k2": kl_k2,
-    "k3": kl_k3,
-}
-
-
-def turn_kl(logprobs: Tensor, teacher_logprobs: Tensor, mask: Tensor, *, estimator: Estimator) -> Tensor:
-    """Average the KL estimate over the tokens of each turn that count.
-
-    KL(th) = 1/L Σ_l k(th_l | th_{<l})
-
-    Args:
-        logprobs, teacher_logprobs: Of the sampled tokens, in nats; anything outside the mask. [B, R]
-        mask: Tokens that count, in the paper those of the thought. [B, R] bool
-        estimator: Name of k, a key of ESTIMATORS.
-
-    Returns: Mean per turn, in nats per token; 0 for a turn without such tokens. [B]
-
-    Raises: ValueError: Shapes differ, or the estimator is unknown.
-
-    Source: GTR-Turbo (arXiv 2512.13043), KL guidance.
-    """
-    if estimator not in ESTIMATORS:
-        raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator}.")
-    return masked_mean(ESTIMATORS[estimator](logprobs, teacher_logprobs), mask)
+    return (-log_ratio).expm1() + log_ratio
 
 
 def exact_reverse_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -116,5 +90,81 @@ def exact_reverse_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """
     require_same_shape(student_logits=student_logits, teacher_logits=teacher_logits)
     student, teacher = student_logits.float().log_softmax(-1), teacher_logits.float().log_softmax(-1)
-    log_ratio = (student - teacher).masked_fill(student == -torch.inf, 0.0)  # 0 · log 0 = 0
+    log_ratio = (student - teacher).masked_fill(student == -math.inf, 0.0)  # 0 · log 0 = 0
     return (student.exp() * log_ratio).sum(-1)
+
+
+def top_reverse_kl(logits: Tensor, *, ids: Tensor, teacher_logprobs: Tensor, teacher_rest: Tensor) -> Tensor:
+    """Sum KL(student ‖ teacher) per token over the teacher's most likely tokens and one bucket for all others.
+
+    Σ_{v in top} p_v (log p_v − log q_v) + P (log P − log Q),   P, Q: probability of all others together
+
+    Never above the KL over the vocabulary, as tokens in one bucket are not told apart (data-processing inequality); equal to
+    it where all tokens are in the top.
+
+    Args:
+        logits: of the student, with gradients where they are wanted. [M, V]
+        ids: the teacher's most likely tokens. [M, K]
+        teacher_logprobs: log q of these, in nats. [M, K]
+        teacher_rest: log Q, in nats; −inf where no others are. [M]
+
+    Returns: KL per token, in nats; differentiable. [M]
+
+    Raises: ValueError: Shapes differ.
+
+    Source: Cover and Thomas, "Elements of Information Theory", theorem 2.7.1 (log sum inequality).
+    """
+    require_same_shape(ids=ids, teacher_logprobs=teacher_logprobs)
+    require_same_shape(logits=logits[:, 0], teacher_rest=teacher_rest)
+    logprobs = logits.log_softmax(-1)
+    top, others = logprobs.gather(-1, ids), logprobs.scatter(-1, ids, -math.inf)
+    none_left = (others == -math.inf).all(-1)
+    # Where none are left, log P is made a number, so that no nan comes out of 0 · (−inf + inf) or of its gradient.
+    rest = others.masked_fill(none_left[:, None], 0.0).logsumexp(-1)
+    bucket = rest.exp() * (rest - teacher_rest.masked_fill(none_left, 0.0))
+    return (top.exp() * (top - teacher_logprobs)).sum(-1) + bucket.masked_fill(none_left, 0.0)
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """How the KL of a token is measured.
+
+    Attributes:
+        per_token: As `kl_k1`, of the tokens that were sampled; where `distributions`, as `top_reverse_kl`.
+        no_loss: Why it may not stand beside PPO as a loss; None where it may.
+        distributions: It needs the teacher's most likely tokens.
+    """
+
+    per_token: Callable[..., Tensor]
+    no_loss: str | None = None
+    distributions: bool = False
+
+
+# With r = log p − log q, ∇ of an estimator k(r) is on average E[k'(r) ∇log p]; of the KL it is E[r ∇log p].
+ESTIMATORS = {
+    "k1-clip": Estimator(
+        kl_k1_clipped,
+        "its gradient is 0 where the teacher likes a token better and elsewhere the same however far apart the two are",
+    ),
+    "k1": Estimator(kl_k1, "its expected gradient is 0"),
+    "abs": Estimator(kl_abs, "its gradient is the same however far apart the two are"),
+    "k2": Estimator(kl_k2),
+    "k3": Estimator(kl_k3, "its expected gradient is that of the forward KL, from teacher to student"),
+    "full": Estimator(top_reverse_kl, distributions=True),
+}
+
+
+def require_loss(name: str, estimator: object) -> None:
+    """Refuse as a loss what is none.
+
+    Args:
+        name: As the user wrote it.
+        estimator: What was found under the name: an Estimator, or a function of the user's own.
+
+    Raises:
+        GtrTurboError: its gradient is not that of the KL; says why, and which may be a loss.
+    """
+    why = estimator.no_loss if isinstance(estimator, Estimator) else "a function of your own gives a KL without gradient"
+    if why:
+        losses = ", or ".join(known for known, built_in in ESTIMATORS.items() if not built_in.no_loss)
+        raise GtrTurboError(f"{name} is no loss: {why}.", f"with --kl-placement loss give: --kl-estimator {losses}")

@@ -1,7 +1,11 @@
 """Checks at the entry of a formula."""
 
-import torch
-from torch import Tensor
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def require_same_shape(**tensors: Tensor) -> None:
@@ -14,7 +18,7 @@ def require_same_shape(**tensors: Tensor) -> None:
 def require_finite(**tensors: Tensor) -> None:
     """Raise ValueError, naming the tensor and its first bad index, if an entry is nan or infinite."""
     for name, tensor in tensors.items():
-        bad = (~torch.isfinite(tensor)).flatten().nonzero()
+        bad = (~tensor.isfinite()).flatten().nonzero()
         if len(bad):
             index = int(bad[0])
             raise ValueError(f"{name} is {tensor.flatten()[index].item()} at index {index}.")

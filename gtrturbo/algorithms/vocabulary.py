@@ -1,4 +1,4 @@
-"""Whole next-token distributions: their most likely tokens, their KL, and how to read them without keeping the logits.
+"""Whole next-token distributions: their most likely tokens, and how to read them without keeping the logits.
 
 Logits here are divided by the temperature, and −inf for tokens that the sampler excludes.
 """
@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from gtrturbo.algorithms.shapes import require_same_shape
-
 # Takes logits of some tokens [n, V] and says which of all M tokens they are; returns tensors [n, …].
-Reader = Callable[[Tensor, slice], tuple[Tensor, ...]]
+LogitsReader = Callable[[Tensor, slice], tuple[Tensor, ...]]
 
 
 def top_logprobs(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -31,44 +29,13 @@ def top_logprobs(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     return ids, top - whole[:, None], logits.scatter(-1, ids, -torch.inf).logsumexp(-1) - whole
 
 
-def top_reverse_kl(logits: Tensor, *, ids: Tensor, teacher_logprobs: Tensor, teacher_rest: Tensor) -> Tensor:
-    """Sum KL(student ‖ teacher) per token over the teacher's most likely tokens and one bucket for all others.
-
-    Σ_{v in top} p_v (log p_v − log q_v) + P (log P − log Q),   P, Q: probability of all others together
-
-    Never above the KL over the vocabulary, as tokens in one bucket are not told apart (data-processing inequality); equal to
-    it where all tokens are in the top.
-
-    Args:
-        logits: of the student, with gradients where they are wanted. [M, V]
-        ids: the teacher's most likely tokens. [M, K]
-        teacher_logprobs: log q of these, in nats. [M, K]
-        teacher_rest: log Q, in nats; −inf where no others are. [M]
-
-    Returns: KL per token, in nats; differentiable. [M]
-
-    Raises: ValueError: Shapes differ.
-
-    Source: Cover and Thomas, "Elements of Information Theory", theorem 2.7.1 (log sum inequality).
-    """
-    require_same_shape(ids=ids, teacher_logprobs=teacher_logprobs)
-    require_same_shape(logits=logits[:, 0], teacher_rest=teacher_rest)
-    logprobs = logits.log_softmax(-1)
-    top, others = logprobs.gather(-1, ids), logprobs.scatter(-1, ids, -torch.inf)
-    none_left = (others == -torch.inf).all(-1)
-    # Where none are left, log P is made a number, so that no nan comes out of 0 · (−inf + inf) or of its gradient.
-    rest = others.masked_fill(none_left[:, None], 0.0).logsumexp(-1)
-    bucket = rest.exp() * (rest - teacher_rest.masked_fill(none_left, 0.0))
-    return (top.exp() * (top - teacher_logprobs)).sum(-1) + bucket.masked_fill(none_left, 0.0)
-
-
-def read_logits(logits: Tensor, read: Reader, *, temperature: float, forbidden: Tensor) -> tuple[Tensor, ...]:
+def read_logits(logits: Tensor, read: LogitsReader, *, temperature: float, forbidden: Tensor) -> tuple[Tensor, ...]:
     """Let `read` see M distributions at once; see `read_linear`. `logits` are as the model gives them. [M, V]"""
     return read(_scaled(logits, temperature, forbidden), slice(0, len(logits)))
 
 
 def read_linear(
-    hidden: Tensor, weight: Tensor, read: Reader, *, temperature: float, forbidden: Tensor, chunk: int = 256
+    hidden: Tensor, weight: Tensor, read: LogitsReader, *, temperature: float, forbidden: Tensor, chunk: int = 256
 ) -> tuple[Tensor, ...]:
     """Let `read` see the distributions of logits hidden · weightᵀ, a chunk of tokens at a time.
 

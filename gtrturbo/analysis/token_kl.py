@@ -7,12 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.play.teachers import MODES
-from gtrturbo.store.artifacts import SCORES, TOKENS, Manifest, artifact_id, read_manifest, short
+from gtrturbo.play.teachers import mode_of, tells_of_tokens
+from gtrturbo.store.artifacts import SCORES, TOKENS, artifact_id, read_manifest, short
 from gtrturbo.store.records import mean
 from gtrturbo.store.tensors import TurnTokens, load_scores, load_turn_tokens
-
-BLIND = "release.py:BLIND"
 
 
 @dataclass(frozen=True)
@@ -25,20 +23,6 @@ class Scored:
     def k1(self, row: int) -> np.ndarray:
         """Return log p − log q of each token of a reply: the student's log-prob less the teacher's, in nats. [R]"""
         return self.tokens.sample_logprobs[row] - self.teacher[row]
-
-
-def tells_of_tokens(manifest: Manifest) -> bool:
-    """Tell whether scores are log-probs of the tokens that were sampled, so that the student's may be subtracted.
-
-    Of a mode that is not built in nobody knows: what an artifact names is not loaded.
-    """
-    mode = MODES.get(_mode(manifest))
-    return mode is not None and mode.comparable
-
-
-def _mode(manifest: Manifest) -> str:
-    """Name the mode that scores were made by. Earlier versions had one that imitated the paper's published code."""
-    return BLIND if manifest.config.get("compat") == "release" else manifest.config.get("mode", "kl")
 
 
 def read_scored(path: Path, scores: Path) -> Scored:
@@ -55,7 +39,7 @@ def read_scored(path: Path, scores: Path) -> Scored:
         )
     if not tells_of_tokens(read_manifest(scores)):
         raise GtrTurboError(
-            f"{scores} was made by mode {_mode(read_manifest(scores))}, whose log-probs are not of the tokens sampled.",
+            f"{scores} was made by mode {mode_of(read_manifest(scores))}, whose log-probs are not of the tokens sampled.",
             "leave out --scores.",
         )
     scored = Scored(load_turn_tokens(path / TOKENS), load_scores(scores / SCORES))

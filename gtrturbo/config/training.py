@@ -19,7 +19,7 @@ from gtrturbo.config.common import (
     Seed,
     StageConfig,
 )
-from gtrturbo.config.fields import Role
+from gtrturbo.config.fields import Role, Seam
 from gtrturbo.errors import GtrTurboError
 
 
@@ -70,15 +70,6 @@ class SftConfig(StageConfig):
     dtype: Dtype = "auto"
 
 
-# With r = log p − log q, ∇ of an estimator k(r) is on average E[k'(r) ∇log p]; of the KL it is E[r ∇log p].
-NO_LOSS = {
-    "k1": "its expected gradient is 0",
-    "k1-clip": "its gradient is 0 where the teacher likes a token better and elsewhere the same however far apart the two are",
-    "abs": "its gradient is the same however far apart the two are",
-    "k3": "its expected gradient is that of the forward KL, from teacher to student",
-}
-
-
 @dataclass(frozen=True, kw_only=True)
 class PpoStepConfig(StageConfig):
     """One PPO update of a checkpoint from its own turns, guided by a teacher's scores or demos."""
@@ -115,6 +106,12 @@ class PpoStepConfig(StageConfig):
         POSITIVE,
     ] = None
     gamma: Annotated[float, "Discount per turn; 0.9 as in the paper.", FRACTION] = 0.9
+    credit: Annotated[
+        str,
+        "What each turn is credited with: gae, generalised advantage estimation over turns, as in the paper; or one of your own, "
+        "package.module:NAME or path/to/file.py:NAME.",
+        Seam("credit"),
+    ] = "gae"
     gae_lambda: Annotated[float, "λ of generalised advantage estimation; 0.95 as in the paper.", FRACTION] = 0.95
     thought_coef: Annotated[
         float,
@@ -130,10 +127,12 @@ class PpoStepConfig(StageConfig):
     format_invalid: Annotated[float, "Reward term of a reply that does not parse; -2 in the paper's Points24. -1 is ours."] = -1.0
     kl_coef: Annotated[float, "β: weight of the teacher's reverse KL; 1 as in the paper.", NOT_NEGATIVE] = 1.0
     kl_estimator: Annotated[
-        Literal["k1-clip", "k1", "abs", "k2", "k3", "full"],
-        "Per-token estimate of KL(student, teacher); k1-clip is max(0, k1) as in the paper. On the tiny model full was "
-        "measured to be worse as a reward and better as a loss, no other better (docs/results.md). full: summed over the tokens "
-        "that distill --top-logprobs kept, and the rest as one.",
+        str,
+        "Per-token estimate of KL(student, teacher): k1-clip, k1, abs, k2, k3 or full; or one of your own, package.module:NAME "
+        "or path/to/file.py:NAME. k1-clip is max(0, k1) as in the paper. On the tiny model full was measured to be worse as a "
+        "reward and better as a loss, no other better (docs/results.md). full: summed over the tokens that distill "
+        "--top-logprobs kept, and the rest as one.",
+        Seam("KL estimator"),
     ] = "k1-clip"
     kl_placement: Annotated[
         Literal["reward", "advantage", "return", "loss"],
@@ -152,11 +151,3 @@ class PpoStepConfig(StageConfig):
     seed: Seed = 0
     device: Device = "auto"
     dtype: Dtype = "auto"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.kl_placement == "loss" and self.kl_estimator in NO_LOSS:
-            raise GtrTurboError(
-                f"{self.kl_estimator} is no loss: {NO_LOSS[self.kl_estimator]}.",
-                "with --kl-placement loss give: --kl-estimator k2, or full",
-            )

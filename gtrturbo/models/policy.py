@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from gtrturbo.algorithms.vocabulary import Reader
+from gtrturbo.algorithms.vocabulary import LogitsReader
 from gtrturbo.models.decoding import Sample, Sampler
 from gtrturbo.models.renderer import Prompt, Renderer
 from gtrturbo.models.scorer import Scorer
@@ -24,7 +24,7 @@ FORBIDDEN = ("image_token_id", "video_token_id", "vision_start_token_id", "visio
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredBatch:
     """What one forward pass says of B replies of up to R tokens: log-probs [B, R], values [B] or None, mask [B, R].
 
     `read` is what a reader saw in the distributions of the M real tokens, in the order of the mask. [M, …] each
@@ -82,8 +82,8 @@ class Policy:
         temperature: float,
         values: bool = True,
         detach_value: bool = False,
-        read: Reader | None = None,
-    ) -> Scored:
+        read: LogitsReader | None = None,
+    ) -> ScoredBatch:
         """Score given replies, token by token, and value the states that they were given in.
 
         One forward pass serves both: the input of the output head at the last prompt token is the value head's input, and
@@ -93,7 +93,7 @@ class Policy:
         scored = self.scorer.score(prompts, responses, temperature=temperature, read=read)
         states = (scored.states.detach() if detach_value else scored.states).float()
         valued = self.value_head(states) if values and self.value_head else None
-        return Scored(logprobs=scored.logprobs, values=valued, mask=scored.mask, read=scored.read)
+        return ScoredBatch(logprobs=scored.logprobs, values=valued, mask=scored.mask, read=scored.read)
 
     def recompute_activations(self) -> None:
         """Keep one activation per layer and compute the others again in the backward pass (gradient checkpointing)."""

@@ -18,7 +18,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from gtrturbo.algorithms.tokens import gather_logprobs, linear_logprobs
-from gtrturbo.algorithms.vocabulary import Reader, read_linear, read_logits
+from gtrturbo.algorithms.vocabulary import LogitsReader, read_linear, read_logits
 from gtrturbo.models.inputs import Positions, following, to_device
 from gtrturbo.models.renderer import Prompt, append_responses, collate, stack_responses
 
@@ -76,7 +76,7 @@ class Scorer:
         self._ends_in_head: bool | None = None
 
     def score(
-        self, prompts: Sequence[Prompt], responses: Sequence[np.ndarray], *, temperature: float, read: Reader | None = None
+        self, prompts: Sequence[Prompt], responses: Sequence[np.ndarray], *, temperature: float, read: LogitsReader | None = None
     ) -> Reading:
         """Score B replies of up to R tokens; `read` is shown the whole distribution of each token."""
         ids, mask = (tensor.to(self.model.device) for tensor in stack_responses(responses, pad_id=self.pad_id))

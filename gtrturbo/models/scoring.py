@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtrturbo.algorithms.vocabulary import Reader
+from gtrturbo.algorithms.vocabulary import LogitsReader
 from gtrturbo.distributed.collectives import total
 from gtrturbo.distributed.processes import group
 from gtrturbo.models.batches import micro_batches
@@ -21,12 +21,12 @@ class ScoredReplies:
 
     Attributes:
         logprobs: in nats. N × [R] float32
-        values: of the states that they were given in, 0 without a value head. [N]
+        values: of the states that they were given in, None without a value head. [N]
         read: what a reader saw, one list per tensor that it returns. N × [R, …]
     """
 
     logprobs: list[np.ndarray]
-    values: Tensor
+    values: Tensor | None
     read: list[list[Tensor]]
 
 
@@ -39,8 +39,8 @@ def score_all(
     temperature: float,
     tokens: int,
     parts: Sequence[Sequence[int]] | None = None,
-    reader: Callable[[Sequence[int]], Reader | None] | None = None,
-    told: Callable[[int], None] = lambda _: None,
+    reader: Callable[[Sequence[int]], LogitsReader | None] | None = None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> ScoredReplies:
     """Score N given replies and value the states that they were given in; the current group of processes shares the work.
 
@@ -52,12 +52,12 @@ def score_all(
         parts: rows that are split into passes apart, together all N. Where they are the minibatches of a training epoch, its
             passes are repeated and give these log-probs again bit by bit. All rows are one part if not given.
         reader: gives what is to be shown the whole distributions of the replies of some rows.
-        told: called with the number of replies after each pass.
+        on_progress: called with the number of replies after each pass.
     """
     if not responses:
-        return ScoredReplies([], torch.zeros(0), [])
+        return ScoredReplies([], torch.zeros(0) if policy.value_head else None, [])
     logprobs = torch.zeros(len(responses), max(map(len, responses)))
-    values = torch.zeros(len(responses))
+    values = torch.zeros(len(responses)) if policy.value_head else None
     read = _Ragged([len(response) for response in responses])
     for part in [range(len(responses))] if parts is None else parts:
         for batch in micro_batches(part, prompts, responses, tokens=tokens, world=group().world):
@@ -67,11 +67,13 @@ def score_all(
             read.add(batch.rows if batch.counted else [], scored.read)
             if batch.counted:
                 logprobs[batch.rows, : scored.logprobs.shape[1]] = scored.logprobs.cpu()
-                if scored.values is not None:
+                if values is not None and scored.values is not None:
                     values[batch.rows] = scored.values.cpu()
-                told(len(own))
+                on_progress(len(own))
     rows = zip(total(logprobs), responses, strict=True)
-    return ScoredReplies([row[: len(ids)].numpy() for row, ids in rows], total(values), read.totals())
+    return ScoredReplies(
+        [row[: len(ids)].numpy() for row, ids in rows], total(values) if values is not None else None, read.totals()
+    )
 
 
 class _Ragged:

@@ -59,7 +59,7 @@ def logprobs_of(local: LocalPolicy, *, top: int) -> Logprobs:
             temperature=local.temperature,
             tokens=local.tokens,
             reader=(lambda _: partial(_likeliest, top)) if top else None,
-            told=local.on_progress,
+            on_progress=local.on_progress,
         )
         columns = TopLogprobs(*([row.numpy() for row in column] for column in scored.read)) if scored.read else None
         return Scores(scored.logprobs, columns)

@@ -13,8 +13,11 @@ import numpy as np
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import calling, find
+from gtrturbo.store.artifacts import Manifest
 from gtrturbo.store.records import Message
 from gtrturbo.store.tensors import TopLogprobs, load_picture
+
+BLIND = "release.py:BLIND"  # What an earlier version called --compat release.
 
 if TYPE_CHECKING:  # What only reads artifacts must not wait for Gymnasium.
     from gtrturbo.tasks.task import Task
@@ -240,3 +243,17 @@ def check_logprobs(who: str, questions: Sequence[Question], rows: Sequence[np.nd
 def _check_count(who: str, questions: Sequence[Question], answers: Sequence[Any]) -> None:
     if len(answers) != len(questions):
         raise GtrTurboError(f"{who} was asked {len(questions)} questions and gives {len(answers)} answers.", "give one for each.")
+
+
+def tells_of_tokens(manifest: Manifest) -> bool:
+    """Tell whether scores are log-probs of the tokens that were sampled, so that the student's may be subtracted.
+
+    Of a mode that is not built in nobody knows: what an artifact names is not loaded.
+    """
+    mode = MODES.get(mode_of(manifest))
+    return mode is not None and mode.comparable
+
+
+def mode_of(manifest: Manifest) -> str:
+    """Name the mode that scores were made by. Earlier versions had one that imitated the paper's published code."""
+    return BLIND if manifest.config.get("compat") == "release" else manifest.config.get("mode", "kl")

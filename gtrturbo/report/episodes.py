@@ -8,8 +8,9 @@ import numpy as np
 
 from gtrturbo.analysis.history import Entry, History
 from gtrturbo.analysis.summary import by_episode
-from gtrturbo.analysis.token_kl import Scored, read_scored, tells_of_tokens
+from gtrturbo.analysis.token_kl import Scored, read_scored
 from gtrturbo.console import number, visible
+from gtrturbo.play.teachers import tells_of_tokens
 from gtrturbo.report.page import details, paragraph, table
 from gtrturbo.store.records import Turn
 

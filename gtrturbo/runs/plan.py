@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gtrturbo.algorithms.kl import ESTIMATORS, require_loss
 from gtrturbo.config import DistillConfig, PpoStepConfig, RunConfig, SftConfig
 from gtrturbo.config.fields import build, fields
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.plugins import is_outside
+from gtrturbo.plugins import find, is_outside
 from gtrturbo.runs.method import GAE, Method, teacher_of
 from gtrturbo.runs.methods import check_options, method_of
 from gtrturbo.runs.overrides import ADAPTER, EXPERT, overrides
@@ -58,7 +59,7 @@ def plan(config: RunConfig) -> list[Step]:
         steps += run.evaluate(k + 1)
     guidance, updates = ([step.config for step in steps if step.stage == stage] for stage in ("distill", "ppo-step"))
     for taught, update in zip(guidance, updates, strict=False):
-        require_distributions(taught, update, "--set distill.top-logprobs=64")
+        require_fitting_guidance(taught, update, "--set distill.top-logprobs=64")
     return steps
 
 
@@ -187,9 +188,16 @@ class _Plan:
         return Step(stage, build(kind, settings | values | self.chosen.get(name, {})), k)
 
 
-def require_distributions(guidance: DistillConfig, update: PpoStepConfig | SftConfig, option: str) -> None:
-    """Refuse before any work an update that needs more of the teacher than distill keeps."""
-    if isinstance(update, PpoStepConfig) and update.scores and update.kl_estimator == "full" and not guidance.top_logprobs:
+def require_fitting_guidance(guidance: DistillConfig, update: PpoStepConfig | SftConfig, option: str) -> None:
+    """Refuse before any work an update that needs more of the teacher than distill keeps, or a loss that is none."""
+    # Code of the user's own is loaded by the stage that it works in.
+    if not isinstance(update, PpoStepConfig) or not update.scores or is_outside(update.kl_estimator):
+        return
+    estimator = find("KL estimator", update.kl_estimator, ESTIMATORS)
+    if update.kl_placement == "loss":
+        require_loss(update.kl_estimator, estimator)
+    if estimator.distributions and not guidance.top_logprobs:
         raise GtrTurboError(
-            "--kl-estimator full needs the teacher's most likely tokens, and distill keeps none.", f"add: {option}"
+            f"--kl-estimator {update.kl_estimator} needs the teacher's most likely tokens, and distill keeps none.",
+            f"add: {option}",
         )

@@ -9,7 +9,7 @@ from gtrturbo.config.fields import build
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.teachers import find_mode
 from gtrturbo.runs.overrides import collect, settable
-from gtrturbo.runs.plan import require_distributions
+from gtrturbo.runs.plan import require_fitting_guidance
 from gtrturbo.stages import execute
 from gtrturbo.store.artifacts import Result
 
@@ -22,7 +22,7 @@ def distill(config: DistillConfig) -> Result:
         return execute(config)
     guidance = replace(config, out=config.out.with_name(config.out.name + ".guidance"), student=None, update=())
     update = _update(config, guidance.out)  # Before the work: a mistake in --update is found at once.
-    require_distributions(guidance, update, "--top-logprobs 64")
+    require_fitting_guidance(guidance, update, "--top-logprobs 64")
     execute(guidance)
     return execute(update)
 

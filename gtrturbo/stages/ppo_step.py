@@ -4,58 +4,42 @@ One ratio and one value per turn (RL4VLM, Zhai et al. 2024); the teacher enters 
 a loss beside PPO, or as an imitation loss beside PPO (GTR-Turbo, arXiv 2512.13043).
 """
 
-import json
-import math
-from typing import Any, TextIO
+from collections.abc import Sequence
+from functools import partial
 
 import torch
-from torch import Tensor
 
-from gtrturbo.algorithms.advantages import credit, turn_advantages
-from gtrturbo.algorithms.importance import SamplerTrainerGap, sampler_trainer_gap, truncated_importance_weights
-from gtrturbo.algorithms.ppo import (
-    cosine_learning_rate,
-    explained_variance,
-    ratio_statistics,
-)
-from gtrturbo.algorithms.tokens import masked_mean, weighted_turn_logprobs
-from gtrturbo.config import RELEASE, PpoStepConfig
-from gtrturbo.console import progress_bar
-from gtrturbo.distributed.processes import group
+from gtrturbo.config import PpoStepConfig
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.batches import micro_batches, token_budget
-from gtrturbo.models.blind import blind_logprobs
+from gtrturbo.models.batches import token_budget
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
-from gtrturbo.models.scoring import pad, score_all
-from gtrturbo.models.value_head import ValueHead
 from gtrturbo.play.recording import Transcript, read_transcript
 from gtrturbo.stages import done, provenance
-from gtrturbo.store.artifacts import SCORES, Result, artifact_id, read_manifest, seed_for, short, writing
-from gtrturbo.train.bootstrap import bootstrap_values
-from gtrturbo.train.demos import Example, Shuffle, imitation_loss, read_examples
-from gtrturbo.train.guidance import FULL, Guidance, read_guidance
-from gtrturbo.train.optimizer import Optimizer
-from gtrturbo.train.ppo_batch import Importance, Losses, Samples, losses
+from gtrturbo.store.artifacts import SCORES, Result, seed_for, writing
+from gtrturbo.store.trackers import tracking
+from gtrturbo.train.credit import find_credit
+from gtrturbo.train.critic import give_value_head
+from gtrturbo.train.demos import Example, read_examples
+from gtrturbo.train.guidance import Guidance, find_estimator, read_guidance
+from gtrturbo.train.inputs import Rollout, read_rollout, require_player, require_scores
+from gtrturbo.train.optimizer import Optimizer, resume_optimizer
+from gtrturbo.train.ppo_batch import LossSettings, PpoBatch
+from gtrturbo.train.prepare import Crediting, prepare, token_masks
 from gtrturbo.train.sharding import save_trained, shard
+from gtrturbo.train.steps import Log, Student, minibatches, take_steps
 
-METRICS = "metrics.jsonl"
-SUMMARIZED = ("policy_loss", "value_loss", "kl_loss", "demo_loss", "clip_fraction", "approx_kl", "grad_norm")
-# Nats per token. Engines of one model differ by hundredths, in bfloat16 by tenths at most.
-OTHER_POLICY = 0.5
-# On a CPU they are 1 to the last bit; a GPU may choose another kernel where gradients are kept.
-UNIT_RATIO_TOLERANCE = 1e-2
+NAME = "ppo-step"
 
 
 def run(config: PpoStepConfig) -> Result:
     """Recompute old log-probs and values, take the steps, write the next checkpoint. NaN stops it and nothing is written."""
-    _check_inputs(config)
+    rollout = check_inputs(config)
     with writing(config.out, provenance(config), overwrite=config.overwrite) as draft:
         torch.manual_seed(config.seed)
         policy = load_policy(config.checkpoint, device=config.device, dtype=config.dtype, trainable=True)
-        if policy.value_head is None:
-            width = policy.model.config.get_text_config().hidden_size
-            policy.value_head = ValueHead.new(width, seed=seed_for(config.seed, "value head")).to(policy.device)
+        valued = find_credit(config.credit).needs_values
+        idle_head = give_value_head(policy, needed=valued, seed=seed_for(config.seed, "value head"))
         transcript = read_transcript(config.rollouts, policy.renderer)
         # There may be none: a corrector has nothing to say where the student was right every time.
         demos = read_examples(config.demos, policy.renderer)
@@ -64,313 +48,105 @@ def run(config: PpoStepConfig) -> Result:
         if config.fsdp:
             shard(policy)
         # Before any forward pass, after which split weights may lie whole in memory.
-        optimizer = resume_optimizer(config, policy)
-        samples, metrics = prepare(config, policy, transcript)
-        with (draft.folder / METRICS).open("w") as log:
-            metrics |= train(config, policy, optimizer, transcript, samples, demos, log)
+        optimizer = optimizer_of(config, policy)
+        batch, metrics = prepared(config, policy, transcript, rollout)
+        with tracking(config.log, draft.folder) as track:
+            metrics |= learn(
+                config, Student(policy, optimizer, transcript, batch), rollout, demos, partial(track, NAME, config.out)
+            )
         optimizer.updates += 1
+        policy.value_head = idle_head or policy.value_head
         draft.renderer = save_trained(policy, config.checkpoint, draft.folder, config.out)
         optimizer.save(draft.folder)
         draft.metrics, draft.timing = metrics, policy.machine()
     return done(draft)
 
 
-def _check_inputs(config: PpoStepConfig) -> None:
-    turns = read_manifest(config.rollouts, "turns")
-    player, given = turns.inputs.get("checkpoint"), artifact_id(config.checkpoint)
-    if player != given:
+def check_inputs(config: PpoStepConfig) -> Rollout:
+    """Refuse what does not fit together before anything is loaded; return how the turns were played."""
+    if config.kl_placement == "return" and not find_credit(config.credit).needs_values:
         raise GtrTurboError(
-            f"the turns in {config.rollouts} were played by {short(player)}, but --checkpoint is {short(given)}.",
-            f"run: gtrturbo rollout --checkpoint {config.checkpoint} …",
+            f"--kl-placement return enters the value targets, and credit {config.credit} has none.",
+            "use --kl-placement reward or advantage.",
         )
+    rollout = read_rollout(config.rollouts)
+    require_player(rollout, config.checkpoint)
     if config.scores:
-        scored, given = read_manifest(config.scores, "scores").inputs["rollouts"], artifact_id(config.rollouts)
-        if scored != given:
-            raise GtrTurboError(
-                f"scores were made for turns {short(scored)}, but --rollouts is {short(given)}.",
-                f"run: gtrturbo distill --rollouts {config.rollouts} --mode kl …",
-            )
-        if config.kl_estimator == FULL and not read_manifest(config.scores).config.get("top_logprobs"):
-            raise GtrTurboError(
-                f"--kl-estimator full needs the teacher's most likely tokens, and {config.scores} has none.",
-                f"run: gtrturbo distill --rollouts {config.rollouts} --mode kl --top-logprobs 64 …",
-            )
-        if config.kl_placement == "loss" and read_manifest(config.scores).config.get("compat") == RELEASE:
-            raise GtrTurboError(
-                f"{config.scores} was made with --compat release, whose KL is no loss.",
-                "use --kl-placement return.",
-            )
+        as_loss, estimator = config.kl_placement == "loss", find_estimator(config.kl_estimator)
+        require_scores(config.scores, rollout, name=config.kl_estimator, estimator=estimator, as_loss=as_loss)
+    return rollout
 
 
-def prepare(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> tuple[Samples, dict[str, float]]:
-    """Score the turns with the forward that trains, place the guidance, and credit each text with its advantage."""
-    turns, tokens = transcript.turns, transcript.tokens
-    legal = torch.tensor([turn.legal for turn in turns])
-    if not legal.any():
-        raise GtrTurboError(
-            f"every turn of {config.rollouts} is illegal ({len(turns)} of {len(turns)}): the policy does not follow the format.",
-            "warm it up with: gtrturbo sft …",
-        )
-    longest = max(len(ids) for ids in tokens.response_ids)
-    thought, action = pad(tokens.thought_mask, longest).bool(), pad(tokens.action_mask, longest).bool()
-    budget = token_budget(config.micro_batch_tokens, policy, recomputes=config.gradient_checkpointing)
-    guidance = _read_guidance(config, policy, thought, action) if config.scores else None
-    scored = score_all(
+def optimizer_of(config: PpoStepConfig, policy: Policy) -> Optimizer:
+    """Go on with the checkpoint's optimiser."""
+    return resume_optimizer(
         policy,
-        transcript.prompts,
-        tokens.response_ids,
-        temperature=_temperature(config),
-        tokens=budget,
-        parts=minibatches(config, len(turns))[0],
-        reader=guidance.reader if guidance else None,
+        config.checkpoint,
+        learning_rate=config.learning_rate,
+        final_learning_rate=config.final_learning_rate,
+        value_learning_rate=config.value_learning_rate,
+        schedule_updates=config.schedule_updates,
+        weight_decay=config.weight_decay,
     )
-    logprobs, values = pad(scored.logprobs, longest), scored.values
-    _require_finite(config, logprobs, values)
-    kl, metrics = torch.zeros(len(turns)), {}
-    if guidance:
-        compared = logprobs
-        if guidance.blind:
-            compared = pad(blind_logprobs(policy, transcript.prompts, tokens.response_ids, tokens=budget), longest)
-        kl = guidance.kl(compared, pad(scored.read[0], longest) if scored.read else None)
-        metrics = {"kl_mean": kl.mean().item(), "kl_k1_mean": guidance.raw(compared)}
-    # As a loss the KL stands beside PPO, and nothing of it is in the rewards.
-    is_loss = config.kl_placement == "loss"
-    beta = 0.0 if is_loss else config.kl_coef
-    # The random action that stands in for an illegal reply says nothing about its text.
-    random_action = ~legal & torch.tensor([turn.executed is not None for turn in turns])
-    game = config.environment_coef * torch.tensor([turn.reward for turn in turns])
-    text = torch.where(legal, config.format_valid, config.format_invalid)
-    placed = turn_advantages(
-        game + text,
-        values,
-        kl,
-        beta=beta,
-        placement="reward" if config.kl_placement == "loss" else config.kl_placement,
-        terminated=torch.tensor([turn.terminated for turn in turns]),
-        truncated=torch.tensor([turn.truncated for turn in turns]),
-        bootstrap_values=bootstrap_values(policy, config.rollouts, transcript, tokens=budget),
+
+
+def prepared(
+    config: PpoStepConfig, policy: Policy, transcript: Transcript, rollout: Rollout
+) -> tuple[PpoBatch, dict[str, float]]:
+    """Return what the update holds fixed, and what is told of the turns before it."""
+    crediting = Crediting(
+        credit=find_credit(config.credit),
+        placement=None if config.kl_placement == "loss" else config.kl_placement,
+        environment_coef=config.environment_coef,
+        format_valid=config.format_valid,
+        format_invalid=config.format_invalid,
+        kl_coef=config.kl_coef,
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
     )
-    sampled = pad(tokens.sample_logprobs, longest)
-    apart = sampler_trainer_gap(logprobs, sampled, thought | action)
-    _require_one_policy(config, apart)
-    difference = (logprobs - sampled).abs()
-    samples = Samples(
-        thought_mask=thought,
-        action_mask=action,
-        old_logprobs=weighted_turn_logprobs(logprobs, thought, action, thought_coef=config.thought_coef),
-        old_values=values,
-        advantages=credit(placed.advantages, text_rewards=text - beta * kl, random_action_mask=random_action),
-        returns=placed.returns,
-        sampler_trainer_gap=masked_mean(difference, thought | action),
-        tokens=budget,
-        importance=Importance(logprobs, truncated_importance_weights(logprobs, sampled)) if _engine(config) else None,
-        guidance=guidance if is_loss else None,
-    )
-    metrics |= {
-        "turns": len(turns),
-        "reward_mean": game.mean().item(),
-        "format_reward_mean": text.mean().item(),
-        "illegal_rate": (~legal).float().mean().item(),
-        "advantage_std": placed.advantages[legal].std(correction=0).item(),
-        "explained_variance": explained_variance(values, placed.returns),
-        "value_error": (values - placed.returns).square().mean().sqrt().item(),
-        # 0 up to rounding where sampler and trainer are one model.
-        "sampler_trainer_gap_mean": apart.mean,
-        "sampler_trainer_gap_max": apart.largest,
-        "sampler_trainer_gap_kl": apart.kl,
-        "importance_truncated": apart.truncated,
-        "effective_sample_size": apart.effective,
-    }
-    return samples, metrics
-
-
-def _require_finite(config: PpoStepConfig, logprobs: Tensor, values: Tensor) -> None:
-    bad = ~(logprobs.isfinite().all(dim=1) & values.isfinite())
-    if bad.any():
-        row = int(bad.nonzero()[0])
-        raise GtrTurboError(
-            f"{config.checkpoint} gives log-probs or values that are not finite (first: turn {row}).",
-            f"nothing was written; inspect with: gtrturbo show {config.rollouts} --turn {row}",
-        )
-
-
-def _read_guidance(config: PpoStepConfig, policy: Policy, thought: Tensor, action: Tensor) -> Guidance:
-    assert config.scores is not None
-    return read_guidance(
-        config.scores / SCORES,
-        thought=thought,
-        action=action,
-        tokens=config.kl_tokens,
-        estimator=config.kl_estimator,
-        vocabulary=policy.model.config.get_text_config().vocab_size,
-        blind=read_manifest(config.scores).config.get("compat") == RELEASE,
-    )
-
-
-def _engine(config: PpoStepConfig) -> str | None:
-    """Name the server that sampled the turns; None where this toolkit's own engine did, whose log-probs are the trainer's."""
-    played = read_manifest(config.rollouts).config
-    return played["server"] if played.get("engine", "hf") != "hf" else None
-
-
-def _require_one_policy(config: PpoStepConfig, apart: SamplerTrainerGap) -> None:
-    if (server := _engine(config)) and apart.mean > OTHER_POLICY:
-        raise GtrTurboError(
-            f"the {server} server's log-probs are {apart.mean:.2f} nats per token from the trainer's: it played another model, "
-            "or returned log-probs before temperature.",
-            "serve the model under the checkpoint; start vLLM with --logprobs-mode processed_logprobs.",
-        )
-
-
-def _temperature(config: PpoStepConfig) -> float:
-    return read_manifest(config.rollouts).config["temperature"]
-
-
-def resume_optimizer(config: PpoStepConfig, policy: Policy) -> Optimizer:
-    """Go on with the checkpoint's optimiser at the learning rate of this update."""
-    head_rate = config.value_learning_rate or config.learning_rate
-    optimizer = Optimizer(
-        policy, learning_rate=config.learning_rate, value_learning_rate=head_rate, weight_decay=config.weight_decay
-    )
-    optimizer.load(config.checkpoint)
-    share = 1.0
-    if config.schedule_updates:
-        rate = cosine_learning_rate(
-            optimizer.updates, initial=config.learning_rate, final=config.final_learning_rate, total=config.schedule_updates
-        )
-        share = rate / config.learning_rate
-    optimizer.set_learning_rate(share * config.learning_rate, share * head_rate)
-    return optimizer
-
-
-def train(
-    config: PpoStepConfig,
-    policy: Policy,
-    optimizer: Optimizer,
-    transcript: Transcript,
-    samples: Samples,
-    demos: list[Example],
-    log: TextIO,
-) -> dict[str, float]:
-    """Pass `epochs` times over the turns; pair every minibatch with as many demos (1:1) where there are any."""
-    demo_order = Shuffle(len(demos), seed=seed_for(config.seed, "demos"))
-    epochs = minibatches(config, len(transcript.turns))
-    rows: list[dict[str, Any]] = []
-    with progress_bar("ppo-step", sum(map(len, epochs))) as bar:
-        for epoch, chosen in enumerate(epochs):
-            for number, turns in enumerate(chosen):
-                paired = [demos[i] for i in demo_order.draw(len(turns))] if demos else []
-                losses = _add_gradients(config, policy, optimizer, transcript, samples, turns, paired)
-                row = {"epoch": epoch, "minibatch": number} | losses
-                row["grad_norm"] = optimizer.step(max_grad_norm=config.max_grad_norm)
-                _refuse_nan(row, turns, config)
-                if not rows:
-                    _require_unit_ratio(row)
-                log.write(json.dumps(row, allow_nan=False) + "\n")
-                rows.append(row)
-                bar.advance(note=f"ratio {row['ratio_min']:.2f}–{row['ratio_max']:.2f}")
-    return _summary(rows) | {"learning_rate": optimizer.learning_rate}
-
-
-def minibatches(config: PpoStepConfig, count: int) -> list[list[list[int]]]:
-    """Draw the turns of each minibatch of each epoch: every epoch passes over all turns in another order."""
-    order = Shuffle(count, seed=seed_for(config.seed, "ppo"))
-    size = config.minibatch_size
-    epochs = [order.draw(count) for _ in range(config.epochs)]
-    return [[chosen[start : start + size] for start in range(0, count, size)] for chosen in epochs]
-
-
-def _add_gradients(
-    config: PpoStepConfig,
-    policy: Policy,
-    optimizer: Optimizer,
-    transcript: Transcript,
-    samples: Samples,
-    turns: list[int],
-    demos: list[Example],
-) -> dict[str, float]:
-    """Add up the gradients of one minibatch, of which each process does its share; return its losses and ratios."""
-    sums: dict[str, float] = dict.fromkeys(("policy_loss", "value_loss", "demo_loss"), 0.0)
-    if samples.guidance:
-        sums["kl_loss"] = 0.0
-    ratios: list[float] = []
-    clipped: list[bool] = []
-    shared = {"tokens": samples.tokens, "world": group().world}
-    for part in micro_batches(turns, transcript.prompts, transcript.tokens.response_ids, **shared):
-        found = _losses(config, policy, transcript, samples, part.rows)
-        policy_loss, value_loss = found.surrogate.loss.sum() / len(turns), found.values.sum() / len(turns)
-        kl_loss = found.kl.sum() / len(turns) if found.kl is not None else torch.zeros(())
-        optimizer.backward(part.counted * (policy_loss + config.value_coef * value_loss + config.kl_coef * kl_loss))
-        if part.counted:
-            sums["policy_loss"] += policy_loss.item()
-            sums["value_loss"] += value_loss.item()
-            if samples.guidance:
-                sums["kl_loss"] += kl_loss.item()
-            ratios += found.surrogate.ratio.tolist()
-            clipped += found.surrogate.clipped.tolist()
-    learned = sum(int(demo.learned.sum()) for demo in demos)
-    prompts, responses = [demo.prompt for demo in demos], [demo.response_ids for demo in demos]
-    for part in micro_batches(range(len(demos)), prompts, responses, **shared):
-        demo_loss = part.counted * imitation_loss(policy, [demos[row] for row in part.rows]) / learned
-        optimizer.backward(config.demo_coef * demo_loss)
-        sums["demo_loss"] += demo_loss.item()
-    shares = group().gather([sums, ratios, clipped])
-    statistics = ratio_statistics(*(torch.tensor([x for share in shares for x in share[which]]) for which in (1, 2)))
-    means: dict[str, float] = {name: sum(share[0][name] for share in shares) for name in sums}
-    return means | {
-        "ratio_mean": statistics.mean,
-        "ratio_min": statistics.minimum,
-        "ratio_max": statistics.maximum,
-        "ratio_p05": statistics.low,
-        "ratio_p50": statistics.median,
-        "ratio_p95": statistics.high,
-        "clip_fraction": statistics.clipped_share,
-        "approx_kl": statistics.approximate_kl,
-        "sampler_trainer_gap": samples.sampler_trainer_gap[turns].mean().item(),
-    }
-
-
-def _losses(config: PpoStepConfig, policy: Policy, transcript: Transcript, samples: Samples, part: list[int]) -> Losses:
-    return losses(
+    return prepare(
         policy,
         transcript,
-        samples,
-        part,
-        temperature=_temperature(config),
+        rollout,
+        crediting=crediting,
+        guidance=_guidance(config, policy, transcript),
+        thought_coef=config.thought_coef,
+        tokens=token_budget(config.micro_batch_tokens, policy, recomputes=config.gradient_checkpointing),
+        parts=epochs_of(config, len(transcript.turns))[0],
+    )
+
+
+def _guidance(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> Guidance | None:
+    if not config.scores:
+        return None
+    thought, action = token_masks(transcript)
+    what = {"tokens": config.kl_tokens, "estimator": find_estimator(config.kl_estimator)}
+    vocabulary = policy.model.config.get_text_config().vocab_size
+    return read_guidance(config.scores / SCORES, thought=thought, action=action, vocabulary=vocabulary, **what)
+
+
+def epochs_of(config: PpoStepConfig, count: int) -> list[list[list[int]]]:
+    """Draw the turns of each minibatch of each epoch."""
+    return minibatches(count, epochs=config.epochs, size=config.minibatch_size, seed=seed_for(config.seed, "ppo"))
+
+
+def loss_settings(config: PpoStepConfig, rollout: Rollout) -> LossSettings:
+    """Return the numbers of the losses."""
+    return LossSettings(
+        temperature=rollout.temperature,
         thought_coef=config.thought_coef,
         clip_range=config.clip_range,
         value_clip_range=config.value_clip_range or config.clip_range,
         detach_value=config.detach_value,
+        value_coef=config.value_coef,
+        kl_coef=config.kl_coef,
+        demo_coef=config.demo_coef,
     )
 
 
-def _refuse_nan(row: dict[str, Any], turns: list[int], config: PpoStepConfig) -> None:
-    bad = next((name for name, value in row.items() if not math.isfinite(value)), None)
-    if bad:
-        raise GtrTurboError(
-            f"{bad} is {row[bad]} at epoch {row['epoch']}, minibatch {row['minibatch']} (turns {min(turns)}-{max(turns)}).",
-            f"nothing was written; inspect with: gtrturbo show {config.rollouts} --turn {turns[0]}",
-        )
-
-
-def _require_unit_ratio(row: dict[str, Any]) -> None:
-    """Refuse an update whose first ratios are not 1: nothing has been learned yet, and the passes were the same."""
-    if max(abs(row["ratio_min"] - 1), abs(row["ratio_max"] - 1)) > UNIT_RATIO_TOLERANCE:
-        raise GtrTurboError(
-            f"the first ratios are {row['ratio_min']:.4f} to {row['ratio_max']:.4f}, not 1: this model gives other log-probs "
-            "with gradients than without.",
-            "nothing was written; try: --dtype float32, or leave out --gradient-checkpointing",
-        )
-
-
-def _summary(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Average over minibatches; the first one, before any step, has all ratios at 1 up to rounding."""
-    first = rows[0]
-    names = [name for name in SUMMARIZED if name in first]
-    return {name: sum(row[name] for row in rows) / len(rows) for name in names} | {
-        "first_ratio_error": max(abs(first["ratio_min"] - 1), abs(first["ratio_max"] - 1)),
-        "ratio_min": min(row["ratio_min"] for row in rows),
-        "ratio_max": max(row["ratio_max"] for row in rows),
-    }
+def learn(config: PpoStepConfig, student: Student, rollout: Rollout, demos: Sequence[Example], log: Log) -> dict[str, float]:
+    """Pass `epochs` times over the turns."""
+    epochs, settings = epochs_of(config, len(student.transcript.turns)), loss_settings(config, rollout)
+    paired = {"demos": demos, "demo_seed": seed_for(config.seed, "demos")}
+    limits = {"max_grad_norm": config.max_grad_norm, "rollouts": rollout.path}
+    return take_steps(student, epochs, log, settings=settings, **paired, **limits)

@@ -1,22 +1,52 @@
 """A teacher's scores as guidance for an update: the reverse KL of each turn."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
-from gtrturbo.algorithms.kl import Estimator, kl_k1, turn_kl
+from gtrturbo.algorithms.kl import ESTIMATORS, Estimator, kl_k1
 from gtrturbo.algorithms.tokens import masked_mean
-from gtrturbo.algorithms.vocabulary import Reader, top_reverse_kl
+from gtrturbo.algorithms.vocabulary import LogitsReader
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.policy import Policy
 from gtrturbo.models.scoring import pad
+from gtrturbo.play.recording import Transcript
+from gtrturbo.plugins import calling, find
 from gtrturbo.store.tensors import TopLogprobs, load_scores, load_top_logprobs
 
 KlTokens = Literal["thought", "reply"]
-FULL = "full"
+KIND = "KL estimator"
+
+
+@dataclass(frozen=True)
+class StudentView:
+    """What an estimator of the user's own may look at: N turns, before the first step.
+
+    Attributes:
+        policy: the student; give it as many tokens per forward pass as `tokens` says.
+        transcript: prompts, token ids, masks and rows of the turns.
+        logprobs: the student's, of the tokens that it sampled, in nats at `temperature`; 0 after a reply. [N, R]
+        teacher_logprobs: as the scores hold them, 0 after a reply. [N, R]
+        counted: tokens whose KL counts. [N, R] bool
+        temperature: that the turns were sampled at.
+        tokens: per forward pass, see `score_all`.
+    """
+
+    policy: Policy
+    transcript: Transcript
+    logprobs: Tensor
+    teacher_logprobs: Tensor
+    counted: Tensor
+    temperature: float
+    tokens: int
+
+
+# Gives the KL of each reply token in nats, [N, R]; what it gives outside `counted` is not read.
+OwnEstimator = Callable[[StudentView], Tensor]
 
 
 @dataclass(frozen=True)
@@ -26,57 +56,98 @@ class Guidance:
     Attributes:
         teacher_logprobs: of the sampled tokens, in nats. [N, R]
         counted: tokens whose KL counts. [N, R] bool
-        estimator: of the KL per token, where it is one of the sampled token.
+        estimator: of the KL per token.
         top: the teacher's most likely tokens, where the KL is that of whole distributions.
-        blind: the teacher's log-probs are `blind_logprobs`, and the student's must be too.
     """
 
     teacher_logprobs: Tensor
     counted: Tensor
-    estimator: Estimator | Literal["full"]
+    estimator: Estimator | OwnEstimator
     top: TopLogprobs | None = None
-    blind: bool = False
 
     def part(self, rows: Sequence[int]) -> "Guidance":
         """Return what is said of some of the turns, but for their most likely tokens."""
         return replace(self, teacher_logprobs=self.teacher_logprobs[rows], counted=self.counted[rows], top=None)
 
-    def reader(self, rows: Sequence[int]) -> Reader | None:
+    def reader(self, rows: Sequence[int]) -> LogitsReader | None:
         """Return what makes the KL per token of some turns out of the student's distributions, if those are needed."""
-        if self.top is None:
+        if self.top is None or not isinstance(self.estimator, Estimator):
             return None
+        per_token = self.estimator.per_token
         columns = (self.top.ids, self.top.logprobs, self.top.rest)
         ids, logprobs, rest = (torch.cat([torch.as_tensor(column[row]) for row in rows]) for column in columns)
 
         def read(logits: Tensor, part: slice) -> tuple[Tensor, ...]:
             device = logits.device
-            told = {"teacher_logprobs": logprobs[part].to(device), "teacher_rest": rest[part].to(device)}
-            return (top_reverse_kl(logits, ids=ids[part].to(device).long(), **told),)
+            teacher = {"teacher_logprobs": logprobs[part].to(device), "teacher_rest": rest[part].to(device)}
+            return (per_token(logits, ids=ids[part].to(device).long(), **teacher),)
 
         return read
 
     def kl(self, logprobs: Tensor, read: Tensor | None = None) -> Tensor:
         """Return the mean KL over each turn's counted tokens, in nats per token.
 
-        Gradients flow where the arguments have them.
+        KL(th) = 1/L Σ_l k(th_l | th_{<l}), 0 for a turn without such tokens; gradients flow where the arguments have them.
 
         Args:
-            logprobs: the student's, made as the teacher's are; R may be cut to the longest reply. [N, R]
-            read: the KL per token that the reader made, where the estimator is full. [N, R]
+            logprobs: the student's, of the sampled tokens; R may be cut to the longest reply. [N, R]
+            read: the KL per token that the reader made, where the estimator is of whole distributions. [N, R]
 
         Returns: [N]
+
+        Source: GTR-Turbo (arXiv 2512.13043), KL guidance.
         """
         width, device = logprobs.shape[1], logprobs.device
         counted = self.counted[:, :width].to(device)
-        if self.estimator == FULL:
-            if read is None:
-                raise ValueError("the KL of whole distributions is made by the reader.")
-            return masked_mean(read, counted)
-        return turn_kl(logprobs, self.teacher_logprobs[:, :width].to(device), counted, estimator=self.estimator)
+        if not isinstance(self.estimator, Estimator):
+            raise ValueError("an estimator of the user's own is asked once, before the first step.")
+        if not self.estimator.distributions:
+            return masked_mean(self.estimator.per_token(logprobs, self.teacher_logprobs[:, :width].to(device)), counted)
+        if read is None:
+            raise ValueError("the KL of whole distributions is made by the reader.")
+        return masked_mean(read, counted)
 
-    def raw(self, logprobs: Tensor) -> float:
-        """Return the mean of k1 over all counted tokens, in nats; it may be negative."""
-        return kl_k1(logprobs, self.teacher_logprobs)[self.counted].mean().item()
+    def measure(self, view: StudentView, read: Tensor | None) -> tuple[Tensor, dict[str, float]]:
+        """Return each turn's KL before the first step, and what is told of it. [N]
+
+        Beside it stands the mean of k1 over all counted tokens, in nats, which may be negative; not where an estimator of the
+        user's own may compare other log-probs than these.
+        """
+        if not isinstance(self.estimator, Estimator):
+            kl = masked_mean(self.estimator(view), self.counted)
+            return kl, {"kl_mean": kl.mean().item()}
+        kl = self.kl(view.logprobs, read)
+        raw = kl_k1(view.logprobs, self.teacher_logprobs)[self.counted].mean().item()
+        return kl, {"kl_mean": kl.mean().item(), "kl_k1_mean": raw}
+
+
+def find_estimator(name: str) -> Estimator | OwnEstimator:
+    """Return what is built in under a name, or the user's own, whose answer is checked.
+
+    Raises:
+        GtrTurboError: there is none, or it is neither an Estimator nor a function.
+    """
+    found = find(KIND, name, ESTIMATORS)
+    if isinstance(found, Estimator):
+        return found
+    if not callable(found):
+        raise GtrTurboError(
+            f"{name} is a {type(found).__name__}, no {KIND}.", "give a function from StudentView to the KL of each token, [N, R]."
+        )
+    return lambda view: _checked(name, cast(OwnEstimator, found), view)
+
+
+def _checked(name: str, estimator: OwnEstimator, view: StudentView) -> Tensor:
+    with calling(KIND, name), torch.no_grad():
+        kl = estimator(view)
+    if not isinstance(kl, Tensor) or kl.shape != view.logprobs.shape:
+        found = list(kl.shape) if isinstance(kl, Tensor) else type(kl).__name__
+        raise GtrTurboError(f"{KIND} {name} must give a tensor of shape {list(view.logprobs.shape)}, got {found}.")
+    bad = ~kl.isfinite() & view.counted
+    if bad.any():
+        row, token = bad.nonzero()[0].tolist()
+        raise GtrTurboError(f"{KIND} {name} gives {kl[row, token].item()} at turn {row}, token {token}.", "nothing was written.")
+    return kl.float()
 
 
 def read_guidance(
@@ -85,9 +156,8 @@ def read_guidance(
     thought: Tensor,
     action: Tensor,
     tokens: KlTokens,
-    estimator: Estimator | Literal["full"],
+    estimator: Estimator | OwnEstimator,
     vocabulary: int,
-    blind: bool = False,
 ) -> Guidance:
     """Read scores.
 
@@ -95,18 +165,17 @@ def read_guidance(
         file: the scores of N turns.
         thought, action: masks of the turns' tokens. [N, R] bool
         tokens: which of them count: those of the thought, as in the paper, or of the whole reply, thought and action alike.
-        estimator: of the KL per token; full is over the vocabulary, and needs the teacher's most likely tokens.
+        estimator: of the KL per token; one of distributions needs the teacher's most likely tokens.
         vocabulary: token ids that the student has.
-        blind: the scores are `blind_logprobs`.
 
     Raises:
         GtrTurboError: the teacher has more tokens than the student.
     """
     teacher = pad(load_scores(file), thought.shape[1])
-    top = load_top_logprobs(file) if estimator == FULL else None
+    top = load_top_logprobs(file) if isinstance(estimator, Estimator) and estimator.distributions else None
     if top and any(ids.size and ids.max() >= vocabulary for ids in top.ids):
         raise GtrTurboError(
             f"the teacher's most likely tokens in {file.parent} are not all among the student's {vocabulary}.",
             "distill again with a smaller --top-logprobs.",
         )
-    return Guidance(teacher, thought if tokens == "thought" else thought | action, estimator, top, blind)
+    return Guidance(teacher, thought if tokens == "thought" else thought | action, estimator, top)

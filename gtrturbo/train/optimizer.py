@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from gtrturbo.algorithms.ppo import cosine_learning_rate
 from gtrturbo.distributed.collectives import sum_gradients
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
@@ -22,6 +23,7 @@ OPTIMIZER = "optimizer.safetensors"
 UPDATES = "updates"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 MASTER = "master"
+HEAD = "value_head"
 
 
 class Optimizer:
@@ -34,9 +36,10 @@ class Optimizer:
     def __init__(self, policy: Policy, *, learning_rate: float, value_learning_rate: float, weight_decay: float) -> None:
         self._model = dict(policy.parameters())
         head = policy.value_head.named_parameters() if policy.value_head else ()
-        self._head = {f"value_head.{name}": parameter for name, parameter in head}
+        self._head = {f"{HEAD}.{name}": parameter for name, parameter in head}
         self._trained = {name: _in_float32(parameter) for name, parameter in self.named.items()}
         self._scale = group().world.size if any(isinstance(value, DTensor) for value in self.named.values()) else 1
+        self._passed_on: dict[str, Tensor] = {}
         self.updates = 0
         groups = [
             {"params": [self._trained[name] for name in self._model], "lr": learning_rate},
@@ -94,7 +97,7 @@ class Optimizer:
 
         All processes take part where weights are split over them; the first writes.
         """
-        state: dict[str, Tensor] = {UPDATES: torch.tensor(self.updates)}
+        state: dict[str, Tensor] = {UPDATES: torch.tensor(self.updates)} | self._passed_on
         for name, trained in self._trained.items():
             values = dict(self._adam.state[trained])
             if trained is not self.named[name]:
@@ -107,7 +110,7 @@ class Optimizer:
             save_file(state, folder / OPTIMIZER, SAFETENSORS_METADATA)
 
     def load(self, folder: Path) -> None:
-        """Go on from a checkpoint's optimiser, if it has one.
+        """Go on from a checkpoint's optimiser, if it has one. A value head's moments are passed on where it has no part.
 
         Raises:
             GtrTurboError: it belongs to other parameters.
@@ -117,6 +120,9 @@ class Optimizer:
             return
         state = load_file(file)
         self.updates = int(state.pop(UPDATES))
+        if not self._head:
+            idle = [key for key in state if key.partition(".")[2].startswith(f"{HEAD}.")]
+            self._passed_on = {key: state.pop(key) for key in idle}
         expected = {f"{kind}.{name}" for name in self.named for kind in (*MOMENTS, MASTER)}
         if odd := sorted(state.keys() - expected):
             raise GtrTurboError(f"{file} belongs to other parameters (first: {odd[0]}).", f"see: gtrturbo show {folder} --check")
@@ -129,6 +135,32 @@ class Optimizer:
 
     def _count(self, step: Tensor, trained: nn.Parameter) -> Tensor:
         return step.to(trained.device) if self._adam.defaults["fused"] else step
+
+
+def resume_optimizer(
+    policy: Policy,
+    checkpoint: Path,
+    *,
+    learning_rate: float,
+    final_learning_rate: float,
+    value_learning_rate: float | None,
+    schedule_updates: int,
+    weight_decay: float,
+) -> Optimizer:
+    """Go on with a checkpoint's optimiser at the learning rates of this update.
+
+    Both fall along one cosine over `schedule_updates` updates, and stay where that is 0; the value head's is the model's if not
+    given.
+    """
+    head_rate = value_learning_rate or learning_rate
+    optimizer = Optimizer(policy, learning_rate=learning_rate, value_learning_rate=head_rate, weight_decay=weight_decay)
+    optimizer.load(checkpoint)
+    share = 1.0
+    if schedule_updates:
+        ends = {"initial": learning_rate, "final": final_learning_rate}
+        share = cosine_learning_rate(optimizer.updates, **ends, total=schedule_updates) / learning_rate
+    optimizer.set_learning_rate(share * learning_rate, share * head_rate)
+    return optimizer
 
 
 def _in_float32(parameter: nn.Parameter) -> nn.Parameter:

@@ -23,11 +23,12 @@ class Importance:
 
 
 @dataclass(frozen=True)
-class Samples:
+class PpoBatch:
     """N turns on the device, with what the update holds fixed.
 
-    thought_mask, action_mask: [N, R] bool   old_logprobs: λ-weighted, per turn [N]   old_values: [N]
-    advantages: credited to the text, normalised [N]   returns: value targets [N]
+    thought_mask, action_mask: [N, R] bool   old_logprobs: λ-weighted, per turn [N]
+    advantages: credited to the text, normalised [N]
+    old_values, value_targets: [N], None where the credit needs no values
     sampler_trainer_gap: mean |trainer's − sampler's log-prob| over each turn's tokens, in nats [N]
     tokens: per forward pass, the same for old and new log-probs
     guidance: where the teacher's KL is a loss
@@ -36,9 +37,9 @@ class Samples:
     thought_mask: Tensor
     action_mask: Tensor
     old_logprobs: Tensor
-    old_values: Tensor
+    old_values: Tensor | None
     advantages: Tensor
-    returns: Tensor
+    value_targets: Tensor | None
     sampler_trainer_gap: Tensor
     tokens: int
     importance: Importance | None = None
@@ -46,61 +47,76 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class LossSettings:
+    """Numbers of the losses, as `PpoStepConfig` has them.
+
+    Attributes:
+        temperature: that the turns were sampled at.
+        thought_coef: λ, weight of thought tokens in a turn's log-prob.
+        clip_range, value_clip_range: of the ratio, and of the value in units of reward.
+        detach_value: keep the value's gradient out of the model.
+        value_coef, kl_coef, demo_coef: weights of the losses beside PPO's surrogate.
+    """
+
+    temperature: float
+    thought_coef: float
+    clip_range: float
+    value_clip_range: float
+    detach_value: bool
+    value_coef: float
+    kl_coef: float
+    demo_coef: float
+
+
+@dataclass(frozen=True)
 class Losses:
-    """Of B turns, one number each: PPO's surrogate, the value loss [B], and the KL where it is a loss [B]."""
+    """Of B turns, one number each: PPO's surrogate, the value loss where there is a critic, the KL where it is a loss. [B]"""
 
     surrogate: PolicyLoss
-    values: Tensor
+    values: Tensor | None
     kl: Tensor | None
 
 
 def losses(
     policy: Policy,
     transcript: Transcript,
-    samples: Samples,
+    batch: PpoBatch,
     rows: Sequence[int],
     *,
-    temperature: float,
-    thought_coef: float,
-    clip_range: float,
-    value_clip_range: float,
-    detach_value: bool,
+    settings: LossSettings,
 ) -> Losses:
     """Run the policy on some turns once more, with gradients.
 
     Args:
         policy: what is trained.
-        transcript, samples: of all turns.
+        transcript, batch: of all turns.
         rows: the turns.
-        temperature: that they were sampled at.
-        thought_coef: λ, weight of thought tokens in a turn's log-prob.
-        clip_range, value_clip_range: of the ratio, and of the value in units of reward.
-        detach_value: keep the value's gradient out of the model.
+        settings: of the losses.
     """
-    part, guidance = list(rows), samples.guidance
+    part, guidance = list(rows), batch.guidance
     scored = policy.score(
         [transcript.prompts[row] for row in part],
         [transcript.tokens.response_ids[row] for row in part],
-        temperature=temperature,
-        detach_value=detach_value,
+        temperature=settings.temperature,
+        detach_value=settings.detach_value,
         read=guidance.reader(part) if guidance else None,
     )
-    assert scored.values is not None
     replies, device = scored.mask.shape[1], policy.device
     logprobs = scored.logprobs
-    if other := samples.importance:
+    if other := batch.importance:
         old, weights = (tensor[part, :replies].to(device) for tensor in (other.old_logprobs, other.weights))
         logprobs = weighted_logprobs(logprobs, old, weights)
-    thought, action = (mask[part, :replies].to(device) for mask in (samples.thought_mask, samples.action_mask))
+    thought, action = (mask[part, :replies].to(device) for mask in (batch.thought_mask, batch.action_mask))
     surrogate = clipped_policy_loss(
-        weighted_turn_logprobs(logprobs, thought, action, thought_coef=thought_coef),
-        samples.old_logprobs[part].to(device),
-        samples.advantages[part].to(device),
-        clip_range=clip_range,
+        weighted_turn_logprobs(logprobs, thought, action, thought_coef=settings.thought_coef),
+        batch.old_logprobs[part].to(device),
+        batch.advantages[part].to(device),
+        clip_range=settings.clip_range,
     )
-    value_loss = clipped_value_loss(
-        scored.values, samples.old_values[part].to(device), samples.returns[part].to(device), clip_range=value_clip_range
-    )
+    value_loss = None
+    if scored.values is not None and batch.old_values is not None and batch.value_targets is not None:
+        old_values, targets = batch.old_values[part].to(device), batch.value_targets[part].to(device)
+        value_loss = clipped_value_loss(scored.values, old_values, targets, clip_range=settings.value_clip_range)
     if guidance is None:
         return Losses(surrogate, value_loss, None)
     read = torch.zeros_like(scored.logprobs).masked_scatter(scored.mask, scored.read[0]) if scored.read else None

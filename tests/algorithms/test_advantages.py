@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gtrturbo.algorithms.advantages import credit, gae, normalize, raw_credit, turn_advantages
+from gtrturbo.algorithms.advantages import gae, normalize, normalized_credit, raw_credit
 
 NUMBER = st.floats(-10, 10, width=32)
 SHARE = st.sampled_from([0.0, 0.3, 0.9, 0.95, 1.0])
@@ -138,44 +138,6 @@ def test_gae_refuses_numbers_that_are_not_finite(name, bad):
         gae(**episode, gamma=0.9, gae_lambda=0.9)
 
 
-# Two turns, γ = λ = 1, KL = (1, 2), β = 0.5, so penalties (0.5, 1). Without penalty:
-#   δ = (1 + 4 − 2, 3 − 4) = (3, −1), Â = (2, −1), R = (4, 3).
-@pytest.mark.parametrize(
-    ("placement", "advantages", "returns"),
-    [
-        # r' = (0.5, 2): δ = (2.5, −2), Â = (0.5, −2), R = (2.5, 2): the first turn pays for the second as well.
-        ("reward", [0.5, -2.0], [2.5, 2.0]),
-        # Each turn pays for itself, the value head learns nothing of it.
-        ("advantage", [1.5, -2.0], [4.0, 3.0]),
-        # Each turn pays for itself, and so does its value target.
-        ("return", [1.5, -2.0], [3.5, 2.0]),
-    ],
-)
-def test_guidance_lands_where_the_placement_says(placement, advantages, returns):
-    episode = one_episode([1.0, 3.0], [2.0, 4.0])
-    kl = torch.tensor([1.0, 2.0])
-    found = turn_advantages(**episode, kl=kl, beta=0.5, placement=placement, gamma=1.0, gae_lambda=1.0)
-    assert found.advantages.tolist() == advantages
-    assert found.returns.tolist() == returns
-
-
-@pytest.mark.parametrize("placement", ["reward", "advantage", "return"])
-@pytest.mark.parametrize("truncated", [True, False])
-def test_no_kl_means_plain_gae(placement, truncated):
-    episode = one_episode([1.0, 3.0], [2.0, 4.0], truncated=truncated, bootstrap=8.0)
-    plain = gae(**episode, gamma=0.9, gae_lambda=0.95)
-    found = turn_advantages(**episode, kl=torch.zeros(2), beta=1.0, placement=placement, gamma=0.9, gae_lambda=0.95)
-    assert torch.equal(found.advantages, plain.advantages) and torch.equal(found.returns, plain.returns)
-
-
-def test_guidance_refuses_an_unknown_placement_and_a_nan():
-    episode = one_episode([1.0], [2.0])
-    with pytest.raises(ValueError, match="placement must be reward, advantage or return, got value"):
-        turn_advantages(**episode, kl=torch.zeros(1), beta=1.0, placement="value", gamma=0.9, gae_lambda=0.9)  # type: ignore
-    with pytest.raises(ValueError, match="kl is nan at index 0"):
-        turn_advantages(**episode, kl=torch.tensor([math.nan]), beta=1.0, placement="return", gamma=0.9, gae_lambda=0.9)
-
-
 def test_normalize_uses_masked_entries_only():
     x = torch.tensor([1.0, 1e6, 3.0, -1e6])
     mask = torch.tensor([True, False, True, False])
@@ -202,14 +164,16 @@ def test_a_random_action_is_never_credited_to_the_text():
     # Whatever the random action earned, the text that asked for nothing gets exactly nothing.
     random_action = torch.tensor([False, True, False, True])
     for earned in (-1e6, 0.0, 10.0, 1e6):
-        found = credit(torch.tensor([1.0, earned, 3.0, -earned]), text_rewards=torch.zeros(4), random_action_mask=random_action)
+        found = normalized_credit(
+            torch.tensor([1.0, earned, 3.0, -earned]), text_rewards=torch.zeros(4), random_action_mask=random_action
+        )
         assert found[1].item() == 0.0 and found[3].item() == 0.0
         # Legal turns: mean 2, std 1, untouched by what the random actions earned.
         assert found[[0, 2]].tolist() == pytest.approx([-0.99999, 0.99999], abs=1e-6)
 
 
 def test_text_rewards_of_illegal_turns_are_scaled_but_not_centred():
-    found = credit(
+    found = normalized_credit(
         torch.tensor([10.0, 50.0, 14.0]),
         text_rewards=torch.tensor([3.0, -2.0, 3.0]),
         random_action_mask=torch.tensor([False, True, False]),
@@ -221,7 +185,7 @@ def test_text_rewards_of_illegal_turns_are_scaled_but_not_centred():
 @pytest.mark.parametrize("legal_advantages", [[], [5.0], [5.0, 5.0, 5.0]])
 def test_without_spread_among_legal_turns_text_rewards_keep_their_unit(legal_advantages):
     n = len(legal_advantages)
-    found = credit(
+    found = normalized_credit(
         torch.tensor([*legal_advantages, 100.0, -100.0]),
         text_rewards=torch.tensor([9.0] * n + [-2.0, 0.0]),
         random_action_mask=torch.tensor([False] * n + [True, True]),

@@ -1,14 +1,17 @@
 """KL estimators against the exact KL of small categoricals and by hand."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from gtrturbo.algorithms.kl import ESTIMATORS, exact_reverse_kl, kl_k1, kl_k1_clipped, kl_k2, kl_k3, turn_kl
+from gtrturbo.algorithms.kl import ESTIMATORS, exact_reverse_kl, kl_k1, kl_k1_clipped, kl_k2, kl_k3
 
 P = [0.5, 0.3, 0.15, 0.05]
 Q = [0.2, 0.4, 0.1, 0.3]
+SAMPLED = {name: estimator for name, estimator in ESTIMATORS.items() if not estimator.distributions}
 EXACT = sum(p * math.log(p / q) for p, q in zip(P, Q, strict=True))
 
 
@@ -42,15 +45,15 @@ def test_estimators_by_hand():
         "k2": [ln2**2 / 2, ln2**2 / 2],
         "k3": [0.5 - 1 + ln2, 2 - 1 - ln2],
     }
-    assert expected.keys() == ESTIMATORS.keys()
+    assert expected.keys() == SAMPLED.keys()
     for name, values in expected.items():
-        assert ESTIMATORS[name](p, q).tolist()[0] == pytest.approx(values, abs=1e-6), name
+        assert SAMPLED[name].per_token(p, q).tolist()[0] == pytest.approx(values, abs=1e-6), name
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", SAMPLED)
 def test_every_estimator_is_exactly_zero_for_equal_models(name):
     logprobs = torch.tensor([[-0.1, -7.3, -55.0]])
-    assert ESTIMATORS[name](logprobs, logprobs.clone()).tolist() == [[0.0, 0.0, 0.0]]
+    assert SAMPLED[name].per_token(logprobs, logprobs.clone()).tolist() == [[0.0, 0.0, 0.0]]
 
 
 def test_exact_kl_of_equal_models_is_exactly_zero():
@@ -67,7 +70,7 @@ def test_clip_bounds_each_token_below_at_zero_and_above_at_ten():
 def test_estimators_that_cannot_be_negative_are_not():
     p, q = torch.linspace(-9, -0.1, 50).view(1, -1), torch.linspace(-0.2, -8, 50).view(1, -1)
     for name in ("k1-clip", "abs", "k2", "k3"):
-        assert ESTIMATORS[name](p, q).min() >= 0, name
+        assert SAMPLED[name].per_token(p, q).min() >= 0, name
 
 
 def test_gradient_of_k2_as_a_loss_is_that_of_the_exact_kl():
@@ -80,24 +83,6 @@ def test_gradient_of_k2_as_a_loss_is_that_of_the_exact_kl():
     (g1,), (g2,), (g,) = (torch.autograd.grad(term, logits) for term in (loss[kl_k1], loss[kl_k2], exact))
     torch.testing.assert_close(g2, g, atol=1e-12, rtol=0)
     assert g1.abs().max() < 1e-12
-
-
-def test_turn_kl_of_two_thought_tokens_by_hand():
-    # r = (0.5, 1.5, 100): thoughts average to 1, the action token does not count.
-    p, q = torch.tensor([[-1.0, -2.0, 0.0]]), torch.tensor([[-1.5, -3.5, -100.0]])
-    thoughts = torch.tensor([[True, True, False]])
-    assert turn_kl(p, q, thoughts, estimator="k1").tolist() == [1.0]
-
-
-def test_turn_kl_clips_tokens_before_averaging():
-    # r = (−4, 2): clipped per token (0 + 2) / 2 = 1; clipping the mean −1 would give 0.
-    p, q = torch.tensor([[-5.0, -1.0]]), torch.tensor([[-1.0, -3.0]])
-    assert turn_kl(p, q, torch.ones(1, 2, dtype=torch.bool), estimator="k1-clip").tolist() == [1.0]
-
-
-def test_turn_without_thoughts_has_no_kl():
-    p, q = torch.tensor([[-1.0], [-1.0]]), torch.tensor([[math.nan], [-3.0]])
-    assert turn_kl(p, q, torch.tensor([[False], [True]]), estimator="k1").tolist() == [0.0, 2.0]
 
 
 def test_exact_kl_leaves_out_excluded_tokens_and_stays_differentiable():
@@ -113,11 +98,16 @@ def test_exact_kl_leaves_out_excluded_tokens_and_stays_differentiable():
     assert student.grad.flatten().tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_an_unknown_estimator_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match="one of k1-clip, k1, abs, k2, k3, got k4"):
-        turn_kl(torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool), estimator="k4")  # type: ignore
-
-
 def test_shapes_that_would_broadcast_are_refused():
     with pytest.raises(ValueError, match=r"logprobs \[2, 3\], teacher_logprobs \[1, 3\]"):
         kl_k3(torch.zeros(2, 3), torch.zeros(1, 3))
+
+
+def test_the_tables_reasons_are_those_of_estimators_that_are_no_loss():
+    assert {name for name, estimator in ESTIMATORS.items() if not estimator.no_loss} == {"k2", "full"}
+    assert [name for name, estimator in ESTIMATORS.items() if estimator.distributions] == ["full"]
+
+
+def test_the_table_is_read_without_pytorch():
+    code = "import sys, gtrturbo.algorithms.kl; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "False"

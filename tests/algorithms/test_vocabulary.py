@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from gtrturbo.algorithms.kl import exact_reverse_kl
-from gtrturbo.algorithms.vocabulary import read_linear, read_logits, top_logprobs, top_reverse_kl
+from gtrturbo.algorithms.kl import exact_reverse_kl, top_reverse_kl
+from gtrturbo.algorithms.vocabulary import read_linear, read_logits, top_logprobs
 
 M, V, H = 7, 11, 5
 FORBIDDEN = torch.tensor([3, 8])

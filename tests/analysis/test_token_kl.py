@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from gtrturbo.analysis.token_kl import tells_of_tokens
+from gtrturbo.play.teachers import tells_of_tokens
 from gtrturbo.store.artifacts import read_manifest
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from fake_server import EXTENDED, STANDARD, picture_of, serving
 from typer.testing import CliRunner
+from updates import losses_of, prepare
 
 from gtrturbo.cli import app
 from gtrturbo.config import DistillConfig, EvalConfig, PpoStepConfig, RolloutConfig
@@ -20,7 +21,6 @@ from gtrturbo.play.agents import has_exact_logprobs
 from gtrturbo.play.recording import read_transcript, read_turns
 from gtrturbo.stages import eval as eval_stage
 from gtrturbo.stages import execute
-from gtrturbo.stages.ppo_step import _losses, prepare
 from gtrturbo.store.artifacts import artifact_id, read_manifest
 from gtrturbo.store.records import Demo, read_rows
 from gtrturbo.store.tensors import load_picture, load_turn_tokens
@@ -320,7 +320,7 @@ def test_weights_scale_gradients_and_leave_the_first_ratio_alone(rollout, served
 
     def gradient(weights):
         importance = None if weights is None else replace(samples.importance, weights=weights)
-        surrogate = _losses(config, critic, transcript, replace(samples, importance=importance), rows).surrogate
+        surrogate = losses_of(config, critic, transcript, replace(samples, importance=importance), rows).surrogate
         assert surrogate.ratio.detach().numpy() == pytest.approx(1.0, abs=1e-5)
         parameters = [parameter for _, parameter in critic.parameters()]
         found = torch.autograd.grad(surrogate.loss.sum(), parameters, allow_unused=True)

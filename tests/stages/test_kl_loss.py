@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from updates import gradients_of, prepare
 
-from gtrturbo.algorithms.kl import exact_reverse_kl
+from gtrturbo.algorithms.kl import ESTIMATORS, exact_reverse_kl
 from gtrturbo.config import DistillConfig, PpoStepConfig, RunConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models import scorer
@@ -16,8 +17,7 @@ from gtrturbo.models.value_head import ValueHead
 from gtrturbo.play.recording import read_transcript
 from gtrturbo.runs.plan import plan
 from gtrturbo.runs.student import distill
-from gtrturbo.stages import execute, ppo_step
-from gtrturbo.stages.ppo_step import prepare
+from gtrturbo.stages import execute
 from gtrturbo.store.tensors import load_scores, load_top_logprobs
 from gtrturbo.train.guidance import read_guidance
 
@@ -45,11 +45,8 @@ def loss_config(ppo_config, scores) -> PpoStepConfig:
 
 def minibatch(config, critic, transcript, rows=ROWS):
     """Return the losses of one minibatch and the gradient that it adds, by name."""
-    samples, _ = prepare(config, critic, transcript)
     critic.model.zero_grad()
-    losses = ppo_step._add_gradients(
-        config, critic, ppo_step.resume_optimizer(config, critic), transcript, samples, list(rows), []
-    )
+    losses = gradients_of(config, critic, transcript, list(rows))
     return losses, {name: parameter.grad.clone() for name, parameter in critic.parameters() if parameter.grad is not None}
 
 
@@ -109,7 +106,7 @@ def test_as_a_loss_the_kl_of_the_reply_has_the_actions_too(loss_config, critic, 
 def test_as_a_loss_the_kl_is_in_no_reward(loss_config, critic, transcript):
     guided, measured = prepare(loss_config, critic, transcript)
     plain, _ = prepare(replace(loss_config, scores=None), critic, transcript)
-    assert torch.equal(guided.returns, plain.returns) and torch.equal(guided.advantages, plain.advantages)
+    assert torch.equal(guided.value_targets, plain.value_targets) and torch.equal(guided.advantages, plain.advantages)
     assert measured["kl_mean"] > 0.1
 
 
@@ -196,7 +193,7 @@ def test_over_the_vocabulary_each_turn_has_the_exact_kl_of_its_thought(
     assert measured["kl_mean"] == pytest.approx(np.mean(kl), rel=1e-4)
     if placement == "return":
         plain, _ = prepare(replace(config, scores=None), critic, transcript)
-        assert (plain.returns - guided.returns).tolist() == pytest.approx([0.7 * value for value in kl], abs=1e-3)
+        assert (plain.value_targets - guided.value_targets).tolist() == pytest.approx([0.7 * value for value in kl], abs=1e-3)
 
 
 def test_over_five_tokens_and_the_rest_the_kl_is_the_one_of_six_buckets(loss_config, critic, teacher, transcript, top_scores):
@@ -236,7 +233,7 @@ def test_a_teacher_of_more_tokens_than_the_student_is_refused(top_scores):
     with pytest.raises(GtrTurboError, match="not all among the student's 4"):
         read_guidance(
             top_scores / "scores.safetensors", thought=torch.ones(100, 100).bool(), action=mask, tokens="thought",
-            estimator="full", vocabulary=4,
+            estimator=ESTIMATORS["full"], vocabulary=4,
         )  # fmt: skip
 
 
@@ -269,13 +266,22 @@ def test_thoughts_have_no_distributions(turns, init, tmp_path):
         ("k3", "that of the forward KL"),
     ],
 )
-def test_an_estimator_that_is_no_loss_is_refused_before_anything_runs(ppo_config, estimator, why):
+def test_an_estimator_that_is_no_loss_is_refused_before_anything_runs(ppo_config, scores, estimator, why, tmp_path):
     with pytest.raises(GtrTurboError, match=f"{estimator} is no loss: .*{why}") as error:
-        replace(ppo_config, kl_placement="loss", kl_estimator=estimator)
+        execute(replace(ppo_config, out=tmp_path / "x", scores=scores, kl_placement="loss", kl_estimator=estimator))
+    assert list(tmp_path.iterdir()) == []
     assert "--kl-estimator k2" in error.value.fix
     with pytest.raises(GtrTurboError, match="is no loss"):
         settings = ("ppo-step.kl-placement=loss", f"ppo-step.kl-estimator={estimator}")
         plan(RunConfig(out=ppo_config.out, set=settings))
+
+
+def test_an_unknown_estimator_is_refused_before_anything_runs(ppo_config, scores, tmp_path):
+    with pytest.raises(GtrTurboError, match="there is no KL estimator 'k4'") as error:
+        execute(replace(ppo_config, out=tmp_path / "x", scores=scores, kl_estimator="k4"))
+    assert "built in: k1-clip, k1, abs, k2, k3, full" in error.value.fix and list(tmp_path.iterdir()) == []
+    with pytest.raises(GtrTurboError, match="there is no KL estimator 'k4'"):
+        plan(RunConfig(out=tmp_path / "r", set=("ppo-step.kl-estimator=k4",)))
 
 
 def test_the_reasons_hold_for_a_categorical():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from updates import prepare
 
 from gtrturbo.config import DistillConfig, RolloutConfig
 from gtrturbo.errors import GtrTurboError
@@ -16,10 +17,10 @@ from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.scorer import Scorer
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.stages import execute, ppo_step
-from gtrturbo.stages.ppo_step import prepare
 from gtrturbo.store.artifacts import Provenance, read_manifest, sha256_file, writing
 from gtrturbo.store.tensors import load_scores
 from gtrturbo.train import ppo_batch as module
+from gtrturbo.train import prepare as preparing
 
 
 def metrics(path) -> dict[str, float]:
@@ -75,13 +76,13 @@ def test_every_ratio_is_one_before_the_first_step(ppo_config, tmp_path):
 
 
 def test_first_ratios_that_are_not_one_stop_the_stage(ppo_config, monkeypatch, tmp_path):
-    real = ppo_step.score_all
+    real = preparing.score_all
 
     def off(*args, **settings):
         scored = real(*args, **settings)
         return replace(scored, logprobs=[row + 0.05 for row in scored.logprobs])
 
-    monkeypatch.setattr(ppo_step, "score_all", off)
+    monkeypatch.setattr(preparing, "score_all", off)
     with pytest.raises(GtrTurboError, match=r"the first ratios are 0\.\d+ to 0\.\d+, not 1"):
         execute(replace(ppo_config, out=tmp_path / "x"))
     assert list(tmp_path.iterdir()) == []
@@ -109,7 +110,7 @@ def test_the_gap_of_each_turn_is_what_the_sampler_is_off_by(ppo_config, critic, 
 def test_the_value_error_is_that_of_the_head_before_the_update(ppo_config, critic, transcript):
     samples, summary = prepare(ppo_config, critic, transcript)
     assert not samples.old_values.any()  # A new head gives 0 everywhere.
-    assert summary["value_error"] == pytest.approx(float(np.sqrt(np.mean(samples.returns.numpy() ** 2))))
+    assert summary["value_error"] == pytest.approx(float(np.sqrt(np.mean(samples.value_targets.numpy() ** 2))))
 
 
 def test_every_minibatch_tells_its_sampler_trainer_gap(ppo):
@@ -130,7 +131,9 @@ def test_credited_turns_become_likelier_and_the_loss_on_the_same_turns_falls(ppo
     ratio = (after.old_logprobs - samples.old_logprobs).exp()
     # The unclipped surrogate −mean(ratio · Â) was −mean(Â) before the steps.
     assert (ratio * samples.advantages).mean() > samples.advantages.mean() + 1e-3
-    assert (after.old_values - samples.returns).square().mean() < (samples.old_values - samples.returns).square().mean()
+    assert (after.old_values - samples.value_targets).square().mean() < (
+        samples.old_values - samples.value_targets
+    ).square().mean()
 
 
 def test_the_log_prob_of_a_turn_is_its_actions_plus_a_share_of_its_thoughts(ppo_config, critic, transcript):
@@ -153,7 +156,7 @@ def test_credit_is_the_normalised_discounted_reward_of_legal_turns(ppo_config, c
     spread = advantages[good].std() + 1e-5
     expected = np.where(good, (advantages - advantages[good].mean()) / spread, -1.0 / spread)
     assert 5 < good.sum() < len(good) - 5
-    assert samples.returns.numpy() == pytest.approx(advantages, abs=1e-5)
+    assert samples.value_targets.numpy() == pytest.approx(advantages, abs=1e-5)
     assert samples.advantages.numpy() == pytest.approx(expected, abs=1e-5)
 
 
@@ -179,7 +182,7 @@ def test_nothing_leaks_across_the_end_of_an_episode(ppo_config, critic, transcri
         monkeypatch.setattr(critic, "score", valued)
         samples, _ = prepare(ppo_config, critic, transcript)
         assert samples.old_values[first_of_second] == value
-        returns.append(samples.returns[:first_of_second])
+        returns.append(samples.value_targets[:first_of_second])
     assert first_of_second > 0 and torch.equal(*returns)
 
 
@@ -201,7 +204,7 @@ def test_a_cut_episode_goes_on_with_the_value_of_what_followed_and_an_ended_one_
     # With λ = 0 only the cut turn itself feels γ V(s') = 50.
     truncated = torch.tensor([turn.truncated for turn in transcript.turns])
     assert truncated.any() and any(turn.terminated for turn in transcript.turns)
-    assert (cut.returns - plain.returns).tolist() == pytest.approx((50.0 * truncated).tolist(), abs=1e-5)
+    assert (cut.value_targets - plain.value_targets).tolist() == pytest.approx((50.0 * truncated).tolist(), abs=1e-5)
 
 
 def test_without_weight_the_environments_reward_does_not_count(ppo_config, critic, transcript):
@@ -209,9 +212,9 @@ def test_without_weight_the_environments_reward_does_not_count(ppo_config, criti
     paid = replace(transcript, turns=[replace(turn, reward=turn.reward + row) for row, turn in enumerate(transcript.turns)])
     plain, metrics = prepare(config, critic, transcript)
     other, _ = prepare(config, critic, paid)
-    assert torch.equal(plain.advantages, other.advantages) and torch.equal(plain.returns, other.returns)
+    assert torch.equal(plain.advantages, other.advantages) and torch.equal(plain.value_targets, other.value_targets)
     assert metrics["reward_mean"] == 0.0
-    assert not torch.equal(plain.returns, prepare(ppo_config, critic, paid)[0].returns)
+    assert not torch.equal(plain.value_targets, prepare(ppo_config, critic, paid)[0].value_targets)
 
 
 @pytest.fixture
@@ -220,7 +223,7 @@ def placed(ppo_config, critic, transcript, scores):
 
     def place(where: str, **settings):
         config = replace(ppo_config, kl_placement=where, gamma=0.9, gae_lambda=0.5, **settings)
-        return prepare(config, critic, transcript)[0].returns.numpy()
+        return prepare(config, critic, transcript)[0].value_targets.numpy()
 
     return SimpleNamespace(place=place, kl=kl_by_hand(critic, transcript, scores), scores=scores, transcript=transcript)
 
@@ -246,7 +249,7 @@ def test_a_weight_of_zero_switches_the_guidance_off_in_every_place(ppo_config, c
     config = replace(ppo_config, kl_placement=where)
     plain, _ = prepare(config, critic, transcript)
     off, _ = prepare(replace(config, scores=scores, kl_coef=0.0), critic, transcript)
-    assert torch.equal(plain.advantages, off.advantages) and torch.equal(plain.returns, off.returns)
+    assert torch.equal(plain.advantages, off.advantages) and torch.equal(plain.value_targets, off.value_targets)
 
 
 def test_guidance_in_the_advantage_is_the_normalised_advantage_less_the_kl(ppo_config, critic, transcript, scores):
@@ -267,7 +270,7 @@ def test_over_the_reply_the_kl_is_the_mean_over_thought_and_action_alike(ppo_con
     plain, _ = prepare(ppo_config, critic, transcript)
     kl = kl_by_hand(critic, transcript, scores, whole=True)
     assert np.abs(kl - kl_by_hand(critic, transcript, scores)).max() > 0.1
-    assert (guided.returns - plain.returns).numpy() == pytest.approx(-kl, abs=1e-4)
+    assert (guided.value_targets - plain.value_targets).numpy() == pytest.approx(-kl, abs=1e-4)
     assert measured["kl_mean"] == pytest.approx(kl.mean(), abs=1e-5)
     differences = np.concatenate(transcript.tokens.sample_logprobs) - np.concatenate(load_scores(scores / "scores.safetensors"))
     assert measured["kl_k1_mean"] == pytest.approx(differences.mean(), abs=1e-4)

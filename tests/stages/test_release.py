@@ -1,5 +1,6 @@
 """The teacher and the KL of the paper's published code, defects and all."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,12 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 from safetensors.numpy import load_file
+from updates import prepare
 
 from gtrturbo.config import DistillConfig, MergeConfig, SftConfig, ShowConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
+from gtrturbo.models.value_head import ValueHead
 from gtrturbo.play.recording import read_transcript
 from gtrturbo.show.artifact import show
 from gtrturbo.stages import execute
@@ -20,6 +23,7 @@ from gtrturbo.store.artifacts import read_manifest, sha256_file
 from gtrturbo.store.tensors import load_scores
 
 BLIND = f"{Path(__file__).parents[2]}/examples/reproduce/release.py:BLIND"
+BLIND_KL = f"{BLIND}_KL"
 
 # The merge
 
@@ -103,6 +107,57 @@ def test_the_released_teacher_is_blind(released, warm, turns, tmp_path):
     )
     left, right = (np.concatenate(load_scores(path / "scores.safetensors")) for path in (seen, inverted))
     np.testing.assert_allclose(left, right, atol=1e-5)
+
+
+def student(ppo_config, policy, turns, **settings):
+    """Prepare an update of the warm checkpoint with a new value head, so that every value is 0."""
+    policy.value_head = ValueHead.new(policy.model.config.get_text_config().hidden_size, seed=0)
+    return prepare(replace(ppo_config, **settings), policy, read_transcript(turns, policy.renderer))
+
+
+def test_the_student_is_compared_as_the_teacher_was_scored(released, init, ppo_config, policy, turns):
+    transcript, teacher = read_transcript(turns, policy.renderer), load_policy(init, device="cpu")
+    settings = {"scores": released, "kl_placement": "return", "kl_estimator": BLIND_KL}
+    guided, measured = student(ppo_config, policy, turns, **settings)
+    plain, _ = student(ppo_config, policy, turns)
+    kl = []
+    for row, thought in enumerate(transcript.tokens.thought_mask):
+        clipped = np.clip(repeated(policy, transcript, row) - repeated(teacher, transcript, row), 0, 10)
+        kl.append(clipped[thought].mean())
+    assert np.max(kl) > 0.1
+    assert (plain.value_targets - guided.value_targets).numpy() == pytest.approx(np.array(kl), abs=1e-3)
+    assert measured["kl_mean"] == pytest.approx(np.mean(kl), rel=1e-3)
+    assert "kl_k1_mean" not in measured
+
+
+def test_the_released_kl_of_a_student_to_itself_is_zero(ppo_config, policy, warm, turns, tmp_path):
+    own = execute(DistillConfig(out=tmp_path / "own", rollouts=turns, teacher=warm, mode=BLIND)).out
+    _, measured = student(ppo_config, policy, turns, scores=own, kl_estimator=BLIND_KL)
+    assert measured["kl_mean"] < 1e-5
+
+
+def test_the_released_kl_is_no_loss(released, ppo_config, tmp_path):
+    config = replace(ppo_config, out=tmp_path / "x", scores=released, kl_placement="loss", kl_estimator=BLIND_KL)
+    with pytest.raises(GtrTurboError, match=r"BLIND_KL is no loss: a function of your own gives a KL without gradient"):
+        execute(config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scores_of_earlier_versions_that_imitate_the_release_are_refused_with_the_mend(scores, ppo_config, tmp_path):
+    old = shutil.copytree(scores, tmp_path / "old")
+    manifest = json.loads((old / "stage.json").read_text())
+    manifest["config"] |= {"compat": "release"}
+    (old / "stage.json").write_text(json.dumps(manifest))
+    with pytest.raises(GtrTurboError, match="was made with --compat release, which earlier versions had") as error:
+        execute(replace(ppo_config, out=tmp_path / "x", scores=old))
+    assert "--kl-estimator examples/reproduce/release.py:BLIND_KL" in error.value.fix and not (tmp_path / "x").exists()
+
+
+def test_an_update_under_the_released_kl_names_its_source(released, ppo_config, tmp_path):
+    out = execute(replace(ppo_config, out=tmp_path / "x", scores=released, kl_estimator=BLIND_KL, kl_placement="return")).out
+    source = Path(BLIND_KL.rpartition(":")[0])
+    assert read_manifest(out).config["kl_estimator"] == f"release.py:BLIND_KL sha256:{sha256_file(source)}"
+    assert str(source.parent) not in (out / "stage.json").read_text()
 
 
 def test_blind_scores_are_of_single_tokens_of_a_checkpoint_in_this_process(init, turns, tmp_path):

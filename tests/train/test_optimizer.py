@@ -96,14 +96,30 @@ def test_model_and_head_keep_learning_rates_of_their_own():
     assert moved == [pytest.approx([0.1] * 4, abs=1e-4), pytest.approx([0.3] * 2, abs=1e-4)]
 
 
-def test_the_state_of_other_parameters_is_refused_and_named(tmp_path):
-    policy = new_policy()
+def saved(folder, policy) -> dict[str, torch.Tensor]:
+    """Take one step and write the state."""
     optimizer = Optimizer(policy, **RATES)
+    optimizer.load(folder)
     give_gradients(policy, 0)
     optimizer.step(max_grad_norm=1.0)
-    optimizer.save(tmp_path)
-    with pytest.raises(GtrTurboError, match=r"belongs to other parameters \(first: exp_avg\.value_head\.weight\)"):
-        Optimizer(new_policy(head=False), **RATES).load(tmp_path)
+    optimizer.save(folder)
+    return load_file(folder / "optimizer.safetensors")
+
+
+def test_the_state_of_other_parameters_is_refused_and_named(tmp_path):
+    saved(tmp_path, new_policy())
+    other = new_policy()
+    other.parameters = lambda: [("other", other.model.weight)]
+    with pytest.raises(GtrTurboError, match=r"belongs to other parameters \(first: exp_avg\.weight\)"):
+        Optimizer(other, **RATES).load(tmp_path)
+
+
+def test_the_moments_of_a_value_head_that_has_no_part_are_passed_on(tmp_path):
+    before = saved(tmp_path, new_policy())
+    after = saved(tmp_path, new_policy(head=False))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before if "value_head" in name)
+    assert (after["step.weight"].item(), after["step.value_head.weight"].item()) == (2, 1)
 
 
 def in_bfloat16() -> SimpleNamespace:

@@ -1,0 +1,123 @@
+"""Credit: from what a batch of turns earned to the advantage of each and the target of its value.
+
+A way of giving credit is one pure function. Those built in stand in `CREDITS`; a user's own is a `Credit` too, or the function.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import Tensor
+
+from gtrturbo.algorithms.advantages import gae
+from gtrturbo.algorithms.shapes import require_finite, require_same_shape
+
+Placement = Literal["reward", "advantage", "return"]
+
+
+@dataclass(frozen=True)
+class Earned:
+    """What N turns of whole episodes earned, sorted by (episode, turn), on the CPU, without gradients.
+
+    Attributes:
+        rewards: of each turn, the environment's and the format's; the KL's too where it is placed there. [N] float32
+        values: V of the state that each turn was given, in units of reward; None where the credit needs none. [N] float32
+        terminated, truncated: the episode ended here by its rules, or was cut. [N] bool
+        bootstrap_values: V of the state after a truncated turn, 0 elsewhere; None where the credit needs none. [N] float32
+        episodes: number of each turn's episode. [N] int64
+        groups: equal for turns of episodes that began with the same deal; without groups each episode is one. [N] int64
+        turns: number of each turn in its episode, from 0. [N] int64
+        states: hash of what each turn was shown, messages and pictures: equal where two turns were given the same state. N
+        gamma: γ, discount per turn, in [0, 1].
+        gae_lambda: λ, in [0, 1], for what makes use of it.
+    """
+
+    rewards: Tensor
+    values: Tensor | None
+    terminated: Tensor
+    truncated: Tensor
+    bootstrap_values: Tensor | None
+    episodes: Tensor
+    groups: Tensor
+    turns: Tensor
+    states: list[str]
+    gamma: float
+    gae_lambda: float
+
+
+@dataclass(frozen=True)
+class Credited:
+    """What each turn is credited with, in units of reward.
+
+    Attributes:
+        advantages: Â; ppo-step centres and scales it over the turns that parsed. [N]
+        value_targets: what the value head learns; None exactly where the credit needs no values. [N]
+    """
+
+    advantages: Tensor
+    value_targets: Tensor | None = None
+
+
+Assign = Callable[[Earned], Credited]
+
+
+@dataclass(frozen=True)
+class Credit:
+    """A way of giving credit; without need for values no value head is made, trained or asked."""
+
+    assign: Assign
+    needs_values: bool = True
+
+
+def by_gae(earned: Earned) -> Credited:
+    """Credit turns by generalised advantage estimation, see `gae`."""
+    if earned.values is None or earned.bootstrap_values is None:
+        raise ValueError("generalised advantage estimation needs values.")
+    found = gae(
+        earned.rewards,
+        earned.values,
+        terminated=earned.terminated,
+        truncated=earned.truncated,
+        bootstrap_values=earned.bootstrap_values,
+        gamma=earned.gamma,
+        gae_lambda=earned.gae_lambda,
+    )
+    return Credited(found.advantages, found.returns)
+
+
+CREDITS = {"gae": Credit(by_gae)}
+
+
+def guided_credit(earned: Earned, kl: Tensor, *, assign: Assign, beta: float, placement: Placement) -> Credited:
+    """Give credit under the KL penalty to the teacher, in one of three places.
+
+    "reward":     r' = r − β KL before the credit: with GAE earlier turns and the value target feel it.
+    "advantage":  Â' = Â − β KL after the credit: that turn only; the value target does not.
+    "return":     Â' = Â − β KL, R' = R − β KL: that turn only, and its value target R.
+
+    Args:
+        earned: By the turns, without the penalty.
+        kl: KL(student ‖ teacher) over each turn's thought, in nats; 0 without guidance. [N]
+        assign: Gives the credit.
+        beta: β, at least 0.
+        placement: Where the penalty enters.
+
+    Raises: ValueError: As by `assign`; shapes differ, a KL is not finite, the placement is unknown, or it is "return" and
+        there are no value targets.
+
+    Source: GTR-Turbo (arXiv 2512.13043), KL guidance: "reward" is its algorithm, "advantage" its equation,
+        "return" its published code.
+    """
+    require_same_shape(rewards=earned.rewards, kl=kl)
+    require_finite(kl=kl)
+    if placement not in ("reward", "advantage", "return"):
+        raise ValueError(f"placement must be reward, advantage or return, got {placement}.")
+    penalty = beta * kl.detach().float()
+    if placement == "reward":
+        return assign(replace(earned, rewards=earned.rewards - penalty))
+    plain = assign(earned)
+    if placement == "advantage":
+        return replace(plain, advantages=plain.advantages - penalty)
+    if plain.value_targets is None:
+        raise ValueError("there is no value target that the penalty could enter.")
+    return Credited(plain.advantages - penalty, plain.value_targets - penalty)

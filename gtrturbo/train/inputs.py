@@ -1,0 +1,93 @@
+"""What an update is given besides weights: turns and scores, which must belong to the checkpoint and to one another."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gtrturbo.algorithms.kl import Estimator, require_loss
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.play.agents import has_exact_logprobs
+from gtrturbo.play.teachers import tells_of_tokens
+from gtrturbo.plugins import is_outside
+from gtrturbo.store.artifacts import artifact_id, read_manifest, short
+from gtrturbo.train.guidance import OwnEstimator
+
+RELEASE = "examples/reproduce/release.py"
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """How turns were played, as their manifest says.
+
+    Attributes:
+        path: the turns.
+        checkpoint: id of the checkpoint that played; None where an expert did.
+        temperature: of sampling.
+        sampler: what sampled; None where this toolkit's own engine did, whose log-probs are the trainer's.
+    """
+
+    path: Path
+    checkpoint: str | None
+    temperature: float
+    sampler: str | None
+
+
+def read_rollout(path: Path) -> Rollout:
+    """Read how turns were played.
+
+    Raises:
+        GtrTurboError: there are no turns.
+    """
+    manifest = read_manifest(path, "turns")
+    config = manifest.config
+    exact = has_exact_logprobs(config.get("engine", "hf"))
+    return Rollout(path, manifest.inputs.get("checkpoint"), config["temperature"], None if exact else _sampler(config))
+
+
+def _sampler(config: dict[str, Any]) -> str:
+    """Name what sampled in another's place: the kind of server, or the engine of the user's own."""
+    return config["engine"] if is_outside(config["engine"]) else f"{config['server']} server"
+
+
+def require_player(rollout: Rollout, checkpoint: Path) -> None:
+    """Refuse turns that another checkpoint played than the one that learns from them."""
+    given = artifact_id(checkpoint)
+    if rollout.checkpoint != given:
+        raise GtrTurboError(
+            f"the turns in {rollout.path} were played by {short(rollout.checkpoint)}, but --checkpoint is {short(given)}.",
+            f"run: gtrturbo rollout --checkpoint {checkpoint} …",
+        )
+
+
+def require_scores(scores: Path, rollout: Rollout, *, name: str, estimator: Estimator | OwnEstimator, as_loss: bool) -> None:
+    """Refuse scores of other turns, and those that an estimator cannot make the KL of.
+
+    Args:
+        scores: of the teacher.
+        rollout: the turns that the update learns from.
+        name, estimator: of the KL, as the user wrote it and as it was found.
+        as_loss: the KL is to stand beside PPO as a loss.
+    """
+    manifest, given = read_manifest(scores, "scores"), artifact_id(rollout.path)
+    if manifest.inputs["rollouts"] != given:
+        raise GtrTurboError(
+            f"scores were made for turns {short(manifest.inputs['rollouts'])}, but --rollouts is {short(given)}.",
+            f"run: gtrturbo distill --rollouts {rollout.path} --mode kl …",
+        )
+    if manifest.config.get("compat") == "release":
+        raise GtrTurboError(
+            f"{scores} was made with --compat release, which earlier versions had.",
+            f"distill again with --mode {RELEASE}:BLIND, and give --kl-estimator {RELEASE}:BLIND_KL.",
+        )
+    if isinstance(estimator, Estimator) and not tells_of_tokens(manifest):
+        raise GtrTurboError(
+            f"{scores} was made by --mode {manifest.config.get('mode')}, whose numbers need not be log-probs of the tokens sampled.",
+            "give the --kl-estimator of your own that goes with it, or distill again with --mode kl.",
+        )
+    if as_loss:
+        require_loss(name, estimator)
+    if isinstance(estimator, Estimator) and estimator.distributions and not manifest.config.get("top_logprobs"):
+        raise GtrTurboError(
+            f"--kl-estimator {name} needs the teacher's most likely tokens, and {scores} has none.",
+            f"run: gtrturbo distill --rollouts {rollout.path} --mode kl --top-logprobs 64 …",
+        )

@@ -1,0 +1,233 @@
+"""Before the first step: score the turns with the forward pass that trains, measure the KL, and credit each text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gtrturbo.algorithms.advantages import normalized_credit
+from gtrturbo.algorithms.credit import Credit, Credited, Placement, guided_credit
+from gtrturbo.algorithms.importance import SamplerTrainerGap, sampler_trainer_gap, truncated_importance_weights
+from gtrturbo.algorithms.tokens import masked_mean, weighted_turn_logprobs
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.policy import Policy
+from gtrturbo.models.scoring import pad, score_all
+from gtrturbo.play.recording import Transcript
+from gtrturbo.store.records import Turn
+from gtrturbo.train.credit import earned_by
+from gtrturbo.train.critic import bootstrap_values, critic_metrics
+from gtrturbo.train.guidance import Guidance, StudentView
+from gtrturbo.train.inputs import Rollout
+from gtrturbo.train.ppo_batch import Importance, PpoBatch
+
+# Nats per token. Engines of one model differ by hundredths, in bfloat16 by tenths at most.
+OTHER_POLICY = 0.5
+
+
+@dataclass(frozen=True)
+class Crediting:
+    """How turns are credited; numbers as `PpoStepConfig` has them.
+
+    Attributes:
+        credit: gives each turn its advantage.
+        placement: where the KL enters; None where it stands beside PPO as a loss, and nothing of it is in the rewards.
+        environment_coef, format_valid, format_invalid, kl_coef: what counts how much in the reward of a turn.
+        gamma, gae_lambda: see `Earned`.
+    """
+
+    credit: Credit
+    placement: Placement | None
+    environment_coef: float
+    format_valid: float
+    format_invalid: float
+    kl_coef: float
+    gamma: float
+    gae_lambda: float
+
+
+@dataclass(frozen=True)
+class _Rewards:
+    """Of N turns: what the environment and the text itself earned, which texts parsed, and which had a random action. [N]"""
+
+    environment: Tensor
+    text: Tensor
+    legal: Tensor
+    random_action: Tensor
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What the student says before the first step: log-probs [N, R], values [N] or None, and what the guidance's reader saw."""
+
+    logprobs: Tensor
+    values: Tensor | None
+    read: Tensor | None
+
+
+def token_masks(transcript: Transcript) -> tuple[Tensor, Tensor]:
+    """Return which tokens are thought and which are action, padded to the longest reply. [N, R] bool each"""
+    tokens = transcript.tokens
+    longest = max(len(ids) for ids in tokens.response_ids)
+    return pad(tokens.thought_mask, longest).bool(), pad(tokens.action_mask, longest).bool()
+
+
+def prepare(
+    policy: Policy,
+    transcript: Transcript,
+    rollout: Rollout,
+    *,
+    crediting: Crediting,
+    guidance: Guidance | None,
+    thought_coef: float,
+    tokens: int,
+    parts: Sequence[Sequence[int]],
+) -> tuple[PpoBatch, dict[str, float]]:
+    """Return what an update holds fixed, and what is told of the turns before it.
+
+    Args:
+        policy: the student, as it played.
+        transcript, rollout: its turns, and how they were played.
+        crediting: how they are credited.
+        guidance: what the teacher says of them.
+        thought_coef: λ, weight of thought tokens in a turn's log-prob.
+        tokens: per forward pass.
+        parts: the minibatches of the first epoch, see `score_all`.
+
+    Raises:
+        GtrTurboError: no reply parsed, a number is not finite, or another model played.
+    """
+    thought, action = token_masks(transcript)
+    rewards, valued = _rewards(transcript.turns, rollout, crediting), crediting.credit.needs_values
+    before = _score(policy, transcript, rollout, guidance, values=valued, tokens=tokens, parts=parts)
+    kl, metrics = _kl(policy, transcript, rollout, guidance, before, tokens=tokens)
+    bootstrap = bootstrap_values(policy, rollout, transcript, tokens=tokens) if valued else None
+    credited, advantages = _credit(transcript.turns, rewards, before.values, bootstrap, kl, crediting)
+    sampled, replies = pad(transcript.tokens.sample_logprobs, thought.shape[1]), thought | action
+    gap = sampler_trainer_gap(before.logprobs, sampled, replies)
+    _require_one_policy(rollout, gap)
+    batch = PpoBatch(
+        thought_mask=thought,
+        action_mask=action,
+        old_logprobs=weighted_turn_logprobs(before.logprobs, thought, action, thought_coef=thought_coef),
+        old_values=before.values,
+        advantages=advantages,
+        value_targets=credited.value_targets,
+        sampler_trainer_gap=masked_mean((before.logprobs - sampled).abs(), replies),
+        tokens=tokens,
+        importance=_importance(before.logprobs, sampled) if rollout.sampler else None,
+        guidance=None if crediting.placement else guidance,
+    )
+    return batch, metrics | _metrics(rewards, before, credited, gap)
+
+
+def _importance(logprobs: Tensor, sampled: Tensor) -> Importance:
+    return Importance(logprobs, truncated_importance_weights(logprobs, sampled))
+
+
+def _kl(
+    policy: Policy, transcript: Transcript, rollout: Rollout, guidance: Guidance | None, before: _Before, *, tokens: int
+) -> tuple[Tensor, dict[str, float]]:
+    if guidance is None:
+        return torch.zeros(len(transcript.turns)), {}
+    teacher, counted = guidance.teacher_logprobs, guidance.counted
+    view = StudentView(policy, transcript, before.logprobs, teacher, counted, rollout.temperature, tokens)
+    return guidance.measure(view, before.read)
+
+
+def _credit(
+    turns: Sequence[Turn], rewards: _Rewards, values: Tensor | None, bootstrap: Tensor | None, kl: Tensor, crediting: Crediting
+) -> tuple[Credited, Tensor]:
+    """Return what the turns are credited with, and their advantages normalised, each text with what it earned itself. [N]"""
+    numbers = {"gamma": crediting.gamma, "gae_lambda": crediting.gae_lambda}
+    earned = earned_by(turns, rewards.environment + rewards.text, values=values, bootstrap_values=bootstrap, **numbers)
+    beta = crediting.kl_coef if crediting.placement else 0.0
+    placement = crediting.placement or "reward"
+    credited = guided_credit(earned, kl, assign=crediting.credit.assign, beta=beta, placement=placement)
+    text, random_action = rewards.text - beta * kl, rewards.random_action
+    return credited, normalized_credit(credited.advantages, text_rewards=text, random_action_mask=random_action)
+
+
+def _rewards(turns: Sequence[Turn], rollout: Rollout, crediting: Crediting) -> _Rewards:
+    legal = torch.tensor([turn.legal for turn in turns])
+    if not legal.any():
+        raise GtrTurboError(
+            f"every turn of {rollout.path} is illegal ({len(turns)} of {len(turns)}): the policy does not follow the format.",
+            "warm it up with: gtrturbo sft …",
+        )
+    return _Rewards(
+        environment=crediting.environment_coef * torch.tensor([turn.reward for turn in turns]),
+        text=torch.where(legal, crediting.format_valid, crediting.format_invalid),
+        legal=legal,
+        # The random action that stands in for an illegal reply says nothing about its text.
+        random_action=~legal & torch.tensor([turn.executed is not None for turn in turns]),
+    )
+
+
+def _score(
+    policy: Policy,
+    transcript: Transcript,
+    rollout: Rollout,
+    guidance: Guidance | None,
+    *,
+    values: bool,
+    tokens: int,
+    parts: Sequence[Sequence[int]],
+) -> _Before:
+    replies = transcript.tokens.response_ids
+    longest = max(map(len, replies))
+    scored = score_all(
+        policy,
+        transcript.prompts,
+        replies,
+        temperature=rollout.temperature,
+        tokens=tokens,
+        parts=parts,
+        reader=guidance.reader if guidance else None,
+    )
+    before = _Before(
+        logprobs=pad(scored.logprobs, longest),
+        values=scored.values if values else None,
+        read=pad(scored.read[0], longest) if scored.read else None,
+    )
+    _require_finite(before, rollout)
+    return before
+
+
+def _require_finite(before: _Before, rollout: Rollout) -> None:
+    bad = ~before.logprobs.isfinite().all(dim=1)
+    if before.values is not None:
+        bad |= ~before.values.isfinite()
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        raise GtrTurboError(
+            f"--checkpoint gives log-probs or values that are not finite (first: turn {row} of {rollout.path}).",
+            f"nothing was written; inspect with: gtrturbo show {rollout.path} --turn {row}",
+        )
+
+
+def _require_one_policy(rollout: Rollout, gap: SamplerTrainerGap) -> None:
+    if rollout.sampler and gap.mean > OTHER_POLICY:
+        raise GtrTurboError(
+            f"the {rollout.sampler}'s log-probs are {gap.mean:.2f} nats per token from the trainer's: it played another "
+            "model, or returned log-probs before temperature.",
+            "serve the model under the checkpoint; start vLLM with --logprobs-mode processed_logprobs.",
+        )
+
+
+def _metrics(rewards: _Rewards, before: _Before, credited: Credited, gap: SamplerTrainerGap) -> dict[str, float]:
+    legal = rewards.legal
+    return {
+        "turns": len(legal),
+        "reward_mean": rewards.environment.mean().item(),
+        "format_reward_mean": rewards.text.mean().item(),
+        "illegal_rate": (~legal).float().mean().item(),
+        "advantage_std": credited.advantages[legal].std(correction=0).item(),
+        **critic_metrics(before.values, credited.value_targets),
+        # 0 up to rounding where sampler and trainer are one model.
+        "sampler_trainer_gap_mean": gap.mean,
+        "sampler_trainer_gap_max": gap.largest,
+        "sampler_trainer_gap_kl": gap.kl,
+        "importance_truncated": gap.truncated,
+        "effective_sample_size": gap.effective,
+    }
