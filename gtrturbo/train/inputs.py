@@ -81,7 +81,7 @@ def require_scores(scores: Path, rollout: Rollout, *, name: str, estimator: Esti
         )
     if isinstance(estimator, Estimator) and not tells_of_tokens(manifest):
         raise GtrTurboError(
-            f"{scores} was made by --mode {manifest.config.get('mode')}, whose numbers need not be log-probs of the tokens sampled.",
+            f"{scores} was made by --mode {manifest.config.get('mode')}, which need not tell log-probs of the tokens sampled.",
             "give the --kl-estimator of your own that goes with it, or distill again with --mode kl.",
         )
     if as_loss:
