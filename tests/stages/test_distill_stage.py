@@ -175,7 +175,7 @@ def test_the_students_action_takes_the_place_of_the_teachers_whatever_it_is(turn
             teacher.replace(f'"action": "{task.read(teacher, {}).action}"', f'"action": {task.read(teacher, {}).action}')
         )
     for text in texts:
-        demo = keep_action(turn, text, task.read(text, {}), [])
+        demo = keep_action(TASK, turn, text, task.read(text, {}), [])
         kept = task.read(text_of(demo), {})
         assert kept.action == action and kept.fields["thoughts"] == task.read(text, {}).fields["thoughts"]
         [(start, end)] = demo.masked_spans
