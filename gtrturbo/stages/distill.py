@@ -177,9 +177,7 @@ def _task(config: DistillConfig) -> Task:
             f"add: --task path/to/{played}",
         )
     if config.task and canonical(TASK, config.task) != played:
-        raise GtrTurboError(
-            f"{config.rollouts} was played on {played}, not {config.task}.", "name that one."
-        )
+        raise GtrTurboError(f"{config.rollouts} was played on {played}, not {config.task}.", "name that one.")
     if config.task and is_outside(config.task):
         then, now = manifest.plugins["task"]["sha256"], load(TASK, config.task).sha256
         if then != now:
