@@ -193,7 +193,7 @@ def test_an_except_that_catches_everything_raises_again():
 LIGHT = (
     "gtrturbo.config",
     "gtrturbo.stages",
-    "gtrturbo.store.artifacts",
+    "gtrturbo.store.writing",
     "gtrturbo.merging.lineage",
     "gtrturbo.analysis.summary",
     "gtrturbo.tasks.task",

@@ -35,7 +35,7 @@ from gtrturbo.models.value_head import ValueHead
 from gtrturbo.play.recording import Transcript, read_turns, render
 from gtrturbo.stages import execute
 from gtrturbo.stages.ppo_step import epochs_of, learn, optimizer_of, prepared
-from gtrturbo.store.artifacts import read_manifest
+from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.tensors import TurnTokens
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.train.inputs import read_rollout

@@ -28,7 +28,7 @@ from gtrturbo.models.policy import Policy
 from gtrturbo.models.renderer import collate
 from gtrturbo.play.episodes import play_episodes
 from gtrturbo.play.policy_agent import PolicyAgent, uniforms
-from gtrturbo.store.artifacts import seed_for
+from gtrturbo.store.ids import seed_for
 from gtrturbo.store.records import chat
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.task import Task, View

@@ -13,7 +13,7 @@ from gtrturbo.analysis.history import Entry, History
 from gtrturbo.analysis.intervals import Interval, area_under_curve, bootstrap, fewest_seeds
 from gtrturbo.analysis.summary import paired_difference, wilson
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.artifacts import short
+from gtrturbo.store.ids import short
 
 METRICS = {
     "success_rate": "success",

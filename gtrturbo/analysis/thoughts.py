@@ -15,7 +15,7 @@ from gtrturbo.models.batches import AUTO, token_budget
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.scoring import score_all
 from gtrturbo.play.recording import render
-from gtrturbo.store.artifacts import TOKENS
+from gtrturbo.store.names import TOKENS
 from gtrturbo.store.records import Turn
 from gtrturbo.store.tensors import load_turn_tokens
 

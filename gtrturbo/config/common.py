@@ -61,8 +61,6 @@ Fsdp = Annotated[
 ]
 MicroBatch = Annotated[int, "Samples per forward pass; memory grows with it, results change by rounding only.", AT_LEAST_ONE]
 
-RELEASE = "release"
-
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:

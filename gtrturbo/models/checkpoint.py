@@ -30,10 +30,10 @@ from gtrturbo.models.processor import load_processor
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.models.shared_base import make_room, shared_base
 from gtrturbo.models.value_head import ValueHead
-from gtrturbo.store.artifacts import MANIFEST, read_manifest
+from gtrturbo.store.manifest import read_manifest
+from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.run_cache import cached
 
-BASE = "base"
 ONE_THREAD = 5_000_000
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -6,9 +6,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gtrturbo.store.artifacts import SAFETENSORS_METADATA
-
-VALUE_HEAD = "value_head.safetensors"
+from gtrturbo.store.names import VALUE_HEAD
+from gtrturbo.store.safetensors_files import SAFETENSORS_METADATA
 
 
 class ValueHead(nn.Module):

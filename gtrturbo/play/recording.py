@@ -13,7 +13,7 @@ from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.renderer import Prompt, Renderer
 from gtrturbo.play.episodes import Agent, OnInvalidReply, Played, play_episodes
-from gtrturbo.store.artifacts import TOKENS, TURNS
+from gtrturbo.store.names import TOKENS, TURNS
 from gtrturbo.store.records import Message, Successor, Turn, read_rows, write_rows
 from gtrturbo.store.resume_log import ResumeLog
 from gtrturbo.store.tensors import TurnTokens, load_picture, load_turn_tokens, save_image, save_turn_tokens

@@ -17,7 +17,7 @@ from gtrturbo.models.renderer import Renderer
 from gtrturbo.play.episodes import Response, State
 from gtrturbo.play.server import Answer, Server
 from gtrturbo.play.teachers import Question
-from gtrturbo.store.artifacts import artifact_id, seed_for
+from gtrturbo.store.ids import artifact_id, seed_for
 from gtrturbo.store.records import Message
 
 NAME_DIGITS = 12

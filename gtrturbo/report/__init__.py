@@ -13,6 +13,7 @@ from gtrturbo.report.cost import Prices, outside_teacher, time_figure
 from gtrturbo.report.episodes import samples
 from gtrturbo.report.page import details, grid, listing, page, paragraph, section, table
 from gtrturbo.report.panels import COLLAPSE, OUTCOMES, TEACHER, UPDATES, figures, gap_figure
+from gtrturbo.store.files import write_whole
 
 INTERVALS = (
     "Bands are 95 % intervals: over seeds (bootstrap, expanded for few seeds) where there are several, else Wilson's over the "
@@ -41,9 +42,7 @@ def report(config: ReportConfig) -> Path:
     sections.append(_made(groups))
     text = page(_title(groups), sections)
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    draft = config.out.with_name(f".{config.out.name}.partial")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(config.out)
+    write_whole(config.out, text.encode())
     return config.out
 
 

@@ -8,7 +8,7 @@ from gtrturbo.analysis.groups import Group
 from gtrturbo.analysis.history import Entry, History
 from gtrturbo.report.chart import bars
 from gtrturbo.report.page import details, listing, paragraph, table
-from gtrturbo.store.artifacts import TOKENS
+from gtrturbo.store.names import TOKENS
 from gtrturbo.store.records import mean
 from gtrturbo.store.tensors import load_arrays
 
