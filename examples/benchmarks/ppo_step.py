@@ -68,7 +68,7 @@ class Measured:
 
 def read(policy: Policy, rollouts: Path, count: int) -> Transcript:
     """Render the first turns of an expert and tokenise what it said, as if a policy had sampled it."""
-    policy.renderer = Renderer(policy.processor)  # Each measurement renders its own prompts.
+    policy.renderer = Renderer(policy.processor, policy.renderer.family)  # Each measurement renders its own prompts.
     turns = read_turns(rollouts)[:count]
     task = load_task(*_task_of(rollouts))
     prompts = [render(policy.renderer, rollouts, turn.messages[:-1], turn.images) for turn in turns]

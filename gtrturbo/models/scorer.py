@@ -113,7 +113,9 @@ class Scorer:
             return self._run_shared(prompts, different, ids, mask, cache)
         batch = collate(prompts, pad_id=self.pad_id)
         positions = self._positions.collated(prompts, batch["input_ids"].shape[1])
-        batch, _ = append_responses(batch, [response[:-1] for response in responses], pad_id=self.pad_id)
+        batch, _ = append_responses(
+            batch, [response[:-1] for response in responses], pad_id=self.pad_id, per_token=prompts[0].per_token
+        )
         if positions is not None and (after := following(positions, replies - 1)) is not None:
             batch["position_ids"] = torch.cat([positions, after], dim=-1)
         return self._forward(batch, positions=replies, use_cache=False)

@@ -10,6 +10,7 @@ from gtrturbo.distributed.devices import resolve_device
 from gtrturbo.models.budget import CPU_TOKENS, tokens_that_fit
 from gtrturbo.models.built_in import build_processor, built_in_config
 from gtrturbo.models.checkpoint import DTYPES, add_adapter, quiet
+from gtrturbo.models.families import family_of
 from gtrturbo.models.memory import Layers, Shape
 from gtrturbo.models.shared_base import memory
 from gtrturbo.models.sizes import BUILT_IN, PUBLISHED
@@ -39,12 +40,13 @@ def read_shape(
     config = _config(model, revision, texts)
     if config is None:
         return None
+    ends_of_towers = family_of(config.model_type).towers
     chosen = DTYPES[dtype]
     weights_type = (config.dtype or torch.float32) if chosen == "auto" else chosen
     with torch.device("meta"):
         built = AutoModelForImageTextToText.from_config(config, dtype=weights_type)
         ends = {id(module.weight): module.weight for module in (built.get_input_embeddings(), built.get_output_embeddings())}
-        towers = [module for name, module in built.named_modules() if name.endswith(("visual", "vision_tower", "vision_model"))]
+        towers = [module for name, module in built.named_modules() if name.endswith(ends_of_towers)]
         counts = {
             "parameters": built.num_parameters(),
             "vision": sum(parameter.numel() for parameter in towers[0].parameters()) if towers else 0,
