@@ -30,7 +30,7 @@ from gtrturbo.runs.progress import run_with_progress
 from gtrturbo.runs.script import shell
 from gtrturbo.runs.student import distill
 from gtrturbo.stages import STAGES, execute, preview, stage_of
-from gtrturbo.store.artifacts import Result
+from gtrturbo.store.draft import Result
 
 ORDER = ("init", "sft", "rollout", "distill", "ppo-step", "merge", "eval")
 PANELS = {Role.INPUT: "Inputs", Role.RUNTIME: "Output and machine"}

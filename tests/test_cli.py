@@ -23,7 +23,7 @@ from gtrturbo.config.fields import fields
 from gtrturbo.runs.plan import Step
 from gtrturbo.runs.script import command
 from gtrturbo.stages import execute
-from gtrturbo.store.artifacts import short
+from gtrturbo.store.ids import short
 
 BIN = Path(sys.executable).parent
 HEAVY = {"torch", "transformers", "peft", "gymnasium", "scipy"}
@@ -259,7 +259,7 @@ def test_debug_shows_where_an_error_comes_from(tmp_path):
     assert result.exit_code == 1
     assert result.stdout == ""
     assert "Traceback (most recent call last)" in result.stderr
-    assert "artifacts.py" in result.stderr
+    assert "manifest.py" in result.stderr
     assert result.stderr.splitlines()[-1] == f"{tmp_path}/none does not exist."
 
 

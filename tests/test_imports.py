@@ -12,6 +12,7 @@ from pathlib import Path
 
 import gtrturbo
 from gtrturbo.stages import STAGES
+from gtrturbo.store import names
 
 PACKAGE = Path(gtrturbo.__file__).parent
 FLOORS = {
@@ -117,7 +118,7 @@ def test_configs_are_not_read_below_the_stages():
         for module in MODULES
         if module.room in below
         for line, target in module.inner_imports()
-        if target[0] == "config" and target[1:2] != ("games",)  # names alone, no settings
+        if target[0] == "config" and target[1:2] not in (("games",), ("choices",))  # names alone, no settings
     ] == []
 
 
@@ -190,6 +191,59 @@ def test_no_comment_or_docstring_cites_a_list_that_is_not_in_the_repository():
     assert [cited for file in files if file != Path(__file__) for cited in citations(file)] == []
 
 
+def test_a_class_has_a_name_of_its_own():
+    classes = [node.name.lstrip("_") for module in MODULES for node in ast.walk(module.tree) if isinstance(node, ast.ClassDef)]
+    assert sorted(name for name in set(classes) if classes.count(name) > 1) == []
+
+
+def constants(module: Module) -> Iterator[tuple[str, str]]:
+    """Yield the names in capitals that a module sets, with what it sets them to."""
+    for node in module.tree.body if isinstance(module.tree, ast.Module) else ():
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        for name in (target.id for target in targets if isinstance(target, ast.Name) and target.id.isupper()):
+            yield name, ast.unparse(node.value) if isinstance(node, ast.Assign | ast.AnnAssign) and node.value else ""
+
+
+def test_a_constant_stands_once_in_a_room():
+    places: dict[tuple[str, str], list[str]] = {}
+    for module in MODULES:
+        for name, value in constants(module):
+            places.setdefault((module.room, name), []).append(f"{module.file.relative_to(PACKAGE)}: {name} = {value}")
+    assert [place for found in places.values() if len(found) > 1 for place in found] == []
+
+
+MOST_LINES = 60
+
+
+def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Count the lines of a function without its docstring and decorators."""
+    first = function.body[0]
+    said = first.end_lineno - first.lineno + 1 if ast.get_docstring(function) is not None and first.end_lineno else 0
+    return (function.end_lineno or function.lineno) - function.lineno + 1 - said
+
+
+def test_no_function_is_longer_than_a_page():
+    assert [
+        f"{module.file.relative_to(PACKAGE)}: {node.name} has {code_lines(node)} lines"
+        for module in MODULES
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and code_lines(node) > MOST_LINES
+    ] == []
+
+
+FILE_NAMES = {value for name, value in vars(names).items() if name.isupper()} - {names.BASE_FOLDER, names.OPTIMIZER}
+
+
+def test_the_name_of_a_file_stands_in_one_place():
+    assert [
+        module.line(node.lineno)
+        for module in MODULES
+        if module.parts != ("store", "names")
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Constant) and node.value in FILE_NAMES
+    ] == []
+
+
 def calls(module: Module) -> Iterator[tuple[int, str]]:
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Call):
@@ -230,7 +284,7 @@ def test_an_except_that_catches_everything_raises_again():
 LIGHT = (
     "gtrturbo.config",
     "gtrturbo.stages",
-    "gtrturbo.store.artifacts",
+    "gtrturbo.store.writing",
     "gtrturbo.merging.lineage",
     "gtrturbo.analysis.summary",
     "gtrturbo.tasks.task",

@@ -14,7 +14,8 @@ from parsed import parsed
 
 from examples.reproduce import page, record
 from gtrturbo.runs.plan import plan
-from gtrturbo.store.artifacts import Provenance, writing
+from gtrturbo.store.provenance import Provenance
+from gtrturbo.store.writing import writing
 
 ROOT = Path(__file__).parent.parent
 

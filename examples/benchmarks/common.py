@@ -17,33 +17,10 @@ from gtrturbo.models.built_in import CHAT_TEMPLATE, build_processor
 from gtrturbo.models.checkpoint import add_adapter, load_policy, quiet
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.processor import ImageOnlyProcessor
+from gtrturbo.models.sizes import PUBLISHED, QWEN_7B
 from gtrturbo.stages import execute
 
-# The published configuration of Qwen/Qwen2.5-VL-7B-Instruct.
-SHAPES: dict[str, dict[str, Any]] = {
-    "qwen2.5-vl-7b": {
-        "text": {
-            "vocab_size": 152064,
-            "hidden_size": 3584,
-            "intermediate_size": 18944,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 28,
-            "num_key_value_heads": 4,
-            "max_position_embeddings": 128000,
-            "rms_norm_eps": 1e-6,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-        },
-        "vision": {
-            "depth": 32,
-            "hidden_size": 1280,
-            "num_heads": 16,
-            "intermediate_size": 3420,
-            "out_hidden_size": 3584,
-            "window_size": 112,
-            "fullatt_block_indexes": [7, 15, 23, 31],
-        },
-    }
-}
+SHAPES: dict[str, dict[str, Any]] = {"qwen2.5-vl-7b": PUBLISHED[QWEN_7B]}
 
 
 def policy_of_shape(shape: str, *, device: str, lora_rank: int = 0, seed: int = 0) -> Policy:

@@ -24,15 +24,23 @@ from pathlib import Path
 import numpy as np
 
 from gtrturbo.merging.parts import narrow
+from gtrturbo.models.sizes import PUBLISHED, QWEN_7B
 from gtrturbo.store.open_files import Files, read_tensor, widen
 from gtrturbo.store.safetensors_files import header_of, read_layout
 
+QWEN = PUBLISHED[QWEN_7B]["text"]
 # hidden, layers, intermediate, vocabulary, key-value width: Qwen2.5's shapes, small for a quick look.
 SHAPES = {
     "tiny": (64, 2, 128, 512, 32),
     "small": (256, 8, 1024, 32768, 64),
     "0.5b": (896, 24, 4864, 151936, 128),
-    "7b": (3584, 28, 18944, 152064, 512),
+    "7b": (
+        QWEN["hidden_size"],
+        QWEN["num_hidden_layers"],
+        QWEN["intermediate_size"],
+        QWEN["vocab_size"],
+        QWEN["hidden_size"] // QWEN["num_attention_heads"] * QWEN["num_key_value_heads"],
+    ),
 }
 SPREAD = 0.02
 MOVED = {"dense": 2e-3, "rl": 3e-5}

@@ -34,7 +34,7 @@ from gtrturbo.models.value_head import ValueHead
 from gtrturbo.play.recording import Transcript, read_turns, render
 from gtrturbo.stages import execute
 from gtrturbo.stages.ppo_step import epochs_of, learn, optimizer_of, prepared
-from gtrturbo.store.artifacts import read_manifest
+from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.tensors import TurnTokens
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.train.inputs import read_rollout
@@ -67,7 +67,7 @@ class Measured:
 
 def read(policy: Policy, rollouts: Path, count: int) -> Transcript:
     """Render the first turns of an expert and tokenise what it said, as if a policy had sampled it."""
-    policy.renderer = Renderer(policy.processor)  # Each measurement renders its own prompts.
+    policy.renderer = Renderer(policy.processor, policy.renderer.family)  # Each measurement renders its own prompts.
     turns = read_turns(rollouts)[:count]
     task = load_task(*_task_of(rollouts))
     prompts = [render(policy.renderer, rollouts, turn.messages[:-1], turn.images) for turn in turns]

@@ -24,11 +24,12 @@ from PIL import Image
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from examples.benchmarks.common import Clock, bare, load_or_build, peak_memory, synchronize
+from gtrturbo.models.inputs import to_device
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.renderer import collate
 from gtrturbo.play.episodes import play_episodes
 from gtrturbo.play.policy_agent import PolicyAgent, uniforms
-from gtrturbo.store.artifacts import seed_for
+from gtrturbo.store.ids import seed_for
 from gtrturbo.store.records import chat
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.task import Task, View
@@ -198,7 +199,7 @@ class TokenStep:
 def token_steps(policy: Policy, settings: Settings, *, rows: int, repeats: int) -> dict[str, TokenStep]:
     """Compare the token steps of both loops on one batch of `rows` prompts, prefill left out; the median of the repeats."""
     prompts = _prompts(policy, settings, rows)
-    batch = policy.sampler.to_device(collate(prompts, pad_id=policy.pad_id))
+    batch = to_device(policy.sampler.model, collate(prompts, pad_id=policy.pad_id))
     model, longest = bare(policy), settings.max_new_tokens
     numbers = np.random.default_rng(0).random((rows, longest))
     fixed = {"eos_token_id": None, "min_new_tokens": longest}

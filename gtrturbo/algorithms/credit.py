@@ -5,14 +5,12 @@ A way of giving credit is one pure function. Those built in stand in `CREDITS`; 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from torch import Tensor
 
 from gtrturbo.algorithms.advantages import gae
 from gtrturbo.algorithms.shapes import require_finite, require_same_shape
-
-Placement = Literal["reward", "advantage", "return"]
+from gtrturbo.config.choices import Placement
 
 
 @dataclass(frozen=True)

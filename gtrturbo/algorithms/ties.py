@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gtrturbo.algorithms.trim import trim
 
-_TILE = 1 << 16  # entries; temporaries of a tile stay in the cache, 7 times faster than whole tensors
+_MERGE_TILE = 1 << 16  # entries; temporaries of a tile stay in the cache, 7 times faster than whole tensors
 
 
 def task_vector(weights: Tensor, base: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class _SignedSums:
 
     def add(self, vector: Tensor, weight: float) -> None:
         sums = (self.positive, self.negative, self.positive_weight, self.negative_weight)
-        for tile, *tiles in zip(*(tensor.view(-1).split(_TILE) for tensor in (vector.contiguous(), *sums)), strict=True):
+        for tile, *tiles in zip(*(tensor.view(-1).split(_MERGE_TILE) for tensor in (vector.contiguous(), *sums)), strict=True):
             tile = tile.double()
             # Not add_(…, alpha=weight), which rounds once where a processor can: votes that cancel would be decided by that.
             tiles[0].add_(tile.clamp(min=0) * weight)

@@ -85,9 +85,7 @@ def _check_sampling(ids: Tensor, temperature: float, forbidden: Tensor | None) -
         raise ValueError(f"sampled id {int(ids[torch.isin(ids, forbidden)][0])} is forbidden in sampling.")
 
 
-def linear_logprobs(
-    hidden: Tensor, weight: Tensor, ids: Tensor, *, temperature: float, forbidden: Tensor, chunk: int = 512
-) -> Tensor:
+def linear_logprobs(hidden: Tensor, weight: Tensor, ids: Tensor, *, temperature: float, forbidden: Tensor, chunk: int) -> Tensor:
     """Return what `gather_logprobs` gives for logits hidden · weightᵀ, without ever holding more than a chunk of them.
 
     The backward pass makes each chunk again: dlog p(y) / dz = (onehot(y) − softmax(z / T)) / T. Log-probs are float32 whatever

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-_TILE = 1 << 18  # entries; temporaries of a tile stay in the cache
+_SEARCH_TILE = 1 << 18  # entries; temporaries of a tile stay in the cache
 _TOP_16_BITS = {torch.float32: (torch.int32, 15), torch.float64: (torch.int64, 47)}  # of a float without its sign
 
 
@@ -54,9 +54,9 @@ def _kth_largest(magnitudes: Tensor, k: int) -> float:
 def _within_bin(magnitudes: Tensor, k: int) -> tuple[Tensor, int]:
     """Return the bin that holds the k-th largest, and the rank that is left; 3 to 10 times faster than selecting at once."""
     integer, shift = _TOP_16_BITS[magnitudes.dtype]
-    bins = [tile.view(integer) >> shift for tile in magnitudes.split(_TILE)]  # ordered as the non-negative floats are
+    bins = [tile.view(integer) >> shift for tile in magnitudes.split(_SEARCH_TILE)]  # ordered as the non-negative floats are
     counts = torch.stack([torch.bincount(tile, minlength=1 << 16) for tile in bins]).sum(0)
     at_least = counts.flip(0).cumsum(0).flip(0)  # entries in this bin or above
     chosen = int((at_least >= k).sum()) - 1
-    candidates = [tile[tile_bins == chosen] for tile, tile_bins in zip(magnitudes.split(_TILE), bins, strict=True)]
+    candidates = [tile[tile_bins == chosen] for tile, tile_bins in zip(magnitudes.split(_SEARCH_TILE), bins, strict=True)]
     return torch.cat(candidates), k - int(at_least[chosen] - counts[chosen])

@@ -8,12 +8,12 @@ group of one seed has Wilson's interval, and its difference is paired by deals: 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from gtrturbo.analysis.groups import Group, chance_of, group_runs, shared_iterations
+from gtrturbo.analysis.groups import RunGroup, chance_of, group_runs, shared_iterations
 from gtrturbo.analysis.history import Entry, History
 from gtrturbo.analysis.intervals import Interval, area_under_curve, bootstrap, fewest_seeds
 from gtrturbo.analysis.summary import paired_difference, wilson
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.artifacts import short
+from gtrturbo.store.ids import short
 
 METRICS = {
     "success_rate": "success",
@@ -138,7 +138,7 @@ def comparison(runs: Sequence[History], baseline: str | None = None) -> Comparis
 # Estimates
 
 
-def _estimates(groups: Sequence[Group], reference: Group | None, shared: Sequence[int]) -> list[Estimate]:
+def _estimates(groups: Sequence[RunGroup], reference: RunGroup | None, shared: Sequence[int]) -> list[Estimate]:
     found = []
     for group in groups:
         against = None if group is reference else reference
@@ -151,7 +151,7 @@ def _estimates(groups: Sequence[Group], reference: Group | None, shared: Sequenc
     return found
 
 
-def _estimate(group: Group, reference: Group | None, metric: str, iteration: int) -> list[Estimate]:
+def _estimate(group: RunGroup, reference: RunGroup | None, metric: str, iteration: int) -> list[Estimate]:
     """Estimate one number; nothing where a run has not recorded it."""
     values = _values(group, metric, iteration)
     if values is None:
@@ -167,12 +167,12 @@ def _estimate(group: Group, reference: Group | None, metric: str, iteration: int
     return [_paired_by_seed(estimate, values, others)]
 
 
-def _values(group: Group, metric: str, iteration: int) -> dict[int, float] | None:
+def _values(group: RunGroup, metric: str, iteration: int) -> dict[int, float] | None:
     metrics = {seed: run.at("student")[iteration].metrics for seed, run in sorted(group.runs.items())}
     return {seed: each[metric] for seed, each in metrics.items()} if all(metric in each for each in metrics.values()) else None
 
 
-def _interval(group: Group, values: dict[int, float], metric: str, iteration: int) -> Interval:
+def _interval(group: RunGroup, values: dict[int, float], metric: str, iteration: int) -> Interval:
     if len(values) > 1 or metric != "success_rate":
         return bootstrap([list(values.values())])
     metrics = next(iter(group.runs.values())).at("student")[iteration].metrics
@@ -223,7 +223,7 @@ def by_deals(before: Entry, after: Entry) -> tuple[Interval, int, int, int]:
     return Interval(centre, low, high), wins, len(early) - wins - losses, losses
 
 
-def _area(group: Group, reference: Group | None, metric: str, shared: Sequence[int]) -> list[Estimate]:
+def _area(group: RunGroup, reference: RunGroup | None, metric: str, shared: Sequence[int]) -> list[Estimate]:
     values = _areas(group, metric, shared)
     estimate = Estimate(group.task, group.method, None, metric, sorted(values), bootstrap([list(values.values())]))
     if reference is None:
@@ -231,14 +231,14 @@ def _area(group: Group, reference: Group | None, metric: str, shared: Sequence[i
     return [_paired_by_seed(estimate, values, _areas(reference, metric, shared))]
 
 
-def _areas(group: Group, metric: str, shared: Sequence[int]) -> dict[int, float]:
+def _areas(group: RunGroup, metric: str, shared: Sequence[int]) -> dict[int, float]:
     return {
         seed: area_under_curve(shared, [run.at("student")[k].metrics[AREAS[metric]] for k in shared])
         for seed, run in sorted(group.runs.items())
     }
 
 
-def _over_tasks(groups: Sequence[Group], baseline: str | None, last: dict[str, int]) -> list[Estimate]:
+def _over_tasks(groups: Sequence[RunGroup], baseline: str | None, last: dict[str, int]) -> list[Estimate]:
     """Average success over tasks, each at its last iteration, with seeds resampled within each task; methods that have all."""
     rates: dict[str, list[dict[int, float]]] = {}
     for method in dict.fromkeys(group.method for group in groups):
@@ -260,7 +260,7 @@ def _over_tasks(groups: Sequence[Group], baseline: str | None, last: dict[str, i
 # What is said beside the numbers
 
 
-def _pairing_notes(groups: Sequence[Group], reference: Group | None, baseline: str | None) -> list[str]:
+def _pairing_notes(groups: Sequence[RunGroup], reference: RunGroup | None, baseline: str | None) -> list[str]:
     notes = []
     for group in groups:
         if len(group.runs) == 1:
@@ -284,7 +284,7 @@ def _pairing_notes(groups: Sequence[Group], reference: Group | None, baseline: s
     return notes
 
 
-def _start_notes(group: Group, reference: Group) -> list[str]:
+def _start_notes(group: RunGroup, reference: RunGroup) -> list[str]:
     """Say where paired runs did not start from one checkpoint: their difference is then not the method's alone."""
     notes = []
     for seed in sorted(group.runs.keys() & reference.runs.keys()):
@@ -316,7 +316,7 @@ def _resolution_note(each: Estimate, last: dict[str, int], baseline: str) -> str
 # Teachers and cost
 
 
-def _gaps(group: Group) -> list[Gap]:
+def _gaps(group: RunGroup) -> list[Gap]:
     """Compare each evaluated teacher with its student, per run and over the seeds."""
     found: list[Gap] = []
     for seed, run in sorted(group.runs.items()):
@@ -334,7 +334,7 @@ def _gaps(group: Group) -> list[Gap]:
     return [*found, *(pooled if len(group.runs) > 1 else [])]
 
 
-def _costs(groups: Sequence[Group]) -> list[Cost]:
+def _costs(groups: Sequence[RunGroup]) -> list[Cost]:
     return [
         Cost(
             task=group.task,

@@ -17,7 +17,7 @@ DEFAULTS = {field.name: field.default for field in fields(RunConfig)}
 
 
 @dataclass(frozen=True)
-class Group:
+class RunGroup:
     """The runs of one method at one task, by seed."""
 
     task: str
@@ -25,15 +25,15 @@ class Group:
     runs: dict[int, History]
 
 
-def group_runs(runs: Sequence[History]) -> list[Group]:
+def group_runs(runs: Sequence[History]) -> list[RunGroup]:
     """Group runs by task and method, in the order in which they were given.
 
     Raises: GtrTurboError: two runs of one task, method and seed.
     """
     names = method_names(runs)
-    groups: dict[tuple[str, str], Group] = {}
+    groups: dict[tuple[str, str], RunGroup] = {}
     for run, name in zip(runs, names, strict=True):
-        group = groups.setdefault((run.task, name), Group(run.task, name, {}))
+        group = groups.setdefault((run.task, name), RunGroup(run.task, name, {}))
         if run.seed in group.runs:
             raise GtrTurboError(
                 f"{group.runs[run.seed].path} and {run.path} are both {name} with seed {run.seed}.", "leave out one of the two."
@@ -64,7 +64,7 @@ def _differing(run: History, runs: Sequence[History]) -> list[str]:
     return words
 
 
-def shared_iterations(groups: Sequence[Group]) -> list[int]:
+def shared_iterations(groups: Sequence[RunGroup]) -> list[int]:
     """Return the iterations at which every run of a task was evaluated.
 
     Raises: GtrTurboError: runs played other deals, or share no iteration.
@@ -91,7 +91,7 @@ def _deals(entry: Entry) -> dict[str, Any]:
     return {name: entry.manifest.config.get(name) for name in DEALS}
 
 
-def chance_of(group: Group, iteration: int) -> float:
+def chance_of(group: RunGroup, iteration: int) -> float:
     """Return what a policy that sees nothing achieves: the better of random actions and the best single one."""
     metrics = next(iter(group.runs.values())).at("student")[iteration].metrics
     return max(metrics.get("chance_random", 0.0), metrics.get("chance_constant", 0.0))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,11 +16,13 @@ from gtrturbo.analysis.summary import by_episode
 from gtrturbo.config import RunConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import Plugin, is_outside, load
-from gtrturbo.store.artifacts import MANIFEST, TIMING, TURNS, Manifest, read_manifest, save_json, short
+from gtrturbo.store.files import save_json
+from gtrturbo.store.ids import short
+from gtrturbo.store.manifest import Manifest, read_manifest
+from gtrturbo.store.names import MANIFEST, METRICS_LOG, TIMING, TURNS
 from gtrturbo.store.records import Turn, read_rows
 
 RECORD = "run.json"
-METRICS_LOG = "metrics.jsonl"
 # Where and how to work, not what: the rest names a run.
 UNRECORDED = {"out", "keep_teachers", "keep_optimizers", "subprocess", "dry_run", "device", "overwrite", "log"}
 # What a run's stages are called by what they are for; `merge` and `distill` are the teacher's.
@@ -80,9 +81,7 @@ def record_run(config: RunConfig, *, replace: bool, own: Mapping[str, Plugin] | 
     content = _content(config, own_code(config) if own is None else own)
     if file.exists() and json.loads(file.read_text(encoding="utf-8")) == content:
         return  # A run that is done touches nothing.
-    draft = config.out / f".{RECORD}.{os.getpid()}"
-    save_json(draft, content)
-    draft.replace(file)
+    save_json(file, content)
 
 
 def _content(config: RunConfig, own: Mapping[str, Plugin]) -> dict[str, Any]:

@@ -10,12 +10,13 @@ import numpy as np
 
 from gtrturbo.analysis.intervals import cross_input_information
 from gtrturbo.analysis.summary import different_inputs, sampled_entropy
+from gtrturbo.config.choices import AUTO
 from gtrturbo.distributed.processes import Alone, working_in
-from gtrturbo.models.batches import AUTO, token_budget
+from gtrturbo.models.batches import token_budget
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.scoring import score_all
 from gtrturbo.play.recording import render
-from gtrturbo.store.artifacts import TOKENS
+from gtrturbo.store.names import TOKENS
 from gtrturbo.store.records import Turn
 from gtrturbo.store.tensors import load_turn_tokens
 

@@ -8,7 +8,9 @@ import numpy as np
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.teachers import mode_of, tells_of_tokens
-from gtrturbo.store.artifacts import SCORES, TOKENS, artifact_id, read_manifest, short
+from gtrturbo.store.ids import artifact_id, short
+from gtrturbo.store.manifest import read_manifest
+from gtrturbo.store.names import SCORES, TOKENS
 from gtrturbo.store.records import mean
 from gtrturbo.store.tensors import TurnTokens, load_scores, load_turn_tokens
 

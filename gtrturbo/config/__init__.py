@@ -5,14 +5,12 @@ are all made from these classes. Where a default changes what is learned, the se
 here, or ours.
 """
 
-from gtrturbo.config.common import RELEASE
 from gtrturbo.config.merging import MergeConfig
 from gtrturbo.config.playing import DistillConfig, EvalConfig, RolloutConfig
 from gtrturbo.config.runs import CompareConfig, ReportConfig, RunConfig, ShowConfig
 from gtrturbo.config.training import InitConfig, PpoStepConfig, SftConfig
 
 __all__ = [
-    "RELEASE",
     "CompareConfig",
     "DistillConfig",
     "EvalConfig",

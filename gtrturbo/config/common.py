@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from gtrturbo.config.choices import AUTO, InvalidReply, ServerName
 from gtrturbo.config.fields import Between, Role, Seam, WordOrWhole, check, fields
 
 FRACTION = Between(0, 1)
@@ -29,7 +30,7 @@ TaskName = Annotated[
 ]
 EnvOptions = Annotated[tuple[str, ...], "KEY=VALUE for the environment, such as image=tiny or horizon=5; repeatable."]
 OnInvalidReply = Annotated[
-    Literal["random", "noop", "end"],
+    InvalidReply,
     "What a reply that does not parse does: a random action (as in the paper), nothing, or end the episode.",
 ]
 MaxNewTokens = Annotated[int, "Longest reply in tokens; 256 as in the paper.", AT_LEAST_ONE]
@@ -41,7 +42,7 @@ Engine = Annotated[
     Seam("engine"),
 ]
 ServerKind = Annotated[
-    Literal["vllm", "sglang", "generic"],
+    ServerName,
     "What the server is; a generic one is sent standard fields only, returns no token ids, and so can serve eval alone.",
 ]
 BaseUrl = Annotated[str | None, "Where the server is, such as http://localhost:8000 (--engine openai).", Role.RUNTIME]
@@ -51,7 +52,7 @@ MicroBatchTokens = Annotated[
     str,
     "Tokens per forward pass, padding included: a number, or auto (8192 on a CPU, what fits on a GPU). Results change by "
     "rounding only.",
-    WordOrWhole("auto"),
+    WordOrWhole(AUTO),
 ]
 Checkpointing = Annotated[
     bool, "Compute activations again in the backward pass: far less memory, about a third more time, the same result."
@@ -60,8 +61,6 @@ Fsdp = Annotated[
     bool, "Under torchrun: split full weights, gradients and optimiser over the processes, not only the work.", Role.RUNTIME
 ]
 MicroBatch = Annotated[int, "Samples per forward pass; memory grows with it, results change by rounding only.", AT_LEAST_ONE]
-
-RELEASE = "release"
 
 
 @dataclass(frozen=True, kw_only=True)

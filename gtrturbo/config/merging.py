@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from gtrturbo.config.choices import Sign
 from gtrturbo.config.common import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, StageConfig
 from gtrturbo.config.fields import EachBetween, Role, Seam
 
@@ -43,9 +44,7 @@ class MergeConfig(StageConfig):
         bool | None,
         "Divide by the weights; if not given, ties (as in the paper), linear and sce do, and sums do not (as in mergekit).",
     ] = None
-    sign: Annotated[
-        Literal["total", "count"], "How a sign is elected: by the weighted sum (as in the paper), or by the number of votes."
-    ] = "total"
+    sign: Annotated[Sign, "How a sign is elected: by the weighted sum (as in the paper), or by the number of votes."] = "total"
     include: Annotated[
         tuple[str, ...], "Merge only tensors whose name fits, such as model.layers.*; repeatable. Others: the base's."
     ] = ()

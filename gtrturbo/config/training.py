@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
+from gtrturbo.config.choices import AnyPlacement, KlTokens
 from gtrturbo.config.common import (
     AT_LEAST_ONE,
     CLIP,
@@ -137,12 +138,12 @@ class PpoStepConfig(StageConfig):
         Seam("KL estimator"),
     ] = "k1-clip"
     kl_placement: Annotated[
-        Literal["reward", "advantage", "return", "loss"],
+        AnyPlacement,
         "reward: through GAE (paper's algorithm). advantage: this turn only (its equation). return: value target too (its code). "
         "loss: differentiable, beside PPO; takes --kl-estimator k2 or full.",
     ] = "reward"
     kl_tokens: Annotated[
-        Literal["thought", "reply"],
+        KlTokens,
         "Tokens that the KL is the mean over: thought, as in the paper, or reply, thought and action alike.",
     ] = "thought"
     demo_coef: Annotated[float, "Weight of the imitation loss on --demos; 1 as in the paper.", NOT_NEGATIVE] = 1.0

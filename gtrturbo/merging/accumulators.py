@@ -14,7 +14,7 @@ import numpy as np
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.state import STATE, RunningSums, replaced
-from gtrturbo.store.artifacts import save_json
+from gtrturbo.store.files import save_json
 from gtrturbo.store.open_files import Files
 from gtrturbo.store.safetensors_files import TensorEntry, header_of, read_header
 

@@ -12,8 +12,9 @@ import numpy as np
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import adapter_config
+from gtrturbo.store.names import ADAPTER_WEIGHTS
 from gtrturbo.store.open_files import Files, read_tensor, widen
-from gtrturbo.store.safetensors_files import ADAPTER, TensorEntry, read_header
+from gtrturbo.store.safetensors_files import TensorEntry, read_header
 
 PREFIX = "base_model.model."
 A, B = ".lora_A.weight", ".lora_B.weight"
@@ -51,7 +52,7 @@ def read_adapter(folder: Path) -> Adapter:
             f"{folder} is no LoRA adapter whose task vector is scale·B·A ({what}).",
             "write full weights with PEFT's merge_and_unload and merge those.",
         )
-    _, entries = read_header(folder / ADAPTER)
+    _, entries = read_header(folder / ADAPTER_WEIGHTS)
     by_name = {entry.name: entry for entry in entries}
     modules = sorted(name.removesuffix(A) for name in by_name if name.endswith(A))
     factors: dict[str, tuple[TensorEntry, TensorEntry]] = {}

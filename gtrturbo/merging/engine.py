@@ -22,13 +22,13 @@ from gtrturbo.merging.outcome import TensorReport, report_of
 from gtrturbo.merging.parts import Full, LowRank, TileReader
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.products import BufferPool, ProductCache
+from gtrturbo.merging.ranges import MERGE_RANGE
 from gtrturbo.merging.sources import Sources, Target
 from gtrturbo.merging.thresholds import Thresholds
 from gtrturbo.merging.workers import Countdown, Job, WorkerPool
 from gtrturbo.store.open_files import Files, widen
 from gtrturbo.store.safetensors_files import FLOATS, TensorEntry
 
-RANGE = 1 << 22  # entries that one job merges, unless a tile is larger
 COPY = 1 << 22  # bytes
 KEPT = 1 << 26  # bytes of products per thread that wait to be merged,
 MOST_KEPT = 1 << 28  # and of all threads
@@ -143,7 +143,7 @@ class Merge:
         """Add the jobs that merge a tensor; before all others where its bytes have just been read."""
         if measured:
             self.weights[target.name] = measured.weights
-        step = max(1, RANGE // target.step) * target.step
+        step = max(1, MERGE_RANGE // target.step) * target.step
         workers.add_all(
             [
                 lambda first=first: self._merge(target, first, min(first + step, target.entry.entries), measured)

@@ -12,7 +12,7 @@ from gtrturbo.merging.inputs import Inputs
 from gtrturbo.merging.outcome import Outcome
 from gtrturbo.merging.plan import MergeSettings, make_plan
 from gtrturbo.merging.sources import Sources
-from gtrturbo.merging.state import FORMAT, RunningSums, claimed, read_state, require_same, require_unchanged
+from gtrturbo.merging.state import STATE_FORMAT, RunningSums, claimed, read_state, require_same, require_unchanged
 from gtrturbo.merging.stream import Streaming, stream
 from gtrturbo.merging.thresholds import cache_of
 from gtrturbo.store.open_files import Files
@@ -60,7 +60,7 @@ def add_to_state(
         sums = partial(_open_sums, state, following, old, sources, weights=settings.weights, count=len(fresh))
         known = cache_of(cache, plan, base=base, checkpoints=[given[index] for index in fresh]) if cache else None
         outcome = stream(plan, inputs, sources, folder, how, cache=known, accumulators=sums)
-        replace_sums(state, following, RunningSums(format=FORMAT, base=base, checkpoints=expected, settings=begun_with))
+        replace_sums(state, following, RunningSums(format=STATE_FORMAT, base=base, checkpoints=expected, settings=begun_with))
     return replace(outcome, weights=None, complete=False)
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import base_of, is_adapter
-from gtrturbo.store.artifacts import MANIFEST, artifact_id, read_manifest
+from gtrturbo.store.ids import artifact_id
+from gtrturbo.store.manifest import read_manifest
+from gtrturbo.store.names import MANIFEST
 
 TRAINED_BY = "ppo-step"
 

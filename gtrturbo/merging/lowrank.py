@@ -12,10 +12,11 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import PREFIX, A, Adapter, B, Delta
 from gtrturbo.merging.parts import Full, LowRank, Zeros
 from gtrturbo.merging.sources import BLOCK, Sources, Target
-from gtrturbo.models.checkpoint_files import ADAPTER_CONFIG, adapter_config
-from gtrturbo.store.artifacts import save_json
+from gtrturbo.models.checkpoint_files import adapter_config
+from gtrturbo.store.files import save_json
+from gtrturbo.store.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from gtrturbo.store.open_files import Files, read_tensor
-from gtrturbo.store.safetensors_files import ADAPTER, Layout, TensorEntry, header_of
+from gtrturbo.store.safetensors_files import Layout, TensorEntry, header_of
 
 DELTAS = "deltas.safetensors"
 OVERSAMPLE, PASSES = 16, 6
@@ -52,7 +53,7 @@ def factor_sources(adapters: Sequence[Adapter], folder: Path) -> Sources:
         if adapter.scales != first.scales:
             raise GtrTurboError(f"{adapter.folder} has other scales than {first.folder}.", "use --adapter-space delta.")
     tensors = {entry.name: entry for pair in first.factors.values() for entry in pair}
-    layout = _planned(folder / ADAPTER, {name: (entry.dtype, entry.shape) for name, entry in tensors.items()})
+    layout = _planned(folder / ADAPTER_WEIGHTS, {name: (entry.dtype, entry.shape) for name, entry in tensors.items()})
     found = [{entry.name: entry for pair in adapter.factors.values() for entry in pair} for adapter in adapters]
     for adapter, entries in zip(adapters, found, strict=True):
         odd = [name for name, entry in layout.entries.items() if name not in entries or entries[name].shape != entry.shape]
@@ -121,9 +122,9 @@ def write_adapter(files: Files, sources: Sources, origin: Adapter | None, model:
         rows, columns = sources.base.entries[name].shape
         tensors[PREFIX + name + A] = ("F32", (sizes[name], columns))
         tensors[PREFIX + name + B] = ("F32", (rows, sizes[name]))
-    layout = _planned(folder / ADAPTER, tensors)
-    path = folder / ADAPTER
-    files.create(path, layout.headers[ADAPTER], layout.size)
+    layout = _planned(folder / ADAPTER_WEIGHTS, tensors)
+    path = folder / ADAPTER_WEIGHTS
+    files.create(path, layout.headers[ADAPTER_WEIGHTS], layout.size)
     error, square = [], []
     for name in names:
         delta = read_tensor(files, sources.base.entries[name])

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from gtrturbo.config.choices import Sign
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.open_files import StoredTile
 
@@ -50,7 +51,7 @@ class TileRule:
     `keep` below 1 drops entries at random and divides the others by it.
     """
 
-    vote: Literal["total", "count"] | None = None
+    vote: Sign | None = None
     average: bool = False
     divisor: float = 1.0
     keep: float = 1.0

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from gtrturbo.algorithms.weights import checkpoint_weights
+from gtrturbo.config.choices import Sign
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.methods import Measure, MergeMethod, method_of
 from gtrturbo.merging.operands import TileRule
@@ -69,7 +69,7 @@ class MergeSettings:
     density: str = "0.8"
     scale: float = 1.0
     normalize: bool | None = None
-    sign: Literal["total", "count"] = "total"
+    sign: Sign = "total"
     gamma: float = 0.01
 
 

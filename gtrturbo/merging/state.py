@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from gtrturbo.errors import GtrTurboError
 
 STATE = "state.json"
-FORMAT = 1
+STATE_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ def read_state(folder: Path) -> RunningSums | None:
         raise GtrTurboError(f"{folder} holds no merge state.", "choose another --state.") from None
     if "only" in state.settings:  # As --include was called once.
         state.settings["include"] = state.settings.pop("only")
-    if state.format != FORMAT:
-        raise GtrTurboError(f"{folder} is of format {state.format}, not {FORMAT}.", "choose another --state.")
+    if state.format != STATE_FORMAT:
+        raise GtrTurboError(f"{folder} is of format {state.format}, not {STATE_FORMAT}.", "choose another --state.")
     return state
 
 

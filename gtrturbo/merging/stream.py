@@ -18,7 +18,7 @@ from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.sources import Sources
 from gtrturbo.merging.thresholds import ThresholdCache
 from gtrturbo.merging.workers import Job
-from gtrturbo.store.artifacts import seed_for
+from gtrturbo.store.ids import seed_for
 from gtrturbo.store.open_files import Files
 from gtrturbo.store.safetensors_files import TensorEntry
 

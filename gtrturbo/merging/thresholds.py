@@ -7,15 +7,15 @@ file says what it belongs to, and is refused if that is not what is asked.
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.plan import MergePlan
+from gtrturbo.store.files import write_whole
 
-FORMAT = 1
+THRESHOLDS_FORMAT = 1
 Bounds = tuple[float, float]
 Thresholds = dict[tuple[str, int], Bounds]  # By tensor and number of the checkpoint.
 # A key names the way of trimming by the method that it was first made for; a user's rule that trims asks for what TIES does.
@@ -32,7 +32,7 @@ class ThresholdKey:
     density: float
     gamma: float
     rule: str = "tensor, at least"
-    format: int = FORMAT
+    format: int = THRESHOLDS_FORMAT
 
     @property
     def file(self) -> str:
@@ -69,9 +69,8 @@ def remember(folder: Path, key: ThresholdKey, bounds: Mapping[str, Bounds]) -> N
     """Write what was measured; the file appears whole or not at all."""
     rows = {name: [low, None if math.isinf(high) else high] for name, (low, high) in sorted(bounds.items())}
     folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f".{key.file}.{os.getpid()}"
-    draft.write_text(json.dumps({"question": asdict(key), "bounds": rows}, indent=1) + "\n", encoding="utf-8")
-    draft.replace(folder / key.file)
+    text = json.dumps({"question": asdict(key), "bounds": rows}, indent=1) + "\n"
+    write_whole(folder / key.file, text.encode())
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from gtrturbo.config.choices import AUTO
 from gtrturbo.distributed.processes import World
+from gtrturbo.models.budget import CPU_TOKENS, tokens_that_fit
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.renderer import Prompt
-
-AUTO = "auto"
-# Measured with the tiny model on one core: fewer leave dispatch to be paid more often, more outgrow the cache.
-CPU_TOKENS = 8192
-# Bytes that the backward pass keeps per token and layer, in units of the layer's widths: norms, projections and attention of
-# width `hidden_size`, gate, up and product of width `intermediate_size`; bfloat16, with norms in float32.
-PER_HIDDEN, PER_INTERMEDIATE = 24, 8
-SHARE_OF_FREE = 0.5  # The vision tower's own activations, logits and fragments of memory take from the other half.
 
 
 @dataclass(frozen=True)
@@ -71,11 +65,14 @@ def token_budget(setting: str, policy: Policy, *, recomputes: bool) -> int:
     if policy.device.type != "cuda":
         return CPU_TOKENS
     config = policy.model.config.get_text_config()
-    layer = PER_HIDDEN * config.hidden_size + PER_INTERMEDIATE * config.intermediate_size
-    layers = config.num_hidden_layers
-    per_token = layer + 2 * config.hidden_size * layers if recomputes else layer * layers
     free = torch.cuda.mem_get_info(policy.device)[0] - _still_to_come(policy)
-    return max(1, int(SHARE_OF_FREE * free / per_token))
+    return tokens_that_fit(
+        free,
+        hidden=config.hidden_size,
+        inner=config.intermediate_size,
+        layers=config.num_hidden_layers,
+        recomputes=recomputes,
+    )
 
 
 def _still_to_come(policy: Policy) -> int:

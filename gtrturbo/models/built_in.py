@@ -18,9 +18,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from gtrturbo.models.processor import ImageOnlyProcessor
 from gtrturbo.models.sizes import BUILT_IN
+from gtrturbo.tasks.games.drawing import CELL
 from gtrturbo.tasks.texts import corpus
 
-CELL = 28  # Pixels that one image token sees: patches of 14, merged 2 × 2.
 SPECIAL_TOKENS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>",
     "<|video_pad|>",

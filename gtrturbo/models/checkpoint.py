@@ -25,15 +25,16 @@ from gtrturbo.models.checkpoint_files import (
     rebased,
     renderer_hash,
 )
+from gtrturbo.models.families import family_of
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.processor import load_processor
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.models.shared_base import make_room, shared_base
 from gtrturbo.models.value_head import ValueHead
-from gtrturbo.store.artifacts import MANIFEST, read_manifest
+from gtrturbo.store.manifest import read_manifest
+from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.run_cache import cached
 
-BASE = "base"
 ONE_THREAD = 5_000_000
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -77,7 +78,7 @@ def _renderer(path: Path, model_type: str) -> Renderer:
     """Load a checkpoint's renderer; in a run all checkpoints with the same files share one, and the prompts that it rendered."""
     identity = renderer_hash(path)
     load = partial(load_processor, path, model_type=model_type, local_files_only=True)
-    return cached(f"renderer {identity}", model_type, lambda: Renderer(load()))
+    return cached(f"renderer {identity}", model_type, lambda: Renderer(load(), family_of(model_type)))
 
 
 def load_foreign(model: str, *, revision: str | None, dtype: str) -> tuple[Any, Any]:
@@ -171,11 +172,11 @@ def add_adapter(model: Any, *, rank: int, alpha: float, target: tuple[str, ...],
     Dropout is 0: it would make the probability ratio of two equal policies differ from 1.
     """
     torch.manual_seed(seed)
-    names = list(target) if target else "all-linear"
+    names = target or family_of(model.config.model_type).lora_targets
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]
-        target_modules=names,
+        target_modules=names if isinstance(names, str) else list(names),
         lora_dropout=0.0,
         bias="none",
         revision=revision,

@@ -7,13 +7,23 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from gtrturbo.store.artifacts import MANIFEST, PRUNED, TIMING, save_json
+from gtrturbo.store.files import save_json
+from gtrturbo.store.names import (
+    ADAPTER_CONFIG,
+    MANIFEST,
+    METRICS,
+    METRICS_LOG,
+    MODEL_INDEX,
+    OPTIMIZER_FILE,
+    PRUNED,
+    TIMING,
+    VALUE_HEAD,
+)
 
-ADAPTER_CONFIG = "adapter_config.json"
 # What is copied with weights: text, by suffix. The index of shards is written with them.
 SIDE_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".py", ""}
-NOT_BESIDE = {MANIFEST, TIMING, PRUNED, ADAPTER_CONFIG, "model.safetensors.index.json", "pytorch_model.bin.index.json",
-              "metrics.json", "trainer_state.json", ".gitattributes"}  # fmt: skip
+NOT_BESIDE = {MANIFEST, TIMING, PRUNED, ADAPTER_CONFIG, MODEL_INDEX, "pytorch_model.bin.index.json",
+              METRICS, "trainer_state.json", ".gitattributes"}  # fmt: skip
 RENDERER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
     "tokenizer.model", "chat_template.jinja", "chat_template.json", "processor_config.json", "preprocessor_config.json",
@@ -67,7 +77,7 @@ def copy_renderer(source: Path, folder: Path) -> None:
 
 def copy_checkpoint(source: Path, folder: Path) -> None:
     """Copy a checkpoint's own files, without manifest, training state and metrics."""
-    left_out = {MANIFEST, TIMING, PRUNED, "optimizer.safetensors", "metrics.jsonl", "value_head.safetensors"}
+    left_out = {MANIFEST, TIMING, PRUNED, OPTIMIZER_FILE, METRICS_LOG, VALUE_HEAD}
     for entry in sorted(source.iterdir()):
         if entry.is_file() and entry.name not in left_out:
             shutil.copyfile(entry, folder / entry.name)

@@ -7,11 +7,9 @@ On a CPU a row has the same bits whatever rows are beside it, see `MULTIPLE` and
 the rounding of products of another shape.
 """
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -20,6 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationMixin
 from transformers.cache_utils import DynamicLayer
 
+from gtrturbo.models.inputs import Positions, to_device
 from gtrturbo.models.renderer import Prompt, collate, padded_length
 
 # On a CPU in float32 a row of a matrix product was measured to have the same bits in every product of at least four rows, and
@@ -40,7 +39,7 @@ class Sample:
 
 
 @dataclass
-class _Batch:
+class _Rows:
     """B rows between two forward passes. `mask` is None where no row is padded, `positions` where the model takes none."""
 
     cache: DynamicCache
@@ -78,8 +77,7 @@ class Sampler:
         # Most models prepare their inputs as the mixin does, which this module does without its cost.
         mixin: Any = GenerationMixin
         self._prepares = type(self.model).prepare_inputs_for_generation is not mixin.prepare_inputs_for_generation
-        self._takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
-        self._positions: WeakKeyDictionary[Prompt, Tensor] = WeakKeyDictionary()
+        self._positions = Positions(self.model)
 
     @torch.inference_mode()
     def sample(
@@ -129,16 +127,16 @@ class Sampler:
         table[np.concatenate(places), steps] = torch.cat(logprobs).cpu().numpy()
         return [self._cut(*row, longest=len(places)) for row in zip(ids, table, strict=True)]
 
-    def _prefill(self, prompts: Sequence[Prompt], rows: np.ndarray, max_new_tokens: int) -> _Batch:
+    def _prefill(self, prompts: Sequence[Prompt], rows: np.ndarray, max_new_tokens: int) -> _Rows:
         """Run the prompts, each different one once, and lay them out as `rows` of them."""
         cache = DynamicCache(config=self.model.config)
         wanted = [prompts[row] for row in rows]
         different = list(dict.fromkeys(prompts)) if _can_leave(cache) else wanted
-        inputs = self.to_device(collate(different, pad_id=self.pad_id, multiple=self.multiple))
+        inputs = to_device(self.model, collate(different, pad_id=self.pad_id, multiple=self.multiple))
         seen = inputs.pop("attention_mask").bool()
         mask = None if seen.all() else torch.nn.functional.pad(seen, (0, max_new_tokens), value=True)
-        positions = self._collated_positions(different, seen.shape[1])
-        batch = _Batch(cache, mask, positions, length=seen.shape[1], logits=torch.empty(0))
+        positions = self._positions.collated(different, seen.shape[1])
+        batch = _Rows(cache, mask, positions, length=seen.shape[1], logits=torch.empty(0))
         self._forward(batch, inputs, first=True)
         if positions is not None:
             batch.positions = positions[..., -1:]
@@ -147,14 +145,14 @@ class Sampler:
             batch.keep(torch.tensor([place[prompt] for prompt in wanted], device=self.model.device))
         return batch
 
-    def _step(self, batch: _Batch, chosen: Tensor) -> None:
+    def _step(self, batch: _Rows, chosen: Tensor) -> None:
         """Feed each row its chosen token, [B, 1]."""
         batch.length += 1
         if batch.positions is not None:
             batch.positions = batch.positions + 1
         self._forward(batch, {"input_ids": chosen}, first=False)
 
-    def _forward(self, batch: _Batch, inputs: dict[str, Tensor], *, first: bool) -> None:
+    def _forward(self, batch: _Rows, inputs: dict[str, Tensor], *, first: bool) -> None:
         mask = None if batch.mask is None else batch.mask[:, : batch.length]
         common = {"attention_mask": mask, "past_key_values": batch.cache, "use_cache": True}
         if batch.positions is not None:
@@ -168,26 +166,6 @@ class Sampler:
         # More than one position, for FEWEST_ROWS: the output head's product has one row per prompt and position.
         logits = self.model(**inputs, logits_to_keep=self.fewest_rows if first else 1).logits
         batch.logits = logits[:, -1]
-
-    def _collated_positions(self, prompts: Sequence[Prompt], width: int) -> Tensor | None:
-        """Position ids of all prompts, padded on the left like them. [..., B, P]"""
-        if not self._takes_positions:
-            return None
-        rows = [self._prompt_positions(prompt) for prompt in prompts]
-        padded = [torch.nn.functional.pad(row, (width - row.shape[-1], 0)) for row in rows]
-        return torch.cat(padded, dim=-2).to(self.model.device)
-
-    def _prompt_positions(self, prompt: Prompt) -> Tensor:
-        if prompt not in self._positions:
-            inputs = dict(prompt.tensors)
-            ids = inputs.pop("input_ids")
-            self._positions[prompt] = self.model._prepare_position_ids_for_generation(ids, inputs)
-        return self._positions[prompt]
-
-    def to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Move a batch to the model's device, pixels to its type too."""
-        device, dtype = self.model.device, self.model.dtype
-        return {name: value.to(device, dtype if value.is_floating_point() else None) for name, value in batch.items()}
 
     def _cut(self, ids: np.ndarray, logprobs: np.ndarray, *, longest: int) -> Sample:
         ends = np.flatnonzero(ids[:longest] == self.end_id)

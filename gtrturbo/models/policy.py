@@ -15,12 +15,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from gtrturbo.algorithms.vocabulary import LogitsReader
 from gtrturbo.models.decoding import Sample, Sampler
+from gtrturbo.models.families import family_of, forbidden_ids
 from gtrturbo.models.renderer import Prompt, Renderer
 from gtrturbo.models.scorer import Scorer
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.models.window_attention import attend_at_once
-
-FORBIDDEN = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Policy:
         attend_at_once(model)
         self.processor = processor
         self.value_head = value_head
-        self.renderer = Renderer(processor)
+        self.renderer = Renderer(processor, family_of(model.config.model_type))
         self.forbidden = torch.tensor(sorted(forbidden_ids(model.config)), dtype=torch.long, device=model.device)
         self.scorer = Scorer(model, pad_id=self.pad_id, forbidden=self.forbidden)
         self.sampler = Sampler(model, pad_id=self.pad_id, end_id=processor.tokenizer.eos_token_id, forbidden=self.forbidden)
@@ -114,8 +113,3 @@ class Policy:
     def parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Name the model's trainable parameters, in a fixed order, without the value head's."""
         return [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad]
-
-
-def forbidden_ids(config: Any) -> set[int]:
-    """Name the ids that stand for pictures and must never be sampled."""
-    return {identity for name in FORBIDDEN if isinstance(identity := getattr(config, name, None), int)}

@@ -12,8 +12,7 @@ from transformers import AutoProcessor, ProcessorMixin, Qwen2_5_VLProcessor
 from transformers.utils.import_utils import is_torchvision_available
 
 from gtrturbo.errors import GtrTurboError
-
-QWEN_VL_TYPES = {"qwen2_vl", "qwen2_5_vl"}
+from gtrturbo.models.families import family_of
 
 
 class ImageOnlyProcessor(Qwen2_5_VLProcessor):
@@ -38,7 +37,7 @@ def load_processor(source: str | Path, *, model_type: str, **where: Any) -> Any:
     Raises:
         GtrTurboError: the model has no processor that takes images and text.
     """
-    loader = AutoProcessor if is_torchvision_available() or model_type not in QWEN_VL_TYPES else ImageOnlyProcessor
+    loader = AutoProcessor if is_torchvision_available() or not family_of(model_type).image_only else ImageOnlyProcessor
     processor = loader.from_pretrained(source, **where)
     if not isinstance(processor, ProcessorMixin) or not hasattr(processor, "image_processor"):
         raise GtrTurboError(

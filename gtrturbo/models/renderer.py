@@ -6,8 +6,8 @@ prompt is made of never depends on its neighbours. Sampled ids are trained on as
 
 import hashlib
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from gtrturbo.models.families import DEFAULT, Family
 from gtrturbo.store.records import Message
 
-# What a processor returns per token; everything else (pixels, grids) is stacked along its first dimension.
-TOKEN_KEYS = {"input_ids": None, "attention_mask": 0, "mm_token_type_ids": 0, "token_type_ids": 0}
 CACHED_BYTES = 1 << 30
 
 
@@ -30,6 +29,7 @@ class Prompt:
     """
 
     tensors: dict[str, Tensor]
+    per_token: Mapping[str, int | None] = field(default_factory=lambda: DEFAULT.per_token)
 
     @property
     def nbytes(self) -> int:
@@ -45,8 +45,9 @@ class Prompt:
 class Renderer:
     """Turn chat messages with pictures into prompts, each rendered once."""
 
-    def __init__(self, processor: Any) -> None:
+    def __init__(self, processor: Any, family: Family = DEFAULT) -> None:
         self.processor = processor
+        self.family = family
         self._cache: dict[str, Prompt] = {}
         self._bytes = 0
         self._pieces: dict[int, str] = {}
@@ -71,7 +72,7 @@ class Renderer:
         text = self.processor.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
         images = [Image.fromarray(picture) for picture in pictures] or None
         batch = self.processor(text=[text], images=images, return_tensors="pt", padding=False)
-        return Prompt({name: value for name, value in batch.items() if isinstance(value, Tensor)})
+        return Prompt({name: value for name, value in batch.items() if isinstance(value, Tensor)}, self.family.per_token)
 
     def response_ids(self, reply: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Tokenise a reply that no policy sampled, with the end-of-turn token; return ids and character offsets."""
@@ -133,14 +134,15 @@ def padded_length(prompt: Prompt, multiple: int | None) -> int:
 
 def _join(prompts: Sequence[Prompt], name: str, length: int, pad_id: int) -> Tensor:
     rows = [prompt.tensors[name] for prompt in prompts]
-    if name not in TOKEN_KEYS:
+    if name not in prompts[0].per_token:
         return torch.cat(rows)
-    fill = pad_id if TOKEN_KEYS[name] is None else TOKEN_KEYS[name]
+    fill = prompts[0].per_token[name]
+    fill = pad_id if fill is None else fill
     return torch.cat([torch.nn.functional.pad(row, (length - row.shape[1], 0), value=fill) for row in rows])
 
 
 def append_responses(
-    batch: dict[str, Tensor], responses: Sequence[np.ndarray], *, pad_id: int
+    batch: dict[str, Tensor], responses: Sequence[np.ndarray], *, pad_id: int, per_token: Container[str] = DEFAULT.per_token
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Append replies to a batch of prompts, padded on the right to the longest, R tokens.
 
@@ -149,7 +151,7 @@ def append_responses(
     ids, mask = stack_responses(responses, pad_id=pad_id)
     tails = {"input_ids": ids, "attention_mask": mask.long()}
     joined = {
-        name: torch.cat([value, tails.get(name, torch.zeros_like(ids))], dim=1) if name in TOKEN_KEYS else value
+        name: torch.cat([value, tails.get(name, torch.zeros_like(ids))], dim=1) if name in per_token else value
         for name, value in batch.items()
     }
     return joined, mask

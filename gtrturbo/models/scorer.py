@@ -19,11 +19,10 @@ from transformers.cache_utils import DynamicLayer
 
 from gtrturbo.algorithms.tokens import gather_logprobs, linear_logprobs
 from gtrturbo.algorithms.vocabulary import LogitsReader, read_linear, read_logits
+from gtrturbo.models.budget import LOGIT_CHUNK, logit_chunk
 from gtrturbo.models.inputs import Positions, following, to_device
 from gtrturbo.models.renderer import Prompt, append_responses, collate, stack_responses
 
-# Below this the logits are smaller than the model's other activations, and chunks of them would only cost time.
-LARGE_VOCABULARY = 8192
 # A shared prompt takes a second pass for the replies, so it must save at least this share of the tokens.
 WORTH_SHARING = 0.2
 
@@ -90,12 +89,12 @@ class Scorer:
             return Reading(rows.masked_fill(~mask, 0.0), predicted.hidden[:, 0], mask, seen)
         with _without_logits(head):
             hidden = self._run(prompts, responses, ids, mask).hidden
-        flat = linear_logprobs(hidden[mask], head.weight, ids[mask], **sampling)
+        flat = linear_logprobs(hidden[mask], head.weight, ids[mask], chunk=LOGIT_CHUNK, **sampling)
         seen = read_linear(hidden[mask], head.weight, read, **sampling) if read else ()
         return Reading(torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, flat), hidden[:, 0], mask, seen)
 
     def _chunks_logits(self, head: Any, prompt: Prompt) -> bool:
-        if type(head) is not nn.Linear or head.bias is not None or head.out_features < LARGE_VOCABULARY:
+        if type(head) is not nn.Linear or head.bias is not None or logit_chunk(head.out_features) is None:
             return False
         if self._ends_in_head is None:
             # Some models scale or cap what the head gives: their logits are not its output, and must come from the model.
@@ -114,7 +113,9 @@ class Scorer:
             return self._run_shared(prompts, different, ids, mask, cache)
         batch = collate(prompts, pad_id=self.pad_id)
         positions = self._positions.collated(prompts, batch["input_ids"].shape[1])
-        batch, _ = append_responses(batch, [response[:-1] for response in responses], pad_id=self.pad_id)
+        batch, _ = append_responses(
+            batch, [response[:-1] for response in responses], pad_id=self.pad_id, per_token=prompts[0].per_token
+        )
         if positions is not None and (after := following(positions, replies - 1)) is not None:
             batch["position_ids"] = torch.cat([positions, after], dim=-1)
         return self._forward(batch, positions=replies, use_cache=False)

@@ -7,15 +7,15 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2_5_VLConfig
 
 from gtrturbo.distributed.devices import resolve_device
-from gtrturbo.models.batches import CPU_TOKENS, PER_HIDDEN, PER_INTERMEDIATE, SHARE_OF_FREE
+from gtrturbo.models.budget import CPU_TOKENS, tokens_that_fit
 from gtrturbo.models.built_in import build_processor, built_in_config
 from gtrturbo.models.checkpoint import DTYPES, add_adapter, quiet
+from gtrturbo.models.families import family_of
 from gtrturbo.models.memory import Layers, Shape
 from gtrturbo.models.shared_base import memory
-from gtrturbo.models.sizes import BUILT_IN
+from gtrturbo.models.sizes import BUILT_IN, PUBLISHED
 
 CHANNELS = 3
-PUBLISHED = ("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct")
 
 
 def read_shape(
@@ -40,12 +40,13 @@ def read_shape(
     config = _config(model, revision, texts)
     if config is None:
         return None
+    ends_of_towers = family_of(config.model_type).towers
     chosen = DTYPES[dtype]
     weights_type = (config.dtype or torch.float32) if chosen == "auto" else chosen
     with torch.device("meta"):
         built = AutoModelForImageTextToText.from_config(config, dtype=weights_type)
         ends = {id(module.weight): module.weight for module in (built.get_input_embeddings(), built.get_output_embeddings())}
-        towers = [module for name, module in built.named_modules() if name.endswith(("visual", "vision_tower", "vision_model"))]
+        towers = [module for name, module in built.named_modules() if name.endswith(ends_of_towers)]
         counts = {
             "parameters": built.num_parameters(),
             "vision": sum(parameter.numel() for parameter in towers[0].parameters()) if towers else 0,
@@ -77,10 +78,10 @@ def auto_tokens(shape: Shape, device: str, *, recomputes: bool) -> int:
     device = resolve_device(device)
     if not device.startswith("cuda") or not torch.cuda.is_available():
         return CPU_TOKENS
-    layer = PER_HIDDEN * shape.text.width + PER_INTERMEDIATE * shape.text.inner
-    per_token = layer + 2 * shape.text.width * shape.text.count if recomputes else layer * shape.text.count
     taken = shape.weights + shape.adapter_bytes + shape.trainable_bytes + shape.optimizer_bytes
-    return max(1, int(SHARE_OF_FREE * (memory(device)[1] - taken) / per_token))
+    free = memory(device)[1] - taken
+    text = shape.text
+    return tokens_that_fit(free, hidden=text.width, inner=text.inner, layers=text.count, recomputes=recomputes)
 
 
 def published_config(model: str) -> Qwen2_5_VLConfig | None:
@@ -90,28 +91,10 @@ def published_config(model: str) -> Qwen2_5_VLConfig | None:
     """
     if model not in PUBLISHED:
         return None
-    large = model == PUBLISHED[1]
-    text = {
-        "vocab_size": 152_064 if large else 151_936,
-        "hidden_size": 3584 if large else 2048,
-        "intermediate_size": 18_944 if large else 11_008,
-        "num_hidden_layers": 28 if large else 36,
-        "num_attention_heads": 28 if large else 16,
-        "num_key_value_heads": 4 if large else 2,
-        "max_position_embeddings": 128_000,
-        "rms_norm_eps": 1e-6,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": [16, 24, 24]},
-    }
-    vision = {
-        "depth": 32,
-        "hidden_size": 1280,
-        "intermediate_size": 3420,
-        "num_heads": 16,
-        "out_hidden_size": text["hidden_size"],
-        "window_size": 112,
-        "fullatt_block_indexes": [7, 15, 23, 31],
-    }
-    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=not large, dtype="bfloat16")
+    parts = PUBLISHED[model]
+    return Qwen2_5_VLConfig(
+        text_config=parts["text"], vision_config=parts["vision"], tie_word_embeddings=parts["tied"], dtype="bfloat16"
+    )
 
 
 def _config(model: str, revision: str | None, texts: Iterable[str] | None) -> Any:

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 
+from gtrturbo.store.names import MODEL_CONFIG
 from gtrturbo.store.run_cache import cached, drop
 
-BASE = "base"
+CACHED_AS = "base"
 # A second model may stand beside the base where as large a share of the device's memory stays free for the work.
 FREE_SHARE = 0.5
 MEMINFO = Path("/proc/meminfo")
@@ -30,7 +31,7 @@ def shared_base(base: str, *, revision: str, dtype: str, device: str, load: Call
         dtype, device: of the weights, as the user named them.
         load: reads the base; called where none of this identity, dtype and device is kept.
     """
-    pristine = cached(BASE, (fingerprint(base, revision), dtype, device), load)
+    pristine = cached(CACHED_AS, (fingerprint(base, revision), dtype, device), load)
     tensors = [*pristine.parameters(), *pristine.buffers()]
     return copy.deepcopy(pristine, {id(tensor): tensor for tensor in tensors})
 
@@ -39,7 +40,7 @@ def fingerprint(base: str, revision: str) -> tuple[Any, ...]:
     """Tell the content of a model's files apart without reading them: path, size, inode and times of change of each."""
     folder = Path(base)
     if not folder.is_dir():
-        cached = try_to_load_from_cache(base, "config.json", revision=revision)
+        cached = try_to_load_from_cache(base, MODEL_CONFIG, revision=revision)
         if not isinstance(cached, str):
             return (base, revision)
         folder = Path(cached).parent
@@ -53,7 +54,7 @@ def make_room(path: Path, device: str) -> None:
     size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
     free, total = memory(device)
     if free - size < FREE_SHARE * total:
-        drop(BASE)
+        drop(CACHED_AS)
 
 
 def memory(device: str) -> tuple[int, int]:

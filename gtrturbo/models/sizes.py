@@ -1,6 +1,10 @@
-"""The sizes of the built-in models, by name. Nothing heavy is imported here, so that every room may ask what is built in."""
+"""The sizes of models: the built-in ones, published ones, the value head's.
+
+Nothing heavy is imported here, so that every room may ask.
+"""
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,3 +52,53 @@ BUILT_IN = {
         initializer_range=0.106,  # Tiny's, over the root of two, as its layers are twice as wide.
     ),
 }
+
+# Published architectures by hub id: what is set of the language model and of the vision tower, and whether input and output
+# embeddings are one. Source: Bai et al., "Qwen2.5-VL Technical Report" (arXiv 2502.13923), table 1, and the models' config.json.
+_QWEN_TEXT = {
+    "max_position_embeddings": 128_000,
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": [16, 24, 24]},
+}
+_QWEN_VISION = {
+    "depth": 32,
+    "hidden_size": 1280,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "window_size": 112,
+    "fullatt_block_indexes": [7, 15, 23, 31],
+}
+QWEN_3B, QWEN_7B = "Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct"
+PUBLISHED: dict[str, dict[str, Any]] = {
+    QWEN_3B: {
+        "text": _QWEN_TEXT
+        | {
+            "vocab_size": 151_936,
+            "hidden_size": 2048,
+            "intermediate_size": 11_008,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+        },
+        "vision": _QWEN_VISION | {"out_hidden_size": 2048},
+        "tied": True,
+    },
+    QWEN_7B: {
+        "text": _QWEN_TEXT
+        | {
+            "vocab_size": 152_064,
+            "hidden_size": 3584,
+            "intermediate_size": 18_944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+        },
+        "vision": _QWEN_VISION | {"out_hidden_size": 3584},
+        "tied": False,
+    },
+}
+
+
+def value_head_widths(hidden: int) -> tuple[int, int, int]:
+    """Return what goes into a value head, and the widths of its two hidden layers: 1024 and 512, less for a narrow model."""
+    return hidden, min(1024, 4 * hidden), min(512, 2 * hidden)

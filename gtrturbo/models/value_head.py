@@ -6,9 +6,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gtrturbo.store.artifacts import SAFETENSORS_METADATA
-
-VALUE_HEAD = "value_head.safetensors"
+from gtrturbo.models.sizes import value_head_widths
+from gtrturbo.store.names import VALUE_HEAD
+from gtrturbo.store.safetensors_files import SAFETENSORS_METADATA
 
 
 class ValueHead(nn.Module):
@@ -30,7 +30,7 @@ class ValueHead(nn.Module):
     def new(cls, hidden_size: int, *, seed: int) -> "ValueHead":
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            head = cls((hidden_size, min(1024, 4 * hidden_size), min(512, 2 * hidden_size)))
+            head = cls(value_head_widths(hidden_size))
         for parameter in head.layers[-1].parameters():
             nn.init.zeros_(parameter)
         return head

@@ -15,17 +15,19 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.weak import WeakIdKeyDictionary
 from transformers import AttentionInterface
 
+from gtrturbo.models.families import FAMILIES
+
 # Towers hand their sequences over in one call to whatever has "flash" in its name.
 NAME = "gtrturbo_flash_windows"
-TOWERS = ("qwen2_vl_vision", "qwen2_5_vl_vision")
 
 
 def attend_at_once(model: nn.Module) -> None:
     """Let the vision tower of a Qwen2-VL or Qwen2.5-VL take all sequences of one length in one call; leave other models alone."""
+    towers = {tower for family in FAMILIES.values() for tower in family.window_towers}
     AttentionInterface.register(NAME, _attention)
     for module in model.modules():
         config: Any = getattr(module, "config", None)
-        if getattr(config, "model_type", None) in TOWERS and config._attn_implementation == "sdpa":
+        if getattr(config, "model_type", None) in towers and config._attn_implementation == "sdpa":
             config._attn_implementation = NAME
 
 

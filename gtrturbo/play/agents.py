@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from gtrturbo.config.choices import ServerName
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
 from gtrturbo.play.episodes import Agent, Response, State
 from gtrturbo.play.policy_agent import PolicyAgent, ask_policy
-from gtrturbo.play.server import Kind, Server
+from gtrturbo.play.server import Server
 from gtrturbo.play.server_agent import ServerAgent, ServerPolicy, ask_server
 from gtrturbo.play.teachers import ROUNDING, Question
 from gtrturbo.plugins import calling, find
@@ -22,7 +23,7 @@ from gtrturbo.plugins import calling, find
 class Endpoint:
     """A server as the user names it; see `Server` and `ServerPolicy`."""
 
-    kind: Kind
+    kind: ServerName
     base_url: str | None
     model: str | None
     max_concurrency: int

@@ -12,7 +12,7 @@ from gtrturbo.models.policy import Policy
 from gtrturbo.models.scoring import score_all
 from gtrturbo.play.recording import Transcript, read_transcript
 from gtrturbo.play.teachers import Logprobs, Question, Scores, Thoughts
-from gtrturbo.store.artifacts import seed_for
+from gtrturbo.store.ids import seed_for
 from gtrturbo.store.tensors import TopLogprobs
 
 HOTTER, HOTTEST = 1.1, 0.9

@@ -7,18 +7,18 @@ actions all follow from these two. So it is the same whatever is played beside i
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from gtrturbo.store.artifacts import seed_for
+from gtrturbo.config.choices import InvalidReply
+from gtrturbo.store.ids import seed_for
 from gtrturbo.store.records import Message, Turn, said
 from gtrturbo.tasks.chance import turn_limit
 from gtrturbo.tasks.reply import Reply
 from gtrturbo.tasks.task import Ending, Past, Task, View
 
-OnInvalidReply = Literal["random", "noop", "end"]
 GAME_REWARD = "environment"
 
 
@@ -67,7 +67,7 @@ Agent = Callable[[Sequence[State]], Sequence[Response | None]]
 
 
 def play_episodes(
-    agent: Agent, task: Task, *, seed: int, episodes: Sequence[int], num_envs: int, on_invalid_reply: OnInvalidReply
+    agent: Agent, task: Task, *, seed: int, episodes: Sequence[int], num_envs: int, on_invalid_reply: InvalidReply
 ) -> Iterator[list[Played]]:
     """Play whole episodes and yield each when it ends, in the order of ending.
 
@@ -131,7 +131,7 @@ class _Slot:
         prompt = self.task.prompt(view)
         return State(self.index, len(self.history), prompt.messages, prompt.images, known)
 
-    def play(self, response: Response, on_invalid_reply: OnInvalidReply) -> None:
+    def play(self, response: Response, on_invalid_reply: InvalidReply) -> None:
         before = self.state
         reply = self.task.read(response.text, before.info)
         executed = reply.action if reply else self._fallback(on_invalid_reply)
@@ -157,7 +157,7 @@ class _Slot:
         )
         self.played.append(Played(before, response, reply, turn, self.state if truncated else None))
 
-    def _fallback(self, on_invalid_reply: OnInvalidReply) -> str | None:
+    def _fallback(self, on_invalid_reply: InvalidReply) -> str | None:
         allowed = self.task.allowed(self.state.info)
         return allowed[self.random.integers(len(allowed))] if on_invalid_reply == "random" and allowed else None
 

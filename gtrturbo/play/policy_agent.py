@@ -7,7 +7,7 @@ import numpy as np
 from gtrturbo.models.policy import Policy
 from gtrturbo.play.episodes import Response, State
 from gtrturbo.play.teachers import Question
-from gtrturbo.store.artifacts import seed_for
+from gtrturbo.store.ids import seed_for
 
 
 class PolicyAgent:

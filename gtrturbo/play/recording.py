@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from gtrturbo.algorithms.tokens import span_masks
+from gtrturbo.config.choices import InvalidReply
 from gtrturbo.console import progress_bar
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.renderer import Prompt, Renderer
-from gtrturbo.play.episodes import Agent, OnInvalidReply, Played, play_episodes
-from gtrturbo.store.artifacts import TOKENS, TURNS
+from gtrturbo.play.episodes import Agent, Played, play_episodes
+from gtrturbo.store.names import TOKENS, TURNS
 from gtrturbo.store.records import Message, Successor, Turn, read_rows, write_rows
 from gtrturbo.store.resume_log import ResumeLog
 from gtrturbo.store.tensors import TurnTokens, load_picture, load_turn_tokens, save_image, save_turn_tokens
@@ -53,7 +54,7 @@ def record_episodes(
     seed: int,
     episodes: Sequence[int],
     num_envs: int,
-    on_invalid_reply: OnInvalidReply,
+    on_invalid_reply: InvalidReply,
 ) -> list[Turn]:
     """Play those episodes that the journal does not hold, show progress, and write all of them into `folder`.
 

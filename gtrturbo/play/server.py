@@ -17,15 +17,15 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from gtrturbo.config.choices import ServerName
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.records import Message
 
-Kind = Literal["vllm", "sglang", "generic"]
 # Seconds before each further try: a server that restarts or is full is waited for, about two minutes in all.
 BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 TIMEOUT = 600.0
@@ -56,7 +56,7 @@ class Server:
         needs_ids: refuse replies without token ids, which cannot be trained on.
     """
 
-    def __init__(self, kind: Kind, base_url: str, model: str | None = None, *, needs_ids: bool = True) -> None:
+    def __init__(self, kind: ServerName, base_url: str, model: str | None = None, *, needs_ids: bool = True) -> None:
         self.kind = kind
         self.base_url = base_url.rstrip("/").removesuffix("/v1")
         self.model = model or self._served()[0]

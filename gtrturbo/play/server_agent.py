@@ -11,13 +11,13 @@ from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_architecture, quiet
 from gtrturbo.models.checkpoint_files import is_adapter
-from gtrturbo.models.policy import forbidden_ids
+from gtrturbo.models.families import family_of, forbidden_ids
 from gtrturbo.models.processor import load_processor
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.play.episodes import Response, State
 from gtrturbo.play.server import Answer, Server
 from gtrturbo.play.teachers import Question
-from gtrturbo.store.artifacts import artifact_id, seed_for
+from gtrturbo.store.ids import artifact_id, seed_for
 from gtrturbo.store.records import Message
 
 NAME_DIGITS = 12
@@ -39,9 +39,10 @@ class ServerPolicy:
         quiet()
         config = load_architecture(path)
         self.server = server
-        self.renderer = Renderer(load_processor(path, model_type=config.model_type, local_files_only=True))
+        family = family_of(config.model_type)
+        self.renderer = Renderer(load_processor(path, model_type=config.model_type, local_files_only=True), family)
         self.forbidden = sorted(forbidden_ids(config))
-        self.image_id = getattr(config, "image_token_id", None)
+        self.image_id = getattr(config, family.repeated_id, None)
         self.max_concurrency = max_concurrency
         self.name = server.model
         if is_adapter(path):

@@ -13,7 +13,7 @@ import numpy as np
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import calling, find
-from gtrturbo.store.artifacts import Manifest
+from gtrturbo.store.manifest import Manifest
 from gtrturbo.store.records import Message
 from gtrturbo.store.tensors import TopLogprobs, load_picture
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gtrturbo.analysis.comparison import ALL_TASKS, TITLES, Comparison, comparison, final
-from gtrturbo.analysis.groups import Group, group_runs
+from gtrturbo.analysis.groups import RunGroup, group_runs
 from gtrturbo.analysis.history import read_history
 from gtrturbo.analysis.intervals import fewest_seeds, said
 from gtrturbo.config import ReportConfig
@@ -13,6 +13,7 @@ from gtrturbo.report.cost import Prices, outside_teacher, time_figure
 from gtrturbo.report.episodes import samples
 from gtrturbo.report.page import details, grid, listing, page, paragraph, section, table
 from gtrturbo.report.panels import COLLAPSE, OUTCOMES, TEACHER, UPDATES, figures, gap_figure
+from gtrturbo.store.files import write_whole
 
 INTERVALS = (
     "Bands are 95 % intervals: over seeds (bootstrap, expanded for few seeds) where there are several, else Wilson's over the "
@@ -41,18 +42,16 @@ def report(config: ReportConfig) -> Path:
     sections.append(_made(groups))
     text = page(_title(groups), sections)
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    draft = config.out.with_name(f".{config.out.name}.partial")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(config.out)
+    write_whole(config.out, text.encode())
     return config.out
 
 
-def _title(groups: Sequence[Group]) -> str:
+def _title(groups: Sequence[RunGroup]) -> str:
     methods, tasks = dict.fromkeys(group.method for group in groups), dict.fromkeys(group.task for group in groups)
     return f"{', '.join(methods)} on {', '.join(tasks)}"
 
 
-def _asked(result: Comparison, groups: Sequence[Group]) -> str:
+def _asked(result: Comparison, groups: Sequence[RunGroup]) -> str:
     """Say what was run."""
     rows = []
     for group in groups:
@@ -65,7 +64,7 @@ def _asked(result: Comparison, groups: Sequence[Group]) -> str:
     return section("What was run", table("methods", head, rows))
 
 
-def _found(result: Comparison, groups: Sequence[Group]) -> str:
+def _found(result: Comparison, groups: Sequence[RunGroup]) -> str:
     """Say what came out, and how sure that is: in words, then as tables, the first numbers before the rest."""
     parts = [listing([_finding(result, group) for group in groups], kind="found"), listing(result.notes, kind="found faint")]
     for task in result.last:
@@ -79,7 +78,7 @@ def _found(result: Comparison, groups: Sequence[Group]) -> str:
     return section("What was found", *parts)
 
 
-def _finding(result: Comparison, group: Group) -> str:
+def _finding(result: Comparison, group: RunGroup) -> str:
     """Say one method's success at the end in a sentence: against chance, and against the baseline."""
     estimate = final(result, group.task, group.method, "success_rate")
     assert estimate is not None
@@ -121,7 +120,7 @@ def _at_end(result: Comparison, task: str, iteration: int | None) -> bool:
 
 
 def _task_sections(
-    name: str, task: str, groups: Sequence[Group], result: Comparison, prices: Prices, count: int
+    name: str, task: str, groups: Sequence[RunGroup], result: Comparison, prices: Prices, count: int
 ) -> Iterator[str]:
     rules = {"Success": [Rule("chance", result.chance[task])], TEACHER[0].title: [Rule("mean change", 1.0)]}
     of = f": {task}" if len(result.last) > 1 else ""
@@ -141,7 +140,7 @@ def _task_sections(
         yield section(f"Sample episodes{of}", *shown)
 
 
-def _made(groups: Sequence[Group]) -> str:
+def _made(groups: Sequence[RunGroup]) -> str:
     rows = [
         [str(run.path), group.method, str(seed), " ".join(run.settings.get("set", []))]
         for group in groups

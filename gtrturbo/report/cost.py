@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from gtrturbo.analysis.groups import Group
+from gtrturbo.analysis.groups import RunGroup
 from gtrturbo.analysis.history import Entry, History
 from gtrturbo.report.chart import bars
 from gtrturbo.report.page import details, listing, paragraph, table
-from gtrturbo.store.artifacts import TOKENS
+from gtrturbo.store.names import TOKENS
 from gtrturbo.store.records import mean
 from gtrturbo.store.tensors import load_arrays
 
@@ -25,7 +25,7 @@ class Prices:
     currency: str
 
 
-def time_figure(name: str, groups: Sequence[Group]) -> str:
+def time_figure(name: str, groups: Sequence[RunGroup]) -> str:
     """Draw seconds by stage, the mean over a method's seeds."""
     rows = [(group.method, [(stage, _mean_seconds(group, stage)) for stage in STAGES]) for group in groups]
     legend = "".join(f'<li><span class="block p{place}"></span>{escape(stage)}</li>' for place, stage in enumerate(STAGES))
@@ -36,11 +36,11 @@ def time_figure(name: str, groups: Sequence[Group]) -> str:
     return f'<figure class="slim">{head}<ul class="legend">{legend}</ul>{picture}{numbers}</figure>'
 
 
-def _mean_seconds(group: Group, stage: str) -> float:
+def _mean_seconds(group: RunGroup, stage: str) -> float:
     return mean(run.seconds.get(stage, 0.0) for run in group.runs.values())
 
 
-def outside_teacher(groups: Sequence[Group], prices: Prices) -> str:
+def outside_teacher(groups: Sequence[RunGroup], prices: Prices) -> str:
     """Tabulate what an API teacher would have been asked, and its price beside that of the merged teacher's seconds."""
     rows = [_cost_row(group, prices) for group in groups]
     money = [f"API, {prices.currency}"] * (prices.per_call is not None or prices.per_million_tokens is not None)
@@ -51,7 +51,7 @@ def outside_teacher(groups: Sequence[Group], prices: Prices) -> str:
     )
 
 
-def _cost_row(group: Group, prices: Prices) -> list[str]:
+def _cost_row(group: RunGroup, prices: Prices) -> list[str]:
     runs = list(group.runs.values())
     asked = [_asked(run) for run in runs]
     calls, tokens = mean(calls for calls, _ in asked), mean(tokens for _, tokens in asked)

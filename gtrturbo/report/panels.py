@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 
 from gtrturbo.analysis.comparison import Comparison
-from gtrturbo.analysis.groups import Group
+from gtrturbo.analysis.groups import RunGroup
 from gtrturbo.analysis.history import History
 from gtrturbo.analysis.intervals import Interval, bootstrap
 from gtrturbo.analysis.summary import wilson
@@ -151,12 +151,12 @@ TEACHER = (
 )
 
 
-def figures(name: str, panels: Iterable[Panel], groups: Sequence[Group], *, rules: dict[str, list[Rule]]) -> list[str]:
+def figures(name: str, panels: Iterable[Panel], groups: Sequence[RunGroup], *, rules: dict[str, list[Rule]]) -> list[str]:
     """Draw panels; `rules` are levels by panel title."""
     return [_figure(f"{name}-{place}", panel, groups, rules) for place, panel in enumerate(panels)]
 
 
-def _figure(name: str, panel: Panel, groups: Sequence[Group], rules: dict[str, list[Rule]]) -> str:
+def _figure(name: str, panel: Panel, groups: Sequence[RunGroup], rules: dict[str, list[Rule]]) -> str:
     lines = [line for curve in panel.curves for line in _lines(curve, groups) if line.points]
     head = f"<figcaption>{escape(panel.title)}</figcaption>"
     if not lines:
@@ -169,21 +169,21 @@ def _figure(name: str, panel: Panel, groups: Sequence[Group], rules: dict[str, l
     return f"<figure>{head}{paragraph(panel.told, kind='faint')}{legend(lines)}{picture}{note}{numbers(lines)}</figure>"
 
 
-def _lines(curve: Curve, groups: Sequence[Group]) -> list[Line]:
+def _lines(curve: Curve, groups: Sequence[RunGroup]) -> list[Line]:
     return [
         Line(" ".join(filter(None, [group.method, curve.name])), _points(curve, group), place, curve.dashed)
         for place, group in enumerate(groups)
     ]
 
 
-def _points(curve: Curve, group: Group) -> list[Point]:
+def _points(curve: Curve, group: RunGroup) -> list[Point]:
     """Average over the seeds at those iterations that all of them have."""
     recorded = [curve.read(run) for run in group.runs.values()]
     shared = sorted(set.intersection(*map(set, recorded)))
     return [_point(iteration, curve, group, [run[iteration] for run in recorded]) for iteration in shared]
 
 
-def _point(iteration: int, curve: Curve, group: Group, values: list[float]) -> Point:
+def _point(iteration: int, curve: Curve, group: RunGroup, values: list[float]) -> Point:
     interval = bootstrap([values])
     if len(values) == 1 and curve is SUCCESS.curves[0]:
         episodes = int(next(iter(group.runs.values())).at("student")[iteration].metrics["episodes"])
@@ -211,7 +211,7 @@ def _cell(point: Point | None) -> str:
     return f"{point.y:.4g}{interval}"
 
 
-def gap_figure(name: str, task: str, groups: Sequence[Group], result: Comparison) -> str:
+def gap_figure(name: str, task: str, groups: Sequence[RunGroup], result: Comparison) -> str:
     """Draw teacher minus student in success, per method, with the interval over seeds, or over deals of a single run."""
     gaps = [gap for gap in result.gaps if gap.task == task]
     lines = []

@@ -17,7 +17,8 @@ from gtrturbo.runs.plan import Step, plan
 from gtrturbo.runs.pruning import leftovers, schedule
 from gtrturbo.runs.script import command
 from gtrturbo.stages import execute, existing, stage_of
-from gtrturbo.store.artifacts import Result, prune
+from gtrturbo.store.draft import Result
+from gtrturbo.store.pruned import prune
 from gtrturbo.store.run_cache import caching
 
 

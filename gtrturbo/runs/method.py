@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
+from gtrturbo.config.choices import AnyPlacement
 from gtrturbo.config.common import NOT_NEGATIVE
 from gtrturbo.config.fields import Field, check, fields
 from gtrturbo.errors import GtrTurboError
@@ -11,12 +12,12 @@ from gtrturbo.errors import GtrTurboError
 Teacher = Literal["none", "merged", "static", "newest", "given", "expert"]
 Fallback = Literal["none", "static", "expert"]
 Annotation = Literal["none", "logprobs", "distributions", "thoughts"]
-Guidance = Literal["none", "reward", "advantage", "return", "loss", "imitation"]
+Guidance = Literal["none", AnyPlacement, "imitation"]
 Refresh = Literal["every", "never"]
 
 GAE = "gae"
 # What may be made of an annotation.
-BY_KL = ("reward", "advantage", "return", "loss")
+BY_KL = get_args(AnyPlacement)
 ENTERS: dict[str, tuple[str, ...]] = {
     "none": ("none",),
     "logprobs": BY_KL,

@@ -6,21 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 from gtrturbo.config import DistillConfig, EvalConfig, InitConfig, MergeConfig, PpoStepConfig, RolloutConfig, RunConfig, SftConfig
+from gtrturbo.config.choices import AUTO
+from gtrturbo.merging.ranges import MERGE_RANGE
+from gtrturbo.models.budget import logit_chunk
 from gtrturbo.models.checkpoint_files import adapter_config, base_of, is_adapter
 from gtrturbo.models.memory import FLOAT32, Batch, Memory, Shape, generating, scoring, training
+from gtrturbo.models.sizes import value_head_widths
 from gtrturbo.play.teachers import find_mode
 from gtrturbo.runs.method import teacher_of
 from gtrturbo.runs.methods import method_of
 from gtrturbo.runs.overrides import EXPERT
 from gtrturbo.runs.plan import Step
 from gtrturbo.runs.sample import Play
-
-# algorithms/tokens.linear_logprobs makes the logits of so many tokens at a time, where the vocabulary is large.
-LOGIT_CHUNK, LARGE_VOCABULARY = 512, 8192
-# Value head: H → 1024 → 512 → 1, at most 4 and 2 times the model's width (models/value_head.py).
-HEAD = ((1024, 4), (512, 2))
-# A merge holds a range of so many entries of each checkpoint and of the base, in float64.
-RANGE = 1 << 22
 
 
 def shape_of(config: RunConfig, stages: list[Any]) -> Shape | None:
@@ -57,12 +54,12 @@ def _name(step: Step) -> str:
 def _peak(config: RunConfig, stage: Any, shape: Shape, play: Play, reply: int) -> Memory:
     """Estimate one step; each stage holds one model, and what it does with it decides the rest."""
     shape = _loaded(shape, stage)
-    chunk = LOGIT_CHUNK if shape.vocabulary >= LARGE_VOCABULARY else None
+    chunk = logit_chunk(shape.vocabulary)
     if isinstance(stage, InitConfig):
         return Memory(weights=shape.weights + shape.adapter_bytes)
     if isinstance(stage, MergeConfig):
         held = len(stage.checkpoints) + 2 if stage.checkpoints else 0  # with the base and the result
-        return Memory(passing=held * min(RANGE, shape.parameters) * 2 * FLOAT32)
+        return Memory(passing=held * min(MERGE_RANGE, shape.parameters) * 2 * FLOAT32)
     if isinstance(stage, RolloutConfig | EvalConfig):
         rows = min(stage.num_envs, stage.episodes)
         return generating(shape, batch_of(shape, play, rows, stage.max_new_tokens)) if stage_has_model(stage) else Memory()
@@ -80,8 +77,8 @@ def stage_has_model(stage: RolloutConfig | EvalConfig | DistillConfig) -> bool:
 
 def _loaded(shape: Shape, stage: Any) -> Shape:
     """Give the weights the type that the stage loads them in."""
-    dtype = getattr(stage, "dtype", "auto")
-    return shape if dtype == "auto" else replace(shape, width=FLOAT32 if dtype == "float32" else 2)
+    dtype = getattr(stage, "dtype", AUTO)
+    return shape if dtype == AUTO else replace(shape, width=FLOAT32 if dtype == "float32" else 2)
 
 
 def _longest_reply(stages: list[Any], play: Play) -> int:
@@ -99,7 +96,7 @@ def _rows(stage: Any, shape: Shape, play: Play, reply: int, *, recompute: bool) 
     """Count the samples of a forward pass by its budget of tokens."""
     auto = importlib.import_module("gtrturbo.models.shape").auto_tokens
     setting = stage.micro_batch_tokens
-    tokens = auto(shape, stage.device, recomputes=recompute) if setting == "auto" else int(setting)
+    tokens = auto(shape, stage.device, recomputes=recompute) if setting == AUTO else int(setting)
     one = batch_of(shape, play, 1, reply)
     return max(1, tokens // one.tokens)
 
@@ -113,7 +110,7 @@ def _update(stage: SftConfig | PpoStepConfig, shape: Shape, play: Play, *, reply
 
 def head_size(hidden: int) -> int:
     """Count the numbers of a value head."""
-    widths = [hidden, *(min(most, times * hidden) for most, times in HEAD), 1]
+    widths = [*value_head_widths(hidden), 1]
     return sum(left * right + right for left, right in itertools.pairwise(widths))
 
 

@@ -26,7 +26,7 @@ from gtrturbo.runs.methods import check_options, method_of
 from gtrturbo.runs.overrides import ADAPTER, EXPERT, overrides
 from gtrturbo.runs.presets import PRESETS
 from gtrturbo.stages import STAGES
-from gtrturbo.store.artifacts import seed_for
+from gtrturbo.store.ids import seed_for
 
 MODES = {"logprobs": "kl", "distributions": "kl", "thoughts": "thoughts"}
 

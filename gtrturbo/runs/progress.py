@@ -9,7 +9,9 @@ from gtrturbo.config import RunConfig
 from gtrturbo.console import stderr
 from gtrturbo.runs.execute import run
 from gtrturbo.runs.plan import Step, plan
-from gtrturbo.store.artifacts import TURNS, Result, read_manifest
+from gtrturbo.store.draft import Result
+from gtrturbo.store.manifest import read_manifest
+from gtrturbo.store.names import TURNS
 from gtrturbo.store.records import Turn, read_rows
 
 TOLD = {

@@ -8,7 +8,8 @@ from typing import Any
 
 from gtrturbo.config import MergeConfig, PpoStepConfig
 from gtrturbo.stages import read_by
-from gtrturbo.store.artifacts import OPTIMIZER, read_manifest
+from gtrturbo.store.manifest import read_manifest
+from gtrturbo.store.names import OPTIMIZER
 
 WEIGHTS = ".safetensors"
 

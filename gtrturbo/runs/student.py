@@ -11,7 +11,7 @@ from gtrturbo.play.teachers import find_mode
 from gtrturbo.runs.overrides import collect, settable
 from gtrturbo.runs.plan import require_fitting_guidance
 from gtrturbo.stages import execute
-from gtrturbo.store.artifacts import Result
+from gtrturbo.store.draft import Result
 
 BY_DISTILL = "distill decides what its update reads and writes"
 

@@ -17,19 +17,11 @@ from gtrturbo.show.run import MEND, check_run, describe_damage, find_artifacts, 
 from gtrturbo.show.text import Row, identity, section, setting, stdout
 from gtrturbo.show.turns import demo_rows, show_episode, show_row
 from gtrturbo.show.weights import tensor_rows, weights_rows
-from gtrturbo.store.artifacts import (
-    DEMOS,
-    MANIFEST,
-    SCORES,
-    TIMING,
-    Manifest,
-    artifact_id,
-    is_model_folder,
-    list_files,
-    pruned_files,
-    read_manifest,
-    remake_command,
-)
+from gtrturbo.store.files import list_files
+from gtrturbo.store.ids import artifact_id, is_model_folder
+from gtrturbo.store.manifest import Manifest, read_manifest
+from gtrturbo.store.names import DEMOS, MANIFEST, SCORES, TIMING
+from gtrturbo.store.pruned import pruned_files, remake_command
 from gtrturbo.store.records import Demo, mean, read_rows
 from gtrturbo.store.tensors import load_scores
 

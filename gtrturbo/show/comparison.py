@@ -18,7 +18,7 @@ from gtrturbo.analysis.intervals import Interval, said
 from gtrturbo.config import CompareConfig
 from gtrturbo.console import visible
 from gtrturbo.show.text import stdout
-from gtrturbo.store.artifacts import save_json
+from gtrturbo.store.files import save_json, write_whole
 from gtrturbo.store.records import mean
 
 
@@ -44,7 +44,7 @@ def write_comparison(folder: Path, result: Comparison) -> None:
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(CSV)
     writer.writerows(map(_csv_row, result.estimates))
-    (folder / "compare.csv").write_text(lines.getvalue(), encoding="utf-8")
+    write_whole(folder / "compare.csv", lines.getvalue().encode())
 
 
 CSV = (

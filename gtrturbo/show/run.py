@@ -11,16 +11,11 @@ from rich.text import Text
 
 from gtrturbo.console import number, progress_bar, visible
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.artifacts import (
-    MANIFEST,
-    Manifest,
-    artifact_id,
-    damaged_files,
-    list_files,
-    pruned_files,
-    read_manifest,
-    short,
-)
+from gtrturbo.store.files import list_files
+from gtrturbo.store.ids import artifact_id, short
+from gtrturbo.store.manifest import Manifest, read_manifest
+from gtrturbo.store.names import MANIFEST
+from gtrturbo.store.pruned import damaged_files, pruned_files
 
 # The numbers that a reader compares first; an artifact shows those that it has.
 FIRST_METRICS = (

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gtrturbo.console import visible
-from gtrturbo.store.artifacts import short
+from gtrturbo.store.ids import short
 
 NO_WRAP = 10_000
 

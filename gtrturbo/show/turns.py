@@ -13,7 +13,8 @@ from gtrturbo.console import number, visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.show.scores import coloured, legend, token_table
 from gtrturbo.show.text import Row, has_colours, link, section
-from gtrturbo.store.artifacts import TURNS, read_manifest
+from gtrturbo.store.manifest import read_manifest
+from gtrturbo.store.names import TURNS
 from gtrturbo.store.records import Demo, Message, Turn, read_rows
 
 THOUGHT, ACTION, WRONG = "cyan", "bold magenta", "bold red"

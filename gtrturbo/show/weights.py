@@ -12,12 +12,10 @@ from safetensors import SafetensorError, safe_open
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.show.text import Row
-from gtrturbo.store.artifacts import pruned_files
+from gtrturbo.store.names import ADAPTER_CONFIG, OPTIMIZER_FILE, VALUE_HEAD
+from gtrturbo.store.pruned import pruned_files
 
 WEIGHTS = "*model*.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
-OPTIMIZER = "optimizer.safetensors"
-VALUE_HEAD = "value_head.safetensors"
 
 
 @dataclass(frozen=True)
@@ -31,15 +29,15 @@ class Tensor:
 
 def weights_rows(folder: Path) -> list[Row]:
     """Say whether a checkpoint is full or LoRA, how large it is, and what training state lies beside it."""
-    if pruned := [name for name in pruned_files(folder) if name != OPTIMIZER]:
+    if pruned := [name for name in pruned_files(folder) if name != OPTIMIZER_FILE]:
         return [("weights", f"{_sort(folder)}, pruned ({' '.join(pruned)})")]
     tensors = list(_tensors(folder))
     parameters = sum(math.prod(tensor.shape) for tensor in tensors)
     rows: list[Row] = [("weights", f"{_sort(folder)}, {len(tensors)} tensors, {parameters} parameters")]
     if (folder / VALUE_HEAD).is_file():
         rows.append(("value head", "yes"))
-    if (folder / OPTIMIZER).is_file():
-        rows.append(("updates", str(_updates(folder / OPTIMIZER))))
+    if (folder / OPTIMIZER_FILE).is_file():
+        rows.append(("updates", str(_updates(folder / OPTIMIZER_FILE))))
     return rows
 
 

@@ -30,10 +30,14 @@ from gtrturbo.play.teachers import (
 )
 from gtrturbo.plugins import calling, is_outside, load, names_code
 from gtrturbo.stages import canonical, done, provenance
-from gtrturbo.store.artifacts import DEMOS, SCORES, TOKENS, Draft, Result, read_manifest, short, writing
+from gtrturbo.store.draft import Draft, Result
+from gtrturbo.store.ids import short
+from gtrturbo.store.manifest import read_manifest
+from gtrturbo.store.names import DEMOS, SCORES, TOKENS
 from gtrturbo.store.records import Demo, Turn, mean, said, write_rows
 from gtrturbo.store.resume_log import ResumeLog
 from gtrturbo.store.tensors import TurnTokens, load_picture, load_turn_tokens, save_image, save_scores
+from gtrturbo.store.writing import writing
 from gtrturbo.tasks.loading import KIND as TASK
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.reply import Reply

@@ -7,13 +7,15 @@ from gtrturbo.models.checkpoint_files import renderer_hash
 from gtrturbo.play.agents import Endpoint, Opening, open_player
 from gtrturbo.play.recording import Episode, record_episodes
 from gtrturbo.stages import done, provenance
-from gtrturbo.store.artifacts import Result, save_json, writing
+from gtrturbo.store.draft import Result
+from gtrturbo.store.files import save_json
+from gtrturbo.store.names import METRICS
 from gtrturbo.store.resume_log import ResumeLog
 from gtrturbo.store.run_cache import cached
+from gtrturbo.store.writing import writing
 from gtrturbo.tasks.chance import chance
 from gtrturbo.tasks.loading import load_task
 
-METRICS = "metrics.json"
 CHANCE_EPISODES = 1000
 
 

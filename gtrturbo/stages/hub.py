@@ -12,16 +12,12 @@ from gtrturbo.distributed.processes import Alone, group, working_in, world
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import is_outside, load, names_code
 from gtrturbo.stages.table import STAGES, Stage, resumable_files
-from gtrturbo.store.artifacts import (
-    Draft,
-    Provenance,
-    Result,
-    artifact_id,
-    finished,
-    pruned_files,
-    remake_command,
-)
+from gtrturbo.store.draft import Draft, Result
+from gtrturbo.store.ids import artifact_id
+from gtrturbo.store.provenance import Provenance
+from gtrturbo.store.pruned import pruned_files, remake_command
 from gtrturbo.store.trackers import require_trackers, tracking
+from gtrturbo.store.writing import finished
 
 # Of what has several built-in names, the one that counts.
 CANONICAL = {"task": game_name}

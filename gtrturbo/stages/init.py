@@ -5,12 +5,15 @@ from typing import Any
 from gtrturbo.config import InitConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.built_in import build
-from gtrturbo.models.checkpoint import BASE, add_adapter, load_foreign, quiet, save_model
+from gtrturbo.models.checkpoint import add_adapter, load_foreign, quiet, save_model
 from gtrturbo.models.checkpoint_files import rebased_name, renderer_hash
 from gtrturbo.models.processor import save_processor
 from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.stages import done, provenance
-from gtrturbo.store.artifacts import Draft, Result, seed_for, writing
+from gtrturbo.store.draft import Draft, Result
+from gtrturbo.store.ids import seed_for
+from gtrturbo.store.names import BASE_FOLDER
+from gtrturbo.store.writing import writing
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.texts import task_texts
 
@@ -57,9 +60,9 @@ def _keep_base(config: InitConfig, draft: Draft, model: Any, processor: Any) -> 
     """Name what the adapter stands on: a copy inside the checkpoint of a built-in model, else the model where it is."""
     if config.model not in BUILT_IN:
         return rebased_name(config.model, config.out)
-    save_model(model, draft.folder / BASE)
-    save_processor(processor, draft.folder / BASE)
-    return BASE
+    save_model(model, draft.folder / BASE_FOLDER)
+    save_processor(processor, draft.folder / BASE_FOLDER)
+    return BASE_FOLDER
 
 
 def _sizes(model: Any) -> dict[str, float]:

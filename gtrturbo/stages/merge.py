@@ -36,8 +36,11 @@ from gtrturbo.models.checkpoint_files import (
 )
 from gtrturbo.stages import done, provenance
 from gtrturbo.stages.resolve import borrows_layout, require_fitting, state_settings
-from gtrturbo.store.artifacts import Draft, Provenance, Result, artifact_id, writing
-from gtrturbo.store.safetensors_files import INDEX
+from gtrturbo.store.draft import Draft, Result
+from gtrturbo.store.ids import artifact_id
+from gtrturbo.store.names import MODEL_INDEX
+from gtrturbo.store.provenance import Provenance
+from gtrturbo.store.writing import writing
 
 CARD = "README.md"
 
@@ -177,8 +180,8 @@ def _copy_beside(base: Path, inputs: Inputs, folder: Path) -> None:
     """Copy what belongs to the model from the model, and what renders prompts from the base, which may be an adapter."""
     if not inputs.as_adapter:
         copy_side_files(inputs.under, folder)
-        if (inputs.under / INDEX).is_file():
-            shutil.copyfile(inputs.under / INDEX, folder / INDEX)
+        if (inputs.under / MODEL_INDEX).is_file():
+            shutil.copyfile(inputs.under / MODEL_INDEX, folder / MODEL_INDEX)
     copy_renderer(base, folder)
 
 

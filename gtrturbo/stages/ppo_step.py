@@ -16,8 +16,11 @@ from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
 from gtrturbo.play.recording import Transcript, read_transcript
 from gtrturbo.stages import done, provenance
-from gtrturbo.store.artifacts import SCORES, Result, seed_for, writing
+from gtrturbo.store.draft import Result
+from gtrturbo.store.ids import seed_for
+from gtrturbo.store.names import SCORES
 from gtrturbo.store.trackers import tracking
+from gtrturbo.store.writing import writing
 from gtrturbo.train.credit import find_credit
 from gtrturbo.train.critic import give_value_head
 from gtrturbo.train.demos import Example, read_examples

@@ -12,8 +12,9 @@ from gtrturbo.merging.methods import method_of, require_built_in
 from gtrturbo.merging.recipes import read_recipe
 from gtrturbo.merging.state import read_state
 from gtrturbo.models.checkpoint_files import is_adapter
-from gtrturbo.store.artifacts import MANIFEST, same_artifact
 from gtrturbo.store.hashes import remembering_hashes
+from gtrturbo.store.ids import same_artifact
+from gtrturbo.store.names import MANIFEST
 
 HASHES = "hashes.json"
 

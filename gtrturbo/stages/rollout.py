@@ -13,8 +13,10 @@ from gtrturbo.play.agents import Endpoint, Opening, Player, open_player
 from gtrturbo.play.episodes import Agent, Response, State
 from gtrturbo.play.recording import Episode, record_episodes
 from gtrturbo.stages import done, provenance
-from gtrturbo.store.artifacts import Result, seed_for, writing
+from gtrturbo.store.draft import Result
+from gtrturbo.store.ids import seed_for
 from gtrturbo.store.resume_log import ResumeLog
+from gtrturbo.store.writing import writing
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.task import Task
 

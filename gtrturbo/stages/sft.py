@@ -14,8 +14,10 @@ from gtrturbo.models.batches import micro_batches, token_budget
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
 from gtrturbo.stages import done, provenance
-from gtrturbo.store.artifacts import Draft, Result, seed_for, writing
+from gtrturbo.store.draft import Draft, Result
+from gtrturbo.store.ids import seed_for
 from gtrturbo.store.trackers import tracking
+from gtrturbo.store.writing import writing
 from gtrturbo.train.demos import Example, Shuffle, imitation_loss, read_examples
 from gtrturbo.train.optimizer import Optimizer
 from gtrturbo.train.sharding import save_trained, shard

@@ -10,7 +10,7 @@ from gtrturbo.config import DistillConfig, EvalConfig, InitConfig, MergeConfig, 
 from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.play.teachers import find_mode
 from gtrturbo.stages.resolve import held_checkpoints, remembered_hashes, with_base
-from gtrturbo.store.artifacts import OPTIMIZER
+from gtrturbo.store.names import OPTIMIZER
 
 Identify = Callable[[Path], str]
 

@@ -13,7 +13,7 @@ KNOBS = {"illegal": "on_invalid_reply", "novice": "random_expert_share", "only":
 VALUES = {("mode", "sft"): "thoughts"}
 # Knobs that are gone, with the value at which they changed nothing.
 GONE = {"compat": "none"}
-METRICS = {
+METRIC_NAMES = {
     "mismatch_mean": "sampler_trainer_gap_mean",
     "mismatch_max": "sampler_trainer_gap_max",
     "mismatch_kl": "sampler_trainer_gap_kl",
@@ -28,7 +28,7 @@ def upgraded(manifest: Any) -> Any:
     config, metrics = manifest.get("config"), manifest.get("metrics")
     changed: dict[str, Any] = {"config": _knobs(config)} if isinstance(config, dict) else {}
     if isinstance(metrics, dict):
-        changed["metrics"] = {METRICS.get(name, name): value for name, value in metrics.items()}
+        changed["metrics"] = {METRIC_NAMES.get(name, name): value for name, value in metrics.items()}
     return manifest | changed
 
 

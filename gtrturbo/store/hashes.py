@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from blake3 import blake3
 from pydantic import TypeAdapter, ValidationError
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.store.files import write_whole
 
 WORTH_REMEMBERING = 1 << 20  # bytes
 SETTLED = 2_000_000_000  # ns
@@ -53,6 +53,4 @@ def remembering_hashes(file: Path | None) -> Iterator[None]:
     if len(_hashed) == known:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_text(json.dumps(_hashed), encoding="utf-8")
-    draft.replace(file)
+    write_whole(file, json.dumps(_hashed).encode())

@@ -17,7 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 from gtrturbo import __version__
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.artifacts import Provenance
+from gtrturbo.store.files import write_whole
+from gtrturbo.store.provenance import Provenance
 
 T = TypeVar("T")
 OWNER = "work"
@@ -48,7 +49,7 @@ class ResumeLog(Generic[T]):
         if self.folder.exists() and not (owner.is_file() and owner.read_text(encoding="utf-8") == key):
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        owner.write_text(key, encoding="utf-8")
+        write_whole(owner, key.encode())
 
     def append(self, entry: T) -> None:
         """Add an entry; from now on it outlives this process."""

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.store.names import MODEL_INDEX, MODEL_WEIGHTS
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-ADAPTER = "adapter_model.safetensors"
+# Exactly one key: safetensors writes metadata in hash order, so two keys would give other bytes in another process.
+SAFETENSORS_METADATA = {"format": "pt"}
 # What a tile of each type is in numpy, which has no bfloat16: uint16 stands for its bits.
 FLOATS = {"F64": np.float64, "F32": np.float32, "BF16": np.uint16, "F16": np.float16}
 BITS = {"F64": 64, "F32": 32, "BF16": 16, "F16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16,
@@ -73,26 +73,26 @@ def read_layout(folder: Path) -> Layout:
     Raises:
         GtrTurboError: no safetensors there, a shard is missing or truncated, or the index names what no file holds.
     """
-    if (folder / INDEX).is_file():
+    if (folder / MODEL_INDEX).is_file():
         return _sharded(folder)
-    if not (folder / SINGLE).is_file():
+    if not (folder / MODEL_WEIGHTS).is_file():
         raise _absent(folder)
-    return _joined(folder, [SINGLE])
+    return _joined(folder, [MODEL_WEIGHTS])
 
 
 def _sharded(folder: Path) -> Layout:
     try:
-        named: dict[str, str] = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        named: dict[str, str] = json.loads((folder / MODEL_INDEX).read_text(encoding="utf-8"))["weight_map"]
         files = sorted(set(named.values()))
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise GtrTurboError(f"{folder / INDEX} is damaged.", "fetch or write the checkpoint again.") from None
+        raise GtrTurboError(f"{folder / MODEL_INDEX} is damaged.", "fetch or write the checkpoint again.") from None
     for file in files:  # The output's files get the same names.
         if Path(file).name != file:
-            raise GtrTurboError(f"{folder / INDEX} names {file}, which is no file beside it.")
+            raise GtrTurboError(f"{folder / MODEL_INDEX} names {file}, which is no file beside it.")
     layout = _joined(folder, files)
     for name, file in named.items():
         if name not in layout.entries or layout.entries[name].file.name != file:
-            raise GtrTurboError(f"{folder / INDEX} says that {name} lies in {file}, and it does not.")
+            raise GtrTurboError(f"{folder / MODEL_INDEX} says that {name} lies in {file}, and it does not.")
     return layout
 
 
@@ -115,7 +115,7 @@ def _absent(folder: Path) -> GtrTurboError:
             f"{folder} holds pickled weights ({pickles[0]}), which can run code when they are read.",
             "save it with safetensors: model.save_pretrained(…, safe_serialization=True)",
         )
-    return GtrTurboError(f"{folder} holds no {SINGLE} and no {INDEX}.", "name a checkpoint folder.")
+    return GtrTurboError(f"{folder} holds no {MODEL_WEIGHTS} and no {MODEL_INDEX}.", "name a checkpoint folder.")
 
 
 def read_header(path: Path) -> tuple[bytes, list[TensorEntry]]:

@@ -1,6 +1,7 @@
 """Ragged arrays and pictures on disk: one array per turn, written flat with offsets, and pictures under their content's hash."""
 
 import hashlib
+import io
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.artifacts import SAFETENSORS_METADATA
+from gtrturbo.store.files import write_whole
+from gtrturbo.store.safetensors_files import SAFETENSORS_METADATA
+
+PNG_END = b"IEND\xaeB`\x82"  # The last chunk: its name and checksum.
 
 
 @dataclass(frozen=True)
@@ -133,10 +137,22 @@ def save_image(folder: Path, pixels: np.ndarray) -> str:
     digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:32]
     name = f"images/{digest}.png"
     target = folder / name
-    if not target.exists():
+    if not _shows(target, pixels):
         target.parent.mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(target)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, format="PNG")
+        write_whole(target, file.getvalue())
     return name
+
+
+def _shows(file: Path, pixels: np.ndarray) -> bool:
+    """Tell whether a file is a whole picture of these pixels, and not what a killed process left of it."""
+    if not file.is_file() or not file.read_bytes().endswith(PNG_END):
+        return False
+    try:
+        return np.array_equal(load_picture(file), pixels)
+    except (OSError, SyntaxError, ValueError):  # What Pillow raises of damaged files.
+        return False
 
 
 def load_picture(path: Path) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import explained, find
-from gtrturbo.store.artifacts import METRICS_LOG
+from gtrturbo.store.names import METRICS_LOG
 
 ALWAYS = "jsonl"
 

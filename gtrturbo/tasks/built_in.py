@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from gtrturbo.config.games import GAME_IDS
-from gtrturbo.tasks.games import blackjack, ezpoints, numberline, points24
+from gtrturbo.tasks.games import blackjack, ezpoints, formula, numberline, points24
 from gtrturbo.tasks.options import Option
 from gtrturbo.tasks.task import ChatPrompt, Info, Task, View, ask
 
@@ -33,9 +33,9 @@ class Game:
 
 GAMES = {
     "numberline": Game(
-        settings=numberline.OPTIONS,
+        settings=numberline.LINE_OPTIONS,
         reads=("current number", "target number"),
-        actions=lambda options: numberline.ACTIONS,
+        actions=lambda options: numberline.STEPS,
         max_turns=lambda options: options["horizon"],
         prompt=numberline.prompt,
         truth=numberline.truth,
@@ -43,19 +43,19 @@ GAMES = {
         random_expert=numberline.random_expert,
     ),
     "ezpoints": Game(
-        settings=ezpoints.OPTIONS,
+        settings=formula.FORMULA_OPTIONS,
         reads=("cards", "formula"),
-        actions=lambda options: ezpoints.RULES.actions(options["face_cards_as_10"]),
-        max_turns=lambda options: ezpoints.RULES.limit + 2,
+        actions=lambda options: ezpoints.EZPOINTS.actions(options["face_cards_as_10"]),
+        max_turns=lambda options: ezpoints.EZPOINTS.limit + 2,
         prompt=ezpoints.prompt,
         truth=ezpoints.truth,
         expert=ezpoints.expert,
         random_expert=ezpoints.random_expert,
     ),
     "blackjack": Game(
-        settings=blackjack.OPTIONS,
+        settings=blackjack.BLACKJACK_OPTIONS,
         reads=("player total", "dealer card"),
-        actions=lambda options: blackjack.ACTIONS,
+        actions=lambda options: blackjack.DECISIONS,
         max_turns=lambda options: blackjack.MAX_TURNS,
         prompt=blackjack.prompt,
         truth=blackjack.truth,
@@ -63,10 +63,10 @@ GAMES = {
         random_expert=blackjack.random_expert,
     ),
     "points24": Game(
-        settings=points24.OPTIONS,
+        settings=points24.POINTS24_OPTIONS,
         reads=("cards", "formula"),
-        actions=lambda options: points24.RULES.actions(options["face_cards_as_10"]),
-        max_turns=lambda options: points24.RULES.limit + 2,
+        actions=lambda options: points24.POINTS24.actions(options["face_cards_as_10"]),
+        max_turns=lambda options: points24.POINTS24.limit + 2,
         prompt=points24.prompt,
         truth=points24.truth,
         expert=points24.expert,

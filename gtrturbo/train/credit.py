@@ -13,7 +13,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import calling, find
 from gtrturbo.store.records import Turn
 
-KIND = "credit"
+CREDIT_SEAM = "credit"
 
 
 def find_credit(name: str) -> Credit:
@@ -22,7 +22,7 @@ def find_credit(name: str) -> Credit:
     Raises:
         GtrTurboError: there is none, or it is neither a Credit nor a function.
     """
-    found = find(KIND, name, CREDITS)
+    found = find(CREDIT_SEAM, name, CREDITS)
     if not isinstance(found, Credit) and not callable(found):
         raise GtrTurboError(
             f"{name} is a {type(found).__name__}, not a credit.", "give a Credit, or a function from Earned to Credited."
@@ -32,7 +32,7 @@ def find_credit(name: str) -> Credit:
 
 
 def _assign(name: str, credit: Credit, earned: Earned) -> Credited:
-    with calling(KIND, name):
+    with calling(CREDIT_SEAM, name):
         credited = credit.assign(earned)
     if not isinstance(credited, Credited):
         raise GtrTurboError(f"credit {name} returns a {type(credited).__name__}.", "return Credited(advantages, value_targets).")

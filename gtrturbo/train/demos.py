@@ -12,7 +12,8 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.renderer import Prompt, Renderer
 from gtrturbo.play.recording import read_turns, render
-from gtrturbo.store.artifacts import DEMOS, TOKENS, read_manifest
+from gtrturbo.store.manifest import read_manifest
+from gtrturbo.store.names import DEMOS, TOKENS
 from gtrturbo.store.records import Demo, read_rows
 from gtrturbo.store.tensors import load_turn_tokens
 

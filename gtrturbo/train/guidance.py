@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from gtrturbo.algorithms.kl import ESTIMATORS, Estimator, kl_k1
 from gtrturbo.algorithms.tokens import masked_mean
 from gtrturbo.algorithms.vocabulary import LogitsReader
+from gtrturbo.config.choices import KlTokens
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.scoring import pad
@@ -18,8 +19,7 @@ from gtrturbo.play.recording import Transcript
 from gtrturbo.plugins import calling, find
 from gtrturbo.store.tensors import TopLogprobs, load_scores, load_top_logprobs
 
-KlTokens = Literal["thought", "reply"]
-KIND = "KL estimator"
+ESTIMATOR_SEAM = "KL estimator"
 
 
 @dataclass(frozen=True)
@@ -127,26 +127,29 @@ def find_estimator(name: str) -> Estimator | OwnEstimator:
     Raises:
         GtrTurboError: there is none, or it is neither an Estimator nor a function.
     """
-    found = find(KIND, name, ESTIMATORS)
+    found = find(ESTIMATOR_SEAM, name, ESTIMATORS)
     if isinstance(found, Estimator):
         return found
     if not callable(found):
         raise GtrTurboError(
-            f"{name} is a {type(found).__name__}, no {KIND}.", "give a function from StudentView to the KL of each token, [N, R]."
+            f"{name} is a {type(found).__name__}, no {ESTIMATOR_SEAM}.",
+            "give a function from StudentView to the KL of each token, [N, R].",
         )
     return lambda view: _checked(name, cast(OwnEstimator, found), view)
 
 
 def _checked(name: str, estimator: OwnEstimator, view: StudentView) -> Tensor:
-    with calling(KIND, name), torch.no_grad():
+    with calling(ESTIMATOR_SEAM, name), torch.no_grad():
         kl = estimator(view)
     if not isinstance(kl, Tensor) or kl.shape != view.logprobs.shape:
         found = list(kl.shape) if isinstance(kl, Tensor) else type(kl).__name__
-        raise GtrTurboError(f"{KIND} {name} must give a tensor of shape {list(view.logprobs.shape)}, got {found}.")
+        raise GtrTurboError(f"{ESTIMATOR_SEAM} {name} must give a tensor of shape {list(view.logprobs.shape)}, got {found}.")
     bad = ~kl.isfinite() & view.counted
     if bad.any():
         row, token = bad.nonzero()[0].tolist()
-        raise GtrTurboError(f"{KIND} {name} gives {kl[row, token].item()} at turn {row}, token {token}.", "nothing was written.")
+        raise GtrTurboError(
+            f"{ESTIMATOR_SEAM} {name} gives {kl[row, token].item()} at turn {row}, token {token}.", "nothing was written."
+        )
     return kl.float()
 
 

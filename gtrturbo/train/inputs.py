@@ -9,7 +9,8 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.agents import has_exact_logprobs
 from gtrturbo.play.teachers import tells_of_tokens
 from gtrturbo.plugins import is_outside
-from gtrturbo.store.artifacts import artifact_id, read_manifest, short
+from gtrturbo.store.ids import artifact_id, short
+from gtrturbo.store.manifest import read_manifest
 from gtrturbo.train.guidance import OwnEstimator
 
 RELEASE = "examples/reproduce/release.py"

@@ -16,14 +16,14 @@ from gtrturbo.distributed.collectives import sum_gradients
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.policy import Policy
-from gtrturbo.store.artifacts import SAFETENSORS_METADATA
+from gtrturbo.store.names import OPTIMIZER_FILE
+from gtrturbo.store.safetensors_files import SAFETENSORS_METADATA
 from gtrturbo.train.sharding import full, split_like
 
-OPTIMIZER = "optimizer.safetensors"
 UPDATES = "updates"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 MASTER = "master"
-HEAD = "value_head"
+HEAD_PREFIX = "value_head."
 
 
 class Optimizer:
@@ -36,7 +36,7 @@ class Optimizer:
     def __init__(self, policy: Policy, *, learning_rate: float, value_learning_rate: float, weight_decay: float) -> None:
         self._model = dict(policy.parameters())
         head = policy.value_head.named_parameters() if policy.value_head else ()
-        self._head = {f"{HEAD}.{name}": parameter for name, parameter in head}
+        self._head = {f"{HEAD_PREFIX}{name}": parameter for name, parameter in head}
         self._trained = {name: _in_float32(parameter) for name, parameter in self.named.items()}
         self._scale = group().world.size if any(isinstance(value, DTensor) for value in self.named.values()) else 1
         self._passed_on: dict[str, Tensor] = {}
@@ -107,7 +107,7 @@ class Optimizer:
                 if group().world.first:
                     state[f"{kind}.{name}"] = whole.cpu().contiguous()
         if group().world.first:
-            save_file(state, folder / OPTIMIZER, SAFETENSORS_METADATA)
+            save_file(state, folder / OPTIMIZER_FILE, SAFETENSORS_METADATA)
 
     def load(self, folder: Path) -> None:
         """Go on from a checkpoint's optimiser, if it has one. A value head's moments are passed on where it has no part.
@@ -115,13 +115,13 @@ class Optimizer:
         Raises:
             GtrTurboError: it belongs to other parameters.
         """
-        file = folder / OPTIMIZER
+        file = folder / OPTIMIZER_FILE
         if not file.is_file():
             return
         state = load_file(file)
         self.updates = int(state.pop(UPDATES))
         if not self._head:
-            idle = [key for key in state if key.partition(".")[2].startswith(f"{HEAD}.")]
+            idle = [key for key in state if key.partition(".")[2].startswith(HEAD_PREFIX)]
             self._passed_on = {key: state.pop(key) for key in idle}
         expected = {f"{kind}.{name}" for name in self.named for kind in (*MOMENTS, MASTER)}
         if odd := sorted(state.keys() - expected):

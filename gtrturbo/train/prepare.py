@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from gtrturbo.algorithms.advantages import normalized_credit
-from gtrturbo.algorithms.credit import Credit, Credited, Placement, guided_credit
+from gtrturbo.algorithms.credit import Credit, Credited, guided_credit
 from gtrturbo.algorithms.importance import SamplerTrainerGap, sampler_trainer_gap, truncated_importance_weights
 from gtrturbo.algorithms.tokens import masked_mean, weighted_turn_logprobs
+from gtrturbo.config.choices import Placement
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.scoring import pad, score_all

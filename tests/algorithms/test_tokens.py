@@ -209,7 +209,9 @@ def test_chunked_logprobs_and_both_gradients_are_those_of_a_categorical(temperat
 def test_chunked_logprobs_of_bfloat16_states_are_float32():
     # Two equal logits: log ½ = −0.6931472; the nearest bfloat16 is −0.6914.
     hidden, weight = torch.ones(1, 2, dtype=torch.bfloat16), torch.ones(2, 2, dtype=torch.bfloat16)
-    found = linear_logprobs(hidden, weight, torch.tensor([0]), temperature=1.0, forbidden=torch.tensor([], dtype=torch.long))
+    found = linear_logprobs(
+        hidden, weight, torch.tensor([0]), temperature=1.0, forbidden=torch.tensor([], dtype=torch.long), chunk=2
+    )
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(-0.6931472, abs=1e-6)
 
@@ -217,6 +219,6 @@ def test_chunked_logprobs_of_bfloat16_states_are_float32():
 def test_chunked_logprobs_refuse_what_does_not_fit():
     states, none = torch.zeros(2, 3), torch.tensor([], dtype=torch.long)
     with pytest.raises(ValueError, match="shapes differ"):
-        linear_logprobs(states, torch.zeros(5, 3), torch.tensor([0]), temperature=1.0, forbidden=none)
+        linear_logprobs(states, torch.zeros(5, 3), torch.tensor([0]), temperature=1.0, forbidden=none, chunk=2)
     with pytest.raises(ValueError, match="sampled id 1 is forbidden"):
-        linear_logprobs(states, torch.zeros(5, 3), torch.tensor([0, 1]), temperature=1.0, forbidden=torch.tensor([1]))
+        linear_logprobs(states, torch.zeros(5, 3), torch.tensor([0, 1]), temperature=1.0, forbidden=torch.tensor([1]), chunk=2)

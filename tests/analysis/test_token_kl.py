@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from gtrturbo.play.teachers import tells_of_tokens
-from gtrturbo.store.artifacts import read_manifest
+from gtrturbo.store.manifest import read_manifest
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from gtrturbo.merging.adapters import scale_of
 from gtrturbo.merging.lowrank import truncate
 from gtrturbo.merging.naming import tensors_of
 from gtrturbo.models.stored_names import stored_names
-from gtrturbo.store.artifacts import artifact_id, read_manifest
+from gtrturbo.store.ids import artifact_id
+from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.safetensors_files import read_layout
 
 IDS = torch.arange(12).reshape(2, 6)

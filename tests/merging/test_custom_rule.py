@@ -17,7 +17,7 @@ from gtrturbo.cli import app
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging import measuring, sources
 from gtrturbo.merging.methods import METHODS, method_of
-from gtrturbo.store.artifacts import read_manifest
+from gtrturbo.store.manifest import read_manifest
 
 ROOT = Path(__file__).parents[2]
 MEDIAN = f"{ROOT}/tests/plugins/median_rule.py:median"

@@ -11,9 +11,10 @@ import pytest
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging import engine, hashing
 from gtrturbo.merging.hashing import Hasher
-from gtrturbo.store import artifacts
+from gtrturbo.store import ids as identities
 from gtrturbo.store import open_files as files
-from gtrturbo.store.artifacts import artifact_id, read_manifest
+from gtrturbo.store.ids import artifact_id
+from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.open_files import Files
 
 SIZE = 10_000
@@ -78,13 +79,13 @@ def test_a_disk_that_fails_while_the_file_is_followed_is_an_error(out, monkeypat
 def test_foreign_inputs_are_hashed_once_each_by_the_threads_that_merge(folders, family, monkeypatch, threads):
     base, others = family(3)
     ids = [artifact_id(path) for path in (base, *others)]
-    genuine, hashed = artifacts.content_hash, []
+    genuine, hashed = identities.content_hash, []
 
     def counted(path):
         hashed.append((path, threading.current_thread()))
         return genuine(path)
 
-    monkeypatch.setattr(artifacts, "content_hash", counted)
+    monkeypatch.setattr(identities, "content_hash", counted)
     inputs = read_manifest(folders.merge(*others, base=base, threads=threads)).inputs
     assert [inputs["base"], *inputs["checkpoints"]] == ids
     assert sorted(path for path, _ in hashed) == sorted(file for path in (base, *others) for file in path.iterdir())
@@ -119,7 +120,7 @@ def test_an_input_that_cannot_be_hashed_is_named(folders, family, monkeypatch):
     def failing(path):
         raise OSError(5, os.strerror(5), str(path))
 
-    monkeypatch.setattr(artifacts, "content_hash", failing)
+    monkeypatch.setattr(identities, "content_hash", failing)
     with pytest.raises(GtrTurboError, match=r"checkpoint0-|base0") as error:
         folders.merge(*others, base=base)
     assert "cannot be read or written: Input/output error" in str(error.value)

@@ -14,7 +14,8 @@ from checkpoints import content, read
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging import incremental, measuring
 from gtrturbo.merging.state import claimed, read_state, replaced
-from gtrturbo.store.artifacts import artifact_id, read_manifest
+from gtrturbo.store.ids import artifact_id
+from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.open_files import Files
 
 

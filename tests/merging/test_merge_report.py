@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from gtrturbo.merging import sources
 from gtrturbo.merging.kernel import compiled_kernel
 from gtrturbo.merging.lineage import on_disk
-from gtrturbo.store.artifacts import artifact_id, read_manifest
+from gtrturbo.store.ids import artifact_id
+from gtrturbo.store.manifest import read_manifest
 
 
 def command(*arguments, **environment) -> subprocess.CompletedProcess:

@@ -11,7 +11,7 @@ from checkpoints import SHAPES, content, noisy, read
 from gtrturbo.algorithms import merging as pure
 from gtrturbo.merging import engine, kernel, magnitudes, sources, stream, verify
 from gtrturbo.merging.tiles import random_mask
-from gtrturbo.store.artifacts import seed_for
+from gtrturbo.store.ids import seed_for
 
 # Weights are such that votes of numbers with few bits cannot cancel: which side wins then is a matter of rounding.
 METHODS = {

@@ -15,7 +15,7 @@ from gtrturbo.models.checkpoint_files import base_of
 from gtrturbo.models.shape import read_shape
 from gtrturbo.models.sizes import BUILT_IN, BuiltIn
 from gtrturbo.stages import execute
-from gtrturbo.store.artifacts import read_manifest
+from gtrturbo.store.manifest import read_manifest
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.texts import task_texts
 

@@ -20,7 +20,7 @@ from gtrturbo.models.checkpoint import load_model, load_policy, save_model
 from gtrturbo.models.checkpoint_files import base_of, rebased_name
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.play.recording import read_transcript
-from gtrturbo.store.artifacts import artifact_id
+from gtrturbo.store.ids import artifact_id
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -14,7 +14,8 @@ from gtrturbo.models.built_in import build_processor, built_in_config
 from gtrturbo.models.checkpoint import add_adapter
 from gtrturbo.models.memory import Batch, Layers, Shape, generating, scoring, training
 from gtrturbo.models.policy import Policy
-from gtrturbo.models.shape import PUBLISHED, auto_tokens, read_shape
+from gtrturbo.models.shape import auto_tokens, read_shape
+from gtrturbo.models.sizes import QWEN_3B
 from gtrturbo.models.value_head import ValueHead
 
 # The peak of a step, estimated over measured; measured here between 0.90 and 1.38.
@@ -199,16 +200,16 @@ def test_adapters_of_the_7b_model_are_rank_times_inputs_and_outputs(adapted):
 
 
 def test_the_3b_model_has_as_many_parameters_as_published_with_its_embeddings_counted_once():
-    shape = read_shape(PUBLISHED[0])
+    shape = read_shape(QWEN_3B)
     assert shape is not None
     assert (shape.parameters, shape.embeddings) == (3_754_622_976, 151_936 * 2048)
 
 
 def test_narrow_weights_that_are_trained_have_a_wide_copy():
-    shape = read_shape(PUBLISHED[0], dtype="bfloat16")
+    shape = read_shape(QWEN_3B, dtype="bfloat16")
     assert shape is not None
     assert shape.optimizer_bytes == 12 * shape.parameters
-    wide = read_shape(PUBLISHED[0], dtype="float32")
+    wide = read_shape(QWEN_3B, dtype="float32")
     assert wide is not None and wide.optimizer_bytes == 8 * shape.parameters
 
 

@@ -9,7 +9,7 @@ import pytest
 from made_runs import empty, make_run
 from typer.testing import CliRunner
 
-from gtrturbo.analysis.groups import Group
+from gtrturbo.analysis.groups import RunGroup
 from gtrturbo.analysis.history import read_history, record_run
 from gtrturbo.analysis.summary import by_episode
 from gtrturbo.cli import app
@@ -260,7 +260,7 @@ def test_won_and_lost_episodes_alternate_from_the_first(played):
 def test_an_outside_teacher_costs_its_calls_and_tokens_at_the_named_price(played, turns):
     tokens = load_turn_tokens(turns / "tokens.safetensors")
     calls, count = len(tokens.response_ids), sum(map(len, [*tokens.prompt_ids, *tokens.response_ids]))
-    groups = [Group("numberline", "turbo-kl", {0: read_history(played)})]
+    groups = [RunGroup("numberline", "turbo-kl", {0: read_history(played)})]
     text = outside_teacher(groups, Prices(0.5, 1e6, None, "EUR"))
     assert f"<td>{calls}</td>" in text and f"<td>{0.5 * calls + count:,.2f}</td>" in text and "API, EUR" in text
     assert "Assumed: one call per turn" in text

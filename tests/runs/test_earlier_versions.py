@@ -11,7 +11,8 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.runs.execute import run
 from gtrturbo.runs.plan import plan
 from gtrturbo.stages import existing
-from gtrturbo.store.artifacts import artifact_id, read_manifest
+from gtrturbo.store.ids import artifact_id
+from gtrturbo.store.manifest import read_manifest
 
 # Killed after distill of its first update, by version 0.1.0 before there were rooms:
 #   gtrturbo run --method turbo-sft --task gtrturbo/NumberLine-v0 --env horizon=5 --iterations 2 --episodes 6 --eval-episodes 4

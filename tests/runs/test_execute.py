@@ -31,7 +31,9 @@ from gtrturbo.runs.plan import plan
 from gtrturbo.runs.sample import sample
 from gtrturbo.runs.script import command
 from gtrturbo.stages import execute
-from gtrturbo.store.artifacts import artifact_id, damaged_files, read_manifest
+from gtrturbo.store.ids import artifact_id
+from gtrturbo.store.manifest import read_manifest
+from gtrturbo.store.pruned import damaged_files
 from gtrturbo.tasks.loading import load_task
 
 BIN = Path(sys.executable).parent

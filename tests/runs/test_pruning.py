@@ -13,17 +13,11 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.runs.plan import plan
 from gtrturbo.runs.pruning import leftovers, schedule
 from gtrturbo.stages import execute, read_by
-from gtrturbo.store.artifacts import (
-    PRUNED,
-    Provenance,
-    artifact_id,
-    damaged_files,
-    finished,
-    prune,
-    pruned_files,
-    remake_command,
-    writing,
-)
+from gtrturbo.store.ids import artifact_id
+from gtrturbo.store.names import PRUNED
+from gtrturbo.store.provenance import Provenance
+from gtrturbo.store.pruned import damaged_files, prune, pruned_files, remake_command
+from gtrturbo.store.writing import finished, writing
 
 WORK = Provenance("ppo-step", "checkpoint", {"epochs": 1}, {})
 FILES = ("model.safetensors", "optimizer.safetensors", "config.json")
@@ -170,7 +164,7 @@ def test_an_artifact_of_which_nothing_is_pruned_has_no_record(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from gtrturbo.store.artifacts import prune
+from gtrturbo.store.pruned import prune
 sys.addaudithook(lambda event, details: os.kill(os.getpid(), signal.SIGKILL) if event == sys.argv[2] else None)
 prune(Path(sys.argv[1]), ["model.safetensors", "optimizer.safetensors"], remake="")
 """

@@ -7,7 +7,7 @@ from gtrturbo.config import DistillConfig, PpoStepConfig, SftConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.runs.student import distill
 from gtrturbo.stages import execute
-from gtrturbo.store.artifacts import read_manifest
+from gtrturbo.store.manifest import read_manifest
 
 
 def test_distill_with_a_student_is_distill_and_ppo_step_without_the_game(tmp_path, warm, init, turns):

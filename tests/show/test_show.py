@@ -15,9 +15,13 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.episodes import Played, Response, State
 from gtrturbo.play.recording import write_turns
 from gtrturbo.show.artifact import show
-from gtrturbo.store.artifacts import DEMOS, SCORES, TOKENS, TURNS, Provenance, artifact_id, prune, writing
+from gtrturbo.store.ids import artifact_id
+from gtrturbo.store.names import DEMOS, SCORES, TOKENS, TURNS
+from gtrturbo.store.provenance import Provenance
+from gtrturbo.store.pruned import prune
 from gtrturbo.store.records import Demo, Turn, chat, write_rows
 from gtrturbo.store.tensors import TurnTokens, load_turn_tokens, save_scores, save_turn_tokens
+from gtrturbo.store.writing import writing
 from gtrturbo.tasks.reply import read_reply
 
 REPLY = '{"thoughts": "up", "action": "+"}'

@@ -13,7 +13,8 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.recording import read_turns
 from gtrturbo.stages import execute
 from gtrturbo.stages.distill import keep_action
-from gtrturbo.store.artifacts import read_manifest, sha256_file
+from gtrturbo.store.ids import sha256_file
+from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.records import Demo, read_rows
 from gtrturbo.store.tensors import load_scores, load_turn_tokens
 from gtrturbo.tasks.built_in import TASKS

@@ -21,7 +21,8 @@ from gtrturbo.play.agents import has_exact_logprobs
 from gtrturbo.play.recording import read_transcript, read_turns
 from gtrturbo.stages import eval as eval_stage
 from gtrturbo.stages import execute
-from gtrturbo.store.artifacts import artifact_id, read_manifest
+from gtrturbo.store.ids import artifact_id
+from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.records import Demo, read_rows
 from gtrturbo.store.tensors import load_picture, load_turn_tokens
 

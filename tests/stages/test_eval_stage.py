@@ -10,7 +10,7 @@ from gtrturbo.config import EvalConfig
 from gtrturbo.play.recording import read_turns
 from gtrturbo.stages import eval as eval_stage
 from gtrturbo.stages import execute
-from gtrturbo.store.artifacts import read_manifest
+from gtrturbo.store.manifest import read_manifest
 from gtrturbo.tasks.chance import chance
 from gtrturbo.tasks.loading import load_task
 

@@ -17,7 +17,7 @@ from transformers import (
 from gtrturbo.config import DistillConfig, InitConfig, MergeConfig, PpoStepConfig, RolloutConfig, SftConfig
 from gtrturbo.models.built_in import CHAT_TEMPLATE, build_processor
 from gtrturbo.stages import execute
-from gtrturbo.store.artifacts import read_manifest
+from gtrturbo.store.manifest import read_manifest
 
 TASK = {"task": "blackjack", "env": ("image=tiny",)}
 

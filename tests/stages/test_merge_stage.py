@@ -16,7 +16,8 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.play.recording import read_transcript
 from gtrturbo.stages import execute
-from gtrturbo.store.artifacts import read_manifest, sha256_file
+from gtrturbo.store.ids import sha256_file
+from gtrturbo.store.manifest import read_manifest
 
 Tensors = dict[str, np.ndarray]
 

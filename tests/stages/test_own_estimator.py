@@ -7,7 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from gtrturbo.cli import app
-from gtrturbo.store.artifacts import read_manifest, sha256_file
+from gtrturbo.store.ids import sha256_file
+from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.tensors import load_scores, load_turn_tokens
 
 CODE = Path(__file__).parents[1] / "plugins" / "bounded_kl.py"

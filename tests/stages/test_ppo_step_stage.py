@@ -17,8 +17,11 @@ from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.scorer import Scorer
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.stages import execute, ppo_step
-from gtrturbo.store.artifacts import Provenance, read_manifest, sha256_file, writing
+from gtrturbo.store.ids import sha256_file
+from gtrturbo.store.manifest import read_manifest
+from gtrturbo.store.provenance import Provenance
 from gtrturbo.store.tensors import load_scores
+from gtrturbo.store.writing import writing
 from gtrturbo.train import ppo_batch as module
 from gtrturbo.train import prepare as preparing
 

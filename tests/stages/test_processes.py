@@ -15,7 +15,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.runs.plan import Step
 from gtrturbo.runs.script import command
 from gtrturbo.stages import execute, stage_of
-from gtrturbo.store.artifacts import read_manifest
+from gtrturbo.store.manifest import read_manifest
 
 # Each process runs the commands; then an error in the second process alone must end both.
 SCRIPT = """

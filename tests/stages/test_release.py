@@ -19,7 +19,8 @@ from gtrturbo.models.value_head import ValueHead
 from gtrturbo.play.recording import read_transcript
 from gtrturbo.show.artifact import show
 from gtrturbo.stages import execute
-from gtrturbo.store.artifacts import read_manifest, sha256_file
+from gtrturbo.store.ids import sha256_file
+from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.tensors import load_scores
 
 BLIND = f"{Path(__file__).parents[2]}/examples/reproduce/release.py:BLIND"

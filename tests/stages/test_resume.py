@@ -11,7 +11,7 @@ from gtrturbo.play.policy_agent import PolicyAgent
 from gtrturbo.play.recording import read_turns
 from gtrturbo.stages import eval as eval_stage
 from gtrturbo.stages import execute
-from gtrturbo.store.artifacts import sha256_file
+from gtrturbo.store.ids import sha256_file
 
 
 class Killed(BaseException):

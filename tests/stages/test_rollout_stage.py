@@ -11,7 +11,8 @@ from gtrturbo.config import RolloutConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.recording import read_turns
 from gtrturbo.stages import execute
-from gtrturbo.store.artifacts import read_manifest, sha256_file
+from gtrturbo.store.ids import sha256_file
+from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.tensors import load_turn_tokens
 from gtrturbo.tasks.built_in import TASKS
 

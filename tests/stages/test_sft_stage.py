@@ -14,7 +14,8 @@ from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.play.recording import read_turns, render
 from gtrturbo.stages import execute
 from gtrturbo.stages.sft import learning_rate
-from gtrturbo.store.artifacts import read_manifest, sha256_file
+from gtrturbo.store.ids import sha256_file
+from gtrturbo.store.manifest import read_manifest
 
 
 def log(path) -> list[dict[str, float]]:

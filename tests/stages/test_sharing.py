@@ -7,7 +7,7 @@ import sys
 from gtrturbo.config import DistillConfig, EvalConfig, RolloutConfig
 from gtrturbo.stages import eval as eval_stage
 from gtrturbo.stages import execute
-from gtrturbo.store.artifacts import artifact_id
+from gtrturbo.store.ids import artifact_id
 
 TASK = {"task": "numberline", "env": ("image=tiny",), "max_new_tokens": 48}
 RUN = """

@@ -11,19 +11,15 @@ import numpy as np
 import pytest
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store import artifacts
-from gtrturbo.store.artifacts import (
-    MANIFEST,
-    Provenance,
-    artifact_id,
-    damaged_files,
-    finished,
-    read_manifest,
-    save_json,
-    seed_for,
-    writing,
-)
+from gtrturbo.store import writing as whole_writes
+from gtrturbo.store.files import save_json
+from gtrturbo.store.ids import artifact_id, same_artifact, seed_for
+from gtrturbo.store.manifest import read_manifest
+from gtrturbo.store.names import MANIFEST
+from gtrturbo.store.provenance import Provenance
+from gtrturbo.store.pruned import damaged_files
 from gtrturbo.store.tensors import TurnTokens, load_scores, load_turn_tokens, save_image, save_scores, save_turn_tokens
+from gtrturbo.store.writing import finished, writing
 
 WORK = Provenance(stage="sft", kind="checkpoint", config={"steps": 3, "lr": 0.1}, inputs={"checkpoint": "a" * 64})
 
@@ -90,7 +86,8 @@ def test_a_finished_write_leaves_nothing_beside_the_artifact(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from gtrturbo.store.artifacts import Provenance, writing
+from gtrturbo.store.provenance import Provenance
+from gtrturbo.store.writing import writing
 with writing(Path(sys.argv[1]), Provenance("sft", "checkpoint", {}, {})) as draft:
     (draft.folder / "model.bin").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -129,7 +126,8 @@ def test_an_exception_while_overwriting_keeps_the_old_artifact(tmp_path):
 WAITING = """
 import sys
 from pathlib import Path
-from gtrturbo.store.artifacts import Provenance, writing
+from gtrturbo.store.provenance import Provenance
+from gtrturbo.store.writing import writing
 with writing(Path(sys.argv[1]), Provenance("sft", "checkpoint", {}, {})) as draft:
     (draft.folder / "model.bin").write_text("first")
     print("inside", flush=True)
@@ -349,14 +347,14 @@ def test_foreign_model_folders_are_the_same_where_all_their_files_are(tmp_path):
 
     size = 1 << 20  # Many times what is read at once.
     a = write("a", b"1" * (size + 1))
-    assert artifacts.same_artifact(a, a) and artifacts.same_artifact(a, write("copy", b"1" * (size + 1)))
-    assert not artifacts.same_artifact(a, write("last", b"1" * size + b"2"))
-    assert not artifacts.same_artifact(a, write("longer", b"1" * (size + 2)))
-    assert not artifacts.same_artifact(a, write("configured", b"1" * (size + 1), "[]"))
+    assert same_artifact(a, a) and same_artifact(a, write("copy", b"1" * (size + 1)))
+    assert not same_artifact(a, write("last", b"1" * size + b"2"))
+    assert not same_artifact(a, write("longer", b"1" * (size + 2)))
+    assert not same_artifact(a, write("configured", b"1" * (size + 1), "[]"))
     (write("more", b"1" * (size + 1)) / "x.json").touch()
-    assert not artifacts.same_artifact(a, tmp_path / "more")
+    assert not same_artifact(a, tmp_path / "more")
     with pytest.raises(GtrTurboError, match="does not exist"):
-        artifacts.same_artifact(a, tmp_path / "nowhere")
+        same_artifact(a, tmp_path / "nowhere")
 
 
 def test_artifacts_are_the_same_where_their_ids_are(tmp_path):
@@ -365,21 +363,21 @@ def test_artifacts_are_the_same_where_their_ids_are(tmp_path):
         (tmp_path / name / "config.json").write_text("{}")
     for name in ("a", "b"):
         (tmp_path / name / MANIFEST).write_text("{}")
-    assert artifacts.same_artifact(tmp_path / "a", tmp_path / "b")
-    assert not artifacts.same_artifact(tmp_path / "a", tmp_path / "c")
+    assert same_artifact(tmp_path / "a", tmp_path / "b")
+    assert not same_artifact(tmp_path / "a", tmp_path / "c")
     (tmp_path / "b" / MANIFEST).write_text("[]")
-    assert not artifacts.same_artifact(tmp_path / "a", tmp_path / "b")
+    assert not same_artifact(tmp_path / "a", tmp_path / "b")
 
 
 def test_a_writer_that_waited_for_the_lock_does_not_replace_what_was_finished_meanwhile(tmp_path, monkeypatch):
-    claim = artifacts._claim
+    claim = whole_writes._claim
 
     def claim_late(lock, out):
         claim(lock, out)
         out.mkdir()
         (out / MANIFEST).write_text("the first writer's")
 
-    monkeypatch.setattr(artifacts, "_claim", claim_late)
+    monkeypatch.setattr(whole_writes, "_claim", claim_late)
     with pytest.raises(GtrTurboError, match="exists"):
         write(tmp_path / "out")
     assert (tmp_path / "out" / MANIFEST).read_text() == "the first writer's"

@@ -6,7 +6,7 @@ import pytest
 
 from gtrturbo.distributed.processes import World, working_in
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.artifacts import Provenance
+from gtrturbo.store.provenance import Provenance
 from gtrturbo.store.resume_log import ResumeLog
 
 

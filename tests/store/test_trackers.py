@@ -11,7 +11,7 @@ from gtrturbo.cli import app
 from gtrturbo.config import RolloutConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.stages import execute
-from gtrturbo.store.artifacts import sha256_file
+from gtrturbo.store.ids import sha256_file
 from gtrturbo.store.trackers import require_trackers, tracking
 
 CSV = f"{Path(__file__).parents[1]}/plugins/csv_tracker.py:CsvTracker"

@@ -8,9 +8,9 @@ import pytest
 from gtrturbo.tasks.games.blackjack import CARD_HEIGHT, CARD_WIDTH, _full, _places, _tiny
 from gtrturbo.tasks.games.cards import RANKS, SUITS, Card
 from gtrturbo.tasks.games.drawing import CELL, glyph, wrapped
-from gtrturbo.tasks.games.ezpoints import RULES as EZPOINTS
+from gtrturbo.tasks.games.ezpoints import EZPOINTS
 from gtrturbo.tasks.games.numberline import _tiny as number_line
-from gtrturbo.tasks.games.points24 import RULES as POINTS24
+from gtrturbo.tasks.games.points24 import POINTS24
 
 GLYPHS = [*"0123456789TCAJQK+-*/()hsdc# ", "10", "11", "12", "13"]
 HAND = tuple(Card("H", rank) for rank in "A7TK")

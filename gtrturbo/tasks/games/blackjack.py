@@ -15,8 +15,8 @@ from gtrturbo.tasks.games.cards import Card, cards_of, random_card, shown_rank
 from gtrturbo.tasks.games.drawing import BLACK, CELL, GREEN, RED, WHITE, card_back, card_face, font, grid, paste_card
 from gtrturbo.tasks.options import IMAGE, Option, check_action, check_options, check_reset_keys
 
-ACTIONS = ("stand", "hit")
-OPTIONS: dict[str, Option] = {"image": IMAGE}
+DECISIONS = ("stand", "hit")
+BLACKJACK_OPTIONS: dict[str, Option] = {"image": IMAGE}
 MAX_TURNS = 20  # twenty-one aces count 21: nineteen hits on two aces, and one turn more
 CARD_WIDTH, CARD_HEIGHT = 70, 98
 
@@ -45,9 +45,9 @@ class BlackjackEnv(gym.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 - gymnasium's own declaration
 
     def __init__(self, image: Literal["full", "tiny"] = "full", render_mode: str | None = None) -> None:
-        check_options({"image": image}, OPTIONS)
+        check_options({"image": image}, BLACKJACK_OPTIONS)
         self.image, self.render_mode = image, render_mode
-        self.action_space = gym.spaces.Discrete(len(ACTIONS))
+        self.action_space = gym.spaces.Discrete(len(DECISIONS))
         shape = (300, 300, 3) if image == "full" else (4 * CELL, 6 * CELL, 3)
         self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8)
 
@@ -68,7 +68,7 @@ class BlackjackEnv(gym.Env):
 
     def step(self, action: int):
         """Draw a card, or let the dealer play; see the class for the rewards."""
-        check_action(action, ACTIONS)
+        check_action(action, DECISIONS)
         if action == 1:
             self.player.append(self._card())
             bust = self._total(self.player) > 21
@@ -157,7 +157,7 @@ def expert(info: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, st
 def random_expert(info: Mapping[str, Any], options: Mapping[str, Any], rng: np.random.Generator) -> tuple[str, str]:
     """Return true thoughts and an action that is left to chance."""
     player, soft = total(card[0] for card in info["Player Card"])
-    action = ACTIONS[rng.integers(len(ACTIONS))]
+    action = DECISIONS[rng.integers(len(DECISIONS))]
     return _thoughts(player, soft, shown_rank(info["Dealer Card"][0][1]), action), action
 
 

@@ -14,8 +14,6 @@ from gtrturbo.tasks.games.arithmetic import Arithmetic
 from gtrturbo.tasks.games.cards import RANKS, Card, random_suit
 from gtrturbo.tasks.games.drawing import BLACK, CELL, GREEN, WHITE, card_face, font, grid, ink, paste_card
 
-OPTIONS = formula.OPTIONS
-
 
 def _full(cards: tuple[Card, ...], items: tuple[str, ...]) -> np.ndarray:
     picture = Image.new("RGB", (300, 300), GREEN)
@@ -33,7 +31,7 @@ def _tiny(cards: tuple[Card, ...], items: tuple[str, ...]) -> np.ndarray:
     return grid(6, 2, glyphs)
 
 
-RULES = formula.Rules(
+EZPOINTS = formula.Rules(
     name="EZPoints",
     target=12,
     hand=2,
@@ -68,7 +66,7 @@ def make_env(
 ) -> formula.FormulaEnv:
     """Make the environment; the arguments are those of `FormulaEnv`. The tiny picture is 168 x 56 pixels."""
     return formula.FormulaEnv(
-        RULES,
+        EZPOINTS,
         lambda rng: deal_pair(rng, face_cards_as_10),
         image=image,
         face_cards_as_10=face_cards_as_10,
@@ -79,7 +77,7 @@ def make_env(
 
 def prompt(info: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     """Ask for the next item."""
-    return formula.prompt(RULES, info, options)
+    return formula.prompt(EZPOINTS, info, options)
 
 
 def truth(info: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,9 +87,9 @@ def truth(info: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]
 
 def expert(info: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, str]:
     """Return true thoughts and the next item."""
-    return formula.expert(RULES, info, options)
+    return formula.expert(EZPOINTS, info, options)
 
 
 def random_expert(info: Mapping[str, Any], options: Mapping[str, Any], rng: np.random.Generator) -> tuple[str, str]:
     """Return a plan that is left to chance, and its next item."""
-    return formula.random_expert(RULES, info, rng)
+    return formula.random_expert(EZPOINTS, info, rng)

@@ -16,7 +16,7 @@ from gtrturbo.tasks.games.cards import Card, cards_of, shown_rank
 from gtrturbo.tasks.games.solver import completion
 from gtrturbo.tasks.options import IMAGE, Choice, Option, Switch, check_action, check_options, check_reset_keys
 
-OPTIONS: dict[str, Option] = {
+FORMULA_OPTIONS: dict[str, Option] = {
     "image": IMAGE,
     "face_cards_as_10": Switch(True),
     "arithmetic": Choice(("exact", "original")),
@@ -86,7 +86,7 @@ class FormulaEnv(gym.Env):
         arithmetic: Arithmetic,
         render_mode: str | None,
     ) -> None:
-        check_options({"image": image, "face_cards_as_10": face_cards_as_10, "arithmetic": arithmetic}, OPTIONS)
+        check_options({"image": image, "face_cards_as_10": face_cards_as_10, "arithmetic": arithmetic}, FORMULA_OPTIONS)
         self.rules, self.deal, self.image, self.render_mode = rules, deal, image, render_mode
         self.face_cards_as_10 = face_cards_as_10
         self.arithmetic: Arithmetic = arithmetic

@@ -14,8 +14,8 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.tasks.games.drawing import BLACK, CELL, WHITE, font, grid
 from gtrturbo.tasks.options import IMAGE, Option, Whole, check_action, check_options, check_reset_keys
 
-ACTIONS = ("-", "+")
-OPTIONS: dict[str, Option] = {"image": IMAGE, "line": Whole(5, 2, 99), "horizon": Whole(10, 1, 1000)}
+STEPS = ("-", "+")
+LINE_OPTIONS: dict[str, Option] = {"image": IMAGE, "line": Whole(5, 2, 99), "horizon": Whole(10, 1, 1000)}
 
 
 class NumberLineEnv(gym.Env):
@@ -43,9 +43,9 @@ class NumberLineEnv(gym.Env):
         horizon: int = 10,
         render_mode: str | None = None,
     ) -> None:
-        check_options({"image": image, "line": line, "horizon": horizon}, OPTIONS)
+        check_options({"image": image, "line": line, "horizon": horizon}, LINE_OPTIONS)
         self.image, self.line, self.horizon, self.render_mode = image, line, horizon, render_mode
-        self.action_space = gym.spaces.Discrete(len(ACTIONS))
+        self.action_space = gym.spaces.Discrete(len(STEPS))
         shape = (300, 300, 3) if image == "full" else (2 * CELL, 4 * CELL, 3)
         self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8)
 
@@ -61,7 +61,7 @@ class NumberLineEnv(gym.Env):
 
     def step(self, action: int):
         """Move one up or down; see the class for the rewards."""
-        check_action(action, ACTIONS)
+        check_action(action, STEPS)
         before = abs(self.target - self.current)
         self.current = min(max(self.current + (1 if action == 1 else -1), 0), self.line)
         self.moves += 1

@@ -20,8 +20,8 @@ from gtrturbo.tasks.options import Choice, Option, Switch, check_options
 
 Family = Literal["any", "signs", "sums"]
 Deals = Literal["all", "train", "held-out"]
-OPTIONS: dict[str, Option] = {
-    **formula.OPTIONS,
+POINTS24_OPTIONS: dict[str, Option] = {
+    **formula.FORMULA_OPTIONS,
     "solvable_only": Switch(False),
     "family": Choice(("any", "signs", "sums")),
     "deals": Choice(("all", "train", "held-out")),
@@ -47,7 +47,7 @@ def _tiny(cards: tuple[Card, ...], items: tuple[str, ...]) -> np.ndarray:
     return grid(8, 4, glyphs)
 
 
-RULES = formula.Rules(
+POINTS24 = formula.Rules(
     name="Points24",
     target=24,
     hand=4,
@@ -59,7 +59,7 @@ RULES = formula.Rules(
 )
 
 
-FAMILIES = {"any": RULES.operators, "signs": "+-", "sums": "+-"}
+FAMILIES = {"any": POINTS24.operators, "signs": "+-", "sums": "+-"}
 
 
 def held_out(values: tuple[int, ...]) -> bool:
@@ -76,11 +76,11 @@ def deal_four(
 ) -> tuple[Card, ...]:
     """Draw four cards with replacement, rank and suit uniform; again and again until the hand is of those that are wanted."""
     while True:
-        cards = tuple(random_card(rng) for _ in range(RULES.hand))
+        cards = tuple(random_card(rng) for _ in range(POINTS24.hand))
         values = tuple(sorted(card.value(face_cards_as_10) for card in cards))
         if deals != "all" and held_out(values) != (deals == "held-out"):
             continue
-        if not (solvable_only or family == "sums") or solve(values, RULES.target, FAMILIES[family]) is not None:
+        if not (solvable_only or family == "sums") or solve(values, POINTS24.target, FAMILIES[family]) is not None:
             return cards
 
 
@@ -104,9 +104,9 @@ def make_env(
             face cards above 10 there are more.
         deals: `held-out` deals one fifth of the hands, whatever their order and suits, `train` the others.
     """
-    check_options({"solvable_only": solvable_only, "family": family, "deals": deals}, OPTIONS)
+    check_options({"solvable_only": solvable_only, "family": family, "deals": deals}, POINTS24_OPTIONS)
     return formula.FormulaEnv(
-        RULES,
+        POINTS24,
         lambda rng: deal_four(rng, face_cards_as_10, solvable_only, family, deals),
         image=image,
         face_cards_as_10=face_cards_as_10,
@@ -117,7 +117,7 @@ def make_env(
 
 def prompt(info: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     """Ask for the next item."""
-    return formula.prompt(RULES, info, options)
+    return formula.prompt(POINTS24, info, options)
 
 
 def truth(info: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,9 +127,9 @@ def truth(info: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]
 
 def expert(info: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, str]:
     """Return true thoughts and the next item."""
-    return formula.expert(RULES, info, options, (FAMILIES[options["family"]],))
+    return formula.expert(POINTS24, info, options, (FAMILIES[options["family"]],))
 
 
 def random_expert(info: Mapping[str, Any], options: Mapping[str, Any], rng: np.random.Generator) -> tuple[str, str]:
     """Return a plan that is left to chance, and its next item."""
-    return formula.random_expert(RULES, info, rng, FAMILIES[options["family"]])
+    return formula.random_expert(POINTS24, info, rng, FAMILIES[options["family"]])

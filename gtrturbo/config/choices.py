@@ -1,0 +1,12 @@
+"""Words that a setting may be and that other rooms know too: names alone, no settings."""
+
+from typing import Literal
+
+AUTO = "auto"
+InvalidReply = Literal["random", "noop", "end"]
+ServerName = Literal["vllm", "sglang", "generic"]
+# Where a KL enters the reward of a turn, and where it may enter at all.
+Placement = Literal["reward", "advantage", "return"]
+AnyPlacement = Literal[Placement, "loss"]
+KlTokens = Literal["thought", "reply"]
+Sign = Literal["total", "count"]

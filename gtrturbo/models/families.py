@@ -1,0 +1,54 @@
+"""Families of models: what each needs beyond transformers' common interface, by the model type of its config.
+
+A new family is one entry here. One that has none is taken for `DEFAULT`, which fits what transformers' interface covers.
+Nothing heavy is imported here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Facts about a family of vision-language models.
+
+    Attributes:
+        picture_ids: names in the config of the ids that stand for pictures and must never be sampled.
+        repeated_id: which of them stands once per token of a picture; a server writes it once per picture.
+        per_token: what the processor returns per token, with what pads it: a number, or None for the tokenizer's own padding.
+            Everything else (pixels, grids) is stacked along its first dimension.
+        image_only: whether its processor asks for torchvision for videos alone, so that without torchvision the image-only one
+            takes its place.
+        window_towers: model types of vision towers that transformers runs window by window, and that can take all at once.
+        towers: how the name of the vision tower's module ends.
+        lora_targets: which modules get a LoRA adapter where none are named: a word of PEFT's, or names.
+    """
+
+    picture_ids: tuple[str, ...] = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    repeated_id: str = "image_token_id"
+    per_token: Mapping[str, int | None] = field(
+        default_factory=lambda: {"input_ids": None, "attention_mask": 0, "mm_token_type_ids": 0, "token_type_ids": 0}
+    )
+    image_only: bool = False
+    window_towers: tuple[str, ...] = ()
+    towers: tuple[str, ...] = ("visual", "vision_tower", "vision_model")
+    lora_targets: str | tuple[str, ...] = "all-linear"
+
+
+DEFAULT = Family()
+FAMILIES = {
+    "qwen2_vl": Family(image_only=True, window_towers=("qwen2_vl_vision",), towers=("visual",)),
+    "qwen2_5_vl": Family(image_only=True, window_towers=("qwen2_5_vl_vision",), towers=("visual",)),
+}
+
+
+def family_of(model_type: str | None) -> Family:
+    """Return the family of a model by its config's model type."""
+    return FAMILIES.get(model_type or "", DEFAULT)
+
+
+def forbidden_ids(config: Any) -> set[int]:
+    """Name the ids that stand for pictures and must never be sampled, of a model's config."""
+    names = family_of(getattr(config, "model_type", None)).picture_ids
+    return {identity for name in names if isinstance(identity := getattr(config, name, None), int)}

@@ -1,0 +1,23 @@
+"""Names of files: each stands here and nowhere else."""
+
+MANIFEST = "stage.json"
+TIMING = "timing.json"
+PRUNED = "pruned.json"
+TURNS = "turns.jsonl"
+TOKENS = "tokens.safetensors"
+SCORES = "scores.safetensors"
+DEMOS = "demos.jsonl"
+METRICS = "metrics.json"
+METRICS_LOG = "metrics.jsonl"
+# With what the names of an optimiser's files begin, and the one that is written today.
+OPTIMIZER = "optimizer"
+OPTIMIZER_FILE = f"{OPTIMIZER}.safetensors"
+VALUE_HEAD = "value_head.safetensors"
+# Those of Hugging Face and PEFT.
+MODEL_CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
+MODEL_WEIGHTS = "model.safetensors"
+MODEL_INDEX = f"{MODEL_WEIGHTS}.index.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+# Under an adapter, in its folder: the base that was made with it.
+BASE_FOLDER = "base"

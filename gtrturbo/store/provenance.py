@@ -1,0 +1,48 @@
+"""Provenance: what an artifact is to be made from, and how one that is there differs from it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gtrturbo.store.ids import short
+from gtrturbo.store.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What an artifact is made from: the stage, its knobs, and the ids of its inputs, taken before the work starts.
+
+    `plugins` name code of the user's own by option, see `Manifest`; `absent` says what a knob means that a manifest lacks.
+    """
+
+    stage: str
+    kind: str
+    config: dict[str, Any]
+    inputs: dict[str, Any]
+    plugins: dict[str, dict[str, str]] = field(default_factory=dict)
+    absent: dict[str, Any] = field(default_factory=dict)
+
+
+def difference(manifest: Manifest, wanted: Provenance) -> str | None:
+    """Say how an artifact was made otherwise than wanted, by the first difference; None if it was not."""
+    if manifest.stage != wanted.stage:
+        return f"by {manifest.stage}, not {wanted.stage}"
+    for name in [*wanted.config, *(name for name in manifest.config if name not in wanted.config)]:
+        was = manifest.config.get(name, wanted.absent.get(name))
+        if name not in wanted.config:
+            return f"with --{name.replace('_', '-')} {_said(was)}, which there is no more"
+        if was != wanted.config[name]:
+            return f"with --{name.replace('_', '-')} {_said(was)}, not {_said(wanted.config[name])}"
+    for name in sorted(wanted.plugins.keys() | manifest.plugins.keys()):
+        was, now = (each.get(name, {}).get("sha256") for each in (manifest.plugins, wanted.plugins))
+        if was != now:
+            code = wanted.plugins.get(name, manifest.plugins.get(name, {}))["name"]
+            return f"with another text of {code} (--{name.replace('_', '-')}, {short(was)}, not {short(now)})"
+    for name in sorted(wanted.inputs.keys() | manifest.inputs.keys()):
+        was, now = manifest.inputs.get(name), wanted.inputs.get(name)
+        if was != now:
+            return f"from another --{name.replace('_', '-')} ({short(was)}, not {short(now)})"
+    return None
+
+
+def _said(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,148 @@
+"""Artifacts: directories that are written whole or not at all, named by the hash of their manifest.
+
+`stage.json` is written last, inside a hidden sibling that is then renamed, so a directory with a manifest is complete.
+The id of an artifact is the sha256 of its `stage.json`, which holds the ids of its inputs and the hashes of its files: a chain.
+"""
+
+import fcntl
+import os
+import platform
+import resource
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gtrturbo.distributed.processes import group
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.store.draft import Draft, Result, seal
+from gtrturbo.store.ids import artifact_id
+from gtrturbo.store.manifest import read_manifest
+from gtrturbo.store.names import MANIFEST
+from gtrturbo.store.provenance import Provenance, difference
+
+SHARD = ".shard-"
+
+
+def finished(out: Path, provenance: Provenance) -> Result | None:
+    """Return the artifact at `out` if exactly this work made it, None if nothing is there.
+
+    Raises:
+        GtrTurboError: something else is there; names the first difference.
+    """
+    if not out.exists():
+        return None
+    if not (out / MANIFEST).is_file():
+        raise _foreign(out)
+    manifest = read_manifest(out)
+    if found := difference(manifest, provenance):
+        raise GtrTurboError(f"{out} exists and was made {found}.", "choose another --out, or add --overwrite.")
+    return Result(out=out, id=artifact_id(out), metrics=manifest.metrics)
+
+
+def _foreign(out: Path) -> GtrTurboError:
+    return GtrTurboError(f"{out} exists and is no artifact of gtrturbo.", "choose another --out.")
+
+
+@contextmanager
+def writing(out: Path, provenance: Provenance | Callable[[], Provenance], *, overwrite: bool = False) -> Iterator[Draft]:
+    """Write an artifact whole or not at all: yields a draft; when the block ends the manifest is added and the folder renamed.
+
+    Where the provenance takes long to find out, a function may wait for it: it is called when the block ends.
+
+    Where several processes write it together (`processes.group`), the first claims, seals and renames. The draft of each other
+    one has a folder of its own, which goes away; `Draft.shards` names all of them, so that the first can join their parts.
+
+    Raises:
+        GtrTurboError: `out` exists without `overwrite`, is no artifact, or another process is writing it.
+    """
+    if not group().world.first:
+        with _assisting(out) as draft:
+            yield draft
+        return
+    _require_free(out, overwrite=overwrite)
+    partial = _partial(out)
+    partial.mkdir(parents=True, exist_ok=True)
+    lock = os.open(partial, os.O_RDONLY)
+    try:
+        _claim(lock, out)
+        _require_free(out, overwrite=overwrite)  # Another writer may have finished since.
+        _empty(partial)
+        draft = Draft(folder=partial, shards=[partial / f"{SHARD}{rank}" for rank in range(1, group().world.size)])
+        started = time.monotonic()
+        try:
+            for shard in draft.shards:
+                shard.mkdir()
+            group().barrier()
+            yield draft
+            group().barrier()
+            for shard in draft.shards:
+                shutil.rmtree(shard)
+            draft.timing |= _measured(started)
+            seal(draft, provenance() if callable(provenance) else provenance)
+        except BaseException:
+            shutil.rmtree(partial)
+            raise
+        _replace(partial, out)
+        draft.result = Result(out=out, id=artifact_id(out), metrics=draft.metrics)
+        group().broadcast([draft.result.id, draft.metrics])
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def _assisting(out: Path) -> Iterator[Draft]:
+    """Take part in an artifact that the first process writes, from when it has claimed it until it is there."""
+    group().barrier()
+    draft = Draft(folder=_partial(out) / f"{SHARD}{group().world.rank}")
+    yield draft
+    group().barrier()
+    identity, draft.metrics = group().broadcast(None)
+    draft.result = Result(out=out, id=identity, metrics=draft.metrics)
+
+
+def _partial(out: Path) -> Path:
+    return out.parent / f".{out.name}.partial"
+
+
+def _measured(started: float) -> dict[str, Any]:
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "seconds": round(time.monotonic() - started, 3),
+        "peak_memory_gib": round(kibibytes / 2**20, 3),
+        "host": platform.node(),
+    }
+
+
+def _require_free(out: Path, *, overwrite: bool) -> None:
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise _foreign(out)
+    if out.exists() and not overwrite:
+        raise GtrTurboError(f"{out} exists.", "choose another --out, or add --overwrite.")
+
+
+def _claim(lock: int, out: Path) -> None:
+    # The kernel drops the lock when its process dies, however it dies, so a killed writer blocks nobody.
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise GtrTurboError(f"{out} is being written by another process.", "wait for it, or choose another --out.") from None
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _replace(partial: Path, out: Path) -> None:
+    if out.exists():
+        old = out.parent / f".{out.name}.replaced"
+        if old.exists():  # A writer was killed between the renames.
+            shutil.rmtree(old)
+        out.rename(old)
+        partial.rename(out)
+        shutil.rmtree(old)
+    else:
+        partial.rename(out)

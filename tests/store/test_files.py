@@ -1,0 +1,91 @@
+"""Files that are written whole or not at all."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from gtrturbo.store import files
+from gtrturbo.store.files import list_files, save_json, write_whole
+from gtrturbo.store.names import PRUNED
+from gtrturbo.store.tensors import load_picture, save_image
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_written_and_written_again(tmp_path):
+    for content in (b"first", b""):
+        write_whole(tmp_path / "a", content)
+        assert (tmp_path / "a").read_bytes() == content and names(tmp_path) == ["a"]
+
+
+def test_a_file_follows_the_umask_like_every_other(tmp_path):
+    write_whole(tmp_path / "a", b"")
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch, error):
+    write_whole(tmp_path / "a", b"old")
+
+    def full(descriptor):
+        raise error
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(error):
+        write_whole(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"old" and names(tmp_path) == ["a"]
+
+
+def test_what_cannot_be_written_as_json_leaves_the_old_file(tmp_path):
+    save_json(tmp_path / "a", {"loss": 0.5})
+    with pytest.raises(ValueError):
+        save_json(tmp_path / "a", {"loss": float("nan")})
+    assert json.loads((tmp_path / "a").read_text()) == {"loss": 0.5} and names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("target", ["theirs", "nowhere"], ids=["a link", "a link to nothing"])
+def test_a_link_that_lies_at_the_drafts_name_is_not_followed(tmp_path, monkeypatch, target):
+    (tmp_path / "theirs").write_text("years of work")
+    monkeypatch.setattr(files.secrets, "token_hex", lambda count: "known")
+    (tmp_path / ".a.known").symlink_to(tmp_path / target)
+    with pytest.raises(FileExistsError):
+        write_whole(tmp_path / "a", b"new")
+    assert (tmp_path / "theirs").read_text() == "years of work"
+    assert names(tmp_path) == [".a.known", "theirs"]
+
+
+def test_the_draft_of_a_killed_prune_is_no_file_of_the_artifact(tmp_path):
+    (tmp_path / f".{PRUNED}.0123").touch()
+    (tmp_path / ".keep").touch()
+    assert list_files(tmp_path) == [".keep"]
+
+
+PIXELS = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+
+
+@pytest.mark.parametrize("kept", [0, 20, 60, 8], ids=["empty", "cut short", "cut later", "signature alone"])
+def test_a_picture_that_a_killed_process_left_unfinished_is_made_again(tmp_path, kept):
+    file = tmp_path / save_image(tmp_path, PIXELS)
+    whole = file.read_bytes()
+    os.truncate(file, kept)
+    assert tmp_path / save_image(tmp_path, PIXELS) == file
+    assert file.read_bytes() == whole and names(tmp_path / "images") == [file.name]
+
+
+def test_a_file_under_a_pictures_name_that_shows_something_else_is_made_again(tmp_path):
+    file, other = (tmp_path / save_image(tmp_path, pixels) for pixels in (PIXELS, PIXELS[::-1].copy()))
+    file.write_bytes(other.read_bytes())
+    save_image(tmp_path, PIXELS)
+    assert np.array_equal(load_picture(file), PIXELS)
+
+
+def test_a_whole_picture_is_not_written_again(tmp_path):
+    file = tmp_path / save_image(tmp_path, PIXELS)
+    before = file.stat().st_ino
+    save_image(tmp_path, PIXELS)
+    assert file.stat().st_ino == before
