@@ -19,7 +19,7 @@ class Reply:
     Attributes:
         fields: every field in the order of the text, the action too.
         action: one of the task's actions.
-        action_start: the character at which `"action"` begins; what comes before is thought, unless `thought_span` says otherwise.
+        action_start: the character at which `"action"` begins; what comes before is thought, or `thought_span` is.
         action_span: first and past-the-last character of the action's value, without its quotes.
         thought_span: first and past-the-last character of the thought, where it does not stand before the action.
     """
