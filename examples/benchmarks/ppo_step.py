@@ -11,7 +11,6 @@ so log-probs, values and the trained weights are compared.
 """
 
 import argparse
-import io
 import statistics
 import tempfile
 import time
@@ -94,7 +93,7 @@ def update_toolkit(policy: Policy, config: PpoStepConfig, transcript: Transcript
     """Update as `gtrturbo ppo-step` does."""
     optimizer, rollout = optimizer_of(config, policy), read_rollout(config.rollouts)
     batch, _ = prepared(config, policy, transcript, rollout)
-    learn(config, Student(policy, optimizer, transcript, batch), rollout, [], io.StringIO())
+    learn(config, Student(policy, optimizer, transcript, batch), rollout, [], lambda step, numbers: None)
     return batch
 
 
