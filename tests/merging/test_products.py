@@ -63,7 +63,7 @@ def test_kept_products_give_the_bytes_of_products_that_are_made_again(monkeypatc
     expected = content(folders.merge(*paths, base=base, threads=1, **settings))
     for size, run, threads in itertools.product((8000, 50_000, 1 << 20), (2000, 1 << 14), (1, 3)):
         monkeypatch.setattr(engine, "KEPT", size)
-        monkeypatch.setattr(engine, "RANGE", run)
+        monkeypatch.setattr(engine, "MERGE_RANGE", run)
         assert content(folders.merge(*paths, base=base, threads=threads, **settings)) == expected
 
 

@@ -92,7 +92,7 @@ def defined(case: str, name: str, base: np.ndarray, others: list[np.ndarray]) ->
 @pytest.mark.parametrize("case", METHODS)
 def test_what_is_streamed_is_what_is_defined(monkeypatch, folders, family, case, dtype):
     monkeypatch.setattr(sources, "TILE", 1 << 14)
-    monkeypatch.setattr(engine, "RANGE", 1 << 14)
+    monkeypatch.setattr(engine, "MERGE_RANGE", 1 << 14)
     base, others = family(count_of(case), dtypes=dtype, shapes=SHAPES | {"long": (20_000,)})
     out = folders.merge(*others, base=base, verify=100, **settings_of(case))
     around, files, found = read(base), [read(other) for other in others], read(out)
@@ -144,7 +144,7 @@ def test_the_same_bytes_however_the_work_is_cut(monkeypatch, folders, family, ca
     reference = content(folders.merge(*others, base=base, **settings_of(case), threads=1))
     for tile, run, few, threads in ((1 << 14, 1 << 14, 100, 3), (1 << 15, 1 << 16, 0, 2)):
         monkeypatch.setattr(sources, "TILE", tile)
-        monkeypatch.setattr(engine, "RANGE", run)
+        monkeypatch.setattr(engine, "MERGE_RANGE", run)
         monkeypatch.setattr(magnitudes, "FEW", few)
         found = content(folders.merge(*others, base=base, **settings_of(case), threads=threads))
         assert found == reference

@@ -50,8 +50,9 @@ def test_logits_are_made_in_chunks_from_a_large_vocabulary_on():
     assert logit_chunk(LARGE_VOCABULARY) == LOGIT_CHUNK and logit_chunk(LARGE_VOCABULARY - 1) is None
 
 
-@pytest.mark.parametrize("hidden", [64, 256, 300, 2048])
-def test_the_estimated_size_of_a_value_head_is_that_of_one(hidden):
+@pytest.mark.parametrize(("hidden", "first", "second"), [(64, 256, 128), (250, 1000, 500), (300, 1024, 512), (2048, 1024, 512)])
+def test_the_estimated_size_of_a_value_head_is_that_of_one(hidden, first, second):
+    assert value_head_widths(hidden) == (hidden, first, second)
     head = ValueHead.new(hidden, seed=0)
     assert head_size(hidden) == sum(parameter.numel() for parameter in head.parameters())
     assert [layer.in_features for layer in head.layers[::2]] == list(value_head_widths(hidden))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gtrturbo.models import scorer
+from gtrturbo.models import budget
 from gtrturbo.models.checkpoint import load_policy
 
 
@@ -84,7 +84,7 @@ def test_logits_in_chunks_give_the_same_log_probs_and_gradients(checkpoint, batc
     # The tiny model's head is tied to its embeddings, whose gradient then comes from both ends.
     policy = trainable(request.getfixturevalue(checkpoint))
     whole = scored(policy, batch)
-    monkeypatch.setattr(scorer, "LARGE_VOCABULARY", 1)
+    monkeypatch.setattr(budget, "LARGE_VOCABULARY", 1)
     with watched(policy.model.get_output_embeddings()) as calls:
         in_chunks = scored(policy, batch)
     # One probing pass made logits; the others hand on states of width 64.
@@ -93,7 +93,7 @@ def test_logits_in_chunks_give_the_same_log_probs_and_gradients(checkpoint, batc
 
 
 def test_a_model_that_scales_its_logits_is_scored_by_its_logits(policy, batch, monkeypatch):
-    monkeypatch.setattr(scorer, "LARGE_VOCABULARY", 1)
+    monkeypatch.setattr(budget, "LARGE_VOCABULARY", 1)
 
     def halve(_model, _inputs, output):
         output.logits = output.logits / 2

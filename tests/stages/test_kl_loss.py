@@ -11,7 +11,7 @@ from updates import gradients_of, prepare
 from gtrturbo.algorithms.kl import ESTIMATORS, exact_reverse_kl
 from gtrturbo.config import DistillConfig, PpoStepConfig, RunConfig
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models import scorer
+from gtrturbo.models import budget
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.play.recording import read_transcript
@@ -209,7 +209,7 @@ def test_the_gradient_over_the_vocabulary_is_that_of_the_exact_kl(
 ):
     config = replace(loss_config, scores=full_scores, kl_estimator="full")
     if chunked:
-        monkeypatch.setattr(scorer, "LARGE_VOCABULARY", 1)
+        monkeypatch.setattr(budget, "LARGE_VOCABULARY", 1)
     found = of_the_kl(config, critic, transcript)
     masks = transcript.tokens.thought_mask
     kl = [exact_kl(critic, teacher, transcript, row)[torch.from_numpy(masks[row])].mean() for row in ROWS]
