@@ -47,7 +47,7 @@ class Episode:
 
 def record_episodes(
     folder: Path,
-    journal: ResumeLog[Episode],
+    resume_log: ResumeLog[Episode],
     agent: Agent,
     task: Task,
     *,
@@ -56,20 +56,20 @@ def record_episodes(
     num_envs: int,
     on_invalid_reply: InvalidReply,
 ) -> list[Turn]:
-    """Play those episodes that the journal does not hold, show progress, and write all of them into `folder`.
+    """Play those episodes that the resume log does not hold, show progress, and write all of them into `folder`.
 
     Several processes share the episodes; the first writes and returns the turns, the others return none.
     See `play_episodes` for the arguments.
     """
-    there = {episode.index for episode in journal.found}
+    there = {episode.index for episode in resume_log.found}
     missing = [index for index in episodes if index not in there]
     own = [missing[place] for place in group().world.share(len(missing))]
     with progress_bar("episodes", len(own)) as bar:
         for played in play_episodes(agent, task, seed=seed, episodes=own, num_envs=num_envs, on_invalid_reply=on_invalid_reply):
-            journal.append(record(journal.folder, played))
+            resume_log.append(record(resume_log.folder, played))
             bar.advance()
     group().barrier()
-    return _write_episodes(folder, journal.read(), pictures=journal.folder) if group().world.first else []
+    return _write_episodes(folder, resume_log.read(), pictures=resume_log.folder) if group().world.first else []
 
 
 def record(folder: Path, played: Sequence[Played]) -> Episode:

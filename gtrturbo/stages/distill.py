@@ -54,15 +54,15 @@ def run(config: DistillConfig) -> Result:
     teacher = _named(config, mode)
     _check_checkpoint(config, mode, teacher)
     read_manifest(config.rollouts, "turns")
-    work, journal = provenance(config), None
+    work, resume_log = provenance(config), None
     with writing(config.out, work, overwrite=config.overwrite) as draft:
         if mode.writes == "scores":
             _score(config, mode, teacher, draft)
         else:
-            journal = ResumeLog(config.out, work, Said)
-            _teach(config, mode, teacher, draft, journal)
-    if journal:
-        journal.remove()
+            resume_log = ResumeLog(config.out, work, Said)
+            _teach(config, mode, teacher, draft, resume_log)
+    if resume_log:
+        resume_log.remove()
     return done(draft)
 
 
@@ -200,11 +200,11 @@ class Said:
     text: str | None
 
 
-def _teach(config: DistillConfig, mode: Mode, teacher: Teacher | None, draft: Draft, journal: ResumeLog[Said]) -> None:
+def _teach(config: DistillConfig, mode: Mode, teacher: Teacher | None, draft: Draft, resume_log: ResumeLog[Said]) -> None:
     """Write the teacher's thought for each legal turn, with the student's action in place of the teacher's."""
     task, turns = _task(config), [turn for turn in read_turns(config.rollouts) if turn.legal]
     questions = _questions(config, turns, None, task=task)
-    texts = _replies(config, mode, teacher or _open(config, mode, lambda _: None), task, questions, journal)
+    texts = _replies(config, mode, teacher or _open(config, mode, lambda _: None), task, questions, resume_log)
     if not group().world.first:
         return
     replies = [task.read(text, turn.info) if text is not None else None for turn, text in zip(turns, texts, strict=True)]
@@ -220,13 +220,13 @@ def _teach(config: DistillConfig, mode: Mode, teacher: Teacher | None, draft: Dr
 
 
 def _replies(
-    config: DistillConfig, mode: Mode, teacher: Teacher, task: Task, questions: Sequence[Question], journal: ResumeLog[Said]
+    config: DistillConfig, mode: Mode, teacher: Teacher, task: Task, questions: Sequence[Question], resume_log: ResumeLog[Said]
 ) -> list[str | None]:
-    """Ask about those turns that the journal does not hold, and again while replies do not parse and the teacher tries again.
+    """Ask about those turns that the resume log does not hold, and again while replies do not parse and the teacher tries again.
 
     Several processes share the turns.
     """
-    there = {each.row for each in journal.found}
+    there = {each.row for each in resume_log.found}
     missing = [question for question in questions if question.row not in there]
     waiting = [missing[place] for place in group().world.share(len(missing))]
     with progress_bar("distill", len(waiting)) as bar:
@@ -237,12 +237,12 @@ def _replies(
                 texts = check_thoughts(f"mode {config.mode}", part, _annotate(config, mode, teacher, part))
                 for question, text in zip(part, texts, strict=True):
                     if attempt == teacher.retries or text is None or task.read(text, question.info):
-                        journal.append(Said(question.row, text))
+                        resume_log.append(Said(question.row, text))
                         bar.advance()
                     else:
                         waiting.append(question)
     group().barrier()
-    found = {each.row: each.text for each in journal.read()}
+    found = {each.row: each.text for each in resume_log.read()}
     return [found[question.row] for question in questions]
 
 

@@ -24,14 +24,14 @@ def run(config: EvalConfig) -> Result:
     task = load_task(config.task, config.env)
     work = provenance(config)
     with writing(config.out, work, overwrite=config.overwrite) as draft:
-        journal = ResumeLog(config.out, work, Episode)
+        resume_log = ResumeLog(config.out, work, Episode)
         endpoint = Endpoint(config.server, config.base_url, config.served_model, config.max_concurrency)
         opening = Opening(endpoint, for_training=False, device=config.device, dtype=config.dtype)
         sampling = {"seed": config.seed, "temperature": config.temperature, "max_new_tokens": config.max_new_tokens}
         player = open_player(config.checkpoint, config.engine, opening, **sampling)
         turns = record_episodes(
             draft.folder,
-            journal,
+            resume_log,
             player.agent,
             task,
             seed=config.seed,
@@ -47,5 +47,5 @@ def run(config: EvalConfig) -> Result:
             draft.metrics |= thought_information(draft.folder, turns, player.policy, temperature=config.temperature)
             save_json(draft.folder / METRICS, draft.metrics)
         draft.renderer, draft.timing = renderer_hash(config.checkpoint), player.machine()
-    journal.remove()
+    resume_log.remove()
     return done(draft)

@@ -30,11 +30,11 @@ def run(config: RolloutConfig) -> Result:
     task = load_task(config.task, config.env)
     work = provenance(config)
     with writing(config.out, work, overwrite=config.overwrite) as draft:
-        journal = ResumeLog(config.out, work, Episode)
+        resume_log = ResumeLog(config.out, work, Episode)
         player = _open(config, config.checkpoint) if config.checkpoint else None
         turns = record_episodes(
             draft.folder,
-            journal,
+            resume_log,
             player.agent if player else _expert(config, task),
             task,
             seed=config.seed,
@@ -46,7 +46,7 @@ def run(config: RolloutConfig) -> Result:
             draft.metrics = summarize(turns) | thought_entropy(draft.folder)
         if player and config.checkpoint:
             draft.renderer, draft.timing = renderer_hash(config.checkpoint), player.machine()
-    journal.remove()
+    resume_log.remove()
     return done(draft)
 
 

@@ -1,6 +1,6 @@
 """What a stage has finished so far, kept beside the artifact that it will become, so that a killed stage goes on from there.
 
-The journal of runs/a/turns is the hidden folder runs/a/.turns.journal. It names the work that it belongs to by the hash of its
+The log of runs/a/turns is the hidden folder runs/a/.turns.journal. It names the work that it belongs to by the hash of its
 provenance: what other work left there is discarded. Each entry is one line of JSON, written at once; a line that a killed
 process did not finish is cut off. Several processes write a file each and read all of them.
 """
@@ -77,7 +77,7 @@ class ResumeLog(Generic[T]):
             raise GtrTurboError(f"{file} is damaged: {error.errors()[0]['msg']}.", f"start anew: rm -r {self.folder}") from None
 
     def remove(self) -> None:
-        """Remove the journal: the artifact is there."""
+        """Remove the log: the artifact is there."""
         if self._own:
             self._own.close()
         if group().world.first:

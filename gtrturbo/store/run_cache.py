@@ -9,34 +9,34 @@ from typing import TypeVar
 
 Made = TypeVar("Made")
 
-_shelves: list[dict[str, tuple[Hashable, object]]] = []
+_kept: list[dict[str, tuple[Hashable, object]]] = []
 
 
 @contextmanager
 def caching() -> Iterator[None]:
-    """Keep what `kept` makes for as long as the block runs."""
-    _shelves.append({})
+    """Keep what `cached` makes for as long as the block runs."""
+    _kept.append({})
     try:
         yield
     finally:
-        _shelves.pop()
+        _kept.pop()
 
 
 def cached(name: str, key: Hashable, make: Callable[[], Made]) -> Made:
-    """Return what is kept under `name` if it has this key, else make it, and keep it inside of `keeping`.
+    """Return what is kept under `name` if it has this key, else make it, and keep it inside of `caching`.
 
-    One thing is kept per name. The one before is let go first, so that there are never two at once.
+    One thing is kept per name. The one before is dropped first, so that there are never two at once.
     """
-    if not _shelves:
+    if not _kept:
         return make()
-    shelf = _shelves[-1]
-    if name not in shelf or shelf[name][0] != key:
-        shelf.pop(name, None)
-        shelf[name] = (key, make())
-    return shelf[name][1]  # type: ignore[return-value]
+    kept = _kept[-1]
+    if name not in kept or kept[name][0] != key:
+        kept.pop(name, None)
+        kept[name] = (key, make())
+    return kept[name][1]  # type: ignore[return-value]
 
 
 def drop(name: str) -> None:
     """Forget what is kept under `name`, if anything is."""
-    if _shelves:
-        _shelves[-1].pop(name, None)
+    if _kept:
+        _kept[-1].pop(name, None)
