@@ -9,15 +9,18 @@ from gtrturbo.config.common import RELEASE
 from gtrturbo.config.merging import MergeConfig
 from gtrturbo.config.playing import DistillConfig, EvalConfig, RolloutConfig
 from gtrturbo.config.runs import CompareConfig, ReportConfig, RunConfig, ShowConfig
+from gtrturbo.config.tasks import CheckTaskConfig, PlayConfig
 from gtrturbo.config.training import InitConfig, PpoStepConfig, SftConfig
 
 __all__ = [
     "RELEASE",
+    "CheckTaskConfig",
     "CompareConfig",
     "DistillConfig",
     "EvalConfig",
     "InitConfig",
     "MergeConfig",
+    "PlayConfig",
     "PpoStepConfig",
     "ReportConfig",
     "RolloutConfig",
