@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from gtrturbo.cli import app
-from gtrturbo.config import CompareConfig, ReportConfig, RunConfig, ShowConfig
+from gtrturbo.config import CheckTaskConfig, CompareConfig, PlayConfig, ReportConfig, RunConfig, ShowConfig
 from gtrturbo.config.fields import Field, Role, fields
 from gtrturbo.stages import STAGES
 
 PAGE = Path(__file__).with_name("commands.md")
 CONFIGS = {name: stage.config for name, stage in STAGES.items()} | {
     "run": RunConfig,
+    "check-task": CheckTaskConfig,
+    "play": PlayConfig,
     "show": ShowConfig,
     "compare": CompareConfig,
     "report": ReportConfig,

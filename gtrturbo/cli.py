@@ -14,7 +14,7 @@ import typer
 import yaml
 
 from gtrturbo import __version__
-from gtrturbo.config import CompareConfig, DistillConfig, ReportConfig, RunConfig, ShowConfig
+from gtrturbo.config import CheckTaskConfig, CompareConfig, DistillConfig, PlayConfig, ReportConfig, RunConfig, ShowConfig
 from gtrturbo.config.fields import Field, Role, build, fields
 from gtrturbo.config.renamed import FLAGS, old_options
 from gtrturbo.console import stderr
@@ -229,6 +229,12 @@ def run_loop(config: RunConfig) -> None:
         _tell(run_with_progress(config))
 
 
+def play(config: PlayConfig) -> None:
+    """Let a person play."""
+    by_hand = importlib.import_module("gtrturbo.play.by_hand")
+    by_hand.play_by_hand(config.task, config.env, seed=config.seed, out=config.out, expert=config.expert)
+
+
 def _version(wanted: bool | None) -> None:
     if wanted:
         print(f"gtrturbo {__version__}")
@@ -255,6 +261,8 @@ add_command(
     verify=plan,
     built_in={"method": {name: method.summary for name, method in METHODS.items()}},
 )
+add_command("check-task", CheckTaskConfig, lambda config: importlib.import_module("gtrturbo.runs.check_task").check_task(config))
+add_command("play", PlayConfig, play)
 add_command("show", ShowConfig, lambda config: importlib.import_module("gtrturbo.show.artifact").show(config))
 add_command("compare", CompareConfig, lambda config: importlib.import_module("gtrturbo.show.comparison").compare(config))
 add_command("report", ReportConfig, lambda config: _tell(importlib.import_module("gtrturbo.report").report(config)))

@@ -9,11 +9,12 @@ import typer
 from typer.testing import CliRunner
 
 from gtrturbo import cli
-from gtrturbo.config import CompareConfig, ReportConfig, RunConfig, ShowConfig
+from gtrturbo.config import CheckTaskConfig, CompareConfig, PlayConfig, ReportConfig, RunConfig, ShowConfig
 from gtrturbo.stages import STAGES
 
 LOOKING = {"show": ShowConfig, "compare": CompareConfig, "report": ReportConfig}
-CONFIGS = {name: stage.config for name, stage in STAGES.items()} | {"run": RunConfig} | LOOKING
+TRYING = {"check-task": CheckTaskConfig, "play": PlayConfig}
+CONFIGS = {name: stage.config for name, stage in STAGES.items()} | {"run": RunConfig} | TRYING | LOOKING
 
 
 def parsed(line: str | Sequence[str]) -> Any:

@@ -8,14 +8,17 @@ here, or ours.
 from gtrturbo.config.merging import MergeConfig
 from gtrturbo.config.playing import DistillConfig, EvalConfig, RolloutConfig
 from gtrturbo.config.runs import CompareConfig, ReportConfig, RunConfig, ShowConfig
+from gtrturbo.config.tasks import CheckTaskConfig, PlayConfig
 from gtrturbo.config.training import InitConfig, PpoStepConfig, SftConfig
 
 __all__ = [
+    "CheckTaskConfig",
     "CompareConfig",
     "DistillConfig",
     "EvalConfig",
     "InitConfig",
     "MergeConfig",
+    "PlayConfig",
     "PpoStepConfig",
     "ReportConfig",
     "RolloutConfig",

@@ -80,7 +80,7 @@ def play_episodes(
         on_invalid_reply: what a reply that does not parse does.
     """
     waiting = iter(episodes)
-    slots = [_Slot.open(task, seed, index) for index in itertools.islice(waiting, num_envs)]
+    slots = [Slot.open(task, seed, index) for index in itertools.islice(waiting, num_envs)]
     while slots:
         replies = agent([slot.state for slot in slots])
         for slot, response in zip(slots, replies, strict=True):
@@ -96,8 +96,8 @@ def play_episodes(
                 slot.restart(index)
 
 
-class _Slot:
-    """One environment and the episode that is being played in it."""
+class Slot:
+    """One environment and the episode that is played in it: `state` is what is asked about, `play` goes on with a reply."""
 
     def __init__(self, env: gym.Env, task: Task, seed: int) -> None:
         self.env = env
@@ -106,7 +106,7 @@ class _Slot:
         self.limit = turn_limit(task, env)
 
     @classmethod
-    def open(cls, task: Task, seed: int, index: int) -> "_Slot":
+    def open(cls, task: Task, seed: int, index: int) -> "Slot":
         slot = cls(task.make(), task, seed)
         slot.restart(index)
         return slot

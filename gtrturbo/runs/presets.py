@@ -87,13 +87,23 @@ TINY = Preset(
     },
 )
 
-# Measured on FrozenLake's frames (docs/your-own-task.md): without the warm-up of its learning rate it may not begin to read.
+# Measured on FrozenLake's frames (docs/your-own-task.md). Without the warm-up of its learning rate it may not begin to read.
+# Where every episode of a batch is won, all that is left of the advantages is what the value head gets wrong, and an update
+# follows it however small it is: so the head learns fast, nothing is discounted, and minibatches are large.
 SMALL = Preset(
     env=("image=tiny",),
     stages={
         **TINY.stages,
-        "expert": {"episodes": 400, "random_expert_share": 0.85},
-        "sft": {"steps": 900, "learning_rate": 2e-3, "warmup_steps": 100, "batch_size": 16},
+        "expert": {"episodes": 400, "random_expert_share": 0.8},
+        "sft": {"steps": 1400, "learning_rate": 2e-3, "warmup_steps": 100, "batch_size": 16},
+        "eval": {"max_new_tokens": 64, "temperature": 0.6},  # Where episodes begin alike, greedy ones would all be the same one.
+        "ppo-step": {
+            **TINY.stages["ppo-step"],
+            "gamma": 1.0,
+            "value_learning_rate": 1e-2,
+            "minibatch_size": 256,
+            "detach_value": True,
+        },
     },
 )
 

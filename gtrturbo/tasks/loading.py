@@ -3,6 +3,7 @@
 import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from gtrturbo.config.games import game_name
@@ -39,10 +40,11 @@ def _own_task(name: str, found: Any, options: Sequence[str]) -> Task:
         raise GtrTurboError(
             f"{name} is {_called(found)}, not a Task.", "make one of gtrturbo.tasks.Task, or a function that does."
         )
-    made = found(**read_options(name, options, options_of(name, found)))
+    values = read_options(name, options, options_of(name, found))
+    made = found(**values)
     if not isinstance(made, Task):
         raise GtrTurboError(f"{name} made {_called(made)}, not a Task.", "return a gtrturbo.tasks.Task.")
-    return made
+    return replace(made, options=made.options or values)
 
 
 def _called(value: Any) -> str:

@@ -128,12 +128,13 @@ class Task:
         reads: names of what is read off the picture.
         truth: their true values. Without it nothing is said of perception.
         expert: true thoughts and a good action, or the whole reply where the task has its own parser. Without it a warm start
-            needs demonstrations from elsewhere.
-        random_expert: thoughts and an action of one who reads truly and acts at random.
+            learns from the random expert alone, or from elsewhere.
+        random_expert: thoughts and an action of one who reads truly and acts at random. If not given, and the task has no parser
+            of its own, it tries any action that is allowed.
         won: whether an episode was won; see `won_by_info`.
         max_turns: turns after which no episode goes on; the environment's own limit if not given.
         blind: makes an environment of the same rules that draws nothing, for play without a model.
-        options: what the task was made with.
+        options: what the task was made with; of a function that makes it, the values of its keywords, if not given.
     """
 
     name: str
@@ -205,9 +206,15 @@ class Task:
         """
         if self.expert is None:
             raise GtrTurboError(
-                f"{self.name} has no expert.", "give the task one, or warm up on turns or demos from elsewhere: gtrturbo sft …"
+                f"{self.name} has no expert.",
+                "give the task one, let chance play (--random-expert-share 1), or start from what plays already (run --start).",
             )
         return self._reply(info, self.expert(info))
+
+    @property
+    def writes_random_replies(self) -> bool:
+        """Whether there is a random expert: the task's own, or the one that every task without a parser of its own has."""
+        return self.random_expert is not None or self.parse is None
 
     def random_expert_reply(self, info: Info, rng: np.random.Generator) -> str:
         """Return a reply of an expert who reads truly and keeps to the rules, but does not know what wins: the action is drawn.
@@ -217,7 +224,7 @@ class Task:
         if self.random_expert:
             return self._reply(info, self.random_expert(info, rng))
         if self.parse:
-            raise GtrTurboError(f"{self.name} has no random expert.", "give the task one, or leave out --random-expert-share.")
+            raise GtrTurboError(f"{self.name} has no random expert.", "give the task one, or let --random-expert-share be 0.")
         allowed = self.allowed(info)
         action = allowed[rng.integers(len(allowed))]
         return self._reply(info, (f"try {action}", action))

@@ -23,7 +23,7 @@ def corpus() -> Iterator[str]:
 
 
 def task_texts(task: Task, episodes: int = EPISODES, *, wander: bool = True) -> Iterator[str]:
-    """Yield the prompts of a task's states, each with a reply: the expert's, or an action's text where there is no expert.
+    """Yield the prompts of a task's states, each with a reply: the expert's, else the random expert's, else an action's text.
 
     Args:
         task: what is played.
@@ -61,11 +61,11 @@ def words(prompt: ChatPrompt) -> Iterator[str]:
 
 def _reply(task: Task, info: Info, rng: np.random.Generator) -> tuple[str, str]:
     """Return a reply's text and its action; a task need not have an expert."""
-    if task.expert is None:
+    if not (task.expert or task.writes_random_replies):
         allowed = task.allowed(info)
         action = allowed[rng.integers(len(allowed))]
         return action, action
-    reply = task.expert_reply(info)
+    reply = task.expert_reply(info) if task.expert else task.random_expert_reply(info, rng)
     parsed = task.read(reply, info)
     if parsed is None:
         raise GtrTurboError(f"{task.name} cannot read its own expert's reply {reply!r}.", "mend its parse, or its expert.")

@@ -37,11 +37,16 @@ def outside_task(**more: Any) -> Task:
     return Task(name="endless", make=Endless, prompt=prompt, actions=("left", "right", "wait"), max_turns=30, **more)
 
 
-def test_a_task_without_an_expert_gives_its_prompts_and_random_actions():
+def test_a_task_without_an_expert_gives_its_prompts_and_random_replies():
     texts = list(task_texts(outside_task(), episodes=2, wander=False))
     assert texts[0::2] == [f"You took {count} steps." for count in range(30)] * 2
-    assert set(texts[1::2]) == {"left", "right", "wait"}
+    assert set(texts[1::2]) == {f'{{"thoughts": "try {action}", "action": "{action}"}}' for action in ("left", "right", "wait")}
     assert texts == list(task_texts(outside_task(), episodes=2, wander=False))
+
+
+def test_a_task_that_writes_no_reply_gives_its_prompts_and_random_actions():
+    texts = list(task_texts(outside_task(parse=lambda text, info: None), episodes=2, wander=False))
+    assert set(texts[1::2]) == {"left", "right", "wait"}
 
 
 def test_every_other_episode_wanders_where_no_expert_goes():

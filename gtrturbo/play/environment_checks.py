@@ -1,0 +1,143 @@
+"""What is checked of a task's environment: seeds, rewards, ends, and how far one comes without a model."""
+
+import json
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils.passive_env_checker import env_reset_passive_checker, env_step_passive_checker
+
+from gtrturbo.play.episodes import Played
+from gtrturbo.play.trial import Check, Episodes, play, player, states
+from gtrturbo.tasks.chance import MOST_TURNS, chance, turn_limit
+from gtrturbo.tasks.task import Task
+
+CHANCE_TURNS = 4000  # Episodes by chance: about so many, over all policies.
+
+
+def environment(task: Task) -> Check:
+    """Let Gymnasium's own passive checks look at a reset and a step."""
+    name = "environment"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        env = task.make()
+        if not isinstance(env, gym.Env):
+            return Check(name, False, f"make returns a {type(env).__name__}.", "return a gymnasium.Env.")
+        try:
+            known = task.know(env, *env_reset_passive_checker(env, seed=0))
+            allowed = task.allowed(known)
+            if not allowed:
+                return Check(name, False, "no action is allowed in the first state.", "let the task's actions name some.")
+            env_step_passive_checker(env, task.given(allowed[0], known))
+        except AssertionError as error:
+            return Check(name, False, _sentence(error), "see gymnasium.Env on what reset and step return.")
+        finally:
+            env.close()
+    told = {_sentence(warning.message) for warning in caught if "gymnasium" in warning.filename}
+    return Check(name, True, " ".join(["resets and steps as Gymnasium wants it.", *sorted(told)]))
+
+
+def _sentence(message: Any) -> str:
+    text = str(message).replace("\x1b[33m", "").replace("\x1b[0m", "").removeprefix("WARN: ").strip()
+    return text if text.endswith(".") else text + "."
+
+
+def seeding(task: Task, alone: Episodes) -> Check:
+    """Compare episodes that one environment played one after another with the same ones in an environment each."""
+    apart = play(task, num_envs=len(alone), episodes=len(alone))
+    for first, second in zip(alone, apart, strict=True):
+        if different := _difference(first, second):
+            return Check(
+                "seeding",
+                False,
+                f"the same seed gives other episodes: {different} of episode {first[0].state.episode}.",
+                "draw from env.np_random alone, which reset(seed=…) sets, and let reset begin anew.",
+            )
+    return Check("seeding", True, f"the same seed gives the same pictures, infos and rewards in {len(alone)} episodes.")
+
+
+def _difference(first: Sequence[Played], second: Sequence[Played]) -> str:
+    for one, other in zip(first, second, strict=False):
+        for name, look in _LOOKS.items():
+            if look(one) != look(other):
+                return f"{name} at turn {one.state.turn}"
+    return "the number of turns" if len(first) != len(second) else ""
+
+
+_LOOKS: dict[str, Callable[[Played], Any]] = {
+    "what is known": lambda played: played.state.info,
+    "the pictures": lambda played: [(image.shape, image.tobytes()) for image in played.state.images],
+    "the prompt": lambda played: played.state.messages,
+    "the reward": lambda played: played.turn.reward,
+    "the end": lambda played: (played.turn.terminated, played.turn.truncated),
+}
+
+
+def starts(task: Task, episodes: Episodes) -> Check:
+    """Say whether episodes of different seeds begin differently."""
+    count = len({json.dumps(episode[0].state.info, sort_keys=True) for episode in episodes})
+    if count > 1:
+        return Check("starts", None, f"{len(episodes)} seeds begin in {count} different ways.")
+    return Check(
+        "starts", None, "every seed begins alike: evaluate at a temperature above 0, or one episode is played again and again."
+    )
+
+
+def rewards(task: Task, episodes: Episodes) -> Check:
+    """Play the same actions in an environment of our own and add up what it pays."""
+    returns = []
+    for episode in episodes:
+        paid, total = _paid(task, episode), sum(played.turn.reward for played in episode)
+        if not math.isfinite(total):
+            return Check("rewards", False, f"episode {episode[0].state.episode} pays {total}.", "let every reward be finite.")
+        if not math.isclose(total, paid, abs_tol=1e-9):
+            return Check("rewards", False, f"the same actions pay {total:g} and then {paid:g}.", "see seeding.")
+        returns.append(total)
+    return Check("rewards", True, f"an episode pays {min(returns):g} to {max(returns):g}, the sum of its turns' rewards.")
+
+
+def _paid(task: Task, episode: Sequence[Played]) -> float:
+    total = 0.0
+    with closing(task.make()) as env:
+        env.reset(seed=episode[0].turn.seed)
+        for played in episode:
+            if played.turn.executed is not None:
+                total += float(env.step(task.given(played.turn.executed, played.state.info))[1])
+    return total
+
+
+def endings(task: Task, episodes: Episodes) -> Check:
+    """Count how episodes end: by their rules (terminated) or cut (truncated), never both and never before the last turn."""
+    with closing(task.make()) as env:
+        limit = turn_limit(task, env)
+    ends = [[(played.turn.terminated, played.turn.truncated) for played in episode] for episode in episodes]
+    if any(any(map(any, end[:-1])) or sum(end[-1]) != 1 for end in ends):
+        return Check("endings", False, "an episode goes on after its end, or ends in two ways.", "see gymnasium.Env.step.")
+    cut = [end for end in ends if end[-1][1]]
+    said = f"{len(ends) - len(cut)} episodes ended by their rules, {len(cut)} were cut; the limit is {limit} turns."
+    if limit == MOST_TURNS:
+        return Check("endings", False, said, "set max_turns: nothing else ends an episode before.")
+    if all(len(end) == limit and end[-1][0] for end in ends):
+        fix = "terminated is for what ends by the rules; let it be truncated, and the value of its last state counts."
+        return Check("endings", False, f"{said} Each ended by its rules just at the limit.", fix)
+    return Check("endings", True, said)
+
+
+def success(task: Task, episodes: Episodes) -> Check:
+    """Play without a model, and compare the expert."""
+    turns = max(1, max(map(len, episodes)))
+    policies = 1 + len(task.allowed(next(states(episodes)).info))
+    count = min(100, max(8, CHANCE_TURNS // (turns * policies)))
+    levels = chance(task, episodes=count, seed=0)
+    said = f"by chance {levels['random']:.2f} at random, {levels['constant']:.2f} with always one action ({count} episodes each)"
+    won = [episode[-1].turn.won for episode in episodes if player(task, episode[0].state.episode) == "expert"]
+    if not won:
+        return Check("success", None, f"{said}.")
+    rate = float(np.mean(won))
+    if rate <= levels["random"] < 1:
+        return Check("success", False, f"the expert wins {rate:.2f}, no more than {said}.", "mend the expert, or `won`.")
+    return Check("success", True, f"the expert wins {rate:.2f} of {len(won)}; {said}.")

@@ -1,0 +1,124 @@
+"""What is checked of a task's prompts and replies: their form, who reads them, and where the action stands."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+from gtrturbo.play.episodes import State
+from gtrturbo.play.trial import Check, Episodes, different, range_of, states
+from gtrturbo.tasks.task import Task, is_picture
+from gtrturbo.tasks.wording import replies, written
+
+MOST_STATES = 40  # States in which every action is tried.
+
+
+def prompts(task: Task, episodes: Episodes) -> Check:
+    """Look at every prompt: messages of parts that are known, and as many pictures as image parts."""
+    fix = "give the pictures to ChatPrompt in the order of the image parts; ask(text, picture) does both."
+    for state in states(episodes):
+        parts = [part for message in state.messages for part in _parts(message["content"])]
+        count = sum(part["type"] == "image" for part in parts)
+        if wrong := {part["type"] for part in parts} - {"image", "text"}:
+            return Check("prompts", False, f"a part of a prompt is of type {min(wrong)!r}.", 'use "image" and "text".')
+        if count != len(state.images):
+            return Check("prompts", False, f"a prompt has {count} image parts and {len(state.images)} pictures.", fix)
+        if not all(map(is_picture, state.images)):
+            return Check("prompts", False, "a picture is not bytes [height, width, 3].", "see numpy's astype.")
+    sizes = sorted({image.shape[:2] for state in states(episodes) for image in state.images})
+    counts = sorted({len(state.images) for state in states(episodes)})
+    shown = ", ".join(f"{width} × {height}" for height, width in sizes[:4])
+    if not sizes:
+        return Check("prompts", True, "text alone, no picture.")
+    return Check("prompts", True, f"pictures in each: {range_of(counts)}, of {shown} pixels.")
+
+
+def _parts(content: Any) -> list[dict[str, Any]]:
+    return [{"type": "text"}] if isinstance(content, str) else content
+
+
+def known(task: Task, episodes: Episodes) -> Check:
+    """See that what is known is the same after it was written and read again, and gives the same advice."""
+    for state in states(episodes):
+        try:
+            again = json.loads(json.dumps(state.info, allow_nan=False))
+        except ValueError:
+            return Check("known", False, "what is known holds a number that is not finite.", "let `known` say null.")
+        if again != state.info or (task.expert and task.expert_reply(again) != task.expert_reply(state.info)):
+            return Check("known", False, "what is known changes when it is written as JSON.", "use texts, numbers, lists, dicts.")
+    names = ", ".join(next(states(episodes)).info) or "nothing"
+    return Check("known", True, f"is JSON: {names}.")
+
+
+def round_trip(task: Task, episodes: Episodes) -> Check:
+    """Read the expert's own replies in every state, and the random expert's."""
+    name, count = "expert's replies", 0
+    if task.expert is None:
+        return Check(name, None, "there is no expert.")
+    for state in states(episodes):
+        advice = task.expert(state.info)
+        for place, text in enumerate(replies(task, state.info)):
+            reply = task.read(text, state.info)
+            if reply is None:
+                return Check(
+                    name,
+                    False,
+                    f"{text!r} cannot be read, or its action is none of {', '.join(task.allowed(state.info))}.",
+                    "mend parse, or expert; thoughts are text, and what is read off the picture comes as `reads` says.",
+                )
+            if place == 0 and not isinstance(advice, str) and reply.action != advice[1]:
+                return Check(name, False, f"{text!r} is read as {reply.action!r}.", "mend parse, or expert.")
+        count += 1
+    return Check(name, True, f"are read as they were meant in {count} states.")
+
+
+def spans(task: Task, episodes: Episodes) -> Check:
+    """Put every allowed action at the place that the parser names, and read it again."""
+    tried = 0
+    for state, action, text in worded(task, episodes):
+        reply = task.read(text, state.info)
+        start, end = reply.action_span if reply else (0, 0)
+        if reply is None or reply.action != action:
+            found = f"{reply.action!r} at {text[start:end]!r}" if reply else "nothing"
+            return Check(
+                "spans",
+                False,
+                f"in {text!r} the parser finds {found}, not {action!r}.",
+                "let action_span be the first and past-the-last character of the action's own text.",
+            )
+        tried += 1
+    if not tried:
+        return Check("spans", None, "not checked: the task has its own parser and no expert to show a reply.")
+    return Check("spans", True, f"the parser finds the characters of every allowed action, {tried} tried.")
+
+
+def worded(task: Task, episodes: Episodes) -> Iterator[tuple[State, str, str]]:
+    """Yield states with each allowed action and a reply that chooses it."""
+    for state in islice(different(episodes), MOST_STATES):
+        for action in task.allowed(state.info):
+            for text in written(task, state.info, action):
+                yield state, action, text
+
+
+def perception(task: Task, episodes: Episodes) -> Check:
+    """See that the expert's replies read truly, and that a changed field does not."""
+    if task.truth is None or task.expert is None:
+        missing = "truth" if task.truth is None else "expert"
+        return Check("perception", None, f"not checked: there is no {missing}.")
+    for state in states(episodes):
+        reply = task.read(task.expert_reply(state.info), state.info)
+        if reply is None:
+            return Check("perception", False, "an expert's reply cannot be read.", "see above.")
+        if not task.perception_correct(reply, state.info):
+            return Check(
+                "perception",
+                False,
+                f"the expert's {dict(reply.fields)} is not what truth says: {task.truth(state.info)}.",
+                "let truth, reads and the parser's fields bear the same names.",
+            )
+        for field in task.truth(state.info):
+            wrong = replace(reply, fields={**reply.fields, field: f"not {reply.fields[field]}"})
+            if task.perception_correct(wrong, state.info):
+                return Check("perception", False, f"a wrong {field} counts as read truly.", "mend truth.")
+    return Check("perception", True, f"true of the expert's replies, false where one of {', '.join(task.reads)} is changed.")
