@@ -16,7 +16,7 @@ CONFIGS = {name: stage.config for name, stage in STAGES.items()} | {
 }
 HEAD = """# Commands
 
-<!-- Written by `make docs` from gtrturbo/config.py; do not edit. -->
+<!-- Written by `make docs` from gtrturbo/config; do not edit. -->
 
 Every command also takes `--config FILE.yaml` (options by name; flags win), `--debug` (show where an error comes from) and
 `--help`. The path that was written goes to stdout, all else to stderr. Exit codes: 0 done, or done before; 1 failed, the

@@ -1,3 +1,3 @@
 """GTR-Turbo: train vision-language-model agents with a free teacher merged from their own checkpoints."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

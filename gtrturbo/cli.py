@@ -16,6 +16,7 @@ import yaml
 from gtrturbo import __version__
 from gtrturbo.config import CompareConfig, DistillConfig, ReportConfig, RunConfig, ShowConfig
 from gtrturbo.config.fields import Field, Role, build, fields
+from gtrturbo.config.renamed import FLAGS, old_options
 from gtrturbo.console import stderr
 from gtrturbo.distributed.processes import world
 from gtrturbo.errors import GtrTurboError
@@ -73,7 +74,9 @@ def add_command(
             action(settings)
 
     tables = built_in or {}
-    parameters = [*(_parameter(field, tables.get(field.name, {})) for field in fields(config)), *_EXTRA]
+    known = fields(config)
+    old = old_options(config, frozenset(field.name for field in known))
+    parameters = [*(_parameter(field, tables.get(field.name, {})) for field in known), *map(_old_parameter, old), *_EXTRA]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app.command(name, help=config.__doc__)(command)
@@ -127,6 +130,15 @@ def _parameter(field: Field, built_in: Mapping[str, str]) -> inspect.Parameter:
             flags, help=_help(field, built_in), show_default=default, rich_help_panel=panel, metavar=_metavar(field)
         )
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, detail])
+
+
+def _old_parameter(name: str) -> inspect.Parameter:
+    """Take an option that there is no more, with a value or without, so that it can be refused with what is in its place."""
+    flag = name in FLAGS
+    option = f"--{name.replace('_', '-')}"
+    detail = typer.Option(f"{option}/--no-{option[2:]}" if flag else option, hidden=True)
+    kind = (bool if flag else str) | None
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, detail])
 
 
 def _typer_kind(field: Field) -> Any:

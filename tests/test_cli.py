@@ -413,3 +413,28 @@ def test_a_mistake_names_its_mend_in_the_last_line(line, told, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     assert refused(*line.split(), code=1)[-1] == told
     assert list(tmp_path.iterdir()) == []
+
+
+EXPERT = "rollout --out t --task numberline --expert"
+
+
+@pytest.mark.parametrize(
+    ("line", "what", "fix"),
+    [
+        (f"{EXPERT} --illegal end", "there is no option illegal any more.", "write: --on-invalid-reply"),
+        (f"{EXPERT} --novice 1", "there is no option novice any more.", "write: --random-expert-share"),
+        ("run --out t --isolate", "there is no option isolate any more.", "write: --subprocess"),
+        ("merge --out t --only model.* a", "there is no option only any more.", "write: --include"),
+        ("run --out t --set rollout.illegal=end", "there is no option illegal any more.", "write: --on-invalid-reply"),
+        ("distill --out t --rollouts r --expert --mode sft", "mode sft is called thoughts now.", "write: --mode thoughts"),
+    ],
+)
+def test_an_old_spelling_is_refused_with_the_new_one(line, what, fix):
+    assert refused(*line.split(), code=2) == [what, fix]
+
+
+@pytest.mark.parametrize(
+    "line", ["merge --out t --compat release a", "distill --out t --rollouts r --teacher c --compat release"]
+)
+def test_what_is_gone_names_what_is_in_its_place(line):
+    assert "examples/reproduce/release.py" in refused(*line.split(), code=2)[-1]

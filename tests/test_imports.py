@@ -1,8 +1,10 @@
 """The architecture as a test: imports point down, and what must not be there is not there."""
 
 import ast
+import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
@@ -152,6 +154,41 @@ def test_only_models_imports_transformers_and_peft_and_what_answers_at_once_impo
 def test_click_and_pickle_are_never_imported():
     banned = {"click", "pickle", "dill", "joblib", "shelve", "marshal"}
     assert [module.line(line) for module in MODULES for line, name in module.imports() if name.split(".")[0] in banned] == []
+
+
+EXAMPLES = PACKAGE.parent / "examples"
+# D1 … D42, defect 7, issue 14, #14: a list that a reader of the repository does not have.
+CITED = re.compile(r"\bD\d{1,2}\b|\b(?:defect|issue)\s+#?\d+|(?<![\w&'\"])#\d{1,3}\b", re.IGNORECASE)
+CARDS = re.compile(r"""\[(?:"[HSDC](?:[2-9TJQKA]|10)",? ?)+\]""")  # options of cards, as Blackjack's docstring shows them
+
+
+def prose(file: Path) -> Iterator[tuple[int, str]]:
+    """Yield comments and docstrings, each with its line; a docstring is a string that stands alone as a statement."""
+    begins, starts = True, (tokenize.NEWLINE, tokenize.NL, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING, tokenize.COMMENT)
+    with tokenize.open(file) as opened:
+        for token in tokenize.generate_tokens(opened.readline):
+            if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and begins and '"""' in token.string):
+                yield token.start[0], token.string.removeprefix("#")
+            begins = token.type in starts
+
+
+def citations(file: Path) -> list[str]:
+    return [f"{file.name}:{line}: {found}" for line, text in prose(file) for found in CITED.findall(CARDS.sub("", text))]
+
+
+def test_prose_and_citations_are_told_from_data(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        '"""See D12. Cards: ["D6", "C9"]."""\n\nHAND = ["D6"]  # issue 14 of somewhere\nTEXT = """D7"""\n\n\n'
+        'def deal():\n    """Not D8 either."""\n    return "#14", "#123456"  # see #3\n'
+    )
+    assert citations(file) == ["mine.py:1: D12", "mine.py:3: issue 14", "mine.py:8: D8", "mine.py:9: #3"]
+
+
+def test_no_comment_or_docstring_cites_a_list_that_is_not_in_the_repository():
+    files = [module.file for module in MODULES] + sorted(EXAMPLES.rglob("*.py")) + sorted(Path(__file__).parent.rglob("*.py"))
+    assert EXAMPLES.is_dir()
+    assert [cited for file in files if file != Path(__file__) for cited in citations(file)] == []
 
 
 def test_a_class_has_a_name_of_its_own():

@@ -23,7 +23,13 @@ class TokenMasks:
     action_value: list[bool]
 
 
-def span_masks(offsets: list[tuple[int, int]], *, action_start: int | None, action_span: tuple[int, int] | None) -> TokenMasks:
+def span_masks(
+    offsets: list[tuple[int, int]],
+    *,
+    action_start: int | None,
+    action_span: tuple[int, int] | None,
+    thought_span: tuple[int, int] | None = None,
+) -> TokenMasks:
     """Split the tokens of a reply into thought and action by their character offsets.
 
     A token that straddles the boundary is action, so that no thought loss or penalty touches an action character.
@@ -36,8 +42,10 @@ def span_masks(offsets: list[tuple[int, int]], *, action_start: int | None, acti
         action_start: First character of the action part (the quote of its key); None if the reply did not parse,
             and then every token is thought.
         action_span: [start, end) of the action's value; None if there is none.
+        thought_span: [start, end) of the thought, where it does not end at `action_start`: then what lies wholly inside it is
+            thought, and all else is action.
 
-    Raises: ValueError: Offsets run backwards, or the value does not lie in the action part.
+    Raises: ValueError: Offsets run backwards, the value does not lie in the action part, or the thought overlaps it.
 
     Source: RL4VLM (arXiv 2405.10292), section 4.3, the split of thought and action tokens.
     """
@@ -45,7 +53,13 @@ def span_masks(offsets: list[tuple[int, int]], *, action_start: int | None, acti
     if action_span is not None and (action_start is None or not action_start <= action_span[0] <= action_span[1]):
         raise ValueError(f"action_span {action_span} does not lie in the action, which starts at {action_start}.")
     value_start, value_end = action_span or (0, 0)
-    action = [action_start is not None and (end > action_start or start >= action_start) for start, end in offsets]
+    if thought_span is None:
+        action = [action_start is not None and (end > action_start or start >= action_start) for start, end in offsets]
+    else:
+        if thought_span[0] < value_end and thought_span[1] > value_start:
+            raise ValueError(f"thought_span {thought_span} overlaps the action's value, {action_span}.")
+        # A token without text, the end of turn among them, belongs to no thought.
+        action = [not (thought_span[0] <= start < end <= thought_span[1]) for start, end in offsets]
     return TokenMasks(
         thought=[not flag for flag in action],
         action=action,

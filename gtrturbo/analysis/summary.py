@@ -46,7 +46,8 @@ def summarize(turns: Sequence[Turn]) -> dict[str, float]:
     positive_return_rate: share with return > 0, which is what the papers of this line report as success.
     return_mean: undiscounted return of the environment's rewards. length_mean: turns per episode.
     illegal_rate: share of replies that do not parse. invalid_rate: share that is not even one JSON object.
-    thought_accuracy: share of turns whose reply states what the picture shows; a reply that does not parse states nothing.
+    thought_accuracy: share of turns whose reply states what the picture shows; a reply that does not parse states
+        nothing. Left out where the task knows no truth.
     thought_length: characters of the thoughts; left out, as the next, where replies have none.
     self_bleu: of the thoughts on up to 32 different inputs (picture and prompt), evenly spaced in the order in which they came
         up; see `diversity.self_bleu`. High where thoughts are one template whatever the picture shows.
@@ -55,18 +56,28 @@ def summarize(turns: Sequence[Turn]) -> dict[str, float]:
     won = sum(episode[-1].won for episode in episodes)
     low, high = wilson(won, len(episodes))
     returns = [sum(turn.reward for turn in episode) for episode in episodes]
-    return {
-        "episodes": len(episodes),
-        "turns": len(turns),
-        "success_rate": won / len(episodes),
-        "success_low": low,
-        "success_high": high,
-        "positive_return_rate": mean(total > 0 for total in returns),
-        "return_mean": mean(returns),
-        "length_mean": len(turns) / len(episodes),
-        "illegal_rate": mean(not turn.legal for turn in turns),
-        "thought_accuracy": mean(bool(turn.perception_correct) for turn in turns),
-    } | _thoughts(turns)
+    return (
+        {
+            "episodes": len(episodes),
+            "turns": len(turns),
+            "success_rate": won / len(episodes),
+            "success_low": low,
+            "success_high": high,
+            "positive_return_rate": mean(total > 0 for total in returns),
+            "return_mean": mean(returns),
+            "length_mean": len(turns) / len(episodes),
+            "illegal_rate": mean(not turn.legal for turn in turns),
+        }
+        | _perception(turns)
+        | _thoughts(turns)
+    )
+
+
+def _perception(turns: Sequence[Turn]) -> dict[str, float]:
+    legal = [turn for turn in turns if turn.legal]
+    if legal and all(turn.perception_correct is None for turn in legal):
+        return {}  # The task knows no truth.
+    return {"thought_accuracy": mean(bool(turn.perception_correct) for turn in turns)}
 
 
 def _thoughts(turns: Sequence[Turn]) -> dict[str, float]:

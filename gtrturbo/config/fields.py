@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
+from gtrturbo.config.renamed import refuse_old, refuse_old_value
 from gtrturbo.errors import GtrTurboError
 
 
@@ -225,9 +226,11 @@ def build(config: type, values: dict[str, Any]) -> Any:
     for key, value in values.items():
         name = key.replace("-", "_")
         if name not in known:
+            refuse_old(config, frozenset(known), name)
             key = name.replace("_", "-")
             alternatives = ", ".join(f.replace("_", "-") for f in known)
             raise GtrTurboError(f"unknown setting {key}.", f"known: {alternatives}")
+        refuse_old_value(name, value)
         given[name] = parse(known[name], value)
     missing = [f.shown for f in known.values() if f.required and f.name not in given]
     if missing:

@@ -31,7 +31,9 @@ class InitConfig(StageConfig):
     model: Annotated[str, "tiny or small (built in, offline), a Hugging Face id, or a local folder."] = "tiny"
     revision: Annotated[str | None, "Branch, tag or commit on the Hugging Face hub."] = None
     task: Annotated[
-        str | None, "Task whose texts a built-in model's tokenizer is made of; those of the four games if not given."
+        str | None,
+        "Task whose texts a built-in model's tokenizer is made of; those of the four games if not given.",
+        Seam("task"),
     ] = None
     env: EnvOptions = ()
     lora_rank: Annotated[int, "Rank of the LoRA adapter to train; 0 trains the full weights. The paper: 128.", NOT_NEGATIVE] = 0

@@ -126,6 +126,7 @@ def _sampled(played: Played) -> SampledReply:
         response.offsets,
         action_start=reply.action_start if reply else None,
         action_span=reply.action_span if reply else None,
+        thought_span=reply.thought_span if reply else None,
     )
     return SampledReply(
         prompt_ids=_present(response.prompt_ids).tolist(),

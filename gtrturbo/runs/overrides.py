@@ -3,6 +3,7 @@
 from typing import Any
 
 from gtrturbo.config.fields import Field, Role, fields
+from gtrturbo.config.renamed import refuse_old
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.stages import STAGES
 
@@ -44,6 +45,7 @@ def settable(stage: str, name: str, *, told: str, decided: str) -> Field:
     known = {field.name: field for field in fields(STAGES[command].config)}
     field = known.get(name.replace("-", "_"))
     if field is None:
+        refuse_old(STAGES[command].config, frozenset(known), name)
         raise GtrTurboError(f"{told}: {stage} has no such option.", f"see: gtrturbo {command} --help")
     if field.name == "out" or field.roles & {Role.INPUT, Role.POSITIONAL}:
         raise GtrTurboError(f"{told} cannot be set: {decided}.")

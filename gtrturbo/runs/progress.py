@@ -58,7 +58,8 @@ def before_after(before: Path, after: Path) -> Table:
     chance = f"random {first['chance_random_return']:.2f}"
     table.add_row("mean return", f"{first['return_mean']:.2f}", f"{last['return_mean']:.2f}", chance)
     table.add_row("turns per episode", f"{first['length_mean']:.2f}", f"{last['length_mean']:.2f}", "")
-    table.add_row("thought accuracy", f"{first['thought_accuracy']:.3f}", f"{last['thought_accuracy']:.3f}", "")
+    if "thought_accuracy" in first and "thought_accuracy" in last:
+        table.add_row("thought accuracy", f"{first['thought_accuracy']:.3f}", f"{last['thought_accuracy']:.3f}", "")
     table.add_row("illegal replies", f"{first['illegal_rate']:.3f}", f"{last['illegal_rate']:.3f}", "")
     return table
 

@@ -3,7 +3,7 @@
 Nothing heavy is imported here.
 """
 
-from gtrturbo.stages.hub import done, execute, existing, preview, provenance, read_by, stage_of
+from gtrturbo.stages.hub import canonical, done, execute, existing, preview, provenance, read_by, stage_of
 from gtrturbo.stages.table import STAGES, Stage
 
-__all__ = ["STAGES", "Stage", "done", "execute", "existing", "preview", "provenance", "read_by", "stage_of"]
+__all__ = ["STAGES", "Stage", "canonical", "done", "execute", "existing", "preview", "provenance", "read_by", "stage_of"]

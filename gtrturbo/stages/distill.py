@@ -28,15 +28,17 @@ from gtrturbo.play.teachers import (
     find_mode,
     find_teacher,
 )
-from gtrturbo.plugins import calling, is_outside, names_code
-from gtrturbo.stages import done, provenance
+from gtrturbo.plugins import calling, is_outside, load, names_code
+from gtrturbo.stages import canonical, done, provenance
 from gtrturbo.store.draft import Draft, Result
+from gtrturbo.store.ids import short
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import DEMOS, SCORES, TOKENS
 from gtrturbo.store.records import Demo, Turn, mean, said, write_rows
 from gtrturbo.store.resume_log import ResumeLog
 from gtrturbo.store.tensors import TurnTokens, load_picture, load_turn_tokens, save_image, save_scores
 from gtrturbo.store.writing import writing
+from gtrturbo.tasks.loading import KIND as TASK
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.reply import Reply
 from gtrturbo.tasks.task import Task
@@ -171,13 +173,23 @@ def _questions(config: DistillConfig, turns: Sequence[Turn], tokens: TurnTokens 
 
 def _task(config: DistillConfig) -> Task:
     """Return the task that the turns were played on. Code of the user's own is loaded only if they name it."""
-    settings = read_manifest(config.rollouts).config
-    if config.task is None and is_outside(settings["task"]):
+    manifest = read_manifest(config.rollouts)
+    played, env = manifest.config["task"], manifest.config["env"]
+    if config.task is None and is_outside(played):
         raise GtrTurboError(
-            f"{config.rollouts} was played on {settings['task']}, code of your own, which is loaded only if you name it.",
-            f"add: --task path/to/{settings['task']}",
+            f"{config.rollouts} was played on {played}, code of your own, which is loaded only if you name it.",
+            f"add: --task path/to/{played}",
         )
-    return load_task(config.task or settings["task"], settings["env"])
+    if config.task and canonical(TASK, config.task) != played:
+        raise GtrTurboError(f"{config.rollouts} was played on {played}, not {config.task}.", "name that one.")
+    if config.task and is_outside(config.task):
+        then, now = manifest.plugins["task"]["sha256"], load(TASK, config.task).sha256
+        if then != now:
+            raise GtrTurboError(
+                f"{config.rollouts} was played on another text of {played} ({short(then)}, not {short(now)}).",
+                "play again, or bring back the file as it was.",
+            )
+    return load_task(config.task or played, env)
 
 
 @dataclass(frozen=True)
@@ -197,7 +209,7 @@ def _teach(config: DistillConfig, mode: Mode, teacher: Teacher | None, draft: Dr
         return
     replies = [task.read(text, turn.info) if text is not None else None for turn, text in zip(turns, texts, strict=True)]
     demos = [
-        keep_action(turn, text, reply, _copy_pictures(config.rollouts, draft.folder, turn))
+        keep_action(task, turn, text, reply, _copy_pictures(config.rollouts, draft.folder, turn))
         for turn, text, reply in zip(turns, texts, replies, strict=True)
         if text is not None and reply
     ]
@@ -234,12 +246,13 @@ def _replies(
     return [found[question.row] for question in questions]
 
 
-def keep_action(turn: Turn, text: str, reply: Reply, images: list[str]) -> Demo:
+def keep_action(task: Task, turn: Turn, text: str, reply: Reply, images: list[str]) -> Demo:
     """Put the student's action in the place of the teacher's, and mark it so that it is never cloned."""
     assert turn.action is not None
     start, end = reply.action_span
-    quoted = text[start - 1] == '"'
-    action = turn.action if quoted else f'"{turn.action}"'
+    # In JSON an action that is a number may stand without quotes, which another action needs.
+    bare = task.parse is None and text[start - 1] != '"'
+    action = f'"{turn.action}"' if bare else turn.action
     replied = said(text[:start] + action + text[end:])
     return Demo(messages=[*turn.messages[:-1], replied], images=images, masked_spans=[(start, start + len(action))])
 

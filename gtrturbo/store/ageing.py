@@ -5,6 +5,9 @@ The file itself, and so its id, stays as it is.
 
 from typing import Any
 
+from gtrturbo.config.games import game_name
+from gtrturbo.plugins import is_outside
+
 # By what a knob was called: what it is called now.
 KNOBS = {"illegal": "on_invalid_reply", "novice": "random_expert_share", "only": "include"}
 VALUES = {("mode", "sft"): "thoughts"}
@@ -31,4 +34,10 @@ def upgraded(manifest: Any) -> Any:
 
 def _knobs(config: dict[str, Any]) -> dict[str, Any]:
     named = {KNOBS.get(name, name): value for name, value in config.items() if GONE.get(name, ...) != value}
-    return {name: VALUES.get((name, value), value) if isinstance(value, str) else value for name, value in named.items()}
+    return {name: _value(name, value) if isinstance(value, str) else value for name, value in named.items()}
+
+
+def _value(name: str, value: str) -> str:
+    if name == "task" and not is_outside(value):
+        return game_name(value)  # The ids of environments were written as they were given.
+    return VALUES.get((name, value), value)

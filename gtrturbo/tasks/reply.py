@@ -19,14 +19,16 @@ class Reply:
     Attributes:
         fields: every field in the order of the text, the action too.
         action: one of the task's actions.
-        action_start: the character at which `"action"` begins; what comes before is thought.
+        action_start: the character at which `"action"` begins; what comes before is thought, or `thought_span` is.
         action_span: first and past-the-last character of the action's value, without its quotes.
+        thought_span: first and past-the-last character of the thought, where it does not stand before the action.
     """
 
     fields: dict[str, Any]
     action: str
     action_start: int
     action_span: tuple[int, int]
+    thought_span: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -179,10 +179,12 @@ class Task:
         if reply is None or reply.action not in self.allowed(info):
             return None
         start, end = reply.action_span
-        if not 0 <= reply.action_start <= start <= end <= len(text):
+        first, last = reply.thought_span or (0, 0)
+        apart = last <= start or end <= first
+        if not (0 <= reply.action_start <= start <= end <= len(text) and 0 <= first <= last <= len(text) and apart):
             raise GtrTurboError(
                 f"the parser of {self.name} places the action of {text!r} at {reply.action_start}, {start} to {end}, "
-                f"not inside its {len(text)} characters.",
+                f"and its thought at {first} to {last}: not apart, or not inside its {len(text)} characters.",
                 "see: gtrturbo check-task",
             )
         return reply

@@ -222,3 +222,22 @@ def test_chunked_logprobs_refuse_what_does_not_fit():
         linear_logprobs(states, torch.zeros(5, 3), torch.tensor([0]), temperature=1.0, forbidden=none, chunk=2)
     with pytest.raises(ValueError, match="sampled id 1 is forbidden"):
         linear_logprobs(states, torch.zeros(5, 3), torch.tensor([0, 1]), temperature=1.0, forbidden=torch.tensor([1]), chunk=2)
+
+
+def test_a_thought_that_follows_the_action_is_thought_by_its_own_span():
+    # "up: it is near" in four tokens and an end of turn; the thought is characters 4 to 14.
+    offsets = [(0, 2), (2, 4), (4, 9), (9, 14), (14, 14)]
+    masks = span_masks(offsets, action_start=0, action_span=(0, 2), thought_span=(4, 14))
+    assert masks.thought == [False, False, True, True, False]
+    assert masks.action == [True, True, False, False, True]
+    assert masks.action_value == [True, False, False, False, False]
+
+
+def test_a_token_that_straddles_the_thoughts_edge_is_action():
+    masks = span_masks([(0, 3), (3, 6), (6, 9)], action_start=0, action_span=(0, 2), thought_span=(4, 9))
+    assert masks.thought == [False, False, True]
+
+
+def test_a_thought_that_overlaps_the_actions_value_is_refused():
+    with pytest.raises(ValueError, match="overlaps the action's value"):
+        span_masks([(0, 9)], action_start=0, action_span=(0, 3), thought_span=(2, 9))

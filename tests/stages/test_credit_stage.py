@@ -82,7 +82,9 @@ def test_the_model_learns(own, warm):
 
 def test_the_manifest_names_the_file_and_the_sha256_of_its_text(own, own_config):
     text = TESTS / "plugins" / "mean_return_credit.py"
-    assert read_manifest(own).config["credit"] == f"mean_return_credit.py:CREDIT sha256:{sha256_file(text)}"
+    manifest = read_manifest(own)
+    assert manifest.config["credit"] == "mean_return_credit.py:CREDIT"
+    assert manifest.plugins == {"credit": {"name": "mean_return_credit.py:CREDIT", "sha256": sha256_file(text)}}
     # The command was given another path to the same text: it is done already.
     assert execute(own_config).id == sha256_file(own / "stage.json")
 
@@ -90,7 +92,7 @@ def test_the_manifest_names_the_file_and_the_sha256_of_its_text(own, own_config)
 def test_another_text_is_another_update(own, own_config, tmp_path):
     changed = tmp_path / "mean_return_credit.py"
     changed.write_text((TESTS / "plugins" / "mean_return_credit.py").read_text() + "# changed\n")
-    with pytest.raises(GtrTurboError, match=r"was made with --credit mean_return_credit\.py:CREDIT sha256:"):
+    with pytest.raises(GtrTurboError, match=r"was made with another text of mean_return_credit\.py:CREDIT \(--credit, "):
         execute(replace(own_config, credit=f"{changed}:CREDIT"))
 
 

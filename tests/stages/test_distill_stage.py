@@ -176,7 +176,7 @@ def test_the_students_action_takes_the_place_of_the_teachers_whatever_it_is(turn
             teacher.replace(f'"action": "{task.read(teacher, {}).action}"', f'"action": {task.read(teacher, {}).action}')
         )
     for text in texts:
-        demo = keep_action(turn, text, task.read(text, {}), [])
+        demo = keep_action(TASK, turn, text, task.read(text, {}), [])
         kept = task.read(text_of(demo), {})
         assert kept.action == action and kept.fields["thoughts"] == task.read(text, {}).fields["thoughts"]
         [(start, end)] = demo.masked_spans
@@ -186,7 +186,7 @@ def test_the_students_action_takes_the_place_of_the_teachers_whatever_it_is(turn
 def test_an_action_that_the_teacher_wrote_as_a_number_is_replaced_whole(turns):
     text = '{"thoughts": "a", "action": 10}'
     reply = Reply({}, "10", text.index('"action"'), (text.index("10"), text.index("10") + 2))
-    demo = keep_action(replace(next(iter(read_turns(turns))), action="+"), text, reply, [])
+    demo = keep_action(TASK, replace(next(iter(read_turns(turns))), action="+"), text, reply, [])
     assert text_of(demo) == '{"thoughts": "a", "action": "+"}'
     assert [text_of(demo)[start:end] for start, end in demo.masked_spans] == ['"+"']
 

@@ -88,7 +88,7 @@ def test_an_error_inside_shows_the_users_own_line(tmp_path, recorded):
     file.write_text("import torch\ndef own(earned):\n    return torch.stack(earned.states)\n")
     with pytest.raises(GtrTurboError, match=r"credit .*mine.py:own fails: .*mine.py line 3 raises TypeError") as error:
         find_credit(f"{file}:own").assign(earned_from(recorded))
-    assert "return torch.stack(earned.states)" in error.value.what
+    assert "return torch.stack(earned.states)" in error.value.fix
 
 
 N = 3

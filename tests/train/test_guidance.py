@@ -56,7 +56,7 @@ def test_an_estimator_of_the_users_own_is_averaged_over_what_counts(own, view):
 def test_an_error_inside_shows_the_users_own_line(own, view):
     with pytest.raises(GtrTurboError, match=r"mine.py line 2 raises AttributeError.*") as error:
         own("return student.logits")(view)
-    assert "return student.logits" in error.value.what
+    assert "return student.logits" in error.value.fix
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,54 @@
+"""Options that are called otherwise now, or are gone: an old spelling is refused with the new one named, never taken for it."""
+
+from gtrturbo.errors import GtrTurboError
+
+# By the old name: the new one.
+RENAMED = {
+    "illegal": "on_invalid_reply",
+    "novice": "random_expert_share",
+    "isolate": "subprocess",
+    "only": "include",
+}
+FLAGS = {"isolate"}  # of these, those that were given without a value
+# By the old name: the configs that had it, and what stands in its place.
+GONE = {
+    "compat": (
+        ("MergeConfig", "DistillConfig"),
+        "the published code's ways are plug-ins: see examples/reproduce/release.py.",
+    ),
+}
+# By the name of an option and an old value: the new one.
+VALUES = {("mode", "sft"): "thoughts"}
+
+
+def old_options(config: type, names: frozenset[str]) -> dict[str, str]:
+    """Return the old options of a command, by their names, with what to write instead.
+
+    Args:
+        config: the command's.
+        names: of the fields that it has.
+    """
+    told = {old: f"write: --{new.replace('_', '-')}" for old, new in RENAMED.items() if new in names and old not in names}
+    return told | {old: instead for old, (configs, instead) in GONE.items() if config.__name__ in configs}
+
+
+def refuse_old(config: type, names: frozenset[str], given: str) -> None:
+    """Refuse a name that was an option once.
+
+    Raises:
+        GtrTurboError: says what to write instead.
+    """
+    instead = old_options(config, names).get(given.replace("-", "_"))
+    if instead:
+        raise GtrTurboError(f"there is no option {given.replace('_', '-')} any more.", instead)
+
+
+def refuse_old_value(name: str, value: object) -> None:
+    """Refuse a value that is called otherwise now.
+
+    Raises:
+        GtrTurboError: names the new one.
+    """
+    new = VALUES.get((name, value)) if isinstance(value, str) else None
+    if new:
+        raise GtrTurboError(f"{name.replace('_', '-')} {value} is called {new} now.", f"write: --{name.replace('_', '-')} {new}")
