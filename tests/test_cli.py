@@ -259,7 +259,7 @@ def test_debug_shows_where_an_error_comes_from(tmp_path):
     assert result.exit_code == 1
     assert result.stdout == ""
     assert "Traceback (most recent call last)" in result.stderr
-    assert "manifest.py" in result.stderr
+    assert "ids.py" in result.stderr
     assert result.stderr.splitlines()[-1] == f"{tmp_path}/none does not exist."
 
 
