@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gtrturbo.algorithms.advantages import gae
 from gtrturbo.algorithms.shapes import require_finite, require_same_shape
-from gtrturbo.config.choices import Placement
+from gtrturbo.config.choices import GAE, Placement
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def by_gae(earned: Earned) -> Credited:
     return Credited(found.advantages, found.returns)
 
 
-CREDITS = {"gae": Credit(by_gae)}
+CREDITS = {GAE: Credit(by_gae)}
 
 
 def guided_credit(earned: Earned, kl: Tensor, *, assign: Assign, beta: float, placement: Placement) -> Credited:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gtrturbo.algorithms.shapes import require_same_shape
+from gtrturbo.config.choices import FULL, K1_CLIP, K2
 from gtrturbo.errors import GtrTurboError
 
 if TYPE_CHECKING:
@@ -142,15 +143,15 @@ class Estimator:
 
 # With r = log p − log q, ∇ of an estimator k(r) is on average E[k'(r) ∇log p]; of the KL it is E[r ∇log p].
 ESTIMATORS = {
-    "k1-clip": Estimator(
+    K1_CLIP: Estimator(
         kl_k1_clipped,
         "its gradient is 0 where the teacher likes a token better and elsewhere the same however far apart the two are",
     ),
     "k1": Estimator(kl_k1, "its expected gradient is 0"),
     "abs": Estimator(kl_abs, "its gradient is the same however far apart the two are"),
-    "k2": Estimator(kl_k2),
+    K2: Estimator(kl_k2),
     "k3": Estimator(kl_k3, "its expected gradient is that of the forward KL, from teacher to student"),
-    "full": Estimator(top_reverse_kl, distributions=True),
+    FULL: Estimator(top_reverse_kl, distributions=True),
 }
 
 

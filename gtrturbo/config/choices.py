@@ -10,3 +10,7 @@ Placement = Literal["reward", "advantage", "return"]
 AnyPlacement = Literal[Placement, "loss"]
 KlTokens = Literal["thought", "reply"]
 Sign = Literal["total", "count"]
+# Built-ins that others than their own table name: who answers, what a turn is credited with, how a KL is estimated.
+HF, OPENAI = "hf", "openai"
+GAE = "gae"
+K1_CLIP, K2, FULL = "k1-clip", "k2", "full"

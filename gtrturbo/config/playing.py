@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from gtrturbo.config.choices import HF
 from gtrturbo.config.common import (
     AT_LEAST_ONE,
     FRACTION,
@@ -49,7 +50,7 @@ class RolloutConfig(StageConfig):
     max_new_tokens: MaxNewTokens = 256
     on_invalid_reply: OnInvalidReply = "random"
     num_envs: NumEnvs = 32
-    engine: Engine = "hf"
+    engine: Engine = HF
     server: ServerKind = "vllm"
     base_url: BaseUrl = None
     served_model: ServedModel = None
@@ -95,7 +96,7 @@ class DistillConfig(StageConfig):
     max_new_tokens: MaxNewTokens = 256
     micro_batch_tokens: MicroBatchTokens = "auto"
     micro_batch_size: MicroBatch = 32
-    engine: Engine = "hf"
+    engine: Engine = HF
     server: ServerKind = "vllm"
     base_url: BaseUrl = None
     served_model: ServedModel = None
@@ -123,7 +124,7 @@ class EvalConfig(StageConfig):
     max_new_tokens: MaxNewTokens = 256
     on_invalid_reply: OnInvalidReply = "random"
     num_envs: NumEnvs = 32
-    engine: Engine = "hf"
+    engine: Engine = HF
     server: ServerKind = "vllm"
     base_url: BaseUrl = None
     served_model: ServedModel = None

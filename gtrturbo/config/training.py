@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from gtrturbo.config.choices import AnyPlacement, KlTokens
+from gtrturbo.config.choices import GAE, K1_CLIP, AnyPlacement, KlTokens
 from gtrturbo.config.common import (
     AT_LEAST_ONE,
     CLIP,
@@ -114,7 +114,7 @@ class PpoStepConfig(StageConfig):
         "What each turn is credited with: gae, generalised advantage estimation over turns, as in the paper; or one of your own, "
         "package.module:NAME or path/to/file.py:NAME.",
         Seam("credit"),
-    ] = "gae"
+    ] = GAE
     gae_lambda: Annotated[float, "λ of generalised advantage estimation; 0.95 as in the paper.", FRACTION] = 0.95
     thought_coef: Annotated[
         float,
@@ -136,7 +136,7 @@ class PpoStepConfig(StageConfig):
         "reward and better as a loss, no other better (docs/results.md). full: summed over the tokens that distill "
         "--top-logprobs kept, and the rest as one.",
         Seam("KL estimator"),
-    ] = "k1-clip"
+    ] = K1_CLIP
     kl_placement: Annotated[
         AnyPlacement,
         "reward: through GAE (paper's algorithm). advantage: this turn only (its equation). return: value target too (its code). "

@@ -25,6 +25,8 @@ CACHED_BYTES = 1 << 30
 class Prompt:
     """One rendered prompt: the tensors that a model takes, with a leading dimension of 1 for the per-token ones.
 
+    `per_token` names these, see `Family`.
+
     Prompts are told apart by identity: a renderer gives the same one for the same content.
     """
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gtrturbo.config.choices import ServerName
+from gtrturbo.config.choices import HF, OPENAI, ServerName
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
@@ -89,9 +89,9 @@ def _served(path: Path, opening: Opening) -> ServerPolicy:
 
 
 ENGINES = {
-    "hf": Engine(open=_load, agent=PolicyAgent, ask=ask_policy, in_process=True, exact_logprobs=True),
+    HF: Engine(open=_load, agent=PolicyAgent, ask=ask_policy, in_process=True, exact_logprobs=True),
     # Turns between two looks at what parses; how many are asked for at once is --max-concurrency.
-    "openai": Engine(open=_served, agent=ServerAgent, ask=ask_server, in_process=False, exact_logprobs=False, asked_at_once=1024),
+    OPENAI: Engine(open=_served, agent=ServerAgent, ask=ask_server, in_process=False, exact_logprobs=False, asked_at_once=1024),
 }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
-from gtrturbo.config.choices import AnyPlacement
+from gtrturbo.config.choices import GAE, AnyPlacement
 from gtrturbo.config.common import NOT_NEGATIVE
 from gtrturbo.config.fields import Field, check, fields
 from gtrturbo.errors import GtrTurboError
@@ -15,7 +15,6 @@ Annotation = Literal["none", "logprobs", "distributions", "thoughts"]
 Guidance = Literal["none", AnyPlacement, "imitation"]
 Refresh = Literal["every", "never"]
 
-GAE = "gae"
 # What may be made of an annotation.
 BY_KL = get_args(AnyPlacement)
 ENTERS: dict[str, tuple[str, ...]] = {

@@ -18,10 +18,11 @@ from typing import Any
 
 from gtrturbo.algorithms.kl import ESTIMATORS, require_loss
 from gtrturbo.config import DistillConfig, PpoStepConfig, RunConfig, SftConfig
+from gtrturbo.config.choices import FULL, GAE, K2
 from gtrturbo.config.fields import build, fields
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import find, is_outside
-from gtrturbo.runs.method import GAE, Method, teacher_of
+from gtrturbo.runs.method import Method, teacher_of
 from gtrturbo.runs.methods import check_options, method_of
 from gtrturbo.runs.overrides import ADAPTER, EXPERT, overrides
 from gtrturbo.runs.presets import PRESETS
@@ -150,9 +151,9 @@ class _Plan:
         elif method.guidance != "none":
             values |= {"scores": self.path("guidance", k), "kl_placement": method.guidance}
         if method.annotation == "distributions":
-            values["kl_estimator"] = "full"
+            values["kl_estimator"] = FULL
         elif method.guidance == "loss":
-            values["kl_estimator"] = "k2"  # Of the estimates from one token alone the one whose gradient is the KL's.
+            values["kl_estimator"] = K2  # Of the estimates from one token alone the one whose gradient is the KL's.
         return values
 
     def evaluate(self, k: int) -> list[Step]:

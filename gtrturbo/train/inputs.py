@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.algorithms.kl import Estimator, require_loss
+from gtrturbo.config.choices import HF
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.agents import has_exact_logprobs
 from gtrturbo.play.teachers import tells_of_tokens
@@ -41,7 +42,7 @@ def read_rollout(path: Path) -> Rollout:
     """
     manifest = read_manifest(path, "turns")
     config = manifest.config
-    exact = has_exact_logprobs(config.get("engine", "hf"))
+    exact = has_exact_logprobs(config.get("engine", HF))
     return Rollout(path, manifest.inputs.get("checkpoint"), config["temperature"], None if exact else _sampler(config))
 
 
