@@ -20,6 +20,7 @@ from gtrturbo.play.token_checks import lengths, tokens
 from gtrturbo.play.trial import Check, Episodes, check, play
 from gtrturbo.plugins import is_outside
 from gtrturbo.runs.presets import PRESETS
+from gtrturbo.store.names import MODEL_CONFIG
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.texts import task_texts
@@ -98,7 +99,7 @@ def renderer_of(config: CheckTaskConfig, task: Task) -> tuple[Renderer, int | No
 
 def _model_config(folder: Path) -> dict[str, Any]:
     """Read the config of a model, of the one under it where it is an adapter."""
-    file = Path(base_of(folder) if is_adapter(folder) else folder) / "config.json"
+    file = Path(base_of(folder) if is_adapter(folder) else folder) / MODEL_CONFIG
     if not file.is_file():
         raise GtrTurboError(
             f"{file.parent} is neither {' nor '.join(BUILT_IN)}, nor the folder of a model.",

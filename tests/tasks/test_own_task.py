@@ -244,7 +244,7 @@ def test_a_run_of_small_warms_up_mostly_on_chance_and_evaluates_with_samples(tmp
     expert = next(step.config for step in planned if step.stage == "rollout")
     assert expert.expert and expert.random_expert_share == 0.8 and expert.env == ()
     assert (steps["init"].model, steps["init"].task) == ("small", f"{LAKE}:TASK")
-    assert (steps["sft"].steps, steps["sft"].warmup_steps, steps["sft"].learning_rate) == (900, 100, 2e-3)
+    assert (steps["sft"].steps, steps["sft"].warmup_steps, steps["sft"].learning_rate) == (1400, 100, 2e-3)
     assert steps["eval"].temperature == steps["rollout"].temperature == 0.6
     assert steps["ppo-step"].gamma == 1 and steps["ppo-step"].minibatch_size == 256 and steps["ppo-step"].detach_value
 
