@@ -10,6 +10,7 @@ from parsed import parsed
 from test_readme import FENCE, gtrturbo_calls, shell_lines
 
 from gtrturbo.merging.methods import method_of as merge_method_of
+from gtrturbo.models.families import find_family
 from gtrturbo.play.agents import ENGINES
 from gtrturbo.play.teachers import find_mode, find_teacher
 from gtrturbo.plugins import find
@@ -36,6 +37,7 @@ FINDERS: dict[tuple[str, str], Callable[[str, list[str]], Any]] = {
     ("ppo-step", "--kl-estimator"): lambda name, call: find_estimator(name),
     ("distill", "--teacher"): lambda name, call: find_teacher(name, mode_of(call).needs),
     ("eval", "--engine"): lambda name, call: find("engine", name, ENGINES),
+    ("init", "--family"): lambda name, call: find_family(name),
     ("sft", "--log"): lambda name, call: require_trackers([name]),
 }
 
@@ -50,7 +52,7 @@ def calls(section: str) -> list[list[str]]:
 
 def test_each_seam_has_its_section():
     assert list(SECTIONS) == [
-        *("A merge rule", "A credit", "A KL estimator", "A teacher", "An engine", "A tracker", "A method"),
+        *("A merge rule", "A credit", "A KL estimator", "A teacher", "An engine", "A tracker", "A method", "A model family"),
     ]
 
 

@@ -36,6 +36,12 @@ class InitConfig(StageConfig):
         Seam("task"),
     ] = None
     env: EnvOptions = ()
+    family: Annotated[
+        str | None,
+        "What the model needs beyond transformers' interface: a family by its model type, or a record of your own, "
+        "path/to/file.py:NAME; found by the model's config if not given.",
+        Seam("model family"),
+    ] = None
     lora_rank: Annotated[int, "Rank of the LoRA adapter to train; 0 trains the full weights. The paper: 128.", NOT_NEGATIVE] = 0
     lora_alpha: Annotated[float | None, "LoRA scale times rank; twice the rank if not given, as in the paper.", POSITIVE] = None
     lora_target: Annotated[

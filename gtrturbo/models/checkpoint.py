@@ -25,7 +25,7 @@ from gtrturbo.models.checkpoint_files import (
     rebased,
     renderer_hash,
 )
-from gtrturbo.models.families import family_of
+from gtrturbo.models.families import Family, family_of, read_family
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.processor import load_processor
 from gtrturbo.models.renderer import Renderer
@@ -53,8 +53,9 @@ def load_policy(path: Path, *, device: str, dtype: str = "auto", trainable: bool
         # Threads of so small a model wait for each other: with two, ppo-step was 8 times slower on a busy machine.
         torch.set_num_threads(1)
     head = ValueHead.load(path)
-    renderer = _renderer(path, model.config.model_type)
-    policy = Policy(model, renderer.processor, head.to(model.device) if head else None)
+    family = read_family(path, model.config.model_type)
+    renderer = _renderer(path, family)
+    policy = Policy(model, renderer.processor, head.to(model.device) if head else None, family)
     policy.renderer = renderer
     return policy
 
@@ -74,14 +75,14 @@ def _model_on(device: str, path: Path, *, dtype: str, trainable: bool) -> Any:
         return PeftModel.from_pretrained(model, str(path), is_trainable=trainable).to(device)
 
 
-def _renderer(path: Path, model_type: str) -> Renderer:
+def _renderer(path: Path, family: Family) -> Renderer:
     """Load a checkpoint's renderer; in a run all checkpoints with the same files share one, and the prompts that it rendered."""
     identity = renderer_hash(path)
-    load = partial(load_processor, path, model_type=model_type, local_files_only=True)
-    return cached(f"renderer {identity}", model_type, lambda: Renderer(load(), family_of(model_type)))
+    load = partial(load_processor, path, family=family, local_files_only=True)
+    return cached(f"renderer {identity}", repr(family), lambda: Renderer(load(), family))
 
 
-def load_foreign(model: str, *, revision: str | None, dtype: str) -> tuple[Any, Any]:
+def load_foreign(model: str, *, revision: str | None, dtype: str, family: Family | None = None) -> tuple[Any, Any]:
     """Load model and processor of a Hugging Face id or folder; may touch the network, which only init does.
 
     Raises:
@@ -92,7 +93,7 @@ def load_foreign(model: str, *, revision: str | None, dtype: str) -> tuple[Any, 
     try:
         architecture = AutoConfig.from_pretrained(model, **where)
         weights = AutoModelForImageTextToText.from_pretrained(model, dtype=DTYPES[dtype], **where)
-        return weights, load_processor(model, model_type=architecture.model_type, **where)
+        return weights, load_processor(model, family=family or read_family(Path(model), architecture.model_type), **where)
     except (OSError, ValueError) as error:
         raise GtrTurboError(f"{model} cannot be loaded: {error}", "give tiny, a Hugging Face id, or a local folder.") from error
 
@@ -166,13 +167,22 @@ def save_successor(policy: Policy, source: Path, folder: Path, out: Path) -> str
     return renderer_hash(folder)
 
 
-def add_adapter(model: Any, *, rank: int, alpha: float, target: tuple[str, ...], revision: str | None, seed: int) -> PeftModel:
+def add_adapter(
+    model: Any,
+    *,
+    rank: int,
+    alpha: float,
+    target: tuple[str, ...],
+    revision: str | None,
+    seed: int,
+    family: Family | None = None,
+) -> PeftModel:
     """Wrap a model with a fresh LoRA adapter, which changes nothing until it is trained (B is zero).
 
     Dropout is 0: it would make the probability ratio of two equal policies differ from 1.
     """
     torch.manual_seed(seed)
-    names = target or family_of(model.config.model_type).lora_targets
+    names = target or (family or family_of(model.config.model_type)).lora_targets
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]

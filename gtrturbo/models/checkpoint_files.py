@@ -10,6 +10,7 @@ from typing import Any
 from gtrturbo.store.files import save_json
 from gtrturbo.store.names import (
     ADAPTER_CONFIG,
+    FAMILY,
     MANIFEST,
     METRICS,
     METRICS_LOG,
@@ -27,7 +28,7 @@ NOT_BESIDE = {MANIFEST, TIMING, PRUNED, ADAPTER_CONFIG, MODEL_INDEX, "pytorch_mo
 RENDERER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
     "tokenizer.model", "chat_template.jinja", "chat_template.json", "processor_config.json", "preprocessor_config.json",
-    "video_preprocessor_config.json",
+    "video_preprocessor_config.json", FAMILY,
 )  # fmt: skip
 
 

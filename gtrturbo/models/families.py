@@ -1,12 +1,23 @@
 """Families of models: what each needs beyond transformers' common interface, by the model type of its config.
 
-A new family is one entry here. One that has none is taken for `DEFAULT`, which fits what transformers' interface covers.
+A new family is one entry here, or a record of the user's own (`init --family`), which is then written beside the model. One that
+has none is taken for `DEFAULT`, which fits what transformers' interface covers.
 Nothing heavy is imported here.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.plugins import find
+from gtrturbo.store.files import save_json
+from gtrturbo.store.names import FAMILY
+
+KIND = "model family"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +59,39 @@ def family_of(model_type: str | None) -> Family:
     return FAMILIES.get(model_type or "", DEFAULT)
 
 
-def forbidden_ids(config: Any) -> set[int]:
+def find_family(name: str) -> Family:
+    """Return a family of the table by its model type, or the user's own record.
+
+    Raises:
+        GtrTurboError: there is none, or what is there is something else.
+    """
+    found = find(KIND, name, FAMILIES)
+    if not isinstance(found, Family):
+        raise GtrTurboError(f"{name} is a {type(found).__name__}, not a Family.", "make a gtrturbo.models.families.Family.")
+    return found
+
+
+def save_family(folder: Path, family: Family) -> None:
+    """Write a family that was chosen beside the model: it is data, so that later stages read it and load no code."""
+    save_json(folder / FAMILY, asdict(family))
+
+
+def read_family(folder: Path, model_type: str | None) -> Family:
+    """Return the family that was chosen for a checkpoint, else that of its model type.
+
+    Raises:
+        GtrTurboError: the file that says so is damaged.
+    """
+    file = folder / FAMILY
+    if not file.is_file():
+        return family_of(model_type)
+    try:
+        return TypeAdapter(Family).validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise GtrTurboError(f"{file} is damaged: {error.errors()[0]['msg']}.", "make the checkpoint again.") from None
+
+
+def forbidden_ids(config: Any, family: Family) -> set[int]:
     """Name the ids that stand for pictures and must never be sampled, of a model's config."""
-    names = family_of(getattr(config, "model_type", None)).picture_ids
+    names = family.picture_ids
     return {identity for name in names if isinstance(identity := getattr(config, name, None), int)}

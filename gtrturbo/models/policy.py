@@ -15,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from gtrturbo.algorithms.vocabulary import LogitsReader
 from gtrturbo.models.decoding import Sample, Sampler
-from gtrturbo.models.families import family_of, forbidden_ids
+from gtrturbo.models.families import Family, family_of, forbidden_ids
 from gtrturbo.models.renderer import Prompt, Renderer
 from gtrturbo.models.scorer import Scorer
 from gtrturbo.models.value_head import ValueHead
@@ -41,13 +41,14 @@ class Policy:
     The model stays in eval mode, also in training: dropout would make the ratio of two equal policies differ from 1.
     """
 
-    def __init__(self, model: Any, processor: Any, value_head: ValueHead | None = None) -> None:
+    def __init__(self, model: Any, processor: Any, value_head: ValueHead | None = None, family: Family | None = None) -> None:
         self.model = model.eval()
         attend_at_once(model)
         self.processor = processor
         self.value_head = value_head
-        self.renderer = Renderer(processor, family_of(model.config.model_type))
-        self.forbidden = torch.tensor(sorted(forbidden_ids(model.config)), dtype=torch.long, device=model.device)
+        family = family or family_of(model.config.model_type)
+        self.renderer = Renderer(processor, family)
+        self.forbidden = torch.tensor(sorted(forbidden_ids(model.config, family)), dtype=torch.long, device=model.device)
         self.scorer = Scorer(model, pad_id=self.pad_id, forbidden=self.forbidden)
         self.sampler = Sampler(model, pad_id=self.pad_id, end_id=processor.tokenizer.eos_token_id, forbidden=self.forbidden)
 

@@ -12,7 +12,7 @@ from transformers import AutoProcessor, ProcessorMixin, Qwen2_5_VLProcessor
 from transformers.utils.import_utils import is_torchvision_available
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.families import family_of
+from gtrturbo.models.families import Family
 
 
 class ImageOnlyProcessor(Qwen2_5_VLProcessor):
@@ -26,18 +26,18 @@ class ImageOnlyProcessor(Qwen2_5_VLProcessor):
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
 
-def load_processor(source: str | Path, *, model_type: str, **where: Any) -> Any:
+def load_processor(source: str | Path, *, family: Family, **where: Any) -> Any:
     """Load tokenizer, image processor and chat template of a model folder or hub id, padding on the left.
 
     Args:
         source: folder or hub id.
-        model_type: of the model's config, such as qwen2_5_vl.
+        family: of the model.
         where: `revision` or `local_files_only`, handed on to transformers.
 
     Raises:
         GtrTurboError: the model has no processor that takes images and text.
     """
-    loader = AutoProcessor if is_torchvision_available() or not family_of(model_type).image_only else ImageOnlyProcessor
+    loader = AutoProcessor if is_torchvision_available() or not family.image_only else ImageOnlyProcessor
     processor = loader.from_pretrained(source, **where)
     if not isinstance(processor, ProcessorMixin) or not hasattr(processor, "image_processor"):
         raise GtrTurboError(

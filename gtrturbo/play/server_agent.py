@@ -11,7 +11,7 @@ from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_architecture, quiet
 from gtrturbo.models.checkpoint_files import is_adapter
-from gtrturbo.models.families import family_of, forbidden_ids
+from gtrturbo.models.families import forbidden_ids, read_family
 from gtrturbo.models.processor import load_processor
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.play.episodes import Response, State
@@ -39,9 +39,9 @@ class ServerPolicy:
         quiet()
         config = load_architecture(path)
         self.server = server
-        family = family_of(config.model_type)
-        self.renderer = Renderer(load_processor(path, model_type=config.model_type, local_files_only=True), family)
-        self.forbidden = sorted(forbidden_ids(config))
+        family = read_family(path, config.model_type)
+        self.renderer = Renderer(load_processor(path, family=family, local_files_only=True), family)
+        self.forbidden = sorted(forbidden_ids(config, family))
         self.image_id = getattr(config, family.repeated_id, None)
         self.max_concurrency = max_concurrency
         self.name = server.model

@@ -12,6 +12,7 @@ from gtrturbo.console import visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.built_in import build_processor, built_in_config
 from gtrturbo.models.checkpoint_files import base_of, is_adapter
+from gtrturbo.models.families import read_family
 from gtrturbo.models.processor import load_processor
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.models.sizes import BUILT_IN
@@ -93,7 +94,7 @@ def renderer_of(config: CheckTaskConfig, task: Task) -> tuple[Renderer, int | No
         return Renderer(processor), shape["text_config"]["max_position_embeddings"]
     folder = Path(config.model)
     found = _model_config(folder)
-    processor = load_processor(folder, model_type=found["model_type"], local_files_only=True)
+    processor = load_processor(folder, family=read_family(folder, found["model_type"]), local_files_only=True)
     return Renderer(processor), found.get("text_config", found).get("max_position_embeddings")
 
 

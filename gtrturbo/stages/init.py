@@ -1,5 +1,7 @@
 """init: the first checkpoint. The only stage that may touch the network."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 from gtrturbo.config import InitConfig
@@ -7,12 +9,13 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.built_in import build
 from gtrturbo.models.checkpoint import add_adapter, load_foreign, quiet, save_model
 from gtrturbo.models.checkpoint_files import rebased_name, renderer_hash
+from gtrturbo.models.families import Family, find_family, read_family, save_family
 from gtrturbo.models.processor import save_processor
 from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.stages import done, provenance
 from gtrturbo.store.draft import Draft, Result
 from gtrturbo.store.ids import seed_for
-from gtrturbo.store.names import BASE_FOLDER
+from gtrturbo.store.names import BASE_FOLDER, FAMILY
 from gtrturbo.store.writing import writing
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.texts import task_texts
@@ -26,8 +29,9 @@ def run(config: InitConfig) -> Result:
             f"leave --task out, or choose a built-in --model: {', '.join(BUILT_IN)}.",
         )
     quiet()
+    chosen = find_family(config.family) if config.family else None
     with writing(config.out, provenance(config), overwrite=config.overwrite) as draft:
-        model, processor = _load(config)
+        model, processor = _load(config, chosen)
         if config.lora_rank:
             base = _keep_base(config, draft, model, processor)
             alpha = config.lora_alpha or 2 * config.lora_rank
@@ -38,22 +42,32 @@ def run(config: InitConfig) -> Result:
                 target=config.lora_target,
                 revision=config.revision,
                 seed=seed_for(config.seed, "adapter"),
+                family=chosen or read_family(Path(config.model), model.config.model_type),
             )
             save_model(model, draft.folder, base=base)
         else:
             save_model(model, draft.folder)
         save_processor(processor, draft.folder)
+        _keep_family(config, chosen, draft)
         draft.renderer = renderer_hash(draft.folder)
         draft.metrics = _sizes(model)
     return done(draft)
 
 
-def _load(config: InitConfig) -> tuple[Any, Any]:
+def _keep_family(config: InitConfig, chosen: Family | None, draft: Draft) -> None:
+    """Write the family that was chosen now, or when the folder that the model comes from was made."""
+    if chosen:
+        save_family(draft.folder, chosen)
+    elif (Path(config.model) / FAMILY).is_file():
+        shutil.copyfile(Path(config.model) / FAMILY, draft.folder / FAMILY)
+
+
+def _load(config: InitConfig, family: Family | None) -> tuple[Any, Any]:
     if config.model in BUILT_IN:
         texts = task_texts(load_task(config.task, config.env)) if config.task else None
         model, processor = build(config.model, seed_for(config.seed, "init"), texts)
         return (model.bfloat16() if config.dtype == "bfloat16" else model), processor
-    return load_foreign(config.model, revision=config.revision, dtype=config.dtype)
+    return load_foreign(config.model, revision=config.revision, dtype=config.dtype, family=family)
 
 
 def _keep_base(config: InitConfig, draft: Draft, model: Any, processor: Any) -> str:

@@ -16,6 +16,7 @@ VALUE_HEAD = "value_head.safetensors"
 # Those of Hugging Face and PEFT.
 MODEL_CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
+FAMILY = "family.json"
 MODEL_WEIGHTS = "model.safetensors"
 MODEL_INDEX = f"{MODEL_WEIGHTS}.index.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

@@ -25,9 +25,9 @@ def test_a_family_without_an_entry_is_taken_for_the_default():
 
 def test_ids_that_stand_for_pictures_are_those_that_the_family_names(monkeypatch):
     config = SimpleNamespace(model_type="some_vl", image_token_id=7, vision_end_token_id=None, patch_token=9)
-    assert forbidden_ids(config) == {7}
+    assert forbidden_ids(config, families.family_of(config.model_type)) == {7}
     monkeypatch.setitem(families.FAMILIES, "some_vl", Family(picture_ids=("patch_token",)))
-    assert forbidden_ids(config) == {9}
+    assert forbidden_ids(config, families.family_of(config.model_type)) == {9}
 
 
 def test_what_a_family_has_per_token_is_padded_on_both_sides_and_not_stacked():
@@ -75,5 +75,5 @@ def test_the_image_only_processor_is_for_families_that_say_so(monkeypatch):
     monkeypatch.setattr(processor.ImageOnlyProcessor, "from_pretrained", lambda source: asked.append(source) or build_processor())
     monkeypatch.setitem(families.FAMILIES, "some_vl", Family(image_only=True))
     for model_type in ("some_vl", *FAMILIES):
-        processor.load_processor(model_type, model_type=model_type)
+        processor.load_processor(model_type, family=families.family_of(model_type))
     assert asked == ["some_vl", *FAMILIES]

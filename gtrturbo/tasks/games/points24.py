@@ -18,7 +18,7 @@ from gtrturbo.tasks.games.drawing import BLACK, CELL, GREEN, WHITE, card_face, f
 from gtrturbo.tasks.games.solver import solve
 from gtrturbo.tasks.options import Choice, Option, Switch, check_options
 
-Family = Literal["any", "signs", "sums"]
+HandFamily = Literal["any", "signs", "sums"]
 Deals = Literal["all", "train", "held-out"]
 POINTS24_OPTIONS: dict[str, Option] = {
     **formula.FORMULA_OPTIONS,
@@ -71,7 +71,7 @@ def deal_four(
     rng: np.random.Generator,
     face_cards_as_10: bool = True,
     solvable_only: bool = False,
-    family: Family = "any",
+    family: HandFamily = "any",
     deals: Deals = "all",
 ) -> tuple[Card, ...]:
     """Draw four cards with replacement, rank and suit uniform; again and again until the hand is of those that are wanted."""
@@ -89,7 +89,7 @@ def make_env(
     face_cards_as_10: bool = True,
     arithmetic: Arithmetic = "exact",
     solvable_only: bool = False,
-    family: Family = "any",
+    family: HandFamily = "any",
     deals: Deals = "all",
     render_mode: str | None = None,
 ) -> formula.FormulaEnv:
