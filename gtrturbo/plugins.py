@@ -21,6 +21,7 @@ from gtrturbo.errors import GtrTurboError
 
 Built = TypeVar("Built")
 SUFFIX = ".py"
+MOST_NAMES = 12
 PREFIX = "_gtrturbo_"  # of the names under which files of the user's own are imported
 _modules: set[str] = set()  # files of the user's own modules that were imported by their names
 PACKAGE = Path(__file__).parent
@@ -61,6 +62,8 @@ def find(kind: str, name: str, built_in: Mapping[str, Built]) -> Built | Any:
         return built_in[name]
     if is_outside(name):
         return load(kind, name).value
+    if name.endswith(SUFFIX) and Path(name).is_file():
+        raise GtrTurboError(f"{name} is a file, and a {kind} is something in it.", f"name that, too: {name}:NAME")
     close = difflib.get_close_matches(name, built_in, n=3)
     meant = f"did you mean {' or '.join(close)}? " if close else ""
     raise GtrTurboError(
@@ -78,11 +81,23 @@ def load(kind: str, name: str) -> Plugin:
     place, _, attribute = name.rpartition(":")
     module, file = _from_file(kind, Path(place)) if place.endswith(SUFFIX) else _from_module(kind, place)
     if not hasattr(module, attribute):
-        public = [each for each in vars(module) if not each.startswith("_")]
-        close = difflib.get_close_matches(attribute, public, n=3) or public
-        raise GtrTurboError(f"{file} has no {attribute} to be a {kind}.", f"it has: {', '.join(close) or 'nothing'}.")
+        raise GtrTurboError(f"{file} has no {attribute} to be a {kind}.", _names_in(module, attribute))
     written = f"{file.name}:{attribute}" if place.endswith(SUFFIX) else name
     return Plugin(getattr(module, attribute), written, hashlib.sha256(file.read_bytes()).hexdigest())
+
+
+def _names_in(module: ModuleType, attribute: str) -> str:
+    """List what a module defines itself, what is spelt alike first."""
+    own = [name for name, value in vars(module).items() if not name.startswith("_") and _is_own(module, value)]
+    close = difflib.get_close_matches(attribute, own, n=3)
+    return f"spelt alike: {', '.join(close)}." if close else f"it has: {', '.join(own[:MOST_NAMES]) or 'nothing'}."
+
+
+def _is_own(module: ModuleType, value: Any) -> bool:
+    """Tell whether a module made a value, and did not import it."""
+    if isinstance(value, ModuleType):
+        return False
+    return not callable(value) or getattr(value, "__module__", module.__name__) == module.__name__
 
 
 def explained(error: BaseException) -> GtrTurboError | None:
@@ -108,8 +123,11 @@ def calling(kind: str, name: str) -> Iterator[None]:
         raise
     except Exception as error:
         told = explained(error)
-        if told is None:
-            raise
+        if told is None:  # It takes other arguments than it is called with, or returns what no list can be made of.
+            what = f"{type(error).__name__}: {error}"
+            raise GtrTurboError(
+                f"{kind} {name} does not fit: {what}.", "see docs/plugins.md for what it takes and returns."
+            ) from error
         raise GtrTurboError(f"{kind} {name} fails: {told.what}", told.fix) from error
 
 
@@ -135,6 +153,10 @@ def _from_file(kind: str, file: Path) -> tuple[ModuleType, Path]:
 
 
 def _from_module(kind: str, name: str) -> tuple[ModuleType, Path]:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise GtrTurboError(
+            f"{name} is neither a module nor a file to take a {kind} from.", "a file is named with its ending: FILE.py:NAME."
+        )
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.plugins import find, is_outside, load
+from gtrturbo.plugins import calling, find, is_outside, load
 
 TABLE = {"ties": 1, "linear": 2, "slerp": 3}
 
@@ -54,7 +54,7 @@ def test_a_file_is_imported_once_and_again_when_its_text_changed(file):
 def test_a_missing_name_lists_those_spelt_alike(file):
     with pytest.raises(GtrTurboError, match=r"mine.py has no RULEZ to be a merge rule") as error:
         load("merge rule", f"{file}:RULEZ")
-    assert error.value.fix == "it has: RULE, RULES."
+    assert error.value.fix == "spelt alike: RULE, RULES."
 
 
 def test_a_missing_file_lists_those_spelt_alike(file):
@@ -97,3 +97,21 @@ def test_a_module_that_lacks_another_names_its_own_line(file, monkeypatch):
 )
 def test_names_of_outside_code_are_told_from_others(name, outside):
     assert is_outside(name) is outside
+
+
+def test_a_file_without_a_name_in_it_says_how_to_name_one(file):
+    with pytest.raises(GtrTurboError, match="is a file, and a task is something in it") as error:
+        find("task", str(file), TABLE)
+    assert error.value.fix == f"name that, too: {file}:NAME"
+
+
+def test_what_is_imported_is_not_offered(file):
+    file.write_text("import math\nfrom pathlib import Path\nTASK = 1\n")
+    with pytest.raises(GtrTurboError) as error:
+        load("task", f"{file}:nope")
+    assert error.value.fix == "it has: TASK."
+
+
+def test_code_that_is_called_otherwise_than_it_takes_is_named(file):
+    with pytest.raises(GtrTurboError, match="engine mine does not fit: TypeError"), calling("engine", "mine"):
+        (lambda: None)(1)  # type: ignore[call-arg]

@@ -45,7 +45,8 @@ def summarize(turns: Sequence[Turn]) -> dict[str, float]:
     success_rate: share of episodes won, with Wilson's 95 % interval success_low, success_high.
     positive_return_rate: share with return > 0, which is what the papers of this line report as success.
     return_mean: undiscounted return of the environment's rewards. length_mean: turns per episode.
-    illegal_rate: share of replies that do not parse. invalid_rate: share that is not even one JSON object.
+    illegal_rate: share of replies that do not parse. invalid_rate: share that is not even one JSON object; left
+        out where replies need be none.
     thought_accuracy: share of turns whose reply states what the picture shows; a reply that does not parse states
         nothing. Left out where the task knows no truth.
     thought_length: characters of the thoughts; left out, as the next, where replies have none.
@@ -84,7 +85,9 @@ def _thoughts(turns: Sequence[Turn]) -> dict[str, float]:
     """Measure what can be read off the text of the replies alone."""
     objects = [read_object(turn.reply) for turn in turns]
     thoughts = [each["thoughts"] for each in objects if each and isinstance(each.get("thoughts"), str)]
-    found = {"invalid_rate": mean(each is None for each in objects)}
+    found: dict[str, float] = {}
+    if not any(each is None and turn.legal for each, turn in zip(objects, turns, strict=True)):  # Else replies need be no JSON.
+        found["invalid_rate"] = mean(each is None for each in objects)
     if thoughts:
         found["thought_length"] = mean(map(len, thoughts))
     rows = different_inputs(turns, COMPARED_THOUGHTS)

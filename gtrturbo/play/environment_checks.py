@@ -30,8 +30,10 @@ def environment(task: Task) -> Check:
         try:
             known = task.know(env, *env_reset_passive_checker(env, seed=0))
             allowed = task.allowed(known)
-            if not allowed:
-                return Check(name, False, "no action is allowed in the first state.", "let the task's actions name some.")
+            space = env.action_space
+            if task.act is None and isinstance(space, gym.spaces.Discrete) and len(allowed) > space.n:
+                said = f"there are {len(allowed)} actions for the environment's {space.n}."
+                return Check(name, False, said, "name as many as there are, or say with act what the environment is given.")
             env_step_passive_checker(env, task.given(allowed[0], known))
         except AssertionError as error:
             return Check(name, False, _sentence(error), "see gymnasium.Env on what reset and step return.")

@@ -5,6 +5,7 @@ actions all follow from these two. So it is the same whatever is played beside i
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 
 from gtrturbo.config.choices import InvalidReply
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.ids import seed_for
 from gtrturbo.store.records import Message, Turn, said
 from gtrturbo.tasks.chance import turn_limit
@@ -128,7 +130,7 @@ class Slot:
     def _asked(self, known: dict[str, Any]) -> State:
         """Ask about the environment as it stands, after the turns so far."""
         view = View(self.observation, known, tuple(self.history), self.env.render)
-        prompt = self.task.prompt(view)
+        prompt = self.task.ask(view)
         return State(self.index, len(self.history), prompt.messages, prompt.images, known)
 
     def play(self, response: Response, on_invalid_reply: InvalidReply) -> None:
@@ -151,11 +153,17 @@ class Slot:
             reward_terms={GAME_REWARD: reward},
             terminated=terminated,
             truncated=truncated,
-            won=self.task.won(Ending(self.state.info, self.total, terminated)),
+            won=self._won(terminated),
             info=before.info,
             agent=response.agent,
         )
         self.played.append(Played(before, response, reply, turn, self.state if truncated else None))
+
+    def _won(self, terminated: bool) -> bool:
+        won = self.task.won(Ending(self.state.info, self.total, terminated))
+        if not isinstance(won, bool | np.bool_):
+            raise GtrTurboError(f"whether {self.task.name} is won is said by {won!r}.", "let `won` return True or False.")
+        return bool(won)
 
     def _fallback(self, on_invalid_reply: InvalidReply) -> str | None:
         allowed = self.task.allowed(self.state.info)
@@ -168,6 +176,11 @@ class Slot:
             given = self.task.given(executed, before.info)
             self.observation, paid, terminated, truncated, info = self.env.step(given)
             reward, known = float(paid), self.task.know(self.env, self.observation, info)
+            if not math.isfinite(reward):
+                raise GtrTurboError(
+                    f"{self.task.name} pays {reward} at turn {before.turn} of episode {self.index}.",
+                    "let rewards be finite.",
+                )
         else:
             known = before.info
         self.history.append(Past(before.info, text, executed, reward, before.images))

@@ -8,6 +8,7 @@ from gtrturbo.runs.disk import Disk, disk_of
 from gtrturbo.runs.peaks import shape_of, stage_peaks
 from gtrturbo.runs.plan import plan
 from gtrturbo.runs.sample import Play, sample
+from gtrturbo.runs.warm_start import check_tasks
 from gtrturbo.tasks.loading import load_task
 
 COLUMNS = ("weights", "gradients", "optimizer", "activations", "cache", "passing", "logits")
@@ -16,6 +17,7 @@ COLUMNS = ("weights", "gradients", "optimizer", "activations", "cache", "passing
 def notes(config: RunConfig) -> list[str]:
     """Write what a run will take as lines for a reader."""
     steps = plan(config)
+    check_tasks(steps)
     shape = shape_of(config, [step.config for step in steps])
     if shape is None:
         return [f"Memory and disk are not known: the config of {config.model} is not on this machine."]

@@ -16,6 +16,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.runs.plan import Step, plan
 from gtrturbo.runs.pruning import leftovers, schedule
 from gtrturbo.runs.script import command
+from gtrturbo.runs.warm_start import check_tasks
 from gtrturbo.stages import execute, existing, stage_of
 from gtrturbo.store.draft import Result
 from gtrturbo.store.pruned import prune
@@ -34,6 +35,7 @@ def run(config: RunConfig, *, on_step: Callable[[Step, Result, float], None] | N
     steps, own, results = plan(config), own_code(config), []
     _check_world(config)
     check_sources(config, own)
+    check_tasks(steps)
     if world().first:
         record_run(config, replace=False, own=own)
     due = schedule([step.config for step in steps], keep_teachers=config.keep_teachers, keep_optimizers=config.keep_optimizers)

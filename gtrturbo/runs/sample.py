@@ -42,7 +42,7 @@ def sample(task: Task) -> Play:
         observation, info = env.reset(seed=episode)
         for _ in range(turn_limit(task, env)):
             known = task.know(env, observation, info)
-            prompt = task.prompt(View(observation, known, render=env.render))
+            prompt = task.ask(View(observation, known, render=env.render))
             prompts.append(sum(map(len, words(prompt))))
             replies.append(len(task.expert_reply(known)) if task.expert else REPLY)
             for picture in prompt.images:

@@ -122,7 +122,8 @@ def _executed(turn: Turn) -> Text:
 
 
 def _reads(turn: Turn) -> str:
-    return {True: "yes", False: "no", None: "unknown: the reply did not parse"}[turn.perception_correct]
+    unknown = "unknown: the task knows no truth" if turn.legal else "unknown: the reply did not parse"
+    return {True: "yes", False: "no", None: unknown}[turn.perception_correct]
 
 
 def _end(turn: Turn) -> str:

@@ -51,7 +51,17 @@ def run(config: RolloutConfig) -> Result:
 
 
 def _expert(config: RolloutConfig, task: Task) -> Agent:
-    return lambda states: [Response(_expert_reply(config, task, state)) for state in states]
+    return lambda states: [Response(_readable(task, state, _expert_reply(config, task, state))) for state in states]
+
+
+def _readable(task: Task, state: State, text: str) -> str:
+    """Refuse a reply of the task's own expert that the task itself cannot read."""
+    if task.read(text, state.info) is None:
+        raise GtrTurboError(
+            f"{task.name} cannot read its own expert's reply {text!r} (episode {state.episode}, turn {state.turn}).",
+            "mend its parse or its expert; see: gtrturbo check-task …",
+        )
+    return text
 
 
 def _expert_reply(config: RolloutConfig, task: Task, state: State) -> str:

@@ -107,8 +107,9 @@ class _Own:
             self._try(lambda: tracker.log(stage, out, step, dict(numbers)))
 
     def close(self) -> None:
-        if self._tracker:
-            self._try(self._tracker.close)
+        tracker = self._tracker
+        if tracker:
+            self._try(lambda: tracker.close())
 
     def _try(self, call: Callable[[], None]) -> None:
         if not self._works:

@@ -5,6 +5,7 @@ warm start, the teachers, the evaluation and the chance levels know a task by th
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -75,10 +76,14 @@ class View:
         """
         if is_picture(self.observation):
             return self.observation
-        drawn = self.render()
-        if not is_picture(drawn):
+        try:
+            drawn = self.render()
+        except NotImplementedError:
+            drawn = None
+        if drawn is None or not is_picture(drawn):
             raise GtrTurboError(
-                f"the environment draws {_described(drawn)}, not a picture of bytes [height, width, 3].",
+                f"the observation is {_described(self.observation)} and the environment draws {_described(drawn)}: neither is a "
+                "picture of bytes (uint8) [height, width, 3].",
                 'make it with render_mode="rgb_array", or turn its observation into a picture in the prompt.',
             )
         return drawn
@@ -153,9 +158,51 @@ class Task:
     blind: Callable[[], gym.Env] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be played.
+
+        Raises: GtrTurboError: names the field.
+        """
+        if not callable(self.actions):
+            self._check_actions(self.actions)
+        if self.reads and self.truth is None:
+            raise GtrTurboError(
+                f"{self.name} reads {', '.join(self.reads)}, whose true values are not known.",
+                "give it a truth, or leave out reads.",
+            )
+
+    def _check_actions(self, actions: Any) -> None:
+        texts = list(actions) if isinstance(actions, list | tuple | Mapping) else None
+        if not texts or not all(isinstance(each, str) for each in texts) or len(set(texts)) < len(texts):
+            raise GtrTurboError(f"the actions of {self.name} are {actions!r}.", "give at least one, each a text of its own.")
+
     def allowed(self, info: Info) -> tuple[str, ...]:
-        """List the actions that a reply may choose in a state."""
-        return tuple(self.actions(info) if callable(self.actions) else self.actions)
+        """List the actions that a reply may choose in a state.
+
+        Raises: GtrTurboError: there are none, or they are no texts.
+        """
+        if not callable(self.actions):
+            return tuple(self.actions)
+        actions = self.actions(info)
+        self._check_actions(actions)
+        return tuple(actions)
+
+    def ask(self, view: View) -> ChatPrompt:
+        """Put a state into words and pictures.
+
+        Raises: GtrTurboError: the task's prompt returns something else.
+        """
+        prompt = self.prompt(view)
+        if not isinstance(prompt, ChatPrompt):
+            raise GtrTurboError(
+                f"the prompt of {self.name} is {_described(prompt)}, not a ChatPrompt.", "return: ask(text, picture)"
+            )
+        odd = next((image for image in prompt.images if not is_picture(image)), None)
+        if odd is not None:
+            raise GtrTurboError(
+                f"the prompt of {self.name} has {_described(odd)} for a picture.", "give bytes (uint8) [height, width, 3]."
+            )
+        return prompt
 
     def given(self, action: str, info: Info) -> Any:
         """Return what the environment is given for an action's text."""
@@ -177,6 +224,10 @@ class Task:
         if self.parse is None:
             return read_reply(text, required=(*self.reads, "thoughts", "action"), actions=self.allowed(info))
         reply = self.parse(text, info)
+        if reply is not None and not isinstance(reply, Reply):
+            raise GtrTurboError(
+                f"the parser of {self.name} returns {_described(reply)}, not a Reply.", "return gtrturbo.tasks.Reply, or None."
+            )
         if reply is None or reply.action not in self.allowed(info):
             return None
         start, end = reply.action_span
@@ -207,7 +258,9 @@ class Task:
         if self.expert is None:
             raise GtrTurboError(
                 f"{self.name} has no expert.",
-                "give the task one, let chance play (--random-expert-share 1), or start from what plays already (run --start).",
+                "give the task one, let chance play (--random-expert-share 1), or start from what plays already (run --start)."
+                if self.writes_random_replies
+                else "give it an expert, or a random_expert, or start from what plays already (run --start).",
             )
         return self._reply(info, self.expert(info))
 
@@ -224,7 +277,7 @@ class Task:
         if self.random_expert:
             return self._reply(info, self.random_expert(info, rng))
         if self.parse:
-            raise GtrTurboError(f"{self.name} has no random expert.", "give the task one, or let --random-expert-share be 0.")
+            raise GtrTurboError(f"{self.name} has no random expert.", "give the task one.")
         allowed = self.allowed(info)
         action = allowed[rng.integers(len(allowed))]
         return self._reply(info, (f"try {action}", action))
@@ -232,6 +285,11 @@ class Task:
     def _reply(self, info: Info, advice: Advice) -> str:
         if isinstance(advice, str):
             return advice
+        if not isinstance(advice, tuple) or len(advice) != 2 or not all(isinstance(each, str) for each in advice):
+            raise GtrTurboError(
+                f"the expert of {self.name} says {advice!r}.",
+                "let it return its thoughts and its action, two texts, or a whole reply.",
+            )
         thoughts, action = advice
         truth = self.truth(info) if self.truth else {}
         return json.dumps({**truth, "thoughts": thoughts, "action": action}, ensure_ascii=False)
@@ -245,6 +303,8 @@ def _plain(value: Any, name: str) -> Any:
         return {str(key): _plain(item, f"{name}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item, name) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise GtrTurboError(f"what is known of a state holds {name}, which is {value}.", "JSON holds finite numbers alone.")
     if value is None or isinstance(value, str | int | float | bool):
         return value
     raise GtrTurboError(

@@ -40,7 +40,7 @@ def _episode(task: Task, env: gym.Env, seed: int, rng: np.random.Generator, *, a
     observation, info = env.reset(seed=seed)
     for _ in range(turn_limit(task, env)):
         known = task.know(env, observation, info)
-        yield from words(task.prompt(View(observation, known, render=env.render)))
+        yield from words(task.ask(View(observation, known, render=env.render)))
         reply, action = _reply(task, known, rng)
         yield reply
         if at_random:

@@ -140,5 +140,5 @@ def test_the_task_of_turns_is_loaded_as_outside_code_only_if_it_is_named(own, tu
     (theirs / "stage.json").write_text(manifest.replace('"task": "numberline"', '"task": "maze.py:TASK"'))
     with pytest.raises(GtrTurboError, match=r"was played on maze.py:TASK, code of your own.*\nadd: --task path/to/maze.py:TASK"):
         own("def teach(questions):\n    return [None for _ in questions]\n", rollouts=theirs)
-    out = own("def teach(questions):\n    return [None for _ in questions]\n", rollouts=theirs, task="numberline")
-    assert read_manifest(out).metrics["demos"] == 0
+    with pytest.raises(GtrTurboError, match=r"was played on maze.py:TASK, not numberline"):
+        own("def teach(questions):\n    return [None for _ in questions]\n", rollouts=theirs, task="numberline")

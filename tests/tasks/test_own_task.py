@@ -80,7 +80,7 @@ def test_every_action_of_every_state_is_tried():
 @pytest.mark.parametrize(
     ("name", "check", "words"),
     [
-        ("DARK", "episodes", "the environment draws NoneType, not a picture of bytes"),
+        ("DARK", "episodes", "the environment draws NoneType: neither is a picture of bytes"),
         ("SECRET", "environment", "holds env, a Corridor, which is no JSON"),
         ("ENDLESS", "endings", "set max_turns"),
         ("TWICE", "prompts", "1 image parts and 2 pictures"),
@@ -114,7 +114,7 @@ def test_what_is_wrong_is_one_check_that_failed_and_says_what_mends_it(name, che
         (("check-task", named("WALK"), "--model", "nowhere"), 1, "tokens"),
         (("play", "--task", named("ALONE"), "--expert"), 1, "alone has no expert."),
         (("rollout", "--expert", "--task", named("SECRET"), "--out", "x"), 1, "which is no JSON."),
-        (("rollout", "--expert", "--task", named("DARK"), "--out", "x"), 1, "not a picture of bytes"),
+        (("rollout", "--expert", "--task", named("DARK"), "--out", "x"), 1, "neither is a picture of bytes"),
         (("rollout", "--expert", "--task", named("FAR"), "--out", "x"), 1, "not inside its"),
     ],
 )

@@ -1,0 +1,32 @@
+"""Whether the task of a run can be played as its plan says, asked before the first stage."""
+
+from collections.abc import Sequence
+
+from gtrturbo.config import EvalConfig, RolloutConfig
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.runs.plan import Step
+
+
+def check_tasks(steps: Sequence[Step]) -> None:
+    """Find the tasks of a run that is still to begin, with their options, and the expert that its warm start needs.
+
+    Raises:
+        GtrTurboError: there is no such task or option, or no expert for the warm start.
+    """
+    if not steps or steps[0].config.out.exists():
+        return
+    from gtrturbo.tasks.loading import load_task  # It loads Gymnasium, which a run that is done needs no more.
+
+    found = {(step.config.task, step.config.env) for step in steps if isinstance(step.config, RolloutConfig | EvalConfig)}
+    tasks = {key: load_task(*key) for key in found}
+    for config in (step.config for step in steps if isinstance(step.config, RolloutConfig) and step.config.expert):
+        task = tasks[config.task, config.env]
+        if task.expert is None and config.random_expert_share < 1:
+            mend = (
+                "add: --set expert.random-expert-share=1, which lets chance play; or give the task an expert."
+                if task.writes_random_replies
+                else "give the task an expert or a random_expert, or start from a checkpoint that plays: --start CHECKPOINT"
+            )
+            raise GtrTurboError(f"{task.name} has no expert to warm up on.", mend)
+        if config.random_expert_share and not task.writes_random_replies:
+            raise GtrTurboError(f"{task.name} has no random expert to warm up on.", "give the task one.")

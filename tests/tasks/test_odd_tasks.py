@@ -1,0 +1,134 @@
+"""What a task of one's own gets wrong is said in a sentence that names the task, where it happens."""
+
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from gtrturbo.config import RolloutConfig, RunConfig
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.play.episodes import Response, play_episodes
+from gtrturbo.runs.plan import plan
+from gtrturbo.runs.warm_start import check_tasks
+from gtrturbo.stages import execute
+from gtrturbo.tasks.task import Task, ask
+
+
+class Three(gym.Env):
+    """Three steps, of which the second pays what it is told to."""
+
+    observation_space = gym.spaces.Box(0, 255, (28, 28, 3), np.uint8)
+    action_space = gym.spaces.Discrete(2)
+    pays: float = 1.0
+    knows: Any = 1
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return np.zeros((28, 28, 3), np.uint8), {"n": self.knows}
+
+    def step(self, action):
+        self.count += 1
+        reward = self.pays if self.count == 2 else 0.0
+        return np.zeros((28, 28, 3), np.uint8), reward, self.count == 3, False, {"n": self.knows}
+
+
+def task(**more) -> Task:
+    expert = {"expert": lambda info: ("on", "go")}
+    return Task(
+        **({"name": "three", "make": Three, "prompt": lambda v: ask("?", v.picture), "actions": ("go", "stay")} | expert | more)
+    )
+
+
+def played(made: Task):
+    agent = lambda states: [Response(made.expert_reply(state.info)) for state in states]  # noqa: E731
+    return list(play_episodes(agent, made, seed=0, episodes=range(1), num_envs=1, on_invalid_reply="end"))
+
+
+def test_the_task_itself_is_sound():
+    assert len(played(task())[0]) == 3
+
+
+class NotANumber(Three):
+    pays = float("nan")
+
+
+class Unknown(Three):
+    knows = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"make": NotANumber}, "three pays nan at turn 1 of episode 0"),
+        ({"make": Unknown}, "holds n, which is inf"),
+        ({"prompt": lambda view: None}, "the prompt of three is NoneType, not a ChatPrompt"),
+        ({"prompt": lambda view: "go?"}, "the prompt of three is str, not a ChatPrompt"),
+        (
+            {"prompt": lambda view: ask("?", np.zeros((28, 28), np.uint8))},
+            r"the prompt of three has uint8 \[28, 28\] for a picture",
+        ),
+        ({"expert": lambda info: None}, "the expert of three says None"),
+        ({"parse": lambda text, info: "go"}, "the parser of three returns str, not a Reply"),
+        ({"won": lambda end: "no"}, "whether three is won is said by 'no'"),
+        ({"actions": lambda info: []}, r"the actions of three are \[\]"),
+    ],
+)
+def test_what_a_task_returns_is_checked_where_it_returns_it(more, told):
+    with pytest.raises(GtrTurboError, match=told):
+        played(task(**more))
+
+
+@pytest.mark.parametrize("actions", [(), (0, 1), ("go", "go"), "go"])
+def test_actions_are_texts_of_their_own(actions):
+    with pytest.raises(GtrTurboError, match="the actions of three are"):
+        task(actions=actions)
+
+
+def test_what_is_read_has_a_truth():
+    with pytest.raises(GtrTurboError, match="three reads row, whose true values are not known"):
+        task(reads=("row",))
+
+
+FILE = """
+from gtrturbo.tasks import Task, ask
+import gymnasium as gym
+
+def task(parse: bool = False, words: str = "go"):
+    make = lambda: gym.make("gtrturbo/NumberLine-v0", image="tiny")
+    more = {"parse": lambda text, info: None} if parse else {}
+    expert = {"expert": lambda info: ("on", words)} if words else {}
+    return Task(name="mine", make=make, prompt=lambda view: ask("?", view.picture), actions=("-", "+"), **more, **expert)
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    (tmp_path / "mine.py").write_text(FILE)
+    return f"{tmp_path / 'mine.py'}:task"
+
+
+def test_an_expert_that_its_own_task_cannot_read_ends_the_rollout(own, tmp_path):
+    with pytest.raises(GtrTurboError, match="mine cannot read its own expert's reply"):
+        execute(RolloutConfig(out=tmp_path / "turns", task=own, expert=True, episodes=1))
+    assert not (tmp_path / "turns").exists()
+
+
+@pytest.mark.parametrize(
+    ("env", "told", "mend"),
+    [
+        (("words=",), "mine has no expert to warm up on", "--set expert.random-expert-share=1"),
+        (("words=", "parse=true"), "mine has no expert to warm up on", "--start CHECKPOINT"),
+        (("wurds=x",), "has no option 'wurds'", "parse, words"),
+    ],
+)
+def test_a_run_asks_before_its_first_stage_whether_its_task_can_be_played(own, tmp_path, env, told, mend):
+    config = RunConfig(out=tmp_path / "run", task=own, env=env, iterations=1)
+    with pytest.raises(GtrTurboError, match=told) as error:
+        check_tasks(plan(config))
+    assert mend in error.value.fix
+    # What has begun is not asked again.
+    (tmp_path / "run" / "init").mkdir(parents=True)
+    check_tasks(plan(replace(config)))
