@@ -120,6 +120,9 @@ class EvalConfig(StageConfig):
     task: TaskName
     env: EnvOptions = ()
     episodes: Annotated[int, "Episodes; the same deals for every checkpoint.", AT_LEAST_ONE] = 200
+    panel: Annotated[
+        str | None, "A fixed panel of the task's, played whole: the same episodes on every machine, in place of --episodes deals."
+    ] = None
     temperature: Annotated[float, "Sampling temperature; 0 takes the most likely token.", NOT_NEGATIVE] = 0.0
     max_new_tokens: MaxNewTokens = 256
     on_invalid_reply: OnInvalidReply = "random"

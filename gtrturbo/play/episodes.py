@@ -69,7 +69,14 @@ Agent = Callable[[Sequence[State]], Sequence[Response | None]]
 
 
 def play_episodes(
-    agent: Agent, task: Task, *, seed: int, episodes: Sequence[int], num_envs: int, on_invalid_reply: InvalidReply
+    agent: Agent,
+    task: Task,
+    *,
+    seed: int,
+    episodes: Sequence[int],
+    num_envs: int,
+    on_invalid_reply: InvalidReply,
+    deals: Sequence[int] | None = None,
 ) -> Iterator[list[Played]]:
     """Play whole episodes and yield each when it ends, in the order of ending.
 
@@ -80,9 +87,10 @@ def play_episodes(
         episodes: indices to play.
         num_envs: episodes side by side.
         on_invalid_reply: what a reply that does not parse does.
+        deals: what the environment is seeded with, by index of an episode; it follows from `seed` if not given.
     """
     waiting = iter(episodes)
-    slots = [Slot.open(task, seed, index) for index in itertools.islice(waiting, num_envs)]
+    slots = [Slot.open(task, seed, index, deals) for index in itertools.islice(waiting, num_envs)]
     while slots:
         replies = agent([slot.state for slot in slots])
         for slot, response in zip(slots, replies, strict=True):
@@ -101,21 +109,22 @@ def play_episodes(
 class Slot:
     """One environment and the episode that is played in it: `state` is what is asked about, `play` goes on with a reply."""
 
-    def __init__(self, env: gym.Env, task: Task, seed: int) -> None:
+    def __init__(self, env: gym.Env, task: Task, seed: int, deals: Sequence[int] | None) -> None:
         self.env = env
         self.task = task
         self.seed = seed
+        self.deals = deals
         self.limit = turn_limit(task, env)
 
     @classmethod
-    def open(cls, task: Task, seed: int, index: int) -> "Slot":
-        slot = cls(task.make(), task, seed)
+    def open(cls, task: Task, seed: int, index: int, deals: Sequence[int] | None = None) -> "Slot":
+        slot = cls(task.make(), task, seed, deals)
         slot.restart(index)
         return slot
 
     def restart(self, index: int) -> None:
         self.index = index
-        self.env_seed = seed_for(self.seed, "episode", index) % 2**32
+        self.env_seed = seed_for(self.seed, "episode", index) % 2**32 if self.deals is None else self.deals[index]
         self.random = np.random.default_rng(seed_for(self.seed, "random action", index))
         self.played: list[Played] = []
         self.history: list[Past] = []

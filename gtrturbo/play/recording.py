@@ -55,6 +55,7 @@ def record_episodes(
     episodes: Sequence[int],
     num_envs: int,
     on_invalid_reply: InvalidReply,
+    deals: Sequence[int] | None = None,
 ) -> list[Turn]:
     """Play those episodes that the resume log does not hold, show progress, and write all of them into `folder`.
 
@@ -65,7 +66,8 @@ def record_episodes(
     missing = [index for index in episodes if index not in there]
     own = [missing[place] for place in group().world.share(len(missing))]
     with progress_bar("episodes", len(own)) as bar:
-        for played in play_episodes(agent, task, seed=seed, episodes=own, num_envs=num_envs, on_invalid_reply=on_invalid_reply):
+        how = {"num_envs": num_envs, "on_invalid_reply": on_invalid_reply, "deals": deals}
+        for played in play_episodes(agent, task, seed=seed, episodes=own, **how):
             resume_log.append(record(resume_log.folder, played))
             bar.advance()
     group().barrier()

@@ -22,6 +22,7 @@ CHANCE_EPISODES = 1000
 def run(config: EvalConfig) -> Result:
     """Play fixed episodes; write the turns, and metrics.json: success, what thoughts are like, and the task's chance levels."""
     task = load_task(config.task, config.env)
+    panel = task.panel(config.panel) if config.panel else None
     work = provenance(config)
     with writing(config.out, work, overwrite=config.overwrite) as draft:
         resume_log = ResumeLog(config.out, work, Episode)
@@ -35,7 +36,8 @@ def run(config: EvalConfig) -> Result:
             player.agent,
             task,
             seed=config.seed,
-            episodes=range(config.episodes),
+            episodes=range(len(panel) if panel else config.episodes),
+            deals=panel,
             num_envs=config.num_envs,
             on_invalid_reply=config.on_invalid_reply,
         )

@@ -138,6 +138,7 @@ class Task:
             of its own, it tries any action that is allowed.
         won: whether an episode was won; see `won_by_info`.
         max_turns: turns after which no episode goes on; the environment's own limit if not given.
+        panels: fixed lists of episodes by name, each the seeds that the environment is reset with: `eval --panel NAME`.
         blind: makes an environment of the same rules that draws nothing, for play without a model.
         options: what the task was made with; of a function that makes it, the values of its keywords, if not given.
     """
@@ -155,6 +156,7 @@ class Task:
     random_expert: Callable[[Info, np.random.Generator], Advice] | None = None
     won: Callable[[Ending], bool] = won_by_info
     max_turns: int | None = None
+    panels: Mapping[str, Sequence[int]] = field(default_factory=dict)
     blind: Callable[[], gym.Env] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -203,6 +205,15 @@ class Task:
                 f"the prompt of {self.name} has {_described(odd)} for a picture.", "give bytes (uint8) [height, width, 3]."
             )
         return prompt
+
+    def panel(self, name: str) -> Sequence[int]:
+        """Return a fixed panel of episodes: what the environment is seeded with in each.
+
+        Raises: GtrTurboError: there is no such panel, or none of its episodes.
+        """
+        if not self.panels.get(name):
+            raise GtrTurboError(f"{self.name} has no panel {name!r}.", f"its panels are: {', '.join(self.panels) or 'none'}.")
+        return self.panels[name]
 
     def given(self, action: str, info: Info) -> Any:
         """Return what the environment is given for an action's text."""

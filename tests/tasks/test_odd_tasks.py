@@ -7,12 +7,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from gtrturbo.config import RolloutConfig, RunConfig
+from gtrturbo.config import EvalConfig, RolloutConfig, RunConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.episodes import Response, play_episodes
+from gtrturbo.play.recording import read_turns
 from gtrturbo.runs.plan import plan
 from gtrturbo.runs.warm_start import check_tasks
 from gtrturbo.stages import execute
+from gtrturbo.store.manifest import read_manifest
 from gtrturbo.tasks.task import Task, ask
 
 
@@ -132,3 +134,24 @@ def test_a_run_asks_before_its_first_stage_whether_its_task_can_be_played(own, t
     # What has begun is not asked again.
     (tmp_path / "run" / "init").mkdir(parents=True)
     check_tasks(plan(replace(config)))
+
+
+PANEL = """
+from gtrturbo.tasks.loading import load_task
+from dataclasses import replace
+
+TASK = replace(load_task("numberline", ["image=tiny"]), name="lined", panels={"seven": (7, 7, 11)})
+"""
+
+
+def test_a_panel_is_played_whole_with_its_own_seeds(tmp_path, init):
+    (tmp_path / "lined.py").write_text(PANEL)
+    call = {"checkpoint": init, "task": f"{tmp_path / 'lined.py'}:TASK", "max_new_tokens": 2, "on_invalid_reply": "end"}
+    out = execute(EvalConfig(out=tmp_path / "eval", panel="seven", **call)).out
+    turns = read_turns(out)
+    assert [turn.seed for turn in turns] == [7, 7, 11]
+    assert turns[0].info == turns[1].info
+    assert read_manifest(out).config["panel"] == "seven"
+    with pytest.raises(GtrTurboError, match="lined has no panel 'eight'") as error:
+        execute(EvalConfig(out=tmp_path / "other", panel="eight", **call))
+    assert error.value.fix == "its panels are: seven."
