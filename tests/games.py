@@ -1,6 +1,7 @@
 """The built-in games in tests: a state's prompt without an agent around it."""
 
-from gtrturbo.tasks.task import Task, View
+from gtrturbo.tasks.task import Task
+from gtrturbo.tasks.view import View
 
 
 def prompt_text(task: Task, info) -> str:

@@ -32,7 +32,8 @@ from gtrturbo.play.policy_agent import PolicyAgent, uniforms
 from gtrturbo.store.ids import seed_for
 from gtrturbo.store.records import chat
 from gtrturbo.tasks.loading import load_task
-from gtrturbo.tasks.task import Task, View
+from gtrturbo.tasks.task import Task
+from gtrturbo.tasks.view import View
 
 Replies = dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]
 

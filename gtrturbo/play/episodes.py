@@ -19,7 +19,8 @@ from gtrturbo.store.ids import seed_for
 from gtrturbo.store.records import Message, Turn, said
 from gtrturbo.tasks.chance import turn_limit
 from gtrturbo.tasks.reply import Reply
-from gtrturbo.tasks.task import Ending, Past, Task, View
+from gtrturbo.tasks.task import Task
+from gtrturbo.tasks.view import Ending, Past, View
 
 GAME_REWARD = "environment"
 

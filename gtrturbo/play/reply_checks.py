@@ -8,7 +8,8 @@ from typing import Any
 
 from gtrturbo.play.episodes import State
 from gtrturbo.play.trial import Check, Episodes, different, range_of, states
-from gtrturbo.tasks.task import Task, is_picture
+from gtrturbo.tasks.task import Task
+from gtrturbo.tasks.view import is_picture
 from gtrturbo.tasks.wording import replies, written
 
 MOST_STATES = 40  # States in which every action is tried.

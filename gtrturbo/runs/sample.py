@@ -7,8 +7,9 @@ import numpy as np
 from PIL import Image
 
 from gtrturbo.tasks.chance import turn_limit
-from gtrturbo.tasks.task import Task, View
+from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.texts import words
+from gtrturbo.tasks.view import View
 
 # Text is counted as one token per so many characters, which is more than tokenizers of large vocabularies make of it.
 CHARACTERS_PER_TOKEN = 3

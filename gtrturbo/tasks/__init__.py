@@ -7,7 +7,8 @@ Importing this package registers the games with Gymnasium too: `import gtrturbo.
 import gymnasium as gym
 
 from gtrturbo.tasks.reply import Reply
-from gtrturbo.tasks.task import ChatPrompt, Ending, Past, Task, View, ask
+from gtrturbo.tasks.task import Task
+from gtrturbo.tasks.view import ChatPrompt, Ending, Past, View, ask
 
 __all__ = ["ChatPrompt", "Ending", "Past", "Reply", "Task", "View", "ask", "register_envs"]
 

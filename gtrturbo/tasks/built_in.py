@@ -11,7 +11,8 @@ import numpy as np
 from gtrturbo.config.games import GAME_IDS
 from gtrturbo.tasks.games import blackjack, ezpoints, formula, numberline, points24
 from gtrturbo.tasks.options import Option
-from gtrturbo.tasks.task import ChatPrompt, Info, Task, View, ask
+from gtrturbo.tasks.task import Task
+from gtrturbo.tasks.view import ChatPrompt, Info, View, ask
 
 Options = Mapping[str, Any]
 CHEAPEST = {"image": "tiny"}

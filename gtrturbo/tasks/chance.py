@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 import gymnasium as gym
 import numpy as np
 
-from gtrturbo.tasks.task import Ending, Info, Task
+from gtrturbo.tasks.task import Task
+from gtrturbo.tasks.view import Ending, Info
 
 Choose = Callable[[Sequence[str]], str]
 MOST_TURNS = 1000

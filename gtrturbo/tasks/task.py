@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import gymnasium as gym
@@ -16,103 +15,10 @@ import numpy as np
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.tasks.reply import Reply, read_reply, same
+from gtrturbo.tasks.view import ChatPrompt, Ending, Info, View, described, is_picture, won_by_info
 
-Info = Mapping[str, Any]
-Message = dict[str, Any]
 # A reply's thoughts and action, or the whole reply where the task has a parser of its own.
 Advice = tuple[str, str] | str
-WON = ("won", "is_success", "success")
-
-
-@dataclass(frozen=True)
-class ChatPrompt:
-    """What a model is asked: chat messages with content parts, and the pictures of their image parts in order.
-
-    images: pixels, each [H, W, 3] uint8.
-    """
-
-    messages: list[Message]
-    images: list[np.ndarray]
-
-
-def ask(text: str, *images: np.ndarray) -> ChatPrompt:
-    """Make a prompt of one user message: the pictures, then the text."""
-    parts: list[dict[str, str]] = [*({"type": "image"} for _ in images), {"type": "text", "text": text}]
-    return ChatPrompt([{"role": "user", "content": parts}], list(images))
-
-
-@dataclass(frozen=True)
-class Past:
-    """One turn that lies behind: what was known, what was replied, what the environment was given (None: nothing) and paid."""
-
-    info: Info
-    reply: str
-    action: str | None
-    reward: float
-    images: list[np.ndarray]
-
-
-@dataclass(frozen=True)
-class View:
-    """A state as a task puts it into words.
-
-    Attributes:
-        observation: the environment's own, of any kind.
-        info: what is known of it, see `Task.known`.
-        history: the turns of the episode so far, oldest first.
-        render: draws the state.
-    """
-
-    observation: Any
-    info: Info
-    history: Sequence[Past] = ()
-    render: Callable[[], Any] = lambda: None
-
-    @cached_property
-    def picture(self) -> np.ndarray:
-        """The observation where it is a picture, else what the environment renders. [H, W, 3] uint8
-
-        Raises: GtrTurboError: the environment draws nothing of that form.
-        """
-        if is_picture(self.observation):
-            return self.observation
-        try:
-            drawn = self.render()
-        except NotImplementedError:
-            drawn = None
-        if drawn is None or not is_picture(drawn):
-            raise GtrTurboError(
-                f"the observation is {_described(self.observation)} and the environment draws {_described(drawn)}: neither is a "
-                "picture of bytes (uint8) [height, width, 3].",
-                'make it with render_mode="rgb_array", or turn its observation into a picture in the prompt.',
-            )
-        return drawn
-
-
-def is_picture(value: Any) -> bool:
-    """Tell whether a value is pixels, [H, W, 3] uint8."""
-    return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3
-
-
-def _described(value: Any) -> str:
-    return f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How an episode ended: what is known at its end, its return, and whether it ended by its own rules or was cut."""
-
-    info: Info
-    total: float
-    terminated: bool
-
-
-def won_by_info(end: Ending) -> bool:
-    """Say whether an episode was won: by `won`, `is_success` or `success` of its info, else by a return above 0."""
-    for name in WON:
-        if name in end.info:
-            return bool(end.info[name])
-    return end.terminated and end.total > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,12 +103,12 @@ class Task:
         prompt = self.prompt(view)
         if not isinstance(prompt, ChatPrompt):
             raise GtrTurboError(
-                f"the prompt of {self.name} is {_described(prompt)}, not a ChatPrompt.", "return: ask(text, picture)"
+                f"the prompt of {self.name} is {described(prompt)}, not a ChatPrompt.", "return: ask(text, picture)"
             )
         odd = next((image for image in prompt.images if not is_picture(image)), None)
         if odd is not None:
             raise GtrTurboError(
-                f"the prompt of {self.name} has {_described(odd)} for a picture.", "give bytes (uint8) [height, width, 3]."
+                f"the prompt of {self.name} has {described(odd)} for a picture.", "give bytes (uint8) [height, width, 3]."
             )
         return prompt
 
@@ -237,7 +143,7 @@ class Task:
         reply = self.parse(text, info)
         if reply is not None and not isinstance(reply, Reply):
             raise GtrTurboError(
-                f"the parser of {self.name} returns {_described(reply)}, not a Reply.", "return gtrturbo.tasks.Reply, or None."
+                f"the parser of {self.name} returns {described(reply)}, not a Reply.", "return gtrturbo.tasks.Reply, or None."
             )
         if reply is None or reply.action not in self.allowed(info):
             return None

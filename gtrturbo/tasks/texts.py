@@ -9,7 +9,8 @@ import numpy as np
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.tasks.chance import turn_limit
 from gtrturbo.tasks.loading import load_task
-from gtrturbo.tasks.task import ChatPrompt, Info, Task, View
+from gtrturbo.tasks.task import Task
+from gtrturbo.tasks.view import ChatPrompt, Info, View
 
 # The games whose texts the default tokenizer is made of. It stays what it is when there are more tasks.
 CORPUS_GAMES = ("numberline", "ezpoints", "blackjack", "points24")

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gtrturbo.tasks.task import Info, Task
+from gtrturbo.tasks.task import Task
+from gtrturbo.tasks.view import Info
 
 
 def reply_with(task: Task, info: Info, action: str) -> str | None:

@@ -15,7 +15,8 @@ from gtrturbo.runs.plan import plan
 from gtrturbo.runs.warm_start import check_tasks
 from gtrturbo.stages import execute
 from gtrturbo.store.manifest import read_manifest
-from gtrturbo.tasks.task import Task, ask
+from gtrturbo.tasks.task import Task
+from gtrturbo.tasks.view import ask
 
 
 class Three(gym.Env):

@@ -13,7 +13,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.tasks.built_in import TASKS
 from gtrturbo.tasks.chance import chance
 from gtrturbo.tasks.loading import load_task
-from gtrturbo.tasks.task import Ending
+from gtrturbo.tasks.view import Ending
 
 
 def play_expert(task, env, seed: int):

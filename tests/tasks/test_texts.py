@@ -10,8 +10,9 @@ from games import prompt_text
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.tasks.built_in import TASKS
 from gtrturbo.tasks.loading import load_task
-from gtrturbo.tasks.task import ChatPrompt, Task, View, ask
+from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.texts import CORPUS_GAMES, corpus, task_texts
+from gtrturbo.tasks.view import ChatPrompt, View, ask
 
 
 class Endless(gym.Env):

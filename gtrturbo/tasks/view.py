@@ -1,0 +1,105 @@
+"""A state as a task sees it, what a model is asked about it, and how an episode ended."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from gtrturbo.errors import GtrTurboError
+
+Info = Mapping[str, Any]
+Message = dict[str, Any]
+WON = ("won", "is_success", "success")
+
+
+@dataclass(frozen=True)
+class ChatPrompt:
+    """What a model is asked: chat messages with content parts, and the pictures of their image parts in order.
+
+    images: pixels, each [H, W, 3] uint8.
+    """
+
+    messages: list[Message]
+    images: list[np.ndarray]
+
+
+def ask(text: str, *images: np.ndarray) -> ChatPrompt:
+    """Make a prompt of one user message: the pictures, then the text."""
+    parts: list[dict[str, str]] = [*({"type": "image"} for _ in images), {"type": "text", "text": text}]
+    return ChatPrompt([{"role": "user", "content": parts}], list(images))
+
+
+@dataclass(frozen=True)
+class Past:
+    """One turn that lies behind: what was known, what was replied, what the environment was given (None: nothing) and paid."""
+
+    info: Info
+    reply: str
+    action: str | None
+    reward: float
+    images: list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class View:
+    """A state as a task puts it into words.
+
+    Attributes:
+        observation: the environment's own, of any kind.
+        info: what is known of it, see `Task.known`.
+        history: the turns of the episode so far, oldest first.
+        render: draws the state.
+    """
+
+    observation: Any
+    info: Info
+    history: Sequence[Past] = ()
+    render: Callable[[], Any] = lambda: None
+
+    @cached_property
+    def picture(self) -> np.ndarray:
+        """The observation where it is a picture, else what the environment renders. [H, W, 3] uint8
+
+        Raises: GtrTurboError: the environment draws nothing of that form.
+        """
+        if is_picture(self.observation):
+            return self.observation
+        try:
+            drawn = self.render()
+        except NotImplementedError:
+            drawn = None
+        if drawn is None or not is_picture(drawn):
+            raise GtrTurboError(
+                f"the observation is {described(self.observation)} and the environment draws {described(drawn)}: neither is a "
+                "picture of bytes (uint8) [height, width, 3].",
+                'make it with render_mode="rgb_array", or turn its observation into a picture in the prompt.',
+            )
+        return drawn
+
+
+def is_picture(value: Any) -> bool:
+    """Tell whether a value is pixels, [H, W, 3] uint8."""
+    return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3
+
+
+def described(value: Any) -> str:
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an episode ended: what is known at its end, its return, and whether it ended by its own rules or was cut."""
+
+    info: Info
+    total: float
+    terminated: bool
+
+
+def won_by_info(end: Ending) -> bool:
+    """Say whether an episode was won: by `won`, `is_success` or `success` of its info, else by a return above 0."""
+    for name in WON:
+        if name in end.info:
+            return bool(end.info[name])
+    return end.terminated and end.total > 0
