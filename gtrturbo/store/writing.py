@@ -68,11 +68,11 @@ def writing(out: Path, provenance: Provenance | Callable[[], Provenance], *, ove
     lock = os.open(partial, os.O_RDONLY)
     try:
         _claim(lock, out)
-        _require_free(out, overwrite=overwrite)  # Another writer may have finished since.
-        _empty(partial)
-        draft = Draft(folder=partial, shards=[partial / f"{SHARD}{rank}" for rank in range(1, group().world.size)])
-        started = time.monotonic()
-        try:
+        try:  # From here on the folder is ours, and goes away with whatever interrupts.
+            _require_free(out, overwrite=overwrite)  # Another writer may have finished since.
+            _empty(partial)
+            draft = Draft(folder=partial, shards=[partial / f"{SHARD}{rank}" for rank in range(1, group().world.size)])
+            started = time.monotonic()
             for shard in draft.shards:
                 shard.mkdir()
             group().barrier()
