@@ -130,19 +130,15 @@ def provenance(config: Any, identify: Callable[[Path], str] = artifact_id) -> Pr
         inputs[name] = [*ids, *(identity for identity in inputs.get(name, []) if identity not in ids)]
     for name, folder in stage.folders(config).items():
         inputs[name], chosen[name] = artifact_id(folder), "folder"
-    plugins = {}
-    for name, (kind, value) in seams(config).items():
-        if names_code(Path(value)):
-            plugin = load(kind, value)
-            plugins[name] = {"name": plugin.name, "sha256": plugin.sha256}
-        if name in chosen:
-            chosen[name] = canonical(kind, value)
+    named = seams(config).items()
+    outside = {name: load(kind, value) for name, (kind, value) in named if names_code(Path(value))}
+    chosen |= {name: canonical(kind, value) for name, (kind, value) in named if name in chosen}
     return Provenance(
         stage=stage_of(config),
         kind=stage.kind(config),
         config=chosen,
         inputs=inputs,
-        plugins=plugins,
+        plugins={name: {"name": plugin.name, "sha256": plugin.sha256} for name, plugin in outside.items()},
         absent=absent_knobs(type(config)),
     )
 

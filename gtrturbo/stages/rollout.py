@@ -1,5 +1,6 @@
 """rollout: play episodes and write every turn."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from gtrturbo.play.recording import Episode, record_episodes
 from gtrturbo.stages import done, provenance
 from gtrturbo.store.draft import Result
 from gtrturbo.store.ids import seed_for
+from gtrturbo.store.records import Turn
 from gtrturbo.store.resume_log import ResumeLog
 from gtrturbo.store.writing import writing
 from gtrturbo.tasks.loading import load_task
@@ -42,6 +44,8 @@ def run(config: RolloutConfig) -> Result:
             num_envs=config.num_envs,
             on_invalid_reply=config.on_invalid_reply,
         )
+        if config.expert:
+            _require_readable(task, turns)
         if turns:  # Of several processes the first has them all, the others none.
             draft.metrics = summarize(turns) | thought_entropy(draft.folder)
         if player and config.checkpoint:
@@ -51,17 +55,17 @@ def run(config: RolloutConfig) -> Result:
 
 
 def _expert(config: RolloutConfig, task: Task) -> Agent:
-    return lambda states: [Response(_readable(task, state, _expert_reply(config, task, state))) for state in states]
+    return lambda states: [Response(_expert_reply(config, task, state)) for state in states]
 
 
-def _readable(task: Task, state: State, text: str) -> str:
-    """Refuse a reply of the task's own expert that the task itself cannot read."""
-    if task.read(text, state.info) is None:
+def _require_readable(task: Task, turns: Sequence[Turn]) -> None:
+    """Refuse replies of the task's own expert that the task itself cannot read."""
+    mute = next((turn for turn in turns if not turn.legal), None)
+    if mute:
         raise GtrTurboError(
-            f"{task.name} cannot read its own expert's reply {text!r} (episode {state.episode}, turn {state.turn}).",
+            f"{task.name} cannot read its own expert's reply {mute.reply!r} (episode {mute.episode}, turn {mute.turn}).",
             "mend its parse or its expert; see: gtrturbo check-task …",
         )
-    return text
 
 
 def _expert_reply(config: RolloutConfig, task: Task, state: State) -> str:

@@ -6,11 +6,9 @@ The file itself, and so its id, stays as it is.
 from typing import Any
 
 from gtrturbo.config.games import game_name
+from gtrturbo.config.renamed import RENAMED, VALUES
 from gtrturbo.plugins import is_outside
 
-# By what a knob was called: what it is called now.
-KNOBS = {"illegal": "on_invalid_reply", "novice": "random_expert_share", "only": "include"}
-VALUES = {("mode", "sft"): "thoughts"}
 # Knobs that are gone, with the value at which they changed nothing.
 GONE = {"compat": "none"}
 METRIC_NAMES = {
@@ -33,7 +31,7 @@ def upgraded(manifest: Any) -> Any:
 
 
 def _knobs(config: dict[str, Any]) -> dict[str, Any]:
-    named = {KNOBS.get(name, name): value for name, value in config.items() if GONE.get(name, ...) != value}
+    named = {RENAMED.get(name, name): value for name, value in config.items() if GONE.get(name, ...) != value}
     return {name: _value(name, value) if isinstance(value, str) else value for name, value in named.items()}
 
 

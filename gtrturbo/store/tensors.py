@@ -3,6 +3,7 @@
 import hashlib
 import io
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +138,7 @@ def save_image(folder: Path, pixels: np.ndarray) -> str:
     digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:32]
     name = f"images/{digest}.png"
     target = folder / name
-    if not _shows(target, pixels):
+    if not _is_whole(target):
         target.parent.mkdir(exist_ok=True)
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, format="PNG")
@@ -145,14 +146,13 @@ def save_image(folder: Path, pixels: np.ndarray) -> str:
     return name
 
 
-def _shows(file: Path, pixels: np.ndarray) -> bool:
-    """Tell whether a file is a whole picture of these pixels, and not what a killed process left of it."""
-    if not file.is_file() or not file.read_bytes().endswith(PNG_END):
+def _is_whole(file: Path) -> bool:
+    """Tell whether a picture is there to its end: what a killed process left of one is made again."""
+    if not file.is_file() or file.stat().st_size < len(PNG_END):
         return False
-    try:
-        return np.array_equal(load_picture(file), pixels)
-    except (OSError, SyntaxError, ValueError):  # What Pillow raises of damaged files.
-        return False
+    with file.open("rb") as opened:
+        opened.seek(-len(PNG_END), os.SEEK_END)
+        return opened.read() == PNG_END
 
 
 def load_picture(path: Path) -> np.ndarray:

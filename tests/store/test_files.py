@@ -9,7 +9,7 @@ import pytest
 from gtrturbo.store import files
 from gtrturbo.store.files import list_files, save_json, write_whole
 from gtrturbo.store.names import PRUNED
-from gtrturbo.store.tensors import load_picture, save_image
+from gtrturbo.store.tensors import save_image
 
 
 def names(folder):
@@ -75,13 +75,6 @@ def test_a_picture_that_a_killed_process_left_unfinished_is_made_again(tmp_path,
     os.truncate(file, kept)
     assert tmp_path / save_image(tmp_path, PIXELS) == file
     assert file.read_bytes() == whole and names(tmp_path / "images") == [file.name]
-
-
-def test_a_file_under_a_pictures_name_that_shows_something_else_is_made_again(tmp_path):
-    file, other = (tmp_path / save_image(tmp_path, pixels) for pixels in (PIXELS, PIXELS[::-1].copy()))
-    file.write_bytes(other.read_bytes())
-    save_image(tmp_path, PIXELS)
-    assert np.array_equal(load_picture(file), PIXELS)
 
 
 def test_a_whole_picture_is_not_written_again(tmp_path):
