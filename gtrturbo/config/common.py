@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from gtrturbo.config.choices import AUTO, InvalidReply, ServerName
+from gtrturbo.config.choices import AUTO, InvalidReply, ServerName, VerifyInputs
 from gtrturbo.config.fields import Between, Role, Seam, WordOrWhole, check, fields
 
 FRACTION = Between(0, 1)
@@ -20,6 +20,12 @@ Seed = Annotated[int, "Everything random in this stage follows from it.", NOT_NE
 Log = Annotated[
     tuple[str, ...],
     "Tracker of your own that is told all numbers at once, path/to/file.py:NAME; repeatable. metrics.jsonl is always there.",
+    Role.RUNTIME,
+]
+Verify = Annotated[
+    VerifyInputs,
+    "When large files of the inputs are hashed and compared with their manifests: always, once while they look the same, or never; "
+    "small ones are every time.",
     Role.RUNTIME,
 ]
 Out = Annotated[Path, "Folder to write; it appears when the stage is done.", Role.RUNTIME]
@@ -70,6 +76,7 @@ class StageConfig:
     out: Out
     overwrite: Overwrite = False
     log: Log = ()
+    verify_inputs: Verify = "once"
 
     def __post_init__(self) -> None:
         for field in fields(type(self)):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from gtrturbo.config.common import AT_LEAST_ONE, NOT_NEGATIVE, Device, EnvOptions, Log, Seed, TaskName
+from gtrturbo.config.common import AT_LEAST_ONE, NOT_NEGATIVE, Device, EnvOptions, Log, Seed, TaskName, Verify
 from gtrturbo.config.fields import Role, check, fields
 
 
@@ -58,6 +58,7 @@ class RunConfig:
     device: Device = "auto"
     overwrite: Annotated[bool, "Replace what exists and differs."] = False
     log: Log = ()
+    verify_inputs: Verify = "once"
 
     def __post_init__(self) -> None:
         for field in fields(type(self)):

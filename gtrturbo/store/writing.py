@@ -22,6 +22,7 @@ from gtrturbo.store.ids import artifact_id
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.provenance import Provenance, difference
+from gtrturbo.store.seen import remember
 
 SHARD = ".shard-"
 
@@ -81,11 +82,12 @@ def writing(out: Path, provenance: Provenance | Callable[[], Provenance], *, ove
             for shard in draft.shards:
                 shutil.rmtree(shard)
             draft.timing |= _measured(started)
-            seal(draft, provenance() if callable(provenance) else provenance)
+            files = seal(draft, provenance() if callable(provenance) else provenance)
         except BaseException:
             shutil.rmtree(partial)
             raise
         _replace(partial, out)
+        remember(out, files)
         draft.result = Result(out=out, id=artifact_id(out), metrics=draft.metrics)
         group().broadcast([draft.result.id, draft.metrics])
     finally:
