@@ -24,8 +24,8 @@ Log = Annotated[
 ]
 Verify = Annotated[
     VerifyInputs,
-    "When large files of the inputs are hashed and compared with their manifests: always, once while they look the same, or never; "
-    "small ones are every time.",
+    "When large files of the inputs are hashed and compared with their manifests: always, once while they look the same, or "
+    "never; small ones are every time.",
     Role.RUNTIME,
 ]
 Out = Annotated[Path, "Folder to write; it appears when the stage is done.", Role.RUNTIME]

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.ageing import upgraded
-from gtrturbo.store.files import json_text
+from gtrturbo.store.inside import PlainName
 from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.strict_json import parse_json
 
@@ -29,7 +29,7 @@ class Manifest:
     """What stage.json holds. `config` are knobs only, no paths; `renderer` hashes tokenizer, processor and chat template.
     `plugins` name code of the user's own by option: its `name` and the `sha256` of its file."""
 
-    __pydantic_config__ = ConfigDict(allow_inf_nan=False, extra="forbid", strict=True)
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False, extra="forbid")
 
     format: int
     kind: str
@@ -37,8 +37,8 @@ class Manifest:
     version: str
     config: dict[str, Any]
     inputs: dict[str, str | list[str] | None]
-    files: dict[str, Sha256]
-    metrics: dict[str, float]
+    files: dict[PlainName, Sha256]
+    metrics: dict[str, Annotated[float, Strict()]]
     renderer: Sha256 | None
     plugins: dict[str, dict[str, str]] = field(default_factory=dict)
 
@@ -68,7 +68,7 @@ def read_manifest(path: Path, kind: str | None = None) -> Manifest:
 def _parsed(file: Path, text: bytes) -> Manifest:
     content = parse_json(text)
     _require_format(file, content)
-    manifest = TypeAdapter(Manifest).validate_json(json_text(upgraded(content)))
+    manifest = TypeAdapter(Manifest).validate_python(upgraded(content))
     if manifest.kind not in MADE_BY or manifest.stage not in STAGE_NAMES:
         raise ValueError(f"no stage {manifest.stage!r} that writes {manifest.kind!r} is known")
     return manifest
