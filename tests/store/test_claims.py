@@ -30,7 +30,7 @@ def write(out: Path, content: str = "own", *, overwrite: bool = False) -> None:
 def add(state: Path) -> None:
     with claimed(state) as following:
         (following / "a.txt").write_text("own")
-        replace_sums(state, following, RunningSums(1, "b", [], {}))
+        replace_sums(state, following, RunningSums(2, "b", [], {}), {})
 
 
 WRITERS = {"artifact": write, "state": add}
