@@ -364,7 +364,7 @@ def test_checkpoint_with_tensors_that_the_base_lacks(tmp_path, init):
     tensors = load_file(other / "model.safetensors")
     name = sorted(tensors)[0]
     save_file(tensors | {"model.extra": tensors[name]}, other / "model.safetensors", {"format": "pt"})
-    lines = refused("merge", "--out", tmp_path / "t", "--base", init, other, code=1)
+    lines = refused("merge", "--out", tmp_path / "t", "--base", init, other, "--missing", "error", code=1)
     assert lines == [
         f"checkpoint {other} has 1 tensors that the base lacks (first: model.extra).",
         "merge needs checkpoints of one base.",

@@ -49,6 +49,11 @@ class MergeConfig(StageConfig):
         tuple[str, ...], "Merge only tensors whose name fits, such as model.layers.*; repeatable. Others: the base's."
     ] = ()
     exclude: Annotated[tuple[str, ...], "Leave tensors whose name fits as they are in the base; repeatable."] = ()
+    missing: Annotated[
+        Literal["base", "error"] | None,
+        "Tensors that only the base or only a checkpoint has: base does as the base does, error refuses; if not given, ours, it "
+        "is as in the base, and told, what transformers does not load (mtp.*, inv_freq, value heads), and refused what it does.",
+    ] = None
     adapter_space: Annotated[
         Literal["delta", "factors"],
         "LoRA adapters: delta, ours, merges what they stand for, scale·B·A, exactly. factors merges A and B apart, as PEFT does: "
