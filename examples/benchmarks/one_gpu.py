@@ -27,12 +27,15 @@ FULL_PICTURES = ["image=full"]
 def main(words: list[str] | None = None) -> dict[str, float]:
     """Measure and print; return the numbers."""
     options = _options(words)
-    found = rollout(options)
+    found = _shown(rollout(options))
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    found |= update(options)
+    return found | _shown(update(options))
+
+
+def _shown(found: dict[str, float]) -> dict[str, float]:
     for name, value in found.items():
-        print(f"{name:32s} {value:12.4g}")
+        print(f"{name:32s} {value:12.4g}", flush=True)
     return found
 
 
@@ -57,7 +60,7 @@ def rollout(options: Any) -> dict[str, float]:
 
 
 def _shares(policy: Policy, play: Any) -> dict[str, float]:
-    """Seconds that a rollout passes in prompts (prefill), in token steps and in choosing a token."""
+    """Where a rollout's time goes: prompts (prefill), token steps, and the rest: choosing tokens, rendering, environments."""
     clock = Clock(policy.device)
     with clock.watching([("prefill", Sampler, "_prefill"), ("token step", Sampler, "_step")]):
         total = measure(play, policy.device).seconds
@@ -72,16 +75,8 @@ def _shares(policy: Policy, play: Any) -> dict[str, float]:
 def update(options: Any) -> dict[str, float]:
     """Update on `--turns` turns of an expert."""
     words = ["--device", options.device, "--shape", options.shape, "--lora-rank", str(options.lora_rank), "--task", "points24"]
-    words += [
-        "--env",
-        *FULL_PICTURES,
-        "--turns",
-        str(options.turns),
-        "--epochs",
-        "1",
-        "--minibatch-size",
-        str(options.minibatch_size),
-    ]
+    counts = {"turns": options.turns, "epochs": 1, "minibatch-size": options.minibatch_size}
+    words += ["--env", *FULL_PICTURES, *(f"--{name}={count}" for name, count in counts.items())]
     words += ["--gradient-checkpointing"] if options.gradient_checkpointing else []
     with tempfile.TemporaryDirectory() as folder:
         bench = ppo_step.bench_of(ppo_step.options_of(words), Path(folder))

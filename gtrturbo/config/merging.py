@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from gtrturbo.config.choices import Sign
+from gtrturbo.config.choices import Missing, Sign
 from gtrturbo.config.common import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, StageConfig
 from gtrturbo.config.fields import EachBetween, Role, Seam
 
@@ -50,10 +50,10 @@ class MergeConfig(StageConfig):
     ] = ()
     exclude: Annotated[tuple[str, ...], "Leave tensors whose name fits as they are in the base; repeatable."] = ()
     missing: Annotated[
-        Literal["base", "error"] | None,
-        "Tensors that only the base or only a checkpoint has: base does as the base does, error refuses; if not given, ours, it "
-        "is as in the base, and told, what transformers does not load (mtp.*, inv_freq, value heads), and refused what it does.",
-    ] = None
+        Missing,
+        "Tensors that only the base or only a checkpoint has: error refuses; base does as the base does; dropped, ours, does so "
+        "with what transformers does not load (mtp.*, inv_freq, value heads), tells it, and refuses others.",
+    ] = "dropped"
     adapter_space: Annotated[
         Literal["delta", "factors"],
         "LoRA adapters: delta, ours, merges what they stand for, scale·B·A, exactly. factors merges A and B apart, as PEFT does: "

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from rich.text import Text
 
+from gtrturbo.config.choices import Missing
 from gtrturbo.console import stderr, visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import Adapter, read_adapter
 from gtrturbo.merging.lineage import on_disk
 from gtrturbo.merging.lowrank import factor_sources, module_sources, write_adapter, write_factors
-from gtrturbo.merging.matching import Missing, Pattern, match, names_in_memory
+from gtrturbo.merging.matching import Pattern, match, names_in_memory
 from gtrturbo.merging.naming import tensors_of
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.quantised import require_plain
@@ -39,7 +40,7 @@ class Inputs:
     rank: int
     factors: bool
     pattern: Pattern
-    missing: Missing | None = None
+    missing: Missing = "dropped"
     notes: list[str] = field(default_factory=list)
 
     def sources(self, plan: MergePlan, folder: Path) -> Sources:
@@ -100,7 +101,7 @@ def read_inputs(
     factors: bool,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
-    missing: Missing | None = None,
+    missing: Missing = "dropped",
 ) -> Inputs:
     """Find out of which kind the checkpoints are.
 

@@ -9,14 +9,13 @@ import fnmatch
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from gtrturbo.config.choices import Missing
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.names_in_memory import ModelNames
 from gtrturbo.store.open_files import same_bytes
 from gtrturbo.store.safetensors_files import Layout, TensorEntry
 
-Missing = Literal["base", "error"]
 ONE_BASE = "merge needs checkpoints of one base."
 EITHER = f"{ONE_BASE} --missing base takes from the base what a checkpoint lacks, and leaves out what the base lacks."
 Ask = Callable[[Path], ModelNames | None]
@@ -58,14 +57,14 @@ class Pattern:
                 )
 
 
-def match(base: Layout, other: Layout, pattern: Pattern, *, missing: Missing | None, ask: Ask) -> Match:
+def match(base: Layout, other: Layout, pattern: Pattern, *, missing: Missing, ask: Ask) -> Match:
     """Find what a checkpoint holds of the base's tensors.
 
     Args:
         base, other: what there is.
         pattern: which tensors are merged; others are not looked at.
-        missing: what to do about a tensor that only one of both has: "error" refuses, "base" does as the base does; None does so
-            where transformers would not load the tensor either, and else refuses.
+        missing: what to do about a tensor that only one of both has: "error" refuses, "base" does as the base does; "dropped"
+            does so where transformers would not load the tensor either, and else refuses.
         ask: says how transformers names a folder's tensors, where it knows the model.
 
     Raises:
@@ -112,7 +111,7 @@ class _Pairing:
 
     base: Layout
     other: Layout
-    missing: Missing | None
+    missing: Missing
     ask: Ask
 
     def resolve(self, found: dict[str, TensorEntry], lacking: Sequence[str], extra: Sequence[str]) -> Match:
@@ -138,7 +137,7 @@ class _Pairing:
         """Do as the user wants about what is left."""
         if not lacking and not extra:
             return Match(entries)
-        if self.missing is None:
+        if self.missing != "base":
             raise _differing(self.other.folder, lacking, extra, EITHER)
         return Match(entries, self._told({}, lacking, extra))
 
