@@ -9,15 +9,15 @@ from gtrturbo.store.names import MODEL_CONFIG, QUANTISATION_CONFIGS
 from gtrturbo.store.weight_files import FETCH
 
 FIELDS = ("quantization_config", "compression_config", "quantization")
-PLAIN = "model = AutoModelForCausalLM.from_pretrained(FOLDER{how}); {then}model.save_pretrained(OUT), and merge OUT"
+LOADING = "model = AutoModelForCausalLM.from_pretrained(FOLDER{how}); {then}model.save_pretrained(OUT), and merge OUT"
 AT_LOADING = ", quantization_config={config}(dequantize=True)"
 # transformers' own ways back; what is not here has none, and no way back is exact.
 WAYS_BACK = {
-    "bitsandbytes": PLAIN.format(how="", then="model = model.dequantize(); "),
-    "higgs": PLAIN.format(how="", then="model = model.dequantize(); "),
-    "fp8": PLAIN.format(how=AT_LOADING.format(config="FineGrainedFP8Config"), then=""),
-    "mxfp4": PLAIN.format(how=AT_LOADING.format(config="Mxfp4Config"), then=""),
-    "compressed-tensors": PLAIN.format(how=AT_LOADING.format(config="CompressedTensorsConfig"), then=""),
+    "bitsandbytes": LOADING.format(how="", then="model = model.dequantize(); "),
+    "higgs": LOADING.format(how="", then="model = model.dequantize(); "),
+    "fp8": LOADING.format(how=AT_LOADING.format(config="FineGrainedFP8Config"), then=""),
+    "mxfp4": LOADING.format(how=AT_LOADING.format(config="Mxfp4Config"), then=""),
+    "compressed-tensors": LOADING.format(how=AT_LOADING.format(config="CompressedTensorsConfig"), then=""),
 }
 NO_WAY = "merge the checkpoints as they were before they were quantised, or write their weights dequantised"
 
