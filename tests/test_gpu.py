@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from models.test_decoding import numbers, prompts_of
 from safetensors.numpy import load_file
 
 from gtrturbo.config import EvalConfig, MergeConfig, RunConfig
@@ -68,6 +69,23 @@ def test_log_probs_of_what_a_gpu_sampled_are_those_of_a_cpu(turns_config, tmp_pa
     assert len(played.sample_logprobs) > 8
     for row, sampled in zip(scored, played.sample_logprobs, strict=True):
         np.testing.assert_allclose(row[: len(sampled)], sampled, atol=1e-4)
+
+
+@needs_gpu
+@pytest.mark.parametrize("task", ["numberline", "points24"])
+def test_recorded_token_steps_sample_what_single_ones_do(warm, task):
+    policy = load_policy(warm, device=GPU)
+    prompts, uniforms = prompts_of(policy, 12, task), numbers(12, 40)
+
+    def sampled():
+        return policy.generate(prompts, uniforms, temperature=0.7, max_new_tokens=40)
+
+    recorded = [sampled() for _ in range(2)]  # The second uses the graph of the first.
+    policy.sampler.record = None
+    for single, *others in zip(sampled(), *recorded, strict=True):
+        for other in others:
+            assert single.response_ids.tolist() == other.response_ids.tolist()
+            np.testing.assert_allclose(single.logprobs, other.logprobs, atol=1e-4)
 
 
 @needs_gpu

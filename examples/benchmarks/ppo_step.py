@@ -235,13 +235,14 @@ def flops_per_sample(policy: Policy, transcript: Transcript, *, epochs: int) -> 
 
 def main(words: list[str] | None = None) -> dict[str, float]:
     """Measure and print; return the headline numbers."""
-    options = _options(words)
+    options = options_of(words)
     with tempfile.TemporaryDirectory() as folder:
-        bench = _bench(options, Path(folder))
+        bench = bench_of(options, Path(folder))
         return _compare(bench, options)
 
 
-def _bench(options: Any, folder: Path) -> Bench:
+def bench_of(options: Any, folder: Path) -> Bench:
+    """Build what the options name."""
     if options.shape == "tiny":
         first = execute(InitConfig(out=folder / "init", lora_rank=options.lora_rank)).out
         policy = load_policy(first, device=options.device, trainable=True)
@@ -307,7 +308,7 @@ def _differences(ours: Update, theirs: Update) -> dict[str, float]:
     }
 
 
-def _options(words: list[str] | None) -> Any:
+def options_of(words: list[str] | None) -> Any:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--shape", default="tiny", help="tiny or qwen2.5-vl-7b (random weights)")

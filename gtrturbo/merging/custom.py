@@ -72,13 +72,14 @@ class RuleCombiner:
         for vector, weight in zip(vectors, weights, strict=True):
             mean += weight * vector
         changed = _count_nonzero(vectors)
+        touched = (changed > 0).double()
         if rule.trims:
             vectors = [trim(vector, operand, rule, offset) for vector, operand in zip(vectors, operands, strict=True)]
         kept = _count_nonzero(vectors)
         merged = rule.scale * apply_rule(self._combine, vectors, weights)
         store(rule.base_factor * origin + merged, out)
         conflicts = torch.zeros_like(origin)  # A rule elects no sign that we know of.
-        return chunk_sums((merged * merged, mean * mean, merged * mean, origin * origin, conflicts, kept, changed))
+        return chunk_sums((merged * merged, mean * mean, merged * mean, origin * origin, conflicts, kept, changed, touched))
 
 
 def _count_nonzero(vectors: Sequence[Tensor]) -> Tensor:

@@ -60,6 +60,7 @@ class Merge:
     reports: dict[str, list[np.ndarray]] = field(default_factory=dict)
     weights: dict[str, tuple[float, ...]] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
+    sums: dict[str, str] = field(default_factory=dict)
     _paths: dict[str, Path] = field(default_factory=dict)
     _caches: dict[tuple[str, int], ProductCache] = field(default_factory=dict)
     _hashers: dict[str, Hasher] = field(default_factory=dict)
@@ -78,10 +79,11 @@ class Merge:
                 self._make_caches(room_for_products(threads))
                 WorkerPool(threads).run(self._add_jobs)
         except BaseException:
-            for hasher in self._hashers.values():
+            for hasher in [*self._hashers.values(), *([self.accumulators] if self.accumulators else [])]:
                 hasher.give_up()
             raise
         self._caches.clear()
+        self.sums = self.accumulators.hashes() if self.accumulators else {}
         self.hashes = {name: hasher.digest() for name, hasher in self._hashers.items()}
         weights = {target.name: self.weights.get(target.name, self.plan.weights) for target in self.sources.targets}
         return [

@@ -14,7 +14,7 @@ from gtrturbo.store.open_files import StoredTile
 # Entries in memory, or still in a file: the kernel reads them then.
 Tile = np.ndarray | StoredTile
 CHUNK = 1 << 14  # entries per row of sums, so that what is reported does not depend on how the work was cut
-SUMS = 7
+SUMS = 8
 TABLES = 4
 BINS = 1 << 16
 
@@ -120,7 +120,7 @@ class Combiner(Protocol):
                 extended, written back. [4, n] float64
 
         Returns: per chunk, with s = Σ w_i d_i: ‖m‖², ‖s‖², ⟨m, s⟩, ‖base‖², entries with both signs, entries kept and entries
-        changed (both over all operands) [chunks, SUMS]; None if an entry is not finite.
+        changed (both over all operands), and entries that any operand changed [chunks, SUMS]; None if an entry is not finite.
 
         Raises:
             RuleFailed: a rule of the user's own does.

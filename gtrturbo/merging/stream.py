@@ -74,7 +74,7 @@ def stream(
         error = inputs.finish(files, sources, folder)
     idle = sum(low == 0 for low, _ in merge.thresholds.values())
     extra = {} if error is None else {"rank_error": rounded(error)}
-    return Outcome(reports, kernel.name, merge.hashes, plan.shares, idle=idle, extra=extra)
+    return Outcome(reports, kernel.name, merge.hashes, plan.shares, idle=idle, extra=extra, sums=merge.sums)
 
 
 def _verify(

@@ -69,6 +69,7 @@ class TorchKernel:
         if not torch.isfinite(origin).all():
             return None
         zero = torch.zeros_like(origin)
+        touched = torch.zeros_like(origin, dtype=torch.bool)
         sums = [zero.clone() for _ in range(4)] if state is None else list(wide(state.reshape(4, -1), self.device) * decay)
         mean, ballot, kept, changed = zero.clone(), zero.clone(), zero.clone(), zero.clone()
         for operand in operands:
@@ -78,6 +79,7 @@ class TorchKernel:
             mean += operand.weight * d
             moved = (d != 0).double()
             changed += moved
+            touched |= d != 0
             if rule.trims:
                 d = trim(d, operand, rule, offset)
                 moved = (d != 0).double()
@@ -92,7 +94,7 @@ class TorchKernel:
         merged, conflicts = self._elect(sums, mean, ballot, rule)
         merged *= rule.scale
         store(rule.base_factor * origin + merged, out)
-        rows = (merged * merged, mean * mean, merged * mean, origin * origin, conflicts, kept, changed)
+        rows = (merged * merged, mean * mean, merged * mean, origin * origin, conflicts, kept, changed, touched.double())
         return chunk_sums(rows)
 
     def _elect(self, sums: list[Tensor], mean: Tensor, ballot: Tensor, rule: TileRule) -> tuple[Tensor, Tensor]:

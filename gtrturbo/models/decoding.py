@@ -18,8 +18,10 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationMixin
 from transformers.cache_utils import DynamicLayer
 
+from gtrturbo.models.adapter_compute import adapter_precision
 from gtrturbo.models.inputs import Positions, to_device
 from gtrturbo.models.renderer import Prompt, collate, padded_length
+from gtrturbo.models.token_graph import SLOTS, Record, TokenGraph, capture
 
 # On a CPU in float32 a row of a matrix product was measured to have the same bits in every product of at least four rows, and
 # attention to have them at one length of the sequence, padding included. So the rows of one batch have one length, which is
@@ -47,6 +49,7 @@ class _Rows:
     positions: Tensor | None  # [..., B, P] in the first pass, then [..., B, 1], of the newest token
     length: int  # tokens in the cache after the coming pass
     logits: Tensor  # [B, V], of each row's next token
+    graph: TokenGraph | None = None  # what makes the steps, on a GPU; rows do not leave it, as they cost next to nothing there
 
     def keep(self, rows: Tensor) -> None:
         """Keep these rows, in this order; a row may be named twice."""
@@ -78,6 +81,10 @@ class Sampler:
         mixin: Any = GenerationMixin
         self._prepares = type(self.model).prepare_inputs_for_generation is not mixin.prepare_inputs_for_generation
         self._positions = Positions(self.model)
+        self.precision = adapter_precision(model)
+        # How token steps are recorded; None makes each from Python, as on a CPU, where that costs little.
+        self.record: Record | None = capture if self.model.device.type == "cuda" else None
+        self._graph: TokenGraph | None = None
 
     @torch.inference_mode()
     def sample(
@@ -114,7 +121,7 @@ class Sampler:
             ended |= ids[rows, step] == self.end_id
             if ended.all() or step == max_new_tokens - 1:
                 break
-            if ended.mean() >= ENDED_SHARE and _can_leave(batch.cache):
+            if batch.graph is None and ended.mean() >= ENDED_SHARE and _can_leave(batch.cache):
                 kept = _at_least(np.flatnonzero(~ended), self.fewest_rows)
                 if len(kept) < len(rows):
                     rows, ended = rows[kept], ended[kept]
@@ -143,10 +150,28 @@ class Sampler:
         if wanted != different:
             place = {prompt: index for index, prompt in enumerate(different)}
             batch.keep(torch.tensor([place[prompt] for prompt in wanted], device=self.model.device))
+        batch.graph = self._recorded(batch, max_new_tokens)
         return batch
+
+    def _recorded(self, batch: _Rows, max_new_tokens: int) -> TokenGraph | None:
+        """Load rows into the last graph, or into a new one where they are other in number or length; None where none can be."""
+        plain = self._ready_masks and not self._prepares and _all_see_all(batch.cache)
+        if self.record is None or batch.positions is None or not plain:
+            return None
+        slots = -(-(batch.length + max_new_tokens) // SLOTS) * SLOTS
+        if self._graph is None or not self._graph.fits(batch.positions, slots):
+            self._graph = None  # Its memory is free before the next one takes its own.
+            self._graph = TokenGraph(
+                self.model, batch.cache, batch.positions, slots=slots, precision=self.precision, record=self.record
+            )
+        self._graph.load(batch.cache, batch.mask, batch.positions, length=batch.length)
+        return self._graph
 
     def _step(self, batch: _Rows, chosen: Tensor) -> None:
         """Feed each row its chosen token, [B, 1]."""
+        if batch.graph is not None:
+            batch.logits = batch.graph.step(chosen)
+            return
         batch.length += 1
         if batch.positions is not None:
             batch.positions = batch.positions + 1
@@ -164,7 +189,8 @@ class Sampler:
             if mask is not None and not first and self._ready_masks and _all_see_all(batch.cache):
                 inputs["attention_mask"] = mask[:, None, None]  # What the model would make of it at every step.
         # More than one position, for FEWEST_ROWS: the output head's product has one row per prompt and position.
-        logits = self.model(**inputs, logits_to_keep=self.fewest_rows if first else 1).logits
+        with self.precision():
+            logits = self.model(**inputs, logits_to_keep=self.fewest_rows if first else 1).logits
         batch.logits = logits[:, -1]
 
     def _cut(self, ids: np.ndarray, logprobs: np.ndarray, *, longest: int) -> Sample:

@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicLayer
 
 from gtrturbo.algorithms.tokens import gather_logprobs, linear_logprobs
 from gtrturbo.algorithms.vocabulary import LogitsReader, read_linear, read_logits
+from gtrturbo.models.adapter_compute import adapter_precision
 from gtrturbo.models.budget import LOGIT_CHUNK, logit_chunk
 from gtrturbo.models.inputs import Positions, following, to_device
 from gtrturbo.models.renderer import Prompt, append_responses, collate, stack_responses
@@ -72,6 +73,7 @@ class Scorer:
         self.forbidden = forbidden
         self.shares_prompts = True
         self._positions = Positions(self.model)
+        self.precision = adapter_precision(model)
         self._ends_in_head: bool | None = None
 
     def score(
@@ -151,7 +153,8 @@ class Scorer:
         hook = self.model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         settings = {name: value for name, value in settings.items() if value is not None}
         try:
-            logits = self.model(**to_device(self.model, batch), logits_to_keep=positions, **settings).logits
+            with self.precision():
+                logits = self.model(**to_device(self.model, batch), logits_to_keep=positions, **settings).logits
         finally:
             hook.remove()
         return _Predicted(seen[0][:, -positions:], logits[:, -positions:])

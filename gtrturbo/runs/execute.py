@@ -5,10 +5,12 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from gtrturbo.analysis.history import check_sources, own_code, record_run
 from gtrturbo.config import RunConfig
+from gtrturbo.console import stderr
 from gtrturbo.distributed.children import run_child
 from gtrturbo.distributed.processes import world
 from gtrturbo.errors import GtrTurboError
@@ -18,6 +20,8 @@ from gtrturbo.runs.script import command
 from gtrturbo.runs.warm_start import check_tasks
 from gtrturbo.stages import execute, existing, stage_of
 from gtrturbo.store.draft import Result
+from gtrturbo.store.ids import artifact_id
+from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.pruned import prune
 from gtrturbo.store.run_cache import caching
 
@@ -44,7 +48,7 @@ def run(config: RunConfig, *, on_step: Callable[[Step, Result, float], None] | N
             results.append(execute_alone(step) if config.subprocess else execute(step.config))
             if on_step:
                 on_step(step, results[-1], time.monotonic() - started)
-            _prune(due.get(position, []))
+            _prune(due.get(position, []), results, config.out)
     if world().first:
         record_run(config, replace=True, own=own)  # By now all that is there is known to be of these settings.
     return results
@@ -55,9 +59,16 @@ def _check_world(config: RunConfig) -> None:
         raise GtrTurboError("--subprocess starts processes of its own, not torchrun's.", "leave one of the two out.")
 
 
-def _prune(old: list[Any]) -> None:
+def _prune(old: list[Any], results: list[Result], run: Path) -> None:
+    made = {result.out: result.id for result in results}
     for config in old if world().first else []:
-        prune(config.out, leftovers(config), remake=command(Step(stage_of(config), replace(config, overwrite=True))))
+        remake = command(Step(stage_of(config), replace(config, overwrite=True)))
+        own = artifact_id(config.out) == made[config.out]
+        kept = prune(config.out, leftovers(config), remake=remake, within=run) if own else [MANIFEST]
+        if kept:
+            stderr.print(
+                f"{config.out} is not pruned: {', '.join(kept)} is not what this run made.", style="yellow", soft_wrap=True
+            )
 
 
 def execute_alone(step: Step) -> Result:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.config import MergeConfig
+from gtrturbo.console import stderr, visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.lineage import find_base, on_disk
 from gtrturbo.merging.methods import method_of, require_built_in
@@ -109,7 +110,11 @@ def _has_base(config: MergeConfig) -> bool:
 
 def remembered_hashes(config: MergeConfig) -> AbstractContextManager[None]:
     """Keep the hashes of the files of others in the merge's cache, if it has one."""
-    return remembering_hashes(config.cache / HASHES if config.cache else None)
+    return remembering_hashes(config.cache / HASHES if config.cache else None, _tell)
+
+
+def _tell(said: str) -> None:
+    stderr.print(visible(said), style="yellow")
 
 
 def held_checkpoints(config: MergeConfig) -> dict[str, list[str]]:

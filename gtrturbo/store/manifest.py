@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.ageing import upgraded
+from gtrturbo.store.inside import PlainName
 from gtrturbo.store.names import MANIFEST
 
 MANIFEST_FORMAT = 1
@@ -32,7 +33,7 @@ class Manifest:
     version: str
     config: dict[str, Any]
     inputs: dict[str, Any]
-    files: dict[str, str]
+    files: dict[PlainName, str]
     metrics: dict[str, float]
     renderer: str | None
     plugins: dict[str, dict[str, str]] = field(default_factory=dict)

@@ -1,14 +1,17 @@
 """Pruned files: what was removed of a finished artifact on purpose, and what is missing or changed without that."""
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.files import list_files, save_json
 from gtrturbo.store.ids import sha256_file
+from gtrturbo.store.inside import PlainName, open_inside, remove_inside
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import PRUNED
 
@@ -18,27 +21,46 @@ class Pruned:
     """What pruned.json holds: files that were removed on purpose, with the hashes that the manifest gives them, and the command
     that makes them again."""
 
-    files: dict[str, str]
+    files: dict[PlainName, str]
     remake: str
 
 
-def prune(folder: Path, names: Iterable[str], *, remake: str) -> None:
+def prune(folder: Path, names: Iterable[str], *, remake: str, within: Path | None = None) -> list[str]:
     """Remove files of a finished artifact for good, and record it beside them: the manifest, and with it the id, stays.
 
     The record is there before the first file goes, so a process that is killed in between leaves no file that seems lost;
-    called again, it removes the rest.
+    called again, it removes the rest. Only what was made with the artifact goes: a file whose content is not what the manifest
+    says stays, and so does what is reached through a link.
 
     Args:
         folder: the artifact.
-        names: of its files; those that its manifest does not name are left alone.
+        names: of its files; those that its manifest does not name are left alone, whatever the record of pruned ones holds.
         remake: command that makes them again, for whoever needs them after all.
+        within: folder that the artifact lies in, from which on no link is followed; the artifact's own if not given.
+
+    Returns: names that stay although the manifest has them.
     """
+    root = within or folder
     manifest, before = read_manifest(folder), _read_pruned(folder)
-    files = before.files | {name: manifest.files[name] for name in names if name in manifest.files}
+    named = {name: str(folder.relative_to(root) / name) for name in names if name in manifest.files}
+    found = {name: _found(root, path, manifest.files[name]) for name, path in named.items()}
+    files = before.files | {name: manifest.files[name] for name in named if found[name] != "foreign"}
     if files != before.files:
         save_json(folder / PRUNED, {"files": files, "remake": remake})
-    for name in files:
-        (folder / name).unlink(missing_ok=True)
+    for name, path in named.items():
+        if found[name] == "own":
+            remove_inside(root, path)
+    return [name for name in named if found[name] == "foreign"]
+
+
+def _found(root: Path, name: str, sha256: str) -> Literal["own", "gone", "foreign"]:
+    try:
+        with open_inside(root, name) as file:
+            return "own" if hashlib.file_digest(file, "sha256").hexdigest() == sha256 else "foreign"
+    except FileNotFoundError:
+        return "gone"
+    except GtrTurboError:
+        return "foreign"
 
 
 def pruned_files(folder: Path) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, ConfigDict, Field, TypeAdapter, ValidationError
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.store.inside import PlainName
 
 Message = dict[str, Any]
 
@@ -24,7 +25,7 @@ class Successor:
     """The state after a truncated turn, which would have gone on: what the policy would have been given next."""
 
     messages: list[Message]
-    images: list[str]
+    images: list[PlainName]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Turn:
     turn: int
     seed: int
     messages: list[Message]
-    images: list[str]
+    images: list[PlainName]
     action: str | None
     executed: str | None
     legal: bool
@@ -76,7 +77,7 @@ class Demo:
     __pydantic_config__ = ConfigDict(allow_inf_nan=False, extra="forbid")
 
     messages: list[Message]
-    images: list[str]
+    images: list[PlainName]
     masked_spans: Annotated[list[tuple[int, int]], _named("masked_spans", "unlearned")]
 
 

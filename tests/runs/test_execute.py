@@ -232,7 +232,10 @@ def run_until(words: list[str], folder: Path, deadly: str | None, deed: str = "o
     os.environ["HF_HUB_OFFLINE"] = "1"
 
     def die(event: str, details: tuple) -> None:
-        if event == deed and deadly and str(details[0]).endswith(deadly):
+        if event != deed:
+            return
+        above = f"{os.readlink(f'/proc/self/fd/{details[1]}')}/" if event == "os.remove" and details[1] >= 0 else ""
+        if deadly and f"{above}{details[0]}".endswith(deadly):
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(die)

@@ -1,6 +1,9 @@
 """Pruning: what may go when, and that an artifact whose files were pruned is still itself."""
 
+import hashlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +13,11 @@ import pytest
 
 from gtrturbo.config import EvalConfig, MergeConfig, PpoStepConfig, RunConfig
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.runs.execute import _prune
 from gtrturbo.runs.plan import plan
 from gtrturbo.runs.pruning import leftovers, schedule
 from gtrturbo.stages import execute, read_by
+from gtrturbo.store.draft import Result
 from gtrturbo.store.ids import artifact_id
 from gtrturbo.store.names import PRUNED
 from gtrturbo.store.provenance import Provenance
@@ -190,3 +195,81 @@ def test_a_stage_that_reads_pruned_files_names_the_command_that_makes_them_again
     assert error.value.what == f"model.safetensors of {tmp_path}/teacher was pruned, and eval reads it."
     assert error.value.fix == "make it again with: gtrturbo merge --out teacher --overwrite"
     assert not (tmp_path / "e").exists()
+
+
+# Whose
+
+
+def planted(folder: Path, files: dict[str, str]) -> None:
+    manifest = json.loads((folder / "stage.json").read_text())
+    (folder / "stage.json").write_text(json.dumps(manifest | {"files": manifest["files"] | files}))
+
+
+def victim(tmp_path: Path) -> Path:
+    (tmp_path / "elsewhere").mkdir(exist_ok=True)
+    file = tmp_path / "elsewhere" / "optimizer.safetensors"
+    file.write_text("content of optimizer.safetensors")
+    return file
+
+
+@pytest.mark.parametrize("name", ["../elsewhere/optimizer.safetensors", "optimizer/../../elsewhere/optimizer.safetensors"])
+def test_names_in_manifest_and_record_that_lead_elsewhere_are_refused(tmp_path, name):
+    file = victim(tmp_path)
+    for names in (name, str(file)):
+        write(tmp_path / "c")
+        (tmp_path / "c" / PRUNED).write_text(json.dumps({"files": {names: "0"}, "remake": ""}))
+        with pytest.raises(GtrTurboError, match=r"pruned\.json is damaged: .*no plain name"):
+            prune(tmp_path / "c", ["optimizer.safetensors"], remake="")
+        (tmp_path / "c" / PRUNED).unlink()
+        planted(tmp_path / "c", {names: "0"})
+        with pytest.raises(GtrTurboError, match=r"stage\.json is damaged: .*no plain name"):
+            prune(tmp_path / "c", [names], remake="")
+        shutil.rmtree(tmp_path / "c")
+    assert file.exists()
+
+
+def test_the_record_of_pruned_files_removes_nothing(tmp_path):
+    write(tmp_path / "c")
+    (tmp_path / "c" / PRUNED).write_text(json.dumps({"files": {"config.json": "0", "model.safetensors": "0"}, "remake": ""}))
+    prune(tmp_path / "c", ["optimizer.safetensors"], remake="")
+    assert {"config.json", "model.safetensors"} <= {path.name for path in (tmp_path / "c").iterdir()}
+
+
+def test_a_file_that_others_put_in_the_place_of_a_pruned_one_stays(tmp_path):
+    write(tmp_path / "c")
+    (tmp_path / "c" / "optimizer.safetensors").write_text("mine")
+    assert prune(tmp_path / "c", ["optimizer.safetensors"], remake="") == ["optimizer.safetensors"]
+    assert (tmp_path / "c" / "optimizer.safetensors").read_text() == "mine" and not (tmp_path / "c" / PRUNED).exists()
+
+
+def test_no_link_in_the_place_of_file_artifact_or_folder_is_followed(tmp_path):
+    file = victim(tmp_path)
+    run = tmp_path / "run"
+    write(run / "checkpoints" / "c")
+    (run / "checkpoints" / "c" / "optimizer.safetensors").unlink()
+    (run / "checkpoints" / "c" / "optimizer.safetensors").symlink_to(file)
+    assert prune(run / "checkpoints" / "c", ["optimizer.safetensors"], remake="", within=run) == ["optimizer.safetensors"]
+    write(tmp_path / "other" / "d")
+    (run / "links").symlink_to(tmp_path / "other")
+    (run / "checkpoints" / "d").symlink_to(tmp_path / "other" / "d")
+    for folder in (run / "links" / "d", run / "checkpoints" / "d"):
+        assert prune(folder, ["optimizer.safetensors"], remake="", within=run) == ["optimizer.safetensors"]
+    assert file.exists() and (tmp_path / "other" / "d" / "optimizer.safetensors").exists()
+    assert not list(tmp_path.rglob(PRUNED))
+
+
+def test_a_hard_link_loses_its_name_here_and_its_content_nowhere(tmp_path):
+    write(tmp_path / "c")
+    os.link(tmp_path / "c" / "optimizer.safetensors", tmp_path / "kept")
+    prune(tmp_path / "c", ["optimizer.safetensors"], remake="")
+    assert (tmp_path / "kept").read_text() == "content of optimizer.safetensors"
+
+
+def test_an_artifact_whose_manifest_changed_meanwhile_is_not_pruned(tmp_path, capsys):
+    before = write(tmp_path / "c")
+    (tmp_path / "c" / "optimizer-mine").write_text("mine")
+    planted(tmp_path / "c", {"optimizer-mine": hashlib.sha256(b"mine").hexdigest()})
+    config = PpoStepConfig(out=tmp_path / "c", checkpoint=tmp_path, rollouts=tmp_path)
+    _prune([config], [Result(tmp_path / "c", before, {})], tmp_path)
+    assert (tmp_path / "c" / "optimizer-mine").read_text() == "mine"
+    assert "c is not pruned: stage.json is not what this run made." in capsys.readouterr().err
