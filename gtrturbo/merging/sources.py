@@ -2,12 +2,13 @@
 
 import fnmatch
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import Adapter
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, Zeros
+from gtrturbo.merging.plan import MergePlan
 from gtrturbo.store.open_files import Files
 from gtrturbo.store.safetensors_files import Layout, TensorEntry
 
@@ -21,13 +22,14 @@ BLOCK = 1 << 18
 class Target:
     """One tensor to merge: where it goes, what it is measured from, and one part per checkpoint that moved it.
 
-    `step`: entries per tile.
+    `step`: entries per tile. `plan`: of this tensor, where it has one of its own.
     """
 
     entry: TensorEntry
     base: Full | BaseWithAdapter | Zeros
     parts: tuple[Full | LowRank, ...]
     step: int
+    plan: MergePlan | None = None
 
     @property
     def name(self) -> str:
@@ -209,3 +211,12 @@ def _replacement(adapter: Adapter, name: str, entry: TensorEntry) -> TensorEntry
     if found.shape != entry.shape or not found.is_float:
         raise GtrTurboError(f"{name} in {adapter.folder} has shape {list(found.shape)}, in the base {list(entry.shape)}.")
     return found
+
+
+def in_whole_rows(sources: Sources, plan: MergePlan) -> Sources:
+    """Cut tiles between rows, where a rule wants whole ones."""
+    rule = plan.method.rule
+    if rule is None or rule.rows is None:
+        return sources
+    targets = [(target, max(1, rule.row_width(target.entry.shape))) for target in sources.targets]
+    return replace(sources, targets=tuple(replace(each, step=max(1, each.step // width) * width) for each, width in targets))
