@@ -22,7 +22,7 @@ from gtrturbo.store.inside import open_inside
 FORMATS = {b"\x89PNG\r\n\x1a\n": PngImageFile, b"\xff\xd8\xff": JpegImageFile}
 # A square of 4096, above what a Qwen2.5-VL takes at all (16,384 patches of 28 × 28 pixels); decoded in half a second.
 MOST_PIXELS = 1 << 24
-MOST_BYTES = 1 << 26
+MOST_FILE_BYTES = 1 << 26
 # What Pillow raises of files that are cut off or damaged.
 DAMAGES = (OSError, EOFError, SyntaxError, ValueError, TypeError, IndexError, KeyError, struct.error, zlib.error)
 
@@ -55,9 +55,9 @@ def _opened(folder: Path, name: str) -> Iterator[tuple[PngImageFile | JpegImageF
     """Yield a picture whose header was read, and the bytes of its file."""
     try:
         with open_inside(folder, name) as file:
-            content = file.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
-            raise ValueError(f"it has more than {MOST_BYTES} bytes")
+            content = file.read(MOST_FILE_BYTES + 1)
+        if len(content) > MOST_FILE_BYTES:
+            raise ValueError(f"it has more than {MOST_FILE_BYTES} bytes")
         reader = next((reader for start, reader in FORMATS.items() if content.startswith(start)), None)
         if reader is None:
             raise ValueError("it is neither PNG nor JPEG")
