@@ -132,7 +132,7 @@ def trim(d: Tensor, operand: Operand, rule: TileRule, offset: int) -> Tensor:
     d = d.where((magnitude >= operand.low) & (magnitude <= operand.high), 0.0)
     if rule.keep < 1:
         index = torch.arange(offset + 1, offset + 1 + len(d), dtype=torch.int64, device=d.device)
-        d = torch.where(_uniform(operand.key, index) < rule.keep, d / rule.keep, 0.0)
+        d = torch.where(uniform(operand.key, index) < rule.keep, d / rule.keep, 0.0)
     return d
 
 
@@ -153,10 +153,10 @@ def chunk_sums(rows: Sequence[Tensor]) -> np.ndarray:
 
 def random_mask(key: int, entries: int, keep: float) -> Tensor:
     """Say which entries of a tensor a random drop keeps, each with probability `keep`; decided by key and index alone."""
-    return _uniform(key, torch.arange(1, entries + 1, dtype=torch.int64)) < keep
+    return uniform(key, torch.arange(1, entries + 1, dtype=torch.int64)) < keep
 
 
-def _uniform(key: int, index: Tensor) -> Tensor:
+def uniform(key: int, index: Tensor) -> Tensor:
     """Splitmix64 of key and index as numbers in [0, 1); torch's int64 wraps as uint64 does, only shifts need care."""
     word = _signed(key) + index * _signed(0x9E3779B97F4A7C15)
     word = (word ^ _right(word, 30)) * _signed(0xBF58476D1CE4E5B9)

@@ -18,6 +18,7 @@ from gtrturbo.merging.card import ModelCard
 from gtrturbo.merging.incremental import add_to_state
 from gtrturbo.merging.inputs import Inputs, read_inputs
 from gtrturbo.merging.outcome import Outcome, most_moved
+from gtrturbo.merging.parameters import parse_parameters
 from gtrturbo.merging.plan import MergePlan, MergeSettings, make_plan
 from gtrturbo.merging.preview import preview_of, require_room
 from gtrturbo.merging.recursion import merge_recursively
@@ -38,8 +39,8 @@ from gtrturbo.stages import done, provenance
 from gtrturbo.stages.resolve import borrows_layout, require_fitting, state_settings
 from gtrturbo.store.draft import Draft, Result
 from gtrturbo.store.ids import artifact_id
-from gtrturbo.store.names import MODEL_INDEX
 from gtrturbo.store.provenance import Provenance
+from gtrturbo.store.safetensors_files import read_layout
 from gtrturbo.store.writing import writing
 
 CARD = "README.md"
@@ -92,6 +93,7 @@ def _inputs(config: MergeConfig, base: Path) -> Inputs:
         factors=config.adapter_space == "factors",
         include=config.include,
         exclude=config.exclude,
+        missing=config.missing,
     )
 
 
@@ -104,6 +106,8 @@ def _settings(config: MergeConfig) -> MergeSettings:
         normalize=config.normalize,
         sign=config.sign,
         gamma=config.gamma,
+        own=parse_parameters(config.parameters),
+        trim=config.trim,
     )
 
 
@@ -155,7 +159,7 @@ def _merged(config: MergeConfig, inputs: Inputs, folder: Path, given: _Given) ->
     plan = _plan(config)
     sources = inputs.sources(plan, folder)
     known = None
-    if config.cache and plan.measures == "ranks":  # Else the ids need not be known before the work.
+    if config.cache and plan.measures == "ranks" and plan.trim == "tensor":  # Else the ids need not be known before the work.
         ids = given().inputs
         known = cache_of(config.cache, plan, base=ids["base"], checkpoints=ids["checkpoints"])
     return stream(plan, inputs, sources, folder, _how(config), cache=known, extra_jobs=given.jobs)
@@ -180,8 +184,8 @@ def _copy_beside(base: Path, inputs: Inputs, folder: Path) -> None:
     """Copy what belongs to the model from the model, and what renders prompts from the base, which may be an adapter."""
     if not inputs.as_adapter:
         copy_side_files(inputs.under, folder)
-        if (inputs.under / MODEL_INDEX).is_file():
-            shutil.copyfile(inputs.under / MODEL_INDEX, folder / MODEL_INDEX)
+        if index := read_layout(inputs.under).index:
+            shutil.copyfile(inputs.under / index, folder / index)
     copy_renderer(base, folder)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.safetensors_files import FLOATS, TensorEntry
 
+COMPARED = 1 << 22  # bytes
 MOST_OPEN, FEWEST_OPEN = 256, 8
 
 
@@ -136,10 +137,10 @@ class Files:
                 pass
 
     def create(self, path: Path, header: bytes, size: int) -> None:
-        """Make a file of its final size with its header, so that a full disk is found before the work."""
+        """Make a file that was not there, of its final size, with its header, so that a full disk is found before the work."""
         with self._lock:
-            self._open[path] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-            self._flags[path] = os.O_RDWR
+            self._open[path] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+            self._flags[path] = os.O_RDWR | os.O_NOFOLLOW
         with self._held(path) as descriptor:
             os.posix_fallocate(descriptor, 0, max(1, size))
             os.pwrite(descriptor, header, 0)
@@ -185,6 +186,17 @@ def read_tensor(files: Files, entry: TensorEntry) -> np.ndarray:
     flat = np.empty(entry.entries, FLOATS[entry.dtype])
     files.read(entry, 0, flat)
     return flat.reshape(entry.shape)
+
+
+def same_bytes(a: TensorEntry, b: TensorEntry) -> bool:
+    """Tell whether two tensors are the same, byte for byte."""
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    with a.file.open("rb") as ours, b.file.open("rb") as theirs:
+        ours.seek(a.start)
+        theirs.seek(b.start)
+        pieces = [min(COMPARED, a.size - first) for first in range(0, a.size, COMPARED)]
+        return all(ours.read(size) == theirs.read(size) for size in pieces)
 
 
 def widen(values: np.ndarray) -> np.ndarray:
