@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,8 +18,9 @@ from gtrturbo.plugins import Plugin, is_outside, load
 from gtrturbo.store.files import save_json
 from gtrturbo.store.ids import short
 from gtrturbo.store.manifest import Manifest, read_manifest
-from gtrturbo.store.names import MANIFEST, METRICS_LOG, TIMING, TURNS
-from gtrturbo.store.records import Turn, read_rows
+from gtrturbo.store.names import MANIFEST, METRICS_LOG, TIMING
+from gtrturbo.store.records import Turn
+from gtrturbo.store.turns import read_turns
 
 RECORD = "run.json"
 # Where and how to work, not what: the rest names a run.
@@ -119,9 +119,7 @@ class Entry:
 
         Raises: GtrTurboError: they are gone, or damaged.
         """
-        if not (self.path / TURNS).is_file():
-            raise GtrTurboError(f"{self.path / TURNS} is missing.", f"see: gtrturbo show {shlex.quote(str(self.path))} --check")
-        return list(read_rows(self.path / TURNS, Turn))
+        return read_turns(self.path)
 
     def episodes(self) -> list[list[Turn]]:
         return by_episode(self.turns())

@@ -301,16 +301,16 @@ def update(warm, tmp_path):
 
 
 def test_an_update_weighs_each_token_by_how_much_the_server_differs(rollout, served, update, critic):
-    with serving(served, off=0.4) as fake:
+    with serving(served, off=-0.4) as fake:
         turns = rollout(fake)
     transcript = read_transcript(turns, served.renderer)
     samples, metrics = prepare(update(turns), critic, transcript)
     assert samples.importance is not None
     lengths = [len(ids) for ids in transcript.tokens.response_ids]
-    assert metrics["sampler_trainer_gap_kl"] == pytest.approx(0.4, abs=1e-4)
+    assert metrics["sampler_trainer_gap_kl"] == pytest.approx(-0.4, abs=1e-4)
     assert (metrics["importance_truncated"], metrics["effective_sample_size"]) == (0.0, pytest.approx(1.0, abs=1e-5))
     for row, length in enumerate(lengths):
-        assert samples.importance.weights[row, :length].numpy() == pytest.approx(np.exp(-0.4), abs=1e-4)
+        assert samples.importance.weights[row, :length].numpy() == pytest.approx(np.exp(0.4), abs=1e-4)
 
 
 def test_weights_scale_gradients_and_leave_the_first_ratio_alone(rollout, served, update, critic):
@@ -335,14 +335,14 @@ def test_weights_scale_gradients_and_leave_the_first_ratio_alone(rollout, served
 
 
 def test_a_server_that_plays_another_model_is_not_trained_on(rollout, served, update):
-    with serving(served, off=0.7) as fake:
+    with serving(served, off=-0.7) as fake:
         turns = rollout(fake)
     with pytest.raises(GtrTurboError, match=r"the vllm server's log-probs are 0\.70 nats per token from the trainer's"):
         execute(update(turns))
 
 
 def test_a_step_on_a_servers_turns_starts_at_ratio_one(rollout, served, update):
-    with serving(served, off=0.2) as fake:
+    with serving(served, off=-0.2) as fake:
         out = execute(update(rollout(fake), minibatch_size=4, epochs=1)).out
     metrics = read_manifest(out).metrics
     assert metrics["first_ratio_error"] == 0 and metrics["sampler_trainer_gap_mean"] == pytest.approx(0.2, abs=1e-4)
