@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.text import Text
 
 from gtrturbo.config.choices import Missing
-from gtrturbo.console import stderr, visible
+from gtrturbo.console import stderr
+from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import Adapter, read_adapter
 from gtrturbo.merging.lineage import on_disk
