@@ -71,7 +71,7 @@ def stream(
             cache.remember(merge.thresholds)
         if how.verify and not accumulators:
             _verify(plan, sources, files, folder, seeds, count=how.verify)
-        error = inputs.finish(files, sources, folder)
+        error = inputs.finish(plan, files, sources, folder)
     idle = sum(low == 0 for low, _ in merge.thresholds.values())
     extra = {} if error is None else {"rank_error": rounded(error)}
     return Outcome(reports, kernel.name, merge.hashes, plan.shares, idle=idle, extra=extra)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.files import save_json
 from gtrturbo.store.names import (
     ADAPTER_CONFIG,
@@ -37,8 +38,22 @@ def is_adapter(path: Path) -> bool:
     return (path / ADAPTER_CONFIG).is_file()
 
 
+def names_base(path: Path) -> bool:
+    """Tell whether an adapter names the model under it; PEFT writes null for one that was built in memory."""
+    return bool(adapter_config(path).get("base_model_name_or_path"))
+
+
 def base_of(path: Path) -> str:
-    """Name the model under an adapter: a folder relative to the adapter's own, else a folder or hub id as it stands."""
+    """Name the model under an adapter: a folder relative to the adapter's own, else a folder or hub id as it stands.
+
+    Raises:
+        GtrTurboError: it names none.
+    """
+    if not names_base(path):
+        raise GtrTurboError(
+            f"{path / ADAPTER_CONFIG} does not name the model that the adapter is for.",
+            "write it there as base_model_name_or_path; merge takes it from --base, too.",
+        )
     named = adapter_config(path)["base_model_name_or_path"]
     beside = path / named
     return str(beside) if beside.is_dir() else named
