@@ -26,25 +26,37 @@ def slerp_coefficients(gram: np.ndarray, *, t: float, lerp_above: float = 0.9995
     return [math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)]
 
 
-def multislerp_coefficients(gram: np.ndarray, weights: Sequence[float]) -> list[float]:
+def multislerp_coefficients(
+    gram: np.ndarray, weights: Sequence[float], *, normalize_weights: bool = True, eps: float = 1e-8
+) -> list[float]:
     """Return the coefficients of a weighted barycentre on the sphere.
 
     With unit vectors u_i = v_i / ‖v_i‖ and the unit vector m along Σ w_i u_i: project u_i onto the tangent space at m, average
     there, go back by the exponential map, and scale to the weighted mean norm. Vectors that are 0 have no direction, and their
     norm counts; where all are 0, so is the result.
 
+    One vector is its own barycentre; two that cancel are joined by a straight line.
+
+    Args:
+        normalize_weights: divide the weights by their sum; only their ratios count then.
+        eps: length below which the weighted sum of the directions counts as 0.
+
     Raises: ValueError: the weighted sum of the unit vectors is 0.
 
     Source: as defined for Multi-SLERP in mergekit; tangents are projections, not logarithms.
     """
-    shares = np.asarray(weights, float) / math.fsum(weights)
+    if len(weights) == 1:
+        return [1.0]
+    shares = np.asarray(weights, float) / (math.fsum(weights) if normalize_weights else 1.0)
     norms = np.sqrt(np.diag(gram))
     inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
     cosines = gram * np.outer(inverse, inverse)
     if not norms.any():
         return [0.0] * len(norms)
     length = math.sqrt(max(0.0, float(shares @ cosines @ shares)))
-    if length < 1e-8:
+    if length < eps and len(norms) == 2:
+        return shares.tolist()
+    if length < eps:
         raise ValueError("the weighted sum of the directions is 0.")
     mean = shares / length  # m = Σ mean_i u_i
     along = cosines @ mean  # ⟨u_i, m⟩
@@ -52,6 +64,43 @@ def multislerp_coefficients(gram: np.ndarray, weights: Sequence[float]) -> list[
     size = math.sqrt(max(0.0, float(tangent @ cosines @ tangent)))
     turned = math.cos(size) * mean + (math.sin(size) / size if size > 0 else 1.0) * tangent
     return list(float(shares @ norms) * turned * inverse)
+
+
+def karcher_coefficients(gram: np.ndarray, weights: Sequence[float], *, max_iter: int = 10, tol: float = 1e-5) -> list[float]:
+    """Return the coefficients of the Karcher mean on the sphere, at the weighted mean norm.
+
+    m minimises Σ w_i θ(m, u_i)² over unit vectors, θ the angle and u_i = v_i / ‖v_i‖: from the unit vector along Σ w_i u_i, go
+    along Σ w_i log_m(u_i) by the exponential map, at most `max_iter` times and until a step is shorter than `tol`. The result is
+    Σ w_i ‖v_i‖ · m, weights scaled to sum to 1. Vectors shorter than `tol` have no direction, and their norm counts.
+
+    Source: Karcher, "Riemannian center of mass and mollifier smoothing" (1977); as for `karcher` in mergekit, with weights.
+    """
+    shares = np.asarray(weights, float) / math.fsum(weights)
+    norms = np.sqrt(np.diag(gram))
+    valid = norms > tol
+    if not valid.any():
+        return [0.0] * len(norms)
+    inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=valid)
+    cosines = gram * np.outer(inverse, inverse)
+    pull = np.where(valid, shares, 0.0) / math.fsum(shares[valid])
+    length = _length(cosines, pull)
+    mean = pull / length if length >= tol else np.eye(len(norms))[int(np.argmax(valid))]
+    for _ in range(max_iter):
+        along = np.clip(cosines @ mean, -1, 1)  # ⟨m, u_i⟩
+        angles = np.arccos(along)
+        far = valid & (angles >= tol)
+        stretch = np.where(far, pull * angles / np.sin(np.where(far, angles, 1.0)), 0.0)
+        step = stretch - float(stretch @ along) * mean
+        size = _length(cosines, step)
+        if size < tol:
+            break
+        mean = math.cos(size) * mean + math.sin(size) / size * step
+        mean = mean / _length(cosines, mean)
+    return list(float(shares @ norms) * mean * inverse)
+
+
+def _length(cosines: np.ndarray, coefficients: np.ndarray) -> float:
+    return math.sqrt(max(0.0, float(coefficients @ cosines @ coefficients)))
 
 
 def model_stock_coefficients(gram: np.ndarray) -> list[float]:

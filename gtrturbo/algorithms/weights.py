@@ -5,13 +5,15 @@ from collections.abc import Sequence
 
 from gtrturbo.errors import GtrTurboError
 
+LEAST = 1e-8  # of the largest weight: a sum below it is 0 but for rounding
+
 
 def checkpoint_weights(spec: str, k: int, *, normalize: bool = True) -> list[float]:
     """Read the weights of k checkpoints, oldest first, from what the user wrote.
 
     "sma":        w_i = 1
     "ema:ALPHA":  w_i = α (1 − α)^(k − 1 − i), α in (0, 1]; the newest weighs most
-    "0.2,0.8":    one number per checkpoint; negative ones only where nothing is normalised
+    "0.2,0.8":    one number per checkpoint, of either sign; all 0 stay so
 
     Args:
         spec: one of these.
@@ -28,8 +30,10 @@ def checkpoint_weights(spec: str, k: int, *, normalize: bool = True) -> list[flo
         alpha = ema_alpha(spec)
         weights = [alpha * (1 - alpha) ** (k - 1 - i) for i in range(k)]
     else:
-        weights = _explicit(spec, k, positive=normalize)
-    total = math.fsum(weights) if normalize else 1.0
+        weights = _explicit(spec, k)
+    total = math.fsum(weights) if normalize and any(weights) else 1.0
+    if abs(total) < LEAST * max(map(abs, weights)):
+        raise GtrTurboError(f"weights {spec} sum to 0, and so cannot be divided by their sum.", "give others, or --no-normalize.")
     return [weight / total for weight in weights]
 
 
@@ -41,12 +45,12 @@ def ema_alpha(spec: str) -> float:
     return alpha
 
 
-def _explicit(spec: str, k: int, *, positive: bool) -> list[float]:
+def _explicit(spec: str, k: int) -> list[float]:
     weights = [_number(text, spec) for text in spec.split(",")]
     if len(weights) != k:
         raise GtrTurboError(f"weights has {len(weights)} numbers for {k} checkpoints.", "give one per checkpoint.")
-    if not all(math.isfinite(weight) and (weight > 0 or not positive) for weight in weights):
-        raise GtrTurboError(f"weights must be positive numbers, got {spec}.", "leave a checkpoint out to ignore it.")
+    if not all(map(math.isfinite, weights)):
+        raise GtrTurboError(f"weights must be finite, got {spec}.", "leave a checkpoint out to ignore it.")
     return weights
 
 

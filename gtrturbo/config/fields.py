@@ -30,9 +30,17 @@ class Seam:
 
 @dataclass(frozen=True)
 class Absent:
-    """What the field was before it existed: a manifest without it means `value`, not the default of today."""
+    """What the field was before it existed: a manifest without it means `value`, not the default of today.
+
+    silent: a manifest leaves it out while it is `value`, so that what is made without it keeps the id that it had.
+    """
 
     value: Any
+    silent: bool = False
+
+    def hides(self, value: Any) -> bool:
+        """A manifest says nothing of the field while it has this value."""
+        return self.silent and value == self.value
 
 
 @dataclass(frozen=True)
@@ -156,7 +164,8 @@ def check(field: Field, value: Any) -> None:
 def knobs(config: Any) -> dict[str, Any]:
     """Return what decides a stage's result besides its inputs: every field that is neither an artifact nor runtime."""
     chosen = [f for f in fields(type(config)) if not f.roles]
-    return {f.name: _plain(getattr(config, f.name)) for f in chosen}
+    named = {f: getattr(config, f.name) for f in chosen}
+    return {f.name: _plain(value) for f, value in named.items() if not (f.absent and f.absent.hides(value))}
 
 
 def absent_knobs(config: type) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from gtrturbo.config.choices import Sign
 from gtrturbo.config.common import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, StageConfig
-from gtrturbo.config.fields import EachBetween, Role, Seam
+from gtrturbo.config.fields import Absent, EachBetween, Role, Seam
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,18 @@ class MergeConfig(StageConfig):
         EachBetween(0, 1, low_open=True),
     ] = "0.8"
     gamma: Annotated[float, "breadcrumbs: share of largest entries to drop; 0.01 as in mergekit.", FRACTION] = 0.01
+    parameters: Annotated[
+        tuple[str, ...],
+        "KEY=VALUE of the method's own, such as epsilon=0.1 of della or t=0.01 of nearswap (docs/merge.md has all, with defaults "
+        "as in mergekit); one for all checkpoints, or one each: 0.1,0.2; repeatable.",
+        Absent((), silent=True),
+    ] = ()
+    trim: Annotated[
+        Literal["tensor", "global"],
+        "ties: the share that --density keeps is of each tensor (ours, as in mergekit and PEFT), or of all that is merged "
+        "together (as its authors do).",
+        Absent("tensor", silent=True),
+    ] = "tensor"
     scale: Annotated[float, "λ: the merged task vector is multiplied by it; 1 as in the paper.", POSITIVE] = 1.0
     normalize: Annotated[
         bool | None,

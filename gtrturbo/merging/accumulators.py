@@ -5,20 +5,21 @@ the weight behind each. Sums are float64 as in a merge from scratch, so for equa
 counts (uint16) then, and float64 for EMA: 20 and 32 bytes per parameter.
 """
 
-import shutil
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.state import STATE, RunningSums, replaced
-from gtrturbo.store.files import save_json
+from gtrturbo.merging.hashing import Hasher
+from gtrturbo.merging.state import RunningSums, save_state
+from gtrturbo.store.claims import put_in_place
+from gtrturbo.store.hashes import new_hash
 from gtrturbo.store.open_files import Files
 from gtrturbo.store.safetensors_files import TensorEntry, header_of, read_header
 
 PARTS = ("positive", "negative", "positive_weight", "negative_weight")
+SUMS_FILES = [f"{part}.safetensors" for part in PARTS]
 MOST = 65535  # checkpoints, of the counts
 
 
@@ -43,10 +44,13 @@ class Accumulators:
         self._counts = counted
         self._following = following
         self._places: dict[str, dict[str, TensorEntry]] = {}
-        for part in PARTS:
-            self._create(part, targets)
+        begun = [self._create(part, targets) for part in PARTS]
+        self._hashers = {path: Hasher(files, path, size, new_hash()) for path, _, size in begun}
+        for path, header, _ in begun:
+            self._hashers[path].wrote(0, header)
 
-    def _create(self, part: str, targets: Sequence[TensorEntry]) -> None:
+    def _create(self, part: str, targets: Sequence[TensorEntry]) -> tuple[Path, int, int]:
+        """Make a file of the next state; return it with the sizes of its header and of all of it."""
         dtype = "U16" if part.endswith("weight") and self._counts else "F64"
         header = header_of({target.name: (dtype, target.shape) for target in targets})
         width = 2 if dtype == "U16" else 8
@@ -65,6 +69,7 @@ class Accumulators:
             }:
                 raise GtrTurboError(f"{self.folder} holds sums of other tensors.", "choose another --state.")
             self._files.open(self.folder / path.name)
+        return path, len(header), size
 
     def read(self, target: TensorEntry, start: int, stop: int) -> np.ndarray:
         """Read the sums of entries [start, stop), 0 at the beginning. [4, n] float64"""
@@ -83,17 +88,24 @@ class Accumulators:
         for row, part in zip(sums, PARTS, strict=True):
             place = self._places[part][target.name]
             values = np.ascontiguousarray(row, _NUMPY[place.dtype])
-            self._files.write(place.file, place.start + start * values.itemsize, values)
+            at = place.start + start * values.itemsize
+            self._files.write(place.file, at, values)
+            self._hashers[place.file].wrote(at, at + values.nbytes)
+
+    def hashes(self) -> dict[str, str]:
+        """Wait for the ends of the files, and return the hash of each by its name."""
+        return {path.name: hasher.digest() for path, hasher in self._hashers.items()}
+
+    def give_up(self) -> None:
+        """End the threads that hash before the files are whole."""
+        for hasher in self._hashers.values():
+            hasher.give_up()
 
 
-def replace_sums(folder: Path, following: Path, state: RunningSums) -> None:
+def replace_sums(folder: Path, following: Path, state: RunningSums, hashes: Mapping[str, str]) -> None:
     """Put the new state in the place of the old one, which is whole until then."""
-    save_json(following / STATE, asdict(state))
-    shutil.rmtree(replaced(folder), ignore_errors=True)
-    if folder.exists():
-        folder.rename(replaced(folder))
-    following.rename(folder)
-    shutil.rmtree(replaced(folder), ignore_errors=True)
+    save_state(following, state, hashes)
+    put_in_place(following, folder)
 
 
 _NUMPY = {"F64": np.float64, "U16": np.uint16}

@@ -28,7 +28,7 @@ typedef int16_t Shorts __attribute__((vector_size(32)));
 /* What is added up over the entries. */
 typedef struct {
     Doubles merged_square, mean_square, dot, base_square;
-    Longs conflicts, kept, changed;
+    Longs conflicts, kept, changed, touched;
 } Totals;
 
 ALWAYS_INLINE Doubles all(double value) { return value - (Doubles){0}; }
@@ -54,6 +54,7 @@ ALWAYS_INLINE Ints rounded(Ints words) { return (Ints)(((words + 0x7fff) + ((wor
 /* What is added up over the checkpoints, of each of four entries. */
 typedef struct {
     Doubles mean, plus, minus, plus_weight, minus_weight;
+    Longs touched;
 } Four;
 
 ALWAYS_INLINE Doubles widen(const uint16_t *data) {
@@ -71,7 +72,9 @@ ALWAYS_INLINE void narrow(Doubles values, uint16_t *out) {
 ALWAYS_INLINE void add_four(const int votes, Doubles d, double weight, double low, Four *sums, Totals *totals) {
     Doubles weighted = weight * d;
     sums->mean += weighted;
-    totals->changed -= d != 0.0;
+    Longs moved = d != 0.0;
+    totals->changed -= moved;
+    sums->touched |= moved;
     if (!votes) return;
     Longs kept = (Doubles)((Longs)d & INT64_MAX) >= low, up = kept & (d > 0.0), down = kept & (d < 0.0);
     sums->plus += (Doubles)((Longs)weighted & up);
@@ -119,6 +122,7 @@ ALWAYS_INLINE void merge_fours(const int votes, const int differences, int64_t k
             Doubles d = task_vector(differences, &inputs[c], i, origin);
             add_four(votes, d, inputs[c].weight, least_kept(&inputs[c]), &sums, &local);
         }
+        local.touched -= sums.touched;
         narrow(finish_four(votes, rule, origin, &sums, &local), out + i);
     }
     *totals = local;
@@ -227,7 +231,7 @@ ALWAYS_INLINE void merge_eights(const int votes, const int64_t k, int64_t start,
                                 const Input *inputs, const float *lows, const Rule *rule, uint16_t *restrict out, Totals *totals) {
     const int16_t limit = limit_of(k);
     Totals local = {0};
-    Ints conflicts = {0}, kept = {0}, changed = {0};
+    Ints conflicts = {0}, kept = {0}, changed = {0}, touched = {0};
     for (int64_t i = start; i < stop; i += PAIR) {
         Span reach = {halves(base + i) & MAGNITUDE, (halves(base + i) & MAGNITUDE) - 1};
         for (int64_t c = 0; c < k; c++) extend(&reach, halves((const uint16_t *)inputs[c].data + i));
@@ -242,6 +246,7 @@ ALWAYS_INLINE void merge_eights(const int votes, const int64_t k, int64_t start,
             for (int64_t c = 0; c < k; c++)
                 add_eight(votes, quarters(odd, (const uint16_t *)inputs[c].data + i), origin, lows[c], &sums);
             changed += sums.changed;
+            touched -= sums.changed > 0;
             words[odd] = finish_eight(votes, rule, origin, &sums, &conflicts, &kept, &local);
         }
         _mm256_storeu_si256((__m256i *)(out + i), _mm256_packus_epi32((__m256i)words[0], (__m256i)words[1]));
@@ -253,6 +258,7 @@ ALWAYS_INLINE void merge_eights(const int votes, const int64_t k, int64_t start,
     totals->conflicts += longs(conflicts);
     totals->kept += longs(kept);
     totals->changed += longs(changed);
+    totals->touched += longs(touched);
 }
 
 /* The same with a number of checkpoints that is known when this is compiled, where they are few. */
@@ -306,6 +312,7 @@ int64_t combine_bfloat16(int64_t n, const uint16_t *base, int64_t k, const Input
         sums[4] += count(totals.conflicts);
         sums[5] += count(votes ? totals.kept : totals.changed);
         sums[6] += count(totals.changed);
+        sums[7] += count(totals.touched);
     }
     return n;
 }

@@ -1,55 +1,118 @@
-"""A merge rule of the user's own, run on tiles in torch and on whole tensors; what it returns is checked."""
+"""A merge rule in Python, run on tiles in torch and on whole tensors; what it returns is checked."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gtrturbo.merging.operands import Operand, RuleFailed, Tile, TileRule
-from gtrturbo.merging.tiles import chunk_sums, store, task_vector, trim, wide
+from gtrturbo.merging.methods import MergeRule, keywords
+from gtrturbo.merging.operands import Operand, RuleFailed, RuleInputs, Tile, TileRule
+from gtrturbo.merging.tiles import chunk_sums, store, task_vector, trim, uniform, wide
 from gtrturbo.plugins import explained
 
-Combine = Callable[[Tensor, Tensor], Tensor]
+
+@dataclass(frozen=True)
+class Entries:
+    """Flat task vectors of a tile or a whole tensor, float64, with what else a rule may ask for.
+
+    Attributes:
+        vectors: one per checkpoint. k of [n]
+        weights: one per checkpoint.
+        base: what they are measured from. [n]
+        keys: decide what is random, one per checkpoint.
+        offset: the first entry within its tensor.
+    """
+
+    vectors: Sequence[Tensor]
+    weights: Sequence[float]
+    base: Tensor
+    keys: Sequence[int] = ()
+    offset: int = 0
+
+    def noise(self) -> Tensor:
+        """Uniform numbers in [0, 1), decided by key and place alone. [k, n]"""
+        index = torch.arange(self.offset + 1, self.offset + 1 + len(self.base), dtype=torch.int64, device=self.base.device)
+        return torch.stack([uniform(key, index) for key in self.keys])
 
 
-def apply_rule(combine: Combine, vectors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+def apply_rule(rule: MergeRule, entries: Entries, given: RuleInputs) -> Tensor:
     """Apply a rule to flat task vectors.
 
     Args:
-        combine: the user's.
-        vectors: one per checkpoint, float64. k of [n]
-        weights: one per checkpoint.
+        rule: built in or the user's.
+        entries: of one tile, or of a whole tensor.
+        given: what it may ask for besides.
 
     Returns: the merged task vector, float64. [n]
 
     Raises:
         RuleFailed: it raises, or does not return n finite floating-point numbers.
     """
-    stacked = torch.stack(list(vectors))
+    return _called(rule.combine, entries, given).flatten()
+
+
+def measure(rule: MergeRule, entries: Entries, given: RuleInputs) -> Tensor:
+    """Measure flat task vectors as a rule wants it: sums [m], or one number of at least 0 per entry [n]."""
+    assert rule.measure is not None
+    if rule.quantiles:
+        return _called(rule.measure, entries, given).flatten()
+    return _checked(_call(rule.measure, entries, given), None, entries.base.device)
+
+
+def _called(function: Callable[..., Tensor], entries: Entries, given: RuleInputs) -> Tensor:
+    shape = (-1, given.width) if given.width else (-1,)
+    wanted = [len(entries.vectors), *entries.base.reshape(shape).shape]
+    return _checked(_call(function, entries, given), wanted, entries.base.device)
+
+
+def _call(function: Callable[..., Tensor], entries: Entries, given: RuleInputs) -> Tensor:
+    shape = (-1, given.width) if given.width else (-1,)
+    device = entries.base.device
+    k = len(entries.vectors)
+    asked: dict[str, Callable[[], object]] = {
+        "base": lambda: entries.base.reshape(shape),
+        "noise": lambda: entries.noise().reshape(k, *shape),
+        "densities": lambda: torch.tensor(given.densities, dtype=torch.float64, device=device),
+        "normalize": lambda: given.normalize,
+        "measured": lambda: torch.as_tensor(given.measured, dtype=torch.float64, device=device),
+    }
+    wanted = keywords(function)
+    extra = {name: make() for name, make in asked.items() if name in wanted}
+    extra |= {name: _setting(value, device) for name, value in given.settings.items() if name in wanted}
+    stacked = torch.stack([vector.reshape(shape) for vector in entries.vectors])
     try:
-        merged = combine(stacked, torch.tensor(weights, dtype=torch.float64, device=stacked.device))
+        return function(stacked, torch.tensor(entries.weights, dtype=torch.float64, device=device), **extra)
     except Exception as error:
         own = explained(error)
         said = f"it raises {type(error).__name__}: {error}"
         raise (RuleFailed(own.what, own.fix) if own else RuleFailed(said)) from error
+
+
+def _setting(value: object, device: torch.device) -> object:
+    """One for all checkpoints as it is, one for each as a tensor [k]."""
+    return torch.tensor(value, dtype=torch.float64, device=device) if isinstance(value, tuple) else value
+
+
+def _checked(merged: object, shape: list[int] | None, device: torch.device) -> Tensor:
     if not isinstance(merged, Tensor):
         raise RuleFailed(f"it returned {type(merged).__name__}, not a tensor.")
-    if merged.shape != stacked.shape[1:]:
-        raise RuleFailed(f"it returned shape {list(merged.shape)} for task vectors {list(stacked.shape)}.")
+    if shape is not None and list(merged.shape) != shape[1:]:
+        raise RuleFailed(f"it returned shape {list(merged.shape)} for task vectors {shape}.")
     if not merged.is_floating_point():
         raise RuleFailed(f"it returned {merged.dtype}, which is no floating-point type.")
-    merged = merged.detach().to(stacked.device, torch.float64)
+    merged = merged.detach().to(device, torch.float64)
     if not torch.isfinite(merged).all():
         raise RuleFailed("it returned a NaN or an infinity.")
     return merged
 
 
 class RuleCombiner:
-    """Merges tiles by a rule of the user's own; see `operands.Combiner`."""
+    """Merges tiles by a rule in Python; see `operands.Combiner`."""
 
-    def __init__(self, combine: Combine, device: str) -> None:
-        self._combine, self._device = combine, device
+    def __init__(self, rule: MergeRule, device: str) -> None:
+        self._rule, self._device = rule, device
 
     def combine(
         self,
@@ -62,7 +125,7 @@ class RuleCombiner:
         state: np.ndarray | None = None,
         decay: float = 1.0,
     ) -> np.ndarray | None:
-        assert state is None and decay == 1  # A rule of the user's own has no running sums.
+        assert state is None and decay == 1  # A rule in Python has no running sums.
         origin = wide(base, self._device)
         vectors = [task_vector(origin, operand) for operand in operands]
         if not all(torch.isfinite(vector).all() for vector in (origin, *vectors)):
@@ -72,13 +135,15 @@ class RuleCombiner:
         for vector, weight in zip(vectors, weights, strict=True):
             mean += weight * vector
         changed = _count_nonzero(vectors)
+        touched = (changed > 0).double()
         if rule.trims:
             vectors = [trim(vector, operand, rule, offset) for vector, operand in zip(vectors, operands, strict=True)]
         kept = _count_nonzero(vectors)
-        merged = rule.scale * apply_rule(self._combine, vectors, weights)
+        entries = Entries(vectors, weights, origin, [operand.key for operand in operands], offset)
+        merged = rule.scale * apply_rule(self._rule, entries, rule.given)
         store(rule.base_factor * origin + merged, out)
         conflicts = torch.zeros_like(origin)  # A rule elects no sign that we know of.
-        return chunk_sums((merged * merged, mean * mean, merged * mean, origin * origin, conflicts, kept, changed))
+        return chunk_sums((merged * merged, mean * mean, merged * mean, origin * origin, conflicts, kept, changed, touched))
 
 
 def _count_nonzero(vectors: Sequence[Tensor]) -> Tensor:

@@ -43,7 +43,8 @@ def room_for_products(threads: int) -> int:
 class Merge:
     """A merge under way. `thresholds` may be given for tensors that were measured before; it is filled with the others.
 
-    `kernel` measures; `combiner` merges: the kernel too, or a rule of the user's own. `extra_jobs`: others for the same threads.
+    `kernel` measures; `combiner` merges: the kernel too, or a rule in Python, which may measure whole tensors by `measurer`.
+    `extra_jobs`: others for the same threads.
     """
 
     plan: MergePlan
@@ -57,9 +58,11 @@ class Merge:
     accumulators: Accumulators | None = None
     on_progress: Callable[[int], None] = lambda _: None
     extra_jobs: Sequence[Job] = ()
+    measurer: Callable[[Target, MergePlan], np.ndarray] | None = None
     reports: dict[str, list[np.ndarray]] = field(default_factory=dict)
     weights: dict[str, tuple[float, ...]] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
+    sums: dict[str, str] = field(default_factory=dict)
     _paths: dict[str, Path] = field(default_factory=dict)
     _caches: dict[tuple[str, int], ProductCache] = field(default_factory=dict)
     _hashers: dict[str, Hasher] = field(default_factory=dict)
@@ -78,16 +81,20 @@ class Merge:
                 self._make_caches(room_for_products(threads))
                 WorkerPool(threads).run(self._add_jobs)
         except BaseException:
-            for hasher in self._hashers.values():
+            for hasher in [*self._hashers.values(), *([self.accumulators] if self.accumulators else [])]:
                 hasher.give_up()
             raise
         self._caches.clear()
+        self.sums = self.accumulators.hashes() if self.accumulators else {}
         self.hashes = {name: hasher.digest() for name, hasher in self._hashers.items()}
-        weights = {target.name: self.weights.get(target.name, self.plan.weights) for target in self.sources.targets}
+        weights = {target.name: self.weights.get(target.name, self._plan(target).weights) for target in self.sources.targets}
         return [
             report_of(target.name, target.entry.entries, self.reports[target.name], weights[target.name])
             for target in self.sources.targets
         ]
+
+    def _plan(self, target: Target) -> MergePlan:
+        return target.plan or self.plan
 
     def _create_files(self) -> None:
         for name, header in self.sources.base.headers.items():
@@ -126,7 +133,7 @@ class Merge:
 
     def _start(self, workers: WorkerPool, target: Target) -> None:
         """Measure a tensor where that is needed, then merge it."""
-        measures = self.plan.measures
+        measures = self._plan(target).measures
         missing = [index for index in range(len(target.parts)) if (target.name, index) not in self.thresholds]
         if measures == "ranks" and missing:
             countdown = Countdown(len(missing), lambda: self._add_ranges(workers, target, at_once=True))
@@ -162,30 +169,37 @@ class Merge:
 
     def _bound(self, target: Target, index: int, countdown: Countdown) -> None:
         """Find the magnitudes that bound what is kept of one checkpoint's tensor."""
-        ranks = self.plan.ranks(target.entry.entries, index)
+        ranks = self._plan(target).ranks(target.entry.entries, index)
         base, read = target.base.reader(self.files), self._reader(target, index)
         try:
-            self.thresholds[target.name, index] = bounds(self.kernel, target, base, read, ranks)
+            found = bounds(self.kernel, target, base, read, ranks) if ranks else (math.inf, math.inf)
+            self.thresholds[target.name, index] = found
         except NotFinite:
             raise self._not_finite(target) from None
         countdown.tick()
 
     def _measure(self, target: Target) -> MeasuredTensor:
         """Find the weights of a method that has a tensor's own."""
+        plan = self._plan(target)
         try:
-            if self.plan.measures == "variance":
-                return most_varied(self.kernel, self.files, target, density=self.plan.densities[0])
-            return MeasuredTensor(self.plan.coefficients(inner_products(self.files, target)))
+            if plan.measures == "variance":
+                return most_varied(self.kernel, self.files, target, density=plan.densities[0])
+            if plan.measures == "gram":
+                return MeasuredTensor(plan.coefficients(inner_products(self.files, target)))
+            assert self.measurer is not None
+            return MeasuredTensor(plan.weights, found=self.measurer(target, plan))
         except NotFinite:
             raise self._not_finite(target) from None
         except ValueError as error:
-            raise GtrTurboError(f"{self.plan.name} fails at {target.name}: {error}", "change --weights.") from None
+            raise GtrTurboError(f"{plan.name} fails at {target.name}: {error}", "change --weights.") from None
+        except RuleFailed as failure:
+            raise failure.at(target.name, rule=plan.name) from failure
 
     def _merge(self, target: Target, first: int, last: int, measured: MeasuredTensor | None) -> None:
         """Merge entries [first, last) of a tensor, tile by tile."""
         base, readers = target.base.reader(self.files), [self._reader(target, index) for index in range(len(target.parts))]
         out = np.empty(min(target.step, last - first), FLOATS[target.entry.dtype])
-        rule = replace(self.plan.rule, divisor=1.0) if measured and measured.least is None else self.plan.rule
+        rule = rule_of(self._plan(target), target, measured)
         for start, stop in target.tiles(first, last):
             origin, _ = base(start, stop)
             operands = self._operands(target, base, readers, start, stop, measured)
@@ -210,7 +224,7 @@ class Merge:
         try:
             rows = self.combiner.combine(base, operands, rule, offset=start, out=out, state=state, decay=decay)
         except RuleFailed as failure:
-            raise failure.at(target.name, rule=self.plan.name) from failure
+            raise failure.at(target.name, rule=self._plan(target).name) from failure
         if rows is None:
             raise self._not_finite(target)
         if sums and state is not None:
@@ -237,7 +251,7 @@ class Merge:
         for index, read in enumerate(readers):
             data, difference = read(start, stop)
             low, high = self.thresholds.get((target.name, index), (0.0, math.inf))
-            weight = measured.weights[index] if measured else self.plan.weights[index]
+            weight = measured.weights[index] if measured else self._plan(target).weights[index]
             operands.append(Operand(data, difference, weight, low, high, self.seeds(target.name, index)))
         return operands
 
@@ -254,3 +268,14 @@ class Merge:
                 where = part.folder if isinstance(part, Full | LowRank) else self.sources.base.folder
                 return GtrTurboError(f"{target.name} in {where} holds a NaN or an infinity.", "leave that checkpoint out.")
         return GtrTurboError(f"{target.name}: the differences overflow.")
+
+
+def rule_of(plan: MergePlan, target: Target, measured: MeasuredTensor | None) -> TileRule:
+    """The rule of a plan for one tensor, with what was measured of it."""
+    rule = plan.rule
+    if measured and measured.least is None:
+        rule = replace(rule, divisor=1.0)
+    if plan.method.rule:
+        width = plan.method.rule.row_width(target.entry.shape)
+        rule = replace(rule, given=replace(rule.given, width=width, measured=measured.found if measured else None))
+    return rule

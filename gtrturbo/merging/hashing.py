@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gtrturbo.store.hashes import Digest
 from gtrturbo.store.open_files import Files
 
 STEP = 1 << 22  # bytes that are waited for
@@ -20,13 +21,13 @@ FLUSH = 1 << 26  # bytes after which the disk is waited for
 class Hasher:
     """Two threads that follow one file as far as it is written without a gap: one hashes it, the other waits for the disk."""
 
-    def __init__(self, files: Files, path: Path, size: int) -> None:
+    def __init__(self, files: Files, path: Path, size: int, digest: Digest | None = None) -> None:
         self._files, self._path, self._size = files, path, size
         self._written: list[tuple[int, int]] = []
         self._edge = 0
         self._given_up = False
         self._changed = threading.Condition()
-        self._sha = hashlib.sha256()
+        self._digest = hashlib.sha256() if digest is None else digest
         self._pool = ThreadPoolExecutor(2)
         self._followers = [self._pool.submit(follow) for follow in (self._hash, self._flush)]
 
@@ -46,7 +47,7 @@ class Hasher:
         self._pool.shutdown()
 
     def digest(self) -> str:
-        """Wait for the end of the file and return its sha256 in hex.
+        """Wait for the end of the file and return its hash in hex, by sha256 if no other was given.
 
         Raises:
             OSError: the disk does not take the file, or does not give it back.
@@ -54,7 +55,7 @@ class Hasher:
         self._pool.shutdown()
         for follower in self._followers:
             follower.result()
-        return self._sha.hexdigest()
+        return self._digest.hexdigest()
 
     def _steps(self, size: int) -> Iterator[tuple[int, int]]:
         """Wait for one part of the file after another: (start, stop). Ends early where the file is given up."""
@@ -72,7 +73,7 @@ class Hasher:
             for start in range(first, last, PIECE):
                 part = buffer[: min(PIECE, last - start)]
                 self._files.read_bytes(self._path, start, part)
-                self._sha.update(part.data)
+                self._digest.update(part.data)
 
     def _flush(self) -> None:
         # To send pages off is not enough: most of the wait is for the disk's own cache, which only a sync empties.

@@ -6,13 +6,23 @@ from functools import partial
 from pathlib import Path
 
 from gtrturbo.algorithms.weights import ema_alpha
+from gtrturbo.console import stderr, visible
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.accumulators import MOST, Accumulators, replace_sums
+from gtrturbo.merging.accumulators import MOST, SUMS_FILES, Accumulators, replace_sums
 from gtrturbo.merging.inputs import Inputs
 from gtrturbo.merging.outcome import Outcome
 from gtrturbo.merging.plan import MergeSettings, make_plan
 from gtrturbo.merging.sources import Sources
-from gtrturbo.merging.state import STATE_FORMAT, RunningSums, claimed, read_state, require_same, require_unchanged
+from gtrturbo.merging.state import (
+    STATE_FORMAT,
+    RunningSums,
+    claimed,
+    read_state,
+    require_intact,
+    require_order,
+    require_same,
+    require_unchanged,
+)
 from gtrturbo.merging.stream import Streaming, stream
 from gtrturbo.merging.thresholds import cache_of
 from gtrturbo.store.open_files import Files
@@ -44,7 +54,7 @@ def add_to_state(
         cache: folder of thresholds.
 
     Raises:
-        GtrTurboError: the sums are of something else, or another process is adding to them.
+        GtrTurboError: the sums are of something else, are not what was written, or another process is adding to them.
     """
     if len(expected) > MOST:
         raise GtrTurboError(f"a state holds {MOST} checkpoints at most.", "merge from scratch, without --state.")
@@ -53,6 +63,9 @@ def add_to_state(
         require_unchanged(state, old, expected)
         if old:
             require_same(state, old, base=base, settings=begun_with)
+            unnamed = require_order(state, old.checkpoints, list(given), ordered=settings.weights != "sma")
+            require_intact(state, old, SUMS_FILES)
+            _tell_of_unnamed(state, unnamed)
         held = set(old.checkpoints) if old else set()
         fresh = [index for index, identity in enumerate(given) if identity not in held]
         plan = make_plan(settings, max(1, len(fresh)))
@@ -60,8 +73,14 @@ def add_to_state(
         sums = partial(_open_sums, state, following, old, sources, weights=settings.weights, count=len(fresh))
         known = cache_of(cache, plan, base=base, checkpoints=[given[index] for index in fresh]) if cache else None
         outcome = stream(plan, inputs, sources, folder, how, cache=known, accumulators=sums)
-        replace_sums(state, following, RunningSums(format=STATE_FORMAT, base=base, checkpoints=expected, settings=begun_with))
+        begun = RunningSums(format=STATE_FORMAT, base=base, checkpoints=expected, settings=begun_with)
+        replace_sums(state, following, begun, outcome.sums)
     return replace(outcome, weights=None, complete=False)
+
+
+def _tell_of_unnamed(state: Path, unnamed: int) -> None:
+    if unnamed:
+        stderr.print(f"{visible(str(state))} holds {unnamed} older checkpoints that are not named: they are merged too.")
 
 
 def _of_fresh(sources: Sources, checkpoints: Sequence[int]) -> Sources:

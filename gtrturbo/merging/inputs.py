@@ -61,13 +61,13 @@ class Inputs:
         """An adapter comes out, not full weights."""
         return bool(self.rank) or self.factors
 
-    def finish(self, plan: MergePlan, files: Files, sources: Sources, folder: Path) -> float | None:
+    def finish(self, files: Files, sources: Sources, folder: Path) -> float | None:
         """Turn what was merged into an adapter, where one is to come out; return the error of a cut to a rank."""
         if not self.as_adapter:
             return None
         like = next(adapter.folder for adapter in self.adapters if adapter.choices)
         if self.rank:
-            return write_adapter(files, sources, like, folder, rank=self.rank, whole=plan.whole).relative
+            return write_adapter(files, sources, like, folder, rank=self.rank).relative
         write_factors(like, folder)
         return None
 

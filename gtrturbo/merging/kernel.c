@@ -213,6 +213,7 @@ static double dot(const double *restrict a, const double *restrict b, int64_t co
 
 typedef struct {
     double mean[LANES], plus[LANES], minus[LANES], plus_weight[LANES], minus_weight[LANES];
+    uint8_t touched[LANES]; /* 1: some checkpoint changed the entry */
     int64_t changed, kept;
 } Sums;
 
@@ -226,12 +227,14 @@ ALWAYS_INLINE void add_group(const int size, double (*restrict values)[LANES], c
     double *restrict plus_weight = sums->plus_weight, *restrict minus_weight = sums->minus_weight;
     int64_t changed = 0, kept = 0;
     for (int64_t i = 0; i < count; i++) {
+        int any = 0;
         double m = mean[i], p = plus[i], n = minus[i], pw = plus_weight[i], nw = minus_weight[i];
         for (int c = 0; c < size; c++) {
             const double weight = inputs[c].weight, low = inputs[c].low, high = inputs[c].high;
             double d = values[c][i] - base[i], weighted = weight * d, magnitude = fabs(d);
             int up = (magnitude >= low) & (magnitude <= high) & (d > 0.0), down = (magnitude >= low) & (magnitude <= high) & (d < 0.0);
             changed += d != 0.0;
+            any |= d != 0.0;
             kept += up | down;
             m += weighted;
             p += up ? weighted : 0.0;
@@ -240,6 +243,7 @@ ALWAYS_INLINE void add_group(const int size, double (*restrict values)[LANES], c
             nw += down ? weight : 0.0;
         }
         mean[i] = m, plus[i] = p, minus[i] = n, plus_weight[i] = pw, minus_weight[i] = nw;
+        sums->touched[i] |= (uint8_t)any;
     }
     sums->changed += changed;
     sums->kept += kept;
@@ -271,6 +275,7 @@ static void add_to_mean(const double *restrict values, const double *restrict ba
     for (int64_t i = 0; i < count; i++) {
         double d = values[i] - base[i];
         changed += d != 0.0;
+        sums->touched[i] |= d != 0.0;
         mean[i] += weight * d;
     }
     sums->changed += changed;
@@ -305,7 +310,8 @@ static void add_slowly(const Input *input, const Rule *rule, const double *restr
 /* Merge `n` entries, the first of which is entry `offset` of its tensor (a multiple of CHUNK).
    state: null, or n running sums of each kind (positive, negative, weight of the positive, of the negative), `stride` apart,
    multiplied by `decay` before the inputs are added, and written back.
-   sums: SUMS per chunk: merged², sum², merged·sum (the sum of w d), base², entries with both signs, entries kept, entries changed.
+   sums: SUMS per chunk: merged², sum², merged·sum (the sum of w d), base², entries with both signs, entries kept, entries changed,
+   entries that any input changed.
    Returns 0 if an entry is not finite. */
 int combine(int64_t n, int64_t offset, int64_t base_dtype, const void *base, int64_t k, const Input *inputs, const Rule *rule,
             double *restrict state, int64_t stride, double decay, void *out, double *restrict sums) {
@@ -352,7 +358,8 @@ int combine(int64_t n, int64_t offset, int64_t base_dtype, const void *base, int
             memcpy(state + 2 * stride + start, plus_weight, (size_t)count * 8);
             memcpy(state + 3 * stride + start, minus_weight, (size_t)count * 8);
         }
-        int64_t conflicts = 0;
+        int64_t conflicts = 0, touched = 0;
+        for (int64_t i = 0; i < count; i++) touched += sums_of.touched[i];
         if (rule->vote == NO_VOTE) {
             for (int64_t i = 0; i < count; i++) merged[i] = (rule->trimmed ? plus[i] + minus[i] : mean[i]) / rule->divisor;
         } else {
@@ -377,6 +384,7 @@ int combine(int64_t n, int64_t offset, int64_t base_dtype, const void *base, int
         row[4] += (double)conflicts;
         row[5] += (double)sums_of.kept;
         row[6] += (double)sums_of.changed;
+        row[7] += (double)touched;
     }
     return 1;
 }

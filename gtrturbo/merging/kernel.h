@@ -9,7 +9,7 @@
 
 enum { FLOAT64, FLOAT32, BFLOAT16, FLOAT16 };
 enum { NO_VOTE, VOTE_TOTAL, VOTE_COUNT };
-enum { LANES = 256, CHUNK = 16384, SUMS = 7, TABLES = 4, BINS = 1 << 16, GROUP = 4 };
+enum { LANES = 256, CHUNK = 16384, SUMS = 8, TABLES = 4, BINS = 1 << 16, GROUP = 4 };
 
 typedef struct {
     const void *data;

@@ -12,7 +12,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapted import Names, adapter_sources, stored_by_name
 from gtrturbo.merging.adapters import PREFIX, Adapter
 from gtrturbo.merging.changes import Change, Directed, Product, Residual, rows_of
-from gtrturbo.merging.parts import Full, LowRank, Zeros
+from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, Zeros
 from gtrturbo.merging.sources import BLOCK, Sources, Target
 from gtrturbo.models.checkpoint_files import adapter_config
 from gtrturbo.store.files import save_json
@@ -25,7 +25,7 @@ OVERSAMPLE, PASSES = 16, 6
 LINEAR_PARTS = (".lora_A.weight", ".lora_B.weight")
 EMBEDDING_PARTS = (".lora_embedding_A", ".lora_embedding_B")
 # Of an adapter whose product is ΔW itself, of modules that are named one by one.
-PLAIN = {
+LORA_ALONE = {
     "use_rslora": False, "use_dora": False, "lora_bias": False, "bias": "none", "init_lora_weights": True, "kasa_config": None,
     "modules_to_save": None, "trainable_token_indices": None, "target_parameters": None, "velora_config": None,
     "monteclora_config": None, "ensure_weight_tying": False,
@@ -35,13 +35,13 @@ PLAIN = {
 def module_sources(
     base: Layout, adapters: Sequence[Adapter], origin: Adapter | None, names: Names, folder: Path, *, whole: bool
 ) -> Sources:
-    """Lay out a merge whose output is, tensor by tensor in float64, ΔW itself, or W + ΔW where weights are merged as they are.
+    """Lay out a merge whose output is W + ΔW of the tensors that the adapters change, in float64 and in a file of its own.
 
     Args:
         base: the model under the adapters.
         adapters, origin: the checkpoints, and the adapter that they were trained from, if there is one.
         names: see `adapter_sources`.
-        folder: where the file of ΔW goes.
+        folder: where that file goes.
         whole: weights are merged as they are.
 
     Raises:
@@ -52,10 +52,13 @@ def module_sources(
         require_factors(adapter)
     in_memory = {stored: name for name, stored in stored_by_name(full.adapters, names).items()}
     layout = _planned(folder / DELTAS, {in_memory[each.name]: ("F64", each.entry.shape) for each in full.targets})
-    targets = tuple(
-        replace(each, entry=layout.entries[in_memory[each.name]], base=Zeros(np.dtype(np.float64))) for each in full.targets
-    )
+    targets = tuple(replace(each, entry=layout.entries[in_memory[each.name]], base=_in_float64(each)) for each in full.targets)
     return replace(full, base=layout, targets=targets, copied=())
+
+
+def _in_float64(target: Target) -> BaseWithAdapter | Zeros:
+    """What a tensor is measured from, unrounded: W may be large beside what is merged."""
+    return BaseWithAdapter(target.base.entry, None, target.row) if isinstance(target.base, Full) else target.base
 
 
 def require_factors(adapter: Adapter) -> None:
@@ -123,8 +126,8 @@ class Cut:
         return (self.error_square / self.square) ** 0.5 if self.square else 0.0
 
 
-def write_adapter(files: Files, sources: Sources, model: Path, folder: Path, *, rank: int, whole: bool) -> Cut:
-    """Cut each merged change of the weights to `rank` and write the adapter; the file of ΔW goes away.
+def write_adapter(files: Files, sources: Sources, model: Path, folder: Path, *, rank: int) -> Cut:
+    """Cut each merged change of the weights to `rank` and write the adapter; the file of W + ΔW goes away.
 
     Args:
         files: open, DELTAS among them.
@@ -132,7 +135,6 @@ def write_adapter(files: Files, sources: Sources, model: Path, folder: Path, *, 
         model: an adapter whose config the new one takes over.
         folder: where to.
         rank: of the new adapter.
-        whole: DELTAS holds W + ΔW.
     """
     forms = [_Form.of(target, rank) for target in sources.targets]
     layout = _planned(folder / ADAPTER_WEIGHTS, {name: ("F32", shape) for form in forms for name, shape in form.shapes().items()})
@@ -140,7 +142,7 @@ def write_adapter(files: Files, sources: Sources, model: Path, folder: Path, *, 
     files.create(path, layout.headers[ADAPTER_WEIGHTS], layout.size)
     error, square = [], []
     for form, target in zip(forms, sources.targets, strict=True):
-        delta = _change_of_weights(files, target, whole=whole)
+        delta = _change_of_weights(files, target)
         right, left = truncate(delta, form.rank)
         for name, values in form.tensors(left, right).items():
             files.write(path, layout.entries[name].start, np.ascontiguousarray(values))
@@ -153,15 +155,12 @@ def write_adapter(files: Files, sources: Sources, model: Path, folder: Path, *, 
     return Cut(sum(error), sum(square))
 
 
-def _change_of_weights(files: Files, target: Target, *, whole: bool) -> np.ndarray:
+def _change_of_weights(files: Files, target: Target) -> np.ndarray:
     """What was merged of one tensor, as a change of the weights under all adapters. [rows, width] float64"""
-    part = next(part for part in target.parts if isinstance(part, LowRank))
-    rows = target.entry.entries // part.width
-    merged = read_tensor(files, target.entry).reshape(rows, part.width)
-    weights = rows_of(files, part.under.entry, part.width)
-    if whole:
-        return merged - weights(0, rows)
-    return merged + part.origin.open(files, weights).rows(0, rows) if part.origin else merged
+    assert isinstance(target.base, BaseWithAdapter)
+    rows = target.entry.entries // target.row
+    weights = rows_of(files, target.base.entry, target.row)
+    return read_tensor(files, target.entry).reshape(rows, target.row) - weights(0, rows)
 
 
 @dataclass(frozen=True)
@@ -232,7 +231,7 @@ def write_config(model: Path, folder: Path, *, rank: int, patterns: dict[str, in
     old = adapter_config(model)
     config = (
         old
-        | {name: value for name, value in PLAIN.items() if old.get(name)}
+        | {name: value for name, value in LORA_ALONE.items() if old.get(name)}
         | named
         | {
             "r": rank,

@@ -20,10 +20,14 @@ from gtrturbo.store.open_files import Files, widen
 
 @dataclass(frozen=True)
 class MeasuredTensor:
-    """Weights of one tensor's checkpoints, and where entries are selected by variance the least one that is."""
+    """Weights of one tensor's checkpoints, and where entries are selected by variance the least one that is.
+
+    `found`: what a rule in Python measured.
+    """
 
     weights: tuple[float, ...]
     least: float | None = None
+    found: np.ndarray | None = None
 
 
 def bounds(kernel: Kernel, target: Target, base: TileReader, read: TileReader, ranks: list[int]) -> tuple[float, float]:

@@ -1,9 +1,9 @@
 """What one tile of a merge is made of, for the compiled kernel and for torch alike."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from gtrturbo.store.open_files import StoredTile
 # Entries in memory, or still in a file: the kernel reads them then.
 Tile = np.ndarray | StoredTile
 CHUNK = 1 << 14  # entries per row of sums, so that what is reported does not depend on how the work was cut
-SUMS = 7
+SUMS = 8
 TABLES = 4
 BINS = 1 << 16
 
@@ -40,6 +40,25 @@ class Operand:
 
 
 @dataclass(frozen=True)
+class RuleInputs:
+    """What a rule in Python may ask for besides task vectors and weights.
+
+    Attributes:
+        settings: its own parameters, by name.
+        densities: share that each checkpoint keeps.
+        normalize: the weights were asked to be divided by.
+        width: entries of a row of the tensor, where it wants whole rows.
+        measured: what it measured of the whole tensor.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    densities: tuple[float, ...] = ()
+    normalize: bool = True
+    width: int = 0
+    measured: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class TileRule:
     """How tiles become one.
 
@@ -48,7 +67,7 @@ class TileRule:
                            divisor; the sign is that of Σ w_i d_i (total), or of the number of votes (count); 0 counts as +
     Then out = base_factor · base + scale · m.
 
-    `keep` below 1 drops entries at random and divides the others by it.
+    `keep` below 1 drops entries at random and divides the others by it. `given` is for a rule in Python.
     """
 
     vote: Sign | None = None
@@ -58,6 +77,7 @@ class TileRule:
     scale: float = 1.0
     base_factor: float = 1.0
     trims: bool = False
+    given: RuleInputs = field(default_factory=RuleInputs)
 
 
 @dataclass
@@ -120,7 +140,7 @@ class Combiner(Protocol):
                 extended, written back. [4, n] float64
 
         Returns: per chunk, with s = Σ w_i d_i: ‖m‖², ‖s‖², ⟨m, s⟩, ‖base‖², entries with both signs, entries kept and entries
-        changed (both over all operands) [chunks, SUMS]; None if an entry is not finite.
+        changed (both over all operands), and entries that any operand changed [chunks, SUMS]; None if an entry is not finite.
 
         Raises:
             RuleFailed: a rule of the user's own does.

@@ -10,7 +10,7 @@ from gtrturbo.merging.operands import SUMS
 
 # Sums over millions of terms differ in later digits between the compiled loops and torch.
 DIGITS = 6
-COUNTED = ("entries", "merged_square", "mean_square", "dot", "conflicts", "kept", "changed")
+COUNTED = ("entries", "merged_square", "mean_square", "dot", "conflicts", "kept", "changed", "touched")
 MOVED = 5
 
 
@@ -27,16 +27,17 @@ class TensorReport:
     conflicts: float
     kept: float
     changed: float
+    touched: float
 
 
 def report_of(name: str, entries: int, sums: Sequence[np.ndarray], weights: Sequence[float]) -> TensorReport:
     """Add up what a combiner returned for a tensor's tiles, in any order. `weights`: of its checkpoints."""
     rows = np.concatenate([np.zeros((0, SUMS)), *sums])
     totals = [math.fsum(column) for column in rows.T.tolist()]  # Exact, hence the same in any order.
-    merged, square, dot, base, conflicts, kept, changed = totals
+    merged, square, dot, base, conflicts, kept, changed, touched = totals
     total = math.fsum(weights) or 1.0  # From the sum to the mean.
     mean_square, mean_dot = square / total**2, dot / total
-    return TensorReport(name, entries, merged, mean_square, mean_dot, base, conflicts, kept, changed)
+    return TensorReport(name, entries, merged, mean_square, mean_dot, base, conflicts, kept, changed, touched)
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Outcome:
     """What came of a merge.
 
     `weights` are shares, where there is one per checkpoint; `complete`: all checkpoints were read; `idle`: tensors and
-    checkpoints of which the density trims nothing.
+    checkpoints of which the density trims nothing; `hashes`, `sums`: of the files that were written, and of running sums.
     """
 
     reports: list[TensorReport]
@@ -54,6 +55,7 @@ class Outcome:
     complete: bool = True
     idle: int = 0
     extra: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, str] = field(default_factory=dict)
 
     def metrics(self, checkpoints: int) -> dict[str, float]:
         """norm_ratio: ‖ΔW_merged‖ / ‖mean ΔW‖; cosine: between the two. Both 1 where there was nothing to merge.

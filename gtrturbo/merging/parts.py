@@ -83,19 +83,20 @@ class LowRank:
 
 @dataclass(frozen=True)
 class BaseWithAdapter:
-    """The base under an adapter that has a change of its own: W + ΔW, float64."""
+    """The base under an adapter, float64: W, or W + ΔW where it is an adapter with a change of its own."""
 
     entry: TensorEntry
-    origin: Change
+    origin: Change | None
     width: int
 
     def reader(self, files: Files) -> TileReader:
         weights = rows_of(files, self.entry, self.width)
-        origin = self.origin.open(files, weights)
+        origin = self.origin.open(files, weights) if self.origin else None
 
         def read(first: int, last: int) -> tuple[np.ndarray, bool]:
             rows = (first // self.width, last // self.width)
-            return (weights(*rows) + origin.rows(*rows)).reshape(-1), False
+            under = weights(*rows)
+            return (under + origin.rows(*rows) if origin else under).reshape(-1), False
 
         return read
 

@@ -1,16 +1,24 @@
 """A merge method with its settings, for k checkpoints: how tiles become one, and what is measured before."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 
 from gtrturbo.algorithms.weights import checkpoint_weights
 from gtrturbo.config.choices import Sign
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.methods import Measure, MergeMethod, method_of
-from gtrturbo.merging.operands import TileRule
+from gtrturbo.merging.methods import (
+    Measure,
+    MergeMethod,
+    method_of,
+    own_settings,
+    with_own_densities,
+    with_signed_weights,
+)
+from gtrturbo.merging.operands import RuleInputs, TileRule
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,9 @@ class MergePlan:
         densities: share of entries that each keeps; 1 where the method trims nothing by magnitude.
         gamma: share of largest entries that is dropped.
         whole: the inputs count as whole weights, not as task vectors around the base.
+        own: parameters of the method's own.
+        trim: what the density is a share of: each tensor, or all that is merged.
+        thresholds: the magnitude that each checkpoint trims at, where it is one for all tensors and known.
     """
 
     name: str
@@ -33,6 +44,9 @@ class MergePlan:
     densities: tuple[float, ...]
     gamma: float = 0.0
     whole: bool = False
+    own: Mapping[str, Any] = field(default_factory=dict)
+    trim: Literal["tensor", "global"] = "tensor"
+    thresholds: tuple[float, ...] | None = None
 
     @property
     def measures(self) -> Measure | None:
@@ -47,8 +61,10 @@ class MergePlan:
         return abs(math.fsum(self.weights) / self.rule.divisor - 1) > 2**-50
 
     def ranks(self, entries: int, index: int) -> list[int]:
-        """Say which magnitudes bound what is kept of a tensor: [of the smallest kept] or [smallest, largest]."""
+        """Say which magnitudes bound what is kept of a tensor: [of the smallest kept] or [smallest, largest]; [] keeps none."""
         density = self.densities[index]
+        if not density:
+            return []
         kept = max(1, int(density * entries))
         if self.method.keeps == "largest":
             return [kept]
@@ -58,7 +74,7 @@ class MergePlan:
     def coefficients(self, gram: np.ndarray) -> tuple[float, ...]:
         """Coefficients of a geometric method from the inner products of one tensor's vectors. [k, k] float64"""
         assert self.method.coefficients is not None
-        return tuple(self.method.coefficients(gram, self.weights))
+        return tuple(self.method.coefficients(gram, self.weights, **self.own))
 
     @property
     def shares(self) -> list[float] | None:
@@ -78,6 +94,8 @@ class MergeSettings:
     normalize: bool | None = None
     sign: Sign = "total"
     gamma: float = 0.01
+    own: Mapping[str, Any] = field(default_factory=dict)
+    trim: Literal["tensor", "global"] = "tensor"
 
 
 def make_plan(settings: MergeSettings, k: int, *, borrowed: bool = False) -> MergePlan:
@@ -95,32 +113,66 @@ def make_plan(settings: MergeSettings, k: int, *, borrowed: bool = False) -> Mer
     _require_count(settings.method, method, k)
     normalize = method.normalizes if settings.normalize is None else settings.normalize
     _require_fitting(settings, method)
-    weights = _weights(settings, method, k, normalize=normalize)
+    own = own_settings(settings.method, method, settings.own)
+    weights = _weights(settings, method, k, normalize=normalize, own=own)
     whole = _is_whole(method, normalize=normalize, borrowed=borrowed)
     if whole and settings.scale != 1:
         raise GtrTurboError(
             f"--scale is for task vectors, and {settings.method} merges whole weights here.", "leave out --scale."
         )
     densities = _densities(settings.density, k) if method.keeps else (1.0,) * k
+    rule = _tile_rule(settings, method, weights, densities, normalize=normalize, whole=whole)
+    if method.keeps == "random" and not method.rule and not own["rescale"]:
+        rule = replace(rule, scale=rule.scale * densities[0])
+    compiled = method
+    method, own, rule = _in_python(settings, method, own, weights, densities, rule)
+    if method is not compiled:
+        weights = checkpoint_weights(settings.weights, k, normalize=normalize)
     return MergePlan(
         name=settings.method,
         method=method,
-        rule=_tile_rule(settings, method, weights, densities, normalize=normalize, whole=whole),
+        rule=replace(rule, given=RuleInputs(own, densities, normalize)) if method.rule else rule,
         weights=tuple(weights),
         densities=densities,
         gamma=settings.gamma if method.keeps == "middle" else 0.0,
         whole=whole,
+        own=own,
+        trim=settings.trim,
     )
+
+
+def _in_python(
+    settings: MergeSettings,
+    method: MergeMethod,
+    own: dict[str, Any],
+    weights: Sequence[float],
+    densities: Sequence[float],
+    rule: TileRule,
+) -> tuple[MergeMethod, dict[str, Any], TileRule]:
+    """Let a rule in Python do what the compiled loop of a built-in method does not."""
+    if method.rule:
+        return method, own, rule
+    if method.keeps == "random" and len(set(densities)) > 1:
+        stand_in = replace(rule, vote=None, average=False, keep=1.0, trims=False, scale=settings.scale)
+        return with_own_densities(method), own | {"vote": method.votes}, stand_in
+    if method.votes and min(weights) < 0:
+        return with_signed_weights(method), {"count": settings.sign == "count"}, replace(rule, vote=None, average=False)
+    return method, own, rule
 
 
 def _require_count(name: str, method: MergeMethod, k: int) -> None:
     if method.most is not None and not method.fewest <= k <= method.most:
-        raise GtrTurboError(f"{name} merges two checkpoints, got {k}.", "for more take multislerp, linear or ties.")
+        count = "one checkpoint" if method.most == 1 else "two checkpoints"
+        raise GtrTurboError(f"{name} merges {count}, got {k}.", "for more take multislerp, linear or ties.")
     if k < method.fewest:
         raise GtrTurboError(f"{name} needs two checkpoints or more, got {k}.")
 
 
 def _require_fitting(settings: MergeSettings, method: MergeMethod) -> None:
+    if settings.trim == "global" and method.keeps != "largest":
+        raise GtrTurboError(
+            f"--trim global is for methods that keep the largest entries, not for {settings.method}.", "leave it out."
+        )
     if settings.normalize is False and method.measures in ("gram", "variance"):
         raise GtrTurboError(f"{settings.method} has no --no-normalize: only the ratios of weights count.", "leave it out.")
     if method.weighs and settings.weights != "sma":
@@ -129,12 +181,12 @@ def _require_fitting(settings: MergeSettings, method: MergeMethod) -> None:
         )
 
 
-def _weights(settings: MergeSettings, method: MergeMethod, k: int, *, normalize: bool) -> list[float]:
-    normalize = normalize or method.measures == "gram"
+def _weights(settings: MergeSettings, method: MergeMethod, k: int, *, normalize: bool, own: Mapping[str, Any]) -> list[float]:
+    normalize = normalize or (method.measures == "gram" and own.get("normalize_weights", True))
     weights = checkpoint_weights(settings.weights, k, normalize=normalize)
-    if method.votes and min(weights) < 0:
-        raise GtrTurboError(f"weights of {settings.method} must not be negative, got {settings.weights}.")
-    if method.rule or not normalize:
+    if not any(weights) and (method.measures == "gram" or method.whole == "summed"):
+        raise GtrTurboError(f"all weights of {settings.method} are 0.", "give one that is not.")
+    if method.rule or not normalize or not any(weights):
         return weights
     # Relative to the largest, so that equal weights are exactly 1 and entries that cancel sum to exactly 0.
     return [weight / max(map(abs, weights)) for weight in weights]
@@ -149,17 +201,17 @@ def _tile_rule(
     normalize: bool,
     whole: bool,
 ) -> TileRule:
-    if method.keeps == "random" and len(set(densities)) > 1:
-        raise GtrTurboError(f"{settings.method} takes one density for all checkpoints, got {settings.density}.")
-    divides = normalize and not method.votes and not method.rule
+    divides = normalize and not method.votes and not method.rule and any(weights)
     return TileRule(
         vote=settings.sign if method.votes else None,
         average=method.votes and normalize,
         divisor=math.fsum(weights) if divides else 1.0,
-        keep=densities[0] if method.keeps == "random" else 1.0,
+        keep=densities[0] if method.keeps == "random" and not method.rule else 1.0,
         scale=settings.scale,
         base_factor=0.0 if whole else 1.0,
-        trims=method.keeps in ("middle", "random") or (method.keeps == "largest" and min(densities) < 1),
+        trims=method.keeps == "middle"
+        or (method.keeps == "random" and not method.rule)
+        or (method.keeps == "largest" and min(densities) < 1),
     )
 
 

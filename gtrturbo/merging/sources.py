@@ -1,12 +1,14 @@
 """Where the tiles of a merge come from: full weights, adapters as dense deltas, or both ends of a difference."""
 
 import fnmatch
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import Adapter
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, Zeros
+from gtrturbo.merging.plan import MergePlan
 from gtrturbo.store.open_files import Files
 from gtrturbo.store.safetensors_files import Layout, TensorEntry
 
@@ -20,7 +22,8 @@ BLOCK = 1 << 18
 class Target:
     """One tensor to merge: where it goes, what it is measured from, and one part per checkpoint that moved it.
 
-    `step`: entries per tile; `row`: entries of a row, where products are made of whole ones.
+    `step`: entries per tile; `row`: entries of a row, where products are made of whole ones; `plan`: of this tensor, where it
+    has one of its own.
     """
 
     entry: TensorEntry
@@ -28,6 +31,7 @@ class Target:
     parts: tuple[Full | LowRank, ...]
     step: int
     row: int = 1
+    plan: MergePlan | None = None
 
     @property
     def name(self) -> str:
@@ -126,3 +130,12 @@ def select(names: Sequence[str] | dict[str, TensorEntry], *, include: Sequence[s
             )
     chosen = {name for pattern in include for name in fnmatch.filter(names, pattern)} if include else set(names)
     return chosen - {name for pattern in exclude for name in fnmatch.filter(names, pattern)}
+
+
+def in_whole_rows(sources: Sources, plan: MergePlan) -> Sources:
+    """Cut tiles between rows, where a rule wants whole ones."""
+    rule = plan.method.rule
+    if rule is None or rule.rows is None:
+        return sources
+    targets = [(target, math.lcm(max(1, rule.row_width(target.entry.shape)), target.row)) for target in sources.targets]
+    return replace(sources, targets=tuple(replace(each, step=max(1, each.step // width) * width) for each, width in targets))

@@ -1,36 +1,53 @@
 """What a state directory says of the running sums in it: whose they are, and how they were taken; and who may add to them."""
 
-import fcntl
-import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.store.claims import claimed_anew, holds_no_links, replaced, require_outside_artifacts
+from gtrturbo.store.files import save_json
+from gtrturbo.store.hashes import content_hash, sealed_by
 
 STATE = "state.json"
-STATE_FORMAT = 1
+STATE_FORMAT = 2
+REMAKE = "choose another --state, and merge all checkpoints into it."
 
 
 @dataclass(frozen=True)
 class RunningSums:
-    """What state.json holds: which checkpoints the sums are of, and how they were taken."""
+    """What state.json holds: which checkpoints the sums are of, oldest first, and how they were taken.
+
+    `sums`: the hash of each file of sums; `seal`: that of all the rest, so that nothing is changed by hand unseen.
+    """
 
     format: int
     base: str
     checkpoints: list[str]
     settings: dict[str, str]
+    sums: dict[str, str] = field(default_factory=dict)
+    seal: str = ""
+
+    def sealed(self, sums: Mapping[str, str]) -> "RunningSums":
+        """The same with the hashes of its files."""
+        state = {**asdict(self), "sums": dict(sums), "seal": ""}
+        return RunningSums(**{**state, "seal": sealed_by(state)})
+
+
+def save_state(folder: Path, state: RunningSums, sums: Mapping[str, str]) -> None:
+    """Write state.json, which seals the files of sums by their hashes."""
+    save_json(folder / STATE, asdict(state.sealed(sums)))
 
 
 def read_state(folder: Path) -> RunningSums | None:
     """Read what a state directory says of itself; None where there is none yet.
 
     Raises:
-        GtrTurboError: the folder holds something else.
+        GtrTurboError: the folder holds something else, or what was changed by hand.
     """
     place = folder if folder.exists() else replaced(folder)  # Between the renames of a writer, who may have been killed there.
     if not place.exists():
@@ -39,16 +56,28 @@ def read_state(folder: Path) -> RunningSums | None:
         state = TypeAdapter(RunningSums).validate_json((place / STATE).read_bytes())
     except (OSError, ValidationError):
         raise GtrTurboError(f"{folder} holds no merge state.", "choose another --state.") from None
-    if "only" in state.settings:  # As --include was called once.
-        state.settings["include"] = state.settings.pop("only")
     if state.format != STATE_FORMAT:
-        raise GtrTurboError(f"{folder} is of format {state.format}, not {STATE_FORMAT}.", "choose another --state.")
+        raise GtrTurboError(f"{folder} is of format {state.format}, not {STATE_FORMAT}.", REMAKE)
+    if state != state.sealed(state.sums):
+        raise GtrTurboError(f"{place / STATE} was changed after it was written.", REMAKE)
     return state
 
 
-def replaced(folder: Path) -> Path:
-    """Where a state is while the next one takes its place."""
-    return folder.parent / f".{folder.name}.replaced"
+def require_intact(folder: Path, state: RunningSums, names: list[str]) -> None:
+    """Hash the files of sums, and refuse those that are not what was written: other sums would merge into a wrong model.
+
+    Raises:
+        GtrTurboError: a file is gone, cut off, of another state, or was changed.
+    """
+    files = [folder / name for name in names]
+    for file in files:
+        if not file.is_file():
+            raise GtrTurboError(f"{file} does not exist.", REMAKE)
+    with ThreadPoolExecutor(len(files)) as pool:
+        found = list(pool.map(content_hash, files))
+    for file, digest in zip(files, found, strict=True):
+        if state.sums.get(file.name) != digest:
+            raise GtrTurboError(f"{file} does not hold the sums that {STATE} was written for.", REMAKE)
 
 
 @contextmanager
@@ -56,35 +85,14 @@ def claimed(folder: Path) -> Iterator[Path]:
     """Keep a state from other writers, and yield the empty folder for the next one, which goes away if the block fails.
 
     Raises:
-        GtrTurboError: another process is adding to it.
+        GtrTurboError: another process is adding to it, or it lies in an artifact.
     """
-    following = folder.parent / f".{folder.name}.partial"
-    following.mkdir(parents=True, exist_ok=True)
-    lock = os.open(following, os.O_RDONLY)
-    try:
-        _lock(lock, folder, following)
-        try:
-            for left in following.iterdir():  # Of a writer who was killed.
-                left.unlink()
-            if not folder.exists() and replaced(folder).exists():
-                replaced(folder).rename(folder)
-            yield following
-        except BaseException:
-            shutil.rmtree(following, ignore_errors=True)
-            raise
-    finally:
-        os.close(lock)
-
-
-def _lock(descriptor: int, folder: Path, following: Path) -> None:
-    # The kernel drops the lock when its process dies, however it dies, so a killed writer blocks nobody.
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        held = os.path.samestat(os.fstat(descriptor), following.stat())  # Or it has just become the state, or gone away.
-    except (BlockingIOError, FileNotFoundError):
-        held = False
-    if not held:
-        raise GtrTurboError(f"{folder} is being added to by another process.", "wait for it, or choose another --state.")
+    require_outside_artifacts(folder, "--state")
+    busy = GtrTurboError(f"{folder} is being added to by another process.", "wait for it, or choose another --state.")
+    with claimed_anew(folder, busy) as following:
+        if not folder.exists() and holds_no_links(replaced(folder)):
+            replaced(folder).rename(folder)
+        yield following
 
 
 def require_unchanged(folder: Path, state: RunningSums | None, expected: list[str]) -> None:
@@ -96,6 +104,34 @@ def require_unchanged(folder: Path, state: RunningSums | None, expected: list[st
     held = state.checkpoints if state else []
     if expected[: len(held)] != held:
         raise GtrTurboError(f"another process has just added to {folder}.", "run it again.")
+
+
+def require_order(folder: Path, held: list[str], given: list[str], *, ordered: bool) -> int:
+    """Refuse a list that the sums cannot stand for, and return how many checkpoints of the sums it does not name.
+
+    Named may be the newest of those that the sums hold, or all of them; new ones follow. Where weights depend on the order it is
+    theirs, else any.
+
+    Args:
+        folder: of the state.
+        held: ids of the checkpoints that the sums hold, oldest first.
+        given: ids that the user names.
+        ordered: weights depend on the order.
+
+    Raises:
+        GtrTurboError: older ones are named without newer ones, twice, or in another order.
+    """
+    named = [identity for identity in given if identity in held]
+    newest = held[len(held) - len(named) :]
+    if named == newest and given[: len(named)] == named:
+        return len(held) - len(named)
+    if not ordered and sorted(named) == sorted(newest):
+        return len(held) - len(named)
+    what = "in another order" if sorted(named) == sorted(newest) else "other ones"
+    raise GtrTurboError(
+        f"{folder} holds the sums of {len(held)} checkpoints, and the list names {what}: sums cannot be taken apart.",
+        "name those that it holds as they were added, then new ones; or leave out --state.",
+    )
 
 
 def require_same(folder: Path, state: RunningSums, *, base: str, settings: dict[str, str]) -> None:

@@ -5,17 +5,21 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from gtrturbo.console import Bar, progress_bar, stderr
 from gtrturbo.merging.accumulators import Accumulators
 from gtrturbo.merging.engine import Merge
+from gtrturbo.merging.global_trim import bounds_of, with_global_thresholds
 from gtrturbo.merging.inputs import Inputs
 from gtrturbo.merging.kernel import compiled_kernel
 from gtrturbo.merging.operands import Combiner, Kernel
 from gtrturbo.merging.outcome import Outcome, rounded
 from gtrturbo.merging.plan import MergePlan
-from gtrturbo.merging.sources import Sources
+from gtrturbo.merging.sources import Sources, Target, in_whole_rows
 from gtrturbo.merging.thresholds import ThresholdCache
 from gtrturbo.merging.workers import Job
 from gtrturbo.store.ids import seed_for
@@ -57,13 +61,18 @@ def stream(
         extra_jobs: for the same threads.
     """
     kernel = _kernel(how.device)
+    sources = in_whole_rows(sources, plan)
     with closing(Files()) as files:
         sources.open(files)
         known = cache.recall(target.name for target in sources.targets) if cache else {}
+        if plan.trim == "global" and plan.measures == "ranks":
+            plan = with_global_thresholds(plan, sources, kernel, files, threads=how.threads)
+            known = bounds_of(plan, sources)
         seeds = _seeds(plan, how.seed)
         merge = Merge(plan, sources, kernel, _combiner(plan, kernel, how.device), files, folder, seeds, known)
         merge.accumulators = accumulators(files) if accumulators else None
         merge.extra_jobs = extra_jobs
+        merge.measurer = _measurer(plan, kernel, files, seeds, how.device)
         with progress_bar("merge (MB)", sources.base.size // MEGABYTE) as bar:
             merge.on_progress = _Throughput(bar)
             reports = merge.run(how.threads)
@@ -71,10 +80,10 @@ def stream(
             cache.remember(merge.thresholds)
         if how.verify and not accumulators:
             _verify(plan, sources, files, folder, seeds, count=how.verify)
-        error = inputs.finish(plan, files, sources, folder)
+        error = inputs.finish(files, sources, folder)
     idle = sum(low == 0 for low, _ in merge.thresholds.values())
     extra = {} if error is None else {"rank_error": rounded(error)}
-    return Outcome(reports, kernel.name, merge.hashes, plan.shares, idle=idle, extra=extra)
+    return Outcome(reports, kernel.name, merge.hashes, plan.shares, idle=idle, extra=extra, sums=merge.sums)
 
 
 def _verify(
@@ -107,7 +116,18 @@ def _combiner(plan: MergePlan, kernel: Kernel, device: str) -> Combiner:
     from gtrturbo.distributed.devices import require_device  # As above.
     from gtrturbo.merging.custom import RuleCombiner
 
-    return RuleCombiner(plan.method.rule.combine, require_device(device))
+    return RuleCombiner(plan.method.rule, require_device(device))
+
+
+def _measurer(
+    plan: MergePlan, kernel: Kernel, files: Files, seeds: Callable[[str, int], int], device: str
+) -> Callable[[Target, MergePlan], np.ndarray] | None:
+    if plan.method.rule is None or plan.method.rule.measure is None:
+        return None
+    from gtrturbo.distributed.devices import require_device  # As above.
+    from gtrturbo.merging.measured_rules import measured_by
+
+    return partial(measured_by, kernel=kernel, files=files, seeds=seeds, device=require_device(device))
 
 
 class _Throughput:

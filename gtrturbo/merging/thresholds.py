@@ -11,11 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from gtrturbo.console import stderr, visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.store.files import write_whole
+from gtrturbo.store.hashes import sealed_by
 
-THRESHOLDS_FORMAT = 1
+THRESHOLDS_FORMAT = 2
 Bounds = tuple[float, float]
 Thresholds = dict[tuple[str, int], Bounds]  # By tensor and number of the checkpoint.
 # A key names the way of trimming by the method that it was first made for; a user's rule that trims asks for what TIES does.
@@ -44,19 +46,23 @@ def recall(folder: Path, key: ThresholdKey) -> dict[str, Bounds]:
     """Read what was measured before, by tensor; nothing if it never was.
 
     Raises:
-        GtrTurboError: the file is damaged or belongs to something else.
+        GtrTurboError: the file is damaged, was changed by hand, or belongs to something else.
+        OSError: it is there, and cannot be read.
     """
     file = folder / key.file
     if not file.is_file():
         return {}
+    text = file.read_bytes()
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(text)
         belongs = content["question"]
         bounds = {
             name: (float(low), math.inf if high is None else float(high)) for name, (low, high) in content["bounds"].items()
         }
         if not all(0 <= low <= high for low, high in bounds.values()):
             raise ValueError("no bounds")
+        if content["seal"] != sealed_by([belongs, content["bounds"]]):
+            raise ValueError("changed by hand")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise GtrTurboError(f"{file} is damaged.", "delete it: it is measured again.") from None
     if belongs != asdict(key):
@@ -69,7 +75,8 @@ def remember(folder: Path, key: ThresholdKey, bounds: Mapping[str, Bounds]) -> N
     """Write what was measured; the file appears whole or not at all."""
     rows = {name: [low, None if math.isinf(high) else high] for name, (low, high) in sorted(bounds.items())}
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"question": asdict(key), "bounds": rows}, indent=1) + "\n"
+    content = {"question": asdict(key), "bounds": rows, "seal": sealed_by([asdict(key), rows])}
+    text = json.dumps(content, indent=1) + "\n"
     write_whole(folder / key.file, text.encode())
 
 
@@ -81,22 +88,36 @@ class ThresholdCache:
     keys: Sequence[ThresholdKey]
 
     def recall(self, tensors: Iterable[str]) -> Thresholds:
-        """Read what was measured before of the tensors at hand."""
+        """Read what was measured before of the tensors at hand; where it cannot be read it is measured again."""
         names = set(tensors)
-        return {
-            (name, index): bounds
-            for index, key in enumerate(self.keys)
-            for name, bounds in recall(self.folder, key).items()
-            if name in names
-        }
+        try:
+            return {
+                (name, index): bounds
+                for index, key in enumerate(self.keys)
+                for name, bounds in recall(self.folder, key).items()
+                if name in names
+            }
+        except OSError as error:
+            _tell(self.folder, "read", error, "all is measured again.")
+            return {}
 
     def remember(self, thresholds: Thresholds) -> None:
-        """Add what was measured since."""
+        """Add what was measured since. A merge that is done is not thrown away because its cache cannot be written."""
+        try:
+            self._remember(thresholds)
+        except OSError as error:
+            _tell(self.folder, "written", error, "the next merge measures again.")
+
+    def _remember(self, thresholds: Thresholds) -> None:
         for index, key in enumerate(self.keys):
             known = recall(self.folder, key)
             measured = {name: bounds for (name, number), bounds in thresholds.items() if number == index}
             if measured.keys() - known.keys():
                 remember(self.folder, key, known | measured)
+
+
+def _tell(folder: Path, done: str, error: OSError, then: str) -> None:
+    stderr.print(f"the cache {visible(str(folder))} cannot be {done} ({error.strerror}): {then}", style="yellow")
 
 
 def cache_of(folder: Path, plan: MergePlan, *, base: str, checkpoints: Sequence[str]) -> ThresholdCache | None:

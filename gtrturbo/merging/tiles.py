@@ -69,6 +69,7 @@ class TorchKernel:
         if not torch.isfinite(origin).all():
             return None
         zero = torch.zeros_like(origin)
+        touched = torch.zeros_like(origin, dtype=torch.bool)
         sums = [zero.clone() for _ in range(4)] if state is None else list(wide(state.reshape(4, -1), self.device) * decay)
         mean, ballot, kept, changed = zero.clone(), zero.clone(), zero.clone(), zero.clone()
         for operand in operands:
@@ -78,6 +79,7 @@ class TorchKernel:
             mean += operand.weight * d
             moved = (d != 0).double()
             changed += moved
+            touched |= d != 0
             if rule.trims:
                 d = trim(d, operand, rule, offset)
                 moved = (d != 0).double()
@@ -92,7 +94,7 @@ class TorchKernel:
         merged, conflicts = self._elect(sums, mean, ballot, rule)
         merged *= rule.scale
         store(rule.base_factor * origin + merged, out)
-        rows = (merged * merged, mean * mean, merged * mean, origin * origin, conflicts, kept, changed)
+        rows = (merged * merged, mean * mean, merged * mean, origin * origin, conflicts, kept, changed, touched.double())
         return chunk_sums(rows)
 
     def _elect(self, sums: list[Tensor], mean: Tensor, ballot: Tensor, rule: TileRule) -> tuple[Tensor, Tensor]:
@@ -130,7 +132,7 @@ def trim(d: Tensor, operand: Operand, rule: TileRule, offset: int) -> Tensor:
     d = d.where((magnitude >= operand.low) & (magnitude <= operand.high), 0.0)
     if rule.keep < 1:
         index = torch.arange(offset + 1, offset + 1 + len(d), dtype=torch.int64, device=d.device)
-        d = torch.where(_uniform(operand.key, index) < rule.keep, d / rule.keep, 0.0)
+        d = torch.where(uniform(operand.key, index) < rule.keep, d / rule.keep, 0.0)
     return d
 
 
@@ -151,10 +153,10 @@ def chunk_sums(rows: Sequence[Tensor]) -> np.ndarray:
 
 def random_mask(key: int, entries: int, keep: float) -> Tensor:
     """Say which entries of a tensor a random drop keeps, each with probability `keep`; decided by key and index alone."""
-    return _uniform(key, torch.arange(1, entries + 1, dtype=torch.int64)) < keep
+    return uniform(key, torch.arange(1, entries + 1, dtype=torch.int64)) < keep
 
 
-def _uniform(key: int, index: Tensor) -> Tensor:
+def uniform(key: int, index: Tensor) -> Tensor:
     """Splitmix64 of key and index as numbers in [0, 1); torch's int64 wraps as uint64 does, only shifts need care."""
     word = _signed(key) + index * _signed(0x9E3779B97F4A7C15)
     word = (word ^ _right(word, 30)) * _signed(0xBF58476D1CE4E5B9)

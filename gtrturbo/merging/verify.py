@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from gtrturbo.algorithms import merging
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.custom import apply_rule
+from gtrturbo.merging.custom import Entries, apply_rule, measure
 from gtrturbo.merging.operands import RuleFailed
 from gtrturbo.merging.parts import Full, LowRank, Zeros
 from gtrturbo.merging.plan import MergePlan
@@ -48,27 +49,41 @@ def verify(
 
 def reference(plan: MergePlan, target: Target, seeds: Seeds) -> tuple[Tensor, Tensor]:
     """Merge one tensor as the definitions say, in float64 before the last rounding; and the size of what was summed."""
+    plan = target.plan or plan
     base, size = _base(target)
     found = [_vector(part, base) for part in target.parts]
     vectors = [vector for vector, _ in found]
     keys = [seeds(target.name, index) for index in range(len(vectors))]
     try:
-        merged = _merge(plan, vectors, keys)
+        merged = _by_rule(plan, target, base, vectors, keys) if plan.method.rule else _merge(plan, vectors, keys)
     except RuleFailed as failure:
         raise failure.at(target.name, rule=plan.name) from failure
     size = size + sum(terms for _, terms in found)
     return plan.rule.base_factor * base + plan.rule.scale * merged.reshape(base.shape), size
 
 
+def _by_rule(plan: MergePlan, target: Target, base: Tensor, vectors: list[Tensor], keys: list[int]) -> Tensor:
+    """Apply a rule in Python to whole tensors, as to one tile."""
+    rule = plan.method.rule
+    assert rule is not None
+    vectors = _kept(plan, vectors, keys) if plan.rule.trims else vectors
+    given = replace(plan.rule.given, width=rule.row_width(target.entry.shape))
+    entries = Entries([vector.flatten() for vector in vectors], plan.weights, base.flatten(), keys)
+    if rule.measure:
+        found = measure(rule, entries, given)
+        order = found.sort().values
+        places = [order[int(share * (len(found) - 1))] for share in rule.quantiles]
+        given = replace(given, measured=np.array(places) if rule.quantiles else found.numpy())
+    return apply_rule(rule, entries, given)
+
+
 def _merge(plan: MergePlan, vectors: list[Tensor], keys: list[int]) -> Tensor:
     method, weights, rule = plan.method, plan.weights, plan.rule
     if method.coefficients:
-        return merging.weighted_sum(vectors, weights=method.coefficients(merging.gram(vectors).numpy(), weights))
+        return merging.weighted_sum(vectors, weights=plan.coefficients(merging.gram(vectors).numpy()))
     if method.keeps == "varied":
         return merging.sce(vectors, density=plan.densities[0])
     vectors = _kept(plan, vectors, keys)
-    if method.rule:
-        return apply_rule(method.rule.combine, [vector.flatten() for vector in vectors], weights)
     if rule.vote:
         return merging.kept_sum(vectors, weights=weights, count=rule.vote == "count", average=rule.average)
     return merging.weighted_sum(vectors, weights=weights) / rule.divisor
@@ -77,6 +92,8 @@ def _merge(plan: MergePlan, vectors: list[Tensor], keys: list[int]) -> Tensor:
 def _kept(plan: MergePlan, vectors: list[Tensor], keys: list[int]) -> list[Tensor]:
     """Keep of each task vector what the method keeps."""
     pairs = list(zip(vectors, plan.densities, strict=True))
+    if plan.thresholds:
+        return [vector.where(vector.abs() >= low, 0.0) for vector, low in zip(vectors, plan.thresholds, strict=True)]
     if plan.method.keeps == "largest":
         return [merging.trimmed(vector, density=density) for vector, density in pairs]
     if plan.method.keeps == "middle":
@@ -98,7 +115,7 @@ def _base(target: Target) -> Sized:
         zeros = torch.zeros(target.entry.shape, dtype=torch.float64)
         return zeros, zeros
     weights = whole_tensor(target.base.entry)
-    if isinstance(target.base, Full):
+    if isinstance(target.base, Full) or target.base.origin is None:
         return weights, weights.abs()
     moved, size = whole_change(target.base.origin, weights)
     return weights + moved, weights.abs() + size

@@ -18,6 +18,7 @@ from gtrturbo.merging.card import ModelCard
 from gtrturbo.merging.incremental import add_to_state
 from gtrturbo.merging.inputs import Inputs, read_inputs
 from gtrturbo.merging.outcome import Outcome, most_moved
+from gtrturbo.merging.parameters import parse_parameters
 from gtrturbo.merging.plan import MergePlan, MergeSettings, make_plan
 from gtrturbo.merging.preview import preview_of, require_room
 from gtrturbo.merging.recursion import merge_recursively
@@ -104,6 +105,8 @@ def _settings(config: MergeConfig) -> MergeSettings:
         normalize=config.normalize,
         sign=config.sign,
         gamma=config.gamma,
+        own=parse_parameters(config.parameters),
+        trim=config.trim,
     )
 
 
@@ -155,7 +158,7 @@ def _merged(config: MergeConfig, inputs: Inputs, folder: Path, given: _Given) ->
     plan = _plan(config)
     sources = inputs.sources(plan, folder)
     known = None
-    if config.cache and plan.measures == "ranks":  # Else the ids need not be known before the work.
+    if config.cache and plan.measures == "ranks" and plan.trim == "tensor":  # Else the ids need not be known before the work.
         ids = given().inputs
         known = cache_of(config.cache, plan, base=ids["base"], checkpoints=ids["checkpoints"])
     return stream(plan, inputs, sources, folder, _how(config), cache=known, extra_jobs=given.jobs)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.config import MergeConfig
+from gtrturbo.console import stderr, visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.lineage import find_base, on_disk
 from gtrturbo.merging.methods import method_of, require_built_in
@@ -59,9 +60,11 @@ def state_settings(config: MergeConfig) -> dict[str, str]:
         or config.sign != "total"
         or config.normalize is False
         or "," in str(config.density)
+        or config.trim == "global"
     ):
         raise GtrTurboError(
-            "--state keeps running sums of ties with weights sma or ema:ALPHA, sign total and one density.", "leave out --state."
+            "--state keeps running sums of ties with weights sma or ema:ALPHA, sign total and one density of each tensor.",
+            "leave out --state.",
         )
     if config.rank or config.adapter_space == "factors":
         raise GtrTurboError("--state writes full weights.", "leave out --rank and --adapter-space, or --state.")
@@ -81,6 +84,8 @@ def require_fitting(config: MergeConfig) -> None:
         require_built_in(config.method, "--adapter-space factors")
     if config.recursive:
         require_built_in(config.method, "--recursive")
+        if config.trim == "global":
+            raise GtrTurboError("--recursive trims tensor by tensor.", "leave out --trim global or --recursive.")
         if config.rank or config.adapter_space == "factors" or config.state or not method_of(config.method).recursive:
             raise GtrTurboError(
                 "--recursive is for full teachers by ties or linear.", "leave out --rank, --adapter-space and --state."
@@ -109,7 +114,11 @@ def _has_base(config: MergeConfig) -> bool:
 
 def remembered_hashes(config: MergeConfig) -> AbstractContextManager[None]:
     """Keep the hashes of the files of others in the merge's cache, if it has one."""
-    return remembering_hashes(config.cache / HASHES if config.cache else None)
+    return remembering_hashes(config.cache / HASHES if config.cache else None, _tell)
+
+
+def _tell(said: str) -> None:
+    stderr.print(visible(said), style="yellow")
 
 
 def held_checkpoints(config: MergeConfig) -> dict[str, list[str]]:

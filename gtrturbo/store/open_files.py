@@ -89,8 +89,8 @@ class Files:
             self._open[path] = os.open(path, os.O_RDONLY)
 
     def create(self, path: Path, header: bytes, size: int) -> None:
-        """Make a file of its final size with its header, so that a full disk is found before the work."""
-        self._open[path] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        """Make a file that was not there, of its final size, with its header, so that a full disk is found before the work."""
+        self._open[path] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
         os.posix_fallocate(self._open[path], 0, max(1, size))
         os.pwrite(self._open[path], header, 0)
 

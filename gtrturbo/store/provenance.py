@@ -28,10 +28,11 @@ def difference(manifest: Manifest, wanted: Provenance) -> str | None:
         return f"by {manifest.stage}, not {wanted.stage}"
     for name in [*wanted.config, *(name for name in manifest.config if name not in wanted.config)]:
         was = manifest.config.get(name, wanted.absent.get(name))
-        if name not in wanted.config:
+        if name not in wanted.config and name not in wanted.absent:
             return f"with --{name.replace('_', '-')} {_said(was)}, which there is no more"
-        if was != wanted.config[name]:
-            return f"with --{name.replace('_', '-')} {_said(was)}, not {_said(wanted.config[name])}"
+        now = wanted.config.get(name, wanted.absent.get(name))
+        if was != now:
+            return f"with --{name.replace('_', '-')} {_said(was)}, not {_said(now)}"
     for name in sorted(wanted.plugins.keys() | manifest.plugins.keys()):
         was, now = (each.get(name, {}).get("sha256") for each in (manifest.plugins, wanted.plugins))
         if was != now:

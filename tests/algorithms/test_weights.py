@@ -49,10 +49,9 @@ def test_weights_sum_to_one_for_any_number_of_checkpoints(spec, k):
     [
         ("1,2,3", "weights has 3 numbers for 4 checkpoints."),
         ("0.5", "weights has 1 numbers for 4 checkpoints."),
-        ("1,2,3,-4", "weights must be positive numbers, got 1,2,3,-4."),
-        ("1,2,3,0", "weights must be positive numbers, got 1,2,3,0."),
-        ("1,2,3,nan", "weights must be positive numbers, got 1,2,3,nan."),
-        ("1,2,3,inf", "weights must be positive numbers, got 1,2,3,inf."),
+        ("1,2,-2,-1", "weights 1,2,-2,-1 sum to 0, and so cannot be divided by their sum."),
+        ("1,2,3,nan", "weights must be finite, got 1,2,3,nan."),
+        ("1,2,3,inf", "weights must be finite, got 1,2,3,inf."),
         ("ema:0", "alpha of ema must be in (0, 1], got 0."),
         ("ema:1.5", "alpha of ema must be in (0, 1], got 1.5."),
         ("ema:nan", "alpha of ema must be in (0, 1], got nan."),
@@ -68,6 +67,11 @@ def test_a_wrong_weighting_is_told_to_the_user(spec, what):
     assert error.value.what == what
 
 
+def test_weights_may_be_0_or_negative_as_long_as_their_sum_is_not_0():
+    assert checkpoint_weights("3,0,-1", 3) == [1.5, 0.0, -0.5]
+    assert checkpoint_weights("0,0", 2) == [0.0, 0.0]
+
+
 def test_weights_that_are_not_scaled_are_taken_as_they_are():
     assert checkpoint_weights("2,-0.5", 2, normalize=False) == [2.0, -0.5]
     assert checkpoint_weights("sma", 3, normalize=False) == [1.0, 1.0, 1.0]
@@ -77,5 +81,5 @@ def test_weights_that_are_not_scaled_are_taken_as_they_are():
 
 @pytest.mark.parametrize("spec", ["nan,1", "1,inf"])
 def test_weights_are_numbers_also_where_they_are_not_scaled(spec):
-    with pytest.raises(GtrTurboError, match="weights must be positive numbers"):
+    with pytest.raises(GtrTurboError, match="weights must be finite"):
         checkpoint_weights(spec, 2, normalize=False)

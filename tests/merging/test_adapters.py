@@ -160,7 +160,7 @@ def test_a_base_that_is_named_by_an_id_may_be_given_as_a_folder(folders, model):
         ({"init_lora_weights": "corda"}, "files do not tell .init_lora_weights corda"),
         ({"layer_replication": [[0, 1]]}, "files do not tell .layer_replication"),
         ({"peft_type": "PREFIX_TUNING"}, "files do not tell .peft_type PREFIX_TUNING"),
-        ({"use_dora": True}, "use_dora is True and .*q_proj has no lora_magnitude_vector"),
+        ({"use_dora": True}, "use_dora is True and .* has no lora_magnitude_vector"),
         ({"trainable_token_indices": [3]}, "trainable_token_indices .*no rows for them"),
     ],
 )
@@ -246,13 +246,9 @@ def test_adapters_of_other_modules_leave_the_rest_as_it_is(folders, model, setti
     for path in paths:
         adapter(path, model, seed=len(full), **kinds[path.name])
         full.append(write_full(folders, f"full {path.name}", path, model))
-    base = folders.write("wide", read(model), "F64")
-    expected, found = (
-        read(folders.merge(*full, base=base, **settings)),
-        read(folders.merge(*paths, base=base, verify=99, **settings)),
-    )
+    expected, found = (read(folders.merge(*each, base=model, verify=99, **settings)) for each in (full, paths))
     for name, value in found.items():
-        assert np.abs(value - expected[name]).max() <= 1e-14, name
+        assert np.abs(value - expected[name]).max() <= 1e-7, name
     moved = {name for name in found if np.abs(found[name] - read(model)[name]).max() > 0.01}
     assert {name.split(".")[-2] for name in moved} == {"q_proj", "k_proj", "up_proj"}
 

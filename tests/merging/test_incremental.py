@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -77,7 +78,7 @@ def test_a_checkpoint_counts_once_however_often_it_is_named(folders, family):
     both = folders.merge(*others, base=base, state=state)
     assert content(both) == content(folders.merge(*others, base=base))
     # The scale is applied to the sums: it may change from one merge to the next.
-    halved = folders.merge(base=base, state=state, checkpoints=(others[1],), scale=0.5)
+    halved = folders.merge(*others, base=base, state=state, scale=0.5)
     assert content(halved) == content(folders.merge(*others, base=base, scale=0.5))
 
 
@@ -105,6 +106,54 @@ def test_a_state_of_another_merge_is_refused_by_name(folders, family, settings, 
     assert not list(folders.root.glob(".*partial"))
 
 
+def test_sums_of_another_state_are_refused(folders, family):
+    base, others = family(3)
+    for name, pair in (("state", others[:2]), ("other", others[1:])):
+        folders.merge(*pair, base=base, state=folders.root / name)
+    shutil.copy(folders.root / "other" / "positive.safetensors", folders.root / "state" / "positive.safetensors")
+    with pytest.raises(GtrTurboError, match=r"positive.safetensors does not hold the sums that state.json was written for"):
+        folders.merge(others[2], base=base, state=folders.root / "state")
+
+
+@pytest.mark.parametrize("weights", ["sma", "ema:0.5"])
+@pytest.mark.parametrize(
+    ("given", "fine"),
+    [
+        ("abc", {"sma", "ema:0.5"}),
+        ("abcd", {"sma", "ema:0.5"}),
+        ("d", {"sma", "ema:0.5"}),
+        ("bcd", {"sma", "ema:0.5"}),  # The oldest is gone from the folder.
+        ("c", {"sma", "ema:0.5"}),
+        ("cba", {"sma"}),
+        ("dabc", {"sma"}),
+        ("cbd", {"sma"}),
+        ("ab", set()),
+        ("a", set()),
+        ("ad", set()),
+        ("acd", set()),
+        ("cc", set()),
+    ],
+)
+def test_a_state_is_the_merge_of_the_list_in_its_order_or_refused(folders, family, capsys, weights, given, fine):
+    base, others = family(4, dtypes="BF16", shapes={"w": (200,)})
+    paths, settings = dict(zip("abcd", others, strict=True)), {"base": base, "weights": weights, "density": "0.5"}
+    state = folders.root / "state"
+    folders.merge(*others[:3], state=state, **settings)
+    before = content(state)
+    if weights not in fine:
+        with pytest.raises(GtrTurboError, match="holds the sums of 3 checkpoints, and the list names"):
+            folders.merge(*(paths[name] for name in given), state=state, **settings)
+        assert content(state) == before
+        return
+    capsys.readouterr()
+    out = folders.merge(*(paths[name] for name in given), state=state, **settings)
+    # What the sums hold comes first; equal weights do not know of an order.
+    assert content(out) == content(folders.merge(*(paths[name] for name in ("abcd" if "d" in given else "abc")), **settings))
+    unnamed = 3 - len(set(given) & set("abc"))
+    said = " ".join(capsys.readouterr().err.split())
+    assert (f"holds {unnamed} older checkpoints that are not named: they are merged too." in said) == (unnamed > 0)
+
+
 def test_a_state_around_another_base_is_refused(folders, family):
     base, others = family(2)
     other_base, _ = family(1, seed=1)
@@ -121,13 +170,19 @@ def test_a_state_around_another_base_is_refused(folders, family):
     [
         (lambda state: (state / "state.json").unlink(), "holds no merge state"),
         (lambda state: (state / "state.json").write_text("{}"), "holds no merge state"),
-        (lambda state: rewrite(state / "state.json", format=0), "is of format 0, not 1"),
-        (lambda state: os.truncate(state / "negative.safetensors", 300), r"negative.safetensors cannot be read"),
+        (lambda state: rewrite(state / "state.json", format=0), "is of format 0, not 2"),
+        (lambda state: os.truncate(state / "negative.safetensors", 300), r"negative.safetensors does not hold the sums"),
         (lambda state: (state / "positive_weight.safetensors").unlink(), r"positive_weight.safetensors does not exist"),
         (
             lambda state: shutil.copy(state / "positive.safetensors", state / "positive_weight.safetensors"),
-            "sums of other tensors",
+            r"positive_weight.safetensors does not hold the sums",
         ),
+        (lambda state: double(state / "positive.safetensors"), r"positive.safetensors does not hold the sums"),
+        (lambda state: double(state / "negative.safetensors", np.nan), r"negative.safetensors does not hold the sums"),
+        (lambda state: rewrite(state / "state.json", checkpoints=[]), "state.json was changed after it was written"),
+        (lambda state: rewrite(state / "state.json", base="0" * 64), "state.json was changed after it was written"),
+        (lambda state: rewrite(state / "state.json", sums={}), "state.json was changed after it was written"),
+        (lambda state: rewrite(state / "state.json", settings={"weights": "sma"}), "state.json was changed after it was written"),
     ],
 )
 def test_a_damaged_state_is_refused(folders, family, damage, said):
@@ -138,6 +193,14 @@ def test_a_damaged_state_is_refused(folders, family, damage, said):
     with pytest.raises(GtrTurboError, match=said):
         folders.merge(others[1], base=base, state=state)
     assert not list(folders.root.glob(".*partial")) and len(list(folders.root.glob("merged*"))) == 1
+
+
+def double(file, factor=2.0):
+    """Change the numbers, and leave the header as it is."""
+    raw = bytearray(file.read_bytes())
+    start = 8 + int.from_bytes(raw[:8], "little")
+    raw[start:] = (np.frombuffer(raw[start:], np.float64) * factor).tobytes()
+    file.write_bytes(raw)
 
 
 def rewrite(file, **changes):
@@ -310,7 +373,10 @@ def test_only_new_checkpoints_and_tensors_are_measured(folders, family, monkeypa
         (lambda text: text[: len(text) // 2], "is damaged"),
         (lambda text: text.replace('"bounds"', '"limits"'), "is damaged"),
         (lambda text: text.replace('"embed.weight": [\n   0.', '"embed.weight": [\n   -0.'), "is damaged"),
-        (lambda text: text.replace('"density": 0.8', '"density": 0.9'), "belongs to another density"),
+        (lambda text: text.replace('"density": 0.8', '"density": 0.9'), "is damaged"),
+        (lambda text: text.replace('"embed.weight": [\n   0.', '"embed.weight": [\n   1.'), "is damaged"),
+        (lambda text: re.sub(r'("embed.weight": \[\s+)[0-9.e-]+', r"\1NaN", text), "is damaged"),
+        (lambda text: text.replace('"scalar"', '"other"'), "is damaged"),
     ],
 )
 def test_a_cache_that_is_damaged_or_of_something_else_is_refused(folders, family, change, said):
@@ -325,6 +391,36 @@ def test_a_cache_that_is_damaged_or_of_something_else_is_refused(folders, family
     assert str(file) in error.value.what and "delete it" in error.value.fix
 
 
+def test_a_cache_of_another_checkpoint_is_refused(folders, family):
+    base, others = family(2)
+    cache, other = folders.root / "cache", folders.root / "other"
+    folders.merge(others[0], base=base, cache=cache)
+    folders.merge(others[1], base=base, cache=other)
+    ((mine,), (theirs,)) = ([p for p in place.glob("*.json") if p.name != "hashes.json"] for place in (cache, other))
+    shutil.copy(theirs, mine)
+    with pytest.raises(GtrTurboError, match="belongs to another checkpoint"):
+        folders.merge(others[0], base=base, cache=cache)
+
+
+@pytest.mark.parametrize("operation", ["read_bytes", "mkdir"])
+def test_a_cache_that_cannot_be_read_or_written_breaks_no_merge(folders, family, monkeypatch, capsys, operation):
+    base, others = family(2, dtypes="BF16")
+    cache, expected = folders.root / "cache", content(folders.merge(*others, base=base))
+    folders.merge(others[0], base=base, cache=cache)
+    genuine = getattr(Path, operation)
+
+    def fails(self, *rest, **named):
+        if cache in (self, self.parent):
+            raise PermissionError(13, "Permission denied", str(self))
+        return genuine(self, *rest, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, operation, fails)
+        out = folders.merge(*others, base=base, cache=cache)
+    assert content(out) == expected
+    assert "cannot be" in capsys.readouterr().err
+
+
 def test_hashes_of_large_files_are_remembered_until_the_file_changes(folders, monkeypatch):
     from gtrturbo.store import hashes
 
@@ -335,20 +431,41 @@ def test_hashes_of_large_files_are_remembered_until_the_file_changes(folders, mo
     os.utime(file, (1, 1))
     fresh = hashes.content_hash(file)
     monkeypatch.setattr(hashes, "_hashed", {})
-    with hashes.remembering_hashes(store):
+    with hashes.remembering_hashes(store, print):
         assert hashes.content_hash(file) == fresh
-    (key,) = json.loads(store.read_text())
+    written = store.read_text()
+    (key,) = json.loads(written)["hashes"]
     monkeypatch.setattr(hashes, "_hashed", {})
-    store.write_text(json.dumps({key: "remembered"}))
-    with hashes.remembering_hashes(store):
-        assert hashes.content_hash(file) == "remembered"
+    with monkeypatch.context() as patched, hashes.remembering_hashes(store, print):
+        patched.setattr(Path, "open", None)
+        assert hashes.content_hash(file) == fresh
+    with hashes.remembering_hashes(store, print):
         file.write_bytes(b"two")
-        assert hashes.content_hash(file) not in ("remembered", fresh)
+        assert hashes.content_hash(file) != fresh
     # Just written: it may change again without a new time, so its hash is not kept.
-    assert list(json.loads(store.read_text())) == [key]
-    store.write_text("[")
-    with pytest.raises(GtrTurboError, match="is damaged"), hashes.remembering_hashes(store):
-        pass
+    assert list(json.loads(store.read_text())["hashes"]) == [key]
+    for damaged in ("[", written.replace(fresh, "0" * 64), written.replace(key, "1")):
+        store.write_text(damaged)
+        with pytest.raises(GtrTurboError, match="is damaged"), hashes.remembering_hashes(store, print):
+            pass
+    monkeypatch.setattr(hashes, "_hashed", {})
+    store.write_text(json.dumps({key: fresh}))  # As the version wrote it that sealed nothing: not believed.
+    with hashes.remembering_hashes(store, print):
+        assert hashes.content_hash(file) != fresh
+
+
+def test_hashes_that_cannot_be_kept_are_told_and_break_nothing(folders, monkeypatch):
+    from gtrturbo.store import hashes
+
+    monkeypatch.setattr(hashes, "WORTH_REMEMBERING", 1)
+    monkeypatch.setattr(hashes, "_hashed", {})
+    file, told = folders.root / "large", []
+    file.write_bytes(b"one")
+    os.utime(file, (1, 1))
+    (folders.root / "place").write_text("no folder")
+    with hashes.remembering_hashes(folders.root / "place" / "hashes.json", told.append):
+        hashes.content_hash(file)
+    assert len(told) == 1 and "cannot be written" in told[0]
 
 
 def test_a_full_disk_while_the_state_is_made_leaves_nothing(folders, family, monkeypatch):

@@ -177,8 +177,8 @@ def test_what_is_counted_while_merging_is_what_numpy_counts(kernels):
     for kernel in kernels:
         out = np.empty_like(base)
         rows = kernel.combine(base, inputs, rule, offset=0, out=out)
-        assert rows is not None and rows.shape == (2, 7)
-        merged_square, total_square, dot, base_square, conflicts, counted, changed = rows.sum(axis=0)
+        assert rows is not None and rows.shape == (2, 8)
+        merged_square, total_square, dot, base_square, conflicts, counted, changed, touched = rows.sum(axis=0)
         assert total_square == pytest.approx((total**2).sum(), rel=1e-12)
         assert base_square == pytest.approx((wide**2).sum(), rel=1e-12)
         assert merged_square == pytest.approx(((out - wide) ** 2).sum(), rel=1e-4)
@@ -186,6 +186,7 @@ def test_what_is_counted_while_merging_is_what_numpy_counts(kernels):
         assert conflicts == sum((d > 0 for d in kept), False).astype(bool)[sum((d < 0 for d in kept), False).astype(bool)].sum()
         assert counted == sum(np.count_nonzero(d) for d in kept)
         assert changed == sum(np.count_nonzero(d) for d in moved)
+        assert touched == np.count_nonzero(np.any([d != 0 for d in moved], axis=0))
 
 
 def test_the_random_drop_keeps_its_share_and_knows_only_key_and_index():

@@ -164,9 +164,17 @@ def test_numbers_and_integers_are_not_merged(folders):
         ({"density": "nan"}, r"density must be in \(0, 1\]"),
         ({"density": "much"}, "density must be"),
         ({"density": "0.5,0.5,0.5"}, "density has 3 numbers for 2 checkpoints"),
-        ({"method": "dare-ties", "density": "0.5,0.4"}, "takes one density for all"),
-        ({"method": "dare-ties", "weights": "1,-1"}, "weights of dare-ties must not be negative"),
-        ({"method": "task-arithmetic", "weights": "1,-1", "normalize": True}, "weights must be positive"),
+        ({"method": "task-arithmetic", "weights": "1,-1", "normalize": True}, "weights 1,-1 sum to 0"),
+        ({"method": "linear", "weights": "0,0"}, "all weights of linear are 0"),
+        ({"method": "nearswap"}, "nearswap merges one checkpoint, got 2"),
+        ({"method": "della", "parameters": ("eps=0.1",)}, "della has no parameter eps"),
+        ({"method": "della", "parameters": ("epsilon",)}, "parameters must be KEY=VALUE, got epsilon"),
+        ({"method": "della", "parameters": ("epsilon=x",)}, "parameter epsilon must be a finite number"),
+        ({"method": "della", "parameters": ("epsilon=1", "epsilon=2")}, "parameters set epsilon twice"),
+        ({"method": "della", "density": "0.8", "parameters": ("epsilon=0.3",)}, "della fails at .*epsilon must be in"),
+        ({"method": "ties", "parameters": ("epsilon=0.3",)}, "ties has no parameter epsilon"),
+        ({"method": "linear", "trim": "global"}, "--trim global is for methods that keep the largest"),
+        ({"method": "ties", "trim": "global", "recursive": True}, "--recursive trims tensor by tensor"),
         ({"method": "model-stock", "weights": "1,2"}, "weighs checkpoints itself"),
         ({"method": "sce", "normalize": False}, "has no --no-normalize"),
         ({"method": "slerp", "scale": 2.0}, "--scale is for task vectors"),
@@ -190,7 +198,7 @@ def test_methods_for_a_number_of_checkpoints_say_so(folders, family, method, k):
 
 
 def test_opposite_directions_have_no_barycentre(folders):
-    paths = [folders.write(f"m{i}", {"w": np.full(3, value)}) for i, value in enumerate((0.0, 1.0, -1.0))]
+    paths = [folders.write(f"m{i}", {"w": np.full(3, value)}) for i, value in enumerate((0.0, 1.0, -1.0, 1.0, -1.0))]
     refused(
         folders, "multislerp fails at w: the weighted sum of the directions is 0", *paths[1:], base=paths[0], method="multislerp"
     )
@@ -302,8 +310,7 @@ def written(folders, **content):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"merge_method": "della"}, "asks for della"),
-        ({"merge_method": "breadcrumbs_ties"}, "asks for breadcrumbs_ties"),
+        ({"merge_method": "rectify"}, "asks for rectify"),
         ({"slices": []}, "sets slices, which merge does not read"),
         ({"tokenizer_source": "union"}, "sets tokenizer_source"),
         ({"models": None}, "has no list of models"),

@@ -1,0 +1,46 @@
+"""Parameters of a merge method's own, as the command line and recipes write them: KEY=VALUE."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from gtrturbo.errors import GtrTurboError
+
+NUMBER = re.compile(r"[+-]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,3})?")
+INTEGER = re.compile(r"[+-]?\d{1,15}")
+# As YAML 1.1 and pydantic, hence mergekit, read them.
+TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+def parse_parameters(texts: Sequence[str]) -> dict[str, Any]:
+    """Read KEY=VALUE texts; a VALUE of several numbers is one per checkpoint.
+
+    Raises:
+        GtrTurboError: one is no such text, or names what another names.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.isidentifier():
+            raise GtrTurboError(f"parameters must be KEY=VALUE, got {text}.", "for example: --parameters epsilon=0.1")
+        if key in found:
+            raise GtrTurboError(f"parameters set {key} twice.", "leave one out.")
+        numbers = [_value(key, part) for part in value.split(",")]
+        found[key] = numbers[0] if len(numbers) == 1 else tuple(numbers)
+    return found
+
+
+def _value(key: str, text: str) -> bool | int | float:
+    if text.lower() in TRUTHS:
+        return TRUTHS[text.lower()]
+    number = as_number(text)
+    if number is None:
+        raise GtrTurboError(f"parameter {key} must be a finite number or true or false, got {text!r}.")
+    return int(text) if INTEGER.fullmatch(text) else number
+
+
+def as_number(text: str) -> float | None:
+    """Read a finite decimal number such as 6e-1; None where a text is none."""
+    number = float(text) if NUMBER.fullmatch(text) else math.nan
+    return number if math.isfinite(number) else None
