@@ -7,9 +7,10 @@ from pathlib import Path
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import Adapter
 from gtrturbo.merging.changes import Change, Directed, Experts, Product, Replaced, Residual, Shape, Tokens
+from gtrturbo.merging.matching import Pattern
 from gtrturbo.merging.naming import Tensors
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank
-from gtrturbo.merging.sources import BLOCK, TILE, Sources, Target, select
+from gtrturbo.merging.sources import BLOCK, TILE, Sources, Target
 from gtrturbo.store.safetensors_files import Layout, TensorEntry
 
 Names = Callable[[Tensors], dict[str, str]]
@@ -22,8 +23,7 @@ def adapter_sources(
     origin: Adapter | None,
     names: Names,
     *,
-    include: Sequence[str],
-    exclude: Sequence[str],
+    pattern: Pattern,
     whole: bool,
     scales: bool = False,
 ) -> Sources:
@@ -34,7 +34,7 @@ def adapter_sources(
         adapters: one per checkpoint.
         origin: the adapter that they were trained from, where it has a change of its own.
         names: gives the base's name for each tensor that the adapters change, from its name in memory and its shapes.
-        include, exclude: patterns over the base's tensors.
+        pattern: which of the base's tensors are merged.
         whole: take W + ΔW as vectors of their own.
         scales: merging equal weights gives others, so tensors that no adapter changes are merged too.
 
@@ -46,7 +46,8 @@ def adapter_sources(
     found = [bound(adapter, base, stored) for adapter in used]
     changes, under = found[: len(adapters)], found[len(adapters)] if origin else {}
     changed = {name for each in found for name in each}
-    selected = select(base.entries, include=include, exclude=exclude)
+    pattern.require_used(base.entries)
+    selected = pattern.chosen(base.entries)
     targets, copied = [], []
     for name, entry in base.entries.items():
         if origin and name in under and name not in selected:
@@ -135,7 +136,7 @@ class _Way:
         if ways == {False}:
             return False
         if not self._known:
-            from gtrturbo.models.layer_kinds import transposed_layers  # Takes seconds to import, and is rarely needed.
+            from gtrturbo.models.stored_names import transposed_layers  # Takes seconds to import, and is rarely needed.
 
             self._known.append(transposed_layers(self.folder))
         layers = self._known[0]

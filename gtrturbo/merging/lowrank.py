@@ -12,6 +12,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapted import Names, adapter_sources, stored_by_name
 from gtrturbo.merging.adapters import PREFIX, Adapter
 from gtrturbo.merging.changes import Change, Directed, Product, Residual, rows_of
+from gtrturbo.merging.matching import Pattern
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, Zeros
 from gtrturbo.merging.sources import BLOCK, Sources, Target
 from gtrturbo.models.checkpoint_files import adapter_config
@@ -47,7 +48,7 @@ def module_sources(
     Raises:
         GtrTurboError: an adapter changes what no product of two factors can stand for.
     """
-    full = adapter_sources(base, adapters, origin, names, include=(), exclude=(), whole=whole)
+    full = adapter_sources(base, adapters, origin, names, pattern=Pattern(), whole=whole)
     for adapter in full.adapters:
         require_factors(adapter)
     in_memory = {stored: name for name, stored in stored_by_name(full.adapters, names).items()}

@@ -53,7 +53,7 @@ def reference(plan: MergePlan, target: Target, seeds: Seeds) -> tuple[Tensor, Te
     base, size = _base(target)
     found = [_vector(part, base) for part in target.parts]
     vectors = [vector for vector, _ in found]
-    keys = [seeds(target.name, index) for index in range(len(vectors))]
+    keys = [seeds(target.draw, index) for index in range(len(vectors))]
     try:
         merged = _by_rule(plan, target, base, vectors, keys) if plan.method.rule else _merge(plan, vectors, keys)
     except RuleFailed as failure:

@@ -11,6 +11,8 @@ import numpy as np
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.safetensors_files import FLOATS, TensorEntry
 
+COMPARED = 1 << 22  # bytes
+
 
 @dataclass(frozen=True)
 class StoredTile:
@@ -105,6 +107,17 @@ def read_tensor(files: Files, entry: TensorEntry) -> np.ndarray:
     flat = np.empty(entry.entries, FLOATS[entry.dtype])
     files.read(entry, 0, flat)
     return flat.reshape(entry.shape)
+
+
+def same_bytes(a: TensorEntry, b: TensorEntry) -> bool:
+    """Tell whether two tensors are the same, byte for byte."""
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    with a.file.open("rb") as ours, b.file.open("rb") as theirs:
+        ours.seek(a.start)
+        theirs.seek(b.start)
+        pieces = [min(COMPARED, a.size - first) for first in range(0, a.size, COMPARED)]
+        return all(ours.read(size) == theirs.read(size) for size in pieces)
 
 
 def widen(values: np.ndarray) -> np.ndarray:
