@@ -3,6 +3,8 @@
 from typing import Literal
 
 AUTO = "auto"
+# When large files of what a stage reads are hashed.
+VerifyInputs = Literal["always", "once", "never"]
 InvalidReply = Literal["random", "noop", "end"]
 ServerName = Literal["vllm", "sglang", "generic"]
 # Where a KL enters the reward of a turn, and where it may enter at all.
@@ -10,6 +12,8 @@ Placement = Literal["reward", "advantage", "return"]
 AnyPlacement = Literal[Placement, "loss"]
 KlTokens = Literal["thought", "reply"]
 Sign = Literal["total", "count"]
+# What to do about tensors that only the base or only a checkpoint has.
+Missing = Literal["dropped", "base", "error"]
 # Built-ins that others than their own table name: who answers, what a turn is credited with, how a KL is estimated.
 HF, OPENAI = "hf", "openai"
 GAE = "gae"
