@@ -11,6 +11,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.files import save_json
 from gtrturbo.store.names import (
     ADAPTER_CONFIG,
+    BASE_FOLDER,
     FAMILY,
     MANIFEST,
     METRICS,
@@ -57,6 +58,19 @@ def base_of(path: Path) -> str:
     named = adapter_config(path)["base_model_name_or_path"]
     beside = path / named
     return str(beside) if beside.is_dir() else named
+
+
+def bases_under(path: Path) -> list[tuple[Path, str]]:
+    """List the artifacts that the model under an adapter lies in, each with how the names of its files there begin."""
+    if not is_adapter(path):
+        return []
+    base = Path(base_of(path))
+    if base.parent == path:
+        return []  # Its own.
+    if (base / MANIFEST).is_file():
+        return [(base, ""), *bases_under(base)]
+    inside = base.name == BASE_FOLDER and (base.parent / MANIFEST).is_file()
+    return [(base.parent, f"{BASE_FOLDER}/")] if inside else []
 
 
 def adapter_config(path: Path) -> dict[str, Any]:
