@@ -62,7 +62,7 @@ def base_of(path: Path) -> str:
 
 def bases_under(path: Path) -> list[tuple[Path, str]]:
     """List the artifacts that the model under an adapter lies in, each with how the names of its files there begin."""
-    if not is_adapter(path):
+    if not is_adapter(path) or not names_base(path):
         return []
     base = Path(base_of(path))
     if base.parent == path:
