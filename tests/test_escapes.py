@@ -23,8 +23,8 @@ from gtrturbo.show.comparison import csv_cell
 
 STEERING = [
     "\x1b[31mred", "\x1b]0;title\x07", "\x1b]8;;http://evil\x1b\\link", "\x1b]52;c;aGk=\x07", "\x9b31m", "\x9d0;x\x9c", "a\rb",
-    "a\bb", "\x00", "\x7f", "\u202eevil", "\u2066x", "\u200fx", "\u061cx", "\u2028x", "\u2029x", "\ufeffx", "\U000e0041x", "\udc80",
-    "\tx", "\x0c",
+    "a\bb", "\x00", "\x7f", "\u202eevil", "\u2066x", "\u200fx", "\u061cx", "\u2028x", "\u2029x", "\ufeffx", "\U000e0041x",
+    "\udc80", "\tx", "\x0c",
 ]  # fmt: skip
 HARMLESS = ["grün", "日本語", "👩\u200d🔬", "می\u200cخواهم", "a b", "[bold]", ":smile:", "−1 × σ"]
 
