@@ -12,6 +12,7 @@ from gtrturbo.distributed.processes import Alone, group, working_in, world
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import is_outside, load, names_code
 from gtrturbo.stages.table import STAGES, Stage, resumable_files
+from gtrturbo.store.apart import require_apart
 from gtrturbo.store.draft import Draft, Result
 from gtrturbo.store.ids import artifact_id
 from gtrturbo.store.provenance import Provenance
@@ -52,6 +53,7 @@ def preview(config: Any) -> str:
 
 def _run(config: Any) -> Result:
     _require_unpruned(config)
+    require_apart("--out", config.out, read_by(config))
     require_trackers(config.log)  # Before the work, at whose end the stage's own numbers are told.
     result = importlib.import_module(_stage(config).module).run(config)
     with tracking(config.log) as track:
