@@ -23,8 +23,9 @@ from gtrturbo.stages import eval as eval_stage
 from gtrturbo.stages import execute
 from gtrturbo.store.ids import artifact_id
 from gtrturbo.store.manifest import read_manifest
+from gtrturbo.store.pictures import load_picture
 from gtrturbo.store.records import Demo, read_rows
-from gtrturbo.store.tensors import load_picture, load_turn_tokens
+from gtrturbo.store.tensors import load_turn_tokens
 
 TASK = {"task": "numberline", "env": ("image=tiny",)}
 PLAY = TASK | {"episodes": 3, "max_new_tokens": 48, "temperature": 0.9, "num_envs": 3, "engine": "openai"}
@@ -96,7 +97,7 @@ def test_the_request_says_all_that_decides_the_distribution(rollout, served):
         [message] = body["messages"]
         assert [part["type"] for part in message["content"]] == ["image_url", "text"]
     sent = {picture_of(body["messages"][0]["content"][0]["image_url"]["url"]).tobytes() for body in fake.requests}
-    assert sent == {load_picture(out / turn.images[0]).tobytes() for turn in turns}
+    assert sent == {load_picture(out, turn.images[0]).tobytes() for turn in turns}
 
 
 def test_episodes_on_a_server_do_not_depend_on_how_many_are_asked_for_at_once(rollout, served):
