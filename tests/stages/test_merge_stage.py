@@ -274,7 +274,7 @@ NAME = "visual.blocks.0.attn.qkv.weight"
     ("change", "said"),
     [
         (lambda t: without(t, NAME), f"has 1 tensors fewer than the base (first: {NAME})."),
-        (lambda t: t | {"model.extra": np.zeros(2, np.float32)}, "has 1 tensors that the base lacks (first: model.extra)."),
+        (lambda t: t | {"lm_head.weight": np.zeros(2, np.float32)}, "has 1 tensors that the base lacks (first: lm_head.weight)."),
         (lambda t: t | {NAME: np.zeros((2, 3), np.float32)}, "has shape [2, 3], in the base [144, 48]."),
         (lambda t: t | {NAME: np.full_like(t[NAME], np.nan)}, "holds a NaN or an infinity."),
         (lambda t: t | {NAME: np.full_like(t[NAME], np.inf)}, "holds a NaN or an infinity."),
