@@ -11,6 +11,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.files import save_json
 from gtrturbo.store.names import (
     ADAPTER_CONFIG,
+    BASE_FOLDER,
     FAMILY,
     MANIFEST,
     METRICS,
@@ -62,6 +63,20 @@ def named_base(path: Path) -> str | None:
         return None
     beside = path / named
     return str(beside) if beside.is_dir() else named
+
+
+def bases_under(path: Path) -> list[tuple[Path, str]]:
+    """List the artifacts that the model under an adapter lies in, each with how the names of its files there begin."""
+    named = named_base(path) if is_adapter(path) else None
+    if named is None:
+        return []
+    base = Path(named)
+    if base.parent == path:
+        return []  # Its own.
+    if (base / MANIFEST).is_file():
+        return [(base, ""), *bases_under(base)]
+    inside = base.name == BASE_FOLDER and (base.parent / MANIFEST).is_file()
+    return [(base.parent, f"{BASE_FOLDER}/")] if inside else []
 
 
 def adapter_config(path: Path) -> dict[str, Any]:
