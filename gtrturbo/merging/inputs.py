@@ -137,9 +137,6 @@ def read_inputs(
     origin = read_adapter(base) if is_adapter(base) else None
     under = on_disk(Path(base_of(base))) if origin else base
     found = tuple(map(read_adapter, checkpoints))
-    for adapter in found:
-        if not adapter.factors and not adapter.replaced:
-            raise GtrTurboError(f"{adapter.folder} holds no tensors: training did not save it.", "leave that checkpoint out.")
     inputs = Inputs(under, checkpoints, found, origin, rank, factors, pattern, missing)
     for note in _other_bases(checkpoints, base):
         inputs.tell(note)
