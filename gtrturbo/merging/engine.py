@@ -19,7 +19,7 @@ from gtrturbo.merging.magnitudes import NotFinite
 from gtrturbo.merging.measuring import MeasuredTensor, bounds, inner_products, most_varied, selected, vectors_of
 from gtrturbo.merging.operands import Combiner, Kernel, Operand, RuleFailed, Tile, TileRule, loaded
 from gtrturbo.merging.outcome import TensorReport, report_of
-from gtrturbo.merging.parts import Full, LowRank, TileReader
+from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, TileReader, narrow
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.products import BufferPool, ProductCache
 from gtrturbo.merging.ranges import MERGE_RANGE
@@ -203,7 +203,12 @@ class Merge:
         for start, stop in target.tiles(first, last):
             origin, _ = base(start, stop)
             operands = self._operands(target, base, readers, start, stop, measured)
-            self._merge_tile(target, origin, operands, rule, start, out[: stop - start])
+            if isinstance(target.base, BaseWithAdapter):  # It is not rounded before the merge.
+                sums = np.empty(stop - start)
+                self._merge_tile(target, origin, operands, rule, start, sums)
+                out[: stop - start] = narrow(sums, out.dtype)
+            else:
+                self._merge_tile(target, origin, operands, rule, start, out[: stop - start])
             for index in range(len(readers)):
                 if cache := self._caches.get((target.name, index)):
                     cache.drop(start)

@@ -1,8 +1,9 @@
 """What a merge reads, by what its checkpoints are: full weights, or LoRA adapters and the model under them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from rich.text import Text
@@ -10,6 +11,7 @@ from rich.text import Text
 from gtrturbo.config.choices import Missing
 from gtrturbo.console import stderr, visible
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.merging.adapted import adapter_sources
 from gtrturbo.merging.adapters import Adapter, read_adapter
 from gtrturbo.merging.lineage import on_disk
 from gtrturbo.merging.lowrank import factor_sources, module_sources, write_adapter, write_factors
@@ -17,8 +19,8 @@ from gtrturbo.merging.matching import Pattern, match, names_in_memory
 from gtrturbo.merging.naming import tensors_of
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.quantised import require_plain
-from gtrturbo.merging.sources import Sources, adapter_sources, full_sources
-from gtrturbo.models.checkpoint_files import base_of, is_adapter
+from gtrturbo.merging.sources import Sources, full_sources
+from gtrturbo.models.checkpoint_files import base_of, is_adapter, names_base
 from gtrturbo.store.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_INDEX, MODEL_WEIGHTS
 from gtrturbo.store.open_files import Files
 from gtrturbo.store.safetensors_files import Layout, read_layout
@@ -49,11 +51,17 @@ class Inputs:
             return self._full(plan)
         if self.factors:
             return factor_sources(self.adapters, folder)
-        if self.rank:
-            return module_sources(self.adapters, self.origin, folder)
         base = self._read(self.under)
-        chosen = {"pattern": self.pattern, "whole": plan.whole}
-        return adapter_sources(base, self.adapters, self.origin, lambda tensors: tensors_of(base, tensors), **chosen)
+        names = partial(tensors_of, base)
+        if self.rank:
+            if plan.scales_base:
+                raise GtrTurboError(
+                    f"weights that sum to {math.fsum(plan.weights):g} scale the whole model here: no adapter stands for it.",
+                    "leave out --rank or --no-normalize, or give weights that sum to 1.",
+                )
+            return module_sources(base, self.adapters, self.origin, names, folder, whole=plan.whole)
+        chosen = {"pattern": self.pattern, "whole": plan.whole, "scales": plan.scales_base}
+        return adapter_sources(base, self.adapters, self.origin, names, **chosen)
 
     def tell(self, note: str) -> None:
         """Say something that a user has to know, once; the card says it, too."""
@@ -85,11 +93,12 @@ class Inputs:
 
     def finish(self, files: Files, sources: Sources, folder: Path) -> float | None:
         """Turn what was merged into an adapter, where one is to come out; return the error of a cut to a rank."""
+        if not self.as_adapter:
+            return None
+        like = next(adapter.folder for adapter in self.adapters if adapter.choices)
         if self.rank:
-            like = self.adapters[0].folder
-            return write_adapter(files, sources, self.origin, like, folder, rank=self.rank).relative
-        if self.factors:
-            write_factors(self.adapters[0].folder, folder)
+            return write_adapter(files, sources, like, folder, rank=self.rank).relative
+        write_factors(like, folder)
         return None
 
 
@@ -144,8 +153,8 @@ def _require_one_kind(folder: Path) -> None:
 def _require_one_base(checkpoints: Sequence[Path], base: Path) -> None:
     """Refuse adapters of another model. One that is not on this machine may be the one that --base is a copy of."""
     under = Path(base_of(base)) if is_adapter(base) else base
-    named = [Path(base_of(path)) for path in checkpoints]
-    absent = {model for model in named if not model.is_dir()}
-    for path, model in zip(checkpoints, named, strict=True):
+    named = {path: Path(base_of(path)) for path in checkpoints if names_base(path)}
+    absent = {model for model in named.values() if not model.is_dir()}
+    for path, model in named.items():
         if len(absent) > 1 or (model.is_dir() and model.resolve() != under.resolve()):
             raise GtrTurboError(f"{path} adapts {model}, not {under}.", "merge needs checkpoints of one base.")

@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.files import save_json
 from gtrturbo.store.names import (
     ADAPTER_CONFIG,
+    BASE_FOLDER,
     FAMILY,
     MANIFEST,
     METRICS,
@@ -38,11 +40,38 @@ def is_adapter(path: Path) -> bool:
     return (path / ADAPTER_CONFIG).is_file()
 
 
+def names_base(path: Path) -> bool:
+    """Tell whether an adapter names the model under it; PEFT writes null for one that was built in memory."""
+    return bool(adapter_config(path).get("base_model_name_or_path"))
+
+
 def base_of(path: Path) -> str:
-    """Name the model under an adapter: a folder relative to the adapter's own, else a folder or hub id as it stands."""
+    """Name the model under an adapter: a folder relative to the adapter's own, else a folder or hub id as it stands.
+
+    Raises:
+        GtrTurboError: it names none.
+    """
+    if not names_base(path):
+        raise GtrTurboError(
+            f"{path / ADAPTER_CONFIG} does not name the model that the adapter is for.",
+            "write it there as base_model_name_or_path; merge takes it from --base, too.",
+        )
     named = adapter_config(path)["base_model_name_or_path"]
     beside = path / named
     return str(beside) if beside.is_dir() else named
+
+
+def bases_under(path: Path) -> list[tuple[Path, str]]:
+    """List the artifacts that the model under an adapter lies in, each with how the names of its files there begin."""
+    if not is_adapter(path):
+        return []
+    base = Path(base_of(path))
+    if base.parent == path:
+        return []  # Its own.
+    if (base / MANIFEST).is_file():
+        return [(base, ""), *bases_under(base)]
+    inside = base.name == BASE_FOLDER and (base.parent / MANIFEST).is_file()
+    return [(base.parent, f"{BASE_FOLDER}/")] if inside else []
 
 
 def adapter_config(path: Path) -> dict[str, Any]:

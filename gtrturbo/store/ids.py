@@ -20,7 +20,7 @@ def artifact_id(path: Path) -> str:
     if (path / MANIFEST).is_file():
         return sha256_file(path / MANIFEST)
     listing = [[file.name, content_hash(file)] for file in _model_files(path)]
-    return _sha256(json.dumps(listing).encode())
+    return sha256_of(json.dumps(listing).encode())
 
 
 def same_artifact(a: Path, b: Path) -> bool:
@@ -56,7 +56,7 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sha256(content: bytes) -> str:
+def sha256_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from resealed import reseal
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
@@ -303,6 +304,7 @@ def test_nan_in_the_model_under_the_adapters_is_named(merge, adapters, lora, tmp
     copies = [shutil.copytree(path, tmp_path / path.name) for path in (lora, *adapters)]
     base = copies[0] / "base"
     save_file(weights(base) | {name: np.full_like(weights(base)[name], np.nan)}, base / "model.safetensors", {"format": "pt"})
+    reseal(copies[0])
     with pytest.raises(GtrTurboError, match=r"q_proj.weight in .*base holds a NaN"):
         merge(*copies[1:], base=copies[0])
 
