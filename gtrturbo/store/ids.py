@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.hashes import content_hash
 from gtrturbo.store.manifest import absent
 from gtrturbo.store.names import ADAPTER_CONFIG, MANIFEST, MODEL_CONFIG
@@ -38,6 +39,11 @@ def same_artifact(a: Path, b: Path) -> bool:
 
 def _model_files(path: Path) -> list[Path]:
     if not is_model_folder(path):
+        if any(path.glob("*.safetensors")):
+            raise GtrTurboError(
+                f"{path} holds weights and no {MODEL_CONFIG} that says of which model.",
+                f"copy it from the model that they were trained from: cp …/{MODEL_CONFIG} {path}",
+            )
         raise absent(path)
     return [file for file in sorted(path.iterdir()) if file.is_file()]
 
