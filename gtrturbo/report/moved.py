@@ -6,7 +6,7 @@ from html import escape
 from gtrturbo.analysis.groups import RunGroup
 from gtrturbo.analysis.moved import MovedPicture, pictures
 from gtrturbo.report.chart import drawn
-from gtrturbo.report.page import details, paragraph, table
+from gtrturbo.report.page import details, paragraph, shown, table
 
 ROW, NAME, SQUARE = 14, 190, 16
 SAID = "Of the last teacher of the first seed. Each square is a layer of a module, from left to right; darker is more."
@@ -27,7 +27,7 @@ def _figure(name: str, title: str, picture: MovedPicture) -> str:
     width = max(map(len, picture.rows.values()))
     full = [[*row, *[""] * (width + 1 - len(row))] for row in rows]
     values = table("by module", ["module", *map(str, range(width))], full)
-    head = f"<figcaption>{escape(title)}</figcaption>{paragraph(said, kind='faint')}"
+    head = f"<figcaption>{shown(title)}</figcaption>{paragraph(said, kind='faint')}"
     return f"<figure>{head}{_squares(name, title, picture)}{details('numbers', values)}</figure>"
 
 
@@ -37,7 +37,7 @@ def _squares(name: str, title: str, picture: MovedPicture) -> str:
     body, told = [], []
     for place, (module, row) in enumerate(picture.rows.items()):
         top = place * ROW
-        body.append(f'<text x="0" y="{top + ROW - 4}">{escape(_short(module))}</text>')
+        body.append(f'<text x="0" y="{top + ROW - 4}">{shown(_short(module))}</text>')
         for number, value in enumerate(row):
             if value is not None:
                 at = f'x="{NAME + number * side:.2f}" y="{top + 1}" width="{side:.2f}" height="{ROW - 2}"'
