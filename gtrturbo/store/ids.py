@@ -36,9 +36,18 @@ def same_artifact(a: Path, b: Path) -> bool:
     return [file.name for file in files] == [other.name for other in others] and all(map(_same_bytes, files, others))
 
 
-def _model_files(path: Path) -> list[Path]:
-    if not is_model_folder(path):
+def require_there(path: Path) -> None:
+    """Refuse a folder that is neither an artifact nor a model, before the work that reads it at some time.
+
+    Raises:
+        GtrTurboError: as `artifact_id`.
+    """
+    if not (path / MANIFEST).is_file() and not is_model_folder(path):
         raise absent(path)
+
+
+def _model_files(path: Path) -> list[Path]:
+    require_there(path)
     return [file for file in sorted(path.iterdir()) if file.is_file()]
 
 
