@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from gtrturbo import __version__
 from gtrturbo.analysis.summary import by_episode
 from gtrturbo.config import RunConfig
+from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import Plugin, is_outside, load
 from gtrturbo.store.files import save_json
@@ -120,7 +120,7 @@ class Entry:
         Raises: GtrTurboError: they are gone, or damaged.
         """
         if not (self.path / TURNS).is_file():
-            raise GtrTurboError(f"{self.path / TURNS} is missing.", f"see: gtrturbo show {shlex.quote(str(self.path))} --check")
+            raise GtrTurboError(f"{self.path / TURNS} is missing.", f"see: gtrturbo show {shell_word(str(self.path))} --check")
         return list(read_rows(self.path / TURNS, Turn))
 
     def episodes(self) -> list[list[Turn]]:

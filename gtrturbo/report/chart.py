@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+
+from gtrturbo.report.page import shown
 
 WIDTH, HEIGHT = 380, 220
 LEFT, RIGHT, TOP, BOTTOM = 48, 14, 10, 36
@@ -89,7 +90,7 @@ def bars(name: str, title: str, rows: Sequence[tuple[str, Sequence[tuple[str, fl
     body = []
     for place, ((row, parts), total) in enumerate(zip(rows, sums, strict=True)):
         top, left = place * (BAR + GAP) + 18, 0.0
-        body.append(f'<text class="name" x="0" y="{top - 5}">{escape(row)}</text>')
+        body.append(f'<text class="name" x="0" y="{top - 5}">{shown(row)}</text>')
         for part, value in parts:
             width = scale(value)
             body.append(f'<rect class="p{names.index(part)}" x="{left:.1f}" y="{top}" width="{width:.1f}" height="{BAR}"/>')
@@ -150,7 +151,7 @@ def _rule(rule: Rule, axis: Axis) -> list[str]:
     y = axis(rule.y)
     return [
         f'<path class="rule" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>',
-        f'<text class="rule-name" x="{WIDTH - RIGHT - 2}" y="{y - 4:.1f}" text-anchor="end">{escape(rule.name)}</text>',
+        f'<text class="rule-name" x="{WIDTH - RIGHT - 2}" y="{y - 4:.1f}" text-anchor="end">{shown(rule.name)}</text>',
     ]
 
 
@@ -200,6 +201,6 @@ def _described(lines: Sequence[Line], rules: Sequence[Rule]) -> str:
 
 
 def _svg(name: str, title: str, description: str, height: float, body: Sequence[str]) -> str:
-    head = f'<title id="{name}-t">{escape(title)}</title><desc id="{name}-d">{escape(description)}</desc>'
+    head = f'<title id="{name}-t">{shown(title)}</title><desc id="{name}-d">{shown(description)}</desc>'
     attributes = f'class="picture" viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="{name}-t {name}-d"'
     return f"<svg {attributes}>{head}{''.join(body)}</svg>"

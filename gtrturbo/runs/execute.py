@@ -1,6 +1,5 @@
 """How a plan is worked off: step by step in this process, or with a process for each."""
 
-import shlex
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import names_code
 from gtrturbo.runs.plan import Step, plan
 from gtrturbo.runs.pruning import leftovers, schedule
-from gtrturbo.runs.script import command
+from gtrturbo.runs.script import command, command_words
 from gtrturbo.runs.warm_start import check_tasks
 from gtrturbo.stages import execute, existing, read_by, stage_of
 from gtrturbo.store.draft import Result
@@ -96,8 +95,8 @@ def execute_alone(step: Step) -> Result:
 
 
 def _start(step: Step) -> None:
-    words = shlex.split(command(step))
+    words = command_words(step)
     code = run_child(words)
     if code:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"left with exit code {code}"
-        raise GtrTurboError(f"{step.stage} of iteration {step.iteration} {how}.", f"run it alone with: {shlex.join(words)}")
+        raise GtrTurboError(f"{step.stage} of iteration {step.iteration} {how}.", f"run it alone with: {command(step)}")

@@ -1,7 +1,6 @@
 """show: print any artifact, an episode of it, or the list of a run's artifacts; --check hashes every file again."""
 
 import json
-import shlex
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.text import Text
 
 from gtrturbo.config import ShowConfig
 from gtrturbo.console import number
+from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.show.run import MEND, check_run, describe_damage, find_artifacts, print_run
 from gtrturbo.show.text import Row, identity, section, setting, stdout
@@ -79,7 +79,7 @@ def _show_model(console: Console, config: ShowConfig) -> None:
     if config.check or _wants_turns(config):
         raise GtrTurboError(
             f"{path} is a model without {MANIFEST}: there is nothing to check it against, and it has no episodes.",
-            f"make a checkpoint of it with: gtrturbo init --model {shlex.quote(str(path))} …",
+            f"make a checkpoint of it with: gtrturbo init --model {shell_word(str(path))} …",
         )
     section(console, str(path), [("kind", "model, not made by gtrturbo"), ("id", _full_id(path)), *weights_rows(path)])
     section(console, TENSORS, tensor_rows(path))
@@ -151,7 +151,7 @@ def _size(path: Path, group: str, names: list[str]) -> str:
 
 def _about_turns(path: Path, manifest: Manifest) -> list[Row]:
     first, count = manifest.config.get("first_episode", 0), int(manifest.metrics["episodes"])
-    see = f"gtrturbo show {shlex.quote(str(path))} --episode {first}"
+    see = f"gtrturbo show {shell_word(str(path))} --episode {first}"
     return [("success", _success(manifest)), ("episodes", f"{first}-{first + count - 1}, see one with: {see}")]
 
 
@@ -172,7 +172,7 @@ def _about_scores(path: Path, manifest: Manifest) -> list[Row]:
     said = f"{len(rows)} turns, {len(logprobs)} tokens, mean log-prob of the teacher {mean(logprobs):.4g} nats"
     top = manifest.config.get("top_logprobs", 0)
     kept = [("distributions", f"the {top} most likely tokens at each token, or all")] if top else []
-    return [("scores", said), *kept, ("see", "gtrturbo show TURNS --episode E --scores " + shlex.quote(str(path)))]
+    return [("scores", said), *kept, ("see", "gtrturbo show TURNS --episode E --scores " + shell_word(str(path)))]
 
 
 def _about_demos(path: Path, manifest: Manifest) -> list[Row]:

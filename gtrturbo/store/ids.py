@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.hashes import content_hash
 from gtrturbo.store.manifest import absent
 from gtrturbo.store.names import ADAPTER_CONFIG, MANIFEST, MODEL_CONFIG
@@ -42,8 +43,14 @@ def require_there(path: Path) -> None:
     Raises:
         GtrTurboError: as `artifact_id`.
     """
-    if not (path / MANIFEST).is_file() and not is_model_folder(path):
-        raise absent(path)
+    if (path / MANIFEST).is_file() or is_model_folder(path):
+        return
+    if any(path.glob("*.safetensors")):
+        raise GtrTurboError(
+            f"{path} holds weights and no {MODEL_CONFIG} that says of which model.",
+            f"copy it from the model that they were trained from: cp …/{MODEL_CONFIG} {path}",
+        )
+    raise absent(path)
 
 
 def _model_files(path: Path) -> list[Path]:
