@@ -48,7 +48,7 @@ def test_a_narrow_base_of_wide_checkpoints_is_refused(folders):
     for method in ("linear", "slerp", "sce", f"{RULES}:median"):
         pair = (one, base) if method == "slerp" else (one,)
         with pytest.raises(GtrTurboError, match="beyond what float16"):
-            folders.merge(*pair, base=base, method=method, **({"weights": "1,0"} if method == "slerp" else {}))
+            folders.merge(*pair, base=base, method=method, density="1", **({"weights": "1,0"} if method == "slerp" else {}))
 
 
 def test_norms_beyond_float64_are_refused(folders):
