@@ -20,6 +20,7 @@ from gtrturbo.store.claims import require_outside_artifacts
 from gtrturbo.store.files import save_json
 from gtrturbo.store.ids import short
 from gtrturbo.store.manifest import Manifest, read_manifest
+from gtrturbo.store.moved import Moved, read_moved
 from gtrturbo.store.names import MANIFEST, METRICS_LOG, TIMING, TURNS
 from gtrturbo.store.records import Turn, read_rows
 
@@ -115,6 +116,11 @@ class Entry:
         """Wall-clock seconds that it took to make; 0 where its timing.json is gone."""
         file = self.path / TIMING
         return float(json.loads(file.read_text(encoding="utf-8"))["seconds"]) if file.is_file() else 0.0
+
+    @cached_property
+    def moved(self) -> Moved | None:
+        """What a merge moved, tensor by tensor; None where that was not recorded."""
+        return read_moved(self.path)
 
     def turns(self) -> list[Turn]:
         """Read the turns that were played.

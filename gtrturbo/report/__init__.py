@@ -13,6 +13,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.report.chart import Rule
 from gtrturbo.report.cost import Prices, outside_teacher, time_figure
 from gtrturbo.report.episodes import samples
+from gtrturbo.report.moved import moved_figures
 from gtrturbo.report.page import DOCTYPE, details, grid, listing, page, paragraph, section, table
 from gtrturbo.report.panels import COLLAPSE, OUTCOMES, TEACHER, UPDATES, figures, gap_figure
 from gtrturbo.store.claims import require_own_file
@@ -140,7 +141,10 @@ def _task_sections(
     yield section(f"Signs of collapse{of}", grid(figures(f"{name}-c", COLLAPSE, groups, rules=rules)))
     yield section(f"Updates{of}", grid(figures(f"{name}-u", UPDATES, groups, rules=rules)))
     gap = gap_figure(f"{name}-g", task, groups, result)
-    yield section(f"The merged teacher{of}", grid([*figures(f"{name}-m", TEACHER, groups, rules=rules), gap]))
+    yield section(
+        f"The merged teacher{of}",
+        grid([*figures(f"{name}-m", TEACHER, groups, rules=rules), gap, *moved_figures(f"{name}-w", groups)]),
+    )
     yield section(f"Time and cost{of}", time_figure(f"{name}-b", groups), outside_teacher(groups, prices))
     shown = []
     for group in groups:

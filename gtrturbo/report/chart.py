@@ -79,7 +79,7 @@ def curves(
     body += [part for rule in rules for part in _rule(rule, vertical)]
     body += [_band(line, horizontal, vertical) for line in lines]
     body += [_curve(line, horizontal, vertical) for line in lines]
-    return _svg(name, title, _described(lines, rules), HEIGHT, body)
+    return drawn(name, title, _described(lines, rules), HEIGHT, body)
 
 
 def bars(name: str, title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], unit: str) -> str:
@@ -97,7 +97,7 @@ def bars(name: str, title: str, rows: Sequence[tuple[str, Sequence[tuple[str, fl
             left += width
         body.append(f'<text x="{left + 5:.1f}" y="{top + BAR - 6}">{total:.3g} {unit}</text>')
     told = ". ".join(f"{row}: " + ", ".join(f"{part} {value:.3g} {unit}" for part, value in parts) for row, parts in rows)
-    return _svg(name, title, told, len(rows) * (BAR + GAP), body)
+    return drawn(name, title, told, len(rows) * (BAR + GAP), body)
 
 
 def swatch(line: Line) -> str:
@@ -200,7 +200,8 @@ def _described(lines: Sequence[Line], rules: Sequence[Rule]) -> str:
     return ". ".join([*told, *(f"{rule.name}: {rule.y:.3g}" for rule in rules)])
 
 
-def _svg(name: str, title: str, description: str, height: float, body: Sequence[str]) -> str:
+def drawn(name: str, title: str, description: str, height: float, body: Sequence[str]) -> str:
+    """Put the parts of a picture into one SVG element, with a title and its description in words."""
     head = f'<title id="{name}-t">{shown(title)}</title><desc id="{name}-d">{shown(description)}</desc>'
     attributes = f'class="picture" viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="{name}-t {name}-d"'
     return f"<svg {attributes}>{head}{''.join(body)}</svg>"

@@ -49,6 +49,11 @@ def _merged(metric: str) -> Callable[[History], Recorded]:
     return lambda run: {k: e.metrics[metric] for k, e in run.at("teachers").items() if metric in e.metrics and k}
 
 
+def _overlap(run: History) -> Recorded:
+    found = {k: e.moved.overlap for k, e in run.at("teachers").items() if e.moved}
+    return {k: value for k, value in found.items() if value is not None}
+
+
 def updated(metric: str) -> Callable[[History], Recorded]:
     """Read a number of the updates: of the whole update where its manifest has it, else the mean over its minibatches."""
 
@@ -147,6 +152,13 @@ TEACHER = (
         (Curve(_merged("norm_ratio")),),
     ),
     Panel("Cosine of the teacher", "Between its change and the mean change of its checkpoints.", (Curve(_merged("cosine")),)),
+    Panel(
+        "Conflict and overlap of the checkpoints",
+        "Solid: share of entries with votes for both signs. Dashed: how far the checkpoints changed the same entries; 0: none "
+        "was changed by two; 1: each by all.",
+        (Curve(_merged("conflicts"), "conflict"), Curve(_overlap, "overlap", dashed=True)),
+        RATE,
+    ),
 )
 
 

@@ -13,6 +13,7 @@ from gtrturbo.config import ShowConfig
 from gtrturbo.console import number
 from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.show.moved import moved_sections
 from gtrturbo.show.run import MEND, check_run, describe_damage, find_artifacts, print_run
 from gtrturbo.show.text import Row, identity, section, setting, stdout
 from gtrturbo.show.turns import demo_rows, show_episode, show_row
@@ -107,6 +108,8 @@ def _print_manifest(console: Console, path: Path, manifest: Manifest) -> None:
     section(console, str(path), [*head, *ABOUT[manifest.kind](path, manifest)])
     if manifest.kind == "checkpoint":
         section(console, TENSORS, tensor_rows(path))
+        for title, rows in moved_sections(path):
+            section(console, title, rows)
     section(console, "config", [(name, setting(value)) for name, value in manifest.config.items()])
     section(console, "inputs", [(name, identity(value)) for name, value in manifest.inputs.items()])
     section(console, "metrics", [(name, number(value)) for name, value in manifest.metrics.items()])
