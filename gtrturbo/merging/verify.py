@@ -97,9 +97,13 @@ def _kept(plan: MergePlan, vectors: list[Tensor], keys: list[int]) -> list[Tenso
     if plan.thresholds:
         return [vector.where(vector.abs() >= low, 0.0) for vector, low in zip(vectors, plan.thresholds, strict=True)]
     if plan.method.keeps == "largest":
-        return [merging.trimmed(vector, density=density) for vector, density in pairs]
+        return [merging.trimmed(vector, density=density) if density else 0 * vector for vector, density in pairs]
     if plan.method.keeps == "middle":
-        return [merging.breadcrumbs(vector, density=density, gamma=plan.gamma) for vector, density in pairs]
+        gammas = plan.gammas or [plan.gamma] * len(pairs)
+        return [
+            merging.breadcrumbs(vector, density=density, gamma=gamma) if density else 0 * vector
+            for (vector, density), gamma in zip(pairs, gammas, strict=True)
+        ]
     if plan.method.keeps == "random" and plan.rule.keep < 1:
         return [
             merging.drop(vector, kept=random_mask(key, vector.numel(), density).reshape(vector.shape), density=density)

@@ -1,0 +1,110 @@
+"""The models that a recipe names, on disk: where each tensor lies, and what an adapter on top changes of it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.merging.adapters import Adapter, read_adapter
+from gtrturbo.merging.lineage import on_disk
+from gtrturbo.merging.naming import tensors_of
+from gtrturbo.merging.parts import Full, LowRank
+from gtrturbo.merging.recipes.layers import depths
+from gtrturbo.merging.recipes.parts import Adapted, Part
+from gtrturbo.merging.recipes.recipe import ModelRef
+from gtrturbo.models.checkpoint_files import base_of, is_adapter
+from gtrturbo.store.names import ADAPTER_CONFIG, MODEL_CONFIG
+from gtrturbo.store.safetensors_files import Layout, TensorEntry, read_layout
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model: its own folder, that of its weights, and an adapter on top.
+
+    `given`: the folder that a user knows it by, which holds its tokenizer.
+    """
+
+    given: Path
+    layout: Layout
+    adapter: Adapter | None
+
+    @cached_property
+    def depths(self) -> dict[str, int]:
+        """Layers of each stack."""
+        return depths(self.layout.entries)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Read the config of the weights.
+
+        Raises:
+            GtrTurboError: it is damaged.
+        """
+        file = self.layout.folder / MODEL_CONFIG
+        try:
+            found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        except ValueError as error:
+            raise GtrTurboError(f"{file} is damaged: {error}", "fetch or write the checkpoint again.") from None
+        return found if isinstance(found, dict) else {}
+
+    @cached_property
+    def _changed(self) -> dict[str, str]:
+        """What the adapter changes: its module, or its tensor in place of another, by the stored name."""
+        if self.adapter is None:
+            return {}
+        factors = {f"{module}.weight": (module, (b.shape[0], a.shape[1])) for module, (a, b) in self.adapter.factors.items()}
+        whole = {name: (name, entry.shape) for name, entry in self.adapter.replaced.items()}
+        stored = tensors_of(self.layout, [(name, shape) for name, (_, shape) in (factors | whole).items()])
+        return {stored[name]: ours for name, (ours, _) in (factors | whole).items()}
+
+    def entry(self, name: str, slot: str) -> TensorEntry:
+        """Find a tensor.
+
+        Raises:
+            GtrTurboError: it has none of that name; `slot` says what for.
+        """
+        if name not in self.layout.entries:
+            raise GtrTurboError(f"{self.given} has no {name}, which {slot} needs.", "merge models of one architecture.")
+        return self.layout.entries[name]
+
+    def part(self, name: str, slot: str, *, whole: bool) -> Part:
+        """Read a tensor as the model has it, its adapter added."""
+        entry = self.entry(name, slot)
+        changed = self._changed.get(name)
+        if self.adapter is None or changed is None:
+            return Full(self.layout.folder, entry, whole)
+        if changed in self.adapter.replaced:
+            other = self.adapter.replaced[changed]
+            if other.shape != entry.shape or not other.is_float:
+                raise GtrTurboError(
+                    f"{changed} in {self.adapter.folder} has shape {list(other.shape)}, {name} in the model {list(entry.shape)}."
+                )
+            return Full(self.adapter.folder, other, whole)
+        product = LowRank(self.adapter.folder, self.adapter, changed, under=Full(self.layout.folder, entry))
+        return Adapted(self.adapter.folder, product, whole)
+
+
+def models_of(refs: list[ModelRef], folder_of: Callable[[str], Path]) -> dict[ModelRef, Model]:
+    """Read where the tensors of models lie. A folder that is an adapter stands for the model under it with the adapter.
+
+    Raises:
+        GtrTurboError: one is not there or damaged, or an adapter on top is none.
+    """
+    layouts: dict[Path, Layout] = {}
+    found = {}
+    for ref in refs:
+        given = folder_of(ref.model)
+        own = is_adapter(given)
+        if own and ref.lora:
+            raise GtrTurboError(f"{given} is an adapter, and so is {ref.lora}: one goes on a model.", "merge one into the model first.")
+        lora = given if own else folder_of(ref.lora) if ref.lora else None
+        if lora and not is_adapter(lora):
+            raise GtrTurboError(f"{lora} is no adapter: it has no {ADAPTER_CONFIG}.", f"after + names the adapter of {given}.")
+        under = on_disk(Path(base_of(given))) if own else given
+        if under not in layouts:
+            layouts[under] = read_layout(under)
+        found[ref] = Model(given, layouts[under], read_adapter(lora) if lora else None)
+    return found
