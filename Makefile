@@ -5,7 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: install demo test check lint format docs clean
+JOBS ?= 2
+CASES ?=
+
+.PHONY: install demo test campaign check lint format docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -24,6 +27,9 @@ demo: install  ## train the tiny VLM from nothing with the whole loop: a few min
 
 test: install  ## run the tests, a process per core
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
+
+campaign: install  ## kill, damage and mislead every command thousands of times: half an hour on two cores; CASES=NAME replays one
+	PYTHONPATH=tests $(BIN)/python -m campaign --jobs $(JOBS) $(CASES)
 
 check: lint test  ## lint and test
 

@@ -2,16 +2,25 @@
 
 import gc
 import importlib
+import sys
+
+from gtrturbo.distributed.children import follow_parent
+from gtrturbo.distributed.interrupts import answer_signals, exit_code
 
 
 def main() -> None:
     """Load the command line and run it."""
-    # Imports make thousands of objects that stay: to search them for garbage takes a quarter of the time to start and end.
-    gc.disable()
-    cli = importlib.import_module("gtrturbo.cli")
-    gc.freeze()
-    gc.enable()
-    cli.main()
+    follow_parent()
+    answer_signals()
+    try:
+        # Imports make thousands of objects that stay: to search them for garbage takes a quarter of the time to start and end.
+        gc.disable()
+        cli = importlib.import_module("gtrturbo.cli")
+        gc.freeze()
+        gc.enable()
+        cli.main()
+    except KeyboardInterrupt as error:  # While it was loading, or between commands.
+        sys.exit(exit_code(error))
 
 
 if __name__ == "__main__":

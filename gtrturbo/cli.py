@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from gtrturbo import __version__
 from gtrturbo.config import CheckTaskConfig, CompareConfig, DistillConfig, PlayConfig, ReportConfig, RunConfig, ShowConfig
 from gtrturbo.config.fields import Field, Role, build, fields
 from gtrturbo.config.renamed import FLAGS, old_options
-from gtrturbo.console import stderr
+from gtrturbo.console import stderr, visible
+from gtrturbo.distributed.interrupts import exit_code
 from gtrturbo.distributed.processes import world
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.errors import GtrTurboError, of_system
 from gtrturbo.merging.methods import METHODS as MERGE_METHODS
 from gtrturbo.merging.methods import method_of
 from gtrturbo.models.sizes import BUILT_IN
@@ -31,8 +31,11 @@ from gtrturbo.runs.script import shell
 from gtrturbo.runs.student import distill
 from gtrturbo.stages import STAGES, execute, preview, stage_of
 from gtrturbo.store.draft import Result
+from gtrturbo.store.yaml_files import read_yaml
 
 ORDER = ("init", "sft", "rollout", "distill", "ppo-step", "merge", "eval")
+UNTOLD, UNTOLD_CODE = "unexpected error", 70  # EX_SOFTWARE of BSD's sysexits.h
+MOST_TOLD = 200  # characters of an error that no sentence tells
 PANELS = {Role.INPUT: "Inputs", Role.RUNTIME: "Output and machine"}
 
 app = typer.Typer(
@@ -67,7 +70,7 @@ def add_command(
         debug, file = given.pop("debug"), given.pop("config")
         chosen = {key: value for key, value in given.items() if value not in (None, [])}
         with _errors(debug, code=2):
-            settings = build(config, _read_yaml(file) | chosen)
+            settings = build(config, _settings(file) | chosen)
             if verify:
                 verify(settings)
         with _errors(debug, code=1):
@@ -83,7 +86,11 @@ def add_command(
 
 
 class _errors:
-    """Print our errors as two lines on stderr and leave with the given code; with --debug show where they come from."""
+    """Turn whatever ends a command into lines on stderr and an exit code; with --debug show where it comes from, too.
+
+    Our own errors and those of the operating system are told as what they are, with the given code. What nothing else told is
+    a fault of this program: one line, and exit code 70.
+    """
 
     def __init__(self, debug: bool | None, *, code: int) -> None:
         self.debug = debug
@@ -93,28 +100,47 @@ class _errors:
         return None
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if isinstance(error, GtrTurboError):
-            if self.debug:
-                traceback.print_exception(error)
-            print(error, file=sys.stderr)
-            raise typer.Exit(self.code)
-        if isinstance(error, Exception) and (own := explained(error)):
-            if self.debug:
-                traceback.print_exception(error)
-            print(own, file=sys.stderr)
-            raise typer.Exit(1)
+        if isinstance(error, KeyboardInterrupt):
+            raise typer.Exit(exit_code(error))
+        if not isinstance(error, Exception) or isinstance(error, BrokenPipeError | typer.Exit):
+            return  # typer ends quietly where nobody reads on.
+        if self.debug:
+            traceback.print_exception(error)
+        told, code = _told(error, self.code)
+        print(visible(str(told)), file=sys.stderr)
+        raise typer.Exit(code)
 
 
-def _read_yaml(file: Path | None) -> dict[str, Any]:
+def _told(error: Exception, code: int) -> tuple[GtrTurboError, int]:
+    """Return what a user is told of an error, and the exit code."""
+    if isinstance(error, GtrTurboError):
+        return error, code
+    if own := explained(error):
+        return own, 1
+    if isinstance(error, OSError):
+        return of_system(error), code
+    if isinstance(error, MemoryError):
+        return GtrTurboError(
+            "there is not enough memory.", "ask for less at once, such as shorter replies or smaller batches."
+        ), 1
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    what = " ".join(str(error).split())[:MOST_TOLD]
+    return GtrTurboError(
+        f"{UNTOLD}: {type(error).__name__} at {Path(where.filename).name} line {where.lineno}: {what}",
+        "this is a fault of gtrturbo; for the full trace give the same command again with --debug.",
+    ), UNTOLD_CODE
+
+
+def _settings(file: Path | None) -> dict[str, Any]:
     if file is None:
         return {}
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise GtrTurboError(f"{file} cannot be read: {error}") from None
+    content = read_yaml(file)
     if not isinstance(content, dict):
         raise GtrTurboError(f"{file} holds no settings.", "write lines such as: learning-rate: 1e-5")
-    return {str(key).replace("-", "_"): value for key, value in content.items()}
+    names = [str(key).replace("-", "_") for key in content]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise GtrTurboError(f"{file} sets {twice.replace('_', '-')} twice.", "keep one of the two.")
+    return dict(zip(names, content.values(), strict=True))
 
 
 def _parameter(field: Field, built_in: Mapping[str, str]) -> inspect.Parameter:
@@ -148,7 +174,9 @@ def _typer_kind(field: Field) -> Any:
 
 
 def _help(field: Field, built_in: Mapping[str, str]) -> str:
-    told = " ".join([field.help, *(f"{name}: {sentence}" for name, sentence in built_in.items())])
+    bounds = str(field.bounds or "")
+    range_ = [f"{bounds[0].upper()}{bounds[1:]}."] if bounds else []
+    told = " ".join([field.help, *(f"{name}: {sentence}" for name, sentence in built_in.items()), *range_])
     # Beside the name, choices would take the width that the names need.
     return f"{told} One of {', '.join(field.choices)}." if field.choices else told
 
@@ -198,10 +226,10 @@ def run_stage(config: Any) -> None:
         return
     result = distill(config) if isinstance(config, DistillConfig) else execute(config)
     stderr.print(summary_line(result), style="dim", soft_wrap=True)
-    _tell(result.out)
+    _print_path(result.out)
 
 
-def _tell(path: Path) -> None:
+def _print_path(path: Path) -> None:
     # stdout carries one line, whatever the number of processes.
     if world().first:
         print(path)
@@ -226,7 +254,7 @@ def run_loop(config: RunConfig) -> None:
         notes = importlib.import_module("gtrturbo.runs.estimate").notes(config)
         print(shell(plan(config), notes=notes), end="")
     else:
-        _tell(run_with_progress(config))
+        _print_path(run_with_progress(config))
 
 
 def play(config: PlayConfig) -> None:
@@ -265,4 +293,4 @@ add_command("check-task", CheckTaskConfig, lambda config: importlib.import_modul
 add_command("play", PlayConfig, play)
 add_command("show", ShowConfig, lambda config: importlib.import_module("gtrturbo.show.artifact").show(config))
 add_command("compare", CompareConfig, lambda config: importlib.import_module("gtrturbo.show.comparison").compare(config))
-add_command("report", ReportConfig, lambda config: _tell(importlib.import_module("gtrturbo.report").report(config)))
+add_command("report", ReportConfig, lambda config: _print_path(importlib.import_module("gtrturbo.report").report(config)))

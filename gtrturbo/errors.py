@@ -1,4 +1,11 @@
-"""The one error that a user is meant to read."""
+"""The one error that a user is meant to read, and the one place where an error of the operating system becomes one."""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class GtrTurboError(Exception):
@@ -13,3 +20,94 @@ class GtrTurboError(Exception):
         super().__init__(f"{what}\n{fix}" if fix else what)
         self.what = what
         self.fix = fix
+
+
+AGAIN = "then give the same command again: what was finished is kept."
+# By the error's number: what is so of a path, and what mends it.
+SAID = {
+    errno.ENOSPC: ("cannot be written: its disk is full.", f"make room there, {AGAIN}"),
+    errno.EDQUOT: ("cannot be written: your quota on its disk is used up.", f"make room there, {AGAIN}"),
+    errno.EFBIG: ("cannot be written: it would be larger than a file may be there.", "choose a place on another disk."),
+    errno.EROFS: ("cannot be written: its disk can only be read.", "choose a place that can be written to."),
+    errno.EACCES: ("may not be used: permission denied.", "change its permissions (chmod, chown), or name another place."),
+    errno.EPERM: ("may not be used: permission denied.", "change its permissions (chmod, chown), or name another place."),
+    errno.ENOENT: ("does not exist.", "check its spelling."),
+    errno.ENOTDIR: ("is no folder.", "move it away, or name another place."),
+    errno.EISDIR: ("is a folder, and a file is meant.", "name a file, or another place."),
+    errno.EEXIST: ("is there already.", "move it away, or name another place."),
+    errno.ENOTEMPTY: ("is a folder that is not empty.", "move it away, or name another place."),
+    errno.ELOOP: ("is a symbolic link that leads in a circle.", "remove the link, or name another place."),
+    errno.EXDEV: ("lies on two disks.", "name a place on one disk."),
+    errno.EIO: ("cannot be read or written: its disk reports an error.", f"look after the disk, {AGAIN}"),
+    errno.ENXIO: ("is no regular file.", "name a file."),
+    errno.ESTALE: ("is no longer what it was on its server.", AGAIN.removeprefix("then ")),
+}
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# How libraries that are written in Rust tell an error of the system.
+NUMBER = re.compile(r"\(os error (\d+)\)")
+MOST_CHARACTERS = 160
+
+
+def of_system(error: OSError) -> GtrTurboError:
+    """Say of an error of the operating system which path it is about, what is wrong there, and what mends it."""
+    number = error.errno or _number(error)
+    if number in (errno.EMFILE, errno.ENFILE):
+        return GtrTurboError("too many files are open at once.", "allow more with: ulimit -n 4096")
+    name = error.filename2 if number == errno.EEXIST and error.filename2 else error.filename
+    if name is None or isinstance(name, int):
+        what = os.strerror(number) if number else _short(str(error)) or type(error).__name__
+        return GtrTurboError(f"the operating system refuses: {what}.", AGAIN.removeprefix("then "))
+    path = Path(os.fsdecode(name))
+    if number == errno.ENAMETOOLONG:
+        return GtrTurboError(
+            f"the path {_short(str(path))} is too long for its disk, which also has to hold a name that is a little longer.",
+            "choose a shorter name.",
+        )
+    if number == errno.ENOENT and path.name.startswith(".") and path.parent.is_dir():  # What is being made has such a name.
+        return GtrTurboError(f"nothing can be made in {_short(str(path.parent))}.", "name another place.")
+    if number == errno.ENOTDIR:
+        path = _file_above(path)
+    if number == errno.EEXIST and not path.is_dir():
+        number = errno.ENOTDIR  # What was to be made is a folder: files are replaced.
+    said, fix = SAID.get(number or 0, (f"cannot be used: {os.strerror(number) if number else error}.", ""))
+    return GtrTurboError(f"{_short(str(path))} {said}", fix)
+
+
+def _file_above(path: Path) -> Path:
+    """Return what is no folder on the way to a path."""
+    above = [folder for folder in (*reversed(path.parents), path) if os.path.lexists(folder)]
+    return next((folder for folder in above if not folder.is_dir()), path)
+
+
+def _short(text: str) -> str:
+    half = MOST_CHARACTERS // 2
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:half]}…{text[-half:]}"
+
+
+def _number(error: BaseException) -> int | None:
+    found = NUMBER.search(str(error))
+    return int(found[1]) if found else None
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Say of an error of the operating system that names no path, as those of open files do, that it is about this one.
+
+    Errors of libraries that hide such an error in their text are raised as what they are.
+
+    Raises:
+        OSError: with a path.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and (number := error.errno or _number(error)):
+            raise OSError(number, os.strerror(number), str(path)) from error
+        raise
+    except GtrTurboError:
+        raise
+    except Exception as error:
+        number = _number(error)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error

@@ -178,7 +178,7 @@ def test_yaml_without_settings_is_refused(tmp_path, content):
 
 def test_absent_yaml_is_refused(tmp_path):
     lines = refused("init", "--out", "x", "--config", tmp_path / "no.yaml", code=2)
-    assert lines == [f"{tmp_path}/no.yaml cannot be read: [Errno 2] No such file or directory: '{tmp_path}/no.yaml'"]
+    assert lines == [f"{tmp_path}/no.yaml does not exist.", "check its spelling."]
 
 
 @pytest.mark.parametrize(
@@ -186,14 +186,17 @@ def test_absent_yaml_is_refused(tmp_path):
     [
         ("merge --out t --base b --density 3.0", "density must be in (0, 1], got 3.0."),
         ("merge --out t --base b --density 0", "density must be in (0, 1], got 0."),
-        ("init --out t --lora-rank -1", "lora-rank must be in [0, ∞), got -1."),
+        ("init --out t --lora-rank -1", "lora-rank must be in [0, 65536], got -1."),
         ("init --out t --lora-rank four", "lora-rank must be a whole number, got 'four'."),
         ("init --out t --lora-rank 1.5", "lora-rank must be a whole number, got '1.5'."),
-        ("rollout --out t --task numberline --temperature 0", "temperature must be in (0, ∞), got 0.0."),
-        ("rollout --out t --task numberline --temperature nan", "temperature must be in (0, ∞), got nan."),
-        ("rollout --out t --task numberline --temperature inf", "temperature must be finite, got inf."),
+        ("rollout --out t --task numberline --temperature 0", "temperature must be in [1e-06, 1e+06], got 0.0."),
+        ("rollout --out t --task numberline --temperature nan", "temperature must be in [1e-06, 1e+06], got nan."),
+        ("rollout --out t --task numberline --temperature inf", "temperature must be in [1e-06, 1e+06], got inf."),
         ("ppo-step --out t --checkpoint c --rollouts r --gamma 1.01", "gamma must be in [0, 1], got 1.01."),
-        ("ppo-step --out t --checkpoint c --rollouts r --format-valid=-inf", "format-valid must be finite, got -inf."),
+        (
+            "ppo-step --out t --checkpoint c --rollouts r --format-valid=-inf",
+            "format-valid must be in [-1e+09, 1e+09], got -inf.",
+        ),
         ("run --out t --iterations x", "iterations must be a whole number, got 'x'."),
         ("init --out t --dtype float16", "dtype must be one of auto, float32, bfloat16, got float16."),
         ("run --out t --set sft.steps=x", "steps must be a whole number, got 'x'."),
@@ -300,12 +303,32 @@ def test_interrupt_leaves_nothing_and_exits_130(tmp_path):
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert stdout == ""
-    assert "Traceback" not in stderr
+    assert stderr == "interrupted by SIGINT; the same command goes on from what was finished.\n"
     # What was played is kept for the next try, and nothing else.
     assert [path.name for path in tmp_path.iterdir()] in ([], [".turns.journal"])
 
 
 # What goes wrong, and what the last line says to do about it
+
+
+def test_an_error_that_no_sentence_tells_is_one_line_that_names_its_kind_and_the_way_to_its_trace(monkeypatch, tmp_path):
+    def fails(config):
+        raise KeyError("of\na kind")
+
+    monkeypatch.setattr("gtrturbo.cli.execute", fails)
+    words = ("init", "--out", tmp_path / "c")
+    what, fix = refused(*words, code=70)
+    assert what.startswith("unexpected error: KeyError at test_cli.py line ")
+    assert fix == "this is a fault of gtrturbo; for the full trace give the same command again with --debug."
+    assert "Traceback (most recent call last)" in gtrturbo_(*words, "--debug").stderr
+
+
+def test_an_error_of_the_operating_system_is_a_sentence(tmp_path):
+    (tmp_path / "a").write_text("")
+    assert refused("init", "--out", tmp_path / "a" / "b", code=1) == [
+        f"{tmp_path}/a is no folder.",
+        "move it away, or name another place.",
+    ]
 
 
 def test_unfinished_input(tmp_path, warm):
@@ -364,7 +387,7 @@ def test_checkpoint_with_tensors_that_the_base_lacks(tmp_path, init):
     tensors = load_file(other / "model.safetensors")
     name = sorted(tensors)[0]
     save_file(tensors | {"model.extra": tensors[name]}, other / "model.safetensors", {"format": "pt"})
-    lines = refused("merge", "--out", tmp_path / "t", "--base", init, other, code=1)
+    lines = refused("merge", "--out", tmp_path / "t", "--base", init, other, "--missing", "error", code=1)
     assert lines == [
         f"checkpoint {other} has 1 tensors that the base lacks (first: model.extra).",
         "merge needs checkpoints of one base.",
@@ -388,7 +411,7 @@ def test_policy_that_never_follows_the_format(tmp_path, init):
 
 
 def test_a_loss_that_is_not_finite_writes_nothing(tmp_path, warm, turns):
-    words = ("--checkpoint", warm, "--rollouts", turns, "--learning-rate", 1e30, "--minibatch-size", 8)
+    words = ("--checkpoint", warm, "--rollouts", turns, "--learning-rate", 1e9, "--minibatch-size", 8)
     what, fix = refused("ppo-step", "--out", tmp_path / "p", *words, code=1)
     assert " is nan at epoch 0, minibatch " in what
     assert fix.startswith(f"nothing was written; inspect with: gtrturbo show {turns} --turn ")

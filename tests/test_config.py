@@ -1,5 +1,6 @@
 """Configs: what the command line, the YAML file and the manifest are made from."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from gtrturbo.config import (
     SftConfig,
     ShowConfig,
 )
+from gtrturbo.config.bounds import Between
 from gtrturbo.config.fields import Field, Role, build, fields, input_paths, knobs, parse
 from gtrturbo.errors import GtrTurboError
 
@@ -58,11 +60,11 @@ def test_every_config_says_what_its_command_does(config):
     [
         (MergeConfig, {"density": 3.0}, "density must be in (0, 1], got 3.0."),
         (MergeConfig, {"density": 0.0}, "density must be in (0, 1], got 0.0."),
-        (InitConfig, {"lora_rank": -1}, "lora-rank must be in [0, ∞), got -1."),
-        (InitConfig, {"seed": -1}, "seed must be in [0, ∞), got -1."),
+        (InitConfig, {"lora_rank": -1}, "lora-rank must be in [0, 65536], got -1."),
+        (InitConfig, {"seed": -1}, "seed must be in [0, 18446744073709551615], got -1."),
         (InitConfig, {"dtype": "float16"}, "dtype must be one of auto, float32, bfloat16, got float16."),
-        (RolloutConfig, {"task": "numberline", "episodes": 0}, "episodes must be in [1, ∞), got 0."),
-        (RolloutConfig, {"task": "numberline", "temperature": 0.0}, "temperature must be in (0, ∞), got 0.0."),
+        (RolloutConfig, {"task": "numberline", "episodes": 0}, "episodes must be in [1, 1000000000], got 0."),
+        (RolloutConfig, {"task": "numberline", "temperature": 0.0}, "temperature must be in [1e-06, 1e+06], got 0.0."),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_with_the_range_and_the_value(config, values, said):
@@ -175,7 +177,7 @@ def test_an_unknown_key_is_refused_and_the_known_ones_are_listed():
     assert error.value.fix == (
         "known: out, overwrite, log, checkpoints, base, method, weights, density, gamma, parameters, trim, "
         "scale, normalize, sign, include, exclude, "
-        "adapter-space, rank, recursive, seed, recipe, cache, state, verify, dry-run, threads, device"
+        "missing, adapter-space, rank, recursive, seed, recipe, cache, state, verify, dry-run, threads, device"
     )
 
 
@@ -202,3 +204,60 @@ def test_a_number_without_bounds_must_still_be_a_number():
 def test_positional_fields_are_lists_or_the_one_artifact_that_is_shown():
     positional = {f"{config.__name__}.{field.name}" for config, field in EVERY_FIELD if Role.POSITIONAL in field.roles}
     assert positional == {"SftConfig.data", "MergeConfig.checkpoints", "ShowConfig.artifact"}
+
+
+@pytest.mark.parametrize(("config", "field"), EVERY_FIELD, ids=NAMES)
+def test_every_number_has_a_range_with_two_finite_ends(config, field):
+    if field.kind in (int, float):
+        assert isinstance(field.bounds, Between)
+        assert math.isfinite(field.bounds.low) and math.isfinite(field.bounds.high)
+
+
+ODD_NUMBERS = ("9" * 5000, "nan", "inf", "-inf", "1e308", str(10**30), "٣", "1_0", "0x10", "1:30", "", " ", "[]", "1\0", "−1")
+NUMBERS = [(config, field) for config, field in EVERY_FIELD if field.kind in (int, float)]
+
+
+@pytest.mark.parametrize(("config", "field"), NUMBERS, ids=[f"{config.__name__}.{field.name}" for config, field in NUMBERS])
+def test_odd_numbers_are_refused_in_a_short_sentence(config, field):
+    needed = {other.name: "numberline" for other in fields(config) if other.required}
+    for text in ODD_NUMBERS:
+        with pytest.raises(GtrTurboError) as error:
+            build(config, needed | {field.name: text})
+        assert len(error.value.what) < 200
+        assert error.value.what.startswith(f"{field.name.replace('_', '-')} must be ")
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "value"),
+    [
+        (InitConfig, "seed", 2**64),
+        (RolloutConfig, "temperature", 1e308),
+        (RolloutConfig, "temperature", 1e-320),
+        (EvalConfig, "temperature", 1e-320),
+        (MergeConfig, "threads", 10**9),
+        (RunConfig, "iterations", 10**9),
+        (PpoStepConfig, "micro_batch_tokens", "9" * 5000),
+        (PpoStepConfig, "micro_batch_tokens", "٣"),
+        (MergeConfig, "density", "0.5,nan"),
+        (MergeConfig, "density", "0.5,"),
+        (ShowConfig, "episode", -1),
+    ],
+)
+def test_a_number_beyond_what_can_be_worked_with_is_refused(config, name, value):
+    needed = {
+        other.name: Path("numberline") if other.kind is Path else "numberline" for other in fields(config) if other.required
+    }
+    with pytest.raises(GtrTurboError, match=f"^{name.replace('_', '-')} must be "):
+        config(**needed | {name: value})
+
+
+def test_the_largest_seed_and_the_greedy_temperature_are_taken():
+    assert InitConfig(out=Path("x"), seed=2**64 - 1).seed == 2**64 - 1
+    assert EvalConfig(out=Path("x"), checkpoint=Path("c"), task="numberline", temperature=0.0).temperature == 0
+
+
+@pytest.mark.parametrize("text", ["", "  ", "a\0b", "\udcff"])
+def test_text_that_no_file_can_hold_is_refused(text):
+    for name in ("out", "model", "revision"):
+        with pytest.raises(GtrTurboError, match=f"^{name} must be "):
+            build(InitConfig, {"out": "x"} | {name: text})

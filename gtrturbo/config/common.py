@@ -4,19 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from gtrturbo.config.bounds import AT_LEAST_ONE, SEED, SIDE_BY_SIDE, THREADS, TOKENS, WordOrWhole
 from gtrturbo.config.choices import AUTO, InvalidReply, ServerName
-from gtrturbo.config.fields import Between, Role, Seam, WordOrWhole, check, fields
-
-FRACTION = Between(0, 1)
-POSITIVE = Between(0, low_open=True)
-NOT_NEGATIVE = Between(0)
-AT_LEAST_ONE = Between(1)
-CLIP = Between(0, 0.99, low_open=True)
+from gtrturbo.config.fields import Role, Seam, check, fields
 
 Device = Annotated[str, "Where to compute: auto takes cuda if there is one, else cpu.", Role.RUNTIME]
 Dtype = Annotated[Literal["auto", "float32", "bfloat16"], "Type of the weights in memory; auto is the type on disk."]
 Overwrite = Annotated[bool, "Replace --out if it exists.", Role.RUNTIME]
-Seed = Annotated[int, "Everything random in this stage follows from it.", NOT_NEGATIVE]
+Seed = Annotated[int, "Everything random in this stage follows from it.", SEED]
 Log = Annotated[
     tuple[str, ...],
     "Tracker of your own that is told all numbers at once, path/to/file.py:NAME; repeatable. metrics.jsonl is always there.",
@@ -33,8 +28,8 @@ OnInvalidReply = Annotated[
     InvalidReply,
     "What a reply that does not parse does: a random action (as in the paper), nothing, or end the episode.",
 ]
-MaxNewTokens = Annotated[int, "Longest reply in tokens; 256 as in the paper.", AT_LEAST_ONE]
-NumEnvs = Annotated[int, "Episodes played side by side, and replies generated in one batch.", AT_LEAST_ONE]
+MaxNewTokens = Annotated[int, "Longest reply in tokens; 256 as in the paper.", TOKENS]
+NumEnvs = Annotated[int, "Episodes played side by side, and replies generated in one batch.", SIDE_BY_SIDE]
 Engine = Annotated[
     str,
     "Who answers: hf is this process, with transformers; openai is a server, see --base-url; or an agent of your own, "
@@ -47,12 +42,12 @@ ServerKind = Annotated[
 ]
 BaseUrl = Annotated[str | None, "Where the server is, such as http://localhost:8000 (--engine openai).", Role.RUNTIME]
 ServedModel = Annotated[str | None, "Model that the server is asked for; the first that it lists if not given."]
-MaxConcurrency = Annotated[int, "Most requests at once to the server.", AT_LEAST_ONE, Role.RUNTIME]
+MaxConcurrency = Annotated[int, "Most requests at once to the server.", THREADS, Role.RUNTIME]
 MicroBatchTokens = Annotated[
     str,
     "Tokens per forward pass, padding included: a number, or auto (8192 on a CPU, what fits on a GPU). Results change by "
     "rounding only.",
-    WordOrWhole(AUTO),
+    WordOrWhole(AUTO, high=10**9),
 ]
 Checkpointing = Annotated[
     bool, "Compute activations again in the backward pass: far less memory, about a third more time, the same result."

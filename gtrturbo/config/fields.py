@@ -1,7 +1,7 @@
 """What a config class says about its fields, read off their annotations: kinds, bounds, roles, and how text becomes a value."""
 
 import dataclasses
-import math
+import reprlib
 import types
 import typing
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
+from gtrturbo.config.bounds import Between, WordOrWhole, real, whole
 from gtrturbo.config.renamed import refuse_old, refuse_old_value
 from gtrturbo.errors import GtrTurboError
 
@@ -41,47 +42,6 @@ class Absent:
     def hides(self, value: Any) -> bool:
         """A manifest says nothing of the field while it has this value."""
         return self.silent and value == self.value
-
-
-@dataclass(frozen=True)
-class Between:
-    """Bounds of a number, checked when a config is made."""
-
-    low: float
-    high: float = math.inf
-    low_open: bool = False
-
-    def __contains__(self, number: Any) -> bool:
-        above = number > self.low if self.low_open else number >= self.low
-        return above and number <= self.high
-
-    def __str__(self) -> str:
-        right = "∞)" if math.isinf(self.high) else f"{self.high:g}]"
-        return f"{'(' if self.low_open else '['}{self.low:g}, {right}"
-
-
-@dataclass(frozen=True)
-class WordOrWhole:
-    """What a setting may be that is a word, or a whole number of at least 1."""
-
-    word: str
-
-    def __contains__(self, value: Any) -> bool:
-        return value == self.word or (value.isdecimal() and int(value) >= 1)
-
-    def __str__(self) -> str:
-        return f"{{{self.word}, 1, 2, …}}"
-
-
-@dataclass(frozen=True)
-class EachBetween(Between):
-    """Bounds of every number in a text such as 0.8 or 0.8,0.5."""
-
-    def __contains__(self, text: Any) -> bool:
-        try:
-            return all(super(EachBetween, self).__contains__(float(number)) for number in str(text).split(","))
-        except ValueError:
-            return False
 
 
 @dataclass(frozen=True)
@@ -154,11 +114,9 @@ def check(field: Field, value: Any) -> None:
         return
     name = field.name.replace("_", "-")
     if field.choices and value not in field.choices:
-        raise GtrTurboError(f"{name} must be one of {', '.join(field.choices)}, got {value}.")
+        raise GtrTurboError(f"{name} must be one of {', '.join(field.choices)}, got {shortened(value)}.")
     if field.bounds and value not in field.bounds:
-        raise GtrTurboError(f"{name} must be in {field.bounds}, got {value}.")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise GtrTurboError(f"{name} must be finite, got {value}.")
+        raise GtrTurboError(f"{name} must be {field.bounds}, got {shortened(value)}.")
 
 
 def knobs(config: Any) -> dict[str, Any]:
@@ -207,20 +165,41 @@ def parse(field: Field, text: Any) -> Any:
 
 
 def _scalar(field: Field, kind: type, value: Any) -> Any:
-    refusal = GtrTurboError(f"{field.name.replace('_', '-')} must be {_KINDS[kind]}, got {value!r}.")
+    refusal = GtrTurboError(f"{field.name.replace('_', '-')} must be {_KINDS[kind]}, got {_SHORT.repr(value)}.")
     if kind is bool:
         if str(value).lower() not in ("true", "false"):
             raise refusal
         return str(value).lower() == "true"
-    whole = kind is not int or not isinstance(value, float) or value.is_integer()
-    if isinstance(value, bool | list | dict) or value is None or not whole:
+    if isinstance(value, bool | list | dict) or value is None:
         raise refusal
-    try:
-        return kind(str(value) if kind is Path else value)
-    except ValueError:
-        raise refusal from None
+    if kind in (int, float):
+        if (number := _number(kind, value)) is None:
+            raise refusal
+        return number
+    text = str(value)
+    if not text.strip() or "\0" in text or text != text.encode(errors="replace").decode():
+        raise refusal
+    return kind(text)
 
 
+def _number(kind: type, value: Any) -> int | float | None:
+    """Return a number of the kind, from a text in plain digits or from YAML; None where it is none."""
+    if isinstance(value, str):
+        return whole(value.strip()) if kind is int else real(value.strip())
+    if kind is int:
+        return int(value) if float(value).is_integer() else None
+    return float(value)
+
+
+def shortened(value: Any) -> str:
+    """Write a value that is refused so that it fits on a line."""
+    text = str(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}… ({len(text)} characters)"
+
+
+MOST_SHOWN = 60  # characters of a value
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = MOST_SHOWN
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 
 

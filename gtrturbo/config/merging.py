@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from gtrturbo.config.choices import Sign
-from gtrturbo.config.common import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, StageConfig
-from gtrturbo.config.fields import Absent, EachBetween, Role, Seam
+from gtrturbo.config.bounds import COUNT, FRACTION, POSITIVE, RANK, SEED, THREADS, EachBetween
+from gtrturbo.config.choices import Missing, Sign
+from gtrturbo.config.common import StageConfig
+from gtrturbo.config.fields import Absent, Role, Seam
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,18 +62,23 @@ class MergeConfig(StageConfig):
         tuple[str, ...], "Merge only tensors whose name fits, such as model.layers.*; repeatable. Others: the base's."
     ] = ()
     exclude: Annotated[tuple[str, ...], "Leave tensors whose name fits as they are in the base; repeatable."] = ()
+    missing: Annotated[
+        Missing,
+        "Tensors that only the base or only a checkpoint has: error refuses; base does as the base does; dropped, ours, does so "
+        "with what transformers does not load (mtp.*, inv_freq, value heads), tells it, and refuses others.",
+    ] = "dropped"
     adapter_space: Annotated[
         Literal["delta", "factors"],
         "LoRA adapters: delta, ours, merges what they stand for, scale·B·A, exactly. factors merges A and B apart, as PEFT does: "
         "approximate.",
     ] = "delta"
     rank: Annotated[
-        int, "LoRA adapters: write an adapter of this rank (truncated SVD; its error is printed), not full weights.", NOT_NEGATIVE
+        int, "LoRA adapters: write an adapter of this rank (truncated SVD; its error is printed), not full weights.", RANK
     ] = 0
     recursive: Annotated[
         bool, "Merge one checkpoint after another into the last teacher: the paper's recursion, an approximation of their merge."
     ] = False
-    seed: Annotated[int, "dare: decides which entries are dropped.", NOT_NEGATIVE] = 0
+    seed: Annotated[int, "dare: decides which entries are dropped.", SEED] = 0
     recipe: Annotated[Path | None, "mergekit's YAML in place of checkpoints, method and weights.", Role.RUNTIME] = None
     cache: Annotated[
         Path | None, "Folder for what was measured of each checkpoint: merging it again is one pass over the files.", Role.RUNTIME
@@ -82,10 +88,10 @@ class MergeConfig(StageConfig):
         Role.RUNTIME,
     ] = None  # fmt: skip
     verify: Annotated[
-        int, "Recompute so many tensors, chosen at random, by the slow reference and compare.", NOT_NEGATIVE, Role.RUNTIME
+        int, "Recompute so many tensors, chosen at random, by the slow reference and compare.", COUNT, Role.RUNTIME
     ] = 0
     dry_run: Annotated[bool, "Say what would be read and written, and do nothing.", Role.RUNTIME] = False
-    threads: Annotated[int | None, "Threads; all cores if not given. The result is the same.", AT_LEAST_ONE, Role.RUNTIME] = None
+    threads: Annotated[int | None, "Threads; all cores if not given. The result is the same.", THREADS, Role.RUNTIME] = None
     device: Annotated[
         str,
         "cpu, or cuda for the arithmetic on a GPU: the same bytes, but slower than a CPU's compiled loops where it was measured.",

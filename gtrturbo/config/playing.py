@@ -4,12 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from gtrturbo.config.bounds import AT_LEAST_ONE, COUNT, FRACTION, SEED, TEMPERATURE, TEMPERATURE_OR_ZERO, TRIES
 from gtrturbo.config.choices import HF
 from gtrturbo.config.common import (
-    AT_LEAST_ONE,
-    FRACTION,
-    NOT_NEGATIVE,
-    POSITIVE,
     BaseUrl,
     Device,
     Dtype,
@@ -45,8 +42,8 @@ class RolloutConfig(StageConfig):
         FRACTION,
     ] = 0.0
     episodes: Annotated[int, "Whole episodes to play. 64 is ours; the paper plays 1,024 turns per update.", AT_LEAST_ONE] = 64
-    first_episode: Annotated[int, "Index of the first episode: two halves played apart equal one whole.", NOT_NEGATIVE] = 0
-    temperature: Annotated[float, "Sampling temperature; 0.2 as in the paper. Training uses the same.", POSITIVE] = 0.2
+    first_episode: Annotated[int, "Index of the first episode: two halves played apart equal one whole.", COUNT] = 0
+    temperature: Annotated[float, "Sampling temperature; 0.2 as in the paper. Training uses the same.", TEMPERATURE] = 0.2
     max_new_tokens: MaxNewTokens = 256
     on_invalid_reply: OnInvalidReply = "random"
     num_envs: NumEnvs = 32
@@ -84,14 +81,14 @@ class DistillConfig(StageConfig):
         int,
         "kl: also keep the teacher's N most likely tokens at each token, 8 N + 4 bytes, for ppo-step --kl-estimator full; more "
         "than the vocabulary is all of it. 0, as in the paper, keeps none.",
-        NOT_NEGATIVE,
+        COUNT,
     ] = 0
-    temperature: Annotated[float, "thoughts: first sampling temperature of the teacher; 0.2 as in the paper.", POSITIVE] = 0.2
+    temperature: Annotated[float, "thoughts: first sampling temperature of the teacher; 0.2 as in the paper.", TEMPERATURE] = 0.2
     retries: Annotated[
         int,
         "thoughts: more tries for a reply that does not parse, each 1.1 times hotter, up to 0.9. 3 is ours; the paper's code "
         "tries for ever.",
-        NOT_NEGATIVE,
+        TRIES,
     ] = 3
     max_new_tokens: MaxNewTokens = 256
     micro_batch_tokens: MicroBatchTokens = "auto"
@@ -123,7 +120,7 @@ class EvalConfig(StageConfig):
     panel: Annotated[
         str | None, "A fixed panel of the task's, played whole: the same episodes on every machine, in place of --episodes deals."
     ] = None
-    temperature: Annotated[float, "Sampling temperature; 0 takes the most likely token.", NOT_NEGATIVE] = 0.0
+    temperature: Annotated[float, "Sampling temperature; 0 takes the most likely token.", TEMPERATURE_OR_ZERO] = 0.0
     max_new_tokens: MaxNewTokens = 256
     on_invalid_reply: OnInvalidReply = "random"
     num_envs: NumEnvs = 32
@@ -132,6 +129,6 @@ class EvalConfig(StageConfig):
     base_url: BaseUrl = None
     served_model: ServedModel = None
     max_concurrency: MaxConcurrency = 64
-    seed: Annotated[int, "Chooses the deals; keep it to compare checkpoints pair by pair.", NOT_NEGATIVE] = 1_000_000
+    seed: Annotated[int, "Chooses the deals; keep it to compare checkpoints pair by pair.", SEED] = 1_000_000
     device: Device = "auto"
     dtype: Dtype = "auto"

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from gtrturbo.config.common import AT_LEAST_ONE, NOT_NEGATIVE, Device, EnvOptions, Log, Seed, TaskName
+from gtrturbo.config.bounds import AT_LEAST_ONE, COUNT, ITERATIONS, NOT_NEGATIVE, RANK
+from gtrturbo.config.common import Device, EnvOptions, Log, Seed, TaskName
 from gtrturbo.config.fields import Role, check, fields
 
 
@@ -26,10 +27,10 @@ class RunConfig:
     eval_env: Annotated[
         tuple[str, ...], "KEY=VALUE for the evaluations alone, over --env, such as deals=held-out; repeatable."
     ] = ()
-    iterations: Annotated[int, "Updates after the warm start.", NOT_NEGATIVE] = 20
+    iterations: Annotated[int, "Updates after the warm start.", ITERATIONS] = 20
     episodes: Annotated[int, "Episodes per iteration.", AT_LEAST_ONE] = 64
     eval_episodes: Annotated[int, "Episodes per evaluation.", AT_LEAST_ONE] = 200
-    eval_every: Annotated[int, "Evaluate every so many iterations, besides start and end; 0 only those two.", NOT_NEGATIVE] = 0
+    eval_every: Annotated[int, "Evaluate every so many iterations, besides start and end; 0 only those two.", COUNT] = 0
     merge_every: Annotated[
         int,
         "Merge a teacher every so many updates, of the checkpoints whose number is a multiple; it serves until the next. "
@@ -39,7 +40,7 @@ class RunConfig:
     eval_teachers: Annotated[
         bool, "Wherever a student is evaluated, evaluate on the same deals the teacher that is then merged of it too."
     ] = False
-    lora_rank: Annotated[int, "Rank of the LoRA adapter to train; 0 trains the full weights.", NOT_NEGATIVE] = 0
+    lora_rank: Annotated[int, "Rank of the LoRA adapter to train; 0 trains the full weights.", RANK] = 0
     seed: Seed = 0
     label: Annotated[
         str | None, "What compare and report call this run; the method and the settings in which it differs if not given."
@@ -69,12 +70,14 @@ class ShowConfig:
     """Print any artifact: its manifest, an episode turn by turn, tokens coloured by the teacher's KL."""
 
     artifact: Annotated[Path, "Folder to look at.", Role.POSITIONAL]
-    episode: Annotated[int | None, "Print this episode turn by turn.", NOT_NEGATIVE] = None
-    turn: Annotated[int | None, "Print this row of turns.jsonl (counted from 0), as error messages name them.", NOT_NEGATIVE] = (
-        None
-    )
+    episode: Annotated[int | None, "Print this episode turn by turn.", COUNT] = None
+    turn: Annotated[int | None, "Print this row of turns.jsonl (counted from 0), as error messages name them.", COUNT] = None
     scores: Annotated[Path | None, "Colour the reply's tokens by the teacher's KL from these scores."] = None
     check: Annotated[bool, "Hash every file again and compare with the manifest."] = False
+
+    def __post_init__(self) -> None:
+        for field in fields(type(self)):
+            check(field, getattr(self, field.name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +100,7 @@ class ReportConfig:
     baseline: Annotated[
         str | None, "Method that the others are compared to, as the table names it; ppo if there, else the first."
     ] = None
-    samples: Annotated[int, "Episodes to show of each run.", NOT_NEGATIVE] = 2
+    samples: Annotated[int, "Episodes to show of each run.", COUNT] = 2
     price_per_call: Annotated[float | None, "What an API teacher would cost per answered turn.", NOT_NEGATIVE] = None
     price_per_million_tokens: Annotated[
         float | None, "What an API teacher would cost per million tokens, read and written alike.", NOT_NEGATIVE

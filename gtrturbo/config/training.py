@@ -4,13 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from gtrturbo.config.bounds import ANY, AT_LEAST_ONE, CLIP, COUNT, FRACTION, NOT_NEGATIVE, POSITIVE, RANK
 from gtrturbo.config.choices import GAE, K1_CLIP, AnyPlacement, KlTokens
 from gtrturbo.config.common import (
-    AT_LEAST_ONE,
-    CLIP,
-    FRACTION,
-    NOT_NEGATIVE,
-    POSITIVE,
     Checkpointing,
     Device,
     Dtype,
@@ -42,7 +38,7 @@ class InitConfig(StageConfig):
         "path/to/file.py:NAME; found by the model's config if not given.",
         Seam("model family"),
     ] = None
-    lora_rank: Annotated[int, "Rank of the LoRA adapter to train; 0 trains the full weights. The paper: 128.", NOT_NEGATIVE] = 0
+    lora_rank: Annotated[int, "Rank of the LoRA adapter to train; 0 trains the full weights. The paper: 128.", RANK] = 0
     lora_alpha: Annotated[float | None, "LoRA scale times rank; twice the rank if not given, as in the paper.", POSITIVE] = None
     lora_target: Annotated[
         tuple[str, ...], "Module names that get an adapter; repeatable. All linear layers except the output head if not given."
@@ -67,7 +63,7 @@ class SftConfig(StageConfig):
         float, "Stop when the running loss (decay 0.8, nats per token) falls below this; 0 never.", NOT_NEGATIVE
     ] = 0.0
     learning_rate: Annotated[float, "Peak learning rate of AdamW.", POSITIVE] = 1e-5
-    warmup_steps: Annotated[int, "Steps of linear warm-up; a cosine to 0 at --steps follows.", NOT_NEGATIVE] = 0
+    warmup_steps: Annotated[int, "Steps of linear warm-up; a cosine to 0 at --steps follows.", COUNT] = 0
     batch_size: Annotated[int, "Samples per optimiser step.", AT_LEAST_ONE] = 32
     micro_batch_tokens: MicroBatchTokens = "auto"
     gradient_checkpointing: Checkpointing = False
@@ -103,7 +99,7 @@ class PpoStepConfig(StageConfig):
     schedule_updates: Annotated[
         int,
         "Updates (ppo-steps) of the cosine from first to final learning rate; 25 in the paper. 0, ours, keeps it constant.",
-        NOT_NEGATIVE,
+        COUNT,
     ] = 0
     value_learning_rate: Annotated[
         float | None, "Learning rate of the value head; the model's, as in the paper, if not given.", POSITIVE
@@ -132,8 +128,10 @@ class PpoStepConfig(StageConfig):
     environment_coef: Annotated[
         float, "Weight of the environment's reward; 1 as in the paper, 0 leaves pure on-policy distillation.", NOT_NEGATIVE
     ] = 1.0
-    format_valid: Annotated[float, "Reward term of a reply that parses; 3 in the paper's Points24. 0 is ours."] = 0.0
-    format_invalid: Annotated[float, "Reward term of a reply that does not parse; -2 in the paper's Points24. -1 is ours."] = -1.0
+    format_valid: Annotated[float, "Reward term of a reply that parses; 3 in the paper's Points24. 0 is ours.", ANY] = 0.0
+    format_invalid: Annotated[
+        float, "Reward term of a reply that does not parse; -2 in the paper's Points24. -1 is ours.", ANY
+    ] = -1.0
     kl_coef: Annotated[float, "β: weight of the teacher's reverse KL; 1 as in the paper.", NOT_NEGATIVE] = 1.0
     kl_estimator: Annotated[
         str,

@@ -5,7 +5,6 @@ the weight behind each. Sums are float64 as in a merge from scratch, so for equa
 counts (uint16) then, and float64 for EMA: 20 and 32 bytes per parameter.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +12,8 @@ import numpy as np
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.hashing import Hasher
-from gtrturbo.merging.state import RunningSums, replaced, save_state
+from gtrturbo.merging.state import RunningSums, save_state
+from gtrturbo.store.claims import put_in_place
 from gtrturbo.store.hashes import new_hash
 from gtrturbo.store.open_files import Files
 from gtrturbo.store.safetensors_files import TensorEntry, header_of, read_header
@@ -105,11 +105,7 @@ class Accumulators:
 def replace_sums(folder: Path, following: Path, state: RunningSums, hashes: Mapping[str, str]) -> None:
     """Put the new state in the place of the old one, which is whole until then."""
     save_state(following, state, hashes)
-    shutil.rmtree(replaced(folder), ignore_errors=True)
-    if folder.exists():
-        folder.rename(replaced(folder))
-    following.rename(folder)
-    shutil.rmtree(replaced(folder), ignore_errors=True)
+    put_in_place(following, folder)
 
 
 _NUMPY = {"F64": np.float64, "U16": np.uint16}

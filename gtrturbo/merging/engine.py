@@ -247,7 +247,7 @@ class Merge:
             data, difference = read(start, stop)
             low, high = self.thresholds.get((target.name, index), (0.0, math.inf))
             weight = measured.weights[index] if measured else self._plan(target).weights[index]
-            operands.append(Operand(data, difference, weight, low, high, self.seeds(target.name, index)))
+            operands.append(Operand(data, difference, weight, low, high, self.seeds(target.draw, index)))
         return operands
 
     def _reader(self, target: Target, index: int) -> TileReader:

@@ -1,27 +1,36 @@
 """What a merge reads, by what its checkpoints are: full weights, or LoRA adapters and the model under them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
+from rich.text import Text
+
+from gtrturbo.config.choices import Missing
+from gtrturbo.console import stderr, visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import Adapter, read_adapter
 from gtrturbo.merging.lineage import on_disk
 from gtrturbo.merging.lowrank import factor_sources, module_sources, write_adapter, write_factors
+from gtrturbo.merging.matching import Pattern, match, names_in_memory
 from gtrturbo.merging.naming import tensors_of
 from gtrturbo.merging.plan import MergePlan
+from gtrturbo.merging.quantised import require_plain
 from gtrturbo.merging.sources import Sources, adapter_sources, full_sources
 from gtrturbo.models.checkpoint_files import base_of, is_adapter
+from gtrturbo.store.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_INDEX, MODEL_WEIGHTS
 from gtrturbo.store.open_files import Files
-from gtrturbo.store.safetensors_files import read_layout
+from gtrturbo.store.safetensors_files import Layout, read_layout
 
 
 @dataclass(frozen=True)
 class Inputs:
     """Full checkpoints; or adapters, the adapter that they started from, and the model under them.
 
-    `rank`, `factors`: an adapter is to come out, of that rank or of the factors merged apart. `include`, `exclude`: patterns over
-    the base's tensors.
+    `rank`, `factors`: an adapter is to come out, of that rank or of the factors merged apart. `pattern`: which of the base's
+    tensors are merged. `missing`: what to do about a tensor that only one of base and checkpoint has; see `matching.match`.
+    `notes`: what was told of them.
     """
 
     under: Path
@@ -30,22 +39,44 @@ class Inputs:
     origin: Adapter | None
     rank: int
     factors: bool
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
+    pattern: Pattern
+    missing: Missing = "dropped"
+    notes: list[str] = field(default_factory=list)
 
     def sources(self, plan: MergePlan, folder: Path) -> Sources:
         """Lay out what is merged tensor by tensor, `folder` taking what is written on the way."""
         if not self.adapters:
-            layouts = [read_layout(path) for path in self.checkpoints]
-            chosen = {"include": self.include, "exclude": self.exclude, "whole": plan.whole}
-            return full_sources(read_layout(self.under), layouts, **chosen, vectors=plan.method.needs_vectors)
+            return self._full(plan)
         if self.factors:
             return factor_sources(self.adapters, folder)
         if self.rank:
             return module_sources(self.adapters, self.origin, folder)
-        base = read_layout(self.under)
-        chosen = {"include": self.include, "exclude": self.exclude, "whole": plan.whole}
+        base = self._read(self.under)
+        chosen = {"pattern": self.pattern, "whole": plan.whole}
         return adapter_sources(base, self.adapters, self.origin, lambda tensors: tensors_of(base, tensors), **chosen)
+
+    def tell(self, note: str) -> None:
+        """Say something that a user has to know, once; the card says it, too."""
+        if note not in self.notes:
+            self.notes.append(note)
+            stderr.print(Text(visible(note), style="yellow"), soft_wrap=True)
+
+    def _full(self, plan: MergePlan) -> Sources:
+        base, layouts = self._read(self.under), [self._read(path) for path in self.checkpoints]
+        ask = cache(names_in_memory)
+        matches = [match(base, layout, self.pattern, missing=self.missing, ask=ask) for layout in layouts]
+        for note in (note for found in matches for note in found.notes):
+            self.tell(note)
+        pairs = list(zip(layouts, matches, strict=True))
+        return full_sources(base, pairs, self.pattern, whole=plan.whole, vectors=plan.method.needs_vectors)
+
+    def _read(self, folder: Path) -> Layout:
+        require_plain(folder)
+        layout = read_layout(folder)
+        if layout.unread:
+            read = layout.index or next(iter(layout.headers))
+            self.tell(f"{folder} is read as transformers does, by {read}; {', '.join(layout.unread)} beside it is left out.")
+        return layout
 
     @property
     def as_adapter(self) -> bool:
@@ -70,19 +101,23 @@ def read_inputs(
     factors: bool,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    missing: Missing = "dropped",
 ) -> Inputs:
     """Find out of which kind the checkpoints are.
 
     Raises:
         GtrTurboError: of both kinds, of more than one base, or of a kind that the output does not go with.
     """
+    pattern = Pattern(include, exclude)
     adapters = [path for path in checkpoints if is_adapter(path)]
+    for path in (base, *checkpoints):
+        _require_one_kind(path)
     if not adapters:
         if is_adapter(base):
             raise GtrTurboError(f"the base {base} is a LoRA adapter, the checkpoints have full weights.")
         if rank or factors:
             raise GtrTurboError("--rank and --adapter-space are for LoRA adapters, the checkpoints have full weights.")
-        return Inputs(base, checkpoints, (), None, rank, factors, include, exclude)
+        return Inputs(base, checkpoints, (), None, rank, factors, pattern, missing)
     if len(adapters) < len(checkpoints):
         full = next(path for path in checkpoints if path not in adapters)
         raise GtrTurboError(f"{adapters[0]} is a LoRA adapter and {full} has full weights.", "merge one kind at a time.")
@@ -93,7 +128,17 @@ def read_inputs(
         raise GtrTurboError("--include and --exclude are for full weights as output.", "leave out --rank and --adapter-space.")
     origin = read_adapter(base) if is_adapter(base) else None
     under = on_disk(Path(base_of(base))) if origin else base
-    return Inputs(under, checkpoints, tuple(map(read_adapter, checkpoints)), origin, rank, factors, include, exclude)
+    return Inputs(under, checkpoints, tuple(map(read_adapter, checkpoints)), origin, rank, factors, pattern, missing)
+
+
+def _require_one_kind(folder: Path) -> None:
+    """Refuse an adapter beside full weights: transformers adds the one to the other, PEFT adds it to the base that it names."""
+    full = [name for name in (MODEL_WEIGHTS, MODEL_INDEX) if (folder / name).is_file()]
+    if is_adapter(folder) and full:
+        raise GtrTurboError(
+            f"{folder} holds an adapter and full weights ({full[0]}): what it stands for depends on who loads it.",
+            f"move one of both to a folder of its own: {ADAPTER_CONFIG} with {ADAPTER_WEIGHTS}, or {full[0]}.",
+        )
 
 
 def _require_one_base(checkpoints: Sequence[Path], base: Path) -> None:

@@ -1,12 +1,12 @@
 """Where the tiles of a merge come from: full weights, adapters as dense deltas, or both ends of a difference."""
 
-import fnmatch
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import Adapter
+from gtrturbo.merging.matching import Match, Pattern
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, Zeros
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.store.open_files import Files
@@ -22,7 +22,8 @@ BLOCK = 1 << 18
 class Target:
     """One tensor to merge: where it goes, what it is measured from, and one part per checkpoint that moved it.
 
-    `step`: entries per tile. `plan`: of this tensor, where it has one of its own.
+    `step`: entries per tile. `plan`: of this tensor, where it has one of its own. `drawn_as`: another tensor, which it is tied
+    to, and for which random drops are drawn.
     """
 
     entry: TensorEntry
@@ -30,10 +31,16 @@ class Target:
     parts: tuple[Full | LowRank, ...]
     step: int
     plan: MergePlan | None = None
+    drawn_as: str = ""
 
     @property
     def name(self) -> str:
         return self.entry.name
+
+    @property
+    def draw(self) -> str:
+        """The tensor that random drops are drawn for."""
+        return self.drawn_as or self.name
 
     def tiles(self, first: int, last: int, share: int = 1) -> list[tuple[int, int]]:
         """Cut entries [first, last) into tiles, and take the first such part of each, in whole rows where products need them."""
@@ -73,65 +80,39 @@ class Sources:
 
 def full_sources(
     base: Layout,
-    checkpoints: Sequence[Layout],
+    checkpoints: Sequence[tuple[Layout, Match]],
+    pattern: Pattern,
     *,
-    include: Sequence[str],
-    exclude: Sequence[str],
     whole: bool,
     vectors: bool = False,
 ) -> Sources:
-    """Match full checkpoints with their base, tensor by tensor.
+    """Lay out the merge of full checkpoints around their base, tensor by tensor.
+
+    What a checkpoint lacks is as in the base; what all lack is copied from there.
 
     Args:
-        base, checkpoints: what there is.
-        include, exclude: patterns over the base's tensors.
+        base: what there is.
+        checkpoints: with what each holds of the base's tensors.
+        pattern: which tensors are merged.
         whole: take weights as vectors of their own.
         vectors: all vectors of a tile will lie in memory at once, in float64.
-
-    Raises:
-        GtrTurboError: names, shapes or types that do not fit; the tensor is named.
     """
-    for other in checkpoints:
-        _require_same(base, other)
-    selected = select(base.entries, include=include, exclude=exclude)
+    pattern.require_used({name for layout in (base, *(layout for layout, _ in checkpoints)) for name in layout.entries})
+    selected = pattern.chosen(base.entries)
+    shared = {name: source for _, match in checkpoints for name, source in match.shared}
     targets, copied = [], []
     for name, entry in base.entries.items():
-        if entry.is_float and entry.entries and name in selected:
-            parts = tuple(Full(other.folder, other.entries[name], whole) for other in checkpoints)
-            targets.append(Target(entry, Full(base.folder, entry), parts, min(TILE, SPOT) if vectors else TILE))
+        held = any(name in match.entries for _, match in checkpoints) or not checkpoints
+        if entry.is_float and entry.entries and name in selected and held:
+            parts = tuple(
+                Full(layout.folder, match.entries[name], whole) if name in match.entries else Full(base.folder, entry, whole)
+                for layout, match in checkpoints
+            )
+            step = min(TILE, SPOT) if vectors else TILE
+            targets.append(Target(entry, Full(base.folder, entry), parts, step, drawn_as=shared.get(name, "")))
         else:
             copied.append(entry)
-    return Sources(base, tuple(targets), tuple(copied), (base, *checkpoints), ())
-
-
-def _require_same(base: Layout, other: Layout) -> None:
-    extra = sorted(other.entries.keys() - base.entries.keys())
-    missing = sorted(base.entries.keys() - other.entries.keys())
-    hint = "merge needs checkpoints of one base."
-    for names, relation in ((extra, "that the base lacks"), (missing, "fewer than the base")):
-        if names:
-            raise GtrTurboError(f"checkpoint {other.folder} has {len(names)} tensors {relation} (first: {names[0]}).", hint)
-    for name, entry in base.entries.items():
-        found = other.entries[name]
-        if found.shape != entry.shape:
-            raise GtrTurboError(f"{name} in {other.folder} has shape {list(found.shape)}, in the base {list(entry.shape)}.", hint)
-        if found.is_float != entry.is_float:
-            raise GtrTurboError(f"{name} in {other.folder} is of type {found.dtype}, in the base {entry.dtype}.", hint)
-
-
-def select(names: Sequence[str] | dict[str, TensorEntry], *, include: Sequence[str], exclude: Sequence[str]) -> set[str]:
-    """Choose tensors by shell patterns.
-
-    Raises:
-        GtrTurboError: a pattern fits no tensor.
-    """
-    for pattern in (*include, *exclude):
-        if not fnmatch.filter(names, pattern):
-            raise GtrTurboError(
-                f"no tensor is called {pattern}.", f"the first is {next(iter(names), 'none')}; * stands for any text."
-            )
-    chosen = {name for pattern in include for name in fnmatch.filter(names, pattern)} if include else set(names)
-    return chosen - {name for pattern in exclude for name in fnmatch.filter(names, pattern)}
+    return Sources(base, tuple(targets), tuple(copied), (base, *(layout for layout, _ in checkpoints)), ())
 
 
 def adapter_sources(
@@ -140,8 +121,7 @@ def adapter_sources(
     origin: Adapter | None,
     names: Callable[[list[tuple[str, tuple[int, ...]]]], dict[str, str]],
     *,
-    include: Sequence[str],
-    exclude: Sequence[str],
+    pattern: Pattern,
     whole: bool,
 ) -> Sources:
     """Match adapters with the tensors of the model under them.
@@ -151,7 +131,7 @@ def adapter_sources(
         adapters: one per checkpoint.
         origin: the adapter that they were trained from, where it has a change of its own.
         names: gives the base's name for each tensor that the adapters change, from its name in memory and its shape.
-        include, exclude: patterns over the base's tensors.
+        pattern: which of the base's tensors are merged.
         whole: take W + ΔW as vectors of their own.
 
     Raises:
@@ -163,7 +143,8 @@ def adapter_sources(
     stored = names([*shapes.items(), *((name, entry.shape) for name, entry in first.replaced.items())])
     modules = {stored[f"{module}.weight"]: module for module in first.factors}
     saved = {stored[name]: name for name in first.replaced}
-    selected = select(base.entries, include=include, exclude=exclude)
+    pattern.require_used(base.entries)
+    selected = pattern.chosen(base.entries)
     targets, copied = [], []
     for name, entry in base.entries.items():
         if name in modules and name in selected:

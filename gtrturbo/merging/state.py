@@ -1,8 +1,5 @@
 """What a state directory says of the running sums in it: whose they are, and how they were taken; and who may add to them."""
 
-import fcntl
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +9,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.store.claims import claimed_anew, holds_no_links, replaced, require_outside_artifacts
 from gtrturbo.store.files import save_json
 from gtrturbo.store.hashes import content_hash, sealed_by
 
@@ -82,45 +80,19 @@ def require_intact(folder: Path, state: RunningSums, names: list[str]) -> None:
             raise GtrTurboError(f"{file} does not hold the sums that {STATE} was written for.", REMAKE)
 
 
-def replaced(folder: Path) -> Path:
-    """Where a state is while the next one takes its place."""
-    return folder.parent / f".{folder.name}.replaced"
-
-
 @contextmanager
 def claimed(folder: Path) -> Iterator[Path]:
     """Keep a state from other writers, and yield the empty folder for the next one, which goes away if the block fails.
 
     Raises:
-        GtrTurboError: another process is adding to it.
+        GtrTurboError: another process is adding to it, or it lies in an artifact.
     """
-    following = folder.parent / f".{folder.name}.partial"
-    following.mkdir(parents=True, exist_ok=True)
-    lock = os.open(following, os.O_RDONLY)
-    try:
-        _lock(lock, folder, following)
-        try:
-            for left in following.iterdir():  # Of a writer who was killed.
-                left.unlink()
-            if not folder.exists() and replaced(folder).exists():
-                replaced(folder).rename(folder)
-            yield following
-        except BaseException:
-            shutil.rmtree(following, ignore_errors=True)
-            raise
-    finally:
-        os.close(lock)
-
-
-def _lock(descriptor: int, folder: Path, following: Path) -> None:
-    # The kernel drops the lock when its process dies, however it dies, so a killed writer blocks nobody.
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        held = os.path.samestat(os.fstat(descriptor), following.stat())  # Or it has just become the state, or gone away.
-    except (BlockingIOError, FileNotFoundError):
-        held = False
-    if not held:
-        raise GtrTurboError(f"{folder} is being added to by another process.", "wait for it, or choose another --state.")
+    require_outside_artifacts(folder, "--state")
+    busy = GtrTurboError(f"{folder} is being added to by another process.", "wait for it, or choose another --state.")
+    with claimed_anew(folder, busy) as following:
+        if not folder.exists() and holds_no_links(replaced(folder)):
+            replaced(folder).rename(folder)
+        yield following
 
 
 def require_unchanged(folder: Path, state: RunningSums | None, expected: list[str]) -> None:

@@ -55,7 +55,7 @@ def reference(plan: MergePlan, target: Target, files: Files, seeds: Seeds) -> tu
         vector if plan.whole or isinstance(part, LowRank) else vector - base
         for vector, part in zip(vectors, target.parts, strict=True)
     ]
-    keys = [seeds(target.name, index) for index in range(len(vectors))]
+    keys = [seeds(target.draw, index) for index in range(len(vectors))]
     try:
         merged = _by_rule(plan, target, base, vectors, keys) if plan.method.rule else _merge(plan, vectors, keys)
     except RuleFailed as failure:

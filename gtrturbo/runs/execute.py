@@ -2,8 +2,6 @@
 
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +11,7 @@ from typing import Any
 from gtrturbo.analysis.history import check_sources, own_code, record_run
 from gtrturbo.config import RunConfig
 from gtrturbo.console import stderr
+from gtrturbo.distributed.children import run_child
 from gtrturbo.distributed.processes import world
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.runs.plan import Step, plan
@@ -88,7 +87,7 @@ def execute_alone(step: Step) -> Result:
 
 def _start(step: Step) -> None:
     words = shlex.split(command(step))
-    code = subprocess.run([sys.executable, "-m", *words], stdout=subprocess.DEVNULL, check=False).returncode
+    code = run_child(words)
     if code:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"left with exit code {code}"
         raise GtrTurboError(f"{step.stage} of iteration {step.iteration} {how}.", f"run it alone with: {shlex.join(words)}")

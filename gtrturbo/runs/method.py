@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
+from gtrturbo.config.bounds import COUNT, NOT_NEGATIVE
 from gtrturbo.config.choices import GAE, AnyPlacement
-from gtrturbo.config.common import NOT_NEGATIVE
 from gtrturbo.config.fields import Field, check, fields
 from gtrturbo.errors import GtrTurboError
 
@@ -50,7 +50,7 @@ class Method:
         "What the teacher says of the student's turns: log-probs of the tokens that were sampled, distributions over the "
         "likeliest tokens, or thoughts of its own.",
     ] = "none"
-    top_logprobs: Annotated[int, "Of distributions: how many of the likeliest tokens are kept.", NOT_NEGATIVE] = 0
+    top_logprobs: Annotated[int, "Of distributions: how many of the likeliest tokens are kept.", COUNT] = 0
     guidance: Annotated[
         Guidance,
         "Where it enters the update: the KL to the teacher as a reward, in the advantage alone, in the return too, or as a loss "

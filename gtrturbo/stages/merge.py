@@ -39,8 +39,8 @@ from gtrturbo.stages import done, provenance
 from gtrturbo.stages.resolve import borrows_layout, require_fitting, state_settings
 from gtrturbo.store.draft import Draft, Result
 from gtrturbo.store.ids import artifact_id
-from gtrturbo.store.names import MODEL_INDEX
 from gtrturbo.store.provenance import Provenance
+from gtrturbo.store.safetensors_files import read_layout
 from gtrturbo.store.writing import writing
 
 CARD = "README.md"
@@ -93,6 +93,7 @@ def _inputs(config: MergeConfig, base: Path) -> Inputs:
         factors=config.adapter_space == "factors",
         include=config.include,
         exclude=config.exclude,
+        missing=config.missing,
     )
 
 
@@ -183,8 +184,8 @@ def _copy_beside(base: Path, inputs: Inputs, folder: Path) -> None:
     """Copy what belongs to the model from the model, and what renders prompts from the base, which may be an adapter."""
     if not inputs.as_adapter:
         copy_side_files(inputs.under, folder)
-        if (inputs.under / MODEL_INDEX).is_file():
-            shutil.copyfile(inputs.under / MODEL_INDEX, folder / MODEL_INDEX)
+        if index := read_layout(inputs.under).index:
+            shutil.copyfile(inputs.under / index, folder / index)
     copy_renderer(base, folder)
 
 

@@ -1,11 +1,14 @@
 """Files: those of an artifact, and how one is written whole or not at all."""
 
+import errno
 import json
 import os
 import secrets
+import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from gtrturbo.errors import GtrTurboError, naming
 from gtrturbo.store.names import MANIFEST, PRUNED, TIMING
 
 
@@ -16,16 +19,56 @@ def list_files(folder: Path) -> list[str]:
     return sorted(name for name in names if name not in (MANIFEST, TIMING, PRUNED) and not name.startswith(left))
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading if it is one: nobody waits for what a pipe or a device may say some day.
+
+    Raises:
+        OSError: with the path: there is no such file, or it is a folder.
+        GtrTurboError: it is a pipe, a socket or a device.
+    """
+    with naming(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        kind = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(kind):
+            raise GtrTurboError(f"{path} is no regular file, but a pipe or a device.", "name a file.")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: Path, *, most: int | None = None) -> bytes:
+    """Read a file whole, see `open_regular`.
+
+    Args:
+        most: bytes that it may have.
+
+    Raises:
+        OSError, GtrTurboError: as `open_regular`, or the file is larger.
+    """
+    with open_regular(path) as file, naming(path):
+        size = os.fstat(file.fileno()).st_size
+        if most is not None and size > most:
+            raise GtrTurboError(f"{path} has {size} bytes, and at most {most} are read of such a file.")
+        return file.read()
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: into a hidden sibling, on the disk before it takes the file's name.
 
     The sibling is always made anew, under a name that nobody can know before, so that no link that lies there is followed.
     It is removed if the write fails. Readers see what was there before, or all of the content.
+
+    Raises:
+        OSError: with the path.
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with naming(path), os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

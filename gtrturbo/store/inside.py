@@ -20,7 +20,7 @@ from gtrturbo.errors import GtrTurboError
 
 LONGEST = 255  # bytes of a part, as file systems have it
 _CHECK = "see: gtrturbo show {} --check"
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A pipe in the place of a file is not waited for.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -83,7 +83,7 @@ def _leading_to(folder: Path, name: str) -> Iterator[tuple[int, str]]:
     above = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for part in parts:
-            below = os.open(part, _FOLDER, dir_fd=above)
+            below = os.open(part, FOLDER, dir_fd=above)
             os.close(above)
             above = below
         yield above, last

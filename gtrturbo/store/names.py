@@ -22,3 +22,5 @@ MODEL_INDEX = f"{MODEL_WEIGHTS}.index.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # Under an adapter, in its folder: the base that was made with it.
 BASE_FOLDER = "base"
+# Beside weights that are quantised by AutoGPTQ, AutoAWQ, ModelOpt and others, which say it in a file of its own.
+QUANTISATION_CONFIGS = ("quantize_config.json", "quant_config.json", "quantization_config.json", "hf_quant_config.json")

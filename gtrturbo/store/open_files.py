@@ -11,6 +11,8 @@ import numpy as np
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.safetensors_files import FLOATS, TensorEntry
 
+COMPARED = 1 << 22  # bytes
+
 
 @dataclass(frozen=True)
 class StoredTile:
@@ -89,8 +91,8 @@ class Files:
             self._open[path] = os.open(path, os.O_RDONLY)
 
     def create(self, path: Path, header: bytes, size: int) -> None:
-        """Make a file of its final size with its header, so that a full disk is found before the work."""
-        self._open[path] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        """Make a file that was not there, of its final size, with its header, so that a full disk is found before the work."""
+        self._open[path] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
         os.posix_fallocate(self._open[path], 0, max(1, size))
         os.pwrite(self._open[path], header, 0)
 
@@ -105,6 +107,17 @@ def read_tensor(files: Files, entry: TensorEntry) -> np.ndarray:
     flat = np.empty(entry.entries, FLOATS[entry.dtype])
     files.read(entry, 0, flat)
     return flat.reshape(entry.shape)
+
+
+def same_bytes(a: TensorEntry, b: TensorEntry) -> bool:
+    """Tell whether two tensors are the same, byte for byte."""
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    with a.file.open("rb") as ours, b.file.open("rb") as theirs:
+        ours.seek(a.start)
+        theirs.seek(b.start)
+        pieces = [min(COMPARED, a.size - first) for first in range(0, a.size, COMPARED)]
+        return all(ours.read(size) == theirs.read(size) for size in pieces)
 
 
 def widen(values: np.ndarray) -> np.ndarray:

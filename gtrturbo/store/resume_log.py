@@ -7,7 +7,6 @@ process did not finish is cut off. Several processes write a file each and read 
 
 import hashlib
 import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
@@ -17,7 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 from gtrturbo import __version__
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.store.claims import holds_no_links
 from gtrturbo.store.files import write_whole
+from gtrturbo.store.inside import remove_whole
 from gtrturbo.store.provenance import Provenance
 
 T = TypeVar("T")
@@ -46,8 +47,9 @@ class ResumeLog(Generic[T]):
 
     def _claim(self, key: str) -> None:
         owner = self.folder / OWNER
-        if self.folder.exists() and not (owner.is_file() and owner.read_text(encoding="utf-8") == key):
-            shutil.rmtree(self.folder)
+        # What is reached through a link was not made here: a log in its place begins anew, and what it leads to stays.
+        if not (holds_no_links(self.folder) and owner.is_file() and owner.read_text(encoding="utf-8") == key):
+            remove_whole(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(owner, key.encode())
 
@@ -81,7 +83,7 @@ class ResumeLog(Generic[T]):
         if self._own:
             self._own.close()
         if group().world.first:
-            shutil.rmtree(self.folder)
+            remove_whole(self.folder)
 
 
 def _key(provenance: Provenance) -> str:

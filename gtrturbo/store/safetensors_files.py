@@ -6,14 +6,15 @@ Source of the format: safetensors' specification: 8 bytes length (little-endian)
 import json
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.names import MODEL_INDEX, MODEL_WEIGHTS
+from gtrturbo.store.weight_files import FETCH, weights_of
 
 # Exactly one key: safetensors writes metadata in hash order, so two keys would give other bytes in another process.
 SAFETENSORS_METADATA = {"format": "pt"}
@@ -51,11 +52,16 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class Layout:
-    """A checkpoint's tensors by name, and its files' headers byte for byte."""
+    """A checkpoint's tensors by name, and its files' headers byte for byte.
+
+    `index`: the file that lists the shards, where there are several; `unread`: files of weights beside them that nobody reads.
+    """
 
     folder: Path
     entries: dict[str, TensorEntry]
     headers: dict[str, bytes]
+    index: str | None = None
+    unread: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -68,35 +74,20 @@ class Layout:
 
 
 def read_layout(folder: Path) -> Layout:
-    """Read where the tensors of a checkpoint folder lie, in one file or in several with an index.
+    """Read where the tensors of a checkpoint folder lie, in those files that transformers loads.
 
     Raises:
         GtrTurboError: no safetensors there, a shard is missing or truncated, or the index names what no file holds.
     """
-    if (folder / MODEL_INDEX).is_file():
-        return _sharded(folder)
-    if not (folder / MODEL_WEIGHTS).is_file():
-        raise _absent(folder)
-    return _joined(folder, [MODEL_WEIGHTS])
-
-
-def _sharded(folder: Path) -> Layout:
-    try:
-        named: dict[str, str] = json.loads((folder / MODEL_INDEX).read_text(encoding="utf-8"))["weight_map"]
-        files = sorted(set(named.values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise GtrTurboError(f"{folder / MODEL_INDEX} is damaged.", "fetch or write the checkpoint again.") from None
-    for file in files:  # The output's files get the same names.
-        if Path(file).name != file:
-            raise GtrTurboError(f"{folder / MODEL_INDEX} names {file}, which is no file beside it.")
-    layout = _joined(folder, files)
-    for name, file in named.items():
+    chosen = weights_of(folder)
+    layout = _joined(folder, chosen.files)
+    for name, file in chosen.placed.items():
         if name not in layout.entries or layout.entries[name].file.name != file:
-            raise GtrTurboError(f"{folder / MODEL_INDEX} says that {name} lies in {file}, and it does not.")
-    return layout
+            raise GtrTurboError(f"{folder / str(chosen.index)} says that {name} lies in {file}, and it does not.", FETCH)
+    return replace(layout, index=chosen.index, unread=chosen.unread)
 
 
-def _joined(folder: Path, files: list[str]) -> Layout:
+def _joined(folder: Path, files: Sequence[str]) -> Layout:
     entries: dict[str, TensorEntry] = {}
     headers: dict[str, bytes] = {}
     for file in files:
@@ -106,16 +97,6 @@ def _joined(folder: Path, files: list[str]) -> Layout:
                 raise GtrTurboError(f"{folder} holds {entry.name} twice, in {entries[entry.name].file.name} and {file}.")
             entries[entry.name] = entry
     return Layout(folder, entries, headers)
-
-
-def _absent(folder: Path) -> GtrTurboError:
-    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-    if pickles:
-        return GtrTurboError(
-            f"{folder} holds pickled weights ({pickles[0]}), which can run code when they are read.",
-            "save it with safetensors: model.save_pretrained(…, safe_serialization=True)",
-        )
-    return GtrTurboError(f"{folder} holds no {MODEL_WEIGHTS} and no {MODEL_INDEX}.", "name a checkpoint folder.")
 
 
 def read_header(path: Path) -> tuple[bytes, list[TensorEntry]]:
@@ -132,19 +113,32 @@ def read_header(path: Path) -> tuple[bytes, list[TensorEntry]]:
                 raise ValueError("it has no header")
             text = file.read(length)
             size = os.fstat(file.fileno()).st_size
-        header = json.loads(text)
+        header = json.loads(text, object_pairs_hook=_once)
         entries = [_entry(path, name, fields, 8 + length) for name, fields in header.items() if name != "__metadata__"]
         entries.sort(key=lambda entry: (entry.start, entry.size))
         _require_whole(entries, 8 + length, size)
     except FileNotFoundError:
         raise GtrTurboError(f"{path} does not exist.", f"see: gtrturbo show {path.parent} --check") from None
+    except RecursionError:
+        raise GtrTurboError(f"{path} cannot be read: its header is nested too deeply.", FETCH) from None
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise GtrTurboError(f"{path} cannot be read: {error}.", f"see: gtrturbo show {path.parent} --check") from None
     return prefix + text, entries
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Take a JSON object, in which no name may stand twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("its header names something twice")
+    return found
+
+
 def _entry(path: Path, name: str, fields: dict[str, Any], data: int) -> TensorEntry:
     start, end = fields["data_offsets"]
+    whole = [start, end, *fields["shape"]]
+    if not all(type(number) is int and number >= 0 for number in whole) or any("\ud800" <= mark <= "\udfff" for mark in name):
+        raise ValueError(f"{name!a} has no name, shape or place that the format allows")
     entry = TensorEntry(name, path, fields["dtype"], tuple(fields["shape"]), data + start, end - start)
     if entry.dtype not in BITS:
         raise ValueError(f"{name} is of type {entry.dtype}, which merge does not know")

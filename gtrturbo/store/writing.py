@@ -4,7 +4,6 @@
 The id of an artifact is the sha256 of its `stage.json`, which holds the ids of its inputs and the hashes of its files: a chain.
 """
 
-import fcntl
 import os
 import platform
 import resource
@@ -17,6 +16,7 @@ from typing import Any
 
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.store.claims import claimed_anew, partial, put_in_place, require_outside_artifacts
 from gtrturbo.store.draft import Draft, Result, seal
 from gtrturbo.store.ids import artifact_id
 from gtrturbo.store.manifest import read_manifest
@@ -32,7 +32,7 @@ def finished(out: Path, provenance: Provenance) -> Result | None:
     Raises:
         GtrTurboError: something else is there; names the first difference.
     """
-    if not out.exists():
+    if not os.path.lexists(out):
         return None
     if not (out / MANIFEST).is_file():
         raise _foreign(out)
@@ -63,48 +63,35 @@ def writing(out: Path, provenance: Provenance | Callable[[], Provenance], *, ove
             yield draft
         return
     _require_free(out, overwrite=overwrite)
-    partial = _partial(out)
-    partial.mkdir(parents=True, exist_ok=True)
-    lock = os.open(partial, os.O_RDONLY)
-    try:
-        _claim(lock, out)
-        try:  # From here on the folder is ours, and goes away with whatever interrupts.
-            _require_free(out, overwrite=overwrite)  # Another writer may have finished since.
-            _empty(partial)
-            draft = Draft(folder=partial, shards=[partial / f"{SHARD}{rank}" for rank in range(1, group().world.size)])
-            started = time.monotonic()
-            for shard in draft.shards:
-                shard.mkdir()
-            group().barrier()
-            yield draft
-            group().barrier()
-            for shard in draft.shards:
-                shutil.rmtree(shard)
-            draft.timing |= _measured(started)
-            seal(draft, provenance() if callable(provenance) else provenance)
-        except BaseException:
-            shutil.rmtree(partial)
-            raise
-        _replace(partial, out)
+    busy = GtrTurboError(f"{out} is being written by another process.", "wait for it, or choose another --out.")
+    with claimed_anew(out, busy) as folder:
+        _require_free(out, overwrite=overwrite)  # Another writer may have finished since.
+        draft = Draft(folder=folder, shards=[folder / f"{SHARD}{rank}" for rank in range(1, group().world.size)])
+        started = time.monotonic()
+        for shard in draft.shards:
+            shard.mkdir()
+        group().barrier()
+        yield draft
+        group().barrier()
+        for shard in draft.shards:
+            shutil.rmtree(shard)
+        draft.timing |= _measured(started)
+        seal(draft, provenance() if callable(provenance) else provenance)
+        _require_free(out, overwrite=overwrite)  # Something of others may lie there by now.
+        put_in_place(folder, out)
         draft.result = Result(out=out, id=artifact_id(out), metrics=draft.metrics)
         group().broadcast([draft.result.id, draft.metrics])
-    finally:
-        os.close(lock)
 
 
 @contextmanager
 def _assisting(out: Path) -> Iterator[Draft]:
     """Take part in an artifact that the first process writes, from when it has claimed it until it is there."""
     group().barrier()
-    draft = Draft(folder=_partial(out) / f"{SHARD}{group().world.rank}")
+    draft = Draft(folder=partial(out) / f"{SHARD}{group().world.rank}")
     yield draft
     group().barrier()
     identity, draft.metrics = group().broadcast(None)
     draft.result = Result(out=out, id=identity, metrics=draft.metrics)
-
-
-def _partial(out: Path) -> Path:
-    return out.parent / f".{out.name}.partial"
 
 
 def _measured(started: float) -> dict[str, Any]:
@@ -117,32 +104,8 @@ def _measured(started: float) -> dict[str, Any]:
 
 
 def _require_free(out: Path, *, overwrite: bool) -> None:
-    if out.exists() and not (out / MANIFEST).is_file():
+    require_outside_artifacts(out)
+    if os.path.lexists(out) and not (out / MANIFEST).is_file():
         raise _foreign(out)
     if out.exists() and not overwrite:
         raise GtrTurboError(f"{out} exists.", "choose another --out, or add --overwrite.")
-
-
-def _claim(lock: int, out: Path) -> None:
-    # The kernel drops the lock when its process dies, however it dies, so a killed writer blocks nobody.
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise GtrTurboError(f"{out} is being written by another process.", "wait for it, or choose another --out.") from None
-
-
-def _empty(folder: Path) -> None:
-    for entry in folder.iterdir():
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-
-
-def _replace(partial: Path, out: Path) -> None:
-    if out.exists():
-        old = out.parent / f".{out.name}.replaced"
-        if old.exists():  # A writer was killed between the renames.
-            shutil.rmtree(old)
-        out.rename(old)
-        partial.rename(out)
-        shutil.rmtree(old)
-    else:
-        partial.rename(out)

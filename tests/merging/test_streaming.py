@@ -247,7 +247,7 @@ def test_integers_and_empty_tensors_are_the_bases_and_scalars_are_merged(folders
         "none": np.zeros((0, 3)),
         "one": np.array(1.0),
     }
-    other = base | {"w": np.ones(3), "ids": np.arange(4) * 7, "one": np.array(3.0)}
+    other = base | {"w": np.ones(3), "one": np.array(3.0)}
     paths = [folders.write("b", base, kinds), folders.write("c", other, kinds)]
     for method in ("ties", "linear", "sce", "breadcrumbs", "multislerp"):
         found = read(folders.merge(paths[1], base=paths[0], method=method, density="1", verify=9))

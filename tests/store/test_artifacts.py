@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store import writing as whole_writes
+from gtrturbo.store import claims
 from gtrturbo.store.files import save_json
 from gtrturbo.store.ids import artifact_id, same_artifact, seed_for
 from gtrturbo.store.manifest import read_manifest
@@ -370,14 +370,21 @@ def test_artifacts_are_the_same_where_their_ids_are(tmp_path):
 
 
 def test_a_writer_that_waited_for_the_lock_does_not_replace_what_was_finished_meanwhile(tmp_path, monkeypatch):
-    claim = whole_writes._claim
+    lock = claims._locked
 
-    def claim_late(lock, out):
-        claim(lock, out)
-        out.mkdir()
-        (out / MANIFEST).write_text("the first writer's")
+    def lock_late(place, busy):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / MANIFEST).write_text("the first writer's")
+        return lock(place, busy)
 
-    monkeypatch.setattr(whole_writes, "_claim", claim_late)
+    monkeypatch.setattr(claims, "_locked", lock_late)
     with pytest.raises(GtrTurboError, match="exists"):
         write(tmp_path / "out")
     assert (tmp_path / "out" / MANIFEST).read_text() == "the first writer's"
+
+
+def test_what_others_put_in_the_place_while_it_was_written_stays(tmp_path):
+    with pytest.raises(GtrTurboError, match="exists and is no artifact"), writing(tmp_path / "out", WORK):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work" and left_behind(tmp_path) == ["out"]

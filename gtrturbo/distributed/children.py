@@ -1,0 +1,66 @@
+"""Processes that this one starts and that end with it, however it ends: what goes on without its parent would hold its lock."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+PARENT = "GTRTURBO_PARENT"  # in a child's environment: the number of the process that started it
+SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux' sys/prctl.h
+TIME_TO_CLEAR = 10.0  # seconds in which a child may clear up
+GLANCE = 0.2  # seconds
+_followed: list[str] = []
+
+
+def run_child(words: Sequence[str]) -> int:
+    """Run a command of gtrturbo as a process of its own, which ends with this one, and return its exit code.
+
+    Its messages go to our stderr. What interrupts this process ends the child first.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", *words], stdout=subprocess.DEVNULL, env=os.environ | {PARENT: str(os.getpid())}
+    )
+    try:
+        return process.wait()
+    except BaseException:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(TIME_TO_CLEAR)
+        process.kill()
+        process.wait()
+        raise
+
+
+def follow_parent() -> None:
+    """End this process with the one that started it by `run_child`; do nothing in any other."""
+    parent = os.environ.pop(PARENT, None)  # Not for processes that this one starts.
+    if parent is None:
+        return
+    _followed.append(parent)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(SET_DEATH_SIGNAL, signal.SIGKILL)
+    else:
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    # It may have ended between the start of this process and the line above.
+    if str(os.getppid()) != parent:
+        _end()
+
+
+def follows_parent() -> bool:
+    """Tell whether this process was started by `run_child`: then its parent tells the user what interrupts both."""
+    return bool(_followed)
+
+
+def _watch(parent: str) -> None:
+    while str(os.getppid()) == parent:
+        time.sleep(GLANCE)
+    _end()
+
+
+def _end() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

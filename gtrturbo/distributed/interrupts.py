@@ -1,0 +1,67 @@
+"""What a process does when it is told to end: it clears up as after Ctrl-C, says in one line how to go on, and leaves.
+
+A signal becomes an exception of the main thread, so that drafts go away and locks are let go. Python drops an exception that
+arises while it disposes of an object; such a one is raised again a moment later.
+"""
+
+import signal
+import sys
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+from gtrturbo.distributed.children import follows_parent
+from gtrturbo.distributed.processes import world
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+MOMENT = 0.02  # seconds
+_told: list[int] = []
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal told this process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def answer_signals() -> None:
+    """Let SIGINT, SIGTERM and SIGHUP raise `Interrupted`; one that is ignored, as by nohup, stays so."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _raise)
+    signal.signal(signal.SIGALRM, _raise_again)
+    sys.unraisablehook = _unraisable
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    # Who asks twice by Ctrl-C does not want to wait; a second SIGTERM would only stop the clearing up.
+    if _told and number != signal.SIGINT:
+        return
+    _told.append(number)
+    raise Interrupted(number)
+
+
+def _raise_again(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(_told[-1] if _told else signal.SIGINT)
+
+
+def _unraisable(unraisable: Any) -> None:
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, MOMENT)
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
+def exit_code(error: KeyboardInterrupt) -> int:
+    """Say in one line how to go on, and return the code to leave with: 130 after Ctrl-C, 143 after SIGTERM."""
+    number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+    if world().first and not follows_parent():
+        with suppress(OSError):  # The terminal may be gone.
+            print(
+                f"interrupted by {signal.Signals(number).name}; the same command goes on from what was finished.",
+                file=sys.stderr,
+                flush=True,
+            )
+    return 128 + number

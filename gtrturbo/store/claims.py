@@ -1,0 +1,137 @@
+"""Folders that one process at a time writes beside the place that they will take, and how they take it.
+
+What becomes runs/a is written in the hidden folder runs/.a.partial, which is made anew each time and locked for as long as its
+writer lives. The kernel drops the lock when a process dies, however it dies, so a killed writer blocks nobody.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.store.inside import FOLDER, remove_whole
+from gtrturbo.store.names import MANIFEST
+
+TRIES = 3
+
+
+def partial(out: Path) -> Path:
+    """Where a folder is written."""
+    return out.parent / f".{out.name}.partial"
+
+
+def replaced(out: Path) -> Path:
+    """Where a folder is while the next one takes its place."""
+    return out.parent / f".{out.name}.replaced"
+
+
+@contextmanager
+def claimed_anew(out: Path, busy: GtrTurboError) -> Iterator[Path]:
+    """Make the folder that is to become `out`, empty, and keep it from others; if the block fails it goes away.
+
+    What a killed writer left there goes away before, and a link as a link: what it leads to is not touched.
+
+    Raises:
+        GtrTurboError: `busy`, where another process holds it; or something is in its place that no writer leaves.
+    """
+    place = partial(out)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    lock = None
+    try:
+        lock = _made(place, busy)
+        yield place
+    except BaseException:
+        if lock is not None and _is_open_as(lock, place):
+            remove_whole(place)
+        raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _made(place: Path, busy: GtrTurboError) -> int:
+    """Make a folder that was not there, and lock it; two who do so at once find that one of them has it."""
+    for _ in range(TRIES):
+        try:
+            place.mkdir()
+        except FileExistsError:
+            _remove_left(place, busy)
+        else:
+            return _locked(place, busy)
+    raise busy
+
+
+def _remove_left(place: Path, busy: GtrTurboError) -> None:
+    if place.is_symlink():
+        place.unlink(missing_ok=True)
+    elif place.is_file():
+        raise GtrTurboError(f"{place} is in the way: a file, where a folder is written.", f"remove it: rm {place}")
+    else:
+        lock = _locked(place, busy)
+        try:
+            remove_whole(place)
+        finally:
+            os.close(lock)
+
+
+def _locked(place: Path, busy: GtrTurboError) -> int:
+    try:
+        lock = os.open(place, FOLDER)
+    except (FileNotFoundError, NotADirectoryError):  # Another has just taken it away, or put a link there.
+        raise busy from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_open_as(lock, place):
+            raise busy
+    except BlockingIOError:
+        os.close(lock)
+        raise busy from None
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _is_open_as(lock: int, place: Path) -> bool:
+    """Tell whether an open folder is the one that lies there now: it may have become `out`, or gone away."""
+    try:
+        return os.path.samestat(os.fstat(lock), place.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def put_in_place(written: Path, out: Path) -> None:
+    """Give a folder that is whole the name that it is for, in the place of what has it; of a link, of the link alone."""
+    aside = replaced(out)
+    if os.path.lexists(out):
+        remove_whole(aside)  # A writer was killed between the renames.
+        out.rename(aside)
+    written.rename(out)
+    remove_whole(aside)
+
+
+def holds_no_links(folder: Path) -> bool:
+    """Tell whether a folder is one itself and all in it are folders and files that have this name alone."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    with os.scandir(folder) as entries:
+        return all(
+            holds_no_links(Path(entry.path))
+            if entry.is_dir(follow_symlinks=False)
+            else entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_nlink == 1
+            for entry in entries
+        )
+
+
+def require_outside_artifacts(path: Path, option: str = "--out") -> None:
+    """Refuse to write into a finished artifact, which is never changed, by whichever way one gets there.
+
+    Raises:
+        GtrTurboError: names the artifact.
+    """
+    above = path.parent.resolve()
+    for folder in (above, *above.parents):
+        if (folder / MANIFEST).is_file():
+            raise GtrTurboError(f"{path} lies in the artifact {folder}, which stays as it is.", f"choose another {option}.")

@@ -1,0 +1,97 @@
+"""Errors of the operating system, as a user is told them: the right path, and what mends it."""
+
+import errno
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gtrturbo.errors import naming, of_system
+from gtrturbo.store.files import open_regular, read_regular, write_whole
+
+
+def told(work) -> str:
+    with pytest.raises(OSError) as error:
+        work()
+    return str(of_system(error.value))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    assert told((tmp_path / "none").read_bytes) == f"{tmp_path}/none does not exist.\ncheck its spelling."
+
+
+def test_a_file_in_the_place_of_a_folder_is_named_and_not_what_should_lie_in_it(tmp_path):
+    (tmp_path / "a").write_text("x")
+    mend = "move it away, or name another place."
+    assert told((tmp_path / "a" / "b" / "c").read_bytes) == f"{tmp_path}/a is no folder.\n{mend}"
+    assert told((tmp_path / "a" / "b").mkdir) == f"{tmp_path}/a is no folder.\n{mend}"
+    assert told(lambda: (tmp_path / "a").mkdir(exist_ok=True)) == f"{tmp_path}/a is no folder.\n{mend}"
+
+
+def test_a_name_that_is_too_long_is_shortened(tmp_path):
+    text = told((tmp_path / ("n" * 300)).mkdir)
+    assert text.startswith("the path /") and "is too long" in text and len(text) < 400
+
+
+def test_nothing_can_be_made_in_proc():
+    assert told(Path("/proc/.turns.partial").mkdir) == "nothing can be made in /proc.\nname another place."
+
+
+def test_a_link_that_leads_to_itself_is_named(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert told((tmp_path / "loop").read_bytes).startswith(f"{tmp_path}/loop is a symbolic link that leads in a circle.")
+
+
+def test_a_full_disk_names_the_file_and_says_to_go_on():
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/run/model.safetensors")
+    assert str(of_system(error)) == (
+        "/data/run/model.safetensors cannot be written: its disk is full.\n"
+        "make room there, then give the same command again: what was finished is kept."
+    )
+
+
+def test_what_an_open_file_or_a_library_raises_gets_the_path_that_it_lacks():
+    with pytest.raises(OSError) as error, naming(Path("/data/x")):
+        os.write(99_999, b"x")
+    assert error.value.filename == "/data/x"
+    with pytest.raises(OSError) as error, naming(Path("/data/x")):
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, "/data/x")
+    with pytest.raises(OSError) as error, naming(Path("/data/x")):
+        Path("/no/such/file").read_bytes()
+    assert error.value.filename == "/no/such/file"
+    with pytest.raises(ValueError), naming(Path("/data/x")):
+        raise ValueError("another")
+
+
+def test_reading_does_not_wait_for_a_pipe_or_a_device(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(Exception, match=f"{path} is no regular file, but a pipe or a device."):
+            open_regular(path)
+    with pytest.raises(IsADirectoryError):
+        open_regular(tmp_path)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 256 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if (
+        os.name != "posix"
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("a small disk cannot be mounted here")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_write_to_a_full_disk_leaves_what_was_there_and_nothing_else(small_disk):
+    write_whole(small_disk / "file", b"before")
+    with pytest.raises(OSError) as error:
+        write_whole(small_disk / "file", bytes(1 << 20))
+    assert str(of_system(error.value)).startswith(f"{small_disk}/file cannot be written: its disk is full.")
+    assert read_regular(small_disk / "file") == b"before"
+    assert os.listdir(small_disk) == ["file"]
