@@ -19,7 +19,7 @@ from gtrturbo.merging.magnitudes import NotFinite
 from gtrturbo.merging.measuring import MeasuredTensor, bounds, inner_products, most_varied, selected, vectors_of
 from gtrturbo.merging.operands import Combiner, Kernel, Operand, RuleFailed, Tile, TileRule, loaded
 from gtrturbo.merging.outcome import TensorReport, report_of
-from gtrturbo.merging.parts import Full, LowRank, TileReader
+from gtrturbo.merging.parts import Full, LowRank, TileReader, narrow
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.products import BufferPool, ProductCache
 from gtrturbo.merging.ranges import MERGE_RANGE
@@ -43,14 +43,15 @@ def room_for_products(threads: int) -> int:
 class Merge:
     """A merge under way. `thresholds` may be given for tensors that were measured before; it is filled with the others.
 
-    `kernel` measures; `combiner` merges: the kernel too, or a rule in Python, which may measure whole tensors by `measurer`.
+    `kernel` measures; `combiner` gives what merges by a plan: the kernel too, or a rule in Python, which may measure whole
+    tensors by `measurer`.
     `extra_jobs`: others for the same threads.
     """
 
     plan: MergePlan
     sources: Sources
     kernel: Kernel
-    combiner: Combiner
+    combiner: Callable[[MergePlan], Combiner]
     files: Files
     folder: Path
     seeds: Callable[[str, int], int]
@@ -123,7 +124,9 @@ class Merge:
         # in pieces, and so keep all busy to the end.
         workers.add_all([lambda: workers.go_through(others)] * max(1, workers.threads // 2))
         for entry in self.sources.copied:
-            workers.add(lambda entry=entry: self._copy(entry))
+            workers.add(lambda entry=entry: self._copy(entry, entry))
+        for entry, place in self.sources.moved:
+            workers.add(lambda entry=entry, place=place: self._copy(entry, place))
         targets = self.sources.targets
         for number, target in enumerate(targets):
             if number == len(targets) * 2 // 3:
@@ -159,12 +162,12 @@ class Merge:
             at_once=at_once,
         )
 
-    def _copy(self, entry: TensorEntry) -> None:
+    def _copy(self, entry: TensorEntry, place: TensorEntry) -> None:
         buffer = np.empty(min(COPY, max(1, entry.size)), np.uint8)
         for first in range(0, entry.size, COPY):
             part = buffer[: min(COPY, entry.size - first)]
             self.files.read_bytes(entry.file, entry.start + first, part)
-            self._write(entry, first, part)
+            self._write(place, first, part)
         self.on_progress(entry.size)
 
     def _bound(self, target: Target, index: int, countdown: Countdown) -> None:
@@ -203,7 +206,11 @@ class Merge:
         for start, stop in target.tiles(first, last):
             origin, _ = base(start, stop)
             operands = self._operands(target, base, readers, start, stop, measured)
-            self._merge_tile(target, origin, operands, rule, start, out[: stop - start])
+            tile = out[: stop - start]
+            found = tile if origin.dtype == out.dtype else np.empty(stop - start, origin.dtype)
+            self._merge_tile(target, origin, operands, rule, start, found)
+            if found is not tile:
+                tile[:] = self._as_type(target, found)
             for index in range(len(readers)):
                 if cache := self._caches.get((target.name, index)):
                     cache.drop(start)
@@ -217,7 +224,9 @@ class Merge:
         state = sums.read(target.entry, start, start + len(out)) if sums else None
         decay = sums.decay if sums else 1.0
         try:
-            rows = self.combiner.combine(base, operands, rule, offset=start, out=out, state=state, decay=decay)
+            rows = self.combiner(self._plan(target)).combine(
+                base, operands, rule, offset=start, out=out, state=state, decay=decay
+            )
         except RuleFailed as failure:
             raise failure.at(target.name, rule=self._plan(target).name) from failure
         if rows is None:
@@ -225,6 +234,16 @@ class Merge:
         if sums and state is not None:
             sums.write(target.entry, start, start + len(out), state)
         self.reports[target.name].append(rows)
+
+    def _as_type(self, target: Target, values: np.ndarray) -> np.ndarray:
+        """Round to the type that comes out, where it is another than the base's."""
+        wide = widen(values).astype(np.float64)
+        narrowed = narrow(wide, np.dtype(FLOATS[target.entry.dtype]))
+        if not np.isfinite(widen(narrowed)).all():
+            raise GtrTurboError(
+                f"{target.name} goes beyond what {target.entry.dtype} can hold.", "choose a wider dtype, such as bfloat16."
+            )
+        return narrowed
 
     def _write(self, entry: TensorEntry, offset: int, data: np.ndarray) -> None:
         name, start = entry.file.name, entry.start + offset

@@ -7,8 +7,10 @@ from pathlib import Path
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import Adapter
 from gtrturbo.merging.matching import Match, Pattern
+from gtrturbo.merging.methods import MergeRule
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, Zeros
 from gtrturbo.merging.plan import MergePlan
+from gtrturbo.merging.rearranged import Adapted, Gathered
 from gtrturbo.store.open_files import Files
 from gtrturbo.store.safetensors_files import Layout, TensorEntry
 
@@ -27,8 +29,8 @@ class Target:
     """
 
     entry: TensorEntry
-    base: Full | BaseWithAdapter | Zeros
-    parts: tuple[Full | LowRank, ...]
+    base: Full | BaseWithAdapter | Zeros | Adapted | Gathered
+    parts: tuple[Full | LowRank | Adapted | Gathered, ...]
     step: int
     plan: MergePlan | None = None
     drawn_as: str = ""
@@ -44,7 +46,7 @@ class Target:
 
     def tiles(self, first: int, last: int, share: int = 1) -> list[tuple[int, int]]:
         """Cut entries [first, last) into tiles, and take the first such part of each, in whole rows where products need them."""
-        low_rank = any(isinstance(part, LowRank) for part in self.parts)
+        low_rank = any(isinstance(part, LowRank | Adapted | Gathered) for part in (self.base, *self.parts))
         row = self.entry.shape[-1] if low_rank else 1
         step = self.step if share == 1 or low_rank else min(self.step, SPOT)
         size = -(-step // share // row) * row
@@ -53,13 +55,15 @@ class Target:
 
 @dataclass(frozen=True)
 class Sources:
-    """All that a merge reads and where it writes: merged tensors, and those that are copied from the base."""
+    """All that a merge reads and where it writes: merged tensors, those that are copied from the base, and those that are copied
+    to another place: (from, to)."""
 
     base: Layout
     targets: tuple[Target, ...]
     copied: tuple[TensorEntry, ...]
     layouts: tuple[Layout, ...]
     adapters: tuple[Adapter, ...]
+    moved: tuple[tuple[TensorEntry, TensorEntry], ...] = ()
 
     @property
     def bytes_read(self) -> int:
@@ -196,8 +200,11 @@ def _replacement(adapter: Adapter, name: str, entry: TensorEntry) -> TensorEntry
 
 def in_whole_rows(sources: Sources, plan: MergePlan) -> Sources:
     """Cut tiles between rows, where a rule wants whole ones."""
-    rule = plan.method.rule
-    if rule is None or rule.rows is None:
-        return sources
-    targets = [(target, max(1, rule.row_width(target.entry.shape))) for target in sources.targets]
-    return replace(sources, targets=tuple(replace(each, step=max(1, each.step // width) * width) for each, width in targets))
+    return replace(
+        sources, targets=tuple(_in_whole_rows(target, (target.plan or plan).method.rule) for target in sources.targets)
+    )
+
+
+def _in_whole_rows(target: Target, rule: MergeRule | None) -> Target:
+    width = rule.row_width(target.entry.shape) if rule else 0
+    return replace(target, step=max(1, target.step // width) * width) if width else target

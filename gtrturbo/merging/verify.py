@@ -14,6 +14,7 @@ from gtrturbo.merging.custom import Entries, apply_rule, measure
 from gtrturbo.merging.operands import RuleFailed, loaded
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, Zeros
 from gtrturbo.merging.plan import MergePlan
+from gtrturbo.merging.rearranged import Adapted, Gathered
 from gtrturbo.merging.sources import Sources, Target
 from gtrturbo.merging.tiles import random_mask
 from gtrturbo.store.open_files import Files, read_tensor
@@ -112,7 +113,7 @@ def _kept(plan: MergePlan, vectors: list[Tensor], keys: list[int]) -> list[Tenso
     return vectors
 
 
-def _whole(part: Full | BaseWithAdapter | Zeros | LowRank, target: Target, files: Files) -> Tensor:
+def _whole(part: Full | BaseWithAdapter | Zeros | LowRank | Adapted | Gathered, target: Target, files: Files) -> Tensor:
     read = part.reader(files)
     tiles = [loaded(read(first, last)[0]) for first, last in target.tiles(0, target.entry.entries)]
     return _tensor(np.concatenate(tiles)).double().reshape(target.entry.shape)

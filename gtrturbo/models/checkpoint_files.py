@@ -10,6 +10,7 @@ from typing import Any
 from gtrturbo.store.files import save_json
 from gtrturbo.store.names import (
     ADAPTER_CONFIG,
+    CHAT_TEMPLATE,
     FAMILY,
     MANIFEST,
     METRICS,
@@ -18,6 +19,7 @@ from gtrturbo.store.names import (
     OPTIMIZER_FILE,
     PRUNED,
     TIMING,
+    TOKENIZER_CONFIG,
     VALUE_HEAD,
 )
 
@@ -26,8 +28,8 @@ SIDE_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".py", ""}
 NOT_BESIDE = {MANIFEST, TIMING, PRUNED, ADAPTER_CONFIG, MODEL_INDEX, "pytorch_model.bin.index.json",
               METRICS, "trainer_state.json", ".gitattributes"}  # fmt: skip
 RENDERER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
-    "tokenizer.model", "chat_template.jinja", "chat_template.json", "processor_config.json", "preprocessor_config.json",
+    "tokenizer.json", TOKENIZER_CONFIG, "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
+    "tokenizer.model", CHAT_TEMPLATE, "chat_template.json", "processor_config.json", "preprocessor_config.json",
     "video_preprocessor_config.json", FAMILY,
 )  # fmt: skip
 

@@ -4,7 +4,7 @@
 command line can say into these, and `inputs` lays out the rest: layers, tokens, types, models with an adapter.
 """
 
-from gtrturbo.merging.recipes.options import read_recipe
+from gtrturbo.merging.recipes.options import as_options, read_recipe
 from gtrturbo.merging.recipes.recipe import Recipe, parse_recipe
 
-__all__ = ["Recipe", "parse_recipe", "read_recipe"]
+__all__ = ["Recipe", "as_options", "parse_recipe", "read_recipe"]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-# The last word before the number of a layer. Other numbered names, as of projectors or experts, are parts of one layer or of none.
+# The last word before the number of a layer. Other numbered names, as of projectors or experts, are parts of one or of none.
 STACKS = {"layers", "layer", "blocks", "block", "h", "resblocks"}
 BEFORE = re.compile(r"embed|wte|wpe|conv1|conv2|patch")
 VISION = re.compile(r"(^|\.)(visual|vision\w*|image_encoder)\.")

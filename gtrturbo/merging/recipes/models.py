@@ -12,8 +12,9 @@ from gtrturbo.merging.adapters import Adapter, read_adapter
 from gtrturbo.merging.lineage import on_disk
 from gtrturbo.merging.naming import tensors_of
 from gtrturbo.merging.parts import Full, LowRank
+from gtrturbo.merging.quantised import require_plain
+from gtrturbo.merging.rearranged import Adapted
 from gtrturbo.merging.recipes.layers import depths
-from gtrturbo.merging.recipes.parts import Adapted, Part
 from gtrturbo.merging.recipes.recipe import ModelRef
 from gtrturbo.models.checkpoint_files import base_of, is_adapter
 from gtrturbo.store.names import ADAPTER_CONFIG, MODEL_CONFIG
@@ -60,28 +61,20 @@ class Model:
         stored = tensors_of(self.layout, [(name, shape) for name, (_, shape) in (factors | whole).items()])
         return {stored[name]: ours for name, (ours, _) in (factors | whole).items()}
 
-    def entry(self, name: str, slot: str) -> TensorEntry:
-        """Find a tensor.
+    def part(self, entry: TensorEntry, *, whole: bool) -> Full | Adapted:
+        """Read a tensor as the model has it, its adapter added.
 
         Raises:
-            GtrTurboError: it has none of that name; `slot` says what for.
+            GtrTurboError: the adapter has it in another shape.
         """
-        if name not in self.layout.entries:
-            raise GtrTurboError(f"{self.given} has no {name}, which {slot} needs.", "merge models of one architecture.")
-        return self.layout.entries[name]
-
-    def part(self, name: str, slot: str, *, whole: bool) -> Part:
-        """Read a tensor as the model has it, its adapter added."""
-        entry = self.entry(name, slot)
-        changed = self._changed.get(name)
+        changed = self._changed.get(entry.name)
         if self.adapter is None or changed is None:
             return Full(self.layout.folder, entry, whole)
         if changed in self.adapter.replaced:
             other = self.adapter.replaced[changed]
             if other.shape != entry.shape or not other.is_float:
-                raise GtrTurboError(
-                    f"{changed} in {self.adapter.folder} has shape {list(other.shape)}, {name} in the model {list(entry.shape)}."
-                )
+                found = f"{changed} in {self.adapter.folder} has shape {list(other.shape)}"
+                raise GtrTurboError(f"{found}, {entry.name} in the model {list(entry.shape)}.")
             return Full(self.adapter.folder, other, whole)
         product = LowRank(self.adapter.folder, self.adapter, changed, under=Full(self.layout.folder, entry))
         return Adapted(self.adapter.folder, product, whole)
@@ -99,12 +92,15 @@ def models_of(refs: list[ModelRef], folder_of: Callable[[str], Path]) -> dict[Mo
         given = folder_of(ref.model)
         own = is_adapter(given)
         if own and ref.lora:
-            raise GtrTurboError(f"{given} is an adapter, and so is {ref.lora}: one goes on a model.", "merge one into the model first.")
+            raise GtrTurboError(
+                f"{given} is an adapter, and so is {ref.lora}: one goes on a model.", "merge one into the model first."
+            )
         lora = given if own else folder_of(ref.lora) if ref.lora else None
         if lora and not is_adapter(lora):
             raise GtrTurboError(f"{lora} is no adapter: it has no {ADAPTER_CONFIG}.", f"after + names the adapter of {given}.")
         under = on_disk(Path(base_of(given))) if own else given
         if under not in layouts:
+            require_plain(under)
             layouts[under] = read_layout(under)
         found[ref] = Model(given, layouts[under], read_adapter(lora) if lora else None)
     return found

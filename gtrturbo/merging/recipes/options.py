@@ -7,7 +7,7 @@ from typing import Any
 from gtrturbo.console import stderr
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.methods import METHODS, MergeMethod
-from gtrturbo.merging.recipes.recipe import OF_A_MODEL, TRUTHS, ModelRef, Recipe, Source, parse_recipe
+from gtrturbo.merging.recipes.recipe import OF_A_MODEL, SWITCHES, ModelRef, Recipe, Source, parse_recipe
 from gtrturbo.merging.recipes.text import read_yaml
 from gtrturbo.merging.recipes.values import settle, varies
 
@@ -46,7 +46,7 @@ def our_method(name: str, setting: Callable[[str], Any]) -> str:
 def setting_of(recipe: Recipe, name: str) -> Any:
     """A parameter of the recipe as a whole, where it is one for all tensors; None where it is not there."""
     value = recipe.parameters.get(name)
-    return None if varies(value) else settle(name, [recipe.parameters], tensor="", t=0, truth=name in TRUTHS)
+    return None if varies(value) else settle(name, [recipe.parameters], tensor="", t=0, truth=name in SWITCHES)
 
 
 def operands(
@@ -73,7 +73,7 @@ def as_options(recipe: Recipe) -> dict[str, Any] | None:
     module = recipe.modules.get("")
     if module is None or module.restacks or recipe.tokens or recipe.chat_template or len(module.slices) > 1:
         return None
-    (part,) = module.slices
+    part = next(iter(module.slices))
     scopes = [recipe.parameters, part.parameters, *(source.parameters for source in part.sources)]
     if part.base or part.parameters or any(varies(value) for scope in scopes for value in scope.values()):
         return None
@@ -91,7 +91,9 @@ def _options(recipe: Recipe, method: MergeMethod, name: str, kept: list[Source])
     options: dict[str, Any] = {"checkpoints": tuple(Path(source.model.model) for source in kept)}
     if recipe.base is not None:
         options["base"] = Path(recipe.base.model)
-    if method.reads & {"weight", "scale"} and (weights := _numbers(recipe, kept, "scale" if name == "passthrough" else "weight", None)):
+    if method.reads & {"weight", "scale"} and (
+        weights := _numbers(recipe, kept, "scale" if name == "passthrough" else "weight", None)
+    ):
         options["weights"] = _text(weights)
     if method.keeps == "varied":
         options["density"] = _text(_numbers(recipe, kept[:1], "select_topk", WHOLE))
@@ -107,7 +109,8 @@ def _options(recipe: Recipe, method: MergeMethod, name: str, kept: list[Source])
     if own := _own(recipe, method, kept):
         options["parameters"] = own
     if "lambda" in recipe.parameters and "lambda" in method.reads:
-        options["scale"] = setting_of(recipe, "lambda")
+        scale = setting_of(recipe, "lambda")
+        options |= {"scale": scale} if scale > 0 else {"impossible": True}
     return options
 
 
@@ -118,7 +121,7 @@ def _own(recipe: Recipe, method: MergeMethod, kept: list[Source]) -> tuple[str, 
         if name in OF_A_MODEL and any(name in source.parameters for source in kept):
             value = _numbers(recipe, kept, name, None)
         if value[0] is not None:
-            found.append(f"{name}={_text(value) if name not in TRUTHS else str(value[0]).lower()}")
+            found.append(f"{name}={_text(value) if name not in SWITCHES else str(value[0]).lower()}")
     return tuple(found)
 
 

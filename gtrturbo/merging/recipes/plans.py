@@ -8,14 +8,14 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.methods import METHODS, MergeMethod
 from gtrturbo.merging.plan import MergePlan, MergeSettings, make_plan
 from gtrturbo.merging.recipes.options import GAMMA, WHOLE, operands, our_method
-from gtrturbo.merging.recipes.recipe import OF_A_MODEL, TRUTHS, ModelRef, Recipe, Source
+from gtrturbo.merging.recipes.recipe import OF_A_MODEL, SWITCHES, ModelRef, Recipe, Source
 from gtrturbo.merging.recipes.tensors import Made
 from gtrturbo.merging.recipes.values import settle
 
 
 @dataclass(frozen=True)
 class Merged:
-    """How one tensor is made: the models that are merged, in order, each with the tensor's name there; the base, where there is one."""
+    """How one tensor is made: the models that are merged, in order, each with the tensor's name there; and the base, if any."""
 
     plan: MergePlan
     inputs: tuple[tuple[ModelRef, str], ...]
@@ -78,14 +78,20 @@ class _Settling:
         settings: dict[str, Any] = {}
         weight = "scale" if "scale" in method.reads else "weight"
         if weight in method.reads:
-            default = 1.0 if weight == "scale" or not any(self.number(source, weight, None) is not None for source in kept) else None
+            default = (
+                1.0 if weight == "scale" or not any(self.number(source, weight, None) is not None for source in kept) else None
+            )
             weights = [self.number(source, weight, default) for source in kept]
             if None in weights:
                 missing = kept[weights.index(None)].model
-                raise GtrTurboError(f"the recipe gives {missing} no {weight} for {self.made.name}.", f"give it under parameters: {weight}.")
+                raise GtrTurboError(
+                    f"the recipe gives {missing} no {weight} for {self.made.name}.", f"give it under parameters: {weight}."
+                )
             settings["weights"] = ",".join(map(repr, weights))
         if method.keeps:
-            shares = [self.shared("select_topk")] if method.keeps == "varied" else [self.number(s, "density", WHOLE) for s in kept]
+            shares = (
+                [self.shared("select_topk")] if method.keeps == "varied" else [self.number(s, "density", WHOLE) for s in kept]
+            )
             settings["density"] = ",".join(repr(min(1.0, max(0.0, WHOLE if share is None else share))) for share in shares)
         if "normalize" in method.reads:
             settings["normalize"] = self.shared("normalize")
@@ -107,7 +113,7 @@ class _Settling:
     def shared(self, name: str) -> Any:
         """A parameter that all models share."""
         scopes = [self.made.part.parameters, self.made.module.parameters, self.recipe.parameters]
-        return settle(name, scopes, tensor=self.made.name, t=self.made.t, truth=name in TRUTHS)
+        return settle(name, scopes, tensor=self.made.name, t=self.made.t, truth=name in SWITCHES)
 
     def number(self, source: Source, name: str, default: float | None) -> Any:
         """A parameter of one model; filters look at the name that the tensor has there."""

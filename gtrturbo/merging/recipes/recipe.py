@@ -9,11 +9,11 @@ from typing import Any, Literal
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.recipes.values import check
 
-TRUTHS = {"normalize", "int8_mask", "rescale", "normalize_weights", "nuslerp_flatten", "nuslerp_row_wise", "filter_wise"}
+SWITCHES = {"normalize", "int8_mask", "rescale", "normalize_weights", "nuslerp_flatten", "nuslerp_row_wise", "filter_wise"}
 NUMBERS = {"weight", "density", "gamma", "epsilon", "scale", "lambda", "t", "select_topk", "r", "alpha", "eps", "max_iter", "tol"}
 OF_A_MODEL = {"weight", "density", "gamma", "epsilon", "scale"}
-TOP = {"merge_method", "base_model", "models", "slices", "modules", "parameters", "dtype", "out_dtype", "tokenizer_source", "tokenizer",
-       "chat_template", "name"}  # fmt: skip
+TOP = {"merge_method", "base_model", "models", "slices", "modules", "parameters", "dtype", "out_dtype", "tokenizer_source",
+       "tokenizer", "chat_template", "name"}  # fmt: skip
 DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 Settings = dict[str, Any]
 
@@ -104,7 +104,6 @@ class Recipe:
             named += [token.model for token in self.tokens.tokens.values()]
         return list(dict.fromkeys(ref for ref in named if ref))
 
-
     def named(self) -> set[str]:
         """Name all parameters that are set anywhere."""
         slices = [part for module in self.modules.values() for part in module.slices]
@@ -174,7 +173,9 @@ class _Parser:
     def _module(self, content: dict[Any, Any], where: str) -> Module:
         parameters = self._settings(content.get("parameters"), f"{where}parameters.") if where else {}
         if content.get("slices"):
-            slices = tuple(self._slice(each, f"{where}slices[{i}].") for i, each in enumerate(self._list(content, "slices", where)))
+            slices = tuple(
+                self._slice(each, f"{where}slices[{i}].") for i, each in enumerate(self._list(content, "slices", where))
+            )
             return Module(slices, parameters)
         sources = tuple(self._source(each, f"{where}models") for each in self._list(content, "models", where))
         return Module((Slice(sources),), parameters)
@@ -197,7 +198,9 @@ class _Parser:
         if not isinstance(content, dict) or content.get("model") is None:
             raise self._wrong(f"an entry of {where} names no model.")
         ref = self.ref(content["model"], f"{where}.model")
-        self._refuse(content.keys() - ({"model", "parameters", "layer_range"} if layers else {"model", "parameters"}), f"{where} {ref}: ")
+        self._refuse(
+            content.keys() - ({"model", "parameters", "layer_range"} if layers else {"model", "parameters"}), f"{where} {ref}: "
+        )
         parameters = self._settings(content.get("parameters"), f"parameters of {ref}: ", OF_A_MODEL)
         return Source(ref, parameters, self._range(content.get("layer_range"), where) if layers else None)
 
@@ -213,14 +216,14 @@ class _Parser:
             raise self._wrong(f"{where}{key} must be a list.")
         return value
 
-    def _settings(self, content: Any, where: str, known: set[str] = NUMBERS | TRUTHS) -> Settings:
+    def _settings(self, content: Any, where: str, known: set[str] = NUMBERS | SWITCHES) -> Settings:
         if content is None:
             return {}
         if not isinstance(content, dict):
             raise self._wrong(f"{where.rstrip('.: ')} must be a mapping.")
         self._refuse(content.keys() - known, where)
         for name, setting in content.items():
-            check(f"{self.name}: {where}", name, setting, truth=name in TRUTHS)
+            check(f"{self.name}: {where}", name, setting, truth=name in SWITCHES)
         return dict(content)
 
     def ref(self, value: Any, where: str) -> ModelRef:
@@ -297,14 +300,16 @@ class _Parser:
         return GtrTurboError(f"{self.name}: {what}", fix)
 
 
-def numbered(recipe: Recipe, places: Mapping[ModelRef, str]) -> str:
-    """Write a recipe as a manifest holds it: models by number, so that no path is in it."""
+def rewritten(recipe: Recipe, places: Mapping[ModelRef, str], *, base: str | None) -> str:
+    """Write a recipe as a manifest holds it, its models under other names; `base`: one that it does not name."""
 
     parser = _Parser("recipe", lambda path: Path(path).exists())
     content = json.loads(json.dumps(recipe.content))
     content.pop("name", None)
     for holder, key in _models_in(content):
         holder[key] = places[parser.ref(holder[key], key)]
+    if base is not None:
+        content["base_model"] = base
     return json.dumps(content, sort_keys=True)
 
 

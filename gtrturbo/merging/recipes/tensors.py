@@ -130,7 +130,9 @@ def _stack_of(names: list[str], lead: Model) -> str:
 
 def _span(source: Source, model: Model, stack: str) -> tuple[int, int]:
     if source.layers is None:
-        raise GtrTurboError(f"a slice names no layer_range of {source.model}.", "write layer_range: [first, last).")
+        raise GtrTurboError(f"a slice names no layer_range of {model.given}.", "write layer_range: [first, last).")
     if source.layers[1] > (count := model.depths.get(stack, 0)):
-        raise GtrTurboError(f"layer_range {list(source.layers)} of {source.model}: it has {count} layers.", "count from 0 to their number.")
+        raise GtrTurboError(
+            f"layer_range {list(source.layers)} of {source.model}: it has {count} layers.", "count from 0 to their number."
+        )
     return source.layers

@@ -12,7 +12,7 @@ MOST_BYTES = 1_000_000
 MOST_NODES = 20_000  # aliases count as often as they are used
 MOST_DEPTH = 40
 MOST_DIGITS = 40
-INTEGER = re.compile(r"[+-]?(0|[1-9][0-9_]*)")
+DECIMAL = re.compile(r"[+-]?(0|[1-9][0-9_]*)")
 TAG = "tag:yaml.org,2002:"
 
 
@@ -24,7 +24,9 @@ def read_yaml(file: Path) -> Any:
     """
     try:
         if file.stat().st_size > MOST_BYTES:
-            raise GtrTurboError(f"{file} has more than {MOST_BYTES:,} bytes, which no recipe needs.", "name a recipe of mergekit.")
+            raise GtrTurboError(
+                f"{file} has more than {MOST_BYTES:,} bytes, which no recipe needs.", "name a recipe of mergekit."
+            )
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise GtrTurboError(f"{file} cannot be read: {error}") from None
@@ -100,7 +102,7 @@ class _Reader:
 
     def _integer(self, node: yaml.ScalarNode) -> int:
         # 1:30 is 90, 010 is 8 and 0b11 is 3 in one YAML and texts in another.
-        if not INTEGER.fullmatch(node.value) or len(node.value) > MOST_DIGITS:
+        if not DECIMAL.fullmatch(node.value) or len(node.value) > MOST_DIGITS:
             raise self._refusal(node, f"{_short(node.value)} is no plain decimal number")
         return int(node.value.replace("_", ""))
 

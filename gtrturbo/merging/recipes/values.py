@@ -73,7 +73,9 @@ def check(where: str, name: str, setting: Any, *, truth: bool) -> None:
         if "value" not in each or each.keys() - {"filter", "value"} or not isinstance(each.get("filter"), str | None):
             raise GtrTurboError(f"{said} has an entry that is no filter with a value.", "write - filter: mlp and value: 0.5.")
         each.setdefault("filter", None)
-        if isinstance(each["value"], dict) or (isinstance(each["value"], list) and any(isinstance(v, dict) for v in each["value"])):
+        if isinstance(each["value"], dict) or (
+            isinstance(each["value"], list) and any(isinstance(v, dict) for v in each["value"])
+        ):
             raise GtrTurboError(f"{said} has a filter within a filter.", "write them one below the other.")
         check(where, name, each["value"], truth=truth)
     for each in setting if not filters else []:
@@ -93,10 +95,12 @@ def scalar(name: str, value: Any, *, truth: bool) -> float | bool:
             return value
         if str(value).lower() in TRUTHS or value in (0, 1):
             return TRUTHS.get(str(value).lower(), value == 1)
-        raise GtrTurboError(f"{name} must be true or false, got {value!r}.")
+        raise GtrTurboError(f"{name} must be true or false, got {str(value)[:40]!r}.", "write true or false.")
     number = float(value) if isinstance(value, int | float) else as_number(value) if isinstance(value, str) else None
     if number is None:
-        raise GtrTurboError(f"{name} must be a number, got {str(value)[:40]!r}.", "or a list over the layers, or filters with a value.")
+        raise GtrTurboError(
+            f"{name} must be a number, got {str(value)[:40]!r}.", "or a list over the layers, or filters with a value."
+        )
     return number
 
 

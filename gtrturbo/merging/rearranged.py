@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from gtrturbo.merging.operands import Tile, loaded
+from gtrturbo.merging.operands import loaded
 from gtrturbo.merging.parts import LowRank, TileReader
 from gtrturbo.store.open_files import Files, widen
-
 
 PADDING = -2
 
@@ -18,8 +18,11 @@ PADDING = -2
 class Part(Protocol):
     """Gives a reader of tiles."""
 
-    folder: Path
-    whole: bool
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def whole(self) -> bool: ...
 
     def reader(self, files: Files) -> TileReader: ...
 
@@ -31,7 +34,6 @@ class Adapted:
     folder: Path
     product: LowRank
     whole: bool = False
-    by_rows = True
 
     def reader(self, files: Files) -> TileReader:
         read = self.product.reader(files)
@@ -56,7 +58,6 @@ class Gathered:
     mixed: "dict[int, tuple[tuple[Part, int], ...]]"
     width: int
     whole: bool = False
-    by_rows = True
 
     def reader(self, files: Files) -> TileReader:
         read = _rows(self.part, files, self.width)
@@ -89,4 +90,4 @@ def _runs(rows: np.ndarray) -> Sequence[tuple[int, int]]:
     """Cut rows where the next is not the one after. [(begin, end), …]"""
     cuts = np.flatnonzero(np.diff(rows) != 1) + 1
     edges = [0, *cuts.tolist(), len(rows)]
-    return list(zip(edges[:-1], edges[1:], strict=True)) if len(rows) else []
+    return list(pairwise(edges)) if len(rows) else []
