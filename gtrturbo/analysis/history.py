@@ -24,7 +24,7 @@ from gtrturbo.store.records import Turn, read_rows
 
 RECORD = "run.json"
 # Where and how to work, not what: the rest names a run.
-UNRECORDED = {"out", "keep_teachers", "keep_optimizers", "subprocess", "dry_run", "device", "overwrite", "log"}
+UNRECORDED = {"out", "keep_teachers", "keep_optimizers", "subprocess", "dry_run", "device", "overwrite", "log", "verify_inputs"}
 # What a run's stages are called by what they are for; `merge` and `distill` are the teacher's.
 TEACHER_STAGES = ("merge", "distill")
 FOLDERS = {

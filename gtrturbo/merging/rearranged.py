@@ -4,27 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from gtrturbo.merging.operands import loaded
-from gtrturbo.merging.parts import LowRank, TileReader
+from gtrturbo.merging.parts import BaseWithAdapter, Full, TileReader
 from gtrturbo.store.open_files import Files, widen
 
 PADDING = -2
-
-
-class Part(Protocol):
-    """Gives a reader of tiles."""
-
-    @property
-    def folder(self) -> Path: ...
-
-    @property
-    def whole(self) -> bool: ...
-
-    def reader(self, files: Files) -> TileReader: ...
 
 
 @dataclass(frozen=True)
@@ -32,11 +19,11 @@ class Adapted:
     """Weights with what an adapter adds to them, W + ΔW, in float64."""
 
     folder: Path
-    product: LowRank
+    under: BaseWithAdapter
     whole: bool = False
 
     def reader(self, files: Files) -> TileReader:
-        read = self.product.reader(files)
+        read = self.under.reader(files)
         return lambda first, last: (read(first, last)[0], self.whole)
 
 
@@ -53,9 +40,9 @@ class Gathered:
     """
 
     folder: Path
-    part: Part
+    part: Full | Adapted
     rows: np.ndarray
-    mixed: "dict[int, tuple[tuple[Part, int], ...]]"
+    mixed: "dict[int, tuple[tuple[Full | Adapted, int], ...]]"
     width: int
     whole: bool = False
 
@@ -81,7 +68,7 @@ class Gathered:
         return gather
 
 
-def _rows(part: Part, files: Files, width: int) -> Callable[[int, int], np.ndarray]:
+def _rows(part: Full | Adapted, files: Files, width: int) -> Callable[[int, int], np.ndarray]:
     read = part.reader(files)
     return lambda first, last: widen(loaded(read(first * width, last * width)[0])).astype(np.float64).reshape(-1, width)
 

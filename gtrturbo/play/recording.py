@@ -1,6 +1,5 @@
 """Write played episodes as a turns artifact, and read such an artifact back for training."""
 
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +14,10 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.renderer import Prompt, Renderer
 from gtrturbo.play.episodes import Agent, Played, play_episodes
 from gtrturbo.store.names import TOKENS, TURNS
+from gtrturbo.store.pictures import copy_picture, load_picture
 from gtrturbo.store.records import Message, Successor, Turn, read_rows, write_rows
 from gtrturbo.store.resume_log import ResumeLog
-from gtrturbo.store.tensors import TurnTokens, load_picture, load_turn_tokens, save_image, save_turn_tokens
+from gtrturbo.store.tensors import TurnTokens, load_turn_tokens, save_image, save_turn_tokens
 from gtrturbo.tasks.task import Task
 
 
@@ -106,8 +106,7 @@ def _write_episodes(folder: Path, episodes: Iterable[Episode], *, pictures: Path
 
 def _copy_pictures(source: Path, folder: Path, turns: Sequence[Turn]) -> None:
     for name in {image for turn in turns for image in _images(turn)} if source != folder else ():
-        (folder / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(source / name, folder / name)
+        copy_picture(source, folder, name)
 
 
 def _images(turn: Turn) -> list[str]:
@@ -198,4 +197,4 @@ def read_transcript(path: Path, renderer: Renderer) -> Transcript:
 
 def render(renderer: Renderer, path: Path, messages: Sequence[Message], images: Sequence[str]) -> Prompt:
     """Render messages whose pictures lie in the artifact at `path`."""
-    return renderer.prompt(messages, [load_picture(path / image) for image in images])
+    return renderer.prompt(messages, [load_picture(path, image) for image in images])

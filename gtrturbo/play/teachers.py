@@ -14,8 +14,9 @@ import numpy as np
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import calling, find
 from gtrturbo.store.manifest import Manifest
+from gtrturbo.store.pictures import load_picture
 from gtrturbo.store.records import Message
-from gtrturbo.store.tensors import TopLogprobs, load_picture
+from gtrturbo.store.tensors import TopLogprobs
 
 BLIND = "release.py:BLIND"  # What an earlier version called --compat release.
 
@@ -44,6 +45,7 @@ class Question:
         task: parses replies, and may have an expert; None where a checkpoint gives log-probs, which needs none.
         response_ids: tokens of the reply; None where nothing was sampled. [R] int32
         response_spans: characters of the reply that each token stands for. [R, 2] int32
+        folder: the artifact that the pictures lie in.
     """
 
     row: int
@@ -57,11 +59,12 @@ class Question:
     response_ids: np.ndarray | None = None
     response_spans: np.ndarray | None = None
     attempt: int = 0
+    folder: Path = Path()
 
     @property
     def pictures(self) -> list[np.ndarray]:
         """The pictures, read anew each time, each [H, W, 3] uint8."""
-        return [load_picture(image) for image in self.images]
+        return [load_picture(self.folder, image.relative_to(self.folder).as_posix()) for image in self.images]
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Sample episodes on the page: picture, thought and action apart, tokens coloured by the teacher's KL, reward terms."""
 
 import base64
+import io
 from collections.abc import Iterator, Sequence
 from html import escape
 
 import numpy as np
+from PIL import Image
 
 from gtrturbo.analysis.history import Entry, History
 from gtrturbo.analysis.summary import by_episode
@@ -12,6 +14,7 @@ from gtrturbo.analysis.token_kl import Scored, read_scored
 from gtrturbo.console import number, visible
 from gtrturbo.play.teachers import tells_of_tokens
 from gtrturbo.report.page import details, paragraph, table
+from gtrturbo.store.pictures import load_picture
 from gtrturbo.store.records import Turn
 
 # Nats per token at which the colour gets stronger.
@@ -67,7 +70,10 @@ def _turn(rollout: Entry, turn: Turn, row: int, scored: Scored | None, update: E
 
 
 def _picture(rollout: Entry, image: str) -> str:
-    return base64.b64encode((rollout.path / image).read_bytes()).decode("ascii")
+    """Write a picture anew, as the model saw it: what else its file holds does not get onto the page."""
+    file = io.BytesIO()
+    Image.fromarray(load_picture(rollout.path, image)).save(file, format="PNG")
+    return base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def _parts(turn: Turn, row: int, scored: Scored | None) -> tuple[str, str]:

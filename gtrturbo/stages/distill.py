@@ -34,9 +34,10 @@ from gtrturbo.store.draft import Draft, Result
 from gtrturbo.store.ids import short
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import DEMOS, SCORES, TOKENS
+from gtrturbo.store.pictures import load_picture
 from gtrturbo.store.records import Demo, Turn, mean, said, write_rows
 from gtrturbo.store.resume_log import ResumeLog
-from gtrturbo.store.tensors import TurnTokens, load_picture, load_turn_tokens, save_image, save_scores
+from gtrturbo.store.tensors import TurnTokens, load_turn_tokens, save_image, save_scores
 from gtrturbo.store.writing import writing
 from gtrturbo.tasks.loading import KIND as TASK
 from gtrturbo.tasks.loading import load_task
@@ -159,6 +160,7 @@ def _questions(config: DistillConfig, turns: Sequence[Turn], tokens: TurnTokens 
             row=row,
             messages=turn.messages[:-1],
             images=[config.rollouts / image for image in turn.images],
+            folder=config.rollouts,
             reply=turn.reply,
             action=turn.action,
             info=turn.info,
@@ -258,7 +260,7 @@ def keep_action(task: Task, turn: Turn, text: str, reply: Reply, images: list[st
 
 
 def _copy_pictures(source: Path, folder: Path, turn: Turn) -> list[str]:
-    return [save_image(folder, load_picture(source / image)) for image in turn.images]
+    return [save_image(folder, load_picture(source, image)) for image in turn.images]
 
 
 def _renderer(config: DistillConfig) -> str | None:

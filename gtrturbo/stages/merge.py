@@ -31,9 +31,9 @@ from gtrturbo.models.checkpoint_files import (
     copy_renderer,
     copy_side_files,
     is_adapter,
+    name_for_all,
     point_to_base,
     rebased,
-    rebased_name,
     renderer_hash,
 )
 from gtrturbo.stages import done, provenance
@@ -150,7 +150,7 @@ def _write(config: MergeConfig, base: Path, draft: Draft, given: _Given) -> None
     draft.timing = {"kernel": outcome.kernel, "threads": _how(config).threads}
     _tell_of_density(config.density, outcome, draft.metrics)
     if inputs.as_adapter:
-        point_to_base(draft.folder, rebased_name(str(inputs.under), config.out))
+        point_to_base(draft.folder, name_for_all(inputs.under))
     (draft.folder / CARD).write_text(_card(given(), outcome, draft.metrics).markdown(), encoding="utf-8")
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.hashes import content_hash
 from gtrturbo.store.manifest import absent
 from gtrturbo.store.names import ADAPTER_CONFIG, MANIFEST, MODEL_CONFIG
@@ -20,7 +21,7 @@ def artifact_id(path: Path) -> str:
     if (path / MANIFEST).is_file():
         return sha256_file(path / MANIFEST)
     listing = [[file.name, content_hash(file)] for file in _model_files(path)]
-    return _sha256(json.dumps(listing).encode())
+    return sha256_of(json.dumps(listing).encode())
 
 
 def same_artifact(a: Path, b: Path) -> bool:
@@ -38,6 +39,11 @@ def same_artifact(a: Path, b: Path) -> bool:
 
 def _model_files(path: Path) -> list[Path]:
     if not is_model_folder(path):
+        if any(path.glob("*.safetensors")):
+            raise GtrTurboError(
+                f"{path} holds weights and no {MODEL_CONFIG} that says of which model.",
+                f"copy it from the model that they were trained from: cp …/{MODEL_CONFIG} {path}",
+            )
         raise absent(path)
     return [file for file in sorted(path.iterdir()) if file.is_file()]
 
@@ -56,7 +62,7 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sha256(content: bytes) -> str:
+def sha256_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 

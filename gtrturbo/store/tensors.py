@@ -153,9 +153,3 @@ def _is_whole(file: Path) -> bool:
     with file.open("rb") as opened:
         opened.seek(-len(PNG_END), os.SEEK_END)
         return opened.read() == PNG_END
-
-
-def load_picture(path: Path) -> np.ndarray:
-    """Read a picture as pixels, [H, W, 3] uint8."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))

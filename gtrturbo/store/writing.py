@@ -22,6 +22,7 @@ from gtrturbo.store.ids import artifact_id
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.provenance import Provenance, difference
+from gtrturbo.store.seen import remember
 
 SHARD = ".shard-"
 
@@ -76,9 +77,10 @@ def writing(out: Path, provenance: Provenance | Callable[[], Provenance], *, ove
         for shard in draft.shards:
             shutil.rmtree(shard)
         draft.timing |= _measured(started)
-        seal(draft, provenance() if callable(provenance) else provenance)
+        files = seal(draft, provenance() if callable(provenance) else provenance)
         _require_free(out, overwrite=overwrite)  # Something of others may lie there by now.
         put_in_place(folder, out)
+        remember(out, files)
         draft.result = Result(out=out, id=artifact_id(out), metrics=draft.metrics)
         group().broadcast([draft.result.id, draft.metrics])
 

@@ -11,8 +11,9 @@ from games import prompt_text
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.episodes import Response, play_episodes
 from gtrturbo.play.recording import read_transcript, read_turns, write_turns
+from gtrturbo.store.pictures import load_picture
 from gtrturbo.store.records import chat
-from gtrturbo.store.tensors import load_picture, load_turn_tokens
+from gtrturbo.store.tensors import load_turn_tokens
 from gtrturbo.tasks.loading import load_task
 
 TASK = load_task("numberline", ["image=tiny"])
@@ -69,7 +70,7 @@ def test_turns_are_chat_messages_with_one_picture_per_image_part(turns):
 def test_the_picture_of_a_turn_is_the_one_that_its_state_shows(turns):
     for turn in read_turns(turns)[:20]:
         shown, _ = TASK.make().unwrapped.reset(options={"start": turn.info["Current"], "goal": turn.info["Target"]})
-        assert np.array_equal(load_picture(turns / turn.images[0]), shown)
+        assert np.array_equal(load_picture(turns, turn.images[0]), shown)
 
 
 def test_pictures_are_stored_once_each(turns):

@@ -1,6 +1,7 @@
 """A recipe laid out for the streaming engine: what each tensor that comes out is made of, and where it goes."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -16,7 +17,7 @@ from gtrturbo.merging.adapters import Adapter
 from gtrturbo.merging.matching import Match, Pattern, match, names_in_memory
 from gtrturbo.merging.parts import Full
 from gtrturbo.merging.plan import MergePlan
-from gtrturbo.merging.rearranged import Adapted, Gathered, Part
+from gtrturbo.merging.rearranged import Adapted, Gathered
 from gtrturbo.merging.recipes.files import write_files
 from gtrturbo.merging.recipes.layers import VOCABULARY
 from gtrturbo.merging.recipes.layout import layout_of_new
@@ -191,10 +192,9 @@ class RecipeInputs:
         around = how.base or how.inputs[0]
         parts = [self._part(ref, name, made, entry, whole=plan.whole) for ref, name in how.inputs]
         base = self._part(*around, made, entry, whole=False)
-        step = min(TILE, SPOT) if plan.method.needs_vectors or isinstance(base, Gathered | Adapted) else TILE
-        row = entry.shape[-1] if entry.shape else 1
-        by_rows = any(isinstance(part, Gathered | Adapted) for part in (base, *parts))
-        return Target(entry, base, tuple(parts), max(1, step // row) * row if by_rows else step, plan)
+        row = math.lcm(*(_row(part) for part in (base, *parts)))
+        step = min(TILE, SPOT) if plan.method.needs_vectors or row > 1 else TILE
+        return Target(entry, base, tuple(parts), max(1, step // row) * row, row, plan)
 
     def _part(self, ref: ModelRef, name: str, made: Made, entry: TensorEntry, *, whole: bool) -> Full | Adapted | Gathered:
         own = self._found(ref, name, made)
@@ -210,7 +210,7 @@ class RecipeInputs:
     def _gathered(self, ref: ModelRef, name: str, made: Made, own: TensorEntry, *, whole: bool) -> Gathered:
         assert self.vocabulary is not None
         width = int(np.prod(own.shape[1:], dtype=np.int64))
-        parts: dict[ModelRef, Part] = {}
+        parts: dict[ModelRef, Full | Adapted] = {}
         rows: dict[ModelRef, int] = {}
         listed = {source.model: at for source, at in made.inputs} | {ref: name}
         if base := made.part.base or self.recipe.base:
@@ -228,3 +228,8 @@ def recipe_inputs(text: str, base: Path, checkpoints: Sequence[Path], *, missing
     """Read a recipe as a manifest holds it, its models being numbers of folders."""
     recipe = parse_recipe(json.loads(text), "the recipe", exists=lambda path: False)
     return RecipeInputs(recipe, base, tuple(checkpoints), missing)
+
+
+def _row(part: Full | Adapted | Gathered) -> int:
+    """Entries that are read together."""
+    return part.width if isinstance(part, Gathered) else part.under.width if isinstance(part, Adapted) else 1

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.merging.adapted import bound, stored_by_name
 from gtrturbo.merging.adapters import Adapter, read_adapter
-from gtrturbo.merging.lineage import on_disk
+from gtrturbo.merging.changes import Change
+from gtrturbo.merging.lineage import found_here, on_disk
 from gtrturbo.merging.naming import tensors_of
-from gtrturbo.merging.parts import Full, LowRank
+from gtrturbo.merging.parts import BaseWithAdapter, Full
 from gtrturbo.merging.quantised import require_plain
 from gtrturbo.merging.rearranged import Adapted
 from gtrturbo.merging.recipes.layers import depths
 from gtrturbo.merging.recipes.recipe import ModelRef
-from gtrturbo.models.checkpoint_files import base_of, is_adapter
+from gtrturbo.models.checkpoint_files import base_of, is_adapter, named_base
 from gtrturbo.store.names import ADAPTER_CONFIG, MODEL_CONFIG
 from gtrturbo.store.safetensors_files import Layout, TensorEntry, read_layout
 
@@ -52,41 +54,30 @@ class Model:
         return found if isinstance(found, dict) else {}
 
     @cached_property
-    def _changed(self) -> dict[str, str]:
-        """What the adapter changes: its module, or its tensor in place of another, by the stored name."""
+    def changes(self) -> dict[str, Change]:
+        """What the adapter does, by the stored name of a tensor."""
         if self.adapter is None:
             return {}
-        factors = {f"{module}.weight": (module, (b.shape[0], a.shape[1])) for module, (a, b) in self.adapter.factors.items()}
-        whole = {name: (name, entry.shape) for name, entry in self.adapter.replaced.items()}
-        stored = tensors_of(self.layout, [(name, shape) for name, (_, shape) in (factors | whole).items()])
-        return {stored[name]: ours for name, (ours, _) in (factors | whole).items()}
+        return bound(self.adapter, self.layout, stored_by_name([self.adapter], lambda tensors: tensors_of(self.layout, tensors)))
 
     def part(self, entry: TensorEntry, *, whole: bool) -> Full | Adapted:
-        """Read a tensor as the model has it, its adapter added.
-
-        Raises:
-            GtrTurboError: the adapter has it in another shape.
-        """
-        changed = self._changed.get(entry.name)
-        if self.adapter is None or changed is None:
+        """Read a tensor as the model has it, its adapter added."""
+        change = self.changes.get(entry.name)
+        if self.adapter is None or change is None:
             return Full(self.layout.folder, entry, whole)
-        if changed in self.adapter.replaced:
-            other = self.adapter.replaced[changed]
-            if other.shape != entry.shape or not other.is_float:
-                found = f"{changed} in {self.adapter.folder} has shape {list(other.shape)}"
-                raise GtrTurboError(f"{found}, {entry.name} in the model {list(entry.shape)}.")
-            return Full(self.adapter.folder, other, whole)
-        product = LowRank(self.adapter.folder, self.adapter, changed, under=Full(self.layout.folder, entry))
-        return Adapted(self.adapter.folder, product, whole)
+        return Adapted(self.adapter.folder, BaseWithAdapter(entry, change, change.width), whole)
 
 
 def models_of(refs: list[ModelRef], folder_of: Callable[[str], Path]) -> dict[ModelRef, Model]:
     """Read where the tensors of models lie. A folder that is an adapter stands for the model under it with the adapter.
 
+    The model under an adapter that names none, or one that is not here, is the base of the recipe, number 0.
+
     Raises:
         GtrTurboError: one is not there or damaged, or an adapter on top is none.
     """
     layouts: dict[Path, Layout] = {}
+    base = folder_of("0")
     found = {}
     for ref in refs:
         given = folder_of(ref.model)
@@ -98,9 +89,17 @@ def models_of(refs: list[ModelRef], folder_of: Callable[[str], Path]) -> dict[Mo
         lora = given if own else folder_of(ref.lora) if ref.lora else None
         if lora and not is_adapter(lora):
             raise GtrTurboError(f"{lora} is no adapter: it has no {ADAPTER_CONFIG}.", f"after + names the adapter of {given}.")
-        under = on_disk(Path(base_of(given))) if own else given
+        under = _under(given, base) if own else given
         if under not in layouts:
             require_plain(under)
             layouts[under] = read_layout(under)
         found[ref] = Model(given, layouts[under], read_adapter(lora) if lora else None)
     return found
+
+
+def _under(adapter: Path, base: Path) -> Path:
+    named = named_base(adapter)
+    here = found_here(named) if named else None
+    if here is None and not is_adapter(base):
+        return base
+    return here or on_disk(Path(base_of(adapter)))
