@@ -8,7 +8,7 @@ import yaml
 
 from gtrturbo.errors import GtrTurboError
 
-MOST_BYTES = 1_000_000
+MOST_BYTES = 250_000
 MOST_NODES = 20_000  # aliases count as often as they are used
 MOST_DEPTH = 40
 MOST_DIGITS = 40
