@@ -1,6 +1,6 @@
 """mergekit's YAML: read within bounds, understood as mergekit means it, and laid out as one streamed merge.
 
-`text` reads YAML, `recipe` checks what it says, `values` settles a parameter for one tensor, `options` turns what options of the
+`recipe` checks what it says, `values` settles a parameter for one tensor, `options` turns what options of the
 command line can say into these, and `inputs` lays out the rest: layers, tokens, types, models with an adapter.
 """
 

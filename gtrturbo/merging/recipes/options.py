@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.console import stderr
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.errors import GtrTurboError, of_system
 from gtrturbo.merging.methods import METHODS, MergeMethod
 from gtrturbo.merging.recipes.recipe import OF_A_MODEL, SWITCHES, ModelRef, Recipe, Source, parse_recipe
-from gtrturbo.merging.recipes.text import read_yaml
 from gtrturbo.merging.recipes.values import settle, varies
+from gtrturbo.store.yaml_files import read_yaml
 
 OURS = {method.mergekit: name for name, method in METHODS.items() if method.mergekit}
 # mergekit's density and gamma where a recipe gives none.
@@ -24,7 +24,7 @@ def read_recipe(file: Path) -> Recipe:
     Raises:
         GtrTurboError: it cannot be read, says what no recipe says, or asks for a method that merge has not.
     """
-    recipe = parse_recipe(read_yaml(file), str(file))
+    recipe = parse_recipe(_content(file), str(file))
     if recipe.method not in OURS:
         raise GtrTurboError(f"{file} asks for {recipe.method}.", f"methods that merge has: {', '.join(OURS)}")
     method = METHODS[OURS[recipe.method]]
@@ -34,6 +34,18 @@ def read_recipe(file: Path) -> Recipe:
     if unread:
         stderr.print(f"{file}: {recipe.method} does not read {', '.join(sorted(unread))}.", style="yellow")
     return recipe
+
+
+def _content(file: Path) -> Any:
+    try:
+        return read_yaml(file)
+    except OSError as error:
+        raise of_system(error) from None
+    except GtrTurboError as error:
+        if "another document" not in error.what:
+            raise
+        fix = "write each to a file of its own, merge them in turn, and name the folder that each made (docs/merge.md)."
+        raise GtrTurboError(f"{file} holds several documents, and a merge is one.", fix) from None
 
 
 def our_method(name: str, setting: Callable[[str], Any]) -> str:

@@ -4,6 +4,7 @@ Source: mergekit 0.1.5, `evaluate_setting`; a list of m numbers over t in [0, 1]
 t = 0, 1 / (m − 1), …, 1.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -97,7 +98,7 @@ def scalar(name: str, value: Any, *, truth: bool) -> float | bool:
             return TRUTHS.get(str(value).lower(), value == 1)
         raise GtrTurboError(f"{name} must be true or false, got {str(value)[:40]!r}.", "write true or false.")
     number = float(value) if isinstance(value, int | float) else as_number(value) if isinstance(value, str) else None
-    if number is None:
+    if number is None or not math.isfinite(number):
         raise GtrTurboError(
             f"{name} must be a number, got {str(value)[:40]!r}.", "or a list over the layers, or filters with a value."
         )
