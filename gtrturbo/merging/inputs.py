@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.text import Text
 
 from gtrturbo.config.choices import Missing
-from gtrturbo.console import stderr, visible
+from gtrturbo.console import stderr
+from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapted import adapter_sources
 from gtrturbo.merging.adapters import Adapter, read_adapter

@@ -18,6 +18,7 @@ from gtrturbo.store.names import (
     METRICS,
     METRICS_LOG,
     MODEL_INDEX,
+    MOVED,
     OPTIMIZER_FILE,
     PRUNED,
     TIMING,
@@ -27,7 +28,7 @@ from gtrturbo.store.names import (
 
 # What is copied with weights: text, by suffix. The index of shards is written with them.
 SIDE_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".py", ""}
-NOT_BESIDE = {MANIFEST, TIMING, PRUNED, ADAPTER_CONFIG, MODEL_INDEX, "pytorch_model.bin.index.json",
+NOT_BESIDE = {MANIFEST, TIMING, MOVED, PRUNED, ADAPTER_CONFIG, MODEL_INDEX, "pytorch_model.bin.index.json",
               METRICS, "trainer_state.json", ".gitattributes"}  # fmt: skip
 # How the Hugging Face cache names a model's folder, and in it the folder of those of its revisions.
 CACHED_MODEL, SNAPSHOTS = "models--", "snapshots"
@@ -141,7 +142,7 @@ def copy_renderer(source: Path, folder: Path) -> None:
 
 def copy_checkpoint(source: Path, folder: Path) -> None:
     """Copy a checkpoint's own files, without manifest, training state and metrics."""
-    left_out = {MANIFEST, TIMING, PRUNED, OPTIMIZER_FILE, METRICS_LOG, VALUE_HEAD}
+    left_out = {MANIFEST, TIMING, MOVED, PRUNED, OPTIMIZER_FILE, METRICS_LOG, VALUE_HEAD}
     for entry in sorted(source.iterdir()):
         if entry.is_file() and entry.name not in left_out:
             shutil.copyfile(entry, folder / entry.name)

@@ -17,7 +17,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.card import ModelCard
 from gtrturbo.merging.incremental import add_to_state
 from gtrturbo.merging.inputs import Inputs, read_inputs
-from gtrturbo.merging.outcome import Outcome, most_moved
+from gtrturbo.merging.outcome import Outcome, TensorReport, most_moved, rounded
 from gtrturbo.merging.parameters import parse_parameters
 from gtrturbo.merging.plan import MergePlan, MergeSettings, make_plan
 from gtrturbo.merging.preview import preview_of, require_room
@@ -40,6 +40,7 @@ from gtrturbo.stages import done, provenance
 from gtrturbo.stages.resolve import borrows_layout, require_fitting, state_settings
 from gtrturbo.store.draft import Draft, Result
 from gtrturbo.store.ids import artifact_id
+from gtrturbo.store.moved import MovedTensor, save_moved
 from gtrturbo.store.provenance import Provenance
 from gtrturbo.store.safetensors_files import read_layout
 from gtrturbo.store.writing import writing
@@ -151,6 +152,7 @@ def _write(config: MergeConfig, base: Path, draft: Draft, given: _Given) -> None
     _tell_of_density(config.density, outcome, draft.metrics)
     if inputs.as_adapter:
         point_to_base(draft.folder, name_for_all(inputs.under))
+    save_moved(draft.folder, map(_moved, outcome.reports), checkpoints=len(config.checkpoints) if outcome.complete else 0)
     (draft.folder / CARD).write_text(_card(given(), outcome, draft.metrics).markdown(), encoding="utf-8")
 
 
@@ -203,6 +205,18 @@ def _tell_of_density(density: str, outcome: Outcome, metrics: dict[str, float]) 
             "are as in the base.",
             style="yellow",
         )
+
+
+def _moved(report: TensorReport) -> MovedTensor:
+    return MovedTensor(
+        name=report.name,
+        entries=report.entries,
+        delta_square=rounded(report.merged_square),
+        base_square=rounded(report.base_square),
+        conflicts=report.conflicts,
+        changed=report.changed,
+        touched=report.touched,
+    )
 
 
 def _card(given: Provenance, outcome: Outcome, metrics: dict[str, float]) -> ModelCard:

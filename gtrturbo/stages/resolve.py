@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.config import MergeConfig
-from gtrturbo.console import stderr, visible
+from gtrturbo.console import stderr
+from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.lineage import find_base, found_here, on_disk
 from gtrturbo.merging.methods import method_of, require_built_in

@@ -183,20 +183,6 @@ def test_what_is_empty_in_a_config_is_not_there(folders, model):
     assert content(folders.merge(path, base=model)) == expected
 
 
-@pytest.mark.parametrize("name", [None, "", "missing"])
-def test_an_adapter_need_not_name_the_base_that_is_given(folders, model, name):
-    path = folders.root / "adapter"
-    adapter(path, model, seed=0)
-    expected = content(folders.merge(path, base=model))
-    config = json.loads((path / "adapter_config.json").read_text()) | {"base_model_name_or_path": name}
-    if name == "missing":
-        del config["base_model_name_or_path"]
-    (path / "adapter_config.json").write_text(json.dumps(config))
-    assert content(folders.merge(path, base=model)) == expected
-    with pytest.raises(GtrTurboError, match="does not name the model that the adapter is for"):
-        folders.merge(path)
-
-
 def changed(path: Path, change) -> Path:
     file = path / "adapter_model.safetensors"
     tensors = load_file(file)
