@@ -325,7 +325,7 @@ def test_a_recipe_that_asks_for_more_is_refused_by_name(folders, change, said):
 @pytest.mark.parametrize("text", ["a: [", "- 1", "models: []"])
 def test_a_file_that_is_no_recipe_is_refused(folders, text):
     (folders.root / "recipe.yaml").write_text(text)
-    with pytest.raises(GtrTurboError, match=r"cannot be read|is no recipe"):
+    with pytest.raises(GtrTurboError, match=r"line 1: expected|is no recipe"):
         read_recipe(folders.root / "recipe.yaml")
 
 
