@@ -19,6 +19,7 @@ from gtrturbo.merging.magnitudes import NotFinite
 from gtrturbo.merging.measuring import MeasuredTensor, bounds, inner_products, most_varied, selected, vectors_of
 from gtrturbo.merging.operands import Combiner, Kernel, Operand, RuleFailed, Tile, TileRule, loaded
 from gtrturbo.merging.outcome import TensorReport, report_of
+from gtrturbo.merging.overflow import OutOfRange
 from gtrturbo.merging.parts import Full, LowRank, TileReader, narrow
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.products import BufferPool, ProductCache
@@ -59,6 +60,7 @@ class Merge:
     accumulators: Accumulators | None = None
     on_progress: Callable[[int], None] = lambda _: None
     extra_jobs: Sequence[Job] = ()
+    range: OutOfRange = field(default_factory=OutOfRange)
     measurer: Callable[[Target, MergePlan], np.ndarray] | None = None
     reports: dict[str, list[np.ndarray]] = field(default_factory=dict)
     weights: dict[str, tuple[float, ...]] = field(default_factory=dict)
@@ -72,7 +74,8 @@ class Merge:
         """Merge everything; return a report per merged tensor, in the order of the base's files.
 
         Raises:
-            GtrTurboError: a NaN or an infinity (file and tensor are named), a file that became shorter, a rule that fails.
+            GtrTurboError: a NaN or an infinity (file and tensor are named), a result beyond the output's
+                type, a file that became shorter, a rule that fails.
             OSError: a full disk.
         """
         try:
@@ -81,6 +84,7 @@ class Merge:
             with threadpool_limits(1, user_api="blas"):
                 self._make_caches(room_for_products(threads))
                 WorkerPool(threads).run(self._add_jobs)
+            self.range.require_none([target.entry for target in self.sources.targets])
         except BaseException:
             for hasher in [*self._hashers.values(), *([self.accumulators] if self.accumulators else [])]:
                 hasher.give_up()
@@ -207,10 +211,13 @@ class Merge:
             origin, _ = base(start, stop)
             operands = self._operands(target, base, readers, start, stop, measured)
             tile = out[: stop - start]
-            found = tile if origin.dtype == out.dtype else np.empty(stop - start, origin.dtype)
-            self._merge_tile(target, origin, operands, rule, start, found)
-            if found is not tile:
-                tile[:] = self._as_type(target, found)
+            if origin.dtype == out.dtype:
+                rows = self._merge_tile(target, origin, operands, rule, start, tile)
+            else:  # The base's own type is not what comes out: nothing is rounded before the end.
+                sums = np.empty(stop - start)
+                rows = self._merge_tile(target, _in_double(origin), operands, rule, start, sums)
+                tile[:] = narrow(sums, out.dtype)
+            self.range.look(target.entry, rows, rule, tile)
             for index in range(len(readers)):
                 if cache := self._caches.get((target.name, index)):
                     cache.drop(start)
@@ -219,7 +226,7 @@ class Merge:
 
     def _merge_tile(
         self, target: Target, base: Tile, operands: Sequence[Operand], rule: TileRule, start: int, out: np.ndarray
-    ) -> None:
+    ) -> np.ndarray:
         sums = self.accumulators
         state = sums.read(target.entry, start, start + len(out)) if sums else None
         decay = sums.decay if sums else 1.0
@@ -234,16 +241,7 @@ class Merge:
         if sums and state is not None:
             sums.write(target.entry, start, start + len(out), state)
         self.reports[target.name].append(rows)
-
-    def _as_type(self, target: Target, values: np.ndarray) -> np.ndarray:
-        """Round to the type that comes out, where it is another than the base's."""
-        wide = widen(values).astype(np.float64)
-        narrowed = narrow(wide, np.dtype(FLOATS[target.entry.dtype]))
-        if not np.isfinite(widen(narrowed)).all():
-            raise GtrTurboError(
-                f"{target.name} goes beyond what {target.entry.dtype} can hold.", "choose a wider dtype, such as bfloat16."
-            )
-        return narrowed
+        return rows
 
     def _write(self, entry: TensorEntry, offset: int, data: np.ndarray) -> None:
         name, start = entry.file.name, entry.start + offset
@@ -293,3 +291,7 @@ def rule_of(plan: MergePlan, target: Target, measured: MeasuredTensor | None) ->
         width = plan.method.rule.row_width(target.entry.shape)
         rule = replace(rule, given=replace(rule.given, width=width, measured=measured.found if measured else None))
     return rule
+
+
+def _in_double(tile: Tile) -> np.ndarray:
+    return widen(loaded(tile)).astype(np.float64)

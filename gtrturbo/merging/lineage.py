@@ -75,10 +75,11 @@ def find_base(checkpoints: Sequence[Path]) -> Path:
         manifest = read_manifest(path, "checkpoint")
         if manifest.stage != TRAINED_BY:
             return path
-        parent = known.get(manifest.inputs["checkpoint"])
+        before = str(manifest.inputs["checkpoint"])
+        parent = known.get(before)
         if parent is None:
             raise GtrTurboError(
-                f"{path} was trained from checkpoint {manifest.inputs['checkpoint'][:6]}, which is not beside it.",
+                f"{path} was trained from checkpoint {before[:6]}, which is not beside it.",
                 "give the checkpoint that PPO started from with --base.",
             )
         path = parent

@@ -122,7 +122,7 @@ def _plan(config: MergeConfig) -> MergePlan:
 
 def _how(config: MergeConfig) -> Streaming:
     threads = config.threads or default_threads()
-    return Streaming(seed=config.seed, threads=threads, device=config.device, verify=config.verify)
+    return Streaming(seed=config.seed, threads=threads, device=config.device, verify=config.verify, saturate=config.saturate)
 
 
 def _copy(config: MergeConfig, base: Path, draft: Draft) -> None:
