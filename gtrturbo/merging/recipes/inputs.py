@@ -24,7 +24,7 @@ from gtrturbo.merging.recipes.layout import layout_of_new
 from gtrturbo.merging.recipes.models import Model, models_of
 from gtrturbo.merging.recipes.plans import merged
 from gtrturbo.merging.recipes.recipe import ModelRef, Recipe, parse_recipe
-from gtrturbo.merging.recipes.tensors import Made, Restacked, made_tensors
+from gtrturbo.merging.recipes.tensors import MadeTensor, Restacked, made_tensors
 from gtrturbo.merging.recipes.tokens import Vocabulary, vocabulary_of
 from gtrturbo.merging.sources import SPOT, TILE, Sources, Target
 from gtrturbo.store.open_files import Files
@@ -80,7 +80,7 @@ class RecipeInputs:
         return vocabulary_of(self.recipe.tokens, self.models, self.recipe.base or ModelRef("0"))
 
     @cached_property
-    def _made(self) -> tuple[list[Made], list[Restacked], list[str]]:
+    def _made(self) -> tuple[list[MadeTensor], list[Restacked], list[str]]:
         return made_tensors(self.recipe, self.models, self.lead)
 
     @cached_property
@@ -130,12 +130,12 @@ class RecipeInputs:
         )
         return None
 
-    def _own(self, made: Made) -> TensorEntry:
+    def _own(self, made: MadeTensor) -> TensorEntry:
         """The tensor of the first source, or the lead's."""
         source, name = made.inputs[0]
         return self._found(source.model, name, made) or self.lead.layout.entries[made.like]
 
-    def _entry(self, made: Made) -> TensorEntry:
+    def _entry(self, made: MadeTensor) -> TensorEntry:
         """What comes out, in name, type and shape."""
         like = self.lead.layout.entries.get(made.like) or self._own(made)
         shape = like.shape
@@ -158,7 +158,7 @@ class RecipeInputs:
             return theirs
         return layout_of_new(folder, {name: (entry.dtype, entry.shape) for name, entry in entries.items()})
 
-    def _found(self, ref: ModelRef, name: str, made: Made) -> TensorEntry | None:
+    def _found(self, ref: ModelRef, name: str, made: MadeTensor) -> TensorEntry | None:
         """A model's own tensor, None where it has none and transformers would do without it.
 
         Raises:
@@ -186,7 +186,7 @@ class RecipeInputs:
                 self.tell(note)
         return found
 
-    def _target(self, made: Made, entry: TensorEntry) -> Target:
+    def _target(self, made: MadeTensor, entry: TensorEntry) -> Target:
         how = merged(self.recipe, made, self.recipe.base)
         plan = how.plan
         around = how.base or how.inputs[0]
@@ -196,7 +196,7 @@ class RecipeInputs:
         step = min(TILE, SPOT) if plan.method.needs_vectors or row > 1 else TILE
         return Target(entry, base, tuple(parts), max(1, step // row) * row, row, plan)
 
-    def _part(self, ref: ModelRef, name: str, made: Made, entry: TensorEntry, *, whole: bool) -> Full | Adapted | Gathered:
+    def _part(self, ref: ModelRef, name: str, made: MadeTensor, entry: TensorEntry, *, whole: bool) -> Full | Adapted | Gathered:
         own = self._found(ref, name, made)
         model = self.models[ref] if own else self.lead
         own = own or self.lead.layout.entries[made.like]
@@ -207,7 +207,7 @@ class RecipeInputs:
             raise GtrTurboError(f"{name} of {model.given} has shape {list(own.shape)}, and {list(entry.shape)} is needed.", fix)
         return model.part(own, whole=whole)
 
-    def _gathered(self, ref: ModelRef, name: str, made: Made, own: TensorEntry, *, whole: bool) -> Gathered:
+    def _gathered(self, ref: ModelRef, name: str, made: MadeTensor, own: TensorEntry, *, whole: bool) -> Gathered:
         assert self.vocabulary is not None
         width = int(np.prod(own.shape[1:], dtype=np.int64))
         parts: dict[ModelRef, Full | Adapted] = {}

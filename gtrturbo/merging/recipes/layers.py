@@ -15,7 +15,7 @@ VOCABULARY = re.compile(r"(embed_tokens|wte|word_embeddings|embed_in|tok_embeddi
 
 
 @dataclass(frozen=True)
-class Place:
+class LayerPlace:
     """Where a tensor stands: the stack that it is a layer of, which one, and the rest of its name. `stack` "": in none."""
 
     stack: str
@@ -27,13 +27,13 @@ class Place:
         return f"{self.stack}.{self.layer}.{self.rest}" if self.stack else self.rest
 
 
-def place_of(name: str) -> Place:
+def place_of(name: str) -> LayerPlace:
     """Cut a tensor's name at the number of its layer."""
     parts = name.split(".")
     for i in range(1, len(parts) - 1):
         if parts[i].isdecimal() and parts[i - 1] in STACKS:
-            return Place(".".join(parts[:i]), int(parts[i]), ".".join(parts[i + 1 :]))
-    return Place("", 0, name)
+            return LayerPlace(".".join(parts[:i]), int(parts[i]), ".".join(parts[i + 1 :]))
+    return LayerPlace("", 0, name)
 
 
 def depths(names: Collection[str]) -> dict[str, int]:

@@ -9,7 +9,7 @@ from gtrturbo.merging.methods import METHODS, MergeMethod
 from gtrturbo.merging.plan import MergePlan, MergeSettings, make_plan
 from gtrturbo.merging.recipes.options import GAMMA, WHOLE, operands, our_method
 from gtrturbo.merging.recipes.recipe import OF_A_MODEL, SWITCHES, ModelRef, Recipe, Source
-from gtrturbo.merging.recipes.tensors import Made
+from gtrturbo.merging.recipes.tensors import MadeTensor
 from gtrturbo.merging.recipes.values import settle
 
 
@@ -22,7 +22,7 @@ class Merged:
     base: tuple[ModelRef, str] | None
 
 
-def merged(recipe: Recipe, made: Made, base: ModelRef | None) -> Merged:
+def merged(recipe: Recipe, made: MadeTensor, base: ModelRef | None) -> Merged:
     """Settle one tensor.
 
     Raises:
@@ -34,7 +34,7 @@ def merged(recipe: Recipe, made: Made, base: ModelRef | None) -> Merged:
 @dataclass(frozen=True)
 class _Settling:
     recipe: Recipe
-    made: Made
+    made: MadeTensor
     base: ModelRef | None
 
     def merged(self) -> Merged:

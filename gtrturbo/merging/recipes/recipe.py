@@ -61,7 +61,7 @@ class Module:
 
 
 @dataclass(frozen=True)
-class Token:
+class WantedToken:
     """Where the embedding of a token is from: a model's own, that of another of its tokens, or zeros.
 
     `force`: also in models that have the token.
@@ -74,11 +74,11 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Tokens:
+class WantedTokens:
     """Which tokenizer comes out. `source`: union, base, or a model."""
 
     source: Literal["union", "base"] | ModelRef
-    tokens: Mapping[str, Token] = field(default_factory=dict)
+    tokens: Mapping[str, WantedToken] = field(default_factory=dict)
     multiple: int | None = None
 
 
@@ -91,7 +91,7 @@ class Recipe:
     base: ModelRef | None = None
     parameters: Settings = field(default_factory=dict)
     dtype: str | None = None
-    tokens: Tokens | None = None
+    tokens: WantedTokens | None = None
     chat_template: str | None = None
     content: Mapping[str, Any] = field(default_factory=dict)
 
@@ -255,12 +255,12 @@ class _Parser:
             raise self._wrong(f"{where} must be a folder or a Hugging Face id, got {str(value)[:40]!r}.")
         return value
 
-    def _tokens(self, content: dict[Any, Any]) -> Tokens | None:
+    def _tokens(self, content: dict[Any, Any]) -> WantedTokens | None:
         source, section = content.get("tokenizer_source"), content.get("tokenizer")
         if source is not None and section is not None:
             raise self._wrong("tokenizer_source and tokenizer are both there.", "leave one out.")
         if section is None:
-            return Tokens(self._token_source(source, "tokenizer_source")) if source is not None else None
+            return WantedTokens(self._token_source(source, "tokenizer_source")) if source is not None else None
         if not isinstance(section, dict):
             raise self._wrong("tokenizer must be a mapping.")
         self._refuse(section.keys() - {"source", "tokens", "pad_to_multiple_of"}, "tokenizer.")
@@ -271,12 +271,12 @@ class _Parser:
         if not isinstance(tokens, dict):
             raise self._wrong("tokenizer.tokens must be a mapping from tokens.")
         found = {str(name): self._token(str(name), token) for name, token in tokens.items()}
-        return Tokens(self._token_source(section.get("source", "union"), "tokenizer.source"), found, multiple)
+        return WantedTokens(self._token_source(section.get("source", "union"), "tokenizer.source"), found, multiple)
 
     def _token_source(self, value: Any, where: str) -> Any:
         return value if value in ("union", "base") else self.ref(value, where)
 
-    def _token(self, name: str, content: Any) -> Token:
+    def _token(self, name: str, content: Any) -> WantedToken:
         where = f"tokenizer.tokens.{name}"
         if not isinstance(content, dict):
             raise self._wrong(f"{where} must be a mapping with a source.")
@@ -284,13 +284,13 @@ class _Parser:
         force, source = bool(content.get("force", False)), content.get("source")
         if isinstance(source, dict) and "kind" in source:
             if source["kind"] == "zero":
-                return Token(zero=True, force=force)
+                return WantedToken(zero=True, force=force)
             self._refuse(source.keys() - {"kind", "model", "token", "token_id"}, f"{where}.source.")
             given = [key for key in ("token", "token_id") if source.get(key) is not None]
             if source["kind"] != "model_token" or len(given) != 1 or "model" not in source:
                 raise self._wrong(f"{where}.source must be of kind zero, or model_token with model and token or token_id.")
-            return Token(self.ref(source["model"], f"{where}.source.model"), source[given[0]], force=force)
-        return Token(self.ref(source, f"{where}.source") if source is not None else None, force=force)
+            return WantedToken(self.ref(source["model"], f"{where}.source.model"), source[given[0]], force=force)
+        return WantedToken(self.ref(source, f"{where}.source") if source is not None else None, force=force)
 
     def _refuse(self, names: Any, where: str) -> None:
         if names:

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.recipes.layers import Place, comes_first, module_of, place_of
+from gtrturbo.merging.recipes.layers import LayerPlace, comes_first, module_of, place_of
 from gtrturbo.merging.recipes.models import Model
 from gtrturbo.merging.recipes.recipe import ModelRef, Module, Recipe, Slice, Source
 
 
 @dataclass(frozen=True)
-class Made:
+class MadeTensor:
     """One tensor that comes out.
 
     Attributes:
@@ -37,7 +37,9 @@ class Restacked:
     layers: tuple[int, ...]
 
 
-def made_tensors(recipe: Recipe, models: Mapping[ModelRef, Model], lead: Model) -> tuple[list[Made], list[Restacked], list[str]]:
+def made_tensors(
+    recipe: Recipe, models: Mapping[ModelRef, Model], lead: Model
+) -> tuple[list[MadeTensor], list[Restacked], list[str]]:
     """Lay out a recipe.
 
     Args:
@@ -50,7 +52,7 @@ def made_tensors(recipe: Recipe, models: Mapping[ModelRef, Model], lead: Model) 
         GtrTurboError: modules, layers or tensors that are not there.
     """
     modules = _by_name(recipe, lead)
-    made: list[Made] = []
+    made: list[MadeTensor] = []
     restacked: list[Restacked] = []
     left: list[str] = []
     names: dict[str, list[str]] = {}
@@ -81,19 +83,19 @@ def _by_name(recipe: Recipe, lead: Model) -> dict[str, Module]:
     return dict(recipe.modules)
 
 
-def _as_it_is(module: Module, names: list[str], lead: Model) -> Iterator[Made]:
+def _as_it_is(module: Module, names: list[str], lead: Model) -> Iterator[MadeTensor]:
     """Each tensor of that name of all sources; a list of numbers runs over the layers of its own stack."""
     (part,) = module.slices
     for name in names:
         place = place_of(name)
         count = lead.depths.get(place.stack, 1)
         t = (place.layer / (count - 1) if count > 1 else 1.0) if place.stack else 0.0
-        yield Made(name, name, tuple((source, name) for source in part.sources), part, module, t)
+        yield MadeTensor(name, name, tuple((source, name) for source in part.sources), part, module, t)
 
 
 def _restack(
     module: Module, names: list[str], models: Mapping[ModelRef, Model], lead: Model
-) -> tuple[list[Made], Restacked, list[str]]:
+) -> tuple[list[MadeTensor], Restacked, list[str]]:
     """Stack the layers of the slices on each other; what lies before them is of the first slice, what after of the last."""
     stack = _stack_of(names, lead)
     made, kept, left = [], [], []
@@ -101,7 +103,7 @@ def _restack(
         place = place_of(name)
         if not place.stack:
             part = module.slices[0 if comes_first(name) else -1]
-            made.append(Made(name, name, tuple((source, name) for source in part.sources), part, module, 0.0))
+            made.append(MadeTensor(name, name, tuple((source, name) for source in part.sources), part, module, 0.0))
         elif place.stack != stack:
             left.append(name)
     for part in module.slices:
@@ -113,9 +115,10 @@ def _restack(
             rests = [p.rest for p in map(place_of, models[first.model].layout.entries) if (p.stack, p.layer) == (stack, layer)]
             for rest in rests:
                 inputs = [
-                    (source, Place(stack, span[0] + offset, rest).name) for source, span in zip(part.sources, spans, strict=True)
+                    (source, LayerPlace(stack, span[0] + offset, rest).name)
+                    for source, span in zip(part.sources, spans, strict=True)
                 ]
-                made.append(Made(Place(stack, len(kept), rest).name, inputs[0][1], tuple(inputs), part, module, t))
+                made.append(MadeTensor(LayerPlace(stack, len(kept), rest).name, inputs[0][1], tuple(inputs), part, module, t))
             kept.append(layer)
     return made, Restacked(stack, tuple(kept)), left
 

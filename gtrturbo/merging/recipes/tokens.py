@@ -14,7 +14,7 @@ from gtrturbo.console import stderr, visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.rearranged import PADDING
 from gtrturbo.merging.recipes.models import Model
-from gtrturbo.merging.recipes.recipe import ModelRef, Token, Tokens
+from gtrturbo.merging.recipes.recipe import ModelRef, WantedToken, WantedTokens
 
 if TYPE_CHECKING:
     from gtrturbo.models.vocabularies import Tokenizer
@@ -38,7 +38,7 @@ class Vocabulary:
     tokenizer: "Tokenizer"
     ids: Mapping[str, int]
     theirs: Mapping[ModelRef, Mapping[str, int]]
-    wanted: Mapping[str, Token]
+    wanted: Mapping[str, WantedToken]
     base: ModelRef
     size: int
 
@@ -68,7 +68,7 @@ class Vocabulary:
                 mixed[place] = self._from(token, wanted, here, counts)
         return order, mixed
 
-    def _from(self, token: str, wanted: Token | None, here: Mapping[ModelRef, int], counts: Mapping[ModelRef, int]) -> Rows:
+    def _from(self, token: str, wanted: WantedToken | None, here: Mapping[ModelRef, int], counts: Mapping[ModelRef, int]) -> Rows:
         if wanted is None:
             return ((self.base, here[self.base]),) if self.base in here else tuple(here.items())
         if wanted.zero:
@@ -86,7 +86,7 @@ class Vocabulary:
         return ((wanted.model, at),)
 
 
-def vocabulary_of(tokens: Tokens, models: Mapping[ModelRef, Model], base: ModelRef) -> Vocabulary:
+def vocabulary_of(tokens: WantedTokens, models: Mapping[ModelRef, Model], base: ModelRef) -> Vocabulary:
     """Make the tokenizer that a recipe asks for.
 
     Raises:
