@@ -15,9 +15,11 @@ from gtrturbo.analysis.summary import by_episode
 from gtrturbo.config import RunConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import Plugin, is_outside, load
+from gtrturbo.store.claims import require_outside_artifacts
 from gtrturbo.store.files import save_json
 from gtrturbo.store.ids import short
 from gtrturbo.store.manifest import Manifest, read_manifest
+from gtrturbo.store.moved import Moved, read_moved
 from gtrturbo.store.names import MANIFEST, METRICS_LOG, TIMING
 from gtrturbo.store.records import Turn
 from gtrturbo.store.turns import read_turns
@@ -77,6 +79,7 @@ def record_run(config: RunConfig, *, replace: bool, own: Mapping[str, Plugin] | 
     file = config.out / RECORD
     if file.exists() and not replace:
         return
+    require_outside_artifacts(file)
     config.out.mkdir(parents=True, exist_ok=True)
     content = _content(config, own_code(config) if own is None else own)
     if file.exists() and json.loads(file.read_text(encoding="utf-8")) == content:
@@ -113,6 +116,11 @@ class Entry:
         """Wall-clock seconds that it took to make; 0 where its timing.json is gone."""
         file = self.path / TIMING
         return float(json.loads(file.read_text(encoding="utf-8"))["seconds"]) if file.is_file() else 0.0
+
+    @cached_property
+    def moved(self) -> Moved | None:
+        """What a merge moved, tensor by tensor; None where that was not recorded."""
+        return read_moved(self.path)
 
     def turns(self) -> list[Turn]:
         """Read the turns that were played.

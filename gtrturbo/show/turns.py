@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.text import Text
 
 from gtrturbo.analysis.token_kl import Scored, read_scored, thought_kl
-from gtrturbo.console import number, visible
+from gtrturbo.console import number
+from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.show.scores import coloured, legend, token_table
 from gtrturbo.show.text import Row, has_colours, link, section

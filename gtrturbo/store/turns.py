@@ -1,11 +1,11 @@
 """Turns, their tokens, scores and demos as artifacts hold them: read here by all that reads them, verified and validated."""
 
 import hashlib
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.manifest import Manifest, read_manifest
 from gtrturbo.store.names import DEMOS, MANIFEST, METRICS, SCORES, TOKENS, TURNS
@@ -101,7 +101,7 @@ def _read(path: Path, name: str, parse: Callable[[bytes, Path], Read]) -> Read:
     """Read a file of an artifact; what cannot be parsed is said so before what was changed."""
     file = path / name
     if not file.is_file():
-        raise GtrTurboError(f"{file} is missing.", f"see: gtrturbo show {shlex.quote(str(path))} --check")
+        raise GtrTurboError(f"{file} is missing.", f"see: gtrturbo show {shell_word(str(path))} --check")
     content = file.read_bytes()
     try:
         parsed = parse(content, file)

@@ -175,9 +175,7 @@ def test_an_update_refuses_log_probs_that_its_checkpoint_does_not_give(by, turns
         arrays["sample_logprobs"][place] += by
 
     path = changed_arrays(turns, tmp_path / "t", shift)
-    with pytest.raises(
-        GtrTurboError, match=r"log-probs in .* are up to .* \(most in turn \d+\): these tokens"
-    ):
+    with pytest.raises(GtrTurboError, match=r"log-probs in .* are up to .* \(most in turn \d+\): these tokens"):
         execute(replace(ppo_config, out=tmp_path / "o", rollouts=path))
     assert not (tmp_path / "o").exists()
 
