@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from campaign.cases import Case, FoundError, Verdict
+from campaign.cases import Case, FoundError, Group, Verdict
 from campaign.forked import Ended, forked
-from campaign.prepared import TASK, Prepared
+from campaign.prepared import TASK, Prepared, named_in
 from campaign.terminal import inspect, last
 from campaign.trees import contents, signature
 
@@ -140,26 +140,25 @@ class Options:
     def __init__(self, prepared: Prepared, seed: int) -> None:
         self.prepared = prepared
 
-    def needs(self) -> tuple[str, ...]:
-        return ("init", "expert", "warm", "turns", "run", "other_run", "scores", "demos")
+    def groups(self) -> Iterator[Group]:
+        for command, words in COMMANDS.items():
+            needs = [*named_in(words), *(each for more in WITH.values() for each in named_in(more))]
+            yield Group(f"options/{command}", needs, partial(self._cases, command))
 
-    def cases(self) -> Iterator[Case]:
+    def _cases(self, command: str) -> Iterator[Case]:
         from parsed import CONFIGS
 
         from gtrturbo.config.fields import fields
 
-        for command in COMMANDS:
-            for field in fields(CONFIGS[command]):
-                for number, value in enumerate(_values(field)):
-                    name = f"options/{command}/{field.name.replace('_', '-')}/{number}"
-                    yield Case(f"options of {command}", name, partial(self._option, command, field, value))
-            whole = next((field.name for field in fields(CONFIGS[command]) if field.kind is int), "config")
-            some = next((field.name for field in fields(CONFIGS[command]) if not field.required), "x")
-            for title, text in YAML.items():
-                content = text.replace("KEY", some.replace("_", "-")).replace("WHOLE", whole.replace("_", "-"))
-                yield Case(
-                    "YAML files", f"options/{command}/config/{title}".replace(" ", "_"), partial(self._yaml, command, content)
-                )
+        for field in fields(CONFIGS[command]):
+            for number, value in enumerate(_values(field)):
+                name = f"options/{command}/{field.name.replace('_', '-')}/{number}"
+                yield Case(f"options of {command}", name, partial(self._option, command, field, value))
+        whole = next((field.name for field in fields(CONFIGS[command]) if field.kind is int), "config")
+        some = next((field.name for field in fields(CONFIGS[command]) if not field.required), "x")
+        for title, text in YAML.items():
+            content = text.replace("KEY", some.replace("_", "-")).replace("WHOLE", whole.replace("_", "-"))
+            yield Case("YAML files", f"options/{command}/config/{title}".replace(" ", "_"), partial(self._yaml, command, content))
 
     def _option(self, command: str, field, value: str, folder: Path) -> Verdict:
         words = self.prepared.words(COMMANDS[command])
