@@ -12,6 +12,7 @@ from gtrturbo.store.files import save_json
 from gtrturbo.store.names import (
     ADAPTER_CONFIG,
     BASE_FOLDER,
+    CHAT_TEMPLATE,
     FAMILY,
     MANIFEST,
     METRICS,
@@ -21,6 +22,7 @@ from gtrturbo.store.names import (
     OPTIMIZER_FILE,
     PRUNED,
     TIMING,
+    TOKENIZER_CONFIG,
     VALUE_HEAD,
 )
 
@@ -31,8 +33,8 @@ NOT_BESIDE = {MANIFEST, TIMING, MOVED, PRUNED, ADAPTER_CONFIG, MODEL_INDEX, "pyt
 # How the Hugging Face cache names a model's folder, and in it the folder of those of its revisions.
 CACHED_MODEL, SNAPSHOTS = "models--", "snapshots"
 RENDERER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
-    "tokenizer.model", "chat_template.jinja", "chat_template.json", "processor_config.json", "preprocessor_config.json",
+    "tokenizer.json", TOKENIZER_CONFIG, "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
+    "tokenizer.model", CHAT_TEMPLATE, "chat_template.json", "processor_config.json", "preprocessor_config.json",
     "video_preprocessor_config.json", FAMILY,
 )  # fmt: skip
 

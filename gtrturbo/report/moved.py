@@ -1,7 +1,6 @@
 """What the last merge of a run moved, as a report draws it: a row per module, a square per layer, the darker the more."""
 
 from collections.abc import Iterator, Sequence
-from html import escape
 
 from gtrturbo.analysis.groups import RunGroup
 from gtrturbo.analysis.moved import MovedPicture, pictures
