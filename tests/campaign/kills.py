@@ -27,16 +27,17 @@ LINKS = 80  # kills of one chain, at most
 class Victim:
     """A command that is killed: `copies` are prepared folders that it changes, by the name that they get beside its output.
 
-    `operations`, `torn`, `full`, `moments` say how many kills of each sort it gets; None is one at every operation.
+    The numbers say how many kills of each sort it gets, drawn where there are more places: before file operations, in writes,
+    where the disk is full, at moments, signals before operations; chains of kills, and kills of fresh processes.
     """
 
     command: str
     copies: tuple[tuple[str, str], ...] = ()
-    operations: int | None = None
-    torn: int = 12
-    full: int = 8
-    moments: int = 8
-    signals: int = 8
+    operations: int = 50
+    torn: int = 6
+    full: int = 4
+    moments: int = 4
+    signals: int = 3
     chains: int = 0
     processes: int = 0
 
@@ -48,16 +49,16 @@ VICTIMS = {
     "rollout": Victim(f"rollout --out out --checkpoint {{warm}} {PLAY} --temperature 0.5", processes=2),
     "rollout-expert": Victim(f"rollout --out out --expert {TASK} --episodes 3"),
     "rollout-overwrite": Victim(
-        f"rollout --out out --expert {TASK} --episodes 2 --overwrite", copies=(("expert", "out"),), operations=60
+        f"rollout --out out --expert {TASK} --episodes 2 --overwrite", copies=(("expert", "out"),)
     ),
     "distill-scores": Victim("distill --out out --rollouts {turns} --teacher {init} --top-logprobs 4"),
     "distill-thoughts": Victim("distill --out out --rollouts {turns} --teacher {warm} --mode thoughts --max-new-tokens 40"),
     "distill-student": Victim(
-        "distill --out out --rollouts {turns} --teacher {init} --student {warm} --update epochs=1", operations=60
+        "distill --out out --rollouts {turns} --teacher {init} --student {warm} --update epochs=1"
     ),
     "ppo-step": Victim(f"ppo-step --out out --checkpoint {{warm}} --rollouts {{turns}} --scores {{scores}} {UPDATE}"),
     "merge": Victim("merge {warm} {ppo} --out out --base {init}"),
-    "merge-adapters": Victim("merge {adapter2} {adapter_ppo} --out out", operations=40),
+    "merge-adapters": Victim("merge {adapter2} {adapter_ppo} --out out"),
     "merge-new-state": Victim("merge {warm} {ppo} --out out --base {init} --state state", processes=2),
     "merge-old-state": Victim("merge {warm} {ppo} --out out --base {init} --state state", copies=(("state", "state"),)),
     "merge-cache": Victim("merge {warm} {ppo} --out out --base {init} --cache cache"),
@@ -66,11 +67,11 @@ VICTIMS = {
     "compare": Victim("compare {run} {other_run} --out out"),
     "run-turbo-kl": Victim(
         f"run --out out --method turbo-kl --start {{warm}} --iterations 2 --keep-teachers 1 --keep-optimizers 1 {SMALL}",
-        operations=24, torn=4, full=4, moments=4, signals=4, chains=10, processes=4,
+        operations=24, chains=10, processes=4,
     ),
     "run-turbo-sft": Victim(
         f"run --out out --method turbo-sft --start {{warm}} --iterations 2 {SMALL}",
-        operations=16, torn=4, full=4, moments=4, signals=4, chains=8, processes=2,
+        operations=16, chains=8, processes=2,
     ),
     "run-from-nothing": Victim(
         f"run --out out --method turbo-kl --iterations 1 {SMALL} {WARM_START}",
@@ -104,7 +105,7 @@ class Kills:
         whole = self.whole(name)
         draw = random.Random(f"{self.seed}/{name}")
         every = range(1, whole.operations + 1)
-        chosen = every if victim.operations is None else sorted(draw.sample(every, min(victim.operations, len(every))))
+        chosen = sorted(draw.sample(every, min(victim.operations, len(every))))
         at = partial(dying.at_operation, act=dying.die)
         for number in chosen:
             yield self._case("kill at an operation", name, f"operation-{number}", lambda root, n=number: at(root, n))

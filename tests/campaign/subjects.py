@@ -50,21 +50,21 @@ class Subject:
 
 SUBJECTS = {
     "full": Subject(
-        "warm", 340, MODEL | LOOKS | {
+        "warm", 300, MODEL | LOOKS | {
             "ppo-step": f"ppo-step --checkpoint artifact --rollouts {{turns}} --out out {UPDATE}",
             "merge": "merge artifact {ppo} --base {init} --out out",
             "merge base": "merge {ppo} --base artifact --out out",
         },
     ),
     "trained": Subject(
-        "ppo", 300, LOOKS | {
+        "ppo", 260, LOOKS | {
             "ppo-step": f"ppo-step --checkpoint artifact --rollouts {{ppo_turns}} --out out {UPDATE}",
             "rollout": MODEL["rollout"],
             "merge": "merge {warm} artifact --base {init} --out out",
         },
     ),
     "adapter": Subject(
-        "adapter_ppo", 280, LOOKS | {
+        "adapter_ppo", 240, LOOKS | {
             "rollout": MODEL["rollout"],
             "sft": MODEL["sft"],
             "merge": "merge adapter2 artifact --out out",
@@ -74,7 +74,7 @@ SUBJECTS = {
         beside=("warm", "adapter2"),
     ),
     "turns": Subject(
-        "turns", 300, TURNS | LOOKS | {"ppo-step": f"ppo-step --checkpoint {{warm}} --rollouts artifact --out out {UPDATE}"}
+        "turns", 260, TURNS | LOOKS | {"ppo-step": f"ppo-step --checkpoint {{warm}} --rollouts artifact --out out {UPDATE}"}
     ),
     "expert": Subject("expert", 100, {"sft": TURNS["sft"], "show turn": TURNS["show turn"]} | LOOKS),
     "scores": Subject(

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,3 +109,9 @@ def test_a_link_with_the_name_of_a_draft_is_not_followed(tmp_path):
     (tmp_path / LEFT).symlink_to("victim")
     write_whole(tmp_path / "a", b"new")
     assert (tmp_path / "victim").read_text() == "mine"
+
+
+def test_a_folder_that_has_no_name_is_told_by_its_path():
+    with pytest.raises(IsADirectoryError) as error:
+        write_whole(Path("/"), b"")
+    assert error.value.filename == "/"
