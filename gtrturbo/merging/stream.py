@@ -112,7 +112,7 @@ def kernel_of(device: str) -> Kernel:
     if device == "cpu":
         if kernel := compiled_kernel():
             return kernel
-        stderr.print("no C compiler: merging with torch, which is several times slower.", style="yellow")
+        stderr.print("merging with torch, which is several times slower than the compiled loops.", style="yellow")
     from gtrturbo.distributed.devices import require_device  # They take seconds to import, and are rarely needed.
     from gtrturbo.merging.tiles import TorchKernel
 

@@ -3,12 +3,12 @@
 import hashlib
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.files import save_json
+from gtrturbo.store.inside import copy_own
 from gtrturbo.store.names import (
     ADAPTER_CONFIG,
     BASE_FOLDER,
@@ -137,7 +137,7 @@ def copy_renderer(source: Path, folder: Path) -> None:
     """Copy tokenizer, processor and chat template byte for byte."""
     for name in RENDERER_FILES:
         if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+            copy_own(source / name, folder / name)
 
 
 def copy_checkpoint(source: Path, folder: Path) -> None:
@@ -145,14 +145,14 @@ def copy_checkpoint(source: Path, folder: Path) -> None:
     left_out = {MANIFEST, TIMING, MOVED, PRUNED, OPTIMIZER_FILE, METRICS_LOG, VALUE_HEAD}
     for entry in sorted(source.iterdir()):
         if entry.is_file() and entry.name not in left_out:
-            shutil.copyfile(entry, folder / entry.name)
+            copy_own(entry, folder / entry.name)
 
 
 def copy_side_files(source: Path, folder: Path) -> None:
     """Copy what lies beside a checkpoint's weights: configs, tokenizer, processor, licence; no weights, no training state."""
     for entry in sorted(source.iterdir()):
         if entry.is_file() and entry.suffix in SIDE_SUFFIXES and entry.name not in NOT_BESIDE:
-            shutil.copyfile(entry, folder / entry.name)
+            copy_own(entry, folder / entry.name)
 
 
 def renderer_hash(folder: Path) -> str:
