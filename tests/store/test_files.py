@@ -121,8 +121,6 @@ def test_a_folder_that_has_no_name_is_told_by_its_path():
 
 def test_an_out_below_a_link_that_leads_in_a_circle_is_an_error_of_the_system(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
-    with (
-        pytest.raises(OSError, match="loop",
-        writing(tmp_path / "loop" / "out", Provenance("init", "checkpoint", {}, {})),
-    ):
+    work = Provenance("init", "checkpoint", {}, {})
+    with pytest.raises(OSError, match="loop"), writing(tmp_path / "loop" / "out", work):
         pass
