@@ -3,13 +3,13 @@
 import hashlib
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.side_files import copy_side_files, copy_within, stays_behind
+from gtrturbo.models.side_files import copy_side_files, stays_behind
 from gtrturbo.store.files import save_json
+from gtrturbo.store.inside import copy_own
 from gtrturbo.store.names import (
     ADAPTER_CONFIG,
     BASE_FOLDER,
@@ -125,7 +125,7 @@ def copy_renderer(source: Path, folder: Path) -> None:
     """Copy tokenizer, processor and chat template byte for byte."""
     for name in RENDERER_FILES:
         if (source / name).is_file():
-            copy_within(source, folder, name)
+            copy_own(source / name, folder / name)
 
 
 def copy_checkpoint(source: Path, folder: Path) -> None:
@@ -135,7 +135,7 @@ def copy_checkpoint(source: Path, folder: Path) -> None:
         copy_side_files(source, folder)
     for entry in sorted(source.iterdir()):
         if entry.is_file() and entry.name not in left_out and not stays_behind(entry.name) and not (folder / entry.name).exists():
-            shutil.copyfile(entry, folder / entry.name)
+            copy_own(entry, folder / entry.name)
 
 
 def renderer_hash(folder: Path) -> str:

@@ -5,12 +5,10 @@ Links are followed within the folder and, in a cache of downloads, to the blobs 
 
 import fnmatch
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.inside import plain
+from gtrturbo.store.inside import copy_own, leads_out, plain
 from gtrturbo.store.names import (
     ADAPTER_CONFIG,
     CARD,
@@ -21,7 +19,6 @@ from gtrturbo.store.names import (
     MOVED,
     PRUNED,
     RENDERER_FILES,
-    SNAPSHOTS,
     TIMING,
 )
 
@@ -35,20 +32,8 @@ TRAINING = (
     "events.out.tfevents.*", "runs", "wandb", "logs", "*.log", METRICS, METRICS_LOG,
 )  # fmt: skip
 JUNK = (
-    ".*",
-    "__pycache__",
-    "__MACOSX",
-    "*.pyc",
-    "Thumbs.db",
-    "desktop.ini",
-    "*~",
-    "#*#",
-    "*.swp",
-    "*.bak",
-    "*.orig",
-    "*.tmp",
-    "*.lock",
-)
+    ".*", "__pycache__", "__MACOSX", "*.pyc", "Thumbs.db", "desktop.ini", "*~", "#*#", "*.swp", "*.bak", "*.orig", "*.tmp", "*.lock",
+)  # fmt: skip
 # Of an artifact's own files, and those that are written anew.
 ANEW = (MANIFEST, TIMING, MOVED, PRUNED, ADAPTER_CONFIG, CARD)
 
@@ -64,34 +49,14 @@ def copy_side_files(source: Path, folder: Path) -> list[str]:
         file = source / name
         if not _is_plain(name):
             notes.append(f"{name!a} of {source} has a name that no artifact's file may have: left out.")
-        elif not lies_within(file, source):
-            _require_optional(file, name)
+        elif leads_out(file, source) and name not in (MODEL_CONFIG, *RENDERER_FILES):
             notes.append(f"{file} is a link that leads out of its folder: left out.")
         elif _is_of(file.name, WEIGHTS):
             notes.append(f"{file} holds weights that are not merged: left out.")
         else:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, folder / name)
+            copy_own(Path(os.path.realpath(file)) if not leads_out(file, source) else file, folder / name)
     return notes
-
-
-def copy_within(source: Path, folder: Path, name: str) -> None:
-    """Copy one file that a model cannot do without.
-
-    Raises:
-        GtrTurboError: it is a link that leads out of the folder.
-    """
-    if not lies_within(source / name, source):
-        _require_optional(source / name, name, needed=True)
-    shutil.copyfile(source / name, folder / name)
-
-
-def lies_within(file: Path, source: Path) -> bool:
-    """Tell whether a file is in its folder by whatever links, or in the download that the folder is a snapshot of."""
-    home = Path(os.path.realpath(source))
-    if home.parent.name == SNAPSHOTS:
-        home = home.parent.parent
-    return Path(os.path.realpath(file)).is_relative_to(home)
 
 
 def stays_behind(name: str) -> bool:
@@ -121,11 +86,3 @@ def _is_plain(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _require_optional(file: Path, name: str, *, needed: bool = False) -> None:
-    if needed or name in (MODEL_CONFIG, *RENDERER_FILES):
-        raise GtrTurboError(
-            f"{file} is a link that leads out of its folder, to {os.path.realpath(file)}, and such are not followed.",
-            f"put the file itself there: cp --remove-destination {os.path.realpath(file)} {file}",
-        )

@@ -4,7 +4,6 @@ Task vectors are dense: θ − θ_base for full weights, scale·B·A for LoRA. M
 what `--adapter-space factors` is for.
 """
 
-import shutil
 import tempfile
 from dataclasses import fields, replace
 from functools import cache, partial
@@ -41,6 +40,7 @@ from gtrturbo.stages import done, provenance
 from gtrturbo.stages.resolve import borrows_layout, require_fitting, state_settings
 from gtrturbo.store.draft import Draft, Result
 from gtrturbo.store.ids import artifact_id
+from gtrturbo.store.inside import copy_own
 from gtrturbo.store.moved import MovedTensor, save_moved
 from gtrturbo.store.names import CARD
 from gtrturbo.store.provenance import Provenance
@@ -195,7 +195,7 @@ def _copy_beside(base: Path, inputs: Inputs | RecipeInputs, folder: Path) -> Non
         for note in copy_side_files(inputs.under, folder):
             inputs.tell(note)
         if index := read_layout(inputs.under).index:
-            shutil.copyfile(inputs.under / index, folder / index)
+            copy_own(inputs.under / index, folder / index)
     copy_renderer(base, folder)
     for note in differences(base, inputs.checkpoints):
         inputs.tell(note)

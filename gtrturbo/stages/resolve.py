@@ -16,6 +16,7 @@ from gtrturbo.merging.recipes.folders import numbered, our_name
 from gtrturbo.merging.state import read_state
 from gtrturbo.models.checkpoint_files import base_of, is_adapter, named_base
 from gtrturbo.store.apart import require_apart
+from gtrturbo.store.claims import require_outside_artifacts
 from gtrturbo.store.hashes import remembering_hashes
 from gtrturbo.store.ids import same_artifact
 from gtrturbo.store.names import MANIFEST
@@ -162,6 +163,8 @@ def _has_base(config: MergeConfig) -> bool:
 
 def remembered_hashes(config: MergeConfig) -> AbstractContextManager[None]:
     """Keep the hashes of the files of others in the merge's cache, if it has one."""
+    if config.cache:
+        require_outside_artifacts(config.cache / HASHES, "--cache")
     return remembering_hashes(config.cache / HASHES if config.cache else None, _tell)
 
 

@@ -78,9 +78,8 @@ def test_links_are_followed_within_a_folder_and_nowhere_else(folders, family, ca
     folders.merge(*others, base=base)
     (base / "config.json").rename(folders.root / "c")
     (base / "config.json").symlink_to(folders.root / "c")
-    with pytest.raises(GtrTurboError, match=r"config.json is a link that leads out of its folder") as error:
+    with pytest.raises(GtrTurboError, match=r"config.json is a link to .*/c, which is not copied"):
         folders.merge(*others, base=base)
-    assert f"cp --remove-destination {folders.root}/c {base}/config.json" in error.value.fix
 
 
 def test_a_link_to_the_whole_base_is_the_base(folders, family):
