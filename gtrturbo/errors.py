@@ -3,7 +3,7 @@
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -90,24 +90,22 @@ def _number(error: BaseException) -> int | None:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(path: Path, numbers: Collection[int] | None = None) -> Iterator[None]:
     """Say of an error of the operating system that names no path, as those of open files do, that it is about this one.
 
     Errors of libraries that hide such an error in their text are raised as what they are.
+
+    Args:
+        numbers: of the errors that can only be about this path; all if not given.
 
     Raises:
         OSError: with a path.
     """
     try:
         yield
-    except OSError as error:
-        if error.filename is None and (number := error.errno or _number(error)):
-            raise OSError(number, os.strerror(number), str(path)) from error
-        raise
-    except GtrTurboError:
-        raise
     except Exception as error:
-        number = _number(error)
-        if number is None:
+        number = (error.errno if isinstance(error, OSError) else None) or _number(error)
+        told = isinstance(error, GtrTurboError) or getattr(error, "filename", None) is not None
+        if told or number is None or (numbers is not None and number not in numbers):
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
