@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from gtrturbo.store.files import save_json
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.store.files import read_regular, save_json
 from gtrturbo.store.names import (
     ADAPTER_CONFIG,
     FAMILY,
@@ -39,14 +40,27 @@ def is_adapter(path: Path) -> bool:
 
 def base_of(path: Path) -> str:
     """Name the model under an adapter: a folder relative to the adapter's own, else a folder or hub id as it stands."""
-    named = adapter_config(path)["base_model_name_or_path"]
+    named = adapter_config(path).get("base_model_name_or_path")
+    if not named:
+        raise GtrTurboError(f"{path / ADAPTER_CONFIG} names no base_model_name_or_path.", "write there which model it adapts.")
     beside = path / named
     return str(beside) if beside.is_dir() else named
 
 
 def adapter_config(path: Path) -> dict[str, Any]:
-    """Read what PEFT wrote beside an adapter."""
-    return json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    """Read what PEFT wrote beside an adapter.
+
+    Raises:
+        GtrTurboError: it is damaged, or names no base.
+    """
+    file = path / ADAPTER_CONFIG
+    try:
+        config = json.loads(read_regular(file))
+    except (ValueError, RecursionError) as error:
+        raise GtrTurboError(f"{file} is damaged: {error}.", f"see: gtrturbo show {path} --check") from None
+    if not isinstance(config, dict) or not isinstance(config.get("base_model_name_or_path"), str | None):
+        raise GtrTurboError(f"{file} is no config of an adapter.", f"see: gtrturbo show {path} --check")
+    return config
 
 
 def point_to_base(folder: Path, base: str | None) -> None:

@@ -1,6 +1,5 @@
 """show: print any artifact, an episode of it, or the list of a run's artifacts; --check hashes every file again."""
 
-import json
 import shlex
 from collections import defaultdict
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from gtrturbo.store.names import DEMOS, MANIFEST, SCORES, TIMING
 from gtrturbo.store.pruned import pruned_files, remake_command
 from gtrturbo.store.records import Demo, mean, read_rows
 from gtrturbo.store.tensors import load_scores
+from gtrturbo.store.timing import read_timing
 
 TENSORS = "tensors (* is a number, such as the layer's)"
 
@@ -116,8 +116,8 @@ def _print_manifest(console: Console, path: Path, manifest: Manifest) -> None:
     section(console, "files", _file_rows(path, list(manifest.files)))
     if pruned_files(path):
         section(console, "pruned files are made again with", [("", remake_command(path))])
-    if (path / TIMING).is_file():
-        timing = json.loads((path / TIMING).read_text(encoding="utf-8"))
+    if (path / TIMING).exists():
+        timing = read_timing(path / TIMING)
         section(console, "timing", [(name, _measured(value)) for name, value in timing.items()])
 
 

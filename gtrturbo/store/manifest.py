@@ -1,11 +1,11 @@
 """Manifests: what stage.json says of an artifact, and what a stage means to make."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.ageing import upgraded
@@ -34,9 +34,20 @@ class Manifest:
     config: dict[str, Any]
     inputs: dict[str, Any]
     files: dict[PlainName, str]
-    metrics: dict[str, float]
+    metrics: dict[str, FiniteFloat]
     renderer: str | None
     plugins: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+class _Part(dict[str, Any]):
+    """What a manifest names, which says so where a name is missing."""
+
+    def __init__(self, file: Path, what: str, values: dict[str, Any]) -> None:
+        super().__init__(values)
+        self._file, self._what = file, what
+
+    def __missing__(self, name: str) -> Any:
+        raise GtrTurboError(f"{self._file} is damaged: it names no {self._what} {name}.", "make the artifact again.")
 
 
 def read_manifest(path: Path, kind: str | None = None) -> Manifest:
@@ -54,8 +65,12 @@ def read_manifest(path: Path, kind: str | None = None) -> Manifest:
         manifest = TypeAdapter(Manifest).validate_python(upgraded(content))
     except ValidationError as error:
         raise GtrTurboError(f"{file} is damaged: {error.errors()[0]['msg']}.", "make the artifact again.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise GtrTurboError(f"{file} is damaged: {error}.", "make the artifact again.") from None
+    if manifest.kind not in MADE_BY:
+        raise GtrTurboError(f"{file} is damaged: there is no kind of artifact {manifest.kind!r}.", "make the artifact again.")
+    parts = {"metrics": "metric", "config": "setting", "inputs": "input"}
+    manifest = replace(manifest, **{name: _Part(file, what, getattr(manifest, name)) for name, what in parts.items()})
     if kind and manifest.kind != kind:
         raise GtrTurboError(f"{path} holds {manifest.kind} (made by {manifest.stage}), not {kind}.", _make(kind))
     return manifest
