@@ -4,7 +4,7 @@
     python -m examples.benchmarks.merge_gpu --shapes tiny --device cpu --work /tmp/merge-gpu       # does the script work?
 
 Random bfloat16 checkpoints of the shapes are drawn on the device, each merge is made in this process, after one of a small model
-that starts the device, and the best of `--repeats` counts. Hashes of inputs are known after the first: what is timed is the merge.
+that starts the device, and the best of `--repeats` counts. Inputs are hashed in the first alone: what is timed is the merge.
 """
 
 import argparse

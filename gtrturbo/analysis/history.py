@@ -1,7 +1,6 @@
 """A run folder as data: what it was asked to do, and what its artifacts say by iteration."""
 
 import dataclasses
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,12 +13,14 @@ from gtrturbo import __version__
 from gtrturbo.analysis.summary import by_episode
 from gtrturbo.config import RunConfig
 from gtrturbo.config.fields import Field, check, fields, parse
+from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import Plugin, is_outside, load
 from gtrturbo.store.files import json_text, save_json
 from gtrturbo.store.ids import short
 from gtrturbo.store.json_files import read_json, read_json_lines
 from gtrturbo.store.manifest import Manifest, read_manifest
+from gtrturbo.store.moved import Moved, read_moved
 from gtrturbo.store.names import MANIFEST, METRICS_LOG, TIMING, TURNS
 from gtrturbo.store.records import Turn, read_rows
 from gtrturbo.store.timing import read_timing
@@ -27,7 +28,7 @@ from gtrturbo.store.timing import read_timing
 RECORD = "run.json"
 AGAIN = "run it again with the same options: what is there stays."
 # Where and how to work, not what: the rest names a run.
-UNRECORDED = {"out", "keep_teachers", "keep_optimizers", "subprocess", "dry_run", "device", "overwrite", "log"}
+UNRECORDED = {"out", "keep_teachers", "keep_optimizers", "subprocess", "dry_run", "device", "overwrite", "log", "verify_inputs"}
 # What a run's stages are called by what they are for; `merge` and `distill` are the teacher's.
 TEACHER_STAGES = ("merge", "distill")
 FOLDERS = {
@@ -117,13 +118,18 @@ class Entry:
         file = self.path / TIMING
         return read_timing(file).get("seconds", 0.0) if file.exists() else 0.0
 
+    @cached_property
+    def moved(self) -> Moved | None:
+        """What a merge moved, tensor by tensor; None where that was not recorded."""
+        return read_moved(self.path)
+
     def turns(self) -> list[Turn]:
         """Read the turns that were played.
 
         Raises: GtrTurboError: they are gone, or damaged.
         """
         if not (self.path / TURNS).is_file():
-            raise GtrTurboError(f"{self.path / TURNS} is missing.", f"see: gtrturbo show {shlex.quote(str(self.path))} --check")
+            raise GtrTurboError(f"{self.path / TURNS} is missing.", f"see: gtrturbo show {shell_word(str(self.path))} --check")
         return list(read_rows(self.path / TURNS, Turn))
 
     def episodes(self) -> list[list[Turn]]:
@@ -132,7 +138,7 @@ class Entry:
     def log(self) -> list[dict[str, float]]:
         """Return the rows of metrics.jsonl: one per minibatch of an update."""
         file = self.path / METRICS_LOG
-        mend = f"see: gtrturbo show {shlex.quote(str(self.path))} --check"
+        mend = f"see: gtrturbo show {shell_word(str(self.path))} --check"
         return list(read_json_lines(file, dict[str, FiniteFloat], mend=mend)) if file.exists() else []
 
 

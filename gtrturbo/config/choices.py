@@ -3,6 +3,8 @@
 from typing import Literal
 
 AUTO = "auto"
+# When large files of what a stage reads are hashed.
+VerifyInputs = Literal["always", "once", "never"]
 InvalidReply = Literal["random", "noop", "end"]
 ServerName = Literal["vllm", "sglang", "generic"]
 # Where a KL enters the reward of a turn, and where it may enter at all.

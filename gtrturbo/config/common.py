@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from gtrturbo.config.bounds import AT_LEAST_ONE, SEED, SIDE_BY_SIDE, THREADS, TOKENS, WordOrWhole
-from gtrturbo.config.choices import AUTO, InvalidReply, ServerName
+from gtrturbo.config.choices import AUTO, InvalidReply, ServerName, VerifyInputs
 from gtrturbo.config.fields import Role, Seam, check, fields
 
 Device = Annotated[str, "Where to compute: auto takes cuda if there is one, else cpu.", Role.RUNTIME]
@@ -14,7 +14,13 @@ Overwrite = Annotated[bool, "Replace --out if it exists.", Role.RUNTIME]
 Seed = Annotated[int, "Everything random in this stage follows from it.", SEED]
 Log = Annotated[
     tuple[str, ...],
-    "Tracker of your own that is told all numbers at once, path/to/file.py:NAME; repeatable. metrics.jsonl is always there.",
+    "Who is told all numbers as they arise: tensorboard, wandb, trackio, or path/to/file.py:NAME of your own; repeatable.",
+    Role.RUNTIME,
+]
+Verify = Annotated[
+    VerifyInputs,
+    "When large files of the inputs are hashed and compared with their manifests: always, once while they look the same, or "
+    "never; small ones are every time.",
     Role.RUNTIME,
 ]
 Out = Annotated[Path, "Folder to write; it appears when the stage is done.", Role.RUNTIME]
@@ -65,6 +71,7 @@ class StageConfig:
     out: Out
     overwrite: Overwrite = False
     log: Log = ()
+    verify_inputs: Verify = "once"
 
     def __post_init__(self) -> None:
         for field in fields(type(self)):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from gtrturbo.config.bounds import AT_LEAST_ONE, COUNT, ITERATIONS, NOT_NEGATIVE, RANK
-from gtrturbo.config.common import Device, EnvOptions, Log, Seed, TaskName
+from gtrturbo.config.common import Device, EnvOptions, Log, Seed, TaskName, Verify
 from gtrturbo.config.fields import Role, check, fields
 
 
@@ -59,6 +59,7 @@ class RunConfig:
     device: Device = "auto"
     overwrite: Annotated[bool, "Replace what exists and differs."] = False
     log: Log = ()
+    verify_inputs: Verify = "once"
 
     def __post_init__(self) -> None:
         for field in fields(type(self)):

@@ -1,116 +1,258 @@
-"""LoRA adapters on disk as dense task vectors, a few rows at a time: ΔW = scale · B A, never A and B apart.
+"""LoRA adapters on disk: which tensors they change, and how. Nothing that an adapter holds is passed over in silence.
 
-Source: Hu et al., "LoRA" (arXiv 2106.09685); scale α/r, or α/√r (Kalajdzievski, arXiv 2312.03732). Patterns follow PEFT.
+Source: PEFT's `get_peft_model_state_dict` and its layers; scale α/r, or α/√r (Kalajdzievski, arXiv 2312.03732).
 """
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.merging.changes import Change, Directed, Experts, Product, Removed, Replaced, Residual, Scaled, Tokens
 from gtrturbo.models.checkpoint_files import adapter_config
 from gtrturbo.store.names import ADAPTER_WEIGHTS
-from gtrturbo.store.open_files import Files, read_tensor, widen
 from gtrturbo.store.safetensors_files import TensorEntry, read_header
 
 PREFIX = "base_model.model."
 A, B = ".lora_A.weight", ".lora_B.weight"
-# What makes an adapter's task vector something else than scale·B·A and whole tensors; none is guessed at.
-REFUSED = {"use_dora": False, "fan_in_fan_out": False, "target_parameters": None, "lora_bias": False, "use_qalora": False,
-           "megatron_config": None, "trainable_token_indices": None, "layer_replication": None, "alora_invocation_tokens": None,
-           "arrow_config": None, "use_bdlora": None}  # fmt: skip
-# Ways to begin that change the weights under the adapter.
-REBASING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# Parts of PEFT with which an adapter stands for no change of weights, or for one that its files alone do not tell.
+REFUSED = ("use_qalora", "megatron_config", "layer_replication", "alora_invocation_tokens", "arrow_config", "use_bdlora")
+# Ways to begin that take something out of the weights under the adapter: those that follow from the weights alone, and others.
+TAKEN_OUT: dict[str, Removed] = {"pissa": "largest", "olora": "qr"}
+UNKNOWN_START = ("pissa_niter", "corda", "loftq", "lora_ga")
+# Beside the factors: what they were trained with, which PEFT leaves out of a merge too.
+TRAINING_ONLY = re.compile(r"\.(lora_velora_embed|lora_monteclora_sampler\..*)$")
+KEPT_ASIDE = re.compile(r"\.original_module\.")  # what the base holds
+SAVED = re.compile(r"\.modules_to_save(\.default)?(?=\.)")
+TOKENS = "token_adapter.trainable_tokens_delta"
+PART = re.compile(
+    r"^(?P<module>.+?)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector|lora_diag|"
+    r"token_adapter\.trainable_tokens_delta)(?P<kind>\.weight|\.bias)?$"
+)
+NOT_LINEAR = re.compile(r"(\.|^)(lora_|hada_|lokr_|oft_|boft_|ia3_|vera_|vblora_|\w*_magnitude)")
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """One adapter: factors by module as (A [r, in], B [out, r]), scales, and tensors that it replaces as a whole."""
+    """One adapter.
+
+    `choices`: by the name of a tensor in memory, what the adapter does to it, in each of the shapes that it may have there;
+    `flipped`: the config says that layers store their weights as [in, out].
+    """
 
     folder: Path
-    factors: dict[str, tuple[TensorEntry, TensorEntry]]
-    scales: dict[str, float]
-    replaced: dict[str, TensorEntry]
+    choices: dict[str, tuple[Change, ...]] = field(default_factory=dict)
+    flipped: bool = False
+
+    @property
+    def entries(self) -> list[TensorEntry]:
+        """All tensors that are read of it, each once."""
+        found = {entry.name: entry for choice in self.choices.values() for change in choice for entry in change.entries}
+        return list(found.values())
+
+    def products(self) -> dict[str, Product]:
+        """The factors by module, in PEFT's order.
+
+        Raises:
+            GtrTurboError: the adapter does more than scale · B A.
+        """
+        found = {}
+        for name, choice in self.choices.items():
+            if not isinstance(choice[0], Product) or choice[0].diagonal:
+                what = (
+                    f"replaces {name} as a whole" if isinstance(choice[0], Replaced) else f"changes {name} by more than scale·B·A"
+                )
+                raise GtrTurboError(f"{self.folder} {what}.", "use --adapter-space delta.")
+            found[name.removesuffix(".weight")] = choice[0]
+        return found
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """Read where an adapter's tensors lie.
+    """Read what an adapter changes.
 
     Raises:
-        GtrTurboError: damaged, or it uses a part of PEFT whose task vector is something else.
+        GtrTurboError: damaged, without tensors, or of a kind whose change of the weights its files do not tell.
     """
     config = adapter_config(folder)
-    odd = [name for name, plain in REFUSED.items() if config.get(name) not in (plain, None, False)]
-    if str(config.get("init_lora_weights")).startswith(REBASING):
-        odd.append(f"init_lora_weights {config['init_lora_weights']}")
-    if config.get("peft_type") != "LORA" or odd:
-        what = ", ".join(odd) or f"peft_type {config.get('peft_type')}"
-        raise GtrTurboError(
-            f"{folder} is no LoRA adapter whose task vector is scale·B·A ({what}).",
-            "write full weights with PEFT's merge_and_unload and merge those.",
-        )
+    _require_known(folder, config)
     _, entries = read_header(folder / ADAPTER_WEIGHTS)
-    by_name = {entry.name: entry for entry in entries}
-    modules = sorted(name.removesuffix(A) for name in by_name if name.endswith(A))
-    factors: dict[str, tuple[TensorEntry, TensorEntry]] = {}
-    for module in modules:
-        if module + B not in by_name:
-            raise GtrTurboError(f"{folder} has {module}{A} without its lora_B.")
-        factors[module.removeprefix(PREFIX)] = _pair(folder, by_name.pop(module + A), by_name.pop(module + B))
-    if strange := [name for name in by_name if ".lora_" in name or "modules_to_save." in name or "_magnitude" in name]:
-        raise GtrTurboError(f"{folder} holds {strange[0]}, which is no factor of a linear layer.")
-    scales = {module: scale_of(config, module, a.shape[0]) for module, (a, _) in factors.items()}
-    # The bias of an adapted module is saved under the layer that PEFT wraps.
-    replaced = {name.removeprefix(PREFIX).replace(".base_layer.", "."): entry for name, entry in by_name.items()}
-    return Adapter(folder, factors, scales, replaced)
+    if not entries:
+        raise GtrTurboError(
+            f"{folder / ADAPTER_WEIGHTS} holds no tensors.",
+            "save the adapter again: with ZeRO-3 or FSDP its parts are gathered first.",
+        )
+    parts, saved = _sorted(folder, entries)
+    choices = _factors(folder, config, parts)
+    for name, entry in saved.items():
+        above = choices.get(name, ())
+        choices[name] = tuple(Replaced(entry, change) for change in above if change.shape == entry.shape) or (Replaced(entry),)
+    return Adapter(folder, choices, bool(config.get("fan_in_fan_out")))
 
 
-def _pair(folder: Path, a: TensorEntry, b: TensorEntry) -> tuple[TensorEntry, TensorEntry]:
-    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
-        raise GtrTurboError(f"{folder}: {a.name} has shape {list(a.shape)} and its lora_B {list(b.shape)}: no linear layer.")
-    for entry in (a, b):
+def _require_known(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse kinds of adapters by name. What is empty in a config is not there."""
+    odd = [name for name in REFUSED if config.get(name)]
+    start = str(config.get("init_lora_weights"))
+    if start.lower().startswith(UNKNOWN_START):
+        odd.append(f"init_lora_weights {start}")
+    if config.get("peft_type") != "LORA":
+        odd = [f"peft_type {config.get('peft_type')}"]
+    if odd:
+        raise GtrTurboError(
+            f"{folder} is an adapter whose change of the weights its files do not tell ({', '.join(odd)}).",
+            "write full weights and merge those: PeftModel.from_pretrained(model, ADAPTER).merge_and_unload()",
+        )
+
+
+Parts = dict[str, dict[str, TensorEntry]]
+
+
+def _sorted(folder: Path, entries: Sequence[TensorEntry]) -> tuple[Parts, dict[str, TensorEntry]]:
+    """Sort an adapter's tensors into the parts of its modules, and what it holds as a whole."""
+    parts: Parts = {}
+    saved: dict[str, TensorEntry] = {}
+    copies: dict[str, TensorEntry] = {}
+    for entry in entries:
+        name = entry.name.removeprefix(PREFIX)
         if not entry.is_float:
             raise GtrTurboError(f"{folder}: {entry.name} is of type {entry.dtype}.")
+        if TRAINING_ONLY.search(name) or KEPT_ASIDE.search(name):
+            continue
+        if found := PART.match(name):
+            part = found["part"] + (".bias" if found["kind"] == ".bias" else "")
+            parts.setdefault(found["module"], {})[part] = entry
+        elif NOT_LINEAR.search(name):
+            raise GtrTurboError(f"{folder} holds {entry.name}, which is no part of a LoRA adapter that merge knows.")
+        elif SAVED.search(name):
+            copies[SAVED.sub("", name).replace(".base_layer.", ".")] = entry
+        else:
+            # What lies under an adapted module is saved under the layer that PEFT wraps.
+            saved[name.replace(".base_layer.", ".")] = entry
+    return parts, copies | saved
+
+
+def _factors(folder: Path, config: dict[str, Any], parts: Parts) -> dict[str, tuple[Change, ...]]:
+    choices: dict[str, tuple[Change, ...]] = {}
+    if config.get("trainable_token_indices") and not any(TOKENS in found for found in parts.values()):
+        raise GtrTurboError(
+            f"{folder}: trainable_token_indices are {config['trainable_token_indices']}, and there are no rows for them."
+        )
+    levels = Counter(_unwrapped(module) for module in parts)
+    for module, found in parts.items():
+        left = dict(found)
+        if TOKENS in left:
+            entry = left.pop(TOKENS)
+            choices[f"{module}.weight"] = (Tokens(entry, _tokens(folder, config, module, entry), (-1, *entry.shape[1:])),)
+        elif targeted := _parameters(config, _unwrapped(module)):
+            if levels[_unwrapped(module)] != len(targeted):
+                raise GtrTurboError(f"{folder} adapts {levels[_unwrapped(module)]} of the parameters {', '.join(targeted)}.")
+            for name in targeted:
+                choices[name] = (*choices.get(name, ()), *_of_parameter(folder, config, name, left))
+            left = {}
+        else:
+            choices |= _of_module(folder, config, module, left)
+        if left:
+            raise GtrTurboError(f"{folder} holds {next(iter(left.values())).name}, which is no factor of a layer.")
+    return choices
+
+
+def _unwrapped(module: str) -> str:
+    return module.replace(".base_layer", "")
+
+
+def _of_module(folder: Path, config: dict[str, Any], module: str, parts: dict[str, TensorEntry]) -> dict[str, tuple[Change, ...]]:
+    """Name what the parts of one module change, and take them out."""
+    embedding = "lora_embedding_A" in parts
+    a, b = _pair(folder, module, parts, ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B"))
+    scale = scale_of(config, module, a.shape[0])
+    straight, across = (b.shape[0], *a.shape[1:]), (*a.shape[1:], b.shape[0])
+    diagonal = parts.pop("lora_diag", None)
+    products = [Product(a, b, scale, straight, diagonal=diagonal), Product(a, b, scale, across, True, diagonal)]
+    if embedding:
+        products = products[1:]
+    elif len(a.shape) > 2 or diagonal:
+        products = products[:1]
+    elif config.get("fan_in_fan_out"):
+        products.reverse()
+    found: tuple[Change, ...] = tuple(products)
+    start = TAKEN_OUT.get(str(config.get("init_lora_weights")).lower())
+    removed: Removed | None = "smallest" if config.get("kasa_config") else start
+    if removed and not embedding and len(a.shape) == 2:
+        found = tuple(Residual(product, removed) for product in products)
+    for needed, part in (("use_dora", "lora_magnitude_vector"), ("kasa_config", "lora_diag"), ("lora_bias", "lora_B.bias")):
+        if bool(config.get(needed)) != (part in parts or (part == "lora_diag" and diagonal is not None)):
+            raise GtrTurboError(
+                f"{folder}: {needed} is {config.get(needed)} and {module} has {'a' if part in parts else 'no'} {part}."
+            )
+    if magnitude := parts.pop("lora_magnitude_vector", None):
+        found = tuple(Directed(product, magnitude, product.transposed) for product in products)
+    choices: dict[str, tuple[Change, ...]] = {f"{module}.weight": found}
+    if bias := parts.pop("lora_B.bias", None):
+        choices[f"{module}.bias"] = (Scaled(bias, scale),)
+    return choices
+
+
+def _pair(folder: Path, module: str, parts: dict[str, TensorEntry], names: tuple[str, str]) -> tuple[TensorEntry, TensorEntry]:
+    for name in names:
+        if name not in parts:
+            raise GtrTurboError(f"{folder} has a part of {module} without its {name}.", "save the adapter again.")
+        if not parts[name].entries:
+            raise GtrTurboError(
+                f"{folder}: {parts[name].name} is empty.",
+                "save the adapter again: with ZeRO-3 or FSDP its parts are gathered first.",
+            )
+    a, b = (parts.pop(name) for name in names)
+    if len(a.shape) < 2 or len(b.shape) != len(a.shape) or a.shape[0] != b.shape[1] or any(size != 1 for size in b.shape[2:]):
+        raise GtrTurboError(
+            f"{folder}: {a.name} has shape {list(a.shape)} and its {names[1]} {list(b.shape)}: no factors of a layer."
+        )
     return a, b
+
+
+def _parameters(config: dict[str, Any], module: str) -> list[str]:
+    """Name the parameters of a module that are adapted by themselves: stacked experts."""
+    found = []
+    for target in sorted(set(config.get("target_parameters") or [])):
+        name = f"{module}.{target.rpartition('.')[2]}"
+        if name == target or name.endswith(f".{target}"):
+            found.append(name)
+    return found
+
+
+def _of_parameter(folder: Path, config: dict[str, Any], name: str, parts: dict[str, TensorEntry]) -> tuple[Change, ...]:
+    if parts.keys() != {"lora_A", "lora_B"}:
+        raise GtrTurboError(f"{folder} adapts {name} with {', '.join(parts)}, not with lora_A and lora_B.")
+    a, b = parts["lora_A"], parts["lora_B"]
+    rank = _of_pattern(config.get("rank_pattern"), name, config["r"])
+    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or a.shape[0] % rank:
+        raise GtrTurboError(
+            f"{folder}: {a.name} has shape {list(a.shape)} and its lora_B {list(b.shape)}: no factors of experts."
+        )
+    scale, experts = scale_of(config, name, rank), a.shape[0] // rank
+    if experts == 1:
+        return (Product(a, b, scale, (b.shape[0], a.shape[1])),)
+    straight, across = (experts, b.shape[0], a.shape[1]), (experts, a.shape[1], b.shape[0])
+    return (Experts(a, b, scale, experts, straight, False), Experts(a, b, scale, experts, across, True))
+
+
+def _tokens(folder: Path, config: dict[str, Any], module: str, entry: TensorEntry) -> tuple[int, ...]:
+    named = config.get("trainable_token_indices") or []
+    if isinstance(named, dict):
+        named = next((tokens for key, tokens in named.items() if module == key or module.endswith(f".{key}")), [])
+    if len(named) != entry.shape[0]:
+        raise GtrTurboError(f"{folder}: {entry.name} has {entry.shape[0]} rows for {len(named)} trainable_token_indices.")
+    return tuple(named)
 
 
 def scale_of(config: dict[str, Any], module: str, rank: int) -> float:
     """Return the scale of one module's B A: α/r, or α/√r with rsLoRA, with the module's own α where a pattern names it."""
-    pattern = config.get("alpha_pattern") or {}
-    own = next((key for key in pattern if re.match(rf"(.*\.)?({key})$", module)), None)
-    alpha = pattern[own] if own else config["lora_alpha"]
+    alpha = _of_pattern(config.get("alpha_pattern"), module, config["lora_alpha"])
     return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
 
-@dataclass
-class Delta:
-    """ΔW of one module with its factors in memory, computed row by row."""
-
-    a: np.ndarray
-    b: np.ndarray
-    scale: float
-    _buffer: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
-
-    @classmethod
-    def read(cls, files: Files, adapter: Adapter, module: str) -> "Delta":
-        a, b = adapter.factors[module]
-        return cls(
-            np.asarray(widen(read_tensor(files, a)), np.float32),
-            np.asarray(widen(read_tensor(files, b)), np.float32),
-            adapter.scales[module],
-        )
-
-    def rows(self, first: int, last: int, out: np.ndarray | None = None) -> np.ndarray:
-        """ΔW[first:last] in `out`, or in memory that the next call uses again: fresh memory costs more time than the product.
-
-        Returns: [last − first, in] float32
-        """
-        if out is None and len(self._buffer) < last - first:
-            self._buffer = np.empty((last - first, self.a.shape[1]), np.float32)
-        out = self._buffer[: last - first] if out is None else out.reshape(last - first, -1)
-        rows = np.matmul(self.b[first:last], self.a, out=out)
-        rows *= np.float32(self.scale)
-        return rows
+def _of_pattern(pattern: dict[str, Any] | None, module: str, default: Any) -> Any:
+    """Look a module up as PEFT does: the first expression that the end of its name fits."""
+    return next((value for key, value in (pattern or {}).items() if re.match(rf"(.*\.)?({key})$", module)), default)

@@ -1,24 +1,27 @@
 """What a merge reads, by what its checkpoints are: full weights, or LoRA adapters and the model under them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from rich.text import Text
 
 from gtrturbo.config.choices import Missing
-from gtrturbo.console import stderr, visible
+from gtrturbo.console import stderr
+from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.merging.adapted import adapter_sources
 from gtrturbo.merging.adapters import Adapter, read_adapter
-from gtrturbo.merging.lineage import on_disk
+from gtrturbo.merging.lineage import found_here, on_disk, same_model
 from gtrturbo.merging.lowrank import factor_sources, module_sources, write_adapter, write_factors
 from gtrturbo.merging.matching import Pattern, match, names_in_memory
 from gtrturbo.merging.naming import tensors_of
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.quantised import require_plain
-from gtrturbo.merging.sources import Sources, adapter_sources, full_sources
-from gtrturbo.models.checkpoint_files import base_of, is_adapter
+from gtrturbo.merging.sources import Sources, full_sources
+from gtrturbo.models.checkpoint_files import base_of, is_adapter, named_base
 from gtrturbo.store.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_INDEX, MODEL_WEIGHTS
 from gtrturbo.store.open_files import Files
 from gtrturbo.store.safetensors_files import Layout, read_layout
@@ -49,11 +52,17 @@ class Inputs:
             return self._full(plan)
         if self.factors:
             return factor_sources(self.adapters, folder)
-        if self.rank:
-            return module_sources(self.adapters, self.origin, folder)
         base = self._read(self.under)
-        chosen = {"pattern": self.pattern, "whole": plan.whole}
-        return adapter_sources(base, self.adapters, self.origin, lambda tensors: tensors_of(base, tensors), **chosen)
+        names = partial(tensors_of, base)
+        if self.rank:
+            if plan.scales_base:
+                raise GtrTurboError(
+                    f"weights that sum to {math.fsum(plan.weights):g} scale the whole model here: no adapter stands for it.",
+                    "leave out --rank or --no-normalize, or give weights that sum to 1.",
+                )
+            return module_sources(base, self.adapters, self.origin, names, folder, whole=plan.whole)
+        chosen = {"pattern": self.pattern, "whole": plan.whole, "scales": plan.scales_base}
+        return adapter_sources(base, self.adapters, self.origin, names, **chosen)
 
     def tell(self, note: str) -> None:
         """Say something that a user has to know, once; the card says it, too."""
@@ -85,11 +94,12 @@ class Inputs:
 
     def finish(self, files: Files, sources: Sources, folder: Path) -> float | None:
         """Turn what was merged into an adapter, where one is to come out; return the error of a cut to a rank."""
+        if not self.as_adapter:
+            return None
+        like = next(adapter.folder for adapter in self.adapters if adapter.choices)
         if self.rank:
-            like = self.adapters[0].folder
-            return write_adapter(files, sources, self.origin, like, folder, rank=self.rank).relative
-        if self.factors:
-            write_factors(self.adapters[0].folder, folder)
+            return write_adapter(files, sources, like, folder, rank=self.rank).relative
+        write_factors(like, folder)
         return None
 
 
@@ -121,14 +131,17 @@ def read_inputs(
     if len(adapters) < len(checkpoints):
         full = next(path for path in checkpoints if path not in adapters)
         raise GtrTurboError(f"{adapters[0]} is a LoRA adapter and {full} has full weights.", "merge one kind at a time.")
-    _require_one_base(checkpoints, base)
     if rank and factors:
         raise GtrTurboError("--adapter-space factors keeps the rank that the factors have.", "leave out --rank.")
     if (rank or factors) and (include or exclude):
         raise GtrTurboError("--include and --exclude are for full weights as output.", "leave out --rank and --adapter-space.")
     origin = read_adapter(base) if is_adapter(base) else None
     under = on_disk(Path(base_of(base))) if origin else base
-    return Inputs(under, checkpoints, tuple(map(read_adapter, checkpoints)), origin, rank, factors, pattern, missing)
+    found = tuple(map(read_adapter, checkpoints))
+    inputs = Inputs(under, checkpoints, found, origin, rank, factors, pattern, missing)
+    for note in _other_bases(checkpoints, base):
+        inputs.tell(note)
+    return inputs
 
 
 def _require_one_kind(folder: Path) -> None:
@@ -141,11 +154,14 @@ def _require_one_kind(folder: Path) -> None:
         )
 
 
-def _require_one_base(checkpoints: Sequence[Path], base: Path) -> None:
-    """Refuse adapters of another model. One that is not on this machine may be the one that --base is a copy of."""
-    under = Path(base_of(base)) if is_adapter(base) else base
-    named = [Path(base_of(path)) for path in checkpoints]
-    absent = {model for model in named if not model.is_dir()}
-    for path, model in zip(checkpoints, named, strict=True):
-        if len(absent) > 1 or (model.is_dir() and model.resolve() != under.resolve()):
-            raise GtrTurboError(f"{path} adapts {model}, not {under}.", "merge needs checkpoints of one base.")
+def _other_bases(checkpoints: Sequence[Path], base: Path) -> list[str]:
+    """Say of adapters which other base they name: that of the user counts, and shapes decide whether it can be."""
+    under = base_of(base) if is_adapter(base) else str(base)
+    said = []
+    for path in checkpoints:
+        named = named_base(path)
+        if named is None or same_model(named, under):
+            continue
+        other = "others than those" if found_here(named) else "not here to be compared with those"
+        said.append(f"{path} names {named} as its base, whose weights are {other} of {under}: that is what is merged around.")
+    return said

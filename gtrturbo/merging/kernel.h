@@ -19,6 +19,7 @@ typedef struct {
     double low, high; /* entries with low <= |d| <= high count */
     uint64_t key;     /* of the random drop */
     int64_t descriptor, place; /* of the file that the values are to be read from, and at which byte; −1: they are in memory */
+    int64_t mapped;            /* 1: that memory is a file's, see mapping.c */
 } Input;
 
 typedef struct {
@@ -48,5 +49,9 @@ int64_t span_bfloat16(int64_t n, const uint16_t *base, const Input *input, uint6
                       int64_t *above, double *rest, int64_t room, int64_t *found);
 int64_t span_float32(int64_t n, const float *data, uint64_t first, uint64_t width, uint32_t *tables, int64_t *above, double *rest,
                      int64_t room, int64_t *found);
+
+/* mapping.c: tiles of mapped files, before and after they are read. */
+void expect(const Input *input, int64_t bytes);
+void forget(const Input *input, int64_t bytes);
 
 #endif

@@ -1,6 +1,7 @@
 """The compiled inner loops: C that is built once with the machine's compiler; without one, tiles.py does the same."""
 
 import ctypes
+import errno
 import functools
 import hashlib
 import math
@@ -16,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from gtrturbo.merging.operands import BINS, CHUNK, SUMS, TABLES, Operand, Search, Tile, TileRule
-from gtrturbo.store.open_files import StoredTile
+from gtrturbo.store.open_files import Mapped, StoredTile
 
-SOURCES = [Path(__file__).with_name(name) for name in ("streams.c", "kernel.c", "bfloat16.c")]
+SOURCES = [Path(__file__).with_name(name) for name in ("streams.c", "mapping.c", "kernel.c", "bfloat16.c")]
 HEADER = Path(__file__).with_name("kernel.h")
 # Each operation is rounded on its own: contraction into fused multiply-adds would give other bytes than torch. The last two
 # change no result here (nothing traps, and no sum is ever −0), and without them loops with choices are not vectorised.
@@ -41,6 +42,7 @@ class _Input(ctypes.Structure):
         ("key", ctypes.c_uint64),
         ("descriptor", ctypes.c_int64),
         ("place", ctypes.c_int64),
+        ("mapped", ctypes.c_int64),
     )
 
 
@@ -68,7 +70,10 @@ class CompiledKernel:
         self._library = ctypes.CDLL(str(library), use_errno=True)
         self._library.gtrturbo_gather.restype = ctypes.c_int64
         self._library.gtrturbo_room.restype = ctypes.c_int64
+        self._library.gtrturbo_map.restype = ctypes.c_void_p
+        self._library.gtrturbo_start.restype = ctypes.c_void_p
         self._local = threading.local()
+        self._mapping = threading.Lock()
 
     def tables(self) -> np.ndarray:
         return np.zeros((TABLES, BINS), np.uint32)
@@ -76,22 +81,22 @@ class CompiledKernel:
     def histogram(self, base: Tile, operand: Operand, *, prefix: int, prefix_shift: int, shift: int, tables: np.ndarray) -> int:
         found = self._library.gtrturbo_histogram(
             ctypes.c_int64(len(operand.data)),
-            ctypes.byref(_tile(base)),
-            ctypes.byref(_input(operand)),
+            ctypes.byref(self._tile(base)),
+            ctypes.byref(self._input(operand)),
             ctypes.c_uint64(prefix),
             ctypes.c_int64(prefix_shift),
             ctypes.c_int64(shift),
             _pointer(tables),
             self._buffers(1),
         )
-        return _readable(found, base, [operand])
+        return self._readable(found, base, [operand])
 
     def span(self, base: Tile, operand: Operand, search: Search) -> bool:
         above, found = ctypes.c_int64(search.above), ctypes.c_int64(search.found)
         fine = self._library.gtrturbo_span(
             ctypes.c_int64(len(operand.data)),
-            ctypes.byref(_tile(base)),
-            ctypes.byref(_input(operand)),
+            ctypes.byref(self._tile(base)),
+            ctypes.byref(self._input(operand)),
             ctypes.c_uint64(search.first),
             ctypes.c_uint64(search.width),
             _pointer(search.tables),
@@ -102,19 +107,19 @@ class CompiledKernel:
             self._buffers(1),
         )
         search.above, search.found = above.value, found.value
-        return bool(_readable(fine, base, [operand]))
+        return bool(self._readable(fine, base, [operand]))
 
     def gather(self, base: Tile, operand: Operand, *, prefix: int, prefix_shift: int, out: np.ndarray) -> int:
         found = self._library.gtrturbo_gather(
             ctypes.c_int64(len(operand.data)),
-            ctypes.byref(_tile(base)),
-            ctypes.byref(_input(operand)),
+            ctypes.byref(self._tile(base)),
+            ctypes.byref(self._input(operand)),
             ctypes.c_uint64(prefix),
             ctypes.c_int64(prefix_shift),
             _pointer(out),
             self._buffers(1),
         )
-        return _readable(found, base, [operand])
+        return self._readable(found, base, [operand])
 
     def combine(
         self,
@@ -128,11 +133,11 @@ class CompiledKernel:
         decay: float = 1.0,
     ) -> np.ndarray | None:
         sums = np.zeros((-(-len(base) // CHUNK), SUMS))
-        inputs = (_Input * max(1, len(operands)))(*map(_input, operands))
+        inputs = (_Input * max(1, len(operands)))(*map(self._input, operands))
         fine = self._library.gtrturbo_combine(
             ctypes.c_int64(len(base)),
             ctypes.c_int64(offset),
-            ctypes.byref(_tile(base)),
+            ctypes.byref(self._tile(base)),
             ctypes.c_int64(len(operands)),
             inputs,
             ctypes.byref(_rule(rule)),
@@ -142,7 +147,7 @@ class CompiledKernel:
             _pointer(sums),
             self._buffers(len(operands)),
         )
-        return sums if _readable(fine, base, operands) else None
+        return sums if self._readable(fine, base, operands) else None
 
     def _buffers(self, k: int) -> ctypes.c_void_p:
         """Buffers of this thread for pieces of a base and k inputs."""
@@ -152,31 +157,64 @@ class CompiledKernel:
             buffer = self._local.buffer = np.empty(size, np.uint8)
         return _pointer(buffer)
 
+    def _input(self, operand: Operand) -> _Input:
+        tile = self._tile(operand.data)
+        tile.difference, tile.weight, tile.key = operand.difference, operand.weight, operand.key
+        tile.low, tile.high = operand.low, operand.high
+        return tile
 
-def _readable(result: int, base: Tile, operands: Sequence[Operand]) -> int:
-    """Return what a loop returned, unless it is that a file cannot be read."""
-    if result > UNREADABLE:
-        return result
-    tile = [base, *(operand.data for operand in operands)][UNREADABLE - result]
-    assert isinstance(tile, StoredTile)
-    raise tile.unreadable(ctypes.get_errno())
+    def _tile(self, data: Tile) -> _Input:
+        tile = _Input(dtype=_DTYPES[data.dtype], descriptor=-1, weight=1.0, high=math.inf)
+        if isinstance(data, np.ndarray):
+            tile.data = data.ctypes.data
+        elif data.files is None:
+            tile.descriptor, tile.place = data.descriptor, data.place
+        else:
+            mapped = data.files.mapped(data.path, self._map)
+            if data.place + len(data) * data.dtype.itemsize > mapped.size:
+                raise data.unreadable(0)
+            tile.data, tile.mapped = mapped.start + data.place, 1
+        return tile
+
+    def _readable(self, result: int, base: Tile, operands: Sequence[Operand]) -> int:
+        """Return what a loop returned, unless it is that a file cannot be read."""
+        tiles = [base, *(operand.data for operand in operands)]
+        for tile in tiles:
+            if isinstance(tile, StoredTile) and tile.files and tile.files.mapped(tile.path, self._map).torn():
+                raise tile.unreadable(0)
+        if result > UNREADABLE:
+            return result
+        tile = tiles[UNREADABLE - result]
+        assert isinstance(tile, StoredTile)
+        raise tile.unreadable(ctypes.get_errno())
+
+    def _map(self, descriptor: int, path: Path) -> Mapped:
+        size = os.fstat(descriptor).st_size
+        with self._mapping:
+            mapping = self._library.gtrturbo_map(ctypes.c_int(descriptor), ctypes.c_int64(size))
+        if mapping is None:
+            raise OSError(errno.ENODEV, "its file system maps no files", str(path))
+        return _Mapping(self._library, self._mapping, ctypes.c_void_p(mapping), size)
+
+
+class _Mapping:
+    """A file in memory, see mapping.c."""
+
+    def __init__(self, library: ctypes.CDLL, lock: threading.Lock, mapping: ctypes.c_void_p, size: int) -> None:
+        self._library, self._lock, self._mapping = library, lock, mapping
+        self.start, self.size = library.gtrturbo_start(mapping), size
+
+    def torn(self) -> bool:
+        return bool(self._library.gtrturbo_torn(self._mapping))
+
+    def close(self) -> None:
+        with self._lock:
+            self._library.gtrturbo_unmap(self._mapping)
 
 
 def _pointer(array: np.ndarray) -> ctypes.c_void_p:
     assert array.flags.c_contiguous
     return ctypes.c_void_p(array.ctypes.data)
-
-
-def _input(operand: Operand) -> _Input:
-    return _tile(operand.data, operand.difference, operand.weight, operand.low, operand.high, operand.key)
-
-
-def _tile(
-    data: Tile, difference: bool = False, weight: float = 1.0, low: float = 0.0, high: float = math.inf, key: int = 0
-) -> _Input:
-    stored = isinstance(data, StoredTile)
-    address, descriptor, place = (None, data.descriptor, data.place) if stored else (data.ctypes.data, -1, 0)
-    return _Input(address, _DTYPES[data.dtype], difference, weight, low, high, key, descriptor, place)
 
 
 def _rule(rule: TileRule) -> _RuleStruct:

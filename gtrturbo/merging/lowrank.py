@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.adapters import PREFIX, A, Adapter, B, Delta
-from gtrturbo.merging.parts import Full, LowRank, Zeros
+from gtrturbo.merging.adapted import Names, adapter_sources, stored_by_name
+from gtrturbo.merging.adapters import PREFIX, Adapter
+from gtrturbo.merging.changes import Change, Directed, Product, Residual, rows_of
+from gtrturbo.merging.matching import Pattern
+from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, Zeros
 from gtrturbo.merging.sources import BLOCK, Sources, Target
 from gtrturbo.models.checkpoint_files import adapter_config
 from gtrturbo.store.files import save_json
@@ -20,60 +23,80 @@ from gtrturbo.store.safetensors_files import Layout, TensorEntry, header_of
 
 DELTAS = "deltas.safetensors"
 OVERSAMPLE, PASSES = 16, 6
+LINEAR_PARTS = (".lora_A.weight", ".lora_B.weight")
+EMBEDDING_PARTS = (".lora_embedding_A", ".lora_embedding_B")
+# Of an adapter whose product is ΔW itself, of modules that are named one by one.
+LORA_ALONE = {
+    "use_rslora": False, "use_dora": False, "lora_bias": False, "bias": "none", "init_lora_weights": True, "kasa_config": None,
+    "modules_to_save": None, "trainable_token_indices": None, "target_parameters": None, "velora_config": None,
+    "monteclora_config": None, "ensure_weight_tying": False,
+}  # fmt: skip
 
 
-def module_sources(adapters: Sequence[Adapter], origin: Adapter | None, folder: Path) -> Sources:
-    """Lay out a merge whose output is ΔW itself, module by module in float32, in a file of its own.
+def module_sources(
+    base: Layout, adapters: Sequence[Adapter], origin: Adapter | None, names: Names, folder: Path, *, whole: bool
+) -> Sources:
+    """Lay out a merge whose output is W + ΔW of the tensors that the adapters change, in float64 and in a file of its own.
+
+    Args:
+        base: the model under the adapters.
+        adapters, origin: the checkpoints, and the adapter that they were trained from, if there is one.
+        names: see `adapter_sources`.
+        folder: where that file goes.
+        whole: weights are merged as they are.
 
     Raises:
-        GtrTurboError: the adapters replace whole tensors, which no low-rank product can stand for.
+        GtrTurboError: an adapter changes what no product of two factors can stand for.
     """
-    require_factors_only(adapters)
-    first = adapters[0]
-    shapes = {module: ("F32", (b.shape[0], a.shape[1])) for module, (a, b) in first.factors.items()}
-    layout = _planned(folder / DELTAS, shapes)
-    targets = []
-    for module, entry in layout.entries.items():
-        parts = tuple(LowRank(adapter.folder, adapter, module, origin=origin) for adapter in adapters)
-        width = entry.shape[1]
-        targets.append(Target(entry, Zeros(np.dtype(np.float32)), parts, max(1, BLOCK // width) * width))
-    used = (*adapters, *([origin] if origin else []))
-    return Sources(layout, tuple(targets), (), (), used)
+    full = adapter_sources(base, adapters, origin, names, pattern=Pattern(), whole=whole)
+    for adapter in full.adapters:
+        require_factors(adapter)
+    in_memory = {stored: name for name, stored in stored_by_name(full.adapters, names).items()}
+    layout = _planned(folder / DELTAS, {in_memory[each.name]: ("F64", each.entry.shape) for each in full.targets})
+    targets = tuple(replace(each, entry=layout.entries[in_memory[each.name]], base=_in_float64(each)) for each in full.targets)
+    return replace(full, base=layout, targets=targets, copied=())
+
+
+def _in_float64(target: Target) -> BaseWithAdapter | Zeros:
+    """What a tensor is measured from, unrounded: W may be large beside what is merged."""
+    return BaseWithAdapter(target.base.entry, None, target.row) if isinstance(target.base, Full) else target.base
+
+
+def require_factors(adapter: Adapter) -> None:
+    """Refuse an adapter that changes what no LoRA adapter of rank R could."""
+    for name, choice in adapter.choices.items():
+        if not all(isinstance(change, Product | Residual | Directed) for change in choice):
+            raise GtrTurboError(
+                f"{adapter.folder} changes {name} otherwise than by factors of a layer.",
+                "leave out --rank: full weights hold it.",
+            )
 
 
 def factor_sources(adapters: Sequence[Adapter], folder: Path) -> Sources:
     """Lay out a merge of A with A and B with B.
 
     Raises:
-        GtrTurboError: ranks or scales differ, or the adapters replace whole tensors.
+        GtrTurboError: modules, ranks or scales differ, or the adapters do more than scale · B A.
     """
-    require_factors_only(adapters)
-    first = adapters[0]
-    for adapter in adapters[1:]:
-        if adapter.scales != first.scales:
-            raise GtrTurboError(f"{adapter.folder} has other scales than {first.folder}.", "use --adapter-space delta.")
-    tensors = {entry.name: entry for pair in first.factors.values() for entry in pair}
+    products = [adapter.products() for adapter in adapters]
+    first = products[0]
+    tensors = {entry.name: entry for product in first.values() for entry in product.entries}
     layout = _planned(folder / ADAPTER_WEIGHTS, {name: (entry.dtype, entry.shape) for name, entry in tensors.items()})
-    found = [{entry.name: entry for pair in adapter.factors.values() for entry in pair} for adapter in adapters]
-    for adapter, entries in zip(adapters, found, strict=True):
+    found = [{entry.name: entry for product in each.values() for entry in product.entries} for each in products]
+    for adapter, each, entries in zip(adapters, products, found, strict=True):
+        if {name: each[name].scale for name in each.keys() & first.keys()} != {
+            name: first[name].scale for name in each.keys() & first.keys()
+        }:
+            raise GtrTurboError(f"{adapter.folder} has other scales than {adapters[0].folder}.", "use --adapter-space delta.")
         odd = [name for name, entry in layout.entries.items() if name not in entries or entries[name].shape != entry.shape]
         if odd or entries.keys() != layout.entries.keys():
             name = odd[0] if odd else min(entries.keys() - layout.entries.keys())
-            raise GtrTurboError(f"{name} of {adapter.folder} does not fit {first.folder}.", "use --adapter-space delta.")
+            raise GtrTurboError(f"{name} of {adapter.folder} does not fit {adapters[0].folder}.", "use --adapter-space delta.")
     targets = [
         Target(entry, Zeros(np.dtype(np.float32)), tuple(Full(e[name].file.parent, e[name], whole=True) for e in found), BLOCK)
         for name, entry in layout.entries.items()
     ]
     return Sources(layout, tuple(targets), (), (), tuple(adapters))
-
-
-def require_factors_only(adapters: Sequence[Adapter]) -> None:
-    """Refuse adapters that replace whole tensors."""
-    for adapter in adapters:
-        if adapter.replaced:
-            raise GtrTurboError(
-                f"{adapter.folder} replaces {next(iter(adapter.replaced))} as a whole.", "leave out --rank: full weights hold it."
-            )
 
 
 def _planned(path: Path, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> Layout:
@@ -104,71 +127,121 @@ class Cut:
         return (self.error_square / self.square) ** 0.5 if self.square else 0.0
 
 
-def write_adapter(files: Files, sources: Sources, origin: Adapter | None, model: Path, folder: Path, *, rank: int) -> Cut:
-    """Cut each merged ΔW to `rank` and write the adapter; the file of ΔW goes away.
+def write_adapter(files: Files, sources: Sources, model: Path, folder: Path, *, rank: int) -> Cut:
+    """Cut each merged change of the weights to `rank` and write the adapter; the file of W + ΔW goes away.
 
     Args:
         files: open, DELTAS among them.
         sources: as `module_sources` laid them out.
-        origin: adapter that ΔW is measured from; its own change is part of what the new adapter stands for.
         model: an adapter whose config the new one takes over.
         folder: where to.
         rank: of the new adapter.
     """
-    names = list(sources.base.entries)
-    sizes = {name: min(rank, *entry.shape) for name, entry in sources.base.entries.items()}
-    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for name in names:
-        rows, columns = sources.base.entries[name].shape
-        tensors[PREFIX + name + A] = ("F32", (sizes[name], columns))
-        tensors[PREFIX + name + B] = ("F32", (rows, sizes[name]))
-    layout = _planned(folder / ADAPTER_WEIGHTS, tensors)
+    forms = [_Form.of(target, rank) for target in sources.targets]
+    layout = _planned(folder / ADAPTER_WEIGHTS, {name: ("F32", shape) for form in forms for name, shape in form.shapes().items()})
     path = folder / ADAPTER_WEIGHTS
     files.create(path, layout.headers[ADAPTER_WEIGHTS], layout.size)
     error, square = [], []
-    for name in names:
-        delta = read_tensor(files, sources.base.entries[name])
-        if origin:
-            delta = delta + Delta.read(files, origin, name).rows(0, delta.shape[0])
-        a, b = truncate(delta, sizes[name])
-        files.write(path, layout.entries[PREFIX + name + A].start, a)
-        files.write(path, layout.entries[PREFIX + name + B].start, b)
-        error.append(float(np.square(delta - b @ a, dtype=np.float64).sum()))
-        square.append(float(np.square(delta, dtype=np.float64).sum()))
-    write_config(model, folder, rank=rank, patterns={name: size for name, size in sizes.items() if size != rank})
+    for form, target in zip(forms, sources.targets, strict=True):
+        delta = _change_of_weights(files, target)
+        right, left = truncate(delta, form.rank)
+        for name, values in form.tensors(left, right).items():
+            files.write(path, layout.entries[name].start, np.ascontiguousarray(values))
+        error.append(float(np.square(delta - left.astype(np.float64) @ right).sum()))
+        square.append(float(np.square(delta).sum()))
+    same = all(isinstance(part, LowRank) and part.change for target in sources.targets for part in target.parts)
+    patterns = {form.module: form.rank for form in forms if form.rank != rank}
+    write_config(model, folder, rank=rank, patterns=patterns, modules=None if same else [f.module for f in forms])
     (folder / DELTAS).unlink()
     return Cut(sum(error), sum(square))
 
 
+def _change_of_weights(files: Files, target: Target) -> np.ndarray:
+    """What was merged of one tensor, as a change of the weights under all adapters. [rows, width] float64"""
+    assert isinstance(target.base, BaseWithAdapter)
+    rows = target.entry.entries // target.row
+    weights = rows_of(files, target.base.entry, target.row)
+    return read_tensor(files, target.entry).reshape(rows, target.row) - weights(0, rows)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How PEFT writes the factors of one layer."""
+
+    module: str
+    rank: int
+    shape: tuple[int, ...]
+    transposed: bool
+    parts: tuple[str, str]
+
+    @classmethod
+    def of(cls, target: Target, rank: int) -> "_Form":
+        change = next(
+            change for part in target.parts if isinstance(part, LowRank) for change in (part.change, part.origin) if change
+        )
+        product = _product(change)
+        shape = target.entry.shape
+        size = min(rank, shape[0], target.entry.entries // shape[0])
+        parts = EMBEDDING_PARTS if product.embedding else LINEAR_PARTS
+        return cls(target.name.removesuffix(".weight"), size, shape, product.transposed, parts)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        rows, inner = self.shape[0], self.shape[1:]
+        a, b = ((self.rank, rows), (*inner, self.rank)) if self.transposed else ((self.rank, *inner), (rows, self.rank))
+        names = [PREFIX + self.module + part for part in self.parts]
+        return {names[0]: a, names[1]: (*b, *(1,) * (len(self.shape) - 2))}
+
+    def tensors(self, left: np.ndarray, right: np.ndarray) -> dict[str, np.ndarray]:
+        a, b = (left.T, right.T) if self.transposed else (right, left)
+        return {name: values.reshape(shape) for values, (name, shape) in zip((a, b), self.shapes().items(), strict=True)}
+
+
+def _product(change: Change) -> Product:
+    """The factors of a change that `require_factors` lets through."""
+    assert isinstance(change, Product | Residual | Directed)
+    return change if isinstance(change, Product) else change.product
+
+
 def truncate(delta: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return A [r, in] and B [out, r], float32, with B A the best approximation of ΔW [out, in] of rank r, to rounding.
+    """Return A [r, in] and B [out, r], float32, with B A the best approximation of ΔW [out, in], float64, of rank r, to rounding.
 
     Subspace iteration with oversampling, then a small exact SVD. Source: Halko et al. (arXiv 0909.4061), algorithm 4.4.
     """
     short = min(delta.shape)
     width = min(short, rank + OVERSAMPLE)
     if width * 2 >= short:  # Nearly all directions are wanted: the exact decomposition costs no more.
-        u, s, vt = np.linalg.svd(delta.astype(np.float64), full_matrices=False)
+        u, s, vt = np.linalg.svd(delta, full_matrices=False)
     else:
-        basis = np.linalg.qr(delta @ np.random.default_rng(0).standard_normal((delta.shape[1], width)).astype(np.float32))[0]
+        basis = np.linalg.qr(delta @ np.random.default_rng(0).standard_normal((delta.shape[1], width)))[0]
         for _ in range(PASSES):
             basis = np.linalg.qr(delta @ np.linalg.qr(delta.T @ basis)[0])[0]
-        u, s, vt = np.linalg.svd((basis.T @ delta).astype(np.float64), full_matrices=False)
+        u, s, vt = np.linalg.svd(basis.T @ delta, full_matrices=False)
         u = basis @ u
     root = np.sqrt(s[:rank])
     a, b = root[:, None] * vt[:rank], u[:, :rank] * root
     return np.ascontiguousarray(a, np.float32), np.ascontiguousarray(b, np.float32)
 
 
-def write_config(model: Path, folder: Path, *, rank: int, patterns: dict[str, int]) -> None:
-    """Write the config of an adapter whose product is ΔW itself: scale 1."""
-    config = adapter_config(model) | {
-        "r": rank,
-        "lora_alpha": rank,
-        "use_rslora": False,
-        "rank_pattern": patterns,
-        "alpha_pattern": dict(patterns),
-    }
+def write_config(model: Path, folder: Path, *, rank: int, patterns: dict[str, int], modules: list[str] | None) -> None:
+    """Write the config of an adapter whose product is ΔW itself: scale 1. `modules`: those it adapts, if not those of `model`."""
+    named = (
+        {"target_modules": modules, "layers_to_transform": None, "layers_pattern": None, "exclude_modules": None}
+        if modules
+        else {}
+    )
+    old = adapter_config(model)
+    config = (
+        old
+        | {name: value for name, value in LORA_ALONE.items() if old.get(name)}
+        | named
+        | {
+            "r": rank,
+            "lora_alpha": rank,
+            "use_rslora": False,
+            "rank_pattern": patterns,
+            "alpha_pattern": dict(patterns),
+        }
+    )
     save_json(folder / ADAPTER_CONFIG, config)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.safetensors_files import Layout
 
-Tensors = Sequence[tuple[str, tuple[int, ...]]]
+# Names in memory, each with the shapes that the tensor may have; −1 stands for any size.
+Tensors = Sequence[tuple[str, Sequence[tuple[int, ...]]]]
 
 
 def tensors_of(base: Layout, tensors: Tensors) -> dict[str, str]:
@@ -18,19 +19,20 @@ def tensors_of(base: Layout, tensors: Tensors) -> dict[str, str]:
 
     Args:
         base: the model on disk.
-        tensors: names as PEFT knows them, and shapes.
+        tensors: names as PEFT knows them, and the shapes that each may have.
 
     Raises:
         GtrTurboError: one is not there in its shape.
     """
     found = _by_ending(base, tensors) or _by_transformers(base.folder, tensors)
-    for tensor, shape in tensors:
+    for tensor, shapes in tensors:
         name = found.get(tensor)
         if name is None or name not in base.entries:
             raise GtrTurboError(f"the adapters change {tensor}, which {base.folder} does not hold as a tensor of its own.")
-        if base.entries[name].shape != shape:
+        if not _fits(base.entries[name].shape, shapes):
             raise GtrTurboError(
-                f"{tensor} of the adapters has shape {list(shape)}, {name} in {base.folder} {list(base.entries[name].shape)}.",
+                f"{tensor} of the adapters has shape {list(shapes[0])}, "
+                f"{name} in {base.folder} {list(base.entries[name].shape)}.",
                 "the adapters belong to another base.",
             )
     return found
@@ -43,13 +45,21 @@ def _by_ending(base: Layout, tensors: Tensors) -> dict[str, str] | None:
         for ending in _endings(name):
             endings.setdefault(ending, []).append(name)
     found: dict[str, str] = {}
-    for tensor, shape in tensors:
+    for tensor, shapes in tensors:
         # At least the module's own name: "weight" alone would fit any.
         candidates = next((endings[tail] for tail in _endings(tensor)[:-1] if tail in endings), [])
-        if len(candidates) != 1 or base.entries[candidates[0]].shape != shape:
+        if len(candidates) != 1 or not _fits(base.entries[candidates[0]].shape, shapes):
             return None
         found[tensor] = candidates[0]
     return found if len(set(found.values())) == len(found) else None
+
+
+def _fits(shape: tuple[int, ...], shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Tell whether a shape is one of those that are asked for."""
+    return any(
+        len(shape) == len(wanted) and all(size in (-1, found) for size, found in zip(wanted, shape, strict=True))
+        for wanted in shapes
+    )
 
 
 def _endings(name: str) -> list[str]:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gtrturbo.merging.adapters import Adapter, Delta
-from gtrturbo.merging.operands import Tile, loaded
+from gtrturbo.merging.changes import Change, rows_of
+from gtrturbo.merging.operands import Tile
 from gtrturbo.merging.products import ProductCache
-from gtrturbo.store.open_files import Files, widen
+from gtrturbo.store.open_files import Files
 from gtrturbo.store.safetensors_files import TensorEntry
 
 # Reads entries [first, last) of one checkpoint's tensor: the values, and whether they are a task vector already.
@@ -41,33 +41,41 @@ class Zeros:
 
 @dataclass(frozen=True)
 class LowRank:
-    """ΔW of one module under an adapter, minus that of the adapter that the run started from, if there is one.
+    """ΔW of one tensor under an adapter, minus that of the adapter that the run started from, if there is one.
 
-    `under`: the weights below it, where W + ΔW is taken as a vector of its own.
+    Attributes:
+        folder: the adapter.
+        change: what it does; None: nothing.
+        under: the weights under it.
+        width: entries of a row.
+        origin: what the adapter that the run started from does.
+        whole: W + ΔW is taken as a vector of its own.
     """
 
     folder: Path
-    adapter: Adapter
-    module: str
-    origin: Adapter | None = None
-    under: Full | None = None
+    change: Change | None
+    under: Full
+    width: int
+    origin: Change | None = None
+    whole: bool = False
 
     def reader(self, files: Files, cache: ProductCache | None = None) -> TileReader:
-        """Read tiles; products are taken from `cache`, and put there."""
-        delta = Delta.read(files, self.adapter, self.module)
-        origin = Delta.read(files, self.origin, self.module) if self.origin else None
-        under = self.under.reader(files) if self.under else None
-        width = delta.a.shape[1]
+        """Read tiles, float64; products are taken from `cache`, and put there."""
+        weights = rows_of(files, self.under.entry, self.width)
+        change = self.change.open(files, weights) if self.change else None
+        origin = self.origin.open(files, weights) if self.origin else None
 
         def read(first: int, last: int) -> tuple[np.ndarray, bool]:
-            rows = (first // width, last // width)
+            rows = (first // self.width, last // self.width)
             moved = cache.find(first, last) if cache else None
+            if moved is None and change:
+                moved = change.rows(*rows, cache.place(first, last) if cache else None).reshape(-1)
             if moved is None:
-                moved = delta.rows(*rows, cache.place(first, last) if cache else None).reshape(-1)
+                moved = np.zeros(last - first)
             if origin:
-                moved = moved.astype(np.float64) - origin.rows(*rows).reshape(-1)
-            if under:
-                moved = widen(loaded(under(first, last)[0])).astype(np.float64) + moved
+                moved = moved - origin.rows(*rows).reshape(-1)
+            if self.whole:
+                moved = moved + weights(*rows).reshape(-1)
             return moved, True
 
         return read
@@ -75,21 +83,20 @@ class LowRank:
 
 @dataclass(frozen=True)
 class BaseWithAdapter:
-    """The base under an adapter that has a change of its own: W + ΔW, rounded to W's type."""
+    """The base under an adapter, float64: W, or W + ΔW where it is an adapter with a change of its own."""
 
     entry: TensorEntry
-    origin: Adapter
-    module: str
+    origin: Change | None
+    width: int
 
     def reader(self, files: Files) -> TileReader:
-        under = Full(self.entry.file.parent, self.entry).reader(files)
-        delta = Delta.read(files, self.origin, self.module)
-        width = delta.a.shape[1]
+        weights = rows_of(files, self.entry, self.width)
+        origin = self.origin.open(files, weights) if self.origin else None
 
         def read(first: int, last: int) -> tuple[np.ndarray, bool]:
-            values = loaded(under(first, last)[0])
-            sums = widen(values).astype(np.float64) + delta.rows(first // width, last // width).reshape(-1)
-            return narrow(sums, values.dtype), False
+            rows = (first // self.width, last // self.width)
+            under = weights(*rows)
+            return (under + origin.rows(*rows) if origin else under).reshape(-1), False
 
         return read
 

@@ -53,6 +53,13 @@ class MergePlan:
         """What has to be known of a whole tensor before its tiles can be merged."""
         return None if self.method.measures == "ranks" and not self.rule.trims else self.method.measures
 
+    @property
+    def scales_base(self) -> bool:
+        """Equal weights come out as others: they are summed, and the sum of their factors is not 1."""
+        if not self.whole or self.method.coefficients or self.rule.vote or self.method.rule:
+            return False
+        return abs(math.fsum(self.weights) / self.rule.divisor - 1) > 2**-50
+
     def ranks(self, entries: int, index: int) -> list[int]:
         """Say which magnitudes bound what is kept of a tensor: [of the smallest kept] or [smallest, largest]; [] keeps none."""
         density = self.densities[index]

@@ -34,9 +34,10 @@ def memory_of(sources: Sources, *, checkpoints: int, threads: int) -> int:
     step = max((target.step for target in sources.targets), default=0)
     widest = max((target.entry.width for target in sources.targets), default=0)
     tiles = widest * (step + 2 * CHUNK * (checkpoints + 1))
-    factors = max((a.entries + b.entries for adapter in sources.adapters for a, b in adapter.factors.values()), default=0)
+    changes = [change for adapter in sources.adapters for choice in adapter.choices.values() for change in choice]
+    factors = max((sum(entry.entries for entry in change.entries) for change in changes), default=0)
     measured = 4 * TABLES * BINS + 8 * MANY
-    products = (factors * 4 + step * 12) * checkpoints if sources.adapters else 0
+    products = (factors * 8 + step * 16) * checkpoints if sources.adapters else 0
     kept = room_for_products(threads) if sources.adapters else 0
     return threads * (tiles + measured + products) + kept
 

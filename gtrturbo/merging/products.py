@@ -14,10 +14,10 @@ class BufferPool:
     """
 
     def __init__(self, size: int, step: int) -> None:
-        self._free = list(np.empty((size // (4 * step), step), np.float32))
+        self._free = list(np.empty((size // (8 * step), step)))
 
     def take(self) -> np.ndarray | None:
-        """Return a block [step] float32, or None where all are taken."""
+        """Return a block [step] float64, or None where all are taken."""
         try:
             return self._free.pop()
         except IndexError:

@@ -1,10 +1,9 @@
 """Where the tiles of a merge come from: full weights, adapters as dense deltas, or both ends of a difference."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import Adapter
 from gtrturbo.merging.matching import Match, Pattern
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, Zeros
@@ -22,14 +21,15 @@ BLOCK = 1 << 18
 class Target:
     """One tensor to merge: where it goes, what it is measured from, and one part per checkpoint that moved it.
 
-    `step`: entries per tile. `plan`: of this tensor, where it has one of its own. `drawn_as`: another tensor, which it is tied
-    to, and for which random drops are drawn.
+    `step`: entries per tile; `row`: entries of a row, where products are made of whole ones; `plan`: of this tensor, where it
+    has one of its own; `drawn_as`: another tensor, which it is tied to, and for which random drops are drawn.
     """
 
     entry: TensorEntry
     base: Full | BaseWithAdapter | Zeros
     parts: tuple[Full | LowRank, ...]
     step: int
+    row: int = 1
     plan: MergePlan | None = None
     drawn_as: str = ""
 
@@ -44,10 +44,8 @@ class Target:
 
     def tiles(self, first: int, last: int, share: int = 1) -> list[tuple[int, int]]:
         """Cut entries [first, last) into tiles, and take the first such part of each, in whole rows where products need them."""
-        low_rank = any(isinstance(part, LowRank) for part in self.parts)
-        row = self.entry.shape[-1] if low_rank else 1
-        step = self.step if share == 1 or low_rank else min(self.step, SPOT)
-        size = -(-step // share // row) * row
+        step = self.step if share == 1 or self.row > 1 else min(self.step, SPOT)
+        size = -(-step // share // self.row) * self.row
         return [(start, min(start + size, last)) for start in range(first, last, step)]
 
 
@@ -64,17 +62,15 @@ class Sources:
     @property
     def bytes_read(self) -> int:
         """Bytes of all inputs, each counted once."""
-        factors = sum(a.size + b.size for adapter in self.adapters for a, b in adapter.factors.values())
-        return sum(layout.size for layout in self.layouts) + factors
+        held = sum(entry.size for adapter in self.adapters for entry in adapter.entries)
+        return sum(layout.size for layout in self.layouts) + held
 
     def open(self, files: Files) -> None:
         for layout in self.layouts:
             for name in layout.headers:
                 files.open(layout.folder / name)
         for adapter in self.adapters:
-            for a, _ in adapter.factors.values():
-                files.open(a.file)
-            for entry in adapter.replaced.values():
+            for entry in adapter.entries:
                 files.open(entry.file)
 
 
@@ -115,89 +111,10 @@ def full_sources(
     return Sources(base, tuple(targets), tuple(copied), (base, *(layout for layout, _ in checkpoints)), ())
 
 
-def adapter_sources(
-    base: Layout,
-    adapters: Sequence[Adapter],
-    origin: Adapter | None,
-    names: Callable[[list[tuple[str, tuple[int, ...]]]], dict[str, str]],
-    *,
-    pattern: Pattern,
-    whole: bool,
-) -> Sources:
-    """Match adapters with the tensors of the model under them.
-
-    Args:
-        base: the model under the adapters.
-        adapters: one per checkpoint.
-        origin: the adapter that they were trained from, where it has a change of its own.
-        names: gives the base's name for each tensor that the adapters change, from its name in memory and its shape.
-        pattern: which of the base's tensors are merged.
-        whole: take W + ΔW as vectors of their own.
-
-    Raises:
-        GtrTurboError: the adapters change different modules, or tensors that the base has in another shape.
-    """
-    _require_same_modules(adapters, origin)
-    first = adapters[0]
-    shapes = {f"{module}.weight": (b.shape[0], a.shape[1]) for module, (a, b) in first.factors.items()}
-    stored = names([*shapes.items(), *((name, entry.shape) for name, entry in first.replaced.items())])
-    modules = {stored[f"{module}.weight"]: module for module in first.factors}
-    saved = {stored[name]: name for name in first.replaced}
-    pattern.require_used(base.entries)
-    selected = pattern.chosen(base.entries)
-    targets, copied = [], []
-    for name, entry in base.entries.items():
-        if name in modules and name in selected:
-            targets.append(_low_rank_target(base.folder, entry, modules[name], adapters, origin, whole=whole))
-        elif name in saved and name in selected:
-            targets.append(_replaced_target(base.folder, entry, saved[name], adapters, origin, whole=whole))
-        elif origin and (name in modules or name in saved):
-            raise GtrTurboError(f"--include and --exclude leave out {name}, which the base {origin.folder} itself changes.")
-        else:
-            copied.append(entry)
-    used = (*adapters, *([origin] if origin else []))
-    return Sources(base, tuple(targets), tuple(copied), (base,), used)
-
-
-def _require_same_modules(adapters: Sequence[Adapter], origin: Adapter | None) -> None:
-    first = adapters[0]
-    for adapter in [*adapters[1:], *([origin] if origin else [])]:
-        odd = sorted(adapter.factors.keys() ^ first.factors.keys()) or sorted(adapter.replaced.keys() ^ first.replaced.keys())
-        if odd:
-            raise GtrTurboError(f"{adapter.folder} adapts other modules than {first.folder} (first: {odd[0]}).")
-
-
-def _low_rank_target(
-    folder: Path, entry: TensorEntry, module: str, adapters: Sequence[Adapter], origin: Adapter | None, *, whole: bool
-) -> Target:
-    """Lay out a tensor that the adapters change by a product."""
-    under = BaseWithAdapter(entry, origin, module) if origin else Full(folder, entry)
-    below, start = (Full(folder, entry), None) if whole else (None, origin)
-    parts = tuple(LowRank(adapter.folder, adapter, module, origin=start, under=below) for adapter in adapters)
-    width = entry.shape[1]
-    return Target(entry, under, parts, max(1, BLOCK // width) * width)
-
-
-def _replaced_target(
-    folder: Path, entry: TensorEntry, name: str, adapters: Sequence[Adapter], origin: Adapter | None, *, whole: bool
-) -> Target:
-    """Lay out a tensor that the adapters replace as a whole."""
-    start = Full(origin.folder, origin.replaced[name]) if origin else Full(folder, entry)
-    parts = tuple(Full(adapter.folder, _replacement(adapter, name, entry), whole) for adapter in adapters)
-    return Target(entry, start, parts, TILE)
-
-
-def _replacement(adapter: Adapter, name: str, entry: TensorEntry) -> TensorEntry:
-    found = adapter.replaced[name]
-    if found.shape != entry.shape or not found.is_float:
-        raise GtrTurboError(f"{name} in {adapter.folder} has shape {list(found.shape)}, in the base {list(entry.shape)}.")
-    return found
-
-
 def in_whole_rows(sources: Sources, plan: MergePlan) -> Sources:
     """Cut tiles between rows, where a rule wants whole ones."""
     rule = plan.method.rule
     if rule is None or rule.rows is None:
         return sources
-    targets = [(target, max(1, rule.row_width(target.entry.shape))) for target in sources.targets]
+    targets = [(target, math.lcm(max(1, rule.row_width(target.entry.shape)), target.row)) for target in sources.targets]
     return replace(sources, targets=tuple(replace(each, step=max(1, each.step // width) * width) for each, width in targets))

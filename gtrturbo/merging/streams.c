@@ -1,5 +1,5 @@
-/* What Python calls: the loops of kernel.c over tiles that lie in memory, or still in files. From a file they are read in pieces so
-   small that the loops find them in the nearest caches: copied through a buffer as large as a tile they would come from memory. */
+/* What Python calls: the loops of kernel.c over tiles that lie in memory, in mapped files, or in files that cannot be mapped. From
+   the last they are read in pieces so small that the loops find them in the nearest caches. */
 
 #include <errno.h>
 #include <stdlib.h>
@@ -23,6 +23,7 @@ static int fetch(const Input *whole, int64_t start, int64_t count, char *room, I
     *part = *whole;
     if (whole->descriptor < 0) {
         part->data = (const char *)whole->data + start * width;
+        if ((uintptr_t)part->data % (uintptr_t)width) part->data = memcpy(room, part->data, (size_t)(count * width));
         return 1;
     }
     part->data = room;
@@ -39,6 +40,12 @@ static int fetch(const Input *whole, int64_t start, int64_t count, char *room, I
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
+/* Tell of tiles, each of `n` entries, that they will be read (`told` is expect), or have been (forget). */
+static void tell(void (*told)(const Input *, int64_t), int64_t n, const Input *base, int64_t k, const Input *inputs) {
+    told(base, n * WIDTHS[base->dtype]);
+    for (int64_t c = 0; c < k; c++) told(&inputs[c], n * WIDTHS[inputs[c].dtype]);
+}
+
 /* Fetch a piece of one checkpoint, and of the base where the input is no difference already. Returns 0, or as `UNREADABLE` says. */
 static int fetch_pair(const Input *base, const Input *input, int64_t start, int64_t count, char *room, Input parts[2]) {
     parts[0] = *base;
@@ -51,6 +58,7 @@ int64_t gtrturbo_room(int64_t k) { return (k + 1) * STRIDE; }
 int gtrturbo_histogram(int64_t n, const Input *base, const Input *input, uint64_t prefix, int64_t prefix_shift, int64_t shift,
                        uint32_t *tables, char *room) {
     int seen = 1;
+    tell(expect, n, base, 1, input);
     for (int64_t start = 0; start < n; start += PIECE) {
         Input parts[2];
         const int64_t count = least(PIECE, n - start);
@@ -59,11 +67,13 @@ int gtrturbo_histogram(int64_t n, const Input *base, const Input *input, uint64_
         if (found <= 0) return found;
         if (found > seen) seen = found;
     }
+    tell(forget, n, base, 1, input);
     return seen;
 }
 
 int gtrturbo_span(int64_t n, const Input *base, const Input *input, uint64_t first, uint64_t width, uint32_t *tables, int64_t *above,
                   double *rest, int64_t room_of_rest, int64_t *found, char *room) {
+    tell(expect, n, base, 1, input);
     for (int64_t start = 0; start < n; start += PIECE) {
         Input parts[2];
         const int64_t count = least(PIECE, n - start);
@@ -71,11 +81,13 @@ int gtrturbo_span(int64_t n, const Input *base, const Input *input, uint64_t fir
         if (failed) return failed;
         if (!span(count, parts[0].dtype, parts[0].data, &parts[1], first, width, tables, above, rest, room_of_rest, found)) return 0;
     }
+    tell(forget, n, base, 1, input);
     return 1;
 }
 
 int64_t gtrturbo_gather(int64_t n, const Input *base, const Input *input, uint64_t prefix, int64_t prefix_shift, double *out, char *room) {
     int64_t found = 0;
+    tell(expect, n, base, 1, input);
     for (int64_t start = 0; start < n; start += PIECE) {
         Input parts[2];
         const int64_t count = least(PIECE, n - start);
@@ -85,6 +97,7 @@ int64_t gtrturbo_gather(int64_t n, const Input *base, const Input *input, uint64
         if (more < 0) return more;
         found += more;
     }
+    tell(forget, n, base, 1, input);
     return found;
 }
 
@@ -93,6 +106,7 @@ int gtrturbo_combine(int64_t n, int64_t offset, const Input *base, int64_t k, co
     const int64_t piece = k > FEW_INPUTS ? CHUNK : PIECE;
     Input *parts = malloc((size_t)(k + 1) * sizeof *parts);
     int fine = parts != NULL;
+    tell(expect, n, base, k, inputs);
     for (int64_t start = 0; start < n && fine > 0; start += piece) {
         const int64_t count = least(piece, n - start);
         if (!fetch(base, start, count, room, &parts[0])) fine = UNREADABLE;
@@ -102,6 +116,7 @@ int gtrturbo_combine(int64_t n, int64_t offset, const Input *base, int64_t k, co
             fine = combine(count, offset + start, base->dtype, parts[0].data, k, parts + 1, rule, state ? state + start : NULL, n, decay,
                            out + start * WIDTHS[base->dtype], sums + start / CHUNK * SUMS);
     }
+    tell(forget, n, base, k, inputs);
     free(parts);
     return fine;
 }

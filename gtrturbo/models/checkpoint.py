@@ -29,8 +29,9 @@ from gtrturbo.models.reading import reading_model
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.models.shared_base import make_room, shared_base
 from gtrturbo.models.value_head import ValueHead
+from gtrturbo.models.whole_weights import require_float_weights, require_numbers, require_whole, require_whole_model
 from gtrturbo.store.manifest import read_manifest
-from gtrturbo.store.names import MANIFEST
+from gtrturbo.store.names import MANIFEST, VALUE_HEAD
 from gtrturbo.store.run_cache import cached
 
 ONE_THREAD = 5_000_000
@@ -51,7 +52,7 @@ def load_policy(path: Path, *, device: str, dtype: str = "auto", trainable: bool
         # Threads of so small a model wait for each other: with two, ppo-step was 8 times slower on a busy machine.
         torch.set_num_threads(1)
     with reading_model(path):
-        head = ValueHead.load(path)
+        head = _value_head(path, model)
     family = read_family(path, model.config.model_type)
     renderer = _renderer(path, family)
     policy = Policy(model, renderer.processor, head.to(model.device) if head else None, family)
@@ -71,7 +72,31 @@ def _model_on(device: str, path: Path, *, dtype: str, trainable: bool) -> Any:
             return _load_full(base, dtype=dtype, revision=revision).requires_grad_(False).to(device).eval()
 
         model = shared_base(base, revision=revision, dtype=dtype, device=device, load=load)
-        return PeftModel.from_pretrained(model, str(path), is_trainable=trainable).to(device)
+        return _adapted(model, path, trainable=trainable).to(device)
+
+
+def _adapted(model: Any, path: Path, *, trainable: bool) -> PeftModel:
+    """Put an adapter around its base, which already lies where it is to be."""
+    require_float_weights(path)
+    base = {id(parameter) for parameter in model.parameters()}
+    adapted = PeftModel.from_pretrained(model, str(path), is_trainable=trainable)
+    # PEFT tells what did not fit only where an adapter is loaded into a model that has its modules already.
+    mapping = getattr(model, "_checkpoint_conversion_mapping", {})
+    told: Any = adapted.load_adapter(str(path), "default", is_trainable=trainable, key_mapping=mapping)
+    require_whole(path, missing=told.missing_keys, unexpected=told.unexpected_keys)
+    require_numbers(path, ((name, value) for name, value in adapted.named_parameters() if id(value) not in base))
+    return adapted
+
+
+def _value_head(path: Path, model: Any) -> ValueHead | None:
+    """Load a checkpoint's value head, which fits its model and is there if the manifest says so."""
+    if (path / MANIFEST).is_file() and VALUE_HEAD in read_manifest(path).files and not (path / VALUE_HEAD).is_file():
+        raise GtrTurboError(f"{path / VALUE_HEAD} is missing.", f"see: gtrturbo show {path} --check")
+    head = ValueHead.load(path)
+    width = model.config.get_text_config().hidden_size
+    if head and head.width != width:
+        raise GtrTurboError(f"{path / VALUE_HEAD} values states of width {head.width}, and the model's have {width}.")
+    return head
 
 
 def _renderer(path: Path, family: Family) -> Renderer:
@@ -92,7 +117,7 @@ def load_foreign(model: str, *, revision: str | None, dtype: str, family: Family
     where = {"revision": revision or "main"}
     with reading_model(model, mend="give tiny, a Hugging Face id, or a local folder."):
         architecture = AutoConfig.from_pretrained(model, **where)
-        weights = AutoModelForImageTextToText.from_pretrained(model, dtype=DTYPES[dtype], **where)
+        weights = _whole_model(model, dtype=dtype, **where)
         return weights, load_processor(model, family=family or read_family(Path(model), architecture.model_type), **where)
 
 
@@ -111,11 +136,23 @@ def load_model(path: Path, *, dtype: str = "auto", trainable: bool = False) -> A
             return _load_full(str(path), dtype=dtype).requires_grad_(trainable)
         revision = adapter_config(path).get("revision") or "main"
         model = _load_full(base_of(path), dtype=dtype, revision=revision).requires_grad_(False)
-        return PeftModel.from_pretrained(model, str(path), is_trainable=trainable)
+        return _adapted(model, path, trainable=trainable)
 
 
 def _load_full(model: str, *, dtype: str, revision: str = "main") -> Any:
-    return AutoModelForImageTextToText.from_pretrained(model, dtype=DTYPES[dtype], revision=revision, local_files_only=True)
+    return _whole_model(model, dtype=dtype, revision=revision, local_files_only=True)
+
+
+def _whole_model(model: str, *, dtype: str, **where: Any) -> Any:
+    """Load full weights, all of them and nothing else."""
+    if Path(model).is_dir():
+        require_float_weights(Path(model))
+    settings = {"dtype": DTYPES[dtype], "output_loading_info": True, **where}
+    told: Any = AutoModelForImageTextToText.from_pretrained(model, **settings)
+    loaded, info = told
+    require_whole_model(model, info)
+    require_numbers(model, loaded.named_parameters())
+    return loaded
 
 
 def load_architecture(path: Path) -> Any:

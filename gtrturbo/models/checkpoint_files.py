@@ -11,11 +11,13 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.files import read_regular, save_json
 from gtrturbo.store.names import (
     ADAPTER_CONFIG,
+    BASE_FOLDER,
     FAMILY,
     MANIFEST,
     METRICS,
     METRICS_LOG,
     MODEL_INDEX,
+    MOVED,
     OPTIMIZER_FILE,
     PRUNED,
     TIMING,
@@ -24,8 +26,10 @@ from gtrturbo.store.names import (
 
 # What is copied with weights: text, by suffix. The index of shards is written with them.
 SIDE_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".py", ""}
-NOT_BESIDE = {MANIFEST, TIMING, PRUNED, ADAPTER_CONFIG, MODEL_INDEX, "pytorch_model.bin.index.json",
+NOT_BESIDE = {MANIFEST, TIMING, MOVED, PRUNED, ADAPTER_CONFIG, MODEL_INDEX, "pytorch_model.bin.index.json",
               METRICS, "trainer_state.json", ".gitattributes"}  # fmt: skip
+# How the Hugging Face cache names a model's folder, and in it the folder of those of its revisions.
+CACHED_MODEL, SNAPSHOTS = "models--", "snapshots"
 RENDERER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
     "tokenizer.model", "chat_template.jinja", "chat_template.json", "processor_config.json", "preprocessor_config.json",
@@ -39,28 +43,56 @@ def is_adapter(path: Path) -> bool:
 
 
 def base_of(path: Path) -> str:
-    """Name the model under an adapter: a folder relative to the adapter's own, else a folder or hub id as it stands."""
+    """Name the model under an adapter: a folder relative to the adapter's own, else a folder or hub id as it stands.
+
+    Raises:
+        GtrTurboError: the adapter names none.
+    """
+    named = named_base(path)
+    if named is None:
+        raise GtrTurboError(
+            f"{path / ADAPTER_CONFIG} does not name the model that it adapts.",
+            "write it there as base_model_name_or_path: a folder or a Hugging Face id.",
+        )
+    return named
+
+
+def named_base(path: Path) -> str | None:
+    """Name the model under an adapter as `base_of`, or None where it says nothing, as PEFT does of models made in memory."""
     named = adapter_config(path).get("base_model_name_or_path")
-    if not named:
-        raise GtrTurboError(f"{path / ADAPTER_CONFIG} names no base_model_name_or_path.", "write there which model it adapts.")
+    if not isinstance(named, str) or not named.strip() or "\0" in named:
+        return None
     beside = path / named
     return str(beside) if beside.is_dir() else named
+
+
+def bases_under(path: Path) -> list[tuple[Path, str]]:
+    """List the artifacts that the model under an adapter lies in, each with how the names of its files there begin."""
+    named = named_base(path) if is_adapter(path) else None
+    if named is None:
+        return []
+    base = Path(named)
+    if base.parent == path:
+        return []  # Its own.
+    if (base / MANIFEST).is_file():
+        return [(base, ""), *bases_under(base)]
+    inside = base.name == BASE_FOLDER and (base.parent / MANIFEST).is_file()
+    return [(base.parent, f"{BASE_FOLDER}/")] if inside else []
 
 
 def adapter_config(path: Path) -> dict[str, Any]:
     """Read what PEFT wrote beside an adapter.
 
     Raises:
-        GtrTurboError: it is damaged, or names no base.
+        GtrTurboError: it is no JSON object.
     """
-    file = path / ADAPTER_CONFIG
     try:
-        config = json.loads(read_regular(file))
-    except (ValueError, RecursionError) as error:
-        raise GtrTurboError(f"{file} is damaged: {error}.", f"see: gtrturbo show {path} --check") from None
-    if not isinstance(config, dict) or not isinstance(config.get("base_model_name_or_path"), str | None):
-        raise GtrTurboError(f"{file} is no config of an adapter.", f"see: gtrturbo show {path} --check")
-    return config
+        content = json.loads(read_regular(path / ADAPTER_CONFIG))
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise GtrTurboError(f"{path / ADAPTER_CONFIG} is damaged: it is no JSON object.", "fetch or write the adapter again.")
+    return content
 
 
 def point_to_base(folder: Path, base: str | None) -> None:
@@ -68,9 +100,16 @@ def point_to_base(folder: Path, base: str | None) -> None:
     file = folder / ADAPTER_CONFIG
     config = adapter_config(folder)
     # PEFT keeps the target modules in a set, whose order differs from process to process.
-    config = {name: sorted(value) if isinstance(value, list) else value for name, value in config.items()}
+    config = {name: _in_order(value) if isinstance(value, list) else value for name, value in config.items()}
     config |= {"base_model_name_or_path": base, "inference_mode": True}
     save_json(file, config)
+
+
+def _in_order(values: list[Any]) -> list[Any]:
+    try:
+        return sorted(values)
+    except TypeError:  # Of several kinds, or objects.
+        return sorted(values, key=json.dumps)
 
 
 def rebased(source: Path, out: Path) -> str:
@@ -83,6 +122,15 @@ def rebased_name(model: str, out: Path) -> str:
     return Path(os.path.relpath(model, out)).as_posix() if Path(model).is_dir() else model
 
 
+def name_for_all(model: Path) -> str:
+    """Name a model so that PEFT finds it from any working directory: by its id where it is a download, else by its full path."""
+    folder = model.resolve()
+    cached = folder.parent.parent.name if folder.parent.name == SNAPSHOTS else ""
+    if cached.startswith(CACHED_MODEL):
+        return cached.removeprefix(CACHED_MODEL).replace("--", "/", 1)
+    return str(folder)
+
+
 def copy_renderer(source: Path, folder: Path) -> None:
     """Copy tokenizer, processor and chat template byte for byte."""
     for name in RENDERER_FILES:
@@ -92,7 +140,7 @@ def copy_renderer(source: Path, folder: Path) -> None:
 
 def copy_checkpoint(source: Path, folder: Path) -> None:
     """Copy a checkpoint's own files, without manifest, training state and metrics."""
-    left_out = {MANIFEST, TIMING, PRUNED, OPTIMIZER_FILE, METRICS_LOG, VALUE_HEAD}
+    left_out = {MANIFEST, TIMING, MOVED, PRUNED, OPTIMIZER_FILE, METRICS_LOG, VALUE_HEAD}
     for entry in sorted(source.iterdir()):
         if entry.is_file() and entry.name not in left_out:
             shutil.copyfile(entry, folder / entry.name)

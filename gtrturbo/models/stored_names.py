@@ -8,6 +8,7 @@ import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.pytorch_utils import Conv1D
 
 from gtrturbo.models.names_in_memory import ModelNames
 from gtrturbo.store.safetensors_files import read_layout
@@ -26,9 +27,7 @@ def model_names(folder: Path) -> ModelNames:
     Raises:
         OSError, ValueError: it knows no such model.
     """
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    with torch.device("meta"):
-        model = _kind_of(config)._from_config(config)
+    model = _without_weights(folder)
     changes = get_model_conversion_mapping(model)
     renamings = [change for change in changes if isinstance(change, WeightRenaming)]
     converters = [change for change in changes if isinstance(change, WeightConverter)]
@@ -36,6 +35,21 @@ def model_names(folder: Path) -> ModelNames:
     stored = read_layout(folder).entries
     names = {name: rename_source_key(name, renamings, converters, model.base_model_prefix, state)[0] for name in stored}
     return ModelNames(names, frozenset(state), dict(model.all_tied_weights_keys))
+
+
+def transposed_layers(folder: Path) -> set[str] | None:
+    """Name the layers whose weights are stored as [in, out], as in memory; None where transformers knows no such model."""
+    try:
+        model = _without_weights(folder)
+    except (OSError, ValueError):
+        return None
+    return {name for name, module in model.named_modules() if isinstance(module, Conv1D)}
+
+
+def _without_weights(folder: Path) -> Any:
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    with torch.device("meta"):
+        return _kind_of(config)._from_config(config)
 
 
 def _kind_of(config: Any) -> Any:

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.sizes import value_head_widths
+from gtrturbo.models.whole_weights import require_numbers
 from gtrturbo.store.names import VALUE_HEAD
 from gtrturbo.store.safetensors_files import SAFETENSORS_METADATA
 
@@ -46,16 +49,32 @@ class ValueHead(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> "ValueHead | None":
-        """Load a checkpoint's head; None if it has none yet."""
+        """Load a checkpoint's head; None if it has none yet.
+
+        Raises:
+            GtrTurboError: the file is damaged, or holds other tensors than those of a head.
+        """
         file = folder / VALUE_HEAD
         if not file.is_file():
             return None
-        return cls.of(load_file(file))
+        try:
+            head = cls.of(load_file(file))
+        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, IndexError) as error:
+            raise GtrTurboError(f"{file} is no value head: {error}.", f"see: gtrturbo show {folder} --check") from None
+        require_numbers(file, head.named_parameters())
+        return head
+
+    @property
+    def width(self) -> int:
+        """Width of the states that it values."""
+        return self.layers[0].weight.shape[1]  # type: ignore[return-value]
 
     @classmethod
     def of(cls, weights: dict[str, Tensor]) -> "ValueHead":
         """Make a head of its tensors by name."""
         first, second = weights["layers.0.weight"], weights["layers.2.weight"]
+        if any(not values.is_floating_point() for values in weights.values()):
+            raise ValueError("its tensors are whole numbers")
         head = cls((first.shape[1], first.shape[0], second.shape[0]))
         head.load_state_dict(weights)
         return head

@@ -9,31 +9,93 @@ Sources: vLLM 0.33 and SGLang 0.5.23, their OpenAI-compatible servers.
 
 import base64
 import io
-import json
-import os
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from PIL import Image
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from gtrturbo.config.choices import ServerName
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.play.teachers import ROUNDING
+from gtrturbo.play.wire import address_of, request
 from gtrturbo.store.records import Message
 
-# Seconds before each further try: a server that restarts or is full is waited for, about two minutes in all.
-BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
-TIMEOUT = 600.0
-TOO_MANY_REQUESTS = 429
+T = TypeVar("T")
 LOAD_ADAPTER = {"vllm": "/v1/load_lora_adapter", "sglang": "/load_lora_adapter"}
 # No reply may come out of another distribution than it is scored under, whatever the model's generation_config.json says.
 PLAIN_SAMPLING = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 NEVER = -100.0  # The lowest logit bias of the protocol.
+
+
+CHAT = "/v1/chat/completions"
+
+
+def _as_unicode(text: str) -> str:
+    """Refuse halves of characters, which JSON can hold and no file."""
+    text.encode()
+    return text
+
+
+# What the protocol says of answers; what stands beside it is not looked at.
+Text = Annotated[str, AfterValidator(_as_unicode)]
+TokenId = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+LogProb = Annotated[float, Field(strict=True, ge=float(np.finfo(np.float32).min), le=ROUNDING, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class _ServedModel:
+    id: Annotated[Text, Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class _ServedModels:
+    data: Annotated[list[_ServedModel], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class _ReplyMessage:
+    content: Text | None
+
+
+@dataclass(frozen=True)
+class _TextChoice:
+    message: _ReplyMessage
+
+
+@dataclass(frozen=True)
+class _Chat:
+    """A reply as every server gives it."""
+
+    choices: Annotated[list[_TextChoice], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class _TokenLogProb:
+    logprob: LogProb
+
+
+@dataclass(frozen=True)
+class _LogProbs:
+    content: list[_TokenLogProb] | None = None
+
+
+@dataclass(frozen=True)
+class _SampledChoice(_TextChoice):
+    token_ids: list[TokenId] | None = None
+    prompt_token_ids: list[TokenId] | None = None
+    logprobs: _LogProbs | None = None
+
+
+@dataclass(frozen=True)
+class _Completion:
+    """A reply with its tokens: vLLM gives the prompt's beside the choices, SGLang in them."""
+
+    choices: Annotated[list[_SampledChoice], Field(min_length=1)]
+    prompt_token_ids: list[TokenId] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,13 +120,13 @@ class Server:
 
     def __init__(self, kind: ServerName, base_url: str, model: str | None = None, *, needs_ids: bool = True) -> None:
         self.kind = kind
-        self.base_url = base_url.rstrip("/").removesuffix("/v1")
+        self.base_url = address_of(base_url)
         self.model = model or self._served()[0]
         self.needs_ids = needs_ids
         self.adapter: str | None = None
 
     def _served(self) -> list[str]:
-        return [str(entry["id"]) for entry in self._request("/v1/models")["data"]]
+        return [entry.id for entry in self._ask("/v1/models", _ServedModels).data]
 
     def load_adapter(self, name: str, path: Path) -> None:
         """Load a LoRA adapter under a name, unless the server has it, and ask it for all replies from now on.
@@ -78,7 +140,7 @@ class Server:
                 "serve the model itself, or use --server vllm or sglang.",
             )
         if name not in self._served():
-            self._request(LOAD_ADAPTER[self.kind], {"lora_name": name, "lora_path": str(path.resolve())}, plain=True)
+            request(self.base_url + LOAD_ADAPTER[self.kind], {"lora_name": name, "lora_path": str(path.resolve())}, plain=True)
         self.adapter = name
 
     def chat(
@@ -113,7 +175,7 @@ class Server:
         if self.adapter:
             body |= {"model": self.adapter} if self.kind == "vllm" else {"lora_path": self.adapter}
         if self.kind == "generic":
-            return Answer(_choice(self._request("/v1/chat/completions", body))["message"]["content"] or "")
+            return Answer(self._ask(CHAT, _Chat, body).choices[0].message.content or "")
         body |= PLAIN_SAMPLING | {
             "logit_bias": {str(identity): NEVER for identity in forbidden},
             "stop_token_ids": [end_id],
@@ -121,13 +183,12 @@ class Server:
             "top_logprobs": 0,
             "return_token_ids": True,
         }
-        return self._answer(self._request("/v1/chat/completions", body))
+        return self._answer(self._ask(CHAT, _Completion, body))
 
-    def _answer(self, reply: Any) -> Answer:
-        choice = _choice(reply)
-        ids = choice.get("token_ids")
-        prompt_ids = choice.get("prompt_token_ids") or reply.get("prompt_token_ids")
-        text = choice["message"]["content"] or ""
+    def _answer(self, completion: "_Completion") -> Answer:
+        choice = completion.choices[0]
+        ids, prompt_ids = choice.token_ids, choice.prompt_token_ids or completion.prompt_token_ids
+        text = choice.message.content or ""
         if ids is None or prompt_ids is None:
             if not self.needs_ids:
                 return Answer(text)
@@ -135,44 +196,27 @@ class Server:
                 f"{self.base_url} returned no token ids: what it samples cannot be trained on.",
                 "use vLLM 0.33 or SGLang 0.5.23 or newer; --server generic is enough for eval.",
             )
-        logprobs = [entry["logprob"] for entry in (choice.get("logprobs") or {}).get("content") or []]
+        logprobs = [each.logprob for each in (choice.logprobs.content if choice.logprobs else None) or []]
         if len(logprobs) != len(ids):
             raise GtrTurboError(f"{self.base_url} returned {len(ids)} token ids and {len(logprobs)} log-probs of them.")
         return Answer(text, np.array(prompt_ids, np.int32), np.array(ids, np.int32), np.array(logprobs, np.float32))
 
-    def _request(self, path: str, body: dict[str, Any] | None = None, *, plain: bool = False) -> Any:
-        """Send one request; try again on what may pass: lost connections, a full server (429), its own failures (5xx).
+    def _ask(self, path: str, kind: type[T], body: dict[str, Any] | None = None) -> T:
+        """Ask, and read the answer as what it has to be.
 
         Raises:
-            GtrTurboError: the server refuses the request, or does not answer however often it is asked.
+            GtrTurboError: it is something else; names the place.
         """
-        request = urllib.request.Request(self.base_url + path, headers=_headers())
-        if body is not None:
-            request.data = json.dumps(body, allow_nan=False).encode()
-        for pause in (*BACKOFF, None):
-            try:
-                with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-                    content = response.read()
-                    return None if plain else json.loads(content)
-            except urllib.error.HTTPError as error:
-                said = error.read().decode(errors="replace")[:500]
-                if error.code < 500 and error.code != TOO_MANY_REQUESTS:
-                    raise GtrTurboError(f"{self.base_url}{path} refused the request ({error.code}): {said}") from None
-                trouble = f"answered {error.code}: {said}"
-            except (OSError, json.JSONDecodeError) as error:  # URLError, timeouts and broken connections are OSErrors.
-                trouble = f"cannot be reached: {error}"
-            if pause is not None:
-                time.sleep(pause)
-        raise GtrTurboError(f"{self.base_url}{path} {trouble}", "start the server, or name another with --base-url.")
-
-
-def _choice(reply: Any) -> dict[str, Any]:
-    return reply["choices"][0]
-
-
-def _headers() -> dict[str, str]:
-    key = os.environ.get("OPENAI_API_KEY")
-    return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        answer = request(self.base_url + path, body)
+        try:
+            return TypeAdapter(kind).validate_python(answer)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the answer"
+            raise GtrTurboError(
+                f"{self.base_url}{path} does not answer as the protocol says: {where}: {first['msg']}.",
+                f"see that a server of kind {self.kind} is there, or name another with --server and --base-url.",
+            ) from None
 
 
 def with_pictures(messages: Sequence[Message], pictures: Sequence[np.ndarray]) -> list[Message]:

@@ -176,7 +176,11 @@ class _Plan:
     def step(self, stage: str, k: int, *, name: str = "", **values: Any) -> Step:
         """Make one step: what the plan fixes, over the preset of a built-in model, under the user's --set."""
         kind, name = STAGES[stage].config, name or stage
-        common: dict[str, Any] = {"overwrite": self.config.overwrite, "log": self.config.log}
+        common: dict[str, Any] = {
+            "overwrite": self.config.overwrite,
+            "log": self.config.log,
+            "verify_inputs": self.config.verify_inputs,
+        }
         if stage != "merge":  # Which holds no model, and draws nothing unless asked to.
             common["device"] = self.config.device
         if stage not in ("eval", "merge"):  # All evaluations of all runs share their deals.

@@ -10,13 +10,17 @@ from gtrturbo.config.fields import absent_knobs, input_paths, knobs, seams
 from gtrturbo.config.games import game_name
 from gtrturbo.distributed.processes import Alone, group, working_in, world
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.checkpoint_files import bases_under
 from gtrturbo.plugins import is_outside, load, names_code
 from gtrturbo.stages.table import STAGES, Stage, resumable_files
+from gtrturbo.store.apart import require_apart
 from gtrturbo.store.draft import Draft, Result
 from gtrturbo.store.ids import artifact_id
+from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.provenance import Provenance
 from gtrturbo.store.pruned import pruned_files, remake_command
 from gtrturbo.store.trackers import require_trackers, tracking
+from gtrturbo.store.verification import verify
 from gtrturbo.store.writing import finished
 
 # Of what has several built-in names, the one that counts.
@@ -52,6 +56,9 @@ def preview(config: Any) -> str:
 
 def _run(config: Any) -> Result:
     _require_unpruned(config)
+    require_apart("--out", config.out, read_by(config))
+    if group().world.first:
+        _verify_inputs(config)
     require_trackers(config.log)  # Before the work, at whose end the stage's own numbers are told.
     result = importlib.import_module(_stage(config).module).run(config)
     with tracking(config.log) as track:
@@ -89,7 +96,7 @@ def _by_the_first(work: Callable[[Any], Result | None], config: Any) -> Result |
 
 def _require_unpruned(config: Any) -> None:
     """Refuse to work on files that a run threw away, but for those that only another stage goes on from."""
-    others = tuple(name for name in resumable_files() if name not in _stage(config).resumes)
+    others = _others(config)
     for path in read_by(config):
         gone = [name for name in pruned_files(path) if not name.startswith(others)]
         if gone:
@@ -97,6 +104,21 @@ def _require_unpruned(config: Any) -> None:
                 f"{', '.join(gone)} of {path} was pruned, and {stage_of(config)} reads it.",
                 f"make it again with: {remake_command(path)}",
             )
+
+
+def _others(config: Any) -> tuple[str, ...]:
+    """Say how files of the inputs begin that only another stage goes on from."""
+    return tuple(name for name in resumable_files() if name not in _stage(config).resumes)
+
+
+def _verify_inputs(config: Any) -> None:
+    """Refuse inputs whose files are not those that their manifests name, the bases under adapters among them."""
+    others = _others(config)
+    for path in dict.fromkeys(read_by(config)):
+        if (path / MANIFEST).is_file():
+            verify(path, config.verify_inputs, reads=lambda name: not name.startswith(others))
+        for folder, names in bases_under(path):
+            verify(folder, config.verify_inputs, reads=lambda name, under=names: name.startswith(under))
 
 
 def read_by(config: Any) -> list[Path]:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo import __version__
-from gtrturbo.store.files import json_text, list_files
+from gtrturbo.store.files import list_files, save_json, write_whole
 from gtrturbo.store.ids import sha256_file
 from gtrturbo.store.manifest import MANIFEST_FORMAT
 from gtrturbo.store.names import MANIFEST, TIMING
 from gtrturbo.store.provenance import Provenance
+from gtrturbo.store.seen import Look, mark_of
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,14 @@ class Draft:
     result: Result | None = None
 
 
-def seal(draft: Draft, provenance: Provenance) -> None:
-    """Add timing and manifest, and bring all files to the disk; after that the folder is an artifact."""
-    (draft.folder / TIMING).write_text(json.dumps(draft.timing, indent=2) + "\n")
-    files = {name: draft.hashes.get(name) or sha256_file(draft.folder / name) for name in list_files(draft.folder)}
+def seal(draft: Draft, provenance: Provenance) -> dict[str, Look]:
+    """Add timing and manifest, and bring all files to the disk; after that the folder is an artifact. Return how they look."""
+    write_whole(draft.folder / TIMING, (json.dumps(draft.timing, indent=2) + "\n").encode())
+    names = list_files(draft.folder)
+    for name in [*names, TIMING]:
+        _bring_to_disk(draft.folder / name)
+    marks = {name: mark_of(draft.folder / name) for name in names}
+    files = {name: draft.hashes.get(name) or sha256_file(draft.folder / name) for name in names}
     manifest = {
         "format": MANIFEST_FORMAT,
         "kind": provenance.kind,
@@ -57,20 +62,16 @@ def seal(draft: Draft, provenance: Provenance) -> None:
     }
     if provenance.plugins:
         manifest["plugins"] = provenance.plugins
-    (draft.folder / MANIFEST).write_text(json_text(manifest), encoding="utf-8")
-    for name in [*files, TIMING, MANIFEST]:
-        _open_to_all(draft.folder / name)
-        _flush(draft.folder / name)
+    save_json(draft.folder / MANIFEST, manifest)
+    _bring_to_disk(draft.folder / MANIFEST)
+    return {name: Look(files[name], marks[name]) for name in names}
 
 
-def _open_to_all(path: Path) -> None:
+def _bring_to_disk(path: Path) -> None:
     # safetensors writes files that only their owner may read; an artifact follows the umask like every other file.
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(0o666 & ~mask)
-
-
-def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

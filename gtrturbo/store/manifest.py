@@ -1,16 +1,17 @@
 """Manifests: what stage.json says of an artifact, and what a stage means to make."""
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import FiniteFloat, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.ageing import upgraded
+from gtrturbo.store.files import read_regular
 from gtrturbo.store.inside import PlainName
 from gtrturbo.store.names import MANIFEST
+from gtrturbo.store.strict_json import parse_json
 
 MANIFEST_FORMAT = 1
 MADE_BY = {
@@ -20,6 +21,8 @@ MADE_BY = {
     "demos": "gtrturbo distill --mode thoughts",
     "evaluation": "gtrturbo eval",
 }
+STAGE_NAMES = ("init", "sft", "rollout", "distill", "ppo-step", "merge", "eval")
+Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
 
 
 @dataclass(frozen=True)
@@ -27,15 +30,17 @@ class Manifest:
     """What stage.json holds. `config` are knobs only, no paths; `renderer` hashes tokenizer, processor and chat template.
     `plugins` name code of the user's own by option: its `name` and the `sha256` of its file."""
 
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False, extra="forbid")
+
     format: int
     kind: str
     stage: str
     version: str
     config: dict[str, Any]
-    inputs: dict[str, Any]
-    files: dict[PlainName, str]
-    metrics: dict[str, FiniteFloat]
-    renderer: str | None
+    inputs: dict[str, str | list[str] | None]
+    files: dict[PlainName, Sha256]
+    metrics: dict[str, Annotated[float, Strict()]]
+    renderer: Sha256 | None
     plugins: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
@@ -60,15 +65,13 @@ def read_manifest(path: Path, kind: str | None = None) -> Manifest:
     if not file.is_file():
         raise absent(path)
     try:
-        content = json.loads(file.read_bytes())
-        _require_format(file, content)
-        manifest = TypeAdapter(Manifest).validate_python(upgraded(content))
+        manifest = _parsed(file, read_regular(file))
     except ValidationError as error:
-        raise GtrTurboError(f"{file} is damaged: {error.errors()[0]['msg']}.", "make the artifact again.") from None
-    except (ValueError, RecursionError) as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise GtrTurboError(f"{file} is damaged: {where}: {first['msg']}.", "make the artifact again.") from None
+    except ValueError as error:
         raise GtrTurboError(f"{file} is damaged: {error}.", "make the artifact again.") from None
-    if manifest.kind not in MADE_BY:
-        raise GtrTurboError(f"{file} is damaged: there is no kind of artifact {manifest.kind!r}.", "make the artifact again.")
     parts = {"metrics": "metric", "config": "setting", "inputs": "input"}
     manifest = replace(manifest, **{name: _Part(file, what, getattr(manifest, name)) for name, what in parts.items()})
     if kind and manifest.kind != kind:
@@ -76,9 +79,20 @@ def read_manifest(path: Path, kind: str | None = None) -> Manifest:
     return manifest
 
 
+def _parsed(file: Path, text: bytes) -> Manifest:
+    content = parse_json(text)
+    _require_format(file, content)
+    manifest = TypeAdapter(Manifest).validate_python(upgraded(content))
+    if manifest.kind not in MADE_BY or manifest.stage not in STAGE_NAMES:
+        raise ValueError(f"no stage {manifest.stage!r} that writes {manifest.kind!r} is known")
+    return manifest
+
+
 def _require_format(file: Path, content: Any) -> None:
     found = content.get("format") if isinstance(content, dict) else None
-    if isinstance(found, int) and found != MANIFEST_FORMAT:
+    if type(found) is not int:
+        raise ValueError(f"its format is {found!r}, not a whole number")
+    if found != MANIFEST_FORMAT:
         raise GtrTurboError(
             f"{file} is written in format {found}, which this version does not know (it knows {MANIFEST_FORMAT}).",
             f"use the version of gtrturbo that wrote it: {content.get('version')}.",

@@ -236,6 +236,6 @@ def _furnish(folder: Path) -> None:
 
 def _impatient() -> None:
     """Let nobody wait for a server that is not there."""
-    from gtrturbo.play import server
+    from gtrturbo.play import wire
 
-    server.BACKOFF, server.TIMEOUT = (0.01,), 2.0
+    wire.BACKOFF, wire.TIMEOUT = (0.01,), 2.0

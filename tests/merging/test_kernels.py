@@ -13,7 +13,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.operands import Operand, Search, TileRule
 from gtrturbo.merging.parts import narrow
 from gtrturbo.merging.tiles import random_mask
-from gtrturbo.store.open_files import StoredTile
+from gtrturbo.store.open_files import Files, StoredTile
 
 DTYPES = (np.float64, np.float32, np.uint16, np.float16)  # uint16 stands for bfloat16
 N = 20_011  # more than one chunk of sums, and no multiple of anything
@@ -254,3 +254,30 @@ def test_a_file_that_ends_within_a_piece_is_named(kernels, tmp_path, loop, short
             case "combine":
                 kernel.combine(base, [operand], TileRule(), offset=0, out=np.empty_like(values))
     os.close(descriptor)
+
+
+@pytest.mark.parametrize("loop", ["histogram", "span", "gather", "combine"])
+def test_a_mapped_file_that_becomes_shorter_between_two_reads_is_named(kernels, tmp_path, loop):
+    # Its pages are gone then, and to read one ends a process that does not take care.
+    values, path = np.ones(N, np.float32), tmp_path / "shorter"
+    path.write_bytes(values.tobytes())
+    files, kernel = Files(), kernels[0]
+    files.open(path)
+    tile = StoredTile(path, -1, 0, N, np.dtype(np.float32), files)
+    all_bits = {"prefix": 0, "prefix_shift": 64}
+    loops = {
+        "histogram": lambda: kernel.histogram(values, Operand(tile), **all_bits, shift=48, tables=kernel.tables()),
+        "span": lambda: kernel.span(values, Operand(tile), Search(first=0, tables=kernel.tables(), rest=np.empty(N))),
+        "gather": lambda: kernel.gather(values, Operand(tile), **all_bits, out=np.empty(N)),
+        "combine": lambda: kernel.combine(values, [Operand(tile)], TileRule(), offset=0, out=np.empty_like(values)),
+    }
+    assert loops[loop]() is not None
+    os.truncate(path, 5000)
+    with pytest.raises(GtrTurboError, match="shorter became shorter while it was read"):
+        loops[loop]()
+    files.close()
+    # Other files are read as ever.
+    path.write_bytes(values.tobytes())
+    files.open(path)
+    assert loops[loop]() is not None
+    files.close()

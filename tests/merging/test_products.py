@@ -9,8 +9,8 @@ import pytest
 from checkpoints import content
 from safetensors.numpy import save_file
 
-from gtrturbo.merging import engine, magnitudes, sources
-from gtrturbo.merging.adapters import Delta
+from gtrturbo.merging import adapted, engine, magnitudes
+from gtrturbo.merging.changes import Delta
 from gtrturbo.merging.products import BufferPool, ProductCache
 
 MODULES = {"layers.0.up_proj": (300, 40), "layers.0.down_proj": (40, 300), "layers.1.up_proj": (300, 40)}
@@ -39,14 +39,14 @@ def adapters(folders):
 @pytest.fixture
 def made(monkeypatch):
     """The number of entries of each product that is made, in blocks of 2000 entries, samples of tiles among them."""
-    monkeypatch.setattr(sources, "BLOCK", 2000)
+    monkeypatch.setattr(adapted, "BLOCK", 2000)
     monkeypatch.setattr(magnitudes, "FEW", 100)
     monkeypatch.setattr(magnitudes, "WORTH_SAMPLING", 5000)
     monkeypatch.setattr(magnitudes, "SAMPLE", 1000)
     counts, rows = [], Delta.rows
 
     def counted(self, first, last, out=None):
-        counts.append((last - first) * self.a.shape[1])
+        counts.append((last - first) * self.right.shape[1])
         return rows(self, first, last, out)
 
     monkeypatch.setattr(Delta, "rows", counted)
@@ -115,11 +115,11 @@ def test_room_is_bounded_and_used_again(threads, bytes_of_all, monkeypatch, fold
     monkeypatch.setattr(engine, "MOST_KEPT", bytes_of_all)
     base, paths = adapters
     folders.merge(*paths, base=base, density="0.5", threads=threads)
-    assert most[0] == 80_000 // (4 * 2000) and not taken
+    assert most[0] == 80_000 // (8 * 2000) and not taken
 
 
 def test_a_shelf_keeps_whole_tiles_until_they_are_dropped():
-    room = BufferPool(4 * 10 * 2, 10)
+    room = BufferPool(8 * 10 * 2, 10)
     shelf, other = ProductCache(room, 10, 25), ProductCache(room, 10, 25)
     assert shelf.place(0, 3) is None  # a sample of a tile
     block = shelf.place(0, 10)

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import os
+import resource
 
 import numpy as np
 import pytest
@@ -306,3 +308,22 @@ def test_a_recursive_merge_is_the_merge_of_the_last_teacher_and_the_next(folders
         teacher = folders.merge(teacher, other, base=base, method="linear", weights="0.7,0.3")
     found = read(folders.merge(*others, base=base, method="linear", weights="ema:0.3", recursive=True))
     assert all(np.abs(value - found[name]).max() <= 1e-6 for name, value in read(teacher).items())
+
+
+@pytest.mark.parametrize(("method", "compiled"), [("ties", True), ("linear", True), ("linear", False), ("slerp", True)])
+def test_few_descriptors_are_enough_for_many_checkpoints_and_shards(folders, monkeypatch, method, compiled):
+    k = 2 if method == "slerp" else 40
+    base, others = noisy({f"layer{i}": (30,) for i in range(6)}, k)
+    paths = [folders.write("b", base, shards=6), *(folders.write(f"c{i}", each, shards=2) for i, each in enumerate(others))]
+    if not compiled:
+        monkeypatch.setattr(stream, "compiled_kernel", lambda: None)
+    expected = content(folders.merge(*paths[1:], base=paths[0], method=method))
+    opened = len(os.listdir("/proc/self/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 24, hard))
+    try:
+        out = folders.merge(*paths[1:], base=paths[0], method=method, verify=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert content(out) == expected
+    assert len(os.listdir("/proc/self/fd")) == opened

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from resealed import reseal
 
 from gtrturbo.config import DistillConfig
 from gtrturbo.errors import GtrTurboError
@@ -83,6 +84,7 @@ def test_the_teacher_sees_the_pictures(distill, warm, turns, tmp_path):
     shutil.copytree(turns, tmp_path / "inverted")
     for file in (tmp_path / "inverted" / "images").iterdir():
         ImageOps.invert(Image.open(file)).save(file)
+    reseal(tmp_path / "inverted")
     seen, inverted = (np.concatenate(rows(distill(teacher=warm, rollouts=path))) for path in (turns, tmp_path / "inverted"))
     assert np.abs(seen - inverted).max() > 0.1
 

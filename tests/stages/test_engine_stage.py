@@ -1,6 +1,7 @@
 """Playing on an inference server: what goes over the wire, what is refused, and what a rollout is made of in the end."""
 
 import itertools
+import re
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fake_server import EXTENDED, STANDARD, picture_of, serving
+from fake_server import EXTENDED, STANDARD, Fake, picture_of, serving
 from typer.testing import CliRunner
 from updates import losses_of, prepare
 
@@ -16,7 +17,7 @@ from gtrturbo.cli import app
 from gtrturbo.config import DistillConfig, EvalConfig, PpoStepConfig, RolloutConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.value_head import ValueHead
-from gtrturbo.play import server as server_module
+from gtrturbo.play import wire
 from gtrturbo.play.agents import has_exact_logprobs
 from gtrturbo.play.recording import read_transcript, read_turns
 from gtrturbo.stages import eval as eval_stage
@@ -52,7 +53,7 @@ def critic(warm):
 def pauses(monkeypatch):
     """What was waited for instead of waiting."""
     seconds: list[float] = []
-    monkeypatch.setattr(server_module.time, "sleep", seconds.append)
+    monkeypatch.setattr(wire.time, "sleep", seconds.append)
     return seconds
 
 
@@ -137,6 +138,41 @@ def test_what_could_not_be_trained_on_is_refused(rollout, served, wrong, error, 
     assert not list(tmp_path.glob("turns*"))
 
 
+def first_token(reply):
+    return reply["choices"][0]["logprobs"]["content"][0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where"),
+    [
+        (lambda reply: reply["choices"].clear(), "choices"),
+        (lambda reply: reply["choices"][0].update(message=None), "choices.0.message"),
+        (lambda reply: reply["choices"][0]["message"].update(content=["a"]), "choices.0.message.content"),
+        (lambda reply: reply["choices"][0]["message"].update(content="\ud800"), "choices.0.message.content"),
+        (lambda reply: reply["choices"][0]["token_ids"].append(-1), "choices.0.token_ids"),
+        (lambda reply: reply["choices"][0]["token_ids"].append("5"), "choices.0.token_ids"),
+        (lambda reply: reply.update(prompt_token_ids=[2**40]), "prompt_token_ids.0"),
+        (lambda reply: first_token(reply).update(logprob=0.5), "choices.0.logprobs.content.0.logprob"),
+        (lambda reply: first_token(reply).update(logprob=None), "choices.0.logprobs.content.0.logprob"),
+        (lambda reply: first_token(reply).update(logprob=-1e308), "choices.0.logprobs.content.0.logprob"),
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_none_is_refused_by_its_place(rollout, served, tmp_path, monkeypatch, wrong, where):
+    def reply(self, body, policy):
+        answer = right(self, body, policy)
+        wrong(answer)
+        return answer
+
+    right = Fake.reply
+    monkeypatch.setattr(Fake, "reply", reply)
+    with (
+        serving(served) as fake,
+        pytest.raises(GtrTurboError, match=rf"does not answer as the protocol says: {re.escape(where)}"),
+    ):
+        rollout(fake, episodes=1)
+    assert not list(tmp_path.glob("turns*"))
+
+
 def test_a_place_of_a_picture_may_stand_for_all_its_tokens(served):
     from gtrturbo.play.server_agent import _once
 
@@ -191,7 +227,7 @@ def test_a_server_that_is_not_there_is_given_up_after_all_pauses(warm, tmp_path,
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
         with pytest.raises(GtrTurboError, match=r"cannot be reached: .*\nstart the server"):
             execute(RolloutConfig(out=tmp_path / "turns", checkpoint=warm, base_url=url, **PLAY))
-    assert pauses == list(server_module.BACKOFF)
+    assert pauses == list(wire.BACKOFF)
     assert sum(pauses) > 60 and all(later >= 1.8 * sooner for sooner, later in itertools.pairwise(pauses))
 
 
@@ -301,16 +337,16 @@ def update(warm, tmp_path):
 
 
 def test_an_update_weighs_each_token_by_how_much_the_server_differs(rollout, served, update, critic):
-    with serving(served, off=0.4) as fake:
+    with serving(served, off=-0.4) as fake:
         turns = rollout(fake)
     transcript = read_transcript(turns, served.renderer)
     samples, metrics = prepare(update(turns), critic, transcript)
     assert samples.importance is not None
     lengths = [len(ids) for ids in transcript.tokens.response_ids]
-    assert metrics["sampler_trainer_gap_kl"] == pytest.approx(0.4, abs=1e-4)
+    assert metrics["sampler_trainer_gap_kl"] == pytest.approx(-0.4, abs=1e-4)
     assert (metrics["importance_truncated"], metrics["effective_sample_size"]) == (0.0, pytest.approx(1.0, abs=1e-5))
     for row, length in enumerate(lengths):
-        assert samples.importance.weights[row, :length].numpy() == pytest.approx(np.exp(-0.4), abs=1e-4)
+        assert samples.importance.weights[row, :length].numpy() == pytest.approx(np.exp(0.4), abs=1e-4)
 
 
 def test_weights_scale_gradients_and_leave_the_first_ratio_alone(rollout, served, update, critic):
@@ -335,14 +371,14 @@ def test_weights_scale_gradients_and_leave_the_first_ratio_alone(rollout, served
 
 
 def test_a_server_that_plays_another_model_is_not_trained_on(rollout, served, update):
-    with serving(served, off=0.7) as fake:
+    with serving(served, off=-0.7) as fake:
         turns = rollout(fake)
     with pytest.raises(GtrTurboError, match=r"the vllm server's log-probs are 0\.70 nats per token from the trainer's"):
         execute(update(turns))
 
 
 def test_a_step_on_a_servers_turns_starts_at_ratio_one(rollout, served, update):
-    with serving(served, off=0.2) as fake:
+    with serving(served, off=-0.2) as fake:
         out = execute(update(rollout(fake), minibatch_size=4, epochs=1)).out
     metrics = read_manifest(out).metrics
     assert metrics["first_ratio_error"] == 0 and metrics["sampler_trainer_gap_mean"] == pytest.approx(0.2, abs=1e-4)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from resealed import reseal
 from safetensors.numpy import load_file
 from updates import prepare
 
@@ -102,6 +103,7 @@ def test_the_released_teacher_is_blind(released, warm, turns, tmp_path):
     shutil.copytree(turns, tmp_path / "inverted")
     for file in (tmp_path / "inverted" / "images").iterdir():
         ImageOps.invert(Image.open(file)).save(file)
+    reseal(tmp_path / "inverted")
     seen, inverted = (
         execute(DistillConfig(out=tmp_path / name, rollouts=path, teacher=warm, mode=BLIND)).out
         for name, path in (("a", turns), ("b", tmp_path / "inverted"))

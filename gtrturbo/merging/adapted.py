@@ -1,0 +1,170 @@
+"""Adapters and the model under them, matched tensor by tensor: what is merged, and what of each adapter goes into it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.merging.adapters import Adapter
+from gtrturbo.merging.changes import Change, Directed, Experts, Product, Replaced, Residual, Shape, Tokens
+from gtrturbo.merging.matching import Pattern
+from gtrturbo.merging.naming import Tensors
+from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank
+from gtrturbo.merging.sources import BLOCK, TILE, Sources, Target
+from gtrturbo.store.safetensors_files import Layout, TensorEntry
+
+Names = Callable[[Tensors], dict[str, str]]
+Changes = dict[str, Change]  # by the base's name of a tensor
+
+
+def adapter_sources(
+    base: Layout,
+    adapters: Sequence[Adapter],
+    origin: Adapter | None,
+    names: Names,
+    *,
+    pattern: Pattern,
+    whole: bool,
+    scales: bool = False,
+) -> Sources:
+    """Match adapters with the tensors of the model under them; what an adapter does not change it leaves as it is.
+
+    Args:
+        base: the model under the adapters.
+        adapters: one per checkpoint.
+        origin: the adapter that they were trained from, where it has a change of its own.
+        names: gives the base's name for each tensor that the adapters change, from its name in memory and its shapes.
+        pattern: which of the base's tensors are merged.
+        whole: take W + ΔW as vectors of their own.
+        scales: merging equal weights gives others, so tensors that no adapter changes are merged too.
+
+    Raises:
+        GtrTurboError: the adapters change tensors that the base does not hold, or in another shape.
+    """
+    used = (*adapters, *([origin] if origin else []))
+    stored = stored_by_name(used, names)
+    found = [bound(adapter, base, stored) for adapter in used]
+    changes, under = found[: len(adapters)], found[len(adapters)] if origin else {}
+    changed = {name for each in found for name in each}
+    pattern.require_used(base.entries)
+    selected = pattern.chosen(base.entries)
+    targets, copied = [], []
+    for name, entry in base.entries.items():
+        if origin and name in under and name not in selected:
+            raise GtrTurboError(f"--include and --exclude leave out {name}, which the base {origin.folder} itself changes.")
+        if name in selected and (name in changed or (scales and entry.is_float and entry.entries)):
+            pairs = [(adapter.folder, each.get(name)) for adapter, each in zip(adapters, changes, strict=True)]
+            targets.append(_target(base.folder, entry, pairs, under.get(name), whole=whole))
+        else:
+            copied.append(entry)
+    return Sources(base, tuple(targets), tuple(copied), (base,), used)
+
+
+def stored_by_name(adapters: Sequence[Adapter], names: Names) -> dict[str, str]:
+    """Ask once for the base's name of every tensor that any adapter changes, by its name in memory."""
+    shapes: dict[str, list[Shape]] = {}
+    for adapter in adapters:
+        for name, choice in adapter.choices.items():
+            shapes.setdefault(name, []).extend(change.shape for change in choice)
+    return names(list(shapes.items())) if shapes else {}
+
+
+def bound(adapter: Adapter, base: Layout, stored: dict[str, str]) -> Changes:
+    """Take, of what an adapter may do to a tensor, that which fits the base's shape.
+
+    Args:
+        adapter, base: what there is.
+        stored: the base's names by names in memory.
+
+    Raises:
+        GtrTurboError: none fits, or two.
+    """
+    fitting = {name: _fitting(choice, base.entries[stored[name]].shape) for name, choice in adapter.choices.items()}
+    taken = {found[0].entries[0].name for found in fitting.values() if len(found) == 1}
+    left = {
+        name: [each for each in found if len(found) == 1 or each.entries[0].name not in taken] for name, found in fitting.items()
+    }
+    clear = {_transposed(found[0]) for found in left.values() if len(found) == 1 and _is_matrix(found[0])}
+    way = _Way(base.folder, clear, flipped=adapter.flipped)
+    return {stored[name]: way.choose(adapter, name, found) for name, found in left.items()}
+
+
+def _fitting(choice: Sequence[Change], shape: Shape) -> list[Change]:
+    found = [replace(change, shape=shape) if isinstance(change, Tokens) else change for change in choice]
+    return [change for change in found if change.shape == shape]
+
+
+def _transposed(change: Change) -> bool:
+    inner = change.product if isinstance(change, Residual | Directed) else change
+    return isinstance(inner, Product | Experts) and inner.transposed
+
+
+def _is_matrix(change: Change) -> bool:
+    """A layer of which there are two ways to store it: neither an embedding nor a convolution."""
+    inner = change.product if isinstance(change, Residual | Directed) else change
+    return isinstance(inner, Experts) or (isinstance(inner, Product) and len(inner.shape) == 2 and not inner.embedding)
+
+
+@dataclass
+class _Way:
+    """Which way round square matrices are stored: as [out, in], or as [in, out] like transformers' Conv1D.
+
+    `clear`: of the layers whose shapes tell, whether they are transposed; `flipped`: what the adapter's config says, which PEFT
+    writes of the last layer alone.
+    """
+
+    folder: Path
+    clear: set[bool]
+    flipped: bool
+    _known: list[set[str] | None] = field(default_factory=list)
+
+    def choose(self, adapter: Adapter, name: str, found: list[Change]) -> Change:
+        if not found:
+            raise GtrTurboError(
+                f"{adapter.folder} changes {name} in another shape than {self.folder} has.", "give its own base with --base."
+            )
+        chosen = found if len(found) == 1 else [change for change in found if _transposed(change) == self._transposes(name)]
+        if len(chosen) != 1:
+            raise GtrTurboError(
+                f"which way round {adapter.folder} changes {name}, its shape does not tell.",
+                "write full weights with PEFT's merge_and_unload and merge those.",
+            )
+        return chosen[0]
+
+    def _transposes(self, name: str) -> bool | None:
+        ways = self.clear | {self.flipped}
+        if ways == {False}:
+            return False
+        if not self._known:
+            from gtrturbo.models.stored_names import transposed_layers  # Takes seconds to import, and is rarely needed.
+
+            self._known.append(transposed_layers(self.folder))
+        layers = self._known[0]
+        if layers is None:
+            return ways.pop() if len(ways) == 1 else None
+        return any(name.removesuffix(".weight").endswith(layer) for layer in layers)
+
+
+def _target(
+    folder: Path,
+    entry: TensorEntry,
+    changes: Sequence[tuple[Path, Change | None]],
+    origin: Change | None,
+    *,
+    whole: bool,
+) -> Target:
+    """Lay out a tensor: as whole tensors where all adapters replace it, else row by row."""
+    below = Full(folder, entry)
+    given = [change for change in (*(change for _, change in changes), origin) if change]
+    if all(isinstance(change, Replaced) and not change.above for change in given):
+        start = Full(folder, origin.entry) if isinstance(origin, Replaced) else below
+        full = [Full(at, change.entry if isinstance(change, Replaced) else entry, whole) for at, change in changes]
+        return Target(entry, start, tuple(full), TILE)
+    width = next(change.width for change in given if not isinstance(change, Replaced) or change.above)
+    under = BaseWithAdapter(entry, origin, width) if origin else below
+    before = None if whole else origin
+    parts = [
+        LowRank(at, change, below, width, origin=before, whole=whole) if change or before else Full(folder, entry, whole)
+        for at, change in changes
+    ]
+    return Target(entry, under, tuple(parts), max(1, BLOCK // width) * width, row=width)

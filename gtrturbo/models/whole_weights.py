@@ -1,0 +1,88 @@
+"""Weights are all there: transformers and PEFT fill what a file lacks with random numbers, and here that is an error."""
+
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.store.names import MODEL_CONFIG
+from gtrturbo.store.strict_json import parse_json
+
+WHOLE_NUMBERS = ("I", "U", "B")  # How their types begin in a safetensors header; a weight is none.
+WEIGHT_NAMES = (".weight", ".bias")
+
+
+def require_whole(
+    source: str | Path, *, missing: Collection[str], unexpected: Collection[str], misfits: Iterable[str] = ()
+) -> None:
+    """Refuse weights of which some are missing, have no place in the model, or have another shape.
+
+    Args:
+        source: folder or hub id that they were read from.
+        missing, unexpected: names of tensors, but for those that the model ties to others or makes itself.
+        misfits: each of another shape, in words.
+
+    Raises:
+        GtrTurboError: names the first.
+    """
+    faults = [
+        *([f"lacks {len(missing)} tensors of the model (first: {min(missing)})"] if missing else []),
+        *([f"holds {len(unexpected)} tensors that the model has no place for (first: {min(unexpected)})"] if unexpected else []),
+        *(f"has another shape than the model: {misfit}" for misfit in misfits),
+    ]
+    if faults:
+        raise _unfit(source, "; ".join(faults))
+
+
+def require_whole_model(source: str, info: Mapping[str, Any]) -> None:
+    """Refuse a model of which transformers says that it did not load as it is stored.
+
+    Args:
+        source: folder or hub id.
+        info: what `from_pretrained` tells with `output_loading_info`.
+
+    Raises:
+        GtrTurboError: weights are missing, unexpected or of another shape.
+    """
+    misfits = [f"{name} is {list(stored)}, not {list(wanted)}" for name, stored, wanted in sorted(info["mismatched_keys"])]
+    require_whole(source, missing=info["missing_keys"], unexpected=info["unexpected_keys"], misfits=misfits)
+    if info["error_msgs"]:
+        raise _unfit(source, f"does not load: {info['error_msgs'][0]}")
+
+
+def require_numbers(source: str | Path, parameters: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuse weights that are not all finite.
+
+    Raises:
+        GtrTurboError: names the first tensor that holds NaN or infinity.
+    """
+    for name, values in parameters:
+        # A sum is read off in one pass without a copy; where it overflows, each entry is looked at.
+        if not values.detach().sum(dtype=torch.float32).isfinite() and not values.detach().isfinite().all():
+            raise _unfit(source, f"holds weights that are no numbers (NaN or infinity), first in {name}")
+
+
+def require_float_weights(folder: Path) -> None:
+    """Refuse whole numbers where weights should be; those of a model that says how it is quantised are left alone.
+
+    Raises:
+        GtrTurboError: names the tensor and its type.
+    """
+    config = folder / MODEL_CONFIG
+    if config.is_file() and "quantization_config" in parse_json(config.read_bytes()):
+        return
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                dtype = file.get_slice(name).get_dtype()
+                if dtype.startswith(WHOLE_NUMBERS) and dtype != "BF16" and name.endswith(WEIGHT_NAMES):
+                    raise _unfit(folder, f"holds {name} as {dtype} in {path.name}, which is no type of weights")
+
+
+def _unfit(source: str | Path, what: str) -> GtrTurboError:
+    there = Path(source).is_dir()
+    return GtrTurboError(f"{source} {what}.", f"see: gtrturbo show {source} --check" if there else "choose another model.")

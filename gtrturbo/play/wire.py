@@ -1,0 +1,189 @@
+"""One request to an inference server over HTTP, and what comes of it: JSON, or a sentence.
+
+What answers may be anything. An answer is bounded in bytes and in time, it is asked for where the user says and nowhere else (a
+redirect would take the API key along), and nothing of it is believed before it is read as JSON.
+"""
+
+import http.client
+import io
+import json
+import os
+import socket
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+from urllib.parse import urlsplit
+
+from gtrturbo.errors import GtrTurboError
+
+# Seconds before each further try: a server that restarts or is full is waited for, about two minutes in all.
+BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
+TIMEOUT = 600.0  # seconds for one answer, from the first byte that is sent to the last that comes
+LONGEST = 64 << 20  # bytes of an answer: a reply of 32,768 tokens with log-probs takes a tenth of it
+BLOCK = 1 << 16
+LONGEST_NAME = 63  # characters between two dots of a host's name
+SHOWN = 500  # characters of a refusal that are told
+TOO_MANY_REQUESTS = 429
+START = "start the server, or name another with --base-url."
+
+
+def address_of(url: str) -> str:
+    """Return a server's address without a final slash and /v1.
+
+    Raises:
+        GtrTurboError: it is no http address of a host, or it holds a password, which would be seen wherever the address is told.
+    """
+    fix = "write it as in --base-url http://localhost:8000"
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise GtrTurboError(f"--base-url {url} holds characters that no address has.", fix)
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise GtrTurboError(f"--base-url {url} is no address: {error}.", fix) from None
+    if "@" in parts.netloc:
+        raise GtrTurboError(f"--base-url …@{host} holds a user's name or password.", "give a key as OPENAI_API_KEY instead.")
+    if (
+        parts.scheme not in ("http", "https")
+        or not host
+        or port == 0
+        or any(len(name) > LONGEST_NAME for name in host.split("."))
+    ):
+        raise GtrTurboError(f"--base-url {url} is no address of a server.", fix)
+    return url.rstrip("/").removesuffix("/v1")
+
+
+class _TriedInVainError(Exception):
+    """What may pass: the request is sent again."""
+
+
+def request(url: str, body: dict[str, Any] | None = None, *, plain: bool = False) -> Any:
+    """Send one request; try again on what may pass: lost connections, a full server (429), its own failures (5xx).
+
+    Args:
+        url: where to.
+        body: sent as JSON; None asks by GET.
+        plain: the answer is no JSON, and is not read.
+
+    Raises:
+        GtrTurboError: the server refuses the request, or does not answer however often it is asked.
+    """
+    content = None if body is None else json.dumps(body, allow_nan=False).encode()
+    asked = urllib.request.Request(url, data=content, headers=_headers())
+    trouble = ""
+    for pause in (*BACKOFF, None):
+        try:
+            answer = _answer(asked)
+            return None if plain else _parsed(answer)
+        except _TriedInVainError as error:
+            trouble = str(error)
+        if pause is not None:
+            time.sleep(pause)
+    raise GtrTurboError(f"{url} {trouble}", START)
+
+
+def _headers() -> dict[str, str]:
+    key = os.environ.get("OPENAI_API_KEY")
+    return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+
+
+def _answer(asked: urllib.request.Request) -> bytes:
+    """Ask once. What is wrong with a connection, or with HTTP on it, may pass; a refusal does not."""
+    try:
+        with _open(asked) as response:
+            return _read(response)
+    except urllib.error.HTTPError as error:
+        raise _refusal(asked.full_url, error) from None
+    except (OSError, http.client.HTTPException, ValueError, OverflowError) as error:
+        raise _TriedInVainError(f"cannot be reached: {error or type(error).__name__}.") from None
+
+
+def _refusal(url: str, error: urllib.error.HTTPError) -> Exception:
+    with error:
+        try:
+            said = error.read(SHOWN).decode(errors="replace")
+        except (OSError, http.client.HTTPException, ValueError):
+            said = ""
+    if error.code >= 500 or error.code == TOO_MANY_REQUESTS:
+        return _TriedInVainError(f"answered {error.code}: {said}")
+    if 300 <= error.code < 400:
+        return GtrTurboError(f"{url} sends the request on to another address ({error.code}).", "name that one with --base-url.")
+    return GtrTurboError(f"{url} refused the request ({error.code}): {said}")
+
+
+def _read(response: Any) -> bytes:
+    content = bytearray()
+    while block := response.read1(BLOCK):
+        content += block
+        if len(content) > LONGEST:
+            raise _TriedInVainError(f"answers with more than {LONGEST >> 20} MiB.")
+    if response.length:  # As the head says, more was to come.
+        raise http.client.IncompleteRead(b"", response.length)
+    return bytes(content)
+
+
+def _parsed(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        said = str(error) or type(error).__name__
+        raise _TriedInVainError(f"does not answer with JSON: {said}.") from None
+
+
+class _NotSentOn(urllib.request.HTTPRedirectHandler):
+    """Make a redirect the error that it is for us."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+class _BytesInTime(io.RawIOBase):
+    """What comes from a socket within TIMEOUT in all: a timeout of the socket's own begins anew with each byte."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket, self._file = connected, connected.makefile("rb", buffering=0)
+        self._until = time.monotonic() + TIMEOUT
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        try:
+            self._socket.settimeout(max(1e-3, self._until - time.monotonic()))
+            return self._file.readinto(buffer)
+        except TimeoutError:
+            raise TimeoutError(f"no whole answer within {TIMEOUT:g} seconds") from None
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class _ResponseInTime(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *given: Any, **named: Any) -> None:
+        super().__init__(sock, *given, **named)
+        self.fp.close()
+        self.fp = io.BufferedReader(_BytesInTime(sock))
+
+
+class _Plain(http.client.HTTPConnection):
+    response_class = _ResponseInTime
+
+
+class _Secure(http.client.HTTPSConnection):
+    response_class = _ResponseInTime
+
+
+class _PlainHandler(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(_Plain, req)
+
+
+class _SecureHandler(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(_Secure, req)
+
+
+def _open(asked: urllib.request.Request) -> Any:
+    return urllib.request.build_opener(_NotSentOn, _PlainHandler, _SecureHandler).open(asked, timeout=TIMEOUT)

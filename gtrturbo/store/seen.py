@@ -1,0 +1,95 @@
+"""Which large files were found to hold what their manifest says, and how they looked then, so that they are hashed once.
+
+The record lies in the user's own cache, by path: hash, size, times and inode. A file that looks otherwise now is hashed again.
+Small files are not worth it. What cannot be read or written of the record costs time alone.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from gtrturbo.store.files import write_whole
+from gtrturbo.store.hashes import SETTLED, WORTH_REMEMBERING
+
+VERIFIED = "verified.json"
+MOST = 4096
+# How old a file must be before its times tell it from a later state of itself where they tick in milliseconds. ns
+SETTLED_BY_FINE_CLOCK = 50_000_000
+FINE = 1_000_000  # ns
+
+Mark = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Look:
+    """A large file as it looked when its content was known: sha256 of it, and size, time of change, of its entry, and inode."""
+
+    sha256: str
+    mark: Mark
+
+
+def mark_of(file: Path) -> Mark:
+    """Return what tells a file from its later states without reading it."""
+    stat = file.stat()
+    return (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+
+
+def is_large(look: Look) -> bool:
+    """Tell whether a file is so large that it is not read again for nothing."""
+    return look.mark[0] >= WORTH_REMEMBERING
+
+
+def looks() -> dict[str, Look]:
+    """Read the record: looks by absolute path. Empty where there is none, or none that is this user's alone."""
+    file = _record()
+    try:
+        return TypeAdapter(dict[str, Look]).validate_json(file.read_bytes()) if file and _is_own(file) else {}
+    except (OSError, ValidationError):
+        return {}
+
+
+def remember(folder: Path, hashed: Mapping[str, Look]) -> None:
+    """Record how files looked before they were hashed; those that are small, or may change without a new time, are left out.
+
+    Args:
+        folder: of an artifact.
+        hashed: by name in it.
+    """
+    found = {name: look for name, look in hashed.items() if is_large(look) and _is_settled(look.mark)}
+    file = _record()
+    if not found or file is None:
+        return
+    known = looks()
+    there = {str((folder / name).resolve()): look for name, look in found.items()}
+    merged = {path: look for path, look in known.items() if path not in there} | there
+    newest = dict(list(merged.items())[-MOST:])
+    content = {path: {"sha256": look.sha256, "mark": look.mark} for path, look in newest.items()}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_whole(file, json.dumps(content).encode())
+    except OSError:
+        return
+
+
+def _is_settled(mark: Mark) -> bool:
+    _, changed, entry_changed, _ = mark
+    age = time.time_ns() - max(changed, entry_changed)
+    return age > (SETTLED if changed % FINE == 0 else SETTLED_BY_FINE_CLOCK)
+
+
+def _record() -> Path | None:
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # There is no home.
+        return None
+    return folder / "gtrturbo" / VERIFIED
+
+
+def _is_own(file: Path) -> bool:
+    """Tell whether nobody else could have written a file: what it says is believed instead of reading gigabytes."""
+    return all(path.stat().st_uid == os.getuid() and not path.stat().st_mode & 0o022 for path in (file, file.parent))

@@ -1,0 +1,125 @@
+"""One request over HTTP: what is not an answer becomes a sentence, in bounded time and memory, and nobody else is asked."""
+
+import http.server
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.play import wire
+
+
+@contextmanager
+def answering(*lines: bytes, body: bytes = b"", pause: float = 0.0):
+    """Serve these bytes to whoever asks, one byte after each pause if there is one; yields the address and what was asked."""
+    asked: list[tuple[str, str | None]] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, self.headers["Authorization"]))
+            content = b"\r\n".join([*lines, b"", b""]) + body
+            try:
+                for place in range(0, len(content), 1 if pause else len(content)):
+                    self.wfile.write(content[place : place + 1] if pause else content)
+                    time.sleep(pause)
+            except OSError:
+                return
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    monkeypatch.setattr(wire, "BACKOFF", (0.0,))
+
+
+@pytest.mark.parametrize(
+    ("lines", "body", "said"),
+    [
+        ([b"HELLO"], b"", "cannot be reached"),
+        ([b"HTTP/1.1 99999999 OK"], b"", "cannot be reached"),
+        ([b"HTTP/1.1 200 OK", b"X: " + b"x" * 70_000], b"{}", "cannot be reached"),
+        ([b"HTTP/1.1 200 OK", b"Content-Length: 100"], b"{", "cannot be reached"),
+        ([b"HTTP/1.1 200 OK", b"Content-Length: " + b"9" * 30], b"{}", "cannot be reached"),
+        ([b"HTTP/1.1 200 OK", b"Transfer-Encoding: chunked"], b"zz\r\n{}", "cannot be reached"),
+        ([b"HTTP/1.1 200 OK"], b"<html>", "does not answer with JSON"),
+        ([b"HTTP/1.1 200 OK"], b"\xff\xfe\xfd", "does not answer with JSON"),
+        ([b"HTTP/1.1 200 OK"], b"[" * 100_000, "does not answer with JSON"),
+        ([b"HTTP/1.1 200 OK"], b"9" * 5000, "does not answer with JSON"),
+        ([b"HTTP/1.1 500 Oops"], b"later", "answered 500: later"),
+    ],
+)
+def test_what_is_no_answer_is_asked_for_again_and_then_told(lines, body, said):
+    with answering(*lines, body=body) as (url, asked), pytest.raises(GtrTurboError, match=said):
+        wire.request(url)
+    assert len(asked) == 2  # As often as there are pauses, and once more.
+
+
+def test_a_redirect_is_not_followed_and_takes_no_key_along(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    refused = pytest.raises(GtrTurboError, match=r"sends the request on to another address \(307\)")
+    with answering(b"HTTP/1.1 200 OK", body=b"{}") as (elsewhere, seen):
+        away = [b"HTTP/1.1 307 Away", f"Location: {elsewhere}".encode()]
+        with answering(*away) as (url, asked), refused:
+            wire.request(url)
+    assert (len(asked), asked[0][1], seen) == (1, "Bearer secret", [])
+
+
+def test_an_answer_is_bounded_in_bytes(monkeypatch):
+    monkeypatch.setattr(wire, "LONGEST", 1 << 20)
+    refused = pytest.raises(GtrTurboError, match="answers with more than 1 MiB")
+    with answering(b"HTTP/1.1 200 OK", body=b" " * (2 << 20)) as (url, _), refused:
+        wire.request(url)
+
+
+@pytest.mark.parametrize("lines", [[b"HTTP/1.1 200 OK", b"X: " + b"x" * 1000], [b"HTTP/1.1 200 OK", b"", b" " * 1000]])
+def test_an_answer_that_comes_byte_by_byte_is_bounded_in_time(monkeypatch, lines):
+    monkeypatch.setattr(wire, "TIMEOUT", 0.3)
+    started = time.monotonic()
+    with (
+        answering(*lines, pause=0.02) as (url, asked),
+        pytest.raises(GtrTurboError, match=r"no whole answer within 0\.3 seconds"),
+    ):
+        wire.request(url)
+    assert len(asked) == 2 and time.monotonic() - started < 5  # Of the 20 seconds that one answer takes.
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "x", "//x", "http://", "ftp://x", "file:///etc/passwd", "http://[::1", "http://a:99999", "http://a:0", "http://a b", "http://ß",
+     "http://\x1b[31m", "http://" + "x" * 300],
+)  # fmt: skip
+def test_what_is_no_address_is_refused(url):
+    with pytest.raises(GtrTurboError, match="--base-url") as error:
+        wire.address_of(url)
+    assert "http://localhost:8000" in error.value.fix
+
+
+def test_an_address_that_holds_a_password_is_refused_without_telling_it():
+    with pytest.raises(GtrTurboError, match="holds a user's name or password") as error:
+        wire.address_of("https://me:secret@host:8000/v1")
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("url", ["http://host:8000", "http://host:8000/", "http://host:8000/v1", "http://host:8000/v1/"])
+def test_an_address_may_end_as_the_protocol_writes_it(url):
+    assert wire.address_of(url) == "http://host:8000"
+
+
+def test_a_port_where_nobody_listens_is_told():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        with pytest.raises(GtrTurboError, match=r"cannot be reached: .*refused.*\nstart the server"):
+            wire.request(f"http://127.0.0.1:{free.getsockname()[1]}")
