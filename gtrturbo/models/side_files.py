@@ -32,7 +32,8 @@ TRAINING = (
     "events.out.tfevents.*", "runs", "wandb", "logs", "*.log", METRICS, METRICS_LOG,
 )  # fmt: skip
 JUNK = (
-    ".*", "__pycache__", "__MACOSX", "*.pyc", "Thumbs.db", "desktop.ini", "*~", "#*#", "*.swp", "*.bak", "*.orig", "*.tmp", "*.lock",
+    ".*", "__pycache__", "__MACOSX", "*.pyc", "Thumbs.db", "desktop.ini", "*~", "#*#", "*.swp", "*.bak", "*.orig", "*.tmp",
+    "*.lock",
 )  # fmt: skip
 # Of an artifact's own files, and those that are written anew.
 ANEW = (MANIFEST, TIMING, MOVED, PRUNED, ADAPTER_CONFIG, CARD)
