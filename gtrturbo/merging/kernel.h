@@ -49,6 +49,8 @@ int64_t span_bfloat16(int64_t n, const uint16_t *base, const Input *input, uint6
                       int64_t *above, double *rest, int64_t room, int64_t *found);
 int64_t span_float32(int64_t n, const float *data, uint64_t first, uint64_t width, uint32_t *tables, int64_t *above, double *rest,
                      int64_t room, int64_t *found);
+int64_t span_float64(int64_t n, const double *data, uint64_t first, uint64_t width, uint32_t *tables, int64_t *above, double *rest,
+                     int64_t room, int64_t *found);
 
 /* mapping.c: tiles of mapped files, before and after they are read. */
 void expect(const Input *input, int64_t bytes);
