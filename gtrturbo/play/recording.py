@@ -71,7 +71,8 @@ def record_episodes(
     with progress_bar("episodes", len(own)) as bar:
         how = {"num_envs": num_envs, "on_invalid_reply": on_invalid_reply, "deals": deals}
         for played in play_episodes(agent, task, seed=seed, episodes=own, **how):
-            resume_log.append(record(resume_log.folder, played))
+            episode = record(resume_log.folder, played)
+            resume_log.append(episode, [image for turn in episode.turns for image in _images(turn)])
             bar.advance()
     group().barrier()
     return _write_episodes(folder, resume_log.read(), pictures=resume_log.folder) if group().world.first else []
