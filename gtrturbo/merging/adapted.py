@@ -141,7 +141,7 @@ class _Way:
             self._known.append(transposed_layers(self.folder))
         layers = self._known[0]
         if layers is None:
-            return ways.pop() if len(ways) == 1 else None
+            return None
         return any(name.removesuffix(".weight").endswith(layer) for layer in layers)
 
 

@@ -1,5 +1,5 @@
 /* The loops of kernel.c in which nearly all merges spend their time, once more for processors with AVX2, a base in bfloat16, and
-   inputs that are all bfloat16 weights, or all float32 differences, as adapters are: sums of an entry stay in registers. Where the
+   inputs that are all bfloat16 weights, or all float64 differences, as adapters are: sums of an entry stay in registers. Where the
    inputs are bfloat16 and all weights are 1 they are float32, eight entries at a time, as long as no sum can be rounded; elsewhere
    they are float64, four at a time, with the operations of kernel.c in their order. Either way the bytes are the same.
 
@@ -105,9 +105,9 @@ ALWAYS_INLINE Doubles finish_four(const int votes, const Rule *rule, Doubles ori
 
 ALWAYS_INLINE double least_kept(const Input *input) { return input->low > 0.0 ? input->low : 0x1p-1074; }
 
-/* Four entries of one checkpoint's task vector: float32 as they are, or bfloat16 less the base. */
+/* Four entries of one checkpoint's task vector: float64 as they are, or bfloat16 less the base. */
 ALWAYS_INLINE Doubles task_vector(const int differences, const Input *input, int64_t i, Doubles origin) {
-    if (differences) return (Doubles)_mm256_cvtps_pd(_mm_loadu_ps((const float *)input->data + i));
+    if (differences) return (Doubles)_mm256_loadu_pd((const double *)input->data + i);
     return widen((const uint16_t *)input->data + i) - origin;
 }
 
@@ -277,7 +277,7 @@ ALWAYS_INLINE void merge_in_float32(const int votes, int64_t k, int64_t start, i
 
 static int fits(int64_t k, const Input *inputs, const Rule *rule) {
     if (k < 1 || rule->keep < 1.0 || rule->vote == VOTE_COUNT || (rule->vote == NO_VOTE && rule->trimmed)) return 0;
-    const int64_t difference = inputs[0].difference, dtype = difference ? FLOAT32 : BFLOAT16;
+    const int64_t difference = inputs[0].difference, dtype = difference ? FLOAT64 : BFLOAT16;
     for (int64_t c = 0; c < k; c++)
         if (inputs[c].dtype != dtype || inputs[c].difference != difference || inputs[c].high < INFINITY) return 0;
     return 1;
@@ -389,20 +389,29 @@ int64_t span_bfloat16(int64_t n, const uint16_t *base, const Input *input, uint6
     return total(checked) == 0.0 ? n : -1;
 }
 
-/* The same of differences in float32. */
-int64_t span_float32(int64_t n, const float *data, uint64_t first, uint64_t width, uint32_t *tables, int64_t *above, double *rest,
+/* The same of differences in float64. */
+int64_t span_float64(int64_t n, const double *data, uint64_t first, uint64_t width, uint32_t *tables, int64_t *above, double *rest,
                      int64_t room, int64_t *found) {
     const Bins bins = bins_of(first, width, tables, rest, room, found);
-    Ints over = {0};
-    Floats checked = {0};
-    n -= n % EIGHT;
-    for (int64_t i = 0; i < n; i += EIGHT) {
-        Floats d = (Floats)_mm256_loadu_ps(data + i);
+    double low;
+    memcpy(&low, &bins.from, 8);
+    Longs over = {0};
+    Doubles checked = {0};
+    n -= n % 4;
+    for (int64_t i = 0; i < n; i += 4) {
+        Doubles d = (Doubles)_mm256_loadu_pd(data + i);
         checked += d - d;
-        look_at_eight(d, &bins, &over);
+        d = (Doubles)((Longs)d & INT64_MAX);
+        Longs beyond = d >= bins.high;
+        over -= beyond;
+        unsigned inside = (unsigned)_mm256_movemask_pd((__m256d)(beyond ^ (d >= low)));
+        if (!inside) continue; /* as most are */
+        double lanes[4];
+        memcpy(lanes, &d, sizeof d);
+        for (; inside; inside &= inside - 1) look(lanes[__builtin_ctz(inside)], &bins);
     }
-    *above += (int64_t)count(longs(over));
-    return _mm256_movemask_ps((__m256)(checked != 0.0f)) ? -1 : n;
+    *above += (int64_t)count(over);
+    return total(checked) == 0.0 ? n : -1;
 }
 
 #else
@@ -416,7 +425,7 @@ int64_t span_bfloat16(int64_t n, const uint16_t *base, const Input *input, uint6
     return 0;
 }
 
-int64_t span_float32(int64_t n, const float *data, uint64_t first, uint64_t width, uint32_t *tables, int64_t *above, double *rest,
+int64_t span_float64(int64_t n, const double *data, uint64_t first, uint64_t width, uint32_t *tables, int64_t *above, double *rest,
                      int64_t room, int64_t *found) {
     return 0;
 }

@@ -30,8 +30,9 @@ def wide(values: np.ndarray) -> np.ndarray:
 
 
 def differences(rng, n: int, exponents) -> np.ndarray:
-    """float32 of both signs, of any 24 bits and of exponents in a range, some of them zeros of both signs."""
+    """float64 of both signs, of any 53 bits and of exponents in a range, some of them zeros of both signs."""
     values = (numbers(rng, n, exponents).astype(np.uint32) << 16 | rng.integers(0, 1 << 16, n, np.uint32)).view(np.float32)
+    values = values.astype(np.float64) * (1 + rng.random(n) * 2.0**-20)
     values[::11], values[3::23] = 0.0, -0.0
     return values
 
