@@ -8,11 +8,11 @@ RUN ?= runs/demo
 JOBS ?= 2
 CASES ?=
 
-.PHONY: install demo test campaign check lint format docs clean
+.PHONY: install demo test test-trackers campaign check lint format docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */make \1\t/' | expand -t 16
 
 install: $(VENV)/.ok  ## set up .venv with gtrturbo and its development tools
 
@@ -30,6 +30,11 @@ test: install  ## run the tests, a process per core
 
 campaign: install  ## kill, damage and mislead every command thousands of times: half an hour on two cores; CASES=NAME replays one
 	PYTHONPATH=tests $(BIN)/python -m campaign --jobs $(JOBS) $(CASES)
+
+test-trackers: install  ## TensorBoard, Weights & Biases and Trackio themselves, in an environment beside .venv
+	$(PYTHON) -m venv .venv-trackers
+	.venv-trackers/bin/pip install --quiet --disable-pip-version-check -e '.[dev,tensorboard,wandb,trackio]'
+	.venv-trackers/bin/pytest tests/store/test_tracker_services.py
 
 check: lint test  ## lint and test
 

@@ -3,20 +3,22 @@
 import importlib
 import inspect
 import os
-import sys
 import traceback
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from gtrturbo import __version__
 from gtrturbo.config import CheckTaskConfig, CompareConfig, DistillConfig, PlayConfig, ReportConfig, RunConfig, ShowConfig
 from gtrturbo.config.fields import Field, Role, build, fields
 from gtrturbo.config.renamed import FLAGS, old_options
-from gtrturbo.console import stderr, visible
+from gtrturbo.console import stderr
+from gtrturbo.distributed.escapes import complain, one_line, say
 from gtrturbo.distributed.interrupts import exit_code
 from gtrturbo.distributed.processes import world
 from gtrturbo.errors import GtrTurboError, of_system
@@ -38,8 +40,32 @@ UNTOLD, UNTOLD_CODE = "unexpected error", 70  # EX_SOFTWARE of BSD's sysexits.h
 MOST_TOLD = 200  # characters of an error that no sentence tells
 PANELS = {Role.INPUT: "Inputs", Role.RUNTIME: "Output and machine"}
 
+
+class _Commands(TyperGroup):
+    """Tells mistakes in the options as all else is told: what was typed is a text of others, too."""
+
+    def make_context(self, *given: Any, **more: Any) -> Any:
+        with _plain_mistakes():
+            return super().make_context(*given, **more)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _plain_mistakes():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _plain_mistakes() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if isinstance(message := getattr(error, "message", None), str):
+            error.message = one_line(message)  # type: ignore[attr-defined]
+        raise
+
+
 app = typer.Typer(
     name="gtrturbo",
+    cls=_Commands,
     help="Train vision-language-model agents with GTR-Turbo: PPO with a teacher merged from the run's own checkpoints.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -105,9 +131,11 @@ class _errors:
         if not isinstance(error, Exception) or isinstance(error, BrokenPipeError | typer.Exit):
             return  # typer ends quietly where nobody reads on.
         if self.debug:
-            traceback.print_exception(error)
+            complain("".join(traceback.format_exception(error)).rstrip())
         told, code = _told(error, self.code)
-        print(visible(str(told)), file=sys.stderr)
+        complain(one_line(told.what))
+        if told.fix:
+            complain(one_line(told.fix))
         raise typer.Exit(code)
 
 
@@ -222,7 +250,7 @@ def run_stage(config: Any) -> None:
     if not STAGES[stage_of(config)].fetches(config):
         _go_offline()
     if getattr(config, "dry_run", False):
-        print(preview(config))
+        say(preview(config))
         return
     result = distill(config) if isinstance(config, DistillConfig) else execute(config)
     stderr.print(summary_line(result), style="dim", soft_wrap=True)
@@ -232,7 +260,7 @@ def run_stage(config: Any) -> None:
 def _print_path(path: Path) -> None:
     # stdout carries one line, whatever the number of processes.
     if world().first:
-        print(path)
+        say(one_line(str(path)))
 
 
 def _go_offline() -> None:
@@ -252,7 +280,7 @@ def run_loop(config: RunConfig) -> None:
     if config.dry_run:
         # Its imports take seconds, which no other command should.
         notes = importlib.import_module("gtrturbo.runs.estimate").notes(config)
-        print(shell(plan(config), notes=notes), end="")
+        say(shell(plan(config), notes=notes), end="")
     else:
         _print_path(run_with_progress(config))
 
@@ -265,7 +293,7 @@ def play(config: PlayConfig) -> None:
 
 def _version(wanted: bool | None) -> None:
     if wanted:
-        print(f"gtrturbo {__version__}")
+        say(f"gtrturbo {__version__}")
         raise typer.Exit
 
 

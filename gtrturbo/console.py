@@ -2,18 +2,32 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import Segment
 
+from gtrturbo.distributed.escapes import visible
 from gtrturbo.distributed.processes import world
 
 EXACT = 1e15
-CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) != "\n"} | {0x7F: 0x2421}
-INVISIBLE = dict.fromkeys([*range(0x80, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)
+
+
+class PlainConsole(Console):
+    """A console to which all text is text: no markup in it counts, and nothing in it steers the terminal."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(markup=False, highlight=False, emoji=False, **settings)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Lay out as rich does, whose own colours and movements are no text."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
 
 # Of several processes one tells what all of them do.
-stderr = Console(stderr=True, highlight=False, quiet=not world().first)
+stderr = PlainConsole(stderr=True, quiet=not world().first)
 
 
 class Bar:
@@ -33,20 +47,15 @@ class Bar:
 def progress_bar(description: str, total: int) -> Iterator[Bar]:
     """Show progress on stderr while the block runs; silent where stderr is not a terminal."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=stderr, disable=stderr.quiet or not stderr.is_terminal, transient=True) as progress:
         yield Bar(progress, description, total)
-
-
-def visible(text: str) -> str:
-    """Replace control characters one for one, but for line breaks: what a model wrote must not steer the terminal."""
-    return text.translate(CONTROL_PICTURES | INVISIBLE)
 
 
 def number(value: float) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from gtrturbo.errors import GtrTurboError
 
+LARGEST_WEIGHT = 1e9
 LEAST = 1e-8  # of the largest weight: a sum below it is 0 but for rounding
 
 
@@ -51,6 +52,10 @@ def _explicit(spec: str, k: int) -> list[float]:
         raise GtrTurboError(f"weights has {len(weights)} numbers for {k} checkpoints.", "give one per checkpoint.")
     if not all(map(math.isfinite, weights)):
         raise GtrTurboError(f"weights must be finite, got {spec}.", "leave a checkpoint out to ignore it.")
+    if max(map(abs, weights)) > LARGEST_WEIGHT:
+        raise GtrTurboError(
+            f"weights must be at most {LARGEST_WEIGHT:g} in size, got {spec}.", "only their ratios count in a mean."
+        )
     return weights
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,11 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 from gtrturbo import __version__
 from gtrturbo.analysis.summary import by_episode
 from gtrturbo.config import RunConfig
+from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import Plugin, is_outside, load
 from gtrturbo.store.files import save_json
 from gtrturbo.store.ids import short
 from gtrturbo.store.manifest import Manifest, read_manifest
+from gtrturbo.store.moved import Moved, read_moved
 from gtrturbo.store.names import MANIFEST, METRICS_LOG, TIMING, TURNS
 from gtrturbo.store.records import Turn, read_rows
 
@@ -114,13 +115,18 @@ class Entry:
         file = self.path / TIMING
         return float(json.loads(file.read_text(encoding="utf-8"))["seconds"]) if file.is_file() else 0.0
 
+    @cached_property
+    def moved(self) -> Moved | None:
+        """What a merge moved, tensor by tensor; None where that was not recorded."""
+        return read_moved(self.path)
+
     def turns(self) -> list[Turn]:
         """Read the turns that were played.
 
         Raises: GtrTurboError: they are gone, or damaged.
         """
         if not (self.path / TURNS).is_file():
-            raise GtrTurboError(f"{self.path / TURNS} is missing.", f"see: gtrturbo show {shlex.quote(str(self.path))} --check")
+            raise GtrTurboError(f"{self.path / TURNS} is missing.", f"see: gtrturbo show {shell_word(str(self.path))} --check")
         return list(read_rows(self.path / TURNS, Turn))
 
     def episodes(self) -> list[list[Turn]]:

@@ -1,11 +1,11 @@
 """What the teacher thinks of each token that the student sampled: the two log-probs side by side, and their difference."""
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.teachers import mode_of, tells_of_tokens
 from gtrturbo.store.ids import artifact_id, short
@@ -37,7 +37,7 @@ def read_scored(path: Path, scores: Path) -> Scored:
     if made_for != given:
         raise GtrTurboError(
             f"the scores in {scores} were made for turns {short(made_for)}, but {path} is {short(given)}.",
-            f"run: gtrturbo distill --rollouts {shlex.quote(str(path))} --mode kl …",
+            f"run: gtrturbo distill --rollouts {shell_word(str(path))} --mode kl …",
         )
     if not tells_of_tokens(read_manifest(scores)):
         raise GtrTurboError(
@@ -46,7 +46,7 @@ def read_scored(path: Path, scores: Path) -> Scored:
         )
     scored = Scored(load_turn_tokens(path / TOKENS), load_scores(scores / SCORES))
     if [*map(len, scored.teacher)] != [*map(len, scored.tokens.response_ids)]:
-        raise GtrTurboError(f"{scores} has other tokens than {path}.", f"see: gtrturbo show {shlex.quote(str(scores))} --check")
+        raise GtrTurboError(f"{scores} has other tokens than {path}.", f"see: gtrturbo show {shell_word(str(scores))} --check")
     return scored
 
 

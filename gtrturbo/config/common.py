@@ -14,7 +14,7 @@ Overwrite = Annotated[bool, "Replace --out if it exists.", Role.RUNTIME]
 Seed = Annotated[int, "Everything random in this stage follows from it.", SEED]
 Log = Annotated[
     tuple[str, ...],
-    "Tracker of your own that is told all numbers at once, path/to/file.py:NAME; repeatable. metrics.jsonl is always there.",
+    "Who is told all numbers as they arise: tensorboard, wandb, trackio, or path/to/file.py:NAME of your own; repeatable.",
     Role.RUNTIME,
 ]
 Verify = Annotated[

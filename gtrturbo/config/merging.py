@@ -62,6 +62,9 @@ class MergeConfig(StageConfig):
         tuple[str, ...], "Merge only tensors whose name fits, such as model.layers.*; repeatable. Others: the base's."
     ] = ()
     exclude: Annotated[tuple[str, ...], "Leave tensors whose name fits as they are in the base; repeatable."] = ()
+    saturate: Annotated[
+        bool, "Write results beyond the range of the base's type as its largest number; ours is to refuse them."
+    ] = False
     missing: Annotated[
         Missing,
         "Tensors that only the base or only a checkpoint has: error refuses; base does as the base does; dropped, ours, does so "

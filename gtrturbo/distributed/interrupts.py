@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from gtrturbo.distributed.children import follows_parent
+from gtrturbo.distributed.escapes import complain
 from gtrturbo.distributed.processes import world
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -59,9 +60,5 @@ def exit_code(error: KeyboardInterrupt) -> int:
     number = error.number if isinstance(error, Interrupted) else signal.SIGINT
     if world().first and not follows_parent():
         with suppress(OSError):  # The terminal may be gone.
-            print(
-                f"interrupted by {signal.Signals(number).name}; the same command goes on from what was finished.",
-                file=sys.stderr,
-                flush=True,
-            )
+            complain(f"interrupted by {signal.Signals(number).name}; the same command goes on from what was finished.")
     return 128 + number

@@ -19,6 +19,7 @@ from gtrturbo.merging.magnitudes import NotFinite
 from gtrturbo.merging.measuring import MeasuredTensor, bounds, inner_products, most_varied, selected, vectors_of
 from gtrturbo.merging.operands import Combiner, Kernel, Operand, RuleFailed, Tile, TileRule, loaded
 from gtrturbo.merging.outcome import TensorReport, report_of
+from gtrturbo.merging.overflow import OutOfRange
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, TileReader, narrow
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.products import BufferPool, ProductCache
@@ -30,8 +31,8 @@ from gtrturbo.store.open_files import Files, widen
 from gtrturbo.store.safetensors_files import FLOATS, TensorEntry
 
 COPY = 1 << 22  # bytes
-KEPT = 1 << 26  # bytes of products per thread that wait to be merged,
-MOST_KEPT = 1 << 28  # and of all threads
+KEPT = 1 << 27  # bytes of products per thread that wait to be merged,
+MOST_KEPT = 1 << 29  # and of all threads
 
 
 def room_for_products(threads: int) -> int:
@@ -58,6 +59,7 @@ class Merge:
     accumulators: Accumulators | None = None
     on_progress: Callable[[int], None] = lambda _: None
     extra_jobs: Sequence[Job] = ()
+    range: OutOfRange = field(default_factory=OutOfRange)
     measurer: Callable[[Target, MergePlan], np.ndarray] | None = None
     reports: dict[str, list[np.ndarray]] = field(default_factory=dict)
     weights: dict[str, tuple[float, ...]] = field(default_factory=dict)
@@ -71,7 +73,8 @@ class Merge:
         """Merge everything; return a report per merged tensor, in the order of the base's files.
 
         Raises:
-            GtrTurboError: a NaN or an infinity (file and tensor are named), a file that became shorter, a rule that fails.
+            GtrTurboError: a NaN or an infinity (file and tensor are named), a result beyond the output's
+                type, a file that became shorter, a rule that fails.
             OSError: a full disk.
         """
         try:
@@ -80,6 +83,7 @@ class Merge:
             with threadpool_limits(1, user_api="blas"):
                 self._make_caches(room_for_products(threads))
                 WorkerPool(threads).run(self._add_jobs)
+            self.range.require_none([target.entry for target in self.sources.targets])
         except BaseException:
             for hasher in [*self._hashers.values(), *([self.accumulators] if self.accumulators else [])]:
                 hasher.give_up()
@@ -205,10 +209,11 @@ class Merge:
             operands = self._operands(target, base, readers, start, stop, measured)
             if isinstance(target.base, BaseWithAdapter):  # It is not rounded before the merge.
                 sums = np.empty(stop - start)
-                self._merge_tile(target, origin, operands, rule, start, sums)
+                rows = self._merge_tile(target, origin, operands, rule, start, sums)
                 out[: stop - start] = narrow(sums, out.dtype)
             else:
-                self._merge_tile(target, origin, operands, rule, start, out[: stop - start])
+                rows = self._merge_tile(target, origin, operands, rule, start, out[: stop - start])
+            self.range.look(target.entry, rows, rule, out[: stop - start])
             for index in range(len(readers)):
                 if cache := self._caches.get((target.name, index)):
                     cache.drop(start)
@@ -217,7 +222,7 @@ class Merge:
 
     def _merge_tile(
         self, target: Target, base: Tile, operands: Sequence[Operand], rule: TileRule, start: int, out: np.ndarray
-    ) -> None:
+    ) -> np.ndarray:
         sums = self.accumulators
         state = sums.read(target.entry, start, start + len(out)) if sums else None
         decay = sums.decay if sums else 1.0
@@ -230,6 +235,7 @@ class Merge:
         if sums and state is not None:
             sums.write(target.entry, start, start + len(out), state)
         self.reports[target.name].append(rows)
+        return rows
 
     def _write(self, entry: TensorEntry, offset: int, data: np.ndarray) -> None:
         name, start = entry.file.name, entry.start + offset

@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from gtrturbo.algorithms.weights import ema_alpha
-from gtrturbo.console import stderr, visible
+from gtrturbo.console import stderr
+from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.accumulators import MOST, SUMS_FILES, Accumulators, replace_sums
 from gtrturbo.merging.inputs import Inputs

@@ -9,18 +9,19 @@ from pathlib import Path
 from rich.text import Text
 
 from gtrturbo.config.choices import Missing
-from gtrturbo.console import stderr, visible
+from gtrturbo.console import stderr
+from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapted import adapter_sources
 from gtrturbo.merging.adapters import Adapter, changes_nothing, read_adapter
-from gtrturbo.merging.lineage import on_disk
+from gtrturbo.merging.lineage import found_here, on_disk, same_model
 from gtrturbo.merging.lowrank import factor_sources, module_sources, write_adapter, write_factors
 from gtrturbo.merging.matching import Pattern, match, names_in_memory
 from gtrturbo.merging.naming import tensors_of
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.quantised import require_plain
 from gtrturbo.merging.sources import Sources, full_sources
-from gtrturbo.models.checkpoint_files import base_of, is_adapter, names_base
+from gtrturbo.models.checkpoint_files import base_of, is_adapter, named_base
 from gtrturbo.store.ids import same_artifact
 from gtrturbo.store.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_INDEX, MODEL_WEIGHTS
 from gtrturbo.store.open_files import Files
@@ -134,14 +135,16 @@ def read_inputs(
         return Inputs(base, checkpoints, (), None, rank, factors, pattern, missing)
     if full := [path for path in checkpoints if path not in adapters and not same_artifact(path, under)]:
         raise GtrTurboError(f"{adapters[0]} is a LoRA adapter and {full[0]} has full weights.", "merge one kind at a time.")
-    _require_one_base(adapters, base)
     if rank and factors:
         raise GtrTurboError("--adapter-space factors keeps the rank that the factors have.", "leave out --rank.")
     if (rank or factors) and (include or exclude):
         raise GtrTurboError("--include and --exclude are for full weights as output.", "leave out --rank and --adapter-space.")
     origin = read_adapter(base) if is_adapter(base) else None
     read = tuple(read_adapter(path) if path in adapters else Adapter(path) for path in checkpoints)
-    return Inputs(under, checkpoints, read, origin, rank, factors, pattern, missing)
+    inputs = Inputs(under, checkpoints, read, origin, rank, factors, pattern, missing)
+    for note in _other_bases(adapters, base):
+        inputs.tell(note)
+    return inputs
 
 
 def _require_one_kind(folder: Path) -> None:
@@ -154,11 +157,14 @@ def _require_one_kind(folder: Path) -> None:
         )
 
 
-def _require_one_base(checkpoints: Sequence[Path], base: Path) -> None:
-    """Refuse adapters of another model. One that is not on this machine may be the one that --base is a copy of."""
-    under = Path(base_of(base)) if is_adapter(base) else base
-    named = {path: Path(base_of(path)) for path in checkpoints if names_base(path)}
-    absent = {model for model in named.values() if not model.is_dir()}
-    for path, model in named.items():
-        if len(absent) > 1 or (model.is_dir() and model.resolve() != under.resolve()):
-            raise GtrTurboError(f"{path} adapts {model}, not {under}.", "merge needs checkpoints of one base.")
+def _other_bases(checkpoints: Sequence[Path], base: Path) -> list[str]:
+    """Say of adapters which other base they name: that of the user counts, and shapes decide whether it can be."""
+    under = base_of(base) if is_adapter(base) else str(base)
+    said = []
+    for path in checkpoints:
+        named = named_base(path)
+        if named is None or same_model(named, under):
+            continue
+        other = "others than those" if found_here(named) else "not here to be compared with those"
+        said.append(f"{path} names {named} as its base, whose weights are {other} of {under}: that is what is merged around.")
+    return said

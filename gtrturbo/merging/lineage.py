@@ -4,12 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.checkpoint_files import base_of, is_adapter
-from gtrturbo.store.ids import artifact_id
+from gtrturbo.models.checkpoint_files import is_adapter, named_base
+from gtrturbo.store.ids import artifact_id, same_artifact
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import MANIFEST
+from gtrturbo.store.open_files import same_bytes
+from gtrturbo.store.safetensors_files import read_layout
 
 TRAINED_BY = "ppo-step"
+
+
+# Of a model on the hub, what merge neither reads nor copies.
+NOT_FETCHED = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5", "*.msgpack", "*.onnx*", "*.pkl", "consolidated*.safetensors"]
 
 
 def on_disk(model: Path) -> Path:
@@ -18,16 +24,38 @@ def on_disk(model: Path) -> Path:
     Raises:
         GtrTurboError: there is no such folder, and no such model.
     """
-    if model.exists() or len(model.parts) != 2 or model.is_absolute() or "." in model.parts[0]:
+    if model.exists() or not could_be_id(model):
         return model
+    if len(model.parts) == 1:  # As old ids are, and as folders are that are spelt wrongly.
+        return found_here(str(model)) or model
     from huggingface_hub import snapshot_download  # Takes half a second to import.
 
     try:
-        return Path(
-            snapshot_download(model.as_posix(), allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"])
-        )
+        return Path(snapshot_download(model.as_posix(), ignore_patterns=NOT_FETCHED))
     except (OSError, ValueError) as error:
-        raise GtrTurboError(f"{model} is no folder, and cannot be fetched: {error}") from None
+        raise GtrTurboError(
+            f"{model} is no folder, and cannot be fetched: {error}", "name a folder, or a model that can be reached."
+        ) from None
+
+
+def found_here(model: str) -> Path | None:
+    """Return the folder of a model that is on this machine: by path, or in the local cache by id; None where it is not."""
+    path = Path(model)
+    if path.is_dir():
+        return path
+    if not could_be_id(path):
+        return None
+    from huggingface_hub import snapshot_download  # As above.
+
+    try:
+        return Path(snapshot_download(path.as_posix(), local_files_only=True))
+    except (OSError, ValueError):
+        return None
+
+
+def could_be_id(model: Path) -> bool:
+    """Tell whether a name has the form of an id: owner/name, or a name alone."""
+    return not model.is_absolute() and len(model.parts) in (1, 2) and model.parts[0] not in (".", "..", "~")
 
 
 def find_base(checkpoints: Sequence[Path]) -> Path:
@@ -41,19 +69,57 @@ def find_base(checkpoints: Sequence[Path]) -> Path:
     path = checkpoints[0]
     while True:
         if not (path / MANIFEST).is_file() and is_adapter(path):
-            return on_disk(Path(base_of(path)))
+            return on_disk(Path(_named_by_all(checkpoints)))
         if not (path / MANIFEST).is_file():
             raise GtrTurboError(f"{path} does not name the checkpoint that it was trained from.", "give it with --base.")
         manifest = read_manifest(path, "checkpoint")
         if manifest.stage != TRAINED_BY:
             return path
-        parent = known.get(manifest.inputs["checkpoint"])
+        before = str(manifest.inputs["checkpoint"])
+        parent = known.get(before)
         if parent is None:
             raise GtrTurboError(
-                f"{path} was trained from checkpoint {manifest.inputs['checkpoint'][:6]}, which is not beside it.",
+                f"{path} was trained from checkpoint {before[:6]}, which is not beside it.",
                 "give the checkpoint that PPO started from with --base.",
             )
         path = parent
+
+
+def _named_by_all(checkpoints: Sequence[Path]) -> str:
+    """The base that adapters name, if they name one.
+
+    Raises:
+        GtrTurboError: they name none, or several.
+    """
+    first: tuple[Path, str] | None = None
+    for path in filter(is_adapter, checkpoints):
+        named = named_base(path)
+        if named is None:
+            raise GtrTurboError(f"{path} does not name the checkpoint that it was trained from.", "give it with --base.")
+        if first and not same_model(named, first[1]):
+            raise GtrTurboError(
+                f"{first[0]} adapts {first[1]}, and {path} adapts {named}.", "give the base to merge around with --base."
+            )
+        first = first or (path, named)
+    assert first is not None
+    return first[1]
+
+
+def same_model(a: str, b: str) -> bool:
+    """Tell whether two names are of one model: the same name, the same folder, or folders with the same weights."""
+    if a == b:
+        return True
+    here, there = found_here(a), found_here(b)
+    if here is None or there is None:
+        return False
+    return here.samefile(there) or _same_weights(here, there)
+
+
+def _same_weights(a: Path, b: Path) -> bool:
+    if is_adapter(a) or is_adapter(b):
+        return same_artifact(a, b)
+    ours, theirs = read_layout(a).entries, read_layout(b).entries
+    return ours.keys() == theirs.keys() and all(same_bytes(entry, theirs[name]) for name, entry in ours.items())
 
 
 def _nearby(checkpoints: Sequence[Path]) -> list[Path]:

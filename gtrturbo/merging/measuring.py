@@ -78,10 +78,17 @@ def most_varied(kernel: Kernel, files: Files, target: Target, *, density: float)
 
 
 def vectors_of(base: TileReader, readers: Sequence[TileReader], first: int, last: int) -> np.ndarray:
-    """Read the vectors of one tile. [k, n] float64"""
+    """Read the vectors of one tile. [k, n] float64
+
+    Raises:
+        NotFinite: an entry is a NaN or an infinity, which a selection could leave out unseen.
+    """
     origin = widen(loaded(base(first, last)[0])).astype(np.float64)
     parts = [read(first, last) for read in readers]
-    return np.stack([widen(loaded(data)).astype(np.float64) - (0.0 if difference else origin) for data, difference in parts])
+    vectors = np.stack([widen(loaded(data)).astype(np.float64) - (0.0 if difference else origin) for data, difference in parts])
+    if not np.isfinite(vectors).all():
+        raise NotFinite
+    return vectors
 
 
 def selected(vectors: np.ndarray, measured: MeasuredTensor) -> list[Operand]:

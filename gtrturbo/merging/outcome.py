@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.operands import SUMS
 
 # Sums over millions of terms differ in later digits between the compiled loops and torch.
@@ -36,7 +37,7 @@ def report_of(name: str, entries: int, sums: Sequence[np.ndarray], weights: Sequ
     totals = [math.fsum(column) for column in rows.T.tolist()]  # Exact, hence the same in any order.
     merged, square, dot, base, conflicts, kept, changed, touched = totals
     total = math.fsum(weights) or 1.0  # From the sum to the mean.
-    mean_square, mean_dot = square / total**2, dot / total
+    mean_square, mean_dot = square / (total * total), dot / total
     return TensorReport(name, entries, merged, mean_square, mean_dot, base, conflicts, kept, changed, touched)
 
 
@@ -77,6 +78,10 @@ class Outcome:
                 "kept": total["kept"] / read,
                 "changed": total["changed"] / read,
             }
+        if not all(map(math.isfinite, metrics.values())):
+            raise GtrTurboError(
+                "the norms of what was merged are beyond float64.", "merge with a smaller --scale, or smaller weights."
+            )
         return {name: rounded(value) for name, value in metrics.items()}
 
 

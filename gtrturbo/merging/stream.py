@@ -31,12 +31,16 @@ MEGABYTE = 1_000_000
 
 @dataclass(frozen=True)
 class Streaming:
-    """Where and how a merge is computed: `seed` of a random drop, threads, device, and how many tensors are verified."""
+    """Where and how a merge is computed: `seed` of a random drop, threads, device, and how many tensors are verified.
+
+    `saturate`: results beyond the output's type become its largest numbers.
+    """
 
     seed: int
     threads: int
     device: str
     verify: int
+    saturate: bool = False
 
 
 def stream(
@@ -72,12 +76,15 @@ def stream(
         merge = Merge(plan, sources, kernel, _combiner(plan, kernel, how.device), files, folder, seeds, known)
         merge.accumulators = accumulators(files) if accumulators else None
         merge.extra_jobs = extra_jobs
+        merge.range.saturate = how.saturate
         merge.measurer = _measurer(plan, kernel, files, seeds, how.device)
         with progress_bar("merge (MB)", sources.base.size // MEGABYTE) as bar:
             merge.on_progress = _Throughput(bar)
             reports = merge.run(how.threads)
         if cache:
             cache.remember(merge.thresholds)
+        if merge.range.total:
+            inputs.tell(f"{merge.range.total} entries were beyond the output's type and are now its largest numbers.")
         if how.verify and not accumulators:
             _verify(plan, sources, files, folder, seeds, count=how.verify)
         error = inputs.finish(files, sources, folder)

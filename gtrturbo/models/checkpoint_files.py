@@ -17,6 +17,7 @@ from gtrturbo.store.names import (
     METRICS,
     METRICS_LOG,
     MODEL_INDEX,
+    MOVED,
     OPTIMIZER_FILE,
     PRUNED,
     TIMING,
@@ -25,8 +26,10 @@ from gtrturbo.store.names import (
 
 # What is copied with weights: text, by suffix. The index of shards is written with them.
 SIDE_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".py", ""}
-NOT_BESIDE = {MANIFEST, TIMING, PRUNED, ADAPTER_CONFIG, MODEL_INDEX, "pytorch_model.bin.index.json",
+NOT_BESIDE = {MANIFEST, TIMING, MOVED, PRUNED, ADAPTER_CONFIG, MODEL_INDEX, "pytorch_model.bin.index.json",
               METRICS, "trainer_state.json", ".gitattributes"}  # fmt: skip
+# How the Hugging Face cache names a model's folder, and in it the folder of those of its revisions.
+CACHED_MODEL, SNAPSHOTS = "models--", "snapshots"
 RENDERER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
     "tokenizer.model", "chat_template.jinja", "chat_template.json", "processor_config.json", "preprocessor_config.json",
@@ -39,32 +42,36 @@ def is_adapter(path: Path) -> bool:
     return (path / ADAPTER_CONFIG).is_file()
 
 
-def names_base(path: Path) -> bool:
-    """Tell whether an adapter names the model under it; PEFT writes null for one that was built in memory."""
-    return bool(adapter_config(path).get("base_model_name_or_path"))
-
-
 def base_of(path: Path) -> str:
     """Name the model under an adapter: a folder relative to the adapter's own, else a folder or hub id as it stands.
 
     Raises:
-        GtrTurboError: it names none.
+        GtrTurboError: the adapter names none.
     """
-    if not names_base(path):
+    named = named_base(path)
+    if named is None:
         raise GtrTurboError(
-            f"{path / ADAPTER_CONFIG} does not name the model that the adapter is for.",
-            "write it there as base_model_name_or_path; merge takes it from --base, too.",
+            f"{path / ADAPTER_CONFIG} does not name the model that it adapts.",
+            "write it there as base_model_name_or_path: a folder or a Hugging Face id.",
         )
-    named = adapter_config(path)["base_model_name_or_path"]
+    return named
+
+
+def named_base(path: Path) -> str | None:
+    """Name the model under an adapter as `base_of`, or None where it says nothing, as PEFT does of models made in memory."""
+    named = adapter_config(path).get("base_model_name_or_path")
+    if not isinstance(named, str) or not named.strip() or "\0" in named:
+        return None
     beside = path / named
     return str(beside) if beside.is_dir() else named
 
 
 def bases_under(path: Path) -> list[tuple[Path, str]]:
     """List the artifacts that the model under an adapter lies in, each with how the names of its files there begin."""
-    if not is_adapter(path) or not names_base(path):
+    named = named_base(path) if is_adapter(path) else None
+    if named is None:
         return []
-    base = Path(base_of(path))
+    base = Path(named)
     if base.parent == path:
         return []  # Its own.
     if (base / MANIFEST).is_file():
@@ -74,8 +81,18 @@ def bases_under(path: Path) -> list[tuple[Path, str]]:
 
 
 def adapter_config(path: Path) -> dict[str, Any]:
-    """Read what PEFT wrote beside an adapter."""
-    return json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    """Read what PEFT wrote beside an adapter.
+
+    Raises:
+        GtrTurboError: it is no JSON object.
+    """
+    try:
+        content = json.loads((path / ADAPTER_CONFIG).read_bytes())
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise GtrTurboError(f"{path / ADAPTER_CONFIG} is damaged: it is no JSON object.", "fetch or write the adapter again.")
+    return content
 
 
 def point_to_base(folder: Path, base: str | None) -> None:
@@ -83,9 +100,16 @@ def point_to_base(folder: Path, base: str | None) -> None:
     file = folder / ADAPTER_CONFIG
     config = adapter_config(folder)
     # PEFT keeps the target modules in a set, whose order differs from process to process.
-    config = {name: sorted(value) if isinstance(value, list) else value for name, value in config.items()}
+    config = {name: _in_order(value) if isinstance(value, list) else value for name, value in config.items()}
     config |= {"base_model_name_or_path": base, "inference_mode": True}
     save_json(file, config)
+
+
+def _in_order(values: list[Any]) -> list[Any]:
+    try:
+        return sorted(values)
+    except TypeError:  # Of several kinds, or objects.
+        return sorted(values, key=json.dumps)
 
 
 def rebased(source: Path, out: Path) -> str:
@@ -98,6 +122,15 @@ def rebased_name(model: str, out: Path) -> str:
     return Path(os.path.relpath(model, out)).as_posix() if Path(model).is_dir() else model
 
 
+def name_for_all(model: Path) -> str:
+    """Name a model so that PEFT finds it from any working directory: by its id where it is a download, else by its full path."""
+    folder = model.resolve()
+    cached = folder.parent.parent.name if folder.parent.name == SNAPSHOTS else ""
+    if cached.startswith(CACHED_MODEL):
+        return cached.removeprefix(CACHED_MODEL).replace("--", "/", 1)
+    return str(folder)
+
+
 def copy_renderer(source: Path, folder: Path) -> None:
     """Copy tokenizer, processor and chat template byte for byte."""
     for name in RENDERER_FILES:
@@ -107,7 +140,7 @@ def copy_renderer(source: Path, folder: Path) -> None:
 
 def copy_checkpoint(source: Path, folder: Path) -> None:
     """Copy a checkpoint's own files, without manifest, training state and metrics."""
-    left_out = {MANIFEST, TIMING, PRUNED, OPTIMIZER_FILE, METRICS_LOG, VALUE_HEAD}
+    left_out = {MANIFEST, TIMING, MOVED, PRUNED, OPTIMIZER_FILE, METRICS_LOG, VALUE_HEAD}
     for entry in sorted(source.iterdir()):
         if entry.is_file() and entry.name not in left_out:
             shutil.copyfile(entry, folder / entry.name)

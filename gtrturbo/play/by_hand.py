@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gtrturbo.console import number, visible
+from gtrturbo.console import number
+from gtrturbo.distributed.escapes import say
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.episodes import Response, Slot, State
 from gtrturbo.store.names import MANIFEST
@@ -73,7 +74,7 @@ def _asked(task: Task, state: State) -> str | None:
         try:
             text = input(f"action, reply, or {QUIT}: ").strip()
         except EOFError:
-            print()
+            say("")
             return None
         if text == QUIT:
             return None
@@ -106,4 +107,4 @@ def _ending(slot: Slot) -> str:
 
 
 def _say(text: str) -> None:
-    print(visible(text))
+    say(text)

@@ -11,6 +11,7 @@ from gtrturbo.config import ReportConfig
 from gtrturbo.report.chart import Rule
 from gtrturbo.report.cost import Prices, outside_teacher, time_figure
 from gtrturbo.report.episodes import samples
+from gtrturbo.report.moved import moved_figures
 from gtrturbo.report.page import details, grid, listing, page, paragraph, section, table
 from gtrturbo.report.panels import COLLAPSE, OUTCOMES, TEACHER, UPDATES, figures, gap_figure
 from gtrturbo.store.files import write_whole
@@ -129,7 +130,10 @@ def _task_sections(
     yield section(f"Signs of collapse{of}", grid(figures(f"{name}-c", COLLAPSE, groups, rules=rules)))
     yield section(f"Updates{of}", grid(figures(f"{name}-u", UPDATES, groups, rules=rules)))
     gap = gap_figure(f"{name}-g", task, groups, result)
-    yield section(f"The merged teacher{of}", grid([*figures(f"{name}-m", TEACHER, groups, rules=rules), gap]))
+    yield section(
+        f"The merged teacher{of}",
+        grid([*figures(f"{name}-m", TEACHER, groups, rules=rules), gap, *moved_figures(f"{name}-w", groups)]),
+    )
     yield section(f"Time and cost{of}", time_figure(f"{name}-b", groups), outside_teacher(groups, prices))
     shown = []
     for group in groups:

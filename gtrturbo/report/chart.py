@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+
+from gtrturbo.report.page import shown
 
 WIDTH, HEIGHT = 380, 220
 LEFT, RIGHT, TOP, BOTTOM = 48, 14, 10, 36
@@ -78,7 +79,7 @@ def curves(
     body += [part for rule in rules for part in _rule(rule, vertical)]
     body += [_band(line, horizontal, vertical) for line in lines]
     body += [_curve(line, horizontal, vertical) for line in lines]
-    return _svg(name, title, _described(lines, rules), HEIGHT, body)
+    return drawn(name, title, _described(lines, rules), HEIGHT, body)
 
 
 def bars(name: str, title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], unit: str) -> str:
@@ -89,14 +90,14 @@ def bars(name: str, title: str, rows: Sequence[tuple[str, Sequence[tuple[str, fl
     body = []
     for place, ((row, parts), total) in enumerate(zip(rows, sums, strict=True)):
         top, left = place * (BAR + GAP) + 18, 0.0
-        body.append(f'<text class="name" x="0" y="{top - 5}">{escape(row)}</text>')
+        body.append(f'<text class="name" x="0" y="{top - 5}">{shown(row)}</text>')
         for part, value in parts:
             width = scale(value)
             body.append(f'<rect class="p{names.index(part)}" x="{left:.1f}" y="{top}" width="{width:.1f}" height="{BAR}"/>')
             left += width
         body.append(f'<text x="{left + 5:.1f}" y="{top + BAR - 6}">{total:.3g} {unit}</text>')
     told = ". ".join(f"{row}: " + ", ".join(f"{part} {value:.3g} {unit}" for part, value in parts) for row, parts in rows)
-    return _svg(name, title, told, len(rows) * (BAR + GAP), body)
+    return drawn(name, title, told, len(rows) * (BAR + GAP), body)
 
 
 def swatch(line: Line) -> str:
@@ -150,7 +151,7 @@ def _rule(rule: Rule, axis: Axis) -> list[str]:
     y = axis(rule.y)
     return [
         f'<path class="rule" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>',
-        f'<text class="rule-name" x="{WIDTH - RIGHT - 2}" y="{y - 4:.1f}" text-anchor="end">{escape(rule.name)}</text>',
+        f'<text class="rule-name" x="{WIDTH - RIGHT - 2}" y="{y - 4:.1f}" text-anchor="end">{shown(rule.name)}</text>',
     ]
 
 
@@ -199,7 +200,8 @@ def _described(lines: Sequence[Line], rules: Sequence[Rule]) -> str:
     return ". ".join([*told, *(f"{rule.name}: {rule.y:.3g}" for rule in rules)])
 
 
-def _svg(name: str, title: str, description: str, height: float, body: Sequence[str]) -> str:
-    head = f'<title id="{name}-t">{escape(title)}</title><desc id="{name}-d">{escape(description)}</desc>'
+def drawn(name: str, title: str, description: str, height: float, body: Sequence[str]) -> str:
+    """Put the parts of a picture into one SVG element, with a title and its description in words."""
+    head = f'<title id="{name}-t">{shown(title)}</title><desc id="{name}-d">{shown(description)}</desc>'
     attributes = f'class="picture" viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="{name}-t {name}-d"'
     return f"<svg {attributes}>{head}{''.join(body)}</svg>"

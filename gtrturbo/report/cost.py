@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 from gtrturbo.analysis.groups import RunGroup
 from gtrturbo.analysis.history import Entry, History
 from gtrturbo.report.chart import bars
-from gtrturbo.report.page import details, listing, paragraph, table
+from gtrturbo.report.page import details, listing, paragraph, shown, table
 from gtrturbo.store.names import TOKENS
 from gtrturbo.store.records import mean
 from gtrturbo.store.tensors import load_arrays
@@ -28,7 +27,7 @@ class Prices:
 def time_figure(name: str, groups: Sequence[RunGroup]) -> str:
     """Draw seconds by stage, the mean over a method's seeds."""
     rows = [(group.method, [(stage, _mean_seconds(group, stage)) for stage in STAGES]) for group in groups]
-    legend = "".join(f'<li><span class="block p{place}"></span>{escape(stage)}</li>' for place, stage in enumerate(STAGES))
+    legend = "".join(f'<li><span class="block p{place}"></span>{shown(stage)}</li>' for place, stage in enumerate(STAGES))
     cells = [[method, *(f"{value:.1f}" for _, value in parts)] for method, parts in rows]
     head = "<figcaption>Seconds by stage</figcaption>" + paragraph("Wall clock, mean over seeds.", kind="faint")
     picture = bars(name, "Seconds by stage", rows, "s")

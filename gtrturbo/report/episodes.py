@@ -3,7 +3,6 @@
 import base64
 import io
 from collections.abc import Iterator, Sequence
-from html import escape
 
 import numpy as np
 from PIL import Image
@@ -11,9 +10,10 @@ from PIL import Image
 from gtrturbo.analysis.history import Entry, History
 from gtrturbo.analysis.summary import by_episode
 from gtrturbo.analysis.token_kl import Scored, read_scored
-from gtrturbo.console import number, visible
+from gtrturbo.console import number
+from gtrturbo.distributed.escapes import visible
 from gtrturbo.play.teachers import tells_of_tokens
-from gtrturbo.report.page import details, paragraph, table
+from gtrturbo.report.page import details, paragraph, shown, table
 from gtrturbo.store.pictures import load_picture
 from gtrturbo.store.records import Turn
 
@@ -32,8 +32,8 @@ def samples(run: History, count: int) -> str:
     scored = read_scored(rollout.path, scores.path) if scores and tells else None
     update = next((entry for entry in run.updates() if entry.iteration == rollout.iteration + 1), None)
     chosen = choose(by_episode(rollout.turns()), count)
-    shown = [_episode(run, rollout, turns, row, scored, update) for row, turns in chosen]
-    return "".join([_key() if scored else paragraph("No teacher scored the tokens of these turns.", kind="faint"), *shown])
+    drawn = [_episode(run, rollout, turns, row, scored, update) for row, turns in chosen]
+    return "".join([_key() if scored else paragraph("No teacher scored the tokens of these turns.", kind="faint"), *drawn])
 
 
 def choose(episodes: Sequence[list[Turn]], count: int) -> list[tuple[int, list[Turn]]]:
@@ -53,7 +53,7 @@ def _episode(run: History, rollout: Entry, turns: list[Turn], row: int, scored: 
     title = f"seed {run.seed}, iteration {rollout.iteration}, episode {turns[0].episode}: {end}, return {number(total)}"
     prompt = turns[0].messages[0]["content"][-1]["text"]
     body = [_turn(rollout, turn, row + place, scored, update) for place, turn in enumerate(turns)]
-    return "".join([f"<h4>{escape(title)}</h4>", details("prompt of the first turn", f"<pre>{_text(prompt)}</pre>"), *body])
+    return "".join([f"<h4>{shown(title)}</h4>", details("prompt of the first turn", f"<pre>{shown(prompt)}</pre>"), *body])
 
 
 def _turn(rollout: Entry, turn: Turn, row: int, scored: Scored | None, update: Entry | None) -> str:
@@ -64,7 +64,7 @@ def _turn(rollout: Entry, turn: Turn, row: int, scored: Scored | None, update: E
     said = f'<p class="said thought"><span class="label">thought</span>{thought}</p>'
     if action:
         said += f'<p class="said action"><span class="label">action</span>{action}</p>'
-    facts = f'<p class="faint">{"<br>".join(map(escape, _facts(turn, row, scored, update)))}</p>'
+    facts = f'<p class="faint">{"<br>".join(map(shown, _facts(turn, row, scored, update)))}</p>'
     tokens = details("tokens", _token_table(turn, row, scored)) if scored else ""
     return f'<div class="turn"><div>{pictures}</div><div>{said}{facts}{tokens}</div></div>'
 
@@ -80,13 +80,13 @@ def _parts(turn: Turn, row: int, scored: Scored | None) -> tuple[str, str]:
     """Return thought and action as HTML; a reply that does not parse is all thought."""
     if scored is None:
         cut = turn.reply.rfind(ACTION_KEY) if turn.legal else len(turn.reply)
-        return _text(turn.reply[:cut]), _text(turn.reply[cut:])
+        return shown(turn.reply[:cut]), shown(turn.reply[cut:])
     parts: dict[bool, list[str]] = {True: [], False: []}
     tokens, k1 = scored.tokens, scored.k1(row).tolist()
     for (start, end), is_thought, value in zip(
         tokens.response_spans[row].tolist(), tokens.thought_mask[row].tolist(), k1, strict=True
     ):
-        text = _text(turn.reply[start:end]) or "¶"
+        text = shown(turn.reply[start:end]) or "¶"
         kind = level(value) if is_thought else ""
         parts[is_thought].append(f'<span class="{kind}" title="k1 {value:+.3f}">{text}</span>' if kind else text)
     return "".join(parts[True]), "".join(parts[False])
@@ -137,10 +137,6 @@ def _token_table(turn: Turn, row: int, scored: Scored) -> str:
 
 def _shown(text: str) -> str:
     return visible(text).replace(" ", "␣") or "end"
-
-
-def _text(text: str) -> str:
-    return escape(visible(text))
 
 
 def _key() -> str:

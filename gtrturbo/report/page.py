@@ -4,9 +4,16 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+from gtrturbo.distributed.escapes import visible
+
 STYLE = Path(__file__).with_name("page.css")
 # The page may load nothing, whatever is in it.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def shown(text: str) -> str:
+    """Write a text of others as HTML: no markup in it counts, and nothing in it turns what follows around."""
+    return escape(visible(text))
 
 
 def page(title: str, sections: Iterable[str]) -> str:
@@ -18,10 +25,10 @@ def page(title: str, sections: Iterable[str]) -> str:
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark">',
-            f"<title>{escape(title)}</title>",
+            f"<title>{shown(title)}</title>",
             f"<style>\n{STYLE.read_text(encoding='utf-8')}</style></head>",
             "<body><main>",
-            f"<h1>{escape(title)}</h1>",
+            f"<h1>{shown(title)}</h1>",
             *sections,
             "</main></body></html>",
             "",
@@ -31,33 +38,33 @@ def page(title: str, sections: Iterable[str]) -> str:
 
 def section(title: str, *parts: str, level: int = 2) -> str:
     """Return a titled part of the page."""
-    return "\n".join(["<section>", f"<h{level}>{escape(title)}</h{level}>", *filter(None, parts), "</section>"])
+    return "\n".join(["<section>", f"<h{level}>{shown(title)}</h{level}>", *filter(None, parts), "</section>"])
 
 
 def paragraph(text: str, *, kind: str = "") -> str:
     """Return a paragraph of plain text."""
-    return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+    return f'<p class="{kind}">{shown(text)}</p>' if kind else f"<p>{shown(text)}</p>"
 
 
 def listing(items: Sequence[str], *, kind: str = "") -> str:
     """Return a list of plain texts; nothing for none."""
-    rows = "".join(f"<li>{escape(item)}</li>" for item in items)
+    rows = "".join(f"<li>{shown(item)}</li>" for item in items)
     return f'<ul class="{kind}">{rows}</ul>' if items else ""
 
 
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table of plain texts whose first column names the rows; it scrolls by itself where it is too wide."""
-    titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
+    titles = "".join(f'<th scope="col">{shown(title)}</th>' for title in head)
     body = "".join(_row(row) for row in rows)
     return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(caption)}"><table><caption>{escape(caption)}</caption>'
+        f'<div class="wide" tabindex="0" role="region" aria-label="{shown(caption)}"><table><caption>{shown(caption)}</caption>'
         f"<thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
 def _row(cells: Sequence[str]) -> str:
     first, *rest = cells
-    return f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'
+    return f'<tr><th scope="row">{shown(first)}</th>{"".join(f"<td>{shown(cell)}</td>" for cell in rest)}</tr>'
 
 
 def grid(figures: Iterable[str]) -> str:
@@ -67,4 +74,4 @@ def grid(figures: Iterable[str]) -> str:
 
 def details(summary: str, *parts: str) -> str:
     """Return a part that opens on a click."""
-    return f"<details><summary>{escape(summary)}</summary>{''.join(parts)}</details>"
+    return f"<details><summary>{shown(summary)}</summary>{''.join(parts)}</details>"

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 
 from gtrturbo.analysis.comparison import Comparison
 from gtrturbo.analysis.groups import RunGroup
@@ -10,7 +9,7 @@ from gtrturbo.analysis.history import History
 from gtrturbo.analysis.intervals import Interval, bootstrap
 from gtrturbo.analysis.summary import wilson
 from gtrturbo.report.chart import Line, Point, Rule, curves, swatch
-from gtrturbo.report.page import details, paragraph, table
+from gtrturbo.report.page import details, paragraph, shown, table
 from gtrturbo.store.records import mean
 
 # By iteration, one number of one run.
@@ -48,6 +47,11 @@ def _played(metric: str) -> Callable[[History], Recorded]:
 
 def _merged(metric: str) -> Callable[[History], Recorded]:
     return lambda run: {k: e.metrics[metric] for k, e in run.at("teachers").items() if metric in e.metrics and k}
+
+
+def _overlap(run: History) -> Recorded:
+    found = {k: e.moved.overlap for k, e in run.at("teachers").items() if e.moved}
+    return {k: value for k, value in found.items() if value is not None}
 
 
 def updated(metric: str) -> Callable[[History], Recorded]:
@@ -148,6 +152,13 @@ TEACHER = (
         (Curve(_merged("norm_ratio")),),
     ),
     Panel("Cosine of the teacher", "Between its change and the mean change of its checkpoints.", (Curve(_merged("cosine")),)),
+    Panel(
+        "Conflict and overlap of the checkpoints",
+        "Solid: share of entries with votes for both signs. Dashed: how far the checkpoints changed the same entries; 0: none "
+        "was changed by two; 1: each by all.",
+        (Curve(_merged("conflicts"), "conflict"), Curve(_overlap, "overlap", dashed=True)),
+        RATE,
+    ),
 )
 
 
@@ -158,7 +169,7 @@ def figures(name: str, panels: Iterable[Panel], groups: Sequence[RunGroup], *, r
 
 def _figure(name: str, panel: Panel, groups: Sequence[RunGroup], rules: dict[str, list[Rule]]) -> str:
     lines = [line for curve in panel.curves for line in _lines(curve, groups) if line.points]
-    head = f"<figcaption>{escape(panel.title)}</figcaption>"
+    head = f"<figcaption>{shown(panel.title)}</figcaption>"
     if not lines:
         return f"<figure>{head}{paragraph(panel.told, kind='faint')}{paragraph(MISSING)}</figure>"
     absent = [
@@ -193,7 +204,7 @@ def _point(iteration: int, curve: Curve, group: RunGroup, values: list[float]) -
 
 def legend(lines: Sequence[Line]) -> str:
     """Name the curves beside samples of them."""
-    return f'<ul class="legend">{"".join(f"<li>{swatch(line)}{escape(line.name)}</li>" for line in lines)}</ul>'
+    return f'<ul class="legend">{"".join(f"<li>{swatch(line)}{shown(line.name)}</li>" for line in lines)}</ul>'
 
 
 def numbers(lines: Sequence[Line]) -> str:

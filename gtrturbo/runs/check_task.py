@@ -1,14 +1,13 @@
 """check-task: play a task, print what was checked and what a run lacks."""
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
 from gtrturbo.config import CheckTaskConfig
-from gtrturbo.console import visible
+from gtrturbo.distributed.escapes import say, visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.built_in import build_processor, built_in_config
 from gtrturbo.models.checkpoint_files import base_of, is_adapter
@@ -53,9 +52,8 @@ def check_task(config: CheckTaskConfig) -> None:
     if episodes:
         readable = all(each.passed for each in found if each.name == "prompts")
         found += [*(_with_model(config, task, episodes) if readable else ()), *lacking(task, config)]
-    print("\n".join(line for each in found for line in _lines(each)))
+    say("\n".join(line for each in found for line in _lines(each)))
     failed = [each.name for each in found if each.passed is False]
-    sys.stdout.flush()  # Before what stderr says of it.
     if failed:
         raise GtrTurboError(f"{config.task} failed {len(failed)} of {len(found)} checks: {', '.join(failed)}.", "see above.")
 

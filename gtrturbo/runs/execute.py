@@ -1,9 +1,8 @@
 """How a plan is worked off: step by step in this process, or with a process for each."""
 
-import shlex
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,14 @@ from gtrturbo.console import stderr
 from gtrturbo.distributed.children import run_child
 from gtrturbo.distributed.processes import world
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.plugins import names_code
 from gtrturbo.runs.plan import Step, plan
 from gtrturbo.runs.pruning import leftovers, schedule
-from gtrturbo.runs.script import command
+from gtrturbo.runs.script import command, command_words
 from gtrturbo.runs.warm_start import check_tasks
-from gtrturbo.stages import execute, existing, stage_of
+from gtrturbo.stages import execute, existing, read_by, stage_of
 from gtrturbo.store.draft import Result
-from gtrturbo.store.ids import artifact_id
+from gtrturbo.store.ids import artifact_id, require_there
 from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.pruned import prune
 from gtrturbo.store.run_cache import caching
@@ -39,6 +39,7 @@ def run(config: RunConfig, *, on_step: Callable[[Step, Result, float], None] | N
     _check_world(config)
     check_sources(config, own)
     check_tasks(steps)
+    _check_inputs(steps)
     if world().first:
         record_run(config, replace=False, own=own)
     due = schedule([step.config for step in steps], keep_teachers=config.keep_teachers, keep_optimizers=config.keep_optimizers)
@@ -52,6 +53,14 @@ def run(config: RunConfig, *, on_step: Callable[[Step, Result, float], None] | N
     if world().first:
         record_run(config, replace=True, own=own)  # By now all that is there is known to be of these settings.
     return results
+
+
+def _check_inputs(steps: Sequence[Step]) -> None:
+    """Refuse before any work what no step makes and is not there."""
+    made = {step.config.out for step in steps}
+    for path in {path for step in steps for path in read_by(step.config)} - made:
+        if not names_code(path):
+            require_there(path)
 
 
 def _check_world(config: RunConfig) -> None:
@@ -86,8 +95,8 @@ def execute_alone(step: Step) -> Result:
 
 
 def _start(step: Step) -> None:
-    words = shlex.split(command(step))
+    words = command_words(step)
     code = run_child(words)
     if code:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"left with exit code {code}"
-        raise GtrTurboError(f"{step.stage} of iteration {step.iteration} {how}.", f"run it alone with: {shlex.join(words)}")
+        raise GtrTurboError(f"{step.stage} of iteration {step.iteration} {how}.", f"run it alone with: {command(step)}")

@@ -1,9 +1,9 @@
 """A plan as shell, and one step of it as a command line."""
 
-import shlex
 from collections.abc import Sequence
 
 from gtrturbo.config.fields import Role, fields
+from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.runs.plan import Step
 
 
@@ -15,6 +15,11 @@ def shell(steps: list[Step], *, notes: Sequence[str] = ()) -> str:
 
 def command(step: Step) -> str:
     """Write one step as a command line: every option that differs from its default."""
+    return " ".join(map(shell_word, command_words(step)))
+
+
+def command_words(step: Step) -> list[str]:
+    """List the words of a step's command line."""
     words = ["gtrturbo", step.stage]
     positional: list[str] = []
     for field in fields(type(step.config)):
@@ -28,4 +33,4 @@ def command(step: Step) -> str:
         else:
             for item in value if isinstance(value, tuple) else (value,):
                 words += [field.option, str(item)]
-    return shlex.join([*words, *positional])
+    return [*words, *positional]

@@ -12,6 +12,7 @@ from gtrturbo.runs.overrides import collect, settable
 from gtrturbo.runs.plan import require_fitting_guidance
 from gtrturbo.stages import execute
 from gtrturbo.store.draft import Result
+from gtrturbo.store.ids import require_there
 
 BY_DISTILL = "distill decides what its update reads and writes"
 
@@ -23,6 +24,7 @@ def distill(config: DistillConfig) -> Result:
     guidance = replace(config, out=config.out.with_name(config.out.name + ".guidance"), student=None, update=())
     update = _update(config, guidance.out)  # Before the work: a mistake in --update is found at once.
     require_fitting_guidance(guidance, update, "--top-logprobs 64")
+    require_there(config.student)
     execute(guidance)
     return execute(update)
 

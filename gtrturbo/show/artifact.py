@@ -1,7 +1,6 @@
 """show: print any artifact, an episode of it, or the list of a run's artifacts; --check hashes every file again."""
 
 import json
-import shlex
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,9 @@ from rich.text import Text
 
 from gtrturbo.config import ShowConfig
 from gtrturbo.console import number
+from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.show.moved import moved_sections
 from gtrturbo.show.run import MEND, check_run, describe_damage, find_artifacts, print_run
 from gtrturbo.show.text import Row, identity, section, setting, stdout
 from gtrturbo.show.turns import demo_rows, show_episode, show_row
@@ -79,7 +80,7 @@ def _show_model(console: Console, config: ShowConfig) -> None:
     if config.check or _wants_turns(config):
         raise GtrTurboError(
             f"{path} is a model without {MANIFEST}: there is nothing to check it against, and it has no episodes.",
-            f"make a checkpoint of it with: gtrturbo init --model {shlex.quote(str(path))} …",
+            f"make a checkpoint of it with: gtrturbo init --model {shell_word(str(path))} …",
         )
     section(console, str(path), [("kind", "model, not made by gtrturbo"), ("id", _full_id(path)), *weights_rows(path)])
     section(console, TENSORS, tensor_rows(path))
@@ -107,6 +108,8 @@ def _print_manifest(console: Console, path: Path, manifest: Manifest) -> None:
     section(console, str(path), [*head, *ABOUT[manifest.kind](path, manifest)])
     if manifest.kind == "checkpoint":
         section(console, TENSORS, tensor_rows(path))
+        for title, rows in moved_sections(path):
+            section(console, title, rows)
     section(console, "config", [(name, setting(value)) for name, value in manifest.config.items()])
     section(console, "inputs", [(name, identity(value)) for name, value in manifest.inputs.items()])
     section(console, "metrics", [(name, number(value)) for name, value in manifest.metrics.items()])
@@ -151,7 +154,7 @@ def _size(path: Path, group: str, names: list[str]) -> str:
 
 def _about_turns(path: Path, manifest: Manifest) -> list[Row]:
     first, count = manifest.config.get("first_episode", 0), int(manifest.metrics["episodes"])
-    see = f"gtrturbo show {shlex.quote(str(path))} --episode {first}"
+    see = f"gtrturbo show {shell_word(str(path))} --episode {first}"
     return [("success", _success(manifest)), ("episodes", f"{first}-{first + count - 1}, see one with: {see}")]
 
 
@@ -172,7 +175,7 @@ def _about_scores(path: Path, manifest: Manifest) -> list[Row]:
     said = f"{len(rows)} turns, {len(logprobs)} tokens, mean log-prob of the teacher {mean(logprobs):.4g} nats"
     top = manifest.config.get("top_logprobs", 0)
     kept = [("distributions", f"the {top} most likely tokens at each token, or all")] if top else []
-    return [("scores", said), *kept, ("see", "gtrturbo show TURNS --episode E --scores " + shlex.quote(str(path)))]
+    return [("scores", said), *kept, ("see", "gtrturbo show TURNS --episode E --scores " + shell_word(str(path)))]
 
 
 def _about_demos(path: Path, manifest: Manifest) -> list[Row]:

@@ -16,7 +16,7 @@ from gtrturbo.analysis.comparison import ALL_TASKS, TITLES, Comparison, Cost, Es
 from gtrturbo.analysis.history import read_history
 from gtrturbo.analysis.intervals import Interval, said
 from gtrturbo.config import CompareConfig
-from gtrturbo.console import visible
+from gtrturbo.distributed.escapes import visible
 from gtrturbo.show.text import stdout
 from gtrturbo.store.files import save_json, write_whole
 from gtrturbo.store.records import mean
@@ -43,14 +43,31 @@ def write_comparison(folder: Path, result: Comparison) -> None:
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(CSV)
-    writer.writerows(map(_csv_row, result.estimates))
+    writer.writerows(map(csv_cell, _csv_row(each)) for each in result.estimates)
     write_whole(folder / "compare.csv", lines.getvalue().encode())
 
 
+# With what spreadsheets begin formulas, in wide letters too.
+FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 CSV = (
     "task", "method", "iteration", "metric", "seeds", "mean", "low", "high",
     "paired_by", "pairs", "difference", "difference_low", "difference_high", "wins", "ties", "losses", "resolved",
 )  # fmt: skip
+
+
+def csv_cell(value: Any) -> Any:
+    """Quote a text that a spreadsheet would take for a formula, with a ' before it; numbers, written as such or not, stay."""
+    if not isinstance(value, str):
+        return value
+    text = visible(value)
+    return text if not value.lstrip(" ").startswith(FORMULAS) or _is_number(text) else f"'{text}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _csv_row(each: Estimate) -> list[Any]:

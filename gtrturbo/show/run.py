@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gtrturbo.console import number, progress_bar, visible
+from gtrturbo.console import number, progress_bar
+from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.files import list_files
 from gtrturbo.store.ids import artifact_id, short

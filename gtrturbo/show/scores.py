@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gtrturbo.analysis.token_kl import Scored
-from gtrturbo.console import visible
+from gtrturbo.distributed.escapes import visible
 
 # Below FAINT nats a token stays plain; from STRONG on it has the full colour.
 FAINT, STRONG = 0.05, 2.0

@@ -11,7 +11,8 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from gtrturbo.console import visible
+from gtrturbo.console import PlainConsole
+from gtrturbo.distributed.escapes import visible
 from gtrturbo.store.ids import short
 
 NO_WRAP = 10_000
@@ -22,13 +23,13 @@ Row = tuple[str, str | Text]
 @contextmanager
 def stdout() -> Iterator[Console]:
     """Yield a console on stdout: colours and wrapping on a terminal; elsewhere plain lines, never wrapped or padded."""
-    console = Console(markup=False, highlight=False, emoji=False)
+    console = PlainConsole()
     if console.is_terminal:
         yield console
         return
     lines = io.StringIO()
     try:
-        yield Console(file=lines, width=NO_WRAP, no_color=True, markup=False, highlight=False, emoji=False)
+        yield PlainConsole(file=lines, width=NO_WRAP, no_color=True)
     finally:
         console.out("\n".join(line.rstrip() for line in lines.getvalue().split("\n")), highlight=False, end="")
 

@@ -2,14 +2,14 @@
 
 import json
 import math
-import shlex
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
 from gtrturbo.analysis.token_kl import Scored, read_scored, thought_kl
-from gtrturbo.console import number, visible
+from gtrturbo.console import number
+from gtrturbo.distributed.escapes import shell_word, visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.show.scores import coloured, legend, token_table
 from gtrturbo.show.text import Row, has_colours, link, section
@@ -69,7 +69,7 @@ def _read(path: Path) -> list[Turn]:
             "make turns with: gtrturbo rollout …",
         )
     if not (path / TURNS).is_file():
-        raise GtrTurboError(f"{path / TURNS} is missing.", f"see: gtrturbo show {shlex.quote(str(path))} --check")
+        raise GtrTurboError(f"{path / TURNS} is missing.", f"see: gtrturbo show {shell_word(str(path))} --check")
     return list(read_rows(path / TURNS, Turn))
 
 

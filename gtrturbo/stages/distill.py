@@ -60,8 +60,8 @@ def run(config: DistillConfig) -> Result:
         if mode.writes == "scores":
             _score(config, mode, teacher, draft)
         else:
-            resume_log = ResumeLog(config.out, work, Said)
-            _teach(config, mode, teacher, draft, resume_log)
+            with ResumeLog(config.out, work, Said) as resume_log:
+                _teach(config, mode, teacher, draft, resume_log)
     if resume_log:
         resume_log.remove()
     return done(draft)

@@ -24,8 +24,10 @@ def run(config: EvalConfig) -> Result:
     task = load_task(config.task, config.env)
     panel = task.panel(config.panel) if config.panel else None
     work = provenance(config)
-    with writing(config.out, work, overwrite=config.overwrite) as draft:
-        resume_log = ResumeLog(config.out, work, Episode)
+    with (
+        writing(config.out, work, overwrite=config.overwrite) as draft,
+        ResumeLog(config.out, work, Episode) as resume_log,
+    ):
         endpoint = Endpoint(config.server, config.base_url, config.served_model, config.max_concurrency)
         opening = Opening(endpoint, for_training=False, device=config.device, dtype=config.dtype)
         sampling = {"seed": config.seed, "temperature": config.temperature, "max_new_tokens": config.max_new_tokens}

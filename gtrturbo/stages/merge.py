@@ -17,7 +17,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.card import ModelCard
 from gtrturbo.merging.incremental import add_to_state
 from gtrturbo.merging.inputs import Inputs, read_inputs
-from gtrturbo.merging.outcome import Outcome, most_moved
+from gtrturbo.merging.outcome import Outcome, TensorReport, most_moved, rounded
 from gtrturbo.merging.parameters import parse_parameters
 from gtrturbo.merging.plan import MergePlan, MergeSettings, make_plan
 from gtrturbo.merging.preview import preview_of, require_room
@@ -30,15 +30,16 @@ from gtrturbo.models.checkpoint_files import (
     copy_renderer,
     copy_side_files,
     is_adapter,
+    name_for_all,
     point_to_base,
     rebased,
-    rebased_name,
     renderer_hash,
 )
 from gtrturbo.stages import done, provenance
 from gtrturbo.stages.resolve import borrows_layout, require_fitting, state_settings
 from gtrturbo.store.draft import Draft, Result
 from gtrturbo.store.ids import artifact_id
+from gtrturbo.store.moved import MovedTensor, save_moved
 from gtrturbo.store.provenance import Provenance
 from gtrturbo.store.safetensors_files import read_layout
 from gtrturbo.store.writing import writing
@@ -117,7 +118,7 @@ def _plan(config: MergeConfig) -> MergePlan:
 
 def _how(config: MergeConfig) -> Streaming:
     threads = config.threads or default_threads()
-    return Streaming(seed=config.seed, threads=threads, device=config.device, verify=config.verify)
+    return Streaming(seed=config.seed, threads=threads, device=config.device, verify=config.verify, saturate=config.saturate)
 
 
 def _copy(config: MergeConfig, base: Path, draft: Draft) -> None:
@@ -146,7 +147,8 @@ def _write(config: MergeConfig, base: Path, draft: Draft, given: _Given) -> None
     draft.timing = {"kernel": outcome.kernel, "threads": _how(config).threads}
     _tell_of_density(config.density, outcome, draft.metrics)
     if inputs.as_adapter:
-        point_to_base(draft.folder, rebased_name(str(inputs.under), config.out))
+        point_to_base(draft.folder, name_for_all(inputs.under))
+    save_moved(draft.folder, map(_moved, outcome.reports), checkpoints=len(config.checkpoints) if outcome.complete else 0)
     (draft.folder / CARD).write_text(_card(given(), outcome, draft.metrics).markdown(), encoding="utf-8")
 
 
@@ -196,6 +198,18 @@ def _tell_of_density(density: str, outcome: Outcome, metrics: dict[str, float]) 
             "are as in the base.",
             style="yellow",
         )
+
+
+def _moved(report: TensorReport) -> MovedTensor:
+    return MovedTensor(
+        name=report.name,
+        entries=report.entries,
+        delta_square=rounded(report.merged_square),
+        base_square=rounded(report.base_square),
+        conflicts=report.conflicts,
+        changed=report.changed,
+        touched=report.touched,
+    )
 
 
 def _card(given: Provenance, outcome: Outcome, metrics: dict[str, float]) -> ModelCard:

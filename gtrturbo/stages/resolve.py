@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.config import MergeConfig
-from gtrturbo.console import stderr, visible
+from gtrturbo.console import stderr
+from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.lineage import find_base, on_disk
+from gtrturbo.merging.lineage import find_base, found_here, on_disk
 from gtrturbo.merging.methods import method_of, require_built_in
 from gtrturbo.merging.recipes import read_recipe
 from gtrturbo.merging.state import read_state
-from gtrturbo.models.checkpoint_files import is_adapter
+from gtrturbo.models.checkpoint_files import is_adapter, named_base
+from gtrturbo.store.apart import require_apart
 from gtrturbo.store.hashes import remembering_hashes
 from gtrturbo.store.ids import same_artifact
 from gtrturbo.store.names import MANIFEST
@@ -30,10 +32,12 @@ def with_base(config: MergeConfig) -> MergeConfig:
     Raises:
         GtrTurboError: the chain leads to a checkpoint that lies neither in the list nor beside it.
     """
-    if config.recipe:
-        named = _unless_given(config, read_recipe(config.recipe))
+    recipe = config.recipe
+    if recipe:
+        named = _unless_given(config, read_recipe(recipe))
         config = replace(config, recipe=None, **named)
-        config = replace(config, checkpoints=tuple(map(on_disk, config.checkpoints)))
+    config = replace(config, checkpoints=tuple(map(on_disk, config.checkpoints)))
+    if recipe:
         return replace(config, base=on_disk(config.base) if config.base else _base_of(config))
     base = on_disk(config.base) if config.base else _base_of(config)
     if method_of(config.method).whole == "always" or (config.base is None and not _has_base(config)):
@@ -85,8 +89,9 @@ def require_fitting(config: MergeConfig) -> None:
     """Refuse before any work what does not go together.
 
     Raises:
-        GtrTurboError: an option that the method has no part in.
+        GtrTurboError: an option that the method has no part in, or a place to write to that is one to read from.
     """
+    _require_apart(config)
     if config.state:
         state_settings(config)
     if config.adapter_space == "factors":
@@ -99,6 +104,20 @@ def require_fitting(config: MergeConfig) -> None:
             raise GtrTurboError(
                 "--recursive is for full teachers by ties or linear.", "leave out --rank, --adapter-space and --state."
             )
+
+
+def _require_apart(config: MergeConfig) -> None:
+    folders = [*config.checkpoints, *([config.base] if config.base else [])]
+    named = [named_base(path) for path in folders if is_adapter(path)]
+    under = [found for name in named if name and (found := found_here(name))]
+    read = [*folders, *under]
+    require_apart("--out", config.out, read)
+    if config.state:
+        require_apart("--state", config.state, [*read, config.out])
+    if config.cache:
+        require_apart("--cache", config.cache, [*read, config.out], replacing=False)
+    if config.cache and config.state:
+        require_apart("--cache", config.cache, [config.state], replacing=False)
 
 
 def _unless_given(config: MergeConfig, recipe: dict[str, Any]) -> dict[str, Any]:

@@ -31,8 +31,10 @@ def run(config: RolloutConfig) -> Result:
         raise GtrTurboError("--random-expert-share says who plays in the expert's place, and there is none.", "add: --expert")
     task = load_task(config.task, config.env)
     work = provenance(config)
-    with writing(config.out, work, overwrite=config.overwrite) as draft:
-        resume_log = ResumeLog(config.out, work, Episode)
+    with (
+        writing(config.out, work, overwrite=config.overwrite) as draft,
+        ResumeLog(config.out, work, Episode) as resume_log,
+    ):
         player = _open(config, config.checkpoint) if config.checkpoint else None
         turns = record_episodes(
             draft.folder,

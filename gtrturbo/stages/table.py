@@ -57,7 +57,8 @@ def _model_folder(config: InitConfig) -> dict[str, Path]:
 
 
 def _names_a_model(config: MergeConfig) -> bool:
-    return bool(config.recipe or (config.base and not config.base.exists()))
+    named = [*config.checkpoints, *([config.base] if config.base else [])]
+    return bool(config.recipe or not all(path.exists() for path in named))
 
 
 STAGES = {

@@ -1,22 +1,26 @@
 """Files: those of an artifact, and how one is written whole or not at all."""
 
 import errno
+import fcntl
 import json
 import os
 import secrets
 import stat
+import string
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from gtrturbo.errors import GtrTurboError, naming
-from gtrturbo.store.names import MANIFEST, PRUNED, TIMING
+from gtrturbo.store.names import MANIFEST, MOVED, PRUNED, TIMING
+
+DRAFT_DIGITS = 16
 
 
 def list_files(folder: Path) -> list[str]:
-    """Name the files that a manifest covers, relative and sorted: all but itself, the timing and the record of pruned ones."""
+    """Name the files that a manifest covers, relative and sorted: all but itself, the timing, what moved, and what was pruned."""
     names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     left = f".{PRUNED}."  # By a process that was killed while it wrote the record.
-    return sorted(name for name in names if name not in (MANIFEST, TIMING, PRUNED) and not name.startswith(left))
+    return sorted(name for name in names if name not in (MANIFEST, TIMING, MOVED, PRUNED) and not name.startswith(left))
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -60,13 +64,19 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: into a hidden sibling, on the disk before it takes the file's name.
 
     The sibling is always made anew, under a name that nobody can know before, so that no link that lies there is followed.
-    It is removed if the write fails. Readers see what was there before, or all of the content.
+    It is removed if the write fails, and so is what killed writers of this file left. Readers see what was there before, or all
+    of the content.
 
     Raises:
         OSError: with the path.
     """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    _remove_left(path)
+    write_one_of_many(path, content)
+
+
+def write_one_of_many(path: Path, content: bytes) -> None:
+    """Write a file as `write_whole` does, in a folder of very many files, which is not searched for what was left in it."""
+    draft, descriptor = _made_anew(path)
     try:
         with naming(path), os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -76,6 +86,47 @@ def write_whole(path: Path, content: bytes) -> None:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+
+
+def _made_anew(path: Path) -> tuple[Path, int]:
+    """Make the hidden sibling and lock it for as long as its writer lives; who finds it without a lock may remove it."""
+    while True:
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(DRAFT_DIGITS // 2)}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        if _is_locked(descriptor) and os.fstat(descriptor).st_nlink:
+            return draft, descriptor
+        os.close(descriptor)  # Another saw it before it was locked, and took it for one that was left.
+
+
+def _remove_left(path: Path) -> None:
+    with os.scandir(path.parent) as entries:
+        left = [entry.path for entry in entries if _is_draft(entry.name, path.name)]
+    for draft in left:
+        try:
+            descriptor = os.open(draft, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            continue  # It has just taken its place, or is none of ours.
+        try:
+            if _is_locked(descriptor):
+                os.unlink(draft)
+        except FileNotFoundError:
+            continue  # Another was faster.
+        finally:
+            os.close(descriptor)
+
+
+def _is_draft(name: str, of: str) -> bool:
+    start, end = name[:-DRAFT_DIGITS], name[-DRAFT_DIGITS:]
+    return start == f".{of}." and all(digit in string.hexdigits for digit in end)
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Lock an open file unless another process has it; the kernel lets go of it when this one dies."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def json_text(content: Any) -> str:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.hashes import content_hash
 from gtrturbo.store.manifest import absent
 from gtrturbo.store.names import ADAPTER_CONFIG, MANIFEST, MODEL_CONFIG
@@ -36,9 +37,24 @@ def same_artifact(a: Path, b: Path) -> bool:
     return [file.name for file in files] == [other.name for other in others] and all(map(_same_bytes, files, others))
 
 
+def require_there(path: Path) -> None:
+    """Refuse a folder that is neither an artifact nor a model, before the work that reads it at some time.
+
+    Raises:
+        GtrTurboError: as `artifact_id`.
+    """
+    if (path / MANIFEST).is_file() or is_model_folder(path):
+        return
+    if any(path.glob("*.safetensors")):
+        raise GtrTurboError(
+            f"{path} holds weights and no {MODEL_CONFIG} that says of which model.",
+            f"copy it from the model that they were trained from: cp …/{MODEL_CONFIG} {path}",
+        )
+    raise absent(path)
+
+
 def _model_files(path: Path) -> list[Path]:
-    if not is_model_folder(path):
-        raise absent(path)
+    require_there(path)
     return [file for file in sorted(path.iterdir()) if file.is_file()]
 
 

@@ -2,6 +2,7 @@
 
 MANIFEST = "stage.json"
 TIMING = "timing.json"
+MOVED = "moved.json"
 PRUNED = "pruned.json"
 TURNS = "turns.jsonl"
 TOKENS = "tokens.safetensors"

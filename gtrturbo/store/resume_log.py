@@ -7,6 +7,7 @@ process did not finish is cut off. Several processes write a file each and read 
 
 import hashlib
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
@@ -16,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from gtrturbo import __version__
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.claims import holds_no_links
+from gtrturbo.store.claims import holds_no_links, partial
 from gtrturbo.store.files import write_whole
 from gtrturbo.store.inside import remove_whole
 from gtrturbo.store.provenance import Provenance
@@ -36,7 +37,7 @@ class ResumeLog(Generic[T]):
     """
 
     def __init__(self, out: Path, provenance: Provenance, kind: type[T]) -> None:
-        self.folder = out.parent / f".{out.name}.journal"
+        self.folder = _folder(out)
         self._adapter = TypeAdapter(kind)
         self._own: BinaryIO | None = None
         if group().world.first:
@@ -80,10 +81,34 @@ class ResumeLog(Generic[T]):
 
     def remove(self) -> None:
         """Remove the log: the artifact is there."""
-        if self._own:
-            self._own.close()
+        self._close()
         if group().world.first:
             remove_whole(self.folder)
+
+    def _close(self) -> None:
+        if self._own:
+            self._own.close()
+
+    def __enter__(self) -> "ResumeLog[T]":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Keep what was finished when the work was interrupted; where that is nothing, no log stays."""
+        if kind is None:
+            return
+        self._close()
+        if group().world.first and not any(file.stat().st_size for file in self.folder.glob("*.jsonl")):
+            remove_whole(self.folder)
+
+
+def remove_left(out: Path) -> None:
+    """Remove the log of an artifact that is there: its writer was killed before it could. Not while another writes it anew."""
+    if not os.path.lexists(partial(out)):
+        remove_whole(_folder(out))
+
+
+def _folder(out: Path) -> Path:
+    return out.parent / f".{out.name}.journal"
 
 
 def _key(provenance: Provenance) -> str:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.files import write_whole
+from gtrturbo.store.files import write_one_of_many
 from gtrturbo.store.safetensors_files import SAFETENSORS_METADATA
 
 PNG_END = b"IEND\xaeB`\x82"  # The last chunk: its name and checksum.
@@ -142,7 +142,7 @@ def save_image(folder: Path, pixels: np.ndarray) -> str:
         target.parent.mkdir(exist_ok=True)
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, format="PNG")
-        write_whole(target, file.getvalue())
+        write_one_of_many(target, file.getvalue())
     return name
 
 

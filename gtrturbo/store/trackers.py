@@ -1,4 +1,4 @@
-"""Who is told the numbers of every stage as they arise: metrics.jsonl in the artifact always, and trackers of the user's own."""
+"""Who is told the numbers of every stage as they arise: metrics.jsonl in the artifact always, services, and the user's own."""
 
 import json
 import sys
@@ -11,6 +11,7 @@ from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import explained, find
 from gtrturbo.store.names import METRICS_LOG
+from gtrturbo.store.tracker_services import SERVICES, require_package
 
 ALWAYS = "jsonl"
 
@@ -46,8 +47,8 @@ class JsonLines:
         self._file.close()
 
 
-# Made of the folder that the artifact is written in; one of the user's own is made of nothing.
-TRACKERS: dict[str, Callable[[Path], Tracker]] = {ALWAYS: JsonLines}
+# All but the first, which is always there, are made of nothing, as those of the user's own are.
+TRACKERS: dict[str, Callable[..., Tracker]] = {ALWAYS: JsonLines, **SERVICES}
 Track = Callable[[str, Path, int | None, Mapping[str, float]], None]
 
 
@@ -56,24 +57,24 @@ def tracking(names: Sequence[str], folder: Path | None = None) -> Iterator[Track
     """Open trackers while the block runs, and yield what tells all of them; see `Tracker.log` for its arguments.
 
     Args:
-        names: trackers of the user's own, or of `TRACKERS`.
+        names: of `TRACKERS`, or trackers of the user's own.
         folder: where the artifact is being written, which always gets its metrics.jsonl; None: there are no steps to write.
 
     Raises:
         GtrTurboError: there is no tracker of such a name.
     """
-    built_in = [TRACKERS[name](folder) for name in dict.fromkeys((ALWAYS, *names)) if name in TRACKERS and folder]
     # Of several processes one tells what all of them do.
-    own = [_Own(name) for name in dict.fromkeys(names) if name not in TRACKERS and group().world.first]
+    told = [_Guarded(name) for name in dict.fromkeys(names) if name != ALWAYS and group().world.first]
+    trackers: list[Tracker] = [JsonLines(folder), *told] if folder else [*told]
 
     def track(stage: str, out: Path, step: int | None, numbers: Mapping[str, float]) -> None:
-        for tracker in (*built_in, *own):
+        for tracker in trackers:
             tracker.log(stage, out, step, numbers)
 
     try:
         yield track
     finally:
-        for tracker in (*built_in, *own):
+        for tracker in trackers:
             tracker.close()
 
 
@@ -81,15 +82,16 @@ def require_trackers(names: Sequence[str]) -> None:
     """Find trackers before the work that they are to be told of.
 
     Raises:
-        GtrTurboError: there is none of such a name, or it cannot be called.
+        GtrTurboError: there is none of such a name, its package is missing, or it cannot be called.
     """
     for name in names:
+        require_package(name)
         if not callable(find("tracker", name, TRACKERS)):
             raise GtrTurboError(f"{name} makes no tracker: it cannot be called.", "name a class, or a function that makes one.")
 
 
-class _Own:
-    """A tracker of the user's own, which is told no more after it has raised once."""
+class _Guarded:
+    """A service or a tracker of the user's own, which is told no more after it has raised once."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -22,13 +22,14 @@ from gtrturbo.store.ids import artifact_id
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.provenance import Provenance, difference
+from gtrturbo.store.resume_log import remove_left
 from gtrturbo.store.seen import remember
 
 SHARD = ".shard-"
 
 
 def finished(out: Path, provenance: Provenance) -> Result | None:
-    """Return the artifact at `out` if exactly this work made it, None if nothing is there.
+    """Return the artifact at `out` if exactly this work made it, None if nothing is there; its resume log has served its time.
 
     Raises:
         GtrTurboError: something else is there; names the first difference.
@@ -40,6 +41,7 @@ def finished(out: Path, provenance: Provenance) -> Result | None:
     manifest = read_manifest(out)
     if found := difference(manifest, provenance):
         raise GtrTurboError(f"{out} exists and was made {found}.", "choose another --out, or add --overwrite.")
+    remove_left(out)
     return Result(out=out, id=artifact_id(out), metrics=manifest.metrics)
 
 

@@ -97,12 +97,12 @@ def _limit() -> None:
 
 
 def _as_a_process(words: Sequence[str]) -> int:
-    from gtrturbo import cli
+    from gtrturbo.__main__ import main
 
     sys.argv = ["gtrturbo", *words]
     code: object = 0
     try:
-        cli.main()
+        main()
     except SystemExit as error:
         code = error.code
         if isinstance(code, str):

@@ -6,10 +6,9 @@ from campaign.cases import FoundError
 from campaign.forked import Ended
 
 TRACEBACK = re.compile(
-    r"Traceback \(most recent call last\)|--debug|Exception ignored|Fatal Python error|terminate called|panicked at"
+    r"Traceback \(most recent call last\)|fault of gtrturbo|Exception ignored|Fatal Python error|terminate called|panicked at"
 )
 RAW = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f\x80-\x9f\u202a-\u202e\u2066-\u2069\u2028\u2029]")
-USAGE = re.compile(r"Usage: ")
 
 
 def inspect(ended: Ended) -> None:
@@ -23,7 +22,7 @@ def inspect(ended: Ended) -> None:
         raise FoundError("hang", last(err))
     if TRACEBACK.search(err) or TRACEBACK.search(out):
         raise FoundError("traceback", traced(err))
-    if ended.code < 0 or ended.code not in (0, 1, 2, 130):
+    if ended.code < 0 or ended.code not in (0, 1, 2, 129, 130, 143):
         raise FoundError("traceback", f"exit code {ended.code}: {last(err)}")
     if found := RAW.search(out + err) or re.search("[\ud800-\udfff]", out + err):
         raise FoundError("raw", repr((out + err)[max(0, found.start() - 40) : found.start() + 20]))

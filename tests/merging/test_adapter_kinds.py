@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,7 +146,7 @@ def test_one_adapter_is_what_peft_merges_to_one_unit_in_the_last_place(folders, 
 @pytest.mark.parametrize("start", ["pissa", "olora", "kasa"])
 def test_what_the_start_took_out_of_the_base_is_taken_out_again(folders, start):
     """PEFT decomposes the float32 weights, in float32: a few units of 2^-24 of a norm of 5."""
-    kind = {"kasa_config": KasaConfig()} if start == "kasa" else {"init_lora_weights": start}
+    kind: dict[str, Any] = {"kasa_config": KasaConfig()} if start == "kasa" else {"init_lora_weights": start}
     base = write_base(folders.root / "base", torch.float32)
     path = write_adapter(folders.root / "adapter", torch.float32, seed=1, target_modules=["up_proj", "q_proj"], **kind)
     model = PeftModel.from_pretrained(toy(torch.float32), path)
@@ -169,7 +170,10 @@ METHODS = [
 @pytest.mark.parametrize("start", ["weights", "adapter"])
 def test_an_adapter_of_full_rank_gives_the_full_output(folders, settings, start):
     """Its factors are float32: 12 terms of order 1."""
-    kinds = ({"target_modules": ["v_proj", "c_fc", "patch"]}, {"target_modules": ["v_proj", "embed_tokens"], "use_dora": True})
+    kinds: tuple[dict[str, Any], ...] = (
+        {"target_modules": ["v_proj", "c_fc", "patch"]},
+        {"target_modules": ["v_proj", "embed_tokens"], "use_dora": True},
+    )
     base = write_base(folders.root / "base", torch.float32)
     paths = [write_adapter(folders.root / f"adapter{i}", torch.float32, seed=i, **kind) for i, kind in enumerate(kinds)]
     origin = base

@@ -209,7 +209,7 @@ def test_the_output_loads_in_plain_transformers_with_tied_weights_and_the_bases_
     names = {path.name for path in out.iterdir()}
     assert names == {
         "model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja", "merges.txt",
-        "processor_config.json", "LICENSE", "configuration.py", "README.md", "stage.json", "timing.json",
+        "processor_config.json", "LICENSE", "configuration.py", "README.md", "stage.json", "timing.json", "moved.json",
     }  # fmt: skip
     assert all((out / name).read_text() == name for name in ("tokenizer.json", "processor_config.json", "LICENSE"))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from parsed import parsed
-from small_runs import assert_same, contents, small
+from small_runs import assert_same, contents, run_config, small
 from typer.testing import CliRunner
 
 from gtrturbo.analysis.history import read_history
@@ -444,3 +444,11 @@ def test_stages_as_processes_and_torchrun_do_not_go_together(monkeypatch, tmp_pa
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(GtrTurboError, match="--subprocess"):
         run(RunConfig(out=tmp_path / "r", subprocess=True))
+
+
+@pytest.mark.parametrize("given", [{"start": Path("nobody")}, {"method": "opd", "teacher": Path("nobody")}])
+def test_a_run_of_what_is_not_there_is_refused_before_it_begins(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GtrTurboError, match="nobody does not exist"):
+        run(run_config(out=tmp_path / "r", **given))
+    assert not list(tmp_path.iterdir())

@@ -63,3 +63,9 @@ def test_distill_refuses_an_update_that_it_cannot_hand_on(tmp_path, warm, init, 
         distill(config)
     assert error.value.what == told
     assert list(tmp_path.iterdir()) == []  # found out before the teacher worked
+
+
+def test_a_student_that_is_not_there_is_told_before_the_teacher_works(tmp_path, turns):
+    with pytest.raises(GtrTurboError, match="nobody does not exist"):
+        distill(DistillConfig(out=tmp_path / "one", rollouts=turns, expert=True, mode="thoughts", student=tmp_path / "nobody"))
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import fcntl
 import json
 import os
 
@@ -82,3 +83,28 @@ def test_a_whole_picture_is_not_written_again(tmp_path):
     before = file.stat().st_ino
     save_image(tmp_path, PIXELS)
     assert file.stat().st_ino == before
+
+
+LEFT = ".a.0123456789abcdef"
+
+
+def test_what_a_killed_writer_left_of_a_file_goes_when_the_file_is_written_again(tmp_path):
+    for name in (LEFT, ".a.0123456789abcdeg", ".b.0123456789abcdef", ".a.0123", "a.0123456789abcdef"):
+        (tmp_path / name).write_text("left")
+    write_whole(tmp_path / "a", b"new")
+    assert names(tmp_path) == [".a.0123", ".a.0123456789abcdeg", ".b.0123456789abcdef", "a", "a.0123456789abcdef"]
+
+
+def test_what_another_writer_is_writing_stays(tmp_path):
+    (tmp_path / LEFT).write_text("at work")
+    with (tmp_path / LEFT).open() as another:
+        fcntl.flock(another, fcntl.LOCK_EX)
+        write_whole(tmp_path / "a", b"new")
+    assert names(tmp_path) == [LEFT, "a"]
+
+
+def test_a_link_with_the_name_of_a_draft_is_not_followed(tmp_path):
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / LEFT).symlink_to("victim")
+    write_whole(tmp_path / "a", b"new")
+    assert (tmp_path / "victim").read_text() == "mine"

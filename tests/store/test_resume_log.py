@@ -8,6 +8,7 @@ from gtrturbo.distributed.processes import World, working_in
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.provenance import Provenance
 from gtrturbo.store.resume_log import ResumeLog
+from gtrturbo.store.writing import finished, writing
 
 
 @dataclass(frozen=True)
@@ -91,3 +92,22 @@ def test_a_removed_journal_leaves_nothing(tmp_path):
     journal.append(Line(0, ""))
     journal.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_in_which_nothing_was_finished_does_not_outlive_an_error(tmp_path):
+    with pytest.raises(KeyError), open_(tmp_path) as log:
+        raise KeyError
+    assert not log.folder.exists()
+    with pytest.raises(KeyError), open_(tmp_path) as log:
+        log.append(Line(0, "a"))
+        raise KeyError
+    assert open_(tmp_path).found == [Line(0, "a")]
+
+
+def test_the_log_of_an_artifact_that_is_there_goes_unless_the_artifact_is_being_written_anew(tmp_path):
+    with writing(tmp_path / "demos", WORK):
+        log = open_(tmp_path)
+        log.append(Line(0, "a"))
+    with writing(tmp_path / "demos", WORK, overwrite=True):
+        assert finished(tmp_path / "demos", WORK) and log.folder.exists()
+    assert finished(tmp_path / "demos", WORK) and not log.folder.exists()

@@ -1,0 +1,114 @@
+"""What a merge says of where it moved, by module and layer: beside the weights, outside the id, in the terminal and on a page."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from checkpoints import noisy, read
+
+from gtrturbo.analysis.moved import pictures
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.report.moved import _squares
+from gtrturbo.show.moved import blocks
+from gtrturbo.store.manifest import read_manifest
+from gtrturbo.store.moved import read_moved
+
+LAYERS = 9
+SHAPES = {"embed.weight": (20, 8)} | {f"model.layers.{i}.{name}.weight": (8, 8) for i in range(LAYERS) for name in ("q", "mlp")}
+
+
+@pytest.fixture
+def merged(folders):
+    """Three checkpoints, each of which changed some entries of layer i by i times as much as another."""
+    base, others = noisy(SHAPES, 3, scale=0.0)
+    rng = np.random.default_rng(5)
+    for name in SHAPES:
+        layer = int(name.split(".")[2]) if name.startswith("model") else 0
+        for other in others:
+            other[name] = other[name] + layer * rng.normal(size=SHAPES[name]) * (rng.random(SHAPES[name]) < 0.5)
+    paths = [folders.write(f"m{i}", tensors) for i, tensors in enumerate((base, *others))]
+    return paths, folders.merge(*paths[1:], base=paths[0], density="1")
+
+
+def test_what_moved_is_what_numpy_says(merged):
+    paths, out = merged
+    base, *others = map(read, paths)
+    result, moved = read(out), read_moved(out)
+    assert moved is not None and moved.checkpoints == 3
+    for tensor in moved.tensors:
+        origin = base[tensor.name].astype(np.float64)
+        changes = [other[tensor.name].astype(np.float64) - origin for other in others]
+        up, down = (np.any([sign * d > 0 for d in changes], axis=0) for sign in (1, -1))
+        assert tensor.entries == origin.size and tensor.conflicts == np.count_nonzero(up & down)
+        assert tensor.changed == sum(np.count_nonzero(d) for d in changes) and tensor.touched == np.count_nonzero(up | down)
+        assert tensor.base_square == pytest.approx((origin**2).sum(), rel=1e-5)
+        assert tensor.delta_square == pytest.approx(((result[tensor.name] - origin) ** 2).sum(), rel=1e-4, abs=1e-9)
+    # Of the two others, the share that changed an entry too, over the entries that any changed.
+    counts = np.concatenate([np.sum([other[n] != base[n] for other in others], axis=0).ravel() for n in SHAPES])
+    assert moved.overlap == pytest.approx((counts[counts > 0] - 1).mean() / 2)
+    # Each changed half of the entries: of 8 alike cases 3 have one that changed it, 3 two, 1 all three, and 1 none.
+    assert moved.overlap == pytest.approx((3 * 0 + 3 * 0.5 + 1 * 1) / 7, abs=0.05)
+
+
+def test_two_checkpoints_overlap_by_the_jaccard_index(folders):
+    ones = [np.zeros(10), np.r_[np.ones(6), np.zeros(4)], np.r_[np.zeros(3), np.ones(6), np.zeros(1)]]
+    paths = [folders.write(f"m{i}", {"w": row}) for i, row in enumerate(ones)]
+    moved = read_moved(folders.merge(*paths[1:], base=paths[0], method="linear"))
+    assert moved is not None and moved.overlap == pytest.approx(3 / 9)
+    alone = read_moved(folders.merge(paths[1], base=paths[0], method="linear"))
+    assert alone is not None and alone.overlap is None
+
+
+def test_what_moved_is_outside_the_id_and_not_carried_on(merged, folders):
+    paths, out = merged
+    manifest = read_manifest(out)
+    assert "moved.json" not in manifest.files and "overlap" not in manifest.metrics
+    again = folders.merge(base=out, checkpoints=())
+    assert not (again / "moved.json").exists()
+    further = folders.merge(paths[1], base=out, method="linear")
+    moved = read_moved(further)
+    assert moved is not None and moved.checkpoints == 1
+
+
+def test_what_running_sums_did_not_read_is_not_claimed(merged, folders):
+    paths, _ = merged
+    state = folders.root / "state"
+    folders.merge(*paths[1:3], base=paths[0], state=state)
+    moved = read_moved(folders.merge(paths[3], base=paths[0], state=state))
+    assert moved is not None and moved.checkpoints == 0 and moved.overlap is None
+    assert [picture.title[:4] for picture in pictures(moved)] == ["‖ΔW‖", "shar"]
+
+
+def test_a_picture_has_a_row_per_module_and_a_place_per_layer(merged):
+    _, out = merged
+    norm, conflicts, overlap = pictures(read_moved(out))
+    assert list(norm.rows) == ["embed.weight", "model.layers.*.q.weight", "model.layers.*.mlp.weight"]
+    values = [value or 0.0 for value in norm.rows["model.layers.*.q.weight"]]
+    assert len(values) == LAYERS and values[0] == 0 and values[1] < values[4] < values[8]
+    assert norm.rows["embed.weight"] == [0.0] and overlap.rows["embed.weight"] == [None]
+    assert conflicts.top < 1
+    assert blocks([0.0, 0.5, 0.49, 1.0, None], 1.0) == "▁▅▄█·"
+    drawn = _squares("a", "b", norm)
+    assert drawn.count("<rect") == 1 + 2 * LAYERS and 'fill-opacity="1.000"' in drawn
+
+
+def test_show_draws_it(merged):
+    _, out = merged
+    done = subprocess.run([sys.executable, "-m", "gtrturbo", "show", str(out)], capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert "‖ΔW‖ / ‖W‖, by module and layer (▁ 0, █ " in done.stdout
+    rows = [line.split() for line in done.stdout.splitlines() if "model.layers.*.q.weight" in line and "…" in line]
+    assert all(len(row[1]) == LAYERS for row in rows) and len(rows) == 3
+    assert rows[0][1][0] == "▁" and "█" in done.stdout
+
+
+@pytest.mark.parametrize("change", [lambda c: c | {"checkpoints": 7}, lambda c: c | {"tensors": 1}])
+def test_numbers_that_were_changed_by_hand_are_not_drawn(merged, change):
+    _, out = merged
+    file = out / "moved.json"
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+    with pytest.raises(GtrTurboError, match=r"moved.json is damaged"):
+        read_moved(out)
