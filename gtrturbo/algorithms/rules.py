@@ -208,9 +208,8 @@ def slerp_rows(task_vectors: "Tensor", weights: "Tensor") -> "Tensor":
 def column_products(task_vectors: "Tensor", weights: "Tensor") -> "Tensor":
     """Sum ⟨v_0, v_0⟩, ⟨v_1, v_1⟩ and ⟨v_0, v_1⟩ of each column, over the rows at hand. [3 c]"""
     first, second = task_vectors
-    first, second = first.flatten(1), second.flatten(1)
-    return task_vectors.new_tensor([x for pair in ((first, first), (second, second), (first, second))
-                                    for x in (pair[0] * pair[1]).sum(0).tolist()])  # fmt: skip
+    pairs = ((first, first), (second, second), (first, second))
+    return task_vectors.new_tensor([total for a, b in pairs for total in (a * b).sum(0).tolist()])
 
 
 def slerp_columns(task_vectors: "Tensor", weights: "Tensor", *, measured: "Tensor") -> "Tensor":
@@ -219,7 +218,8 @@ def slerp_columns(task_vectors: "Tensor", weights: "Tensor", *, measured: "Tenso
     Source: NuSLERP of mergekit, nuslerp_flatten false, nuslerp_row_wise true.
     """
     first, second = task_vectors
-    start, end = _arc(*measured.reshape(3, -1), weights)
+    heads, ends, products = measured.reshape(3, -1)
+    start, end = _arc(heads, ends, products, weights)
     return start * first + end * second
 
 

@@ -16,6 +16,7 @@ from gtrturbo.config import RunConfig
 from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import Plugin, is_outside, load
+from gtrturbo.store.claims import require_outside_artifacts
 from gtrturbo.store.files import save_json
 from gtrturbo.store.ids import short
 from gtrturbo.store.manifest import Manifest, read_manifest
@@ -78,6 +79,7 @@ def record_run(config: RunConfig, *, replace: bool, own: Mapping[str, Plugin] | 
     file = config.out / RECORD
     if file.exists() and not replace:
         return
+    require_outside_artifacts(file)
     config.out.mkdir(parents=True, exist_ok=True)
     content = _content(config, own_code(config) if own is None else own)
     if file.exists() and json.loads(file.read_text(encoding="utf-8")) == content:

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from gtrturbo.config.addresses import address_of
 from gtrturbo.config.bounds import AT_LEAST_ONE, SEED, SIDE_BY_SIDE, THREADS, TOKENS, WordOrWhole
 from gtrturbo.config.choices import AUTO, InvalidReply, ServerName, VerifyInputs
-from gtrturbo.config.fields import Role, Seam, check, fields
+from gtrturbo.config.fields import Checked, Role, Seam, check, fields
 
 Device = Annotated[str, "Where to compute: auto takes cuda if there is one, else cpu.", Role.RUNTIME]
 Dtype = Annotated[Literal["auto", "float32", "bfloat16"], "Type of the weights in memory; auto is the type on disk."]
@@ -46,7 +47,9 @@ ServerKind = Annotated[
     ServerName,
     "What the server is; a generic one is sent standard fields only, returns no token ids, and so can serve eval alone.",
 ]
-BaseUrl = Annotated[str | None, "Where the server is, such as http://localhost:8000 (--engine openai).", Role.RUNTIME]
+BaseUrl = Annotated[
+    str | None, "Where the server is, such as http://localhost:8000 (--engine openai).", Role.RUNTIME, Checked(address_of)
+]
 ServedModel = Annotated[str | None, "Model that the server is asked for; the first that it lists if not given."]
 MaxConcurrency = Annotated[int, "Most requests at once to the server.", THREADS, Role.RUNTIME]
 MicroBatchTokens = Annotated[

@@ -4,6 +4,7 @@ import dataclasses
 import reprlib
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -45,6 +46,13 @@ class Absent:
 
 
 @dataclass(frozen=True)
+class Checked:
+    """A value of the field is looked at by a function, which raises GtrTurboError where it is none."""
+
+    by: Callable[[Any], object]
+
+
+@dataclass(frozen=True)
 class Field:
     """One setting, read off its annotation. `kind` is the type without Annotated; `optional` says that None is allowed."""
 
@@ -57,6 +65,7 @@ class Field:
     optional: bool
     seam: Seam | None = None
     absent: Absent | None = None
+    checked: Checked | None = None
 
     @property
     def required(self) -> bool:
@@ -101,6 +110,7 @@ def _field(field: dataclasses.Field, hint: Any) -> Field:
         optional=optional,
         seam=next((note for note in notes if isinstance(note, Seam)), None),
         absent=next((note for note in notes if isinstance(note, Absent)), None),
+        checked=next((note for note in notes if isinstance(note, Checked)), None),
     )
 
 
@@ -117,6 +127,8 @@ def check(field: Field, value: Any) -> None:
         raise GtrTurboError(f"{name} must be one of {', '.join(field.choices)}, got {shortened(value)}.")
     if field.bounds and value not in field.bounds:
         raise GtrTurboError(f"{name} must be {field.bounds}, got {shortened(value)}.")
+    if field.checked:
+        field.checked.by(value)
 
 
 def knobs(config: Any) -> dict[str, Any]:

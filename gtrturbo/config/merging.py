@@ -82,7 +82,11 @@ class MergeConfig(StageConfig):
         bool, "Merge one checkpoint after another into the last teacher: the paper's recursion, an approximation of their merge."
     ] = False
     seed: Annotated[int, "dare: decides which entries are dropped.", SEED] = 0
-    recipe: Annotated[Path | None, "mergekit's YAML in place of checkpoints, method and weights.", Role.RUNTIME] = None
+    recipe: Annotated[
+        str | None,
+        "File with mergekit's YAML, in place of checkpoints, method and weights (docs/merge.md says what it may hold).",
+        Absent(None, silent=True),
+    ] = None
     cache: Annotated[
         Path | None, "Folder for what was measured of each checkpoint: merging it again is one pass over the files.", Role.RUNTIME
     ] = None

@@ -20,7 +20,7 @@ from gtrturbo.merging.measuring import MeasuredTensor, bounds, inner_products, m
 from gtrturbo.merging.operands import Combiner, Kernel, Operand, RuleFailed, Tile, TileRule, loaded
 from gtrturbo.merging.outcome import TensorReport, report_of
 from gtrturbo.merging.overflow import OutOfRange
-from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, TileReader, narrow
+from gtrturbo.merging.parts import Full, LowRank, TileReader, narrow
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.products import BufferPool, ProductCache
 from gtrturbo.merging.ranges import MERGE_RANGE
@@ -44,14 +44,15 @@ def room_for_products(threads: int) -> int:
 class Merge:
     """A merge under way. `thresholds` may be given for tensors that were measured before; it is filled with the others.
 
-    `kernel` measures; `combiner` merges: the kernel too, or a rule in Python, which may measure whole tensors by `measurer`.
+    `kernel` measures; `combiner` gives what merges by a plan: the kernel too, or a rule in Python, which may measure whole
+    tensors by `measurer`.
     `extra_jobs`: others for the same threads.
     """
 
     plan: MergePlan
     sources: Sources
     kernel: Kernel
-    combiner: Combiner
+    combiner: Callable[[MergePlan], Combiner]
     files: Files
     folder: Path
     seeds: Callable[[str, int], int]
@@ -127,7 +128,9 @@ class Merge:
         # in pieces, and so keep all busy to the end.
         workers.add_all([lambda: workers.go_through(others)] * max(1, workers.threads // 2))
         for entry in self.sources.copied:
-            workers.add(lambda entry=entry: self._copy(entry))
+            workers.add(lambda entry=entry: self._copy(entry, entry))
+        for entry, place in self.sources.moved:
+            workers.add(lambda entry=entry, place=place: self._copy(entry, place))
         targets = self.sources.targets
         for number, target in enumerate(targets):
             if number == len(targets) * 2 // 3:
@@ -163,12 +166,12 @@ class Merge:
             at_once=at_once,
         )
 
-    def _copy(self, entry: TensorEntry) -> None:
+    def _copy(self, entry: TensorEntry, place: TensorEntry) -> None:
         buffer = np.empty(min(COPY, max(1, entry.size)), np.uint8)
         for first in range(0, entry.size, COPY):
             part = buffer[: min(COPY, entry.size - first)]
             self.files.read_bytes(entry.file, entry.start + first, part)
-            self._write(entry, first, part)
+            self._write(place, first, part)
         self.on_progress(entry.size)
 
     def _bound(self, target: Target, index: int, countdown: Countdown) -> None:
@@ -207,13 +210,14 @@ class Merge:
         for start, stop in target.tiles(first, last):
             origin, _ = base(start, stop)
             operands = self._operands(target, base, readers, start, stop, measured)
-            if isinstance(target.base, BaseWithAdapter):  # It is not rounded before the merge.
+            tile = out[: stop - start]
+            if origin.dtype == out.dtype:
+                rows = self._merge_tile(target, origin, operands, rule, start, tile)
+            else:  # The base's own type is not what comes out: nothing is rounded before the end.
                 sums = np.empty(stop - start)
-                rows = self._merge_tile(target, origin, operands, rule, start, sums)
-                out[: stop - start] = narrow(sums, out.dtype)
-            else:
-                rows = self._merge_tile(target, origin, operands, rule, start, out[: stop - start])
-            self.range.look(target.entry, rows, rule, out[: stop - start])
+                rows = self._merge_tile(target, _in_double(origin), operands, rule, start, sums)
+                tile[:] = narrow(sums, out.dtype)
+            self.range.look(target.entry, rows, rule, tile)
             for index in range(len(readers)):
                 if cache := self._caches.get((target.name, index)):
                     cache.drop(start)
@@ -227,7 +231,9 @@ class Merge:
         state = sums.read(target.entry, start, start + len(out)) if sums else None
         decay = sums.decay if sums else 1.0
         try:
-            rows = self.combiner.combine(base, operands, rule, offset=start, out=out, state=state, decay=decay)
+            rows = self.combiner(self._plan(target)).combine(
+                base, operands, rule, offset=start, out=out, state=state, decay=decay
+            )
         except RuleFailed as failure:
             raise failure.at(target.name, rule=self._plan(target).name) from failure
         if rows is None:
@@ -285,3 +291,7 @@ def rule_of(plan: MergePlan, target: Target, measured: MeasuredTensor | None) ->
         width = plan.method.rule.row_width(target.entry.shape)
         rule = replace(rule, given=replace(rule.given, width=width, measured=measured.found if measured else None))
     return rule
+
+
+def _in_double(tile: Tile) -> np.ndarray:
+    return widen(loaded(tile)).astype(np.float64)

@@ -18,8 +18,8 @@ TRAINED_BY = "ppo-step"
 NOT_FETCHED = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5", "*.msgpack", "*.onnx*", "*.pkl", "consolidated*.safetensors"]
 
 
-def on_disk(model: Path) -> Path:
-    """Return a checkpoint folder as it is, and fetch a Hugging Face id into the local cache.
+def on_disk(model: Path, *, revision: str | None = None) -> Path:
+    """Return a checkpoint folder as it is, and fetch a Hugging Face id, or a revision of it, into the local cache.
 
     Raises:
         GtrTurboError: there is no such folder, and no such model.
@@ -31,7 +31,7 @@ def on_disk(model: Path) -> Path:
     from huggingface_hub import snapshot_download  # Takes half a second to import.
 
     try:
-        return Path(snapshot_download(model.as_posix(), ignore_patterns=NOT_FETCHED))
+        return Path(snapshot_download(model.as_posix(), revision=revision, ignore_patterns=NOT_FETCHED))
     except (OSError, ValueError) as error:
         raise GtrTurboError(
             f"{model} is no folder, and cannot be fetched: {error}", "name a folder, or a model that can be reached."

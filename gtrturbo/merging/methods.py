@@ -86,6 +86,8 @@ class MergeMethod:
             from a checkpoint, or where weights are summed instead of averaged.
         recursive, running_sums: --recursive and --state stand for it.
         mergekit: its name in mergekit's recipes.
+        takes_base: in a recipe the base is merged as the others are: mergekit knows no task vectors there.
+        reads: what a recipe says of it besides `settings`, by mergekit's names.
         rule: in Python, built in or of the user's own; the loops of the others are compiled.
         own: the rule is the user's.
     """
@@ -103,6 +105,8 @@ class MergeMethod:
     recursive: bool = False
     running_sums: bool = False
     mergekit: str | None = None
+    takes_base: bool = False
+    reads: frozenset[str] = frozenset()
     rule: MergeRule | None = None
     own: bool = False
 
@@ -150,6 +154,8 @@ def _along_arc(lerp_above: float) -> Callable[[np.ndarray, Sequence[float]], lis
     return coefficients
 
 
+SUMMED = frozenset({"weight", "normalize", "lambda"})
+TRIMMED = SUMMED | {"density"}
 # Which method normalises by default is as in mergekit.
 METHODS: dict[str, MergeMethod] = {
     "ties": MergeMethod(
@@ -160,6 +166,7 @@ METHODS: dict[str, MergeMethod] = {
         recursive=True,
         running_sums=True,
         mergekit="ties",
+        reads=TRIMMED,
     ),
     "linear": MergeMethod(
         summary="weighted mean.",
@@ -168,44 +175,53 @@ METHODS: dict[str, MergeMethod] = {
         whole="summed",
         recursive=True,
         mergekit="linear",
+        reads=frozenset({"weight", "normalize"}),
+        takes_base=True,
     ),
     "task-arithmetic": MergeMethod(
         summary="weighted sum.",
         mergekit="task_arithmetic",
+        reads=SUMMED,
     ),
     "dare-linear": MergeMethod(
         summary="drop entries at random, then sum.",
         keeps="random",
         mergekit="dare_linear",
+        reads=TRIMMED,
     ),
     "dare-ties": MergeMethod(
         summary="drop entries at random, elect signs, then sum.",
         keeps="random",
         votes=True,
         mergekit="dare_ties",
+        reads=TRIMMED,
     ),
     "breadcrumbs": MergeMethod(
         summary="drop the smallest and the largest entries, then sum.",
         keeps="middle",
         mergekit="breadcrumbs",
+        reads=TRIMMED | {"gamma"},
     ),
     "breadcrumbs-ties": MergeMethod(
         summary="drop the smallest and the largest entries, elect signs, then sum.",
         keeps="middle",
         votes=True,
         mergekit="breadcrumbs_ties",
+        reads=TRIMMED | {"gamma"},
     ),
     "della": MergeMethod(
         summary="drop entries at random, small ones of a row rather than large ones, elect signs, average.",
         keeps="random",
         normalizes=True,
         mergekit="della",
+        reads=TRIMMED,
         rule=MergeRule(rules.della, rows="last"),
     ),
     "della-linear": MergeMethod(
         summary="drop entries at random, small ones of a row rather than large ones, then sum.",
         keeps="random",
         mergekit="della_linear",
+        reads=TRIMMED,
         rule=MergeRule(rules.della_linear, rows="last"),
     ),
     "ram": MergeMethod(
@@ -240,6 +256,8 @@ METHODS: dict[str, MergeMethod] = {
         needs_base=False,
         whole="always",
         mergekit="passthrough",
+        reads=frozenset({"scale"}),
+        takes_base=True,
     ),
     "slerp": MergeMethod(
         summary="from one checkpoint to another along the arc between them.",
@@ -249,6 +267,7 @@ METHODS: dict[str, MergeMethod] = {
         needs_base=False,
         whole="always",
         mergekit="slerp",
+        reads=frozenset({"t"}),
     ),
     "nuslerp": MergeMethod(
         summary="the same, of two task vectors.",
@@ -258,6 +277,7 @@ METHODS: dict[str, MergeMethod] = {
         needs_base=False,
         whole="borrowed",
         mergekit="nuslerp",
+        reads=frozenset({"weight", "nuslerp_flatten", "nuslerp_row_wise"}),
     ),
     "nuslerp-rows": MergeMethod(
         summary="the same, row by row.",
@@ -265,6 +285,7 @@ METHODS: dict[str, MergeMethod] = {
         most=2,
         needs_base=False,
         whole="borrowed",
+        reads=frozenset({"weight", "nuslerp_flatten", "nuslerp_row_wise"}),
         rule=MergeRule(rules.slerp_rows, rows="last"),
     ),
     "nuslerp-columns": MergeMethod(
@@ -273,6 +294,7 @@ METHODS: dict[str, MergeMethod] = {
         most=2,
         needs_base=False,
         whole="borrowed",
+        reads=frozenset({"weight", "nuslerp_flatten", "nuslerp_row_wise"}),
         rule=MergeRule(rules.slerp_columns, rows="first", measure=rules.column_products),
     ),
     "karcher": MergeMethod(
@@ -281,6 +303,7 @@ METHODS: dict[str, MergeMethod] = {
         needs_base=False,
         whole="always",
         mergekit="karcher",
+        takes_base=True,
     ),
     "multislerp": MergeMethod(
         summary="a weighted barycentre on the sphere.",
@@ -288,6 +311,7 @@ METHODS: dict[str, MergeMethod] = {
         needs_base=False,
         whole="borrowed",
         mergekit="multislerp",
+        reads=frozenset({"weight"}),
     ),
     "model-stock": MergeMethod(
         summary="towards the centre as far as the angles say.",
@@ -295,11 +319,13 @@ METHODS: dict[str, MergeMethod] = {
         weighs=True,
         fewest=2,
         mergekit="model_stock",
+        reads=frozenset({"filter_wise"}),
     ),
     "model-stock-rows": MergeMethod(
         summary="the same, row by row.",
         weighs=True,
         fewest=2,
+        reads=frozenset({"filter_wise"}),
         rule=MergeRule(rules.model_stock_rows, rows="last"),
     ),
     "sce": MergeMethod(
@@ -309,6 +335,7 @@ METHODS: dict[str, MergeMethod] = {
         normalizes=True,
         weighs=True,
         mergekit="sce",
+        reads=frozenset({"select_topk"}),
     ),
 }
 

@@ -30,7 +30,7 @@ class MergePlan:
         rule: how tiles become one.
         weights: one per checkpoint, as the rule wants them.
         densities: share of entries that each keeps; 1 where the method trims nothing by magnitude.
-        gamma: share of largest entries that is dropped.
+        gamma: share of largest entries that is dropped; `gammas` where each checkpoint has its own.
         whole: the inputs count as whole weights, not as task vectors around the base.
         own: parameters of the method's own.
         trim: what the density is a share of: each tensor, or all that is merged.
@@ -43,6 +43,7 @@ class MergePlan:
     weights: tuple[float, ...]
     densities: tuple[float, ...]
     gamma: float = 0.0
+    gammas: tuple[float, ...] | None = None
     whole: bool = False
     own: Mapping[str, Any] = field(default_factory=dict)
     trim: Literal["tensor", "global"] = "tensor"
@@ -68,7 +69,8 @@ class MergePlan:
         kept = max(1, int(density * entries))
         if self.method.keeps == "largest":
             return [kept]
-        top = min(int(self.gamma * entries), entries - kept)
+        gamma = self.gammas[index] if self.gammas else self.gamma
+        top = min(int(gamma * entries), entries - kept)
         return [kept + top, top + 1]
 
     def coefficients(self, gram: np.ndarray) -> tuple[float, ...]:
@@ -98,13 +100,14 @@ class MergeSettings:
     trim: Literal["tensor", "global"] = "tensor"
 
 
-def make_plan(settings: MergeSettings, k: int, *, borrowed: bool = False) -> MergePlan:
+def make_plan(settings: MergeSettings, k: int, *, borrowed: bool = False, whole: bool | None = None) -> MergePlan:
     """Turn a merge's settings into a plan.
 
     Args:
         settings: what the user chose.
         k: number of checkpoints.
         borrowed: the base only lends its layout: it is one of the checkpoints.
+        whole: whether weights are merged as they are, where that is known.
 
     Raises:
         GtrTurboError: the method takes another number of checkpoints, or settings that do not fit it.
@@ -115,7 +118,7 @@ def make_plan(settings: MergeSettings, k: int, *, borrowed: bool = False) -> Mer
     _require_fitting(settings, method)
     own = own_settings(settings.method, method, settings.own)
     weights = _weights(settings, method, k, normalize=normalize, own=own)
-    whole = _is_whole(method, normalize=normalize, borrowed=borrowed)
+    whole = _is_whole(method, normalize=normalize, borrowed=borrowed) if whole is None else whole
     if whole and settings.scale != 1:
         raise GtrTurboError(
             f"--scale is for task vectors, and {settings.method} merges whole weights here.", "leave out --scale."
@@ -152,7 +155,7 @@ def _in_python(
     """Let a rule in Python do what the compiled loop of a built-in method does not."""
     if method.rule:
         return method, own, rule
-    if method.keeps == "random" and len(set(densities)) > 1:
+    if method.keeps == "random" and (len(set(densities)) > 1 or not min(densities)):
         stand_in = replace(rule, vote=None, average=False, keep=1.0, trims=False, scale=settings.scale)
         return with_own_densities(method), own | {"vote": method.votes}, stand_in
     if method.votes and min(weights) < 0:
@@ -227,6 +230,6 @@ def _densities(text: str | float, k: int) -> tuple[float, ...]:
         raise GtrTurboError(f"density must be a number, or one per checkpoint such as 0.8,0.5, got {text}.") from None
     if len(numbers) not in (1, k):
         raise GtrTurboError(f"density has {len(numbers)} numbers for {k} checkpoints.", "give one, or one per checkpoint.")
-    if not all(0 < number <= 1 for number in numbers):
-        raise GtrTurboError(f"density must be in (0, 1], got {text}.")
+    if not all(0 <= number <= 1 for number in numbers):
+        raise GtrTurboError(f"density must be in [0, 1], got {text}.")
     return tuple(numbers * (k // len(numbers)))

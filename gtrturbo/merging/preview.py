@@ -9,11 +9,12 @@ from gtrturbo.merging.inputs import Inputs
 from gtrturbo.merging.magnitudes import MANY
 from gtrturbo.merging.operands import BINS, CHUNK, TABLES
 from gtrturbo.merging.plan import MergePlan
+from gtrturbo.merging.recipes.inputs import RecipeInputs
 from gtrturbo.merging.sources import Sources
 from gtrturbo.store.safetensors_files import read_layout
 
 
-def preview_of(plan: MergePlan, inputs: Inputs, sources: Sources, *, base: Path, out: Path, threads: int) -> str:
+def preview_of(plan: MergePlan, inputs: Inputs | RecipeInputs, sources: Sources, *, base: Path, out: Path, threads: int) -> str:
     """Say it in lines of a name and a value."""
     entries = sum(target.entry.entries for target in sources.targets)
     kind = "adapters" if inputs.adapters else "checkpoints"
@@ -46,7 +47,7 @@ def gigabytes(count: float) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
-def require_room(inputs: Inputs, out: Path, *, copies: int) -> None:
+def require_room(inputs: Inputs | RecipeInputs, out: Path, *, copies: int) -> None:
     """Refuse at once where the disk is too full for so many copies of the output.
 
     Raises:

@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 
 from gtrturbo.merging.adapters import Adapter
 from gtrturbo.merging.matching import Match, Pattern
+from gtrturbo.merging.methods import MergeRule
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, Zeros
 from gtrturbo.merging.plan import MergePlan
+from gtrturbo.merging.rearranged import Adapted, Gathered
 from gtrturbo.store.open_files import Files
 from gtrturbo.store.safetensors_files import Layout, TensorEntry
 
@@ -26,8 +28,8 @@ class Target:
     """
 
     entry: TensorEntry
-    base: Full | BaseWithAdapter | Zeros
-    parts: tuple[Full | LowRank, ...]
+    base: Full | BaseWithAdapter | Zeros | Adapted | Gathered
+    parts: tuple[Full | LowRank | Adapted | Gathered, ...]
     step: int
     row: int = 1
     plan: MergePlan | None = None
@@ -51,13 +53,15 @@ class Target:
 
 @dataclass(frozen=True)
 class Sources:
-    """All that a merge reads and where it writes: merged tensors, and those that are copied from the base."""
+    """All that a merge reads and where it writes: merged tensors, those that are copied from the base, and those that are copied
+    to another place: (from, to)."""
 
     base: Layout
     targets: tuple[Target, ...]
     copied: tuple[TensorEntry, ...]
     layouts: tuple[Layout, ...]
     adapters: tuple[Adapter, ...]
+    moved: tuple[tuple[TensorEntry, TensorEntry], ...] = ()
 
     @property
     def bytes_read(self) -> int:
@@ -113,8 +117,11 @@ def full_sources(
 
 def in_whole_rows(sources: Sources, plan: MergePlan) -> Sources:
     """Cut tiles between rows, where a rule wants whole ones."""
-    rule = plan.method.rule
-    if rule is None or rule.rows is None:
-        return sources
-    targets = [(target, math.lcm(max(1, rule.row_width(target.entry.shape)), target.row)) for target in sources.targets]
-    return replace(sources, targets=tuple(replace(each, step=max(1, each.step // width) * width) for each, width in targets))
+    return replace(
+        sources, targets=tuple(_in_whole_rows(target, (target.plan or plan).method.rule) for target in sources.targets)
+    )
+
+
+def _in_whole_rows(target: Target, rule: MergeRule | None) -> Target:
+    width = math.lcm(rule.row_width(target.entry.shape), target.row) if rule else 0
+    return replace(target, step=max(1, target.step // width) * width) if width else target

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,11 @@ from gtrturbo.merging.engine import Merge
 from gtrturbo.merging.global_trim import bounds_of, with_global_thresholds
 from gtrturbo.merging.inputs import Inputs
 from gtrturbo.merging.kernel import compiled_kernel
+from gtrturbo.merging.methods import MergeRule
 from gtrturbo.merging.operands import Combiner, Kernel
 from gtrturbo.merging.outcome import Outcome, rounded
 from gtrturbo.merging.plan import MergePlan
+from gtrturbo.merging.recipes.inputs import RecipeInputs
 from gtrturbo.merging.sources import Sources, Target, in_whole_rows
 from gtrturbo.merging.thresholds import ThresholdCache
 from gtrturbo.merging.workers import Job
@@ -45,7 +47,7 @@ class Streaming:
 
 def stream(
     plan: MergePlan,
-    inputs: Inputs,
+    inputs: Inputs | RecipeInputs,
     sources: Sources,
     folder: Path,
     how: Streaming,
@@ -73,11 +75,11 @@ def stream(
             plan = with_global_thresholds(plan, sources, kernel, files, threads=how.threads)
             known = bounds_of(plan, sources)
         seeds = _seeds(plan, how.seed)
-        merge = Merge(plan, sources, kernel, _combiner(plan, kernel, how.device), files, folder, seeds, known)
+        merge = Merge(plan, sources, kernel, _combiners(kernel, how.device), files, folder, seeds, known)
         merge.accumulators = accumulators(files) if accumulators else None
         merge.extra_jobs = extra_jobs
         merge.range.saturate = how.saturate
-        merge.measurer = _measurer(plan, kernel, files, seeds, how.device)
+        merge.measurer = partial(_measured, kernel=kernel, files=files, seeds=seeds, device=how.device)
         with progress_bar("merge (MB)", sources.base.size // MEGABYTE) as bar:
             merge.on_progress = _Throughput(bar)
             reports = merge.run(how.threads)
@@ -116,25 +118,26 @@ def _kernel(device: str) -> Kernel:
     return TorchKernel(require_device(device))
 
 
-def _combiner(plan: MergePlan, kernel: Kernel, device: str) -> Combiner:
-    """Merge by the kernel, or by the user's own rule: thresholds are measured by the kernel all the same."""
-    if plan.method.rule is None:
-        return kernel
-    from gtrturbo.distributed.devices import require_device  # As above.
-    from gtrturbo.merging.custom import RuleCombiner
+def _combiners(kernel: Kernel, device: str) -> Callable[[MergePlan], Combiner]:
+    """Merge by the kernel, or by a rule in Python: thresholds are measured by the kernel all the same."""
 
-    return RuleCombiner(plan.method.rule, require_device(device))
+    @cache
+    def by_rule(rule: MergeRule) -> Combiner:
+        from gtrturbo.distributed.devices import require_device  # They take seconds to import, and are rarely needed.
+        from gtrturbo.merging.custom import RuleCombiner
+
+        return RuleCombiner(rule, require_device(device))
+
+    return lambda plan: by_rule(plan.method.rule) if plan.method.rule else kernel
 
 
-def _measurer(
-    plan: MergePlan, kernel: Kernel, files: Files, seeds: Callable[[str, int], int], device: str
-) -> Callable[[Target, MergePlan], np.ndarray] | None:
-    if plan.method.rule is None or plan.method.rule.measure is None:
-        return None
+def _measured(
+    target: Target, plan: MergePlan, *, kernel: Kernel, files: Files, seeds: Callable[[str, int], int], device: str
+) -> np.ndarray:
     from gtrturbo.distributed.devices import require_device  # As above.
     from gtrturbo.merging.measured_rules import measured_by
 
-    return partial(measured_by, kernel=kernel, files=files, seeds=seeds, device=require_device(device))
+    return measured_by(target, plan, kernel=kernel, files=files, seeds=seeds, device=require_device(device))
 
 
 class _Throughput:

@@ -12,8 +12,9 @@ from gtrturbo.algorithms import merging
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.custom import Entries, apply_rule, measure
 from gtrturbo.merging.operands import RuleFailed
-from gtrturbo.merging.parts import Full, LowRank, Zeros
+from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, Zeros
 from gtrturbo.merging.plan import MergePlan
+from gtrturbo.merging.rearranged import PADDING, Adapted, Gathered
 from gtrturbo.merging.sources import Sources, Target
 from gtrturbo.merging.tiles import random_mask
 from gtrturbo.merging.whole_changes import whole_change, whole_tensor
@@ -97,9 +98,13 @@ def _kept(plan: MergePlan, vectors: list[Tensor], keys: list[int]) -> list[Tenso
     if plan.thresholds:
         return [vector.where(vector.abs() >= low, 0.0) for vector, low in zip(vectors, plan.thresholds, strict=True)]
     if plan.method.keeps == "largest":
-        return [merging.trimmed(vector, density=density) for vector, density in pairs]
+        return [merging.trimmed(vector, density=density) if density else 0 * vector for vector, density in pairs]
     if plan.method.keeps == "middle":
-        return [merging.breadcrumbs(vector, density=density, gamma=plan.gamma) for vector, density in pairs]
+        gammas = plan.gammas or [plan.gamma] * len(pairs)
+        return [
+            merging.breadcrumbs(vector, density=density, gamma=gamma) if density else 0 * vector
+            for (vector, density), gamma in zip(pairs, gammas, strict=True)
+        ]
     if plan.method.keeps == "random" and plan.rule.keep < 1:
         return [
             merging.drop(vector, kept=random_mask(key, vector.numel(), density).reshape(vector.shape), density=density)
@@ -116,18 +121,43 @@ def _base(target: Target) -> Sized:
     if isinstance(target.base, Zeros):
         zeros = torch.zeros(target.entry.shape, dtype=torch.float64)
         return zeros, zeros
-    weights = whole_tensor(target.base.entry)
-    if isinstance(target.base, Full) or target.base.origin is None:
+    weights, size = _weights(target.base)
+    return weights.reshape(target.entry.shape), size.reshape(target.entry.shape)
+
+
+def _weights(part: Full | BaseWithAdapter | Adapted | Gathered) -> Sized:
+    """W, W + ΔW, or their rows in another order."""
+    if isinstance(part, Gathered):
+        return _gathered(part)
+    if isinstance(part, Adapted):
+        part = part.under
+    weights = whole_tensor(part.entry)
+    if isinstance(part, Full) or part.origin is None:
         return weights, weights.abs()
-    moved, size = whole_change(target.base.origin, weights)
+    moved, size = whole_change(part.origin, weights)
     return weights + moved, weights.abs() + size
 
 
-def _vector(part: Full | LowRank, base: Tensor) -> Sized:
+def _gathered(part: Gathered) -> Sized:
+    weights, size = (each.reshape(-1, part.width) for each in _weights(part.part))
+    rows = [torch.zeros(part.width, dtype=torch.float64)] * len(part.rows)
+    for row, place in enumerate(part.rows.tolist()):
+        if place >= 0:
+            rows[row] = weights[place]
+        elif others := part.mixed.get(row):
+            rows[row] = torch.stack([_weights(other)[0].reshape(-1, part.width)[at] for other, at in others]).mean(dim=0)
+    inner = [rows[row] for row, place in enumerate(part.rows.tolist()) if place != PADDING]
+    mean = torch.stack(inner).mean(dim=0)
+    out = torch.stack([mean if place == PADDING else rows[row] for row, place in enumerate(part.rows.tolist())])
+    return out, out.abs() + size.max()
+
+
+def _vector(part: Full | LowRank | Adapted | Gathered, base: Tensor) -> Sized:
     """A checkpoint's vector: W_i, W_i − W or ΔW_i."""
-    if isinstance(part, Full):
-        weights = whole_tensor(part.entry)
-        return (weights, weights.abs()) if part.whole else (weights - base, weights.abs())
+    if not isinstance(part, LowRank):
+        weights, size = _weights(part)
+        weights, size = weights.reshape(base.shape), size.reshape(base.shape)
+        return (weights if part.whole else weights - base), size
     weights = whole_tensor(part.under.entry)
     vector, size = weights * float(part.whole), weights.abs() * float(part.whole)
     for change, sign in ((part.change, 1), (part.origin, -1)):

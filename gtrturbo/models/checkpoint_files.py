@@ -3,15 +3,16 @@
 import hashlib
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.files import save_json
+from gtrturbo.store.inside import copy_own
 from gtrturbo.store.names import (
     ADAPTER_CONFIG,
     BASE_FOLDER,
+    CHAT_TEMPLATE,
     FAMILY,
     MANIFEST,
     METRICS,
@@ -21,6 +22,7 @@ from gtrturbo.store.names import (
     OPTIMIZER_FILE,
     PRUNED,
     TIMING,
+    TOKENIZER_CONFIG,
     VALUE_HEAD,
 )
 
@@ -31,8 +33,8 @@ NOT_BESIDE = {MANIFEST, TIMING, MOVED, PRUNED, ADAPTER_CONFIG, MODEL_INDEX, "pyt
 # How the Hugging Face cache names a model's folder, and in it the folder of those of its revisions.
 CACHED_MODEL, SNAPSHOTS = "models--", "snapshots"
 RENDERER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
-    "tokenizer.model", "chat_template.jinja", "chat_template.json", "processor_config.json", "preprocessor_config.json",
+    "tokenizer.json", TOKENIZER_CONFIG, "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
+    "tokenizer.model", CHAT_TEMPLATE, "chat_template.json", "processor_config.json", "preprocessor_config.json",
     "video_preprocessor_config.json", FAMILY,
 )  # fmt: skip
 
@@ -135,7 +137,7 @@ def copy_renderer(source: Path, folder: Path) -> None:
     """Copy tokenizer, processor and chat template byte for byte."""
     for name in RENDERER_FILES:
         if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+            copy_own(source / name, folder / name)
 
 
 def copy_checkpoint(source: Path, folder: Path) -> None:
@@ -143,14 +145,14 @@ def copy_checkpoint(source: Path, folder: Path) -> None:
     left_out = {MANIFEST, TIMING, MOVED, PRUNED, OPTIMIZER_FILE, METRICS_LOG, VALUE_HEAD}
     for entry in sorted(source.iterdir()):
         if entry.is_file() and entry.name not in left_out:
-            shutil.copyfile(entry, folder / entry.name)
+            copy_own(entry, folder / entry.name)
 
 
 def copy_side_files(source: Path, folder: Path) -> None:
     """Copy what lies beside a checkpoint's weights: configs, tokenizer, processor, licence; no weights, no training state."""
     for entry in sorted(source.iterdir()):
         if entry.is_file() and entry.suffix in SIDE_SUFFIXES and entry.name not in NOT_BESIDE:
-            shutil.copyfile(entry, folder / entry.name)
+            copy_own(entry, folder / entry.name)
 
 
 def renderer_hash(folder: Path) -> str:

@@ -1,6 +1,7 @@
 """play: a person at a task, who sees each state as a model does, and replies."""
 
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,14 +10,14 @@ from PIL import Image
 
 from gtrturbo.console import number
 from gtrturbo.distributed.escapes import say
-from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.episodes import Response, Slot, State
-from gtrturbo.store.names import MANIFEST
+from gtrturbo.store.claims import require_own_file
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.wording import reply_with
 
 QUIT = "q"
+PICTURE = "picture-{:04d}.png"
 
 
 def play_by_hand(name: str, options: Sequence[str], *, seed: int, out: Path, expert: bool) -> None:
@@ -30,8 +31,7 @@ def play_by_hand(name: str, options: Sequence[str], *, seed: int, out: Path, exp
 
     Raises: GtrTurboError: the folder is an artifact, or there is no expert to show.
     """
-    if (out / MANIFEST).exists():
-        raise GtrTurboError(f"{out} is an artifact, and stays as it is.", "choose another folder for the pictures: --out FOLDER")
+    require_own_file(out / PICTURE.format(0))
     slot = Slot.open(load_task(name, options), seed, 0)
     while not slot.done:
         _show(slot.task, slot.state, out, expert=expert)
@@ -63,8 +63,9 @@ def _show(task: Task, state: State, out: Path, *, expert: bool) -> None:
 def _saved(image: np.ndarray, out: Path) -> Path:
     """Save a picture under the next name that is free."""
     out.mkdir(parents=True, exist_ok=True)
-    file = next(file for count in itertools.count() if not (file := out / f"picture-{count:04d}.png").exists())
-    Image.fromarray(image).save(file)
+    file = next(file for count in itertools.count() if not os.path.lexists(file := out / PICTURE.format(count)))
+    with file.open("xb") as opened:
+        Image.fromarray(image).save(opened, format="PNG")
     return file
 
 

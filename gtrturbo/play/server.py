@@ -18,10 +18,11 @@ import numpy as np
 from PIL import Image
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
+from gtrturbo.config.addresses import address_of
 from gtrturbo.config.choices import ServerName
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.teachers import ROUNDING
-from gtrturbo.play.wire import address_of, request
+from gtrturbo.play.wire import request
 from gtrturbo.store.records import Message
 
 T = TypeVar("T")

@@ -13,7 +13,6 @@ import time
 import urllib.error
 import urllib.request
 from typing import Any
-from urllib.parse import urlsplit
 
 from gtrturbo.errors import GtrTurboError
 
@@ -22,36 +21,9 @@ BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 TIMEOUT = 600.0  # seconds for one answer, from the first byte that is sent to the last that comes
 LONGEST = 64 << 20  # bytes of an answer: a reply of 32,768 tokens with log-probs takes a tenth of it
 BLOCK = 1 << 16
-LONGEST_NAME = 63  # characters between two dots of a host's name
 SHOWN = 500  # characters of a refusal that are told
 TOO_MANY_REQUESTS = 429
 START = "start the server, or name another with --base-url."
-
-
-def address_of(url: str) -> str:
-    """Return a server's address without a final slash and /v1.
-
-    Raises:
-        GtrTurboError: it is no http address of a host, or it holds a password, which would be seen wherever the address is told.
-    """
-    fix = "write it as in --base-url http://localhost:8000"
-    if not url.isascii() or not url.isprintable() or " " in url:
-        raise GtrTurboError(f"--base-url {url} holds characters that no address has.", fix)
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise GtrTurboError(f"--base-url {url} is no address: {error}.", fix) from None
-    if "@" in parts.netloc:
-        raise GtrTurboError(f"--base-url …@{host} holds a user's name or password.", "give a key as OPENAI_API_KEY instead.")
-    if (
-        parts.scheme not in ("http", "https")
-        or not host
-        or port == 0
-        or any(len(name) > LONGEST_NAME for name in host.split("."))
-    ):
-        raise GtrTurboError(f"--base-url {url} is no address of a server.", fix)
-    return url.rstrip("/").removesuffix("/v1")
 
 
 class _TriedInVainError(Exception):
@@ -85,6 +57,8 @@ def request(url: str, body: dict[str, Any] | None = None, *, plain: bool = False
 
 def _headers() -> dict[str, str]:
     key = os.environ.get("OPENAI_API_KEY")
+    if key and not (key.isascii() and key.isprintable()):
+        raise GtrTurboError("OPENAI_API_KEY holds characters that no key has, such as an end of line.", "set it anew.")
     return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
 
 

@@ -1,5 +1,6 @@
 """report: one self-contained HTML page about one or more runs."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,12 +9,14 @@ from gtrturbo.analysis.groups import RunGroup, group_runs
 from gtrturbo.analysis.history import read_history
 from gtrturbo.analysis.intervals import fewest_seeds, said
 from gtrturbo.config import ReportConfig
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.report.chart import Rule
 from gtrturbo.report.cost import Prices, outside_teacher, time_figure
 from gtrturbo.report.episodes import samples
 from gtrturbo.report.moved import moved_figures
-from gtrturbo.report.page import details, grid, listing, page, paragraph, section, table
+from gtrturbo.report.page import DOCTYPE, details, grid, listing, page, paragraph, section, table
 from gtrturbo.report.panels import COLLAPSE, OUTCOMES, TEACHER, UPDATES, figures, gap_figure
+from gtrturbo.store.claims import require_own_file
 from gtrturbo.store.files import write_whole
 
 INTERVALS = (
@@ -32,6 +35,7 @@ def report(config: ReportConfig) -> Path:
     Raises:
         GtrTurboError: as `comparison` and `read_history` do.
     """
+    _require_page(config.out)
     runs = [read_history(path) for path in config.runs]
     result = comparison(runs, config.baseline)
     groups = group_runs(runs)
@@ -45,6 +49,13 @@ def report(config: ReportConfig) -> Path:
     config.out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(config.out, text.encode())
     return config.out
+
+
+def _require_page(out: Path) -> None:
+    """Refuse to write into an artifact, and to replace what is no page."""
+    require_own_file(out)
+    if os.path.lexists(out) and not (out.is_file() and out.read_bytes()[: len(DOCTYPE)] == DOCTYPE.encode()):
+        raise GtrTurboError(f"{out} exists and is no page that report wrote.", "choose another --out.")
 
 
 def _title(groups: Sequence[RunGroup]) -> str:

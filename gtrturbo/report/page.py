@@ -7,6 +7,7 @@ from pathlib import Path
 from gtrturbo.distributed.escapes import visible
 
 STYLE = Path(__file__).with_name("page.css")
+DOCTYPE = "<!doctype html>"
 # The page may load nothing, whatever is in it.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -20,7 +21,7 @@ def page(title: str, sections: Iterable[str]) -> str:
     """Return a whole HTML document."""
     return "\n".join(
         [
-            "<!doctype html>",
+            DOCTYPE,
             '<html lang="en"><head><meta charset="utf-8">',
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',

@@ -18,12 +18,15 @@ from gtrturbo.analysis.intervals import Interval, said
 from gtrturbo.config import CompareConfig
 from gtrturbo.distributed.escapes import visible
 from gtrturbo.show.text import stdout
+from gtrturbo.store.claims import require_own_file
 from gtrturbo.store.files import save_json, write_whole
 from gtrturbo.store.records import mean
 
 
 def compare(config: CompareConfig) -> None:
     """Print the comparison; write it to --out."""
+    if config.out:
+        require_own_file(config.out / RECORD)
     result = comparison([read_history(path) for path in config.runs], config.baseline)
     if config.out:
         write_comparison(config.out, result)
@@ -39,7 +42,7 @@ def write_comparison(folder: Path, result: Comparison) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     content = asdict(result)
     content["estimates"] = [asdict(each) | {"resolved": each.resolved} for each in result.estimates]
-    save_json(folder / "compare.json", content)
+    save_json(folder / RECORD, content)
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(CSV)
@@ -47,6 +50,7 @@ def write_comparison(folder: Path, result: Comparison) -> None:
     write_whole(folder / "compare.csv", lines.getvalue().encode())
 
 
+RECORD = "compare.json"
 # With what spreadsheets begin formulas, in wide letters too.
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 CSV = (

@@ -1,6 +1,5 @@
 """init: the first checkpoint. The only stage that may touch the network."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.stages import done, provenance
 from gtrturbo.store.draft import Draft, Result
 from gtrturbo.store.ids import seed_for
+from gtrturbo.store.inside import copy_own
 from gtrturbo.store.names import BASE_FOLDER, FAMILY
 from gtrturbo.store.writing import writing
 from gtrturbo.tasks.loading import load_task
@@ -59,7 +59,7 @@ def _keep_family(config: InitConfig, chosen: Family | None, draft: Draft) -> Non
     if chosen:
         save_family(draft.folder, chosen)
     elif (Path(config.model) / FAMILY).is_file():
-        shutil.copyfile(Path(config.model) / FAMILY, draft.folder / FAMILY)
+        copy_own(Path(config.model) / FAMILY, draft.folder / FAMILY)
 
 
 def _load(config: InitConfig, family: Family | None) -> tuple[Any, Any]:

@@ -4,9 +4,8 @@ Task vectors are dense: θ − θ_base for full weights, scale·B·A for LoRA. M
 what `--adapter-space factors` is for.
 """
 
-import shutil
 import tempfile
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from gtrturbo.merging.outcome import Outcome, TensorReport, most_moved, rounded
 from gtrturbo.merging.parameters import parse_parameters
 from gtrturbo.merging.plan import MergePlan, MergeSettings, make_plan
 from gtrturbo.merging.preview import preview_of, require_room
+from gtrturbo.merging.recipes.inputs import RecipeInputs, recipe_inputs
 from gtrturbo.merging.recursion import merge_recursively
 from gtrturbo.merging.stream import Streaming, stream
 from gtrturbo.merging.thresholds import cache_of
@@ -39,6 +39,7 @@ from gtrturbo.stages import done, provenance
 from gtrturbo.stages.resolve import borrows_layout, require_fitting, state_settings
 from gtrturbo.store.draft import Draft, Result
 from gtrturbo.store.ids import artifact_id
+from gtrturbo.store.inside import copy_own
 from gtrturbo.store.moved import MovedTensor, save_moved
 from gtrturbo.store.provenance import Provenance
 from gtrturbo.store.safetensors_files import read_layout
@@ -53,7 +54,7 @@ def run(config: MergeConfig) -> Result:
     require_fitting(config)
     given = _Given(config)
     with writing(config.out, given, overwrite=config.overwrite) as draft:
-        if config.checkpoints:
+        if config.checkpoints or config.recipe:
             _merge(config, config.base, draft, given)
         else:
             _copy(config, config.base, draft)
@@ -78,15 +79,18 @@ def preview(config: MergeConfig) -> str:
     """Say what a merge would read and write, without doing it."""
     assert config.base is not None
     require_fitting(config)
-    if not config.checkpoints:
+    if not config.checkpoints and not config.recipe:
         return f"no checkpoints: {config.base} is copied"
     with tempfile.TemporaryDirectory() as folder:
-        inputs, plan = _inputs(config, config.base), _plan(config)
+        inputs = _inputs(config, config.base)
+        plan = inputs.plan if isinstance(inputs, RecipeInputs) else _plan(config)
         sources = inputs.sources(plan, Path(folder))
     return preview_of(plan, inputs, sources, base=config.base, out=config.out, threads=_how(config).threads)
 
 
-def _inputs(config: MergeConfig, base: Path) -> Inputs:
+def _inputs(config: MergeConfig, base: Path) -> Inputs | RecipeInputs:
+    if config.recipe:
+        return recipe_inputs(config.recipe, base, config.checkpoints, missing=config.missing)
     return read_inputs(
         base,
         config.checkpoints,
@@ -141,7 +145,7 @@ def _write(config: MergeConfig, base: Path, draft: Draft, given: _Given) -> None
     require_room(inputs, config.out, copies=2 if config.recursive else 1)
     _copy_beside(base, inputs, draft.folder)
     outcome = _merged(config, inputs, draft.folder, given)
-    ids = given().inputs["checkpoints"]
+    ids = given().inputs.get("checkpoints", [])
     draft.metrics = {"checkpoints": len(ids), **outcome.metrics(len(config.checkpoints)), **outcome.extra}
     draft.hashes = {} if config.rank else outcome.hashes
     draft.timing = {"kernel": outcome.kernel, "threads": _how(config).threads}
@@ -152,8 +156,11 @@ def _write(config: MergeConfig, base: Path, draft: Draft, given: _Given) -> None
     (draft.folder / CARD).write_text(_card(given(), outcome, draft.metrics).markdown(), encoding="utf-8")
 
 
-def _merged(config: MergeConfig, inputs: Inputs, folder: Path, given: _Given) -> Outcome:
+def _merged(config: MergeConfig, inputs: Inputs | RecipeInputs, folder: Path, given: _Given) -> Outcome:
     """Merge all at once, one after another, or into running sums."""
+    if isinstance(inputs, RecipeInputs):
+        outcome = stream(inputs.plan, inputs, inputs.sources(inputs.plan, folder), folder, _how(config), extra_jobs=given.jobs)
+        return replace(outcome, weights=None, idle=0)
     if config.recursive:
         return merge_recursively(inputs, _settings(config), folder, _how(config))
     if config.state:
@@ -182,12 +189,12 @@ def _added(config: MergeConfig, state: Path, inputs: Inputs, folder: Path, ids: 
     )
 
 
-def _copy_beside(base: Path, inputs: Inputs, folder: Path) -> None:
+def _copy_beside(base: Path, inputs: Inputs | RecipeInputs, folder: Path) -> None:
     """Copy what belongs to the model from the model, and what renders prompts from the base, which may be an adapter."""
     if not inputs.as_adapter:
         copy_side_files(inputs.under, folder)
         if index := read_layout(inputs.under).index:
-            shutil.copyfile(inputs.under / index, folder / index)
+            copy_own(inputs.under / index, folder / index)
     copy_renderer(base, folder)
 
 
@@ -213,7 +220,7 @@ def _moved(report: TensorReport) -> MovedTensor:
 
 
 def _card(given: Provenance, outcome: Outcome, metrics: dict[str, float]) -> ModelCard:
-    ids = given.inputs["checkpoints"]
+    ids = given.inputs.get("checkpoints", [])
     return ModelCard(
         base=given.inputs["base"],
         inputs=list(zip(ids, outcome.weights or [None] * len(ids), strict=True)),

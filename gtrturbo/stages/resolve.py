@@ -11,15 +11,19 @@ from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.lineage import find_base, found_here, on_disk
 from gtrturbo.merging.methods import method_of, require_built_in
-from gtrturbo.merging.recipes import read_recipe
+from gtrturbo.merging.recipes import as_options, read_recipe
+from gtrturbo.merging.recipes.folders import numbered, our_name
 from gtrturbo.merging.state import read_state
-from gtrturbo.models.checkpoint_files import is_adapter, named_base
+from gtrturbo.models.checkpoint_files import base_of, is_adapter, named_base
 from gtrturbo.store.apart import require_apart
+from gtrturbo.store.claims import require_outside_artifacts
 from gtrturbo.store.hashes import remembering_hashes
 from gtrturbo.store.ids import same_artifact
 from gtrturbo.store.names import MANIFEST
+from gtrturbo.store.safetensors_files import read_layout
 
 HASHES = "hashes.json"
+RECIPE_SAYS = ("checkpoints", "base", "method", "weights", "density", "gamma", "scale", "normalize", "sign")
 
 
 def with_base(config: MergeConfig) -> MergeConfig:
@@ -32,13 +36,9 @@ def with_base(config: MergeConfig) -> MergeConfig:
     Raises:
         GtrTurboError: the chain leads to a checkpoint that lies neither in the list nor beside it.
     """
-    recipe = config.recipe
-    if recipe:
-        named = _unless_given(config, read_recipe(recipe))
-        config = replace(config, recipe=None, **named)
+    if config.recipe:
+        return config if config.recipe.startswith("{") else _by_recipe(config, Path(config.recipe))
     config = replace(config, checkpoints=tuple(map(on_disk, config.checkpoints)))
-    if recipe:
-        return replace(config, base=on_disk(config.base) if config.base else _base_of(config))
     base = on_disk(config.base) if config.base else _base_of(config)
     if method_of(config.method).whole == "always" or (config.base is None and not _has_base(config)):
         return replace(config, base=base)
@@ -52,6 +52,36 @@ def with_base(config: MergeConfig) -> MergeConfig:
 def _weighs_each(config: MergeConfig) -> bool:
     """Tell whether the weights are numbers, one per listed checkpoint."""
     return config.weights.count(",") + 1 == len(config.checkpoints) and not config.weights.startswith(("sma", "ema"))
+
+
+def _by_recipe(config: MergeConfig, file: Path) -> MergeConfig:
+    """Say a recipe in options where they can say it; else keep it, its models turned into numbers of folders."""
+    recipe = read_recipe(file)
+    options = as_options(recipe)
+    if options is not None:
+        said = replace(config, recipe=None, **_unless_given(config, options))
+        said = replace(said, checkpoints=tuple(map(on_disk, said.checkpoints)))
+        said = replace(said, base=on_disk(said.base) if said.base else _base_of(said))
+        if recipe.dtype is None or _is_of_type(said.base, recipe.dtype):
+            return said
+    for option in ("include", "exclude", "rank", "adapter_space", "recursive", "state", "trim", "parameters", *RECIPE_SAYS):
+        _refuse_beside_recipe(config, option)
+    base, folders, text = numbered(recipe)
+    return replace(config, recipe=text, method=our_name(recipe), base=base, checkpoints=folders)
+
+
+def _is_of_type(base: Path | None, dtype: str) -> bool:
+    """Tell whether all that is merged into a base has a type already."""
+    assert base is not None
+    under = on_disk(Path(base_of(base))) if is_adapter(base) else base
+    return all(entry.dtype == dtype for entry in read_layout(under).entries.values() if entry.is_float)
+
+
+def _refuse_beside_recipe(config: MergeConfig, name: str) -> None:
+    default = next(field.default for field in fields(config) if field.name == name)
+    if getattr(config, name) != default:
+        option = "checkpoints" if name == "checkpoints" else f"--{name.replace('_', '-')}"
+        raise GtrTurboError(f"{option} does not go with a recipe that says more than options can.", f"leave out {option}.")
 
 
 def borrows_layout(config: MergeConfig) -> bool:
@@ -142,6 +172,8 @@ def _has_base(config: MergeConfig) -> bool:
 
 def remembered_hashes(config: MergeConfig) -> AbstractContextManager[None]:
     """Keep the hashes of the files of others in the merge's cache, if it has one."""
+    if config.cache:
+        require_outside_artifacts(config.cache / HASHES, "--cache")
     return remembering_hashes(config.cache / HASHES if config.cache else None, _tell)
 
 

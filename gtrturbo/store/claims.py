@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.inside import FOLDER, remove_whole
-from gtrturbo.store.names import MANIFEST
+from gtrturbo.store.names import MANIFEST, MODEL_CONFIG
 
 TRIES = 3
 
@@ -123,6 +123,18 @@ def holds_no_links(folder: Path) -> bool:
             else entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_nlink == 1
             for entry in entries
         )
+
+
+def require_own_file(path: Path, option: str = "--out") -> None:
+    """Refuse to write a file into an artifact, or among the files of a model, which is known by all of them.
+
+    Raises:
+        GtrTurboError: names the folder.
+    """
+    require_outside_artifacts(path, option)
+    folder = path.parent
+    if (folder / MODEL_CONFIG).is_file() and any(folder.glob("*.safetensors")):
+        raise GtrTurboError(f"{path} lies among the files of the model {folder}.", f"choose another {option}.")
 
 
 def require_outside_artifacts(path: Path, option: str = "--out") -> None:

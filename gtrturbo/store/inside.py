@@ -97,6 +97,24 @@ def _leading_to(folder: Path, name: str) -> Iterator[tuple[int, str]]:
         os.close(above)
 
 
+def copy_own(source: Path, target: Path) -> None:
+    """Copy a file that lies in a folder of others, such as a model's, whose links may lead anywhere.
+
+    A link is followed within its folder, and to where the hub's cache keeps the files of models.
+
+    Raises:
+        GtrTurboError: it leads elsewhere.
+    """
+    real = source.resolve()
+    cached = real.parent.name == "blobs" and real.parent.parent.name.startswith("models--")
+    if source.is_symlink() and not cached and source.parent.resolve() not in real.parents:
+        raise GtrTurboError(
+            f"{source} is a link to {real}, which is not copied.", "put the file itself in its place, or remove the link."
+        )
+    with open_inside(real.parent, real.name) as file, target.open("wb") as copy:
+        shutil.copyfileobj(file, copy)
+
+
 def remove_whole(path: Path) -> None:
     """Remove whatever is there, a folder with all that is in it; of a link the link alone."""
     if path.is_symlink() or not path.is_dir():

@@ -17,6 +17,8 @@ VALUE_HEAD = "value_head.safetensors"
 # Those of Hugging Face and PEFT.
 MODEL_CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"
 FAMILY = "family.json"
 MODEL_WEIGHTS = "model.safetensors"
 MODEL_INDEX = f"{MODEL_WEIGHTS}.index.json"

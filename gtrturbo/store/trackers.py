@@ -1,12 +1,12 @@
 """Who is told the numbers of every stage as they arise: metrics.jsonl in the artifact always, services, and the user's own."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from gtrturbo.distributed.escapes import complain
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import explained, find
@@ -122,4 +122,4 @@ class _Guarded:
             # The one place where an error of others is not raised again: numbers that a tracker loses are in the artifact
             # all the same, and hours of training must not end because a network or a disk of the tracker's did.
             self._works = False
-            print(f"tracker {self._name} fails and is told no more: {explained(error) or error}", file=sys.stderr)
+            complain(f"tracker {self._name} fails and is told no more: {explained(error) or error}")

@@ -228,7 +228,7 @@ def test_folders_merge_as_with_mergekit_and_a_recipe_as_with_options(folders, mo
         assert np.abs(value - expected[name]).max() <= 1e-6, name
     base = read(models / "base")
     assert max(np.abs(value - base[name]).max() for name, value in found.items()) > 0.01
-    by_recipe = folders.merge(recipe=file)
+    by_recipe = folders.merge(recipe=str(file))
     if method == "linear":  # The recipe names no base, so the first model stands in: the last bit may differ.
         assert all(np.abs(value - found[name]).max() <= 1e-7 for name, value in read(by_recipe).items())
     else:
@@ -244,7 +244,7 @@ def test_slerp_by_recipe_is_mergekits(folders, models):
     run_merge(
         MergeConfiguration.model_validate(content), str(folders.root / "theirs"), MergeOptions(copy_tokenizer=False, quiet=True)
     )
-    expected, found = read(folders.root / "theirs"), read(folders.merge(recipe=file))
+    expected, found = read(folders.root / "theirs"), read(folders.merge(recipe=str(file)))
     for name, value in found.items():
         assert np.abs(value - expected[name]).max() <= 1e-6, name
     options = {"method": "slerp", "weights": "0.7,0.3", "base": models / "model0"}

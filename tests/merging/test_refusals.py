@@ -17,7 +17,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging import engine
 from gtrturbo.merging.kernel import compiled_kernel
 from gtrturbo.merging.operands import Operand, TileRule
-from gtrturbo.merging.recipes import read_recipe
+from gtrturbo.merging.recipes import as_options, read_recipe
 from gtrturbo.store import open_files as files
 from gtrturbo.store.open_files import StoredTile
 
@@ -311,63 +311,38 @@ def written(folders, **content):
     ("change", "said"),
     [
         ({"merge_method": "rectify"}, "asks for rectify"),
-        ({"slices": []}, "sets slices, which merge does not read"),
-        ({"tokenizer_source": "union"}, "sets tokenizer_source"),
-        ({"models": None}, "has no list of models"),
-        ({"models": [{"parameters": {}}]}, "names no model"),
-        ({"models": [{"model": "m+adapter"}]}, "is a model with an adapter"),
-        ({"models": [{"model": "m", "parameters": {"epsilon": 1}}]}, "parameters of m: epsilon"),
-        ({"models": [{"model": "m", "parameters": {"weight": [0, 1]}}]}, "weight must be one number per model"),
-        ({"models": [{"model": "m", "parameters": {"weight": 1}}, {"model": "n"}]}, "weight must be one number per model"),
-        ({"parameters": {"filter_wise": True}}, "sets parameters.filter_wise"),
-        ({"parameters": {"rescale": True}}, "rescale True is not what ties does"),
-        ({"merge_method": "dare_ties", "parameters": {"rescale": False}}, "rescale False is not what dare-ties does"),
-        ({"merge_method": "multislerp", "parameters": {"normalize_weights": False}}, "sets normalize_weights to false"),
-        ({"merge_method": "nuslerp", "parameters": {"nuslerp_flatten": False}}, "sets nuslerp_flatten to false"),
-        ({"merge_method": "slerp", "parameters": {"t": [0, 1]}}, "slerp needs base_model, one other model and a number t"),
+        ({"models": [{"model": "m", "parameters": {"weight": 1}}, {"model": "n"}]}, "the recipe gives n no weight"),
+        ({"parameters": {"rescale": True}}, "rescale is for dare and della, not for ties"),
         ({"merge_method": "slerp", "base_model": None, "parameters": {"t": 0.5}}, "slerp needs base_model"),
-        (
-            {
-                "merge_method": "breadcrumbs",
-                "models": [{"model": "m", "parameters": {"gamma": 0.1}}, {"model": "n", "parameters": {"gamma": 0.2}}],
-            },
-            "gives models different gamma",
-        ),
+        ({"merge_method": "slerp"}, "slerp needs base_model, one other model and a parameter t"),
     ],
 )
 def test_a_recipe_that_asks_for_more_is_refused_by_name(folders, change, said):
     with pytest.raises(GtrTurboError, match=said):
-        read_recipe(written(folders, **change))
+        as_options(read_recipe(written(folders, **change)))
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1", "models: []"])
 def test_a_file_that_is_no_recipe_is_refused(folders, text):
     (folders.root / "recipe.yaml").write_text(text)
-    with pytest.raises(GtrTurboError, match=r"cannot be read|is no recipe"):
+    with pytest.raises(GtrTurboError, match=r"line 1: expected|is no recipe"):
         read_recipe(folders.root / "recipe.yaml")
-
-
-def test_a_type_in_a_recipe_is_said_to_be_the_bases(folders, capsys):
-    read_recipe(written(folders, dtype="float16"))
-    assert "dtype float16 of" in capsys.readouterr().err
-    read_recipe(written(folders))
-    assert capsys.readouterr().err == ""
 
 
 def test_a_recipe_and_an_option_that_both_set_something_are_refused(folders, family):
     base, others = family(1)
     file = written(folders, base_model=str(base), models=[{"model": str(others[0])}])
-    refused(folders, "the recipe sets --method, and so does the command line", recipe=file, method="linear")
-    refused(folders, "the recipe sets checkpoints, and so does the command line", others[0], recipe=file)
+    refused(folders, "the recipe sets --method, and so does the command line", recipe=str(file), method="linear")
+    refused(folders, "the recipe sets checkpoints, and so does the command line", others[0], recipe=str(file))
 
 
 def test_a_recipe_takes_what_all_models_share_and_mergekits_defaults(folders):
     shared = {"weight": 0.5, "density": 0.3, "lambda": 0.9, "normalize": False}
     listed = [{"model": "m"}, {"model": "b"}, {"model": "n"}]
-    options = read_recipe(written(folders, parameters=shared, models=listed))
+    options = as_options(read_recipe(written(folders, parameters=shared, models=listed)))
     assert options | {"checkpoints": None, "base": None} == {
         "method": "ties", "weights": "0.5,0.5", "density": "0.3", "scale": 0.9, "normalize": False,
         "checkpoints": None, "base": None,
     }  # fmt: skip
     assert [path.name for path in options["checkpoints"]] == ["m", "n"] and options["base"].name == "b"
-    assert read_recipe(written(folders))["density"] == "1"
+    assert as_options(read_recipe(written(folders)))["density"] == "1"

@@ -8,8 +8,11 @@ from contextlib import contextmanager
 
 import pytest
 
+from gtrturbo.config import RunConfig
+from gtrturbo.config.addresses import address_of
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play import wire
+from gtrturbo.runs.plan import plan
 
 
 @contextmanager
@@ -103,19 +106,39 @@ def test_an_answer_that_comes_byte_by_byte_is_bounded_in_time(monkeypatch, lines
 )  # fmt: skip
 def test_what_is_no_address_is_refused(url):
     with pytest.raises(GtrTurboError, match="--base-url") as error:
-        wire.address_of(url)
+        address_of(url)
     assert "http://localhost:8000" in error.value.fix
 
 
-def test_an_address_that_holds_a_password_is_refused_without_telling_it():
-    with pytest.raises(GtrTurboError, match="holds a user's name or password") as error:
-        wire.address_of("https://me:secret@host:8000/v1")
+SECRETS = ["https://me:secret@host:8000/v1", "http://secret@host", "http://a b:secret@host", "me:secret@host", "http://h\\@secret",
+           "http://host/v1?key=secret", "http://host#secret", "http://host?secret\n"]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", SECRETS)
+def test_an_address_that_may_hold_a_secret_is_refused_without_telling_it(url):
+    with pytest.raises(GtrTurboError, match="which would be shown and recorded") as error:
+        address_of(url)
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("url", SECRETS)
+def test_a_run_refuses_such_an_address_before_it_records_anything(tmp_path, url):
+    with pytest.raises(GtrTurboError, match="which would be shown and recorded") as error:
+        plan(RunConfig(out=tmp_path / "run", set=("rollout.engine=openai", f"rollout.base-url={url}")))
+    assert "secret" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("key", ["secret\r\nX-Other: 1", "secret\n", "sec\0ret", "sécret", "sec\x7fret"])
+def test_a_key_that_no_header_can_hold_is_refused_at_once_without_telling_it(monkeypatch, key):
+    monkeypatch.setattr(wire.os, "environ", {"OPENAI_API_KEY": key})
+    with answering(b"HTTP/1.1 200 OK", body=b"{}") as (url, asked), pytest.raises(GtrTurboError, match="no key has") as error:
+        wire.request(url)
+    assert "ret" not in str(error.value) and asked == []
 
 
 @pytest.mark.parametrize("url", ["http://host:8000", "http://host:8000/", "http://host:8000/v1", "http://host:8000/v1/"])
 def test_an_address_may_end_as_the_protocol_writes_it(url):
-    assert wire.address_of(url) == "http://host:8000"
+    assert address_of(url) == "http://host:8000"
 
 
 def test_a_port_where_nobody_listens_is_told():

@@ -1,0 +1,182 @@
+"""What lies beside weights that a recipe made: config, index of shards, tokenizer and chat template."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.merging.recipes.layers import VISION
+from gtrturbo.merging.recipes.models import Model
+from gtrturbo.merging.recipes.templates import TEMPLATES
+from gtrturbo.merging.recipes.tensors import Restacked
+from gtrturbo.merging.recipes.tokens import Vocabulary
+from gtrturbo.store.files import save_json
+from gtrturbo.store.names import CHAT_TEMPLATE, MODEL_CONFIG, MODEL_INDEX, TOKENIZER_CONFIG
+from gtrturbo.store.safetensors_files import Layout
+
+NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+DEPTHS = (
+    "num_hidden_layers",
+    "n_layer",
+    "n_layers",
+    "num_layers",
+    "depth",
+    "encoder_layers",
+    "decoder_layers",
+    "num_decoder_layers",
+)
+PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
+IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "image_token_id", "video_token_id",
+       "vision_start_token_id", "vision_end_token_id", "image_token_index")  # fmt: skip
+
+
+def write_files(
+    folder: Path,
+    lead: Model,
+    layout: Layout,
+    *,
+    restacked: Sequence[Restacked],
+    dtype: str | None,
+    vocabulary: Vocabulary | None,
+    chat_template: str | None,
+    tokenizers: Sequence[Path],
+) -> None:
+    """Write what differs from the lead's own files, which were copied.
+
+    Args:
+        folder: of the output.
+        lead: whose files were copied.
+        layout: of the weights.
+        restacked: stacks with other layers.
+        dtype: type of the weights, where the recipe says it.
+        vocabulary: the tokens, where the recipe says them.
+        chat_template: a template, the name of one, or auto.
+        tokenizers: folders of all models, for auto.
+    """
+    if layout is not lead.layout:
+        _write_index(folder, layout)
+    if lead.config:
+        config = json.loads(json.dumps(lead.config))
+        for stack in restacked:
+            _set_depth(config, stack, lead.depths[stack.stack])
+        if dtype:
+            _set_dtype(config, NAMES[dtype])
+        if vocabulary:
+            _set_vocabulary(config, vocabulary)
+        if config != lead.config:
+            save_json(folder / MODEL_CONFIG, config)
+    if vocabulary:
+        vocabulary.tokenizer.save_pretrained(folder)
+    if chat_template:
+        write_template(folder, chat_template, tokenizers)
+
+
+def _write_index(folder: Path, layout: Layout) -> None:
+    (folder / MODEL_INDEX).unlink(missing_ok=True)
+    if len(layout.headers) > 1:
+        total = sum(entry.size for entry in layout.entries.values())
+        weight_map = {name: entry.file.name for name, entry in sorted(layout.entries.items())}
+        save_json(folder / MODEL_INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _parts(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """A config and those within it."""
+    return [config, *(value for value in config.values() if isinstance(value, dict))]
+
+
+def _set_depth(config: dict[str, Any], stack: Restacked, before: int) -> None:
+    """Say how many layers a stack has now, wherever it was said how many it had, and what is said of each layer.
+
+    Raises:
+        GtrTurboError: nothing says it.
+    """
+    vision = bool(VISION.search(f"{stack.stack}."))
+    own = config.get("vision_config") if vision else config.get("text_config", config)
+    places = [own] if isinstance(own, dict) else [config]
+    if not vision and places[0] is not config:
+        places.append(config)
+    names = [name for name in DEPTHS if any(place.get(name) == before for place in places)]
+    coder = next((side for side in ("encoder", "decoder") if f"{side}." in f"{stack.stack}."), None)
+    if coder and len(names) > 1:
+        names = [name for name in names if ("decoder" in name) == (coder == "decoder")]
+    if not names:
+        raise GtrTurboError(
+            f"{MODEL_CONFIG} does not say that {stack.stack} has {before} layers.", "slice a model whose config does."
+        )
+    for place in places:
+        for name in names:
+            if place.get(name) == before:
+                place[name] = len(stack.layers)
+        for name in PER_LAYER:
+            if isinstance(place.get(name), list) and len(place[name]) == before and max(stack.layers) < before:
+                place[name] = [place[name][layer] for layer in stack.layers]
+
+
+def _set_dtype(config: dict[str, Any], name: str) -> None:
+    for part in _parts(config):
+        for key in ("dtype", "torch_dtype"):
+            if key in part and part[key] is not None:
+                part[key] = name
+    if not any(config.get(key) for key in ("dtype", "torch_dtype")):
+        config["torch_dtype"] = name
+
+
+def _set_vocabulary(config: dict[str, Any], vocabulary: Vocabulary) -> None:
+    """Say how many tokens there are, and where those are now that the config names by id."""
+    before = {place: token for token, place in vocabulary.theirs[vocabulary.base].items()}
+    for part in _parts(config):
+        if "vocab_size" in part:
+            part["vocab_size"] = vocabulary.size
+        for key in IDS:
+            if key in part:
+                part[key] = _moved(part[key], before, vocabulary)
+
+
+def _moved(ids: Any, before: dict[int, str], vocabulary: Vocabulary) -> Any:
+    if isinstance(ids, list):
+        return [_moved(each, before, vocabulary) for each in ids]
+    return vocabulary.ids.get(before[ids], ids) if isinstance(ids, int) and ids in before else ids
+
+
+def write_template(folder: Path, wanted: str, tokenizers: Sequence[Path]) -> None:
+    """Write a chat template; `auto` is the one that most models have, the first of several.
+
+    Raises:
+        GtrTurboError: it is neither a template nor the name of one.
+    """
+    if wanted == "auto":
+        found = Counter(text for text in map(template_in, tokenizers) if text)
+        if not found:
+            return
+        wanted = found.most_common(1)[0][0]
+    elif "{" not in wanted:
+        if wanted not in TEMPLATES:
+            raise GtrTurboError(
+                f"chat_template {wanted[:40]!r} is no template.", f"write one in Jinja, auto, or one of {', '.join(TEMPLATES)}."
+            )
+        wanted = TEMPLATES[wanted]
+    (folder / CHAT_TEMPLATE).write_text(wanted, encoding="utf-8")
+    config = _tokenizer_config(folder)
+    if "chat_template" in config:
+        save_json(folder / TOKENIZER_CONFIG, {name: value for name, value in config.items() if name != "chat_template"})
+
+
+def template_in(folder: Path) -> str | None:
+    """Read the chat template of a folder, without white space around it; None where it has none."""
+    if (folder / CHAT_TEMPLATE).is_file():
+        return (folder / CHAT_TEMPLATE).read_text(encoding="utf-8").strip()
+    found = _tokenizer_config(folder).get("chat_template")
+    if isinstance(found, list):
+        found = next((each.get("template") for each in found if isinstance(each, dict) and each.get("name") == "default"), None)
+    return found.strip() if isinstance(found, str) else None
+
+
+def _tokenizer_config(folder: Path) -> dict[str, Any]:
+    file = folder / TOKENIZER_CONFIG
+    try:
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError:
+        raise GtrTurboError(f"{file} is damaged.", "fetch or write the checkpoint again.") from None
+    return found if isinstance(found, dict) else {}
