@@ -1,3 +1,25 @@
-"""GTR-Turbo: train vision-language-model agents with a free teacher merged from their own checkpoints."""
+"""GTR-Turbo: train vision-language-model agents with a free teacher merged from their own checkpoints.
+
+As a library: `gtrturbo.merge(...)` on folders, `gtrturbo.merge_tensors(...)` on tensors in memory.
+"""
+
+import importlib
+from typing import Any
 
 __version__ = "0.2.0"
+# What the package offers to scripts, and where it is: imported when it is asked for.
+OFFERED = {
+    "merge": "gtrturbo.stages.functions",
+    "merge_tensors": "gtrturbo.merging.in_memory",
+    "GtrTurboError": "gtrturbo.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in OFFERED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(OFFERED[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*OFFERED, "__version__"]

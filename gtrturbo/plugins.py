@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -137,7 +138,7 @@ def _from_file(kind: str, file: Path) -> tuple[ModuleType, Path]:
         close = difflib.get_close_matches(file.name, beside, n=3)
         raise GtrTurboError(f"there is no file {file} to take a {kind} from.", f"beside it: {', '.join(close)}." if close else "")
     # Of the same text the same module: what it holds is one thing, however often it is asked for.
-    name = PREFIX + hashlib.sha256(str(file.resolve()).encode() + file.read_bytes()).hexdigest()[:16]
+    name = PREFIX + hashlib.sha256(os.path.realpath(file).encode(errors="surrogateescape") + file.read_bytes()).hexdigest()[:16]
     if name in sys.modules:
         return sys.modules[name], file
     spec = importlib.util.spec_from_file_location(name, file)

@@ -46,7 +46,7 @@ class Merge:
 
     `kernel` measures; `combiner` gives what merges by a plan: the kernel too, or a rule in Python, which may measure whole
     tensors by `measurer`.
-    `extra_jobs`: others for the same threads.
+    `extra_jobs`: others for the same threads. `sink`: takes what is merged in place of files: tensor, byte offset, entries.
     """
 
     plan: MergePlan
@@ -62,6 +62,7 @@ class Merge:
     extra_jobs: Sequence[Job] = ()
     range: OutOfRange = field(default_factory=OutOfRange)
     measurer: Callable[[Target, MergePlan], np.ndarray] | None = None
+    sink: Callable[[TensorEntry, int, np.ndarray], None] | None = None
     reports: dict[str, list[np.ndarray]] = field(default_factory=dict)
     weights: dict[str, tuple[float, ...]] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
@@ -244,6 +245,9 @@ class Merge:
         return rows
 
     def _write(self, entry: TensorEntry, offset: int, data: np.ndarray) -> None:
+        if self.sink:
+            self.sink(entry, offset, data)
+            return
         name, start = entry.file.name, entry.start + offset
         self.files.write(self._paths[name], start, data)
         self._hashers[name].wrote(start, start + data.nbytes)

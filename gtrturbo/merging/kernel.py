@@ -3,30 +3,21 @@
 import ctypes
 import errno
 import functools
-import hashlib
 import math
 import os
-import platform
-import shutil
-import subprocess
-import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from gtrturbo.console import stderr
+from gtrturbo.distributed.escapes import one_line
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.merging.building import built
 from gtrturbo.merging.operands import BINS, CHUNK, SUMS, TABLES, Operand, Search, Tile, TileRule
 from gtrturbo.store.open_files import Mapped, StoredTile
 
-SOURCES = [Path(__file__).with_name(name) for name in ("streams.c", "mapping.c", "kernel.c", "bfloat16.c")]
-HEADER = Path(__file__).with_name("kernel.h")
-# Each operation is rounded on its own: contraction into fused multiply-adds would give other bytes than torch. The last two
-# change no result here (nothing traps, and no sum is ever −0), and without them loops with choices are not vectorised.
-FLAGS = (
-    "-O3", "-march=native", "-shared", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
-    "-Wno-psabi",
-)  # fmt: skip
 _DTYPES = {np.dtype(np.float64): 0, np.dtype(np.float32): 1, np.dtype(np.uint16): 2, np.dtype(np.float16): 3}
 _VOTES = {None: 0, "total": 1, "count": 2}
 
@@ -223,35 +214,13 @@ def _rule(rule: TileRule) -> _RuleStruct:
 
 @functools.cache
 def compiled_kernel() -> CompiledKernel | None:
-    """Build them, or take them as they were built before; None where there is no C compiler."""
-    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
-    if compiler is None:
-        return None
+    """Build them, or take them as they were built before; None where that cannot be done, which is told with its reason."""
     try:
-        library = _cache() / f"kernel-{_fingerprint(compiler)}.so"
-        if not library.is_file():
-            _compile(compiler, library)
-        return CompiledKernel(library)
-    except (OSError, subprocess.CalledProcessError):
-        return None  # The caller says that it goes on without.
-
-
-def _fingerprint(compiler: str) -> str:
-    """Name a build by source, flags and processor: a home folder may be shared by machines that differ."""
-    cpu = Path("/proc/cpuinfo")
-    features = [line for line in cpu.read_text().splitlines() if line.startswith(("flags", "Features"))] if cpu.exists() else []
-    parts = [*(path.read_text() for path in (HEADER, *SOURCES)), *FLAGS, compiler, platform.machine(), *features[:1]]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
-
-
-def _cache() -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gtrturbo"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _compile(compiler: str, library: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        built = Path(folder) / library.name
-        subprocess.run([compiler, *FLAGS, "-o", str(built), *map(str, SOURCES), "-lm"], check=True, capture_output=True)
-        built.replace(library)
+        with built() as library:
+            return CompiledKernel(library)
+    except GtrTurboError as error:
+        reason = error.what
+    except OSError as error:
+        reason = f"the compiled loops cannot be loaded: {error}."
+    stderr.print(one_line(reason), style="yellow", soft_wrap=True)
+    return None

@@ -14,7 +14,7 @@ from gtrturbo.merging.adapters import PREFIX, Adapter
 from gtrturbo.merging.changes import Change, Directed, Product, Residual, rows_of
 from gtrturbo.merging.matching import Pattern
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, Zeros
-from gtrturbo.merging.rearranged import Adapted, Gathered
+from gtrturbo.merging.rearranged import Adapted, Gathered, Held
 from gtrturbo.merging.sources import BLOCK, Sources, Target
 from gtrturbo.models.checkpoint_files import adapter_config
 from gtrturbo.store.files import save_json
@@ -58,7 +58,7 @@ def module_sources(
     return replace(full, base=layout, targets=targets, copied=())
 
 
-def _in_float64(target: Target) -> BaseWithAdapter | Zeros | Adapted | Gathered:
+def _in_float64(target: Target) -> BaseWithAdapter | Zeros | Adapted | Gathered | Held:
     """What a tensor is measured from, unrounded: W may be large beside what is merged."""
     return BaseWithAdapter(target.base.entry, None, target.row) if isinstance(target.base, Full) else target.base
 

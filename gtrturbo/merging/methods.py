@@ -351,15 +351,22 @@ def with_own_densities(method: MergeMethod) -> MergeMethod:
     return replace(method, votes=False, rule=MergeRule(rules.dare))
 
 
-def method_of(name: str) -> MergeMethod:
-    """Return what is built in under a name, or make a method of the user's rule.
+def name_of(rule: MergeRule | Callable[..., Any]) -> str:
+    """What messages call a rule that has no name of its own."""
+    function = rule.combine if isinstance(rule, MergeRule) else rule
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def method_of(name: str | MergeRule | Callable[..., Any]) -> MergeMethod:
+    """Return what is built in under a name, or make a method of the user's rule, or of its name.
 
     Raises:
         GtrTurboError: there is none of that name, or what the user's code holds there is no rule.
     """
-    if name in METHODS:
+    if isinstance(name, str) and name in METHODS:
         return METHODS[name]
-    found: Any = find(KIND, name, METHODS)
+    found: Any = find(KIND, name, METHODS) if isinstance(name, str) else name
+    name = name if isinstance(name, str) else name_of(name)
     rule = found if isinstance(found, MergeRule) else MergeRule(found)
     _require_function(name, rule.combine)
     if rule.measure:

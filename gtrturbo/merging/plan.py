@@ -1,7 +1,7 @@
 """A merge method with its settings, for k checkpoints: how tiles become one, and what is measured before."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -13,7 +13,9 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.methods import (
     Measure,
     MergeMethod,
+    MergeRule,
     method_of,
+    name_of,
     own_settings,
     with_own_densities,
     with_signed_weights,
@@ -89,7 +91,7 @@ class MergePlan:
 class MergeSettings:
     """What a user chooses of a method; see the options of `merge`."""
 
-    method: str
+    method: str | MergeRule | Callable[..., Any]
     weights: str = "sma"
     density: str = "0.8"
     scale: float = 1.0
@@ -113,10 +115,12 @@ def make_plan(settings: MergeSettings, k: int, *, borrowed: bool = False, whole:
         GtrTurboError: the method takes another number of checkpoints, or settings that do not fit it.
     """
     method = method_of(settings.method)
-    _require_count(settings.method, method, k)
+    name = settings.method if isinstance(settings.method, str) else name_of(settings.method)
+    settings = replace(settings, method=name)
+    _require_count(name, method, k)
     normalize = method.normalizes if settings.normalize is None else settings.normalize
     _require_fitting(settings, method)
-    own = own_settings(settings.method, method, settings.own)
+    own = own_settings(name, method, settings.own)
     weights = _weights(settings, method, k, normalize=normalize, own=own)
     whole = _is_whole(method, normalize=normalize, borrowed=borrowed) if whole is None else whole
     if whole and settings.scale != 1:
@@ -132,7 +136,7 @@ def make_plan(settings: MergeSettings, k: int, *, borrowed: bool = False, whole:
     if method is not compiled:
         weights = checkpoint_weights(settings.weights, k, normalize=normalize)
     return MergePlan(
-        name=settings.method,
+        name=name,
         method=method,
         rule=replace(rule, given=RuleInputs(own, densities, normalize)) if method.rule else rule,
         weights=tuple(weights),

@@ -28,6 +28,17 @@ class Adapted:
 
 
 @dataclass(frozen=True, eq=False)
+class Held:
+    """A tensor in memory. `whole` takes it as a vector of its own, not as a difference from the base."""
+
+    values: np.ndarray
+    whole: bool = False
+
+    def reader(self, _: Files) -> TileReader:
+        return lambda first, last: (self.values[first:last], self.whole)
+
+
+@dataclass(frozen=True, eq=False)
 class Gathered:
     """Rows of a tensor in the order of another vocabulary.
 

@@ -9,7 +9,7 @@ from gtrturbo.merging.matching import Match, Pattern
 from gtrturbo.merging.methods import MergeRule
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, Zeros
 from gtrturbo.merging.plan import MergePlan
-from gtrturbo.merging.rearranged import Adapted, Gathered
+from gtrturbo.merging.rearranged import Adapted, Gathered, Held
 from gtrturbo.store.open_files import Files
 from gtrturbo.store.safetensors_files import Layout, TensorEntry
 
@@ -28,8 +28,8 @@ class Target:
     """
 
     entry: TensorEntry
-    base: Full | BaseWithAdapter | Zeros | Adapted | Gathered
-    parts: tuple[Full | LowRank | Adapted | Gathered, ...]
+    base: Full | BaseWithAdapter | Zeros | Adapted | Gathered | Held
+    parts: tuple[Full | LowRank | Adapted | Gathered | Held, ...]
     step: int
     row: int = 1
     plan: MergePlan | None = None

@@ -66,7 +66,7 @@ def stream(
         accumulators: opens running sums that the merge adds to.
         extra_jobs: for the same threads.
     """
-    kernel = _kernel(how.device)
+    kernel = kernel_of(how.device)
     sources = in_whole_rows(sources, plan)
     with closing(Files()) as files:
         sources.open(files)
@@ -74,12 +74,12 @@ def stream(
         if plan.trim == "global" and plan.measures == "ranks":
             plan = with_global_thresholds(plan, sources, kernel, files, threads=how.threads)
             known = bounds_of(plan, sources)
-        seeds = _seeds(plan, how.seed)
-        merge = Merge(plan, sources, kernel, _combiners(kernel, how.device), files, folder, seeds, known)
+        seeds = seeds_of(plan, how.seed)
+        merge = Merge(plan, sources, kernel, combiners(kernel, how.device), files, folder, seeds, known)
         merge.accumulators = accumulators(files) if accumulators else None
         merge.extra_jobs = extra_jobs
         merge.range.saturate = how.saturate
-        merge.measurer = partial(_measured, kernel=kernel, files=files, seeds=seeds, device=how.device)
+        merge.measurer = partial(measured, kernel=kernel, files=files, seeds=seeds, device=how.device)
         with progress_bar("merge (MB)", sources.base.size // MEGABYTE) as bar:
             merge.on_progress = _Throughput(bar)
             reports = merge.run(how.threads)
@@ -107,18 +107,19 @@ def _verify(
     stderr.print(f"verified: {compared} tensors equal the reference to one unit in the last place.")
 
 
-def _kernel(device: str) -> Kernel:
+def kernel_of(device: str) -> Kernel:
+    """The compiled loops, or those in torch on a GPU and where there is no compiler."""
     if device == "cpu":
         if kernel := compiled_kernel():
             return kernel
-        stderr.print("no C compiler: merging with torch, which is several times slower.", style="yellow")
+        stderr.print("merging with torch, which is several times slower than the compiled loops.", style="yellow")
     from gtrturbo.distributed.devices import require_device  # They take seconds to import, and are rarely needed.
     from gtrturbo.merging.tiles import TorchKernel
 
     return TorchKernel(require_device(device))
 
 
-def _combiners(kernel: Kernel, device: str) -> Callable[[MergePlan], Combiner]:
+def combiners(kernel: Kernel, device: str) -> Callable[[MergePlan], Combiner]:
     """Merge by the kernel, or by a rule in Python: thresholds are measured by the kernel all the same."""
 
     @cache
@@ -131,9 +132,10 @@ def _combiners(kernel: Kernel, device: str) -> Callable[[MergePlan], Combiner]:
     return lambda plan: by_rule(plan.method.rule) if plan.method.rule else kernel
 
 
-def _measured(
+def measured(
     target: Target, plan: MergePlan, *, kernel: Kernel, files: Files, seeds: Callable[[str, int], int], device: str
 ) -> np.ndarray:
+    """Let a rule in Python measure one tensor."""
     from gtrturbo.distributed.devices import require_device  # As above.
     from gtrturbo.merging.measured_rules import measured_by
 
@@ -156,7 +158,7 @@ class _Throughput:
                 self._bar.advance(steps, note=f"{rate / 1e9:.2f} GB/s written")
 
 
-def _seeds(plan: MergePlan, seed: int) -> Callable[[str, int], int]:
+def seeds_of(plan: MergePlan, seed: int) -> Callable[[str, int], int]:
     """Keys of the random drop, by tensor and checkpoint."""
     if plan.method.keeps != "random":
         return lambda name, index: 0

@@ -64,7 +64,7 @@ def recall(folder: Path, key: ThresholdKey) -> dict[str, Bounds]:
             raise ValueError("no bounds")
         if content["seal"] != sealed_by([belongs, content["bounds"]]):
             raise ValueError("changed by hand")
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise GtrTurboError(f"{file} is damaged.", "delete it: it is measured again.") from None
     if belongs != asdict(key):
         odd = next(name for name, value in asdict(key).items() if belongs.get(name) != value)

@@ -14,7 +14,7 @@ from gtrturbo.merging.custom import Entries, apply_rule, measure
 from gtrturbo.merging.operands import RuleFailed
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, Zeros
 from gtrturbo.merging.plan import MergePlan
-from gtrturbo.merging.rearranged import PADDING, Adapted, Gathered
+from gtrturbo.merging.rearranged import PADDING, Adapted, Gathered, Held
 from gtrturbo.merging.sources import Sources, Target
 from gtrturbo.merging.tiles import random_mask
 from gtrturbo.merging.whole_changes import whole_change, whole_tensor
@@ -125,10 +125,13 @@ def _base(target: Target) -> Sized:
     return weights.reshape(target.entry.shape), size.reshape(target.entry.shape)
 
 
-def _weights(part: Full | BaseWithAdapter | Adapted | Gathered) -> Sized:
+def _weights(part: Full | BaseWithAdapter | Adapted | Gathered | Held) -> Sized:
     """W, W + ΔW, or their rows in another order."""
     if isinstance(part, Gathered):
         return _gathered(part)
+    if isinstance(part, Held):
+        held = _tensor(part.values).double()
+        return held, held.abs()
     if isinstance(part, Adapted):
         part = part.under
     weights = whole_tensor(part.entry)
@@ -152,7 +155,7 @@ def _gathered(part: Gathered) -> Sized:
     return out, out.abs() + size.max()
 
 
-def _vector(part: Full | LowRank | Adapted | Gathered, base: Tensor) -> Sized:
+def _vector(part: Full | LowRank | Adapted | Gathered | Held, base: Tensor) -> Sized:
     """A checkpoint's vector: W_i, W_i − W or ΔW_i."""
     if not isinstance(part, LowRank):
         weights, size = _weights(part)

@@ -24,6 +24,7 @@ from gtrturbo.store.ids import artifact_id, require_there
 from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.pruned import prune
 from gtrturbo.store.run_cache import caching
+from gtrturbo.store.trackers import require_trackers
 
 
 def run(config: RunConfig, *, on_step: Callable[[Step, Result, float], None] | None = None) -> list[Result]:
@@ -40,6 +41,7 @@ def run(config: RunConfig, *, on_step: Callable[[Step, Result, float], None] | N
     check_sources(config, own)
     check_tasks(steps)
     _check_inputs(steps)
+    require_trackers(config.log)
     if world().first:
         record_run(config, replace=False, own=own)
     due = schedule([step.config for step in steps], keep_teachers=config.keep_teachers, keep_optimizers=config.keep_optimizers)

@@ -1,6 +1,7 @@
 """How `show` writes to stdout: aligned names, four significant digits, and nothing from a file that steers the terminal."""
 
 import io
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,4 +66,4 @@ def identity(value: Any) -> str:
 
 def link(path: Path) -> Text:
     """Write a path that a terminal can open by a click."""
-    return Text(visible(str(path)), Style(link=path.resolve().as_uri()))
+    return Text(visible(str(path)), Style(link=Path(os.path.realpath(path)).as_uri()))

@@ -143,7 +143,7 @@ def require_outside_artifacts(path: Path, option: str = "--out") -> None:
     Raises:
         GtrTurboError: names the artifact.
     """
-    above = path.parent.resolve()
+    above = Path(os.path.realpath(path.parent))  # Which links in a circle do not stop.
     for folder in (above, *above.parents):
         if (folder / MANIFEST).is_file():
             raise GtrTurboError(f"{path} lies in the artifact {folder}, which stays as it is.", f"choose another {option}.")

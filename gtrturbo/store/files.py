@@ -70,6 +70,8 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OSError: with the path.
     """
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     _remove_left(path)
     write_one_of_many(path, content)
 

@@ -105,7 +105,7 @@ def copy_own(source: Path, target: Path) -> None:
     Raises:
         GtrTurboError: it leads elsewhere.
     """
-    real = source.resolve()
+    real = Path(os.path.realpath(source))
     cached = real.parent.name == "blobs" and real.parent.parent.name.startswith("models--")
     if source.is_symlink() and not cached and source.parent.resolve() not in real.parents:
         raise GtrTurboError(

@@ -22,13 +22,13 @@ class _Loader(yaml.SafeLoader):
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
-        self._named, self._aliases = 0, 0
+        self._named, self._aliases, self.most_aliases = 0, 0, MOST_ALIASES
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event: Any = self.peek_event()
         alias = isinstance(event, yaml.AliasEvent)
         self._aliases += alias
-        if alias and (self._named or self._aliases > MOST_ALIASES):
+        if alias and (self._named or self._aliases > self.most_aliases):
             raise yaml.MarkedYAMLError(
                 problem=f"*{event.anchor} is an alias inside of an alias, or one of too many: write its value instead",
                 problem_mark=event.start_mark,
@@ -69,8 +69,8 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_day)
 
 
-def read_yaml(file: Path) -> Any:
-    """Read a small YAML file that a person wrote.
+def read_yaml(file: Path, *, aliases: int = MOST_ALIASES) -> Any:
+    """Read a small YAML file that a person wrote, in which so many aliases may stand.
 
     Raises:
         OSError: it cannot be read.
@@ -78,7 +78,9 @@ def read_yaml(file: Path) -> Any:
     """
     content = read_regular(file, most=MOST_BYTES)
     try:
-        return yaml.load(content.decode(), _Loader)
+        loader = _Loader(content.decode())
+        loader.most_aliases = aliases
+        return loader.get_single_data()
     except yaml.MarkedYAMLError as error:
         where = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise GtrTurboError(f"{file}{where}: {error.problem}.", "mend that line.") from None

@@ -20,7 +20,7 @@ from campaign.prepared import Prepared
 from campaign.server import Servers
 from campaign.summary import Done, summary, write
 
-KINDS = {"kills": Kills, "mutations": Mutations, "options": Options, "server": Servers}
+KINDS = (Kills, Mutations, Options, Servers)
 RESULTS = Path(__file__).parents[2] / "runs" / "campaign"
 STAGES = ("init", "sft", "rollout", "distill", "ppo_step", "merge", "eval")
 MODULES = (
@@ -59,11 +59,12 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="campaign", description=__doc__)
-    parser.add_argument("names", nargs="*", help="run the cases whose names contain one of these; all if none is given")
+    parser.add_argument("names", nargs="*", help="run the cases whose names begin with one of these; all if none is given")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--minutes", type=float, default=30.0, help="time after which no case begins")
     parser.add_argument("--sample", type=int, help="run only so many cases of each kind")
+    parser.add_argument("--have", action="append", default=[], metavar="NAME=FOLDER", help="take a prepared artifact from there")
     parser.add_argument("--list", action="store_true", help="print the names of the cases")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for results.json and table.txt")
     return parser.parse_args()
@@ -78,23 +79,33 @@ def warm_up() -> None:
 
 
 def _chosen(asked: argparse.Namespace, root: Path) -> list[Case]:
+    """Make the cases of the groups that are asked for, and choose among them."""
     prepared = Prepared(root / "inputs")
     prepared.root.mkdir()
+    for given in asked.have:
+        name, _, folder = given.partition("=")
+        shutil.copytree(folder, prepared.path(name))
     cases: list[Case] = []
-    for name, kind in KINDS.items():
-        if asked.names and not any(each.startswith(name) or name.startswith(each.split("/")[0]) for each in asked.names):
-            continue
-        maker = kind(prepared, asked.seed)
-        prepared.make(maker.needs())
-        found = list(maker.cases())
-        if asked.names:
-            found = [case for case in found if case.name in asked.names] or [
-                case for case in found if any(each in case.name for each in asked.names)
-            ]
+    for kind in KINDS:
+        found: list[Case] = []
+        for group in kind(prepared, asked.seed).groups():
+            if names := _asked_of(group.name, asked.names):
+                prepared.make(group.needs)
+                found += _named(list(group.cases()), names)
         random.Random(asked.seed).shuffle(found)
         cases += found[: asked.sample] if asked.sample else found
     random.Random(asked.seed).shuffle(cases)
     return cases
+
+
+def _asked_of(group: str, names: Sequence[str]) -> list[str]:
+    """Return which of the names may be those of a group's cases; all cases if none is given."""
+    return [name for name in names if f"{group}/".startswith(name) or name.startswith(f"{group}/")] if names else [""]
+
+
+def _named(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
+    """Choose cases by whole names, else by how their names begin."""
+    return [case for case in cases if case.name in names] or [case for case in cases if case.name.startswith(tuple(names))]
 
 
 def work_off(cases: Sequence[Case], root: Path, *, jobs: int, until: float) -> list[Done]:

@@ -1,6 +1,6 @@
 """What a case is, what comes of one, and which outcomes are faults of the product."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,15 +42,20 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Case:
-    """One case: `kind` is the line of the summary that it counts in, `run` does it in an empty folder of its own.
-
-    `needs` names the prepared artifacts that it reads.
-    """
+    """One case: `kind` is the line of the summary that it counts in, `run` does it in an empty folder of its own."""
 
     kind: str
     name: str
     run: Callable[[Path], Verdict]
-    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cases of one subject, whose names begin with `name`/. They are made when the artifacts that they need are prepared."""
+
+    name: str
+    needs: Sequence[str]
+    cases: Callable[[], Iterable[Case]]
 
 
 class FoundError(Exception):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+ELSEWHERE = "elsewhere"  # what a link leads to, outside the artifact
+
 
 @dataclass(frozen=True)
 class Mutation:
@@ -54,8 +56,8 @@ def _replaced_by(make: Callable[[Path], None]) -> Callable[[Path, Random], None]
 
 
 def _link_outside(path: Path) -> None:
-    (path.parent.parent / "elsewhere").write_bytes(b"elsewhere")
-    path.symlink_to("../elsewhere")
+    (path.parent.parent / ELSEWHERE).write_bytes(b"elsewhere")
+    path.symlink_to(f"../{ELSEWHERE}")
 
 
 ANY = [

@@ -79,6 +79,7 @@ def _become(words: Sequence[str], folder: Path, pipes: list[tuple[int, int]], be
             os.dup2(end, target)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.closerange(3, 256)
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115  As long as the process.
         os.chdir(folder)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         _limit()

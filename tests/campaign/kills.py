@@ -5,18 +5,21 @@ The same command must then go on to the same bytes, leave nothing else behind, a
 
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
 from campaign import dying
-from campaign.cases import Case, FoundError, Verdict
+from campaign.cases import Case, FoundError, Group, Verdict
 from campaign.forked import Ended, forked
-from campaign.prepared import PLAY, SMALL, TASK, UPDATE, WARM_START, Prepared
+from campaign.prepared import PLAY, SMALL, TASK, UPDATE, WARM_START, Prepared, named_in
 from campaign.terminal import inspect, last
 from campaign.trees import contents, differences, signature
 
+PROCESSES = 4  # that are killed one after another
 LINKS = 80  # kills of one chain, at most
 
 
@@ -24,49 +27,51 @@ LINKS = 80  # kills of one chain, at most
 class Victim:
     """A command that is killed: `copies` are prepared folders that it changes, by the name that they get beside its output.
 
-    `operations`, `torn`, `full`, `moments` say how many kills of each sort it gets; None is one at every operation.
+    The numbers say how many kills of each sort it gets, drawn where there are more places: before file operations, in writes,
+    where the disk is full, at moments, signals before operations; chains of kills, and kills of fresh processes.
     """
 
     command: str
     copies: tuple[tuple[str, str], ...] = ()
-    operations: int | None = None
-    torn: int = 12
-    full: int = 8
-    moments: int = 8
-    signals: int = 8
+    operations: int = 50
+    torn: int = 6
+    full: int = 4
+    moments: int = 4
+    signals: int = 3
     chains: int = 0
+    processes: int = 0
 
 
 VICTIMS = {
     "init": Victim("init --out out"),
     "init-adapter": Victim("init --out out --model {warm} --lora-rank 4"),
     "sft": Victim("sft {expert} --out out --checkpoint {warm} --steps 2 --batch-size 4"),
-    "rollout": Victim(f"rollout --out out --checkpoint {{warm}} {PLAY} --temperature 0.5"),
+    "rollout": Victim(f"rollout --out out --checkpoint {{warm}} {PLAY} --temperature 0.5", processes=2),
     "rollout-expert": Victim(f"rollout --out out --expert {TASK} --episodes 3"),
     "rollout-overwrite": Victim(
-        f"rollout --out out --expert {TASK} --episodes 2 --overwrite", copies=(("expert", "out"),), operations=60
+        f"rollout --out out --expert {TASK} --episodes 2 --overwrite", copies=(("expert", "out"),)
     ),
     "distill-scores": Victim("distill --out out --rollouts {turns} --teacher {init} --top-logprobs 4"),
     "distill-thoughts": Victim("distill --out out --rollouts {turns} --teacher {warm} --mode thoughts --max-new-tokens 40"),
     "distill-student": Victim(
-        "distill --out out --rollouts {turns} --teacher {init} --student {warm} --update epochs=1", operations=60
+        "distill --out out --rollouts {turns} --teacher {init} --student {warm} --update epochs=1"
     ),
     "ppo-step": Victim(f"ppo-step --out out --checkpoint {{warm}} --rollouts {{turns}} --scores {{scores}} {UPDATE}"),
     "merge": Victim("merge {warm} {ppo} --out out --base {init}"),
-    "merge-adapters": Victim("merge {adapter2} {adapter_ppo} --out out", operations=40),
-    "merge-new-state": Victim("merge {warm} {ppo} --out out --base {init} --state state"),
+    "merge-adapters": Victim("merge {adapter2} {adapter_ppo} --out out"),
+    "merge-new-state": Victim("merge {warm} {ppo} --out out --base {init} --state state", processes=2),
     "merge-old-state": Victim("merge {warm} {ppo} --out out --base {init} --state state", copies=(("state", "state"),)),
     "merge-cache": Victim("merge {warm} {ppo} --out out --base {init} --cache cache"),
-    "eval": Victim(f"eval --out out --checkpoint {{warm}} {PLAY}"),
+    "eval": Victim(f"eval --out out --checkpoint {{warm}} {PLAY}", processes=2),
     "report": Victim("report {run} {other_run} --out out.html"),
     "compare": Victim("compare {run} {other_run} --out out"),
     "run-turbo-kl": Victim(
         f"run --out out --method turbo-kl --start {{warm}} --iterations 2 --keep-teachers 1 --keep-optimizers 1 {SMALL}",
-        operations=24, torn=4, full=4, moments=4, signals=4, chains=10,
+        operations=24, chains=10, processes=4,
     ),
     "run-turbo-sft": Victim(
         f"run --out out --method turbo-sft --start {{warm}} --iterations 2 {SMALL}",
-        operations=16, torn=4, full=4, moments=4, signals=4, chains=8,
+        operations=16, chains=8, processes=2,
     ),
     "run-from-nothing": Victim(
         f"run --out out --method turbo-kl --iterations 1 {SMALL} {WARM_START}",
@@ -91,18 +96,16 @@ class Kills:
     def __init__(self, prepared: Prepared, seed: int) -> None:
         self.prepared, self.seed = prepared, seed
 
-    def needs(self) -> tuple[str, ...]:
-        return ("warm", "expert", "turns", "init", "scores", "ppo", "adapter2", "adapter_ppo", "run", "other_run", "state")
-
-    def cases(self) -> Iterator[Case]:
+    def groups(self) -> Iterator[Group]:
         for name, victim in VICTIMS.items():
-            yield from self._cases(name, victim)
+            needs = [*named_in(victim.command), *(source for source, _ in victim.copies)]
+            yield Group(f"kills/{name}", needs, partial(self._cases, name, victim))
 
     def _cases(self, name: str, victim: Victim) -> Iterator[Case]:
         whole = self.whole(name)
         draw = random.Random(f"{self.seed}/{name}")
         every = range(1, whole.operations + 1)
-        chosen = every if victim.operations is None else sorted(draw.sample(every, min(victim.operations, len(every))))
+        chosen = sorted(draw.sample(every, min(victim.operations, len(every))))
         at = partial(dying.at_operation, act=dying.die)
         for number in chosen:
             yield self._case("kill at an operation", name, f"operation-{number}", lambda root, n=number: at(root, n))
@@ -120,6 +123,8 @@ class Kills:
             yield Case("kill at a moment", f"kills/{name}/moment-{moment}", partial(self._moment, name, moment))
         for number in range(victim.chains):
             yield Case("chain of kills", f"kills/{name}/chain-{number}", partial(self._chain, name, number))
+        for number in range(victim.processes):
+            yield Case("kill of a process", f"kills/{name}/process-{number}", partial(self._process, name, number))
 
     def _case(self, kind: str, name: str, detail: str, way: Callable[[Path], Callable[[], None]]) -> Case:
         return Case(kind, f"kills/{name}/{detail}", partial(self._once, name, way))
@@ -208,6 +213,27 @@ class Kills:
             inspect(forked(self._words(name), folder))
         self._compare(name, folder, inputs)
         return Verdict("same", f"{killed} kills", events=killed)
+
+    def _process(self, name: str, number: int, folder: Path) -> Verdict:
+        """Kill fresh processes, of a run with a process for each stage, and begin again at once; let a fork come to the end."""
+        self._copy(name, folder)
+        inputs, draw = signature(self.prepared.root), random.Random(f"{self.seed}/{name}/process/{number}")
+        words = [*self._words(name), *(["--subprocess"] if name.startswith("run-") else [])]
+        killed = 0
+        for _ in range(PROCESSES):
+            with (folder.parent / f"{folder.name}.said").open("w+b") as said:
+                process = subprocess.Popen([sys.executable, "-m", "gtrturbo", *words], cwd=folder, stdout=said, stderr=said)
+                try:
+                    process.wait(draw.uniform(1, 12))
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+                    killed += 1
+                said.seek(0)
+                inspect(Ended(max(process.returncode, 0), b"", said.read(), 0.0))
+            self._check_whole(name, folder)
+        verdict = self._judge(name, folder, Ended(-9, b"", b"", 0.0), inputs)
+        return replace(verdict, events=killed)
 
 
 def _at(number: int, act: Callable[[], None], root: Path) -> Callable[[], None]:

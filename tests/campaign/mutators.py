@@ -9,11 +9,11 @@ from campaign.damage_json import DEMOS, JSON, ROWS, TURNS
 from campaign.damage_tensors import SCORES, TENSORS, TOKENS
 
 
-def _picture(size: tuple[int, int], form: str) -> Callable[[Path, Random], None]:
+def _picture(size: tuple[int, int], form: str, mode: str = "RGB") -> Callable[[Path, Random], None]:
     def changed(path: Path, _: Random) -> None:
         from PIL import Image
 
-        Image.new("RGB", size, "red").save(path, format=form)
+        Image.new(mode, size, 1).save(path, format=form)
 
     return changed
 
@@ -21,7 +21,7 @@ def _picture(size: tuple[int, int], form: str) -> Callable[[Path, Random], None]
 PICTURES = [
     Mutation("another picture", _picture((28, 28), "PNG"), breaks=False),
     Mutation("another format", _picture((28, 28), "BMP")),
-    Mutation("vast picture", _picture((12_000, 12_000), "PNG")),
+    Mutation("vast picture", _picture((12_000, 12_000), "PNG", "1")),
     Mutation(
         "PostScript", by_bytes(lambda *_: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(%pipe%touch /tmp/x) (w) file\n")
     ),

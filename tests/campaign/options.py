@@ -4,14 +4,17 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from random import Random
 
-from campaign.cases import Case, FoundError, Verdict
+from campaign.cases import Case, FoundError, Group, Verdict
 from campaign.forked import Ended, forked
-from campaign.prepared import TASK, Prepared
+from campaign.prepared import TASK, Prepared, named_in
 from campaign.terminal import inspect, last
 from campaign.trees import contents, signature
 
 PATIENCE = 6.0
+EACH = 9  # values of an option, of those that there are for its kind
+FILES = 15  # YAML files of a command
 PLAY = f"{TASK} --episodes 1 --num-envs 1 --max-new-tokens 24"
 # By command: what makes it small and valid. An option that is tried is left out of it.
 COMMANDS = {
@@ -138,28 +141,29 @@ class Options:
     """Makes the cases of all commands."""
 
     def __init__(self, prepared: Prepared, seed: int) -> None:
-        self.prepared = prepared
+        self.prepared, self.seed = prepared, seed
 
-    def needs(self) -> tuple[str, ...]:
-        return ("init", "expert", "warm", "turns", "run", "other_run", "scores", "demos")
+    def groups(self) -> Iterator[Group]:
+        for command, words in COMMANDS.items():
+            needs = [*named_in(words), *(each for more in WITH.values() for each in named_in(more))]
+            yield Group(f"options/{command}", needs, partial(self._cases, command))
 
-    def cases(self) -> Iterator[Case]:
+    def _cases(self, command: str) -> Iterator[Case]:
         from parsed import CONFIGS
 
         from gtrturbo.config.fields import fields
 
-        for command in COMMANDS:
-            for field in fields(CONFIGS[command]):
-                for number, value in enumerate(_values(field)):
-                    name = f"options/{command}/{field.name.replace('_', '-')}/{number}"
-                    yield Case(f"options of {command}", name, partial(self._option, command, field, value))
-            whole = next((field.name for field in fields(CONFIGS[command]) if field.kind is int), "config")
-            some = next((field.name for field in fields(CONFIGS[command]) if not field.required), "x")
-            for title, text in YAML.items():
-                content = text.replace("KEY", some.replace("_", "-")).replace("WHOLE", whole.replace("_", "-"))
-                yield Case(
-                    "YAML files", f"options/{command}/config/{title}".replace(" ", "_"), partial(self._yaml, command, content)
-                )
+        for field in fields(CONFIGS[command]):
+            values = list(enumerate(_values(field)))
+            draw = Random(f"{self.seed}/{command}/{field.name}")
+            for number, value in sorted(draw.sample(values, min(EACH, len(values)))):
+                name = f"options/{command}/{field.name.replace('_', '-')}/{number}"
+                yield Case(f"options of {command}", name, partial(self._option, command, field, value))
+        whole = next((field.name for field in fields(CONFIGS[command]) if field.kind is int), "config")
+        some = next((field.name for field in fields(CONFIGS[command]) if not field.required), "x")
+        for title, text in Random(f"{self.seed}/{command}").sample(list(YAML.items()), FILES):
+            content = text.replace("KEY", some.replace("_", "-")).replace("WHOLE", whole.replace("_", "-"))
+            yield Case("YAML files", f"options/{command}/config/{title}".replace(" ", "_"), partial(self._yaml, command, content))
 
     def _option(self, command: str, field, value: str, folder: Path) -> Verdict:
         words = self.prepared.words(COMMANDS[command])
@@ -195,7 +199,9 @@ def _judged(ended: Ended, before: dict[str, str], after: dict[str, str]) -> Verd
         raise FoundError("touched", f"{', '.join(changed[:3])} ({last(ended.said)})")
     if ended.interrupted:
         return Verdict("interrupted")
-    if ended.code and (more := sorted(after.keys() - before.keys())):
+    # A run that was begun keeps its record, and goes on with another --device.
+    more = sorted(name for name in after.keys() - before.keys() if after[name] != "folder" and not name.endswith("run.json"))
+    if ended.code and more:
         raise FoundError("leftovers", f"{', '.join(more[:3])} ({last(ended.said)})")
     return Verdict("refused" if ended.code else "done", last(ended.said) if ended.code else "")
 

@@ -65,7 +65,7 @@ class Prepared:
     def make(self, names: Iterable[str]) -> None:
         for name in names:
             if not self.path(name).exists():
-                self.make(_named_in(INTERRUPTED[name][0] if name in INTERRUPTED else COMMANDS[name]))
+                self.make(named_in(INTERRUPTED[name][0] if name in INTERRUPTED else COMMANDS[name]))
                 self._interrupt(name) if name in INTERRUPTED else self._make(name)
 
     def _make(self, name: str) -> None:
@@ -107,7 +107,7 @@ class _Paths(dict[str, str]):
         return os.fspath(self.prepared.path(name))
 
 
-def _named_in(command: str) -> list[str]:
+def named_in(command: str) -> list[str]:
     found = _Names()
     command.format_map(found)
     return found.names

@@ -15,10 +15,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from campaign.cases import Case, FoundError, Verdict
+from campaign.cases import Case, FoundError, Group, Verdict
 from campaign.forked import forked
 from campaign.hostile import BODIES, CHAT, FINE_STATUSES, MODELS, RED, STATUSES, WIRES, Text, Wire
-from campaign.prepared import TASK, Prepared
+from campaign.prepared import TASK, Prepared, named_in
 from campaign.terminal import inspect, last
 
 PATIENCE = 25.0
@@ -76,16 +76,17 @@ class Servers:
         self.prepared = prepared
         self.port = 0
 
-    def needs(self) -> tuple[str, ...]:
-        return ("warm", "adapter2", "turns")
+    def groups(self) -> Iterator[Group]:
+        for name, part in PARTS.items():
+            needs = ["warm", *(each for command in part.commands for each in named_in(COMMANDS[command]))]
+            yield Group(f"server/{name}", needs, partial(self._cases, name, part))
 
-    def cases(self) -> Iterator[Case]:
-        self.port = start_server(self.prepared.path("warm"))
-        for part, each in PARTS.items():
-            for number, name in enumerate(each.answers):
-                for command in each.commands:
-                    title = f"server/{part}/{name}/{command}".replace(" ", "_")
-                    yield Case(f"hostile {part}", title, partial(self._run, part, number, name, command))
+    def _cases(self, name: str, part: Part) -> Iterator[Case]:
+        self.port = self.port or start_server(self.prepared.path("warm"))
+        for number, answer in enumerate(part.answers):
+            for command in part.commands:
+                title = f"server/{name}/{answer}/{command}".replace(" ", "_")
+                yield Case(f"hostile {name}", title, partial(self._run, name, number, answer, command))
 
     def _run(self, part: str, number: int, name: str, command: str, folder: Path) -> Verdict:
         address = f"http://127.0.0.1:{self.port}/{part}/{number}"

@@ -37,6 +37,8 @@ def last(said: str) -> str:
 
 def traced(said: str) -> str:
     """The exception, and the place in the package that it was raised from."""
+    if told := re.search(r"unexpected error: .*", said):
+        return told[0][:300]
     places = re.findall(r'File "[^"]*/(gtrturbo/[^"]+)", line (\d+)', said)
     where = ":".join(places[-1]) if places else "?"
     return f"{last(said)} ({where})"

@@ -371,6 +371,7 @@ def test_only_new_checkpoints_and_tensors_are_measured(folders, family, monkeypa
     ("change", "said"),
     [
         (lambda text: text[: len(text) // 2], "is damaged"),
+        (lambda text: "[" * 100_000, "is damaged"),
         (lambda text: text.replace('"bounds"', '"limits"'), "is damaged"),
         (lambda text: text.replace('"embed.weight": [\n   0.', '"embed.weight": [\n   -0.'), "is damaged"),
         (lambda text: text.replace('"density": 0.8', '"density": 0.9'), "is damaged"),

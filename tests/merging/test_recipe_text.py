@@ -46,6 +46,24 @@ def test_yaml_that_is_bad_or_means_two_things_is_one_sentence(text, said, tmp_pa
     assert len(error.value.what) < 300 + len(str(file)) and str(file) in error.value.what
 
 
+def test_a_recipe_may_name_models_and_filters_by_alias_for_every_layer(tmp_path):
+    """As long frankenmerges on the hub do, with one slice for each layer."""
+    part = "  - sources: [{{model: *m, layer_range: [{0}, {1}], <<: *f}}]\n"
+    head = "name: &m a\nparameters: {scale: 1}\nmerge_method: passthrough\nslices:\n"
+    scale = "&f {parameters: {scale: [{filter: q_proj, value: 0.5}, {value: 1}]}}"
+    first = f"  - sources: [{{model: *m, layer_range: [0, 1], <<: {scale}}}]\n"
+    (tmp_path / "r.yml").write_text(head + first + "".join(part.format(i, i + 1) for i in range(1, 300)))
+    assert len(read_recipe(tmp_path / "r.yml").modules[""].slices) == 300
+
+
+def test_aliases_that_unfold_to_too_much_are_refused(tmp_path):
+    wide = ", ".join(["0.5"] * 1000)
+    uses = "".join("  - {model: m, parameters: {weight: *w}}\n" for _ in range(200))
+    (tmp_path / "r.yml").write_text(f"merge_method: linear\nparameters: {{weight: &w [{wide}]}}\nmodels:\n{uses}")
+    with pytest.raises(GtrTurboError, match="more than 100,000 values"):
+        read_recipe(tmp_path / "r.yml")
+
+
 def test_a_file_that_is_too_large_or_no_text_is_refused(tmp_path):
     (tmp_path / "large.yml").write_text("#" * 2_000_000)
     (tmp_path / "bytes.yml").write_bytes(b"\xff\xfe\x00")

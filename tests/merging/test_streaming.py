@@ -169,7 +169,8 @@ def test_a_compiler_that_is_not_there_means_torch_and_is_said(monkeypatch, folde
         out = folders.merge(*others, base=base)
     finally:
         kernel.compiled_kernel.cache_clear()
-    assert "no C compiler: merging with torch" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "no C compiler: CC is /nowhere/cc, and there is no such program." in told and "merging with torch" in told
     assert "torch on cpu" in (out / "timing.json").read_text()
 
 

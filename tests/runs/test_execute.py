@@ -446,9 +446,9 @@ def test_stages_as_processes_and_torchrun_do_not_go_together(monkeypatch, tmp_pa
         run(RunConfig(out=tmp_path / "r", subprocess=True))
 
 
-@pytest.mark.parametrize("given", [{"start": Path("nobody")}, {"method": "opd", "teacher": Path("nobody")}])
+@pytest.mark.parametrize("given", [{"start": Path("nobody")}, {"method": "opd", "teacher": Path("nobody")}, {"log": ("nobody",)}])
 def test_a_run_of_what_is_not_there_is_refused_before_it_begins(tmp_path, monkeypatch, given):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(GtrTurboError, match="nobody does not exist"):
+    with pytest.raises(GtrTurboError, match="nobody"):
         run(run_config(out=tmp_path / "r", **given))
     assert not list(tmp_path.iterdir())

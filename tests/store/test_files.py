@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from gtrturbo.store import files
 from gtrturbo.store.files import list_files, save_json, write_whole
 from gtrturbo.store.names import PRUNED
+from gtrturbo.store.provenance import Provenance
 from gtrturbo.store.tensors import save_image
+from gtrturbo.store.writing import writing
 
 
 def names(folder):
@@ -108,3 +111,16 @@ def test_a_link_with_the_name_of_a_draft_is_not_followed(tmp_path):
     (tmp_path / LEFT).symlink_to("victim")
     write_whole(tmp_path / "a", b"new")
     assert (tmp_path / "victim").read_text() == "mine"
+
+
+def test_a_folder_that_has_no_name_is_told_by_its_path():
+    with pytest.raises(IsADirectoryError) as error:
+        write_whole(Path("/"), b"")
+    assert error.value.filename == "/"
+
+
+def test_an_out_below_a_link_that_leads_in_a_circle_is_an_error_of_the_system(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    work = Provenance("init", "checkpoint", {}, {})
+    with pytest.raises(OSError, match="loop"), writing(tmp_path / "loop" / "out", work):
+        pass

@@ -14,6 +14,8 @@ from gtrturbo.store.yaml_files import read_yaml
 OURS = {method.mergekit: name for name, method in METHODS.items() if method.mergekit}
 # mergekit's density and gamma where a recipe gives none.
 WHOLE, GAMMA = 1.0, 0.01
+# Recipes that stack single layers name models and filters by alias, several times for each.
+MOST_ALIASES, MOST_VALUES = 2_000, 100_000
 # Says how mergekit keeps signs in memory.
 READ_BY_NONE = {"int8_mask"}
 
@@ -38,7 +40,10 @@ def read_recipe(file: Path) -> Recipe:
 
 def _content(file: Path) -> Any:
     try:
-        return read_yaml(file)
+        content = read_yaml(file, aliases=MOST_ALIASES)
+        if _size(content) > MOST_VALUES:
+            raise GtrTurboError(f"{file} holds more than {MOST_VALUES:,} values, aliases included.", "write a shorter recipe.")
+        return content
     except OSError as error:
         raise of_system(error) from None
     except GtrTurboError as error:
@@ -46,6 +51,16 @@ def _content(file: Path) -> Any:
             raise
         fix = "write each to a file of its own, merge them in turn, and name the folder that each made (docs/merge.md)."
         raise GtrTurboError(f"{file} holds several documents, and a merge is one.", fix) from None
+
+
+def _size(content: Any) -> int:
+    """Count values, those of an alias as often as it is used, to just beyond what is allowed."""
+    left, count = [content], 0
+    while left and count <= MOST_VALUES:
+        value = left.pop()
+        count += 1
+        left += value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return count
 
 
 def our_method(name: str, setting: Callable[[str], Any]) -> str:

@@ -1,0 +1,130 @@
+"""The library: stages as functions with the command line's names, and merges in memory."""
+
+import inspect
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import gtrturbo
+from gtrturbo.config import MergeConfig
+from gtrturbo.config.fields import fields
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.merging.methods import METHODS, MergeRule
+
+SHAPES = {"a.weight": (60, 40), "norm.weight": (40,), "scalar": ()}
+
+
+def states(k: int, *, dtype=torch.float32, scale: float = 0.1):
+    generator = torch.Generator().manual_seed(0)
+    base = {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+    others = [
+        {name: value + scale * torch.randn(value.shape, generator=generator) for name, value in base.items()} for _ in range(k)
+    ]
+    typed = [{name: value.to(dtype) for name, value in each.items()} for each in (base, *others)]
+    return typed[0], typed[1:]
+
+
+def save(folder, tensors):
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text('{"model_type": "none"}')
+    return folder
+
+
+def test_the_import_is_light_and_offers_the_functions():
+    code = "import sys, gtrturbo; assert not {'torch', 'numpy', 'typer'} & sys.modules.keys(); print(sorted(dir(gtrturbo)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "merge" in done.stdout and "merge_tensors" in done.stdout
+    with pytest.raises(AttributeError, match="no attribute 'marge'"):
+        gtrturbo.marge  # noqa: B018
+
+
+def test_the_function_has_the_commands_names_and_defaults():
+    parameters = inspect.signature(gtrturbo.merge).parameters
+    assert parameters.keys() == {field.name for field in fields(MergeConfig)}
+    assert parameters["method"].default == "ties" and parameters["density"].default == "0.8"
+    assert "λ: the merged task vector" in gtrturbo.merge.__doc__
+
+
+def test_a_merge_of_folders_returns_where_it_lies_its_id_and_its_metrics(tmp_path):
+    base, others = states(2)
+    paths = [save(tmp_path / f"m{i}", each) for i, each in enumerate((base, *others))]
+    made = gtrturbo.merge(paths[1:], base=paths[0], out=tmp_path / "out", weights=[0.25, 0.75], method="della", density=0.5,
+                          parameters={"epsilon": [0.1, 0.2]})  # fmt: skip
+    assert made.out == tmp_path / "out" and len(made.id) == 64 and made.metrics["checkpoints"] == 2
+    from gtrturbo.stages import execute
+
+    said = MergeConfig(out=tmp_path / "out2", base=paths[0], checkpoints=tuple(paths[1:]), weights="0.25,0.75", method="della",
+                       density="0.5", parameters=("epsilon=0.1,0.2",))  # fmt: skip
+    assert execute(said).id == made.id
+
+
+def test_what_the_command_refuses_the_function_refuses(tmp_path):
+    with pytest.raises(GtrTurboError, match="missing: --out"):
+        gtrturbo.merge([], base=tmp_path)
+    with pytest.raises(TypeError, match="densty"):
+        gtrturbo.merge([], out=tmp_path, densty=0.5)
+    with pytest.raises(GtrTurboError, match="density must be"):
+        gtrturbo.merge([], out=tmp_path, density=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_tensors_in_memory_are_merged_as_folders_are(tmp_path, dtype):
+    base, others = states(3, dtype=dtype)
+    paths = [save(tmp_path / f"m{i}", each) for i, each in enumerate((base, *others))]
+    from safetensors.torch import load_file
+
+    for name, method in METHODS.items():
+        count = 1 if method.most == 1 else 2 if method.most == 2 else 3
+        own = {"t": 0.05} if name == "nearswap" else {}
+        merged = gtrturbo.merge_tensors(base, others[:count], name, density=0.6, parameters=own)
+        folder = gtrturbo.merge(
+            paths[1 : count + 1], base=paths[0], out=tmp_path / name, method=name, density=0.6, parameters=own
+        ).out
+        for tensor, value in load_file(folder / "model.safetensors").items():
+            assert merged[tensor].dtype == dtype and torch.equal(merged[tensor], value), (name, tensor)
+
+
+def test_a_rule_is_a_function_and_inputs_stay_as_they_are():
+    base, others = states(3)
+    kept = {name: value.clone() for name, value in base.items()}
+    merged = gtrturbo.merge_tensors(base, others, lambda task_vectors, weights: task_vectors.median(dim=0).values)
+    for name, value in base.items():
+        moved = np.median(np.stack([other[name].double() - value.double() for other in others]), axis=0)
+        assert np.allclose(merged[name], value.double() + moved, atol=1e-6) and torch.equal(value, kept[name])
+    by_record = gtrturbo.merge_tensors(
+        base, others, MergeRule(lambda task_vectors, weights: task_vectors[0], trims=True), density=1
+    )
+    assert all(torch.allclose(by_record[name], others[0][name]) for name in base)
+
+
+def test_whole_weights_need_no_base_and_integers_are_the_bases():
+    _, others = states(2)
+    for each in others:
+        each["step"] = torch.tensor([7])
+    merged = gtrturbo.merge_tensors(None, others, "linear", weights=[1, 3])
+    expected = 0.25 * others[0]["a.weight"].double() + 0.75 * others[1]["a.weight"].double()
+    assert torch.allclose(merged["a.weight"].double(), expected, atol=1e-7) and merged["step"].tolist() == [7]
+    with pytest.raises(GtrTurboError, match="ties needs a base"):
+        gtrturbo.merge_tensors(None, others)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda other: other.pop("scalar"), "checkpoint 1 has other tensors than the base .first: scalar"),
+        (lambda other: other.update(scalar=torch.zeros(2)), "scalar of checkpoint 1 has shape"),
+        (lambda other: other.update({"norm.weight": torch.full((40,), float("nan"))}), "norm.weight in .* holds a NaN"),
+        (lambda other: other.update({"norm.weight": torch.zeros(40, dtype=torch.int32)}), "of type torch.int32"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(change, said):
+    base, (other,) = states(1)
+    change(other)
+    with pytest.raises(GtrTurboError, match=said):
+        gtrturbo.merge_tensors(base, [other])
