@@ -21,7 +21,7 @@ from gtrturbo.console import stderr
 from gtrturbo.distributed.escapes import complain, one_line, say
 from gtrturbo.distributed.interrupts import exit_code
 from gtrturbo.distributed.processes import world
-from gtrturbo.errors import GtrTurboError, of_system
+from gtrturbo.errors import GtrTurboError, hidden, of_system
 from gtrturbo.merging.methods import METHODS as MERGE_METHODS
 from gtrturbo.merging.methods import method_of
 from gtrturbo.models.sizes import BUILT_IN
@@ -37,6 +37,7 @@ from gtrturbo.store.yaml_files import read_yaml
 
 ORDER = ("init", "sft", "rollout", "distill", "ppo-step", "merge", "eval")
 UNTOLD, UNTOLD_CODE = "unexpected error", 70  # EX_SOFTWARE of BSD's sysexits.h
+CANNOT_ALLOCATE = "can't allocate memory"  # as torch says it of a CPU
 MOST_TOLD = 200  # characters of an error that no sentence tells
 PANELS = {Role.INPUT: "Inputs", Role.RUNTIME: "Output and machine"}
 
@@ -145,9 +146,9 @@ def _told(error: Exception, code: int) -> tuple[GtrTurboError, int]:
         return error, code
     if own := explained(error):
         return own, 1
-    if isinstance(error, OSError):
-        return of_system(error), code
-    if isinstance(error, MemoryError):
+    if system := error if isinstance(error, OSError) else hidden(error):
+        return of_system(system), code
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or CANNOT_ALLOCATE in str(error):
         return GtrTurboError(
             "there is not enough memory.", "ask for less at once, such as shorter replies or smaller batches."
         ), 1

@@ -3,7 +3,7 @@
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,13 +44,13 @@ SAID = {
 }
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # How libraries that are written in Rust tell an error of the system.
-NUMBER = re.compile(r"\(os error (\d+)\)")
+NUMBER, PATH = re.compile(r"\(os error (\d+)\)"), re.compile(r"at path \"(.+?)\"")
 MOST_CHARACTERS = 160
 
 
 def of_system(error: OSError) -> GtrTurboError:
     """Say of an error of the operating system which path it is about, what is wrong there, and what mends it."""
-    number = error.errno or _number(error)
+    number = error.errno
     if number in (errno.EMFILE, errno.ENFILE):
         return GtrTurboError("too many files are open at once.", "allow more with: ulimit -n 4096")
     name = error.filename2 if number == errno.EEXIST and error.filename2 else error.filename
@@ -84,30 +84,33 @@ def _short(text: str) -> str:
     return text if len(text) <= MOST_CHARACTERS else f"{text[:half]}…{text[-half:]}"
 
 
-def _number(error: BaseException) -> int | None:
+def hidden(error: Exception) -> OSError | None:
+    """Return the error of the system that a library tells in the text of its own; None where it tells none."""
     found = NUMBER.search(str(error))
-    return int(found[1]) if found else None
+    if not found:
+        return None
+    path = PATH.search(str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1])), *([path[1]] if path else []))
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(path: Path, numbers: Collection[int] | None = None) -> Iterator[None]:
     """Say of an error of the operating system that names no path, as those of open files do, that it is about this one.
 
     Errors of libraries that hide such an error in their text are raised as what they are.
+
+    Args:
+        numbers: of the errors that can only be about this path; all if not given.
 
     Raises:
         OSError: with a path.
     """
     try:
         yield
-    except OSError as error:
-        if error.filename is None and (number := error.errno or _number(error)):
-            raise OSError(number, os.strerror(number), str(path)) from error
-        raise
     except GtrTurboError:
         raise
     except Exception as error:
-        number = _number(error)
-        if number is None:
+        told = error if isinstance(error, OSError) and error.errno else hidden(error)
+        if told is None or told.errno is None or told.filename is not None or (numbers is not None and told.errno not in numbers):
             raise
-        raise OSError(number, os.strerror(number), str(path)) from error
+        raise OSError(told.errno, os.strerror(told.errno), str(path)) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gtrturbo.errors import naming, of_system
+from gtrturbo.errors import hidden, naming, of_system
 from gtrturbo.store.files import open_regular, read_regular, write_whole
 
 
@@ -61,8 +61,17 @@ def test_what_an_open_file_or_a_library_raises_gets_the_path_that_it_lacks():
     with pytest.raises(OSError) as error, naming(Path("/data/x")):
         Path("/no/such/file").read_bytes()
     assert error.value.filename == "/no/such/file"
+    with pytest.raises(RuntimeError), naming(Path("/data/x")):  # This one tells its own.
+        raise RuntimeError('I/O error: No such file or directory (os error 2) at path "/data/y"')
     with pytest.raises(ValueError), naming(Path("/data/x")):
         raise ValueError("another")
+
+
+def test_the_path_that_a_library_tells_is_told():
+    error = hidden(RuntimeError('I/O error: No such file or directory (os error 2) at path "/data/y"'))
+    assert error is not None
+    assert str(of_system(error)) == "/data/y does not exist.\ncheck its spelling."
+    assert hidden(RuntimeError("another")) is None
 
 
 def test_reading_does_not_wait_for_a_pipe_or_a_device(tmp_path):

@@ -6,8 +6,9 @@
     python examples/benchmarks/merge.py --only incremental
     python examples/benchmarks/merge.py --only full --only lora --device cuda      # ours and mergekit's on a GPU, too
 
-Each tool runs in a process of its own, timed from outside, imports included. Memory is the largest sum of anonymous memory of
-the process and its children. The peers need: pip install mergekit==0.1.5
+Each tool runs in a process of its own, timed from outside, imports included; those of --only full take turns, so that a machine
+that slows down slows all of them, and the least of each counts. Memory is the largest sum of anonymous memory of the process and
+its children; the rate is that of the inputs, each counted once. The peers need: pip install mergekit==0.1.5
 """
 
 import argparse
@@ -223,17 +224,32 @@ class Bench:
         self.inputs: list[Path] = []
 
     def run(self, label: str, command: list[str], out: Path | None = None) -> Measured:
-        runs = []
-        for _ in range(self.repeats(label)):
-            if out:  # To remove a gigabyte takes most of a second, and is no part of a merge.
-                shutil.rmtree(out, ignore_errors=True)
-            for file in self.inputs:  # Every tool finds its inputs in the page cache.
-                warm(file)
-            runs.append(measure(command, log=self.work / "log.txt"))
-        result = min(runs, key=lambda run: run.wall)
+        return self.in_turns([(label, command, out)])[0]
+
+    def in_turns(self, jobs: list[tuple[str, list[str], Path | None]]) -> list[Measured]:
+        """Run commands one after another, and again; print and return the least of each."""
+        runs: dict[str, list[Measured]] = {label: [] for label, _, _ in jobs}
+        for turn in range(self.options.repeats):
+            for label, command, out in jobs:
+                if turn < self.repeats(label):
+                    runs[label].append(self._once(command, out))
+        return [self._said(label, runs[label]) for label, _, _ in jobs]
+
+    def _once(self, command: list[str], out: Path | None) -> Measured:
+        if out:  # To remove a gigabyte takes most of a second, and is no part of a merge.
+            shutil.rmtree(out, ignore_errors=True)
+        for file in self.inputs:  # Every tool finds its inputs in the page cache.
+            warm(file)
+        return measure(command, log=self.work / "log.txt")
+
+    def _said(self, label: str, runs: list[Measured]) -> Measured:
+        wall, cpu = (min(getattr(run, name) for run in runs) for name in ("wall", "cpu"))
+        memory = max(run.memory for run in runs)
+        result = Measured(wall, cpu, memory, runs[0].read, runs[0].written)
+        rate = sum(file.stat().st_size for file in self.inputs) / wall / 1e9
         print(
-            f"{label:44} {result.wall:8.2f} s  {result.cpu:8.2f} s  {result.memory:6.2f} GiB  "
-            f"{result.read / 1e9:6.1f} GB read  {result.written / 1e9:6.1f} GB written",
+            f"{label:44} {wall:8.2f} s  {cpu:8.2f} s  {memory:6.2f} GiB  {rate:6.2f} GB/s of inputs  "
+            f"{result.written / 1e9:6.1f} GB written",
             flush=True,
         )
         return result
@@ -243,9 +259,13 @@ class Bench:
         return 1 if once else self.options.repeats
 
     def gtrturbo(self, label: str, *words: str) -> tuple[Measured, Path]:
+        job = self.ours(label, *words)
+        return self.run(*job), job[2]
+
+    def ours(self, label: str, *words: str) -> tuple[str, list[str], Path]:
+        """Label, command and output of a merge."""
         out = self.work / "out" / label.replace(" ", "-").replace(",", "")
-        command = [sys.executable, "-m", "gtrturbo", "merge", *words, "--out", str(out)]
-        return self.run(f"gtrturbo {label}", command, out), out
+        return f"gtrturbo {label}", [sys.executable, "-m", "gtrturbo", "merge", *words, "--out", str(out)], out
 
     def mergekit(self, label: str, recipe: str) -> tuple[Measured, Path]:
         file, out = self.work / "recipe.yml", self.work / "out" / f"mergekit-{label}"
@@ -289,24 +309,28 @@ def full(bench: Bench, base: Path, models: list[Path]) -> None:
     names = [str(path) for path in models]
     bench.inputs = [Path(file) for file in dict.fromkeys(files)]
     cache = bench.work / "cache"
-    limit = bench.run(
-        "copy loop: read all inputs, write the output", [sys.executable, "-c", COPY, str(bench.work / "copied"), *files]
-    )
-    (bench.work / "copied").unlink()
-    linear, _ = bench.gtrturbo("linear", "--base", str(base), "--method", "linear", *names)
     shutil.rmtree(cache, ignore_errors=True)
-    ties, ours = bench.gtrturbo("ties", "--base", str(base), *names)
     bench.gtrturbo("ties, filling the cache", "--base", str(base), "--cache", str(cache), *names)
-    cached, again = bench.gtrturbo("ties, cached thresholds", "--base", str(base), "--cache", str(cache), *names)
-    hashed, _ = bench.gtrturbo(
-        "linear, inputs hashed before", "--base", str(base), "--method", "linear", "--cache", str(cache), *names
-    )
+    copied = bench.work / "out" / "copied"
+    copying = "import os, sys; os.makedirs(os.path.dirname(sys.argv[1]), exist_ok=True)" + COPY
+    around = ("--base", str(base))
+    jobs: list[tuple[str, list[str], Path | None]] = [
+        ("copy loop: read all inputs, write the output", [sys.executable, "-c", copying, str(copied / "file"), *files], copied),
+        bench.ours("linear", *around, "--method", "linear", *names),
+        bench.ours("ties", *around, *names),
+        bench.ours("ties, cached thresholds", *around, "--cache", str(cache), *names),
+        bench.ours("linear, inputs hashed before", *around, "--method", "linear", "--cache", str(cache), *names),
+    ]
+    limit, linear, ties, cached, hashed = bench.in_turns(jobs)
+    ours, again = (bench.ours(label)[2] for label in ("ties", "ties, cached thresholds"))
     print(f"  re-merge equals the merge, byte for byte: {same(ours, again)}")
     ours_by_name = {"linear": linear, "linear hashed before": hashed, "ties": ties, "cached": cached}
     if bench.options.device != "cpu":
         _, other = bench.gtrturbo(f"ties, {bench.options.device}", "--base", str(base), "--device", bench.options.device, *names)
         print(f"  the same bytes: {same(ours, other)}")
-    print(f"  to the copy loop: {', '.join(f'{name} {run.wall / limit.wall:.2f}×' for name, run in ours_by_name.items())}")
+    for what in ("wall", "cpu"):
+        ratios = (f"{name} {getattr(run, what) / getattr(limit, what):.2f}×" for name, run in ours_by_name.items())
+        print(f"  to the copy loop, {what}: {', '.join(ratios)}")
     if bench.options.peers:
         slow_linear, _ = bench.mergekit("linear", recipe("linear", base, models))
         slow, theirs = bench.mergekit("ties", recipe("ties", base, models))

@@ -1,30 +1,33 @@
 """A run folder as data: what it was asked to do, and what its artifacts say by iteration."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import FiniteFloat
 
 from gtrturbo import __version__
 from gtrturbo.analysis.summary import by_episode
 from gtrturbo.config import RunConfig
+from gtrturbo.config.fields import Field, check, fields, parse
 from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import Plugin, is_outside, load
 from gtrturbo.store.claims import require_outside_artifacts
-from gtrturbo.store.files import save_json
+from gtrturbo.store.files import json_text, save_json
 from gtrturbo.store.ids import short
+from gtrturbo.store.json_files import read_json, read_json_lines
 from gtrturbo.store.manifest import Manifest, read_manifest
 from gtrturbo.store.moved import Moved, read_moved
 from gtrturbo.store.names import MANIFEST, METRICS_LOG, TIMING, TURNS
 from gtrturbo.store.records import Turn, read_rows
+from gtrturbo.store.timing import read_timing
 
 RECORD = "run.json"
+AGAIN = "run it again with the same options: what is there stays."
 # Where and how to work, not what: the rest names a run.
 UNRECORDED = {"out", "keep_teachers", "keep_optimizers", "subprocess", "dry_run", "device", "overwrite", "log", "verify_inputs"}
 # What a run's stages are called by what they are for; `merge` and `distill` are the teacher's.
@@ -82,7 +85,7 @@ def record_run(config: RunConfig, *, replace: bool, own: Mapping[str, Plugin] | 
     require_outside_artifacts(file)
     config.out.mkdir(parents=True, exist_ok=True)
     content = _content(config, own_code(config) if own is None else own)
-    if file.exists() and json.loads(file.read_text(encoding="utf-8")) == content:
+    if file.exists() and file.read_bytes() == json_text(content).encode():
         return  # A run that is done touches nothing.
     save_json(file, content)
 
@@ -115,7 +118,7 @@ class Entry:
     def seconds(self) -> float:
         """Wall-clock seconds that it took to make; 0 where its timing.json is gone."""
         file = self.path / TIMING
-        return float(json.loads(file.read_text(encoding="utf-8"))["seconds"]) if file.is_file() else 0.0
+        return read_timing(file).get("seconds", 0.0) if file.exists() else 0.0
 
     @cached_property
     def moved(self) -> Moved | None:
@@ -137,7 +140,8 @@ class Entry:
     def log(self) -> list[dict[str, float]]:
         """Return the rows of metrics.jsonl: one per minibatch of an update."""
         file = self.path / METRICS_LOG
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+        mend = f"see: gtrturbo show {shell_word(str(self.path))} --check"
+        return list(read_json_lines(file, dict[str, FiniteFloat], mend=mend)) if file.exists() else []
 
 
 @dataclass(frozen=True)
@@ -218,19 +222,28 @@ def read_history(path: Path) -> History:
 
 def _read_record(path: Path) -> Record:
     file = path / RECORD
-    if not file.is_file():
+    if not file.exists():
         raise GtrTurboError(
             f"{path} has no {RECORD}, which says how the run was made.",
-            f"run it again with the same options: what is there stays. gtrturbo run --out {path} …",
+            f"{AGAIN} gtrturbo run --out {path} …",
         )
-    try:
-        record = TypeAdapter(Record).validate_json(file.read_bytes())
-    except ValidationError as error:
-        raise GtrTurboError(f"{file} is damaged: {error.errors()[0]['msg']}.", "run it again with the same options.") from None
+    record = read_json(file, Record, mend=f"remove it, and {AGAIN}")
     missing = {"method", "task", "env", "seed"} - record.config.keys()
     if missing:
-        raise GtrTurboError(f"{file} does not name {', '.join(sorted(missing))}.", "run it again with the same options.")
+        raise GtrTurboError(f"{file} does not name {', '.join(sorted(missing))}.", f"remove it, and {AGAIN}")
+    for setting in fields(RunConfig):
+        if setting.name in record.config and not _is_one(setting, record.config[setting.name]):
+            raise GtrTurboError(f"{file} is damaged: {setting.name} is no setting of a run.", f"remove it, and {AGAIN}")
     return record
+
+
+def _is_one(setting: Field, value: Any) -> bool:
+    try:
+        again = parse(setting, value)
+        check(setting, again)
+    except GtrTurboError:
+        return False
+    return _plain(again) == value
 
 
 def _entries(folder: Path) -> list[Entry]:

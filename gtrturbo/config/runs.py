@@ -75,6 +75,11 @@ class ShowConfig:
     turn: Annotated[int | None, "Print this row of turns.jsonl (counted from 0), as error messages name them.", COUNT] = None
     scores: Annotated[Path | None, "Colour the reply's tokens by the teacher's KL from these scores."] = None
     check: Annotated[bool, "Hash every file again and compare with the manifest."] = False
+    clean: Annotated[
+        bool,
+        "Of a run: list and remove what killed stages left below it, also what they would have gone on from; nothing that a "
+        "process is at work on, and no link.",
+    ] = False
 
     def __post_init__(self) -> None:
         for field in fields(type(self)):

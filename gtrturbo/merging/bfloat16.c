@@ -1,5 +1,5 @@
 /* The loops of kernel.c in which nearly all merges spend their time, once more for processors with AVX2, a base in bfloat16, and
-   inputs that are all bfloat16 weights, or all float64 differences, as adapters are: sums of an entry stay in registers. Where the
+   inputs that are all bfloat16 weights, or all differences of one type, as adapters are: sums of an entry stay in registers. Where the
    inputs are bfloat16 and all weights are 1 they are float32, eight entries at a time, as long as no sum can be rounded; elsewhere
    they are float64, four at a time, with the operations of kernel.c in their order. Either way the bytes are the same.
 
@@ -105,21 +105,22 @@ ALWAYS_INLINE Doubles finish_four(const int votes, const Rule *rule, Doubles ori
 
 ALWAYS_INLINE double least_kept(const Input *input) { return input->low > 0.0 ? input->low : 0x1p-1074; }
 
-/* Four entries of one checkpoint's task vector: float64 as they are, or bfloat16 less the base. */
-ALWAYS_INLINE Doubles task_vector(const int differences, const Input *input, int64_t i, Doubles origin) {
-    if (differences) return (Doubles)_mm256_loadu_pd((const double *)input->data + i);
+/* Four entries of one checkpoint's task vector: as they are, or bfloat16 less the base. */
+ALWAYS_INLINE Doubles task_vector(const int dtype, const Input *input, int64_t i, Doubles origin) {
+    if (dtype == FLOAT64) return (Doubles)_mm256_loadu_pd((const double *)input->data + i);
+    if (dtype == FLOAT32) return (Doubles)_mm256_cvtps_pd(_mm_loadu_ps((const float *)input->data + i));
     return widen((const uint16_t *)input->data + i) - origin;
 }
 
 /* Merge entries [start, stop), whose number is a multiple of 4. */
-ALWAYS_INLINE void merge_fours(const int votes, const int differences, int64_t k, int64_t start, int64_t stop, const uint16_t *restrict base,
+ALWAYS_INLINE void merge_fours(const int votes, const int dtype, int64_t k, int64_t start, int64_t stop, const uint16_t *restrict base,
                                const Input *inputs, const Rule *rule, uint16_t *restrict out, Totals *totals) {
     Totals local = *totals;
     for (int64_t i = start; i < stop; i += 4) {
         Four sums = {0};
         Doubles origin = widen(base + i);
         for (int64_t c = 0; c < k; c++) {
-            Doubles d = task_vector(differences, &inputs[c], i, origin);
+            Doubles d = task_vector(dtype, &inputs[c], i, origin);
             add_four(votes, d, inputs[c].weight, least_kept(&inputs[c]), &sums, &local);
         }
         local.touched -= sums.touched;
@@ -130,11 +131,13 @@ ALWAYS_INLINE void merge_fours(const int votes, const int differences, int64_t k
 
 static void merge_in_float64(int votes, int64_t k, int64_t start, int64_t stop, const uint16_t *base, const Input *inputs,
                              const Rule *rule, uint16_t *out, Totals *totals) {
-    switch (2 * inputs[0].difference + votes) {
-    case 0: merge_fours(0, 0, k, start, stop, base, inputs, rule, out, totals); break;
-    case 1: merge_fours(1, 0, k, start, stop, base, inputs, rule, out, totals); break;
-    case 2: merge_fours(0, 1, k, start, stop, base, inputs, rule, out, totals); break;
-    default: merge_fours(1, 1, k, start, stop, base, inputs, rule, out, totals);
+    switch (2 * inputs[0].dtype + votes) {
+    case 2 * FLOAT64: merge_fours(0, FLOAT64, k, start, stop, base, inputs, rule, out, totals); break;
+    case 2 * FLOAT64 + 1: merge_fours(1, FLOAT64, k, start, stop, base, inputs, rule, out, totals); break;
+    case 2 * FLOAT32: merge_fours(0, FLOAT32, k, start, stop, base, inputs, rule, out, totals); break;
+    case 2 * FLOAT32 + 1: merge_fours(1, FLOAT32, k, start, stop, base, inputs, rule, out, totals); break;
+    case 2 * BFLOAT16: merge_fours(0, BFLOAT16, k, start, stop, base, inputs, rule, out, totals); break;
+    default: merge_fours(1, BFLOAT16, k, start, stop, base, inputs, rule, out, totals);
     }
 }
 
@@ -277,7 +280,8 @@ ALWAYS_INLINE void merge_in_float32(const int votes, int64_t k, int64_t start, i
 
 static int fits(int64_t k, const Input *inputs, const Rule *rule) {
     if (k < 1 || rule->keep < 1.0 || rule->vote == VOTE_COUNT || (rule->vote == NO_VOTE && rule->trimmed)) return 0;
-    const int64_t difference = inputs[0].difference, dtype = difference ? FLOAT64 : BFLOAT16;
+    const int64_t difference = inputs[0].difference, dtype = inputs[0].dtype;
+    if (difference ? dtype != FLOAT32 && dtype != FLOAT64 : dtype != BFLOAT16) return 0;
     for (int64_t c = 0; c < k; c++)
         if (inputs[c].dtype != dtype || inputs[c].difference != difference || inputs[c].high < INFINITY) return 0;
     return 1;
@@ -320,7 +324,7 @@ int64_t combine_bfloat16(int64_t n, const uint16_t *base, int64_t k, const Input
 /* The bins that span counts in: magnitudes from `low` to below `high`, in all bits and as float32. */
 typedef struct {
     uint64_t from, end;
-    double high;
+    double low, high;
     float low_single, high_single;
     uint32_t *tables;
     double *rest;
@@ -329,10 +333,9 @@ typedef struct {
 
 static Bins bins_of(uint64_t first, uint64_t width, uint32_t *tables, double *rest, int64_t room, int64_t *found) {
     Bins bins = {.from = first << 47, .end = (first + width) << 47, .tables = tables, .rest = rest, .room = room, .found = found};
-    double low;
-    memcpy(&low, &bins.from, 8);
+    memcpy(&bins.low, &bins.from, 8);
     memcpy(&bins.high, &bins.end, 8);
-    bins.low_single = raised(low);
+    bins.low_single = raised(bins.low);
     bins.high_single = raised(bins.high);
     return bins;
 }
@@ -389,12 +392,27 @@ int64_t span_bfloat16(int64_t n, const uint16_t *base, const Input *input, uint6
     return total(checked) == 0.0 ? n : -1;
 }
 
+/* The same of differences in float32. */
+int64_t span_float32(int64_t n, const float *data, uint64_t first, uint64_t width, uint32_t *tables, int64_t *above, double *rest,
+                     int64_t room, int64_t *found) {
+    const Bins bins = bins_of(first, width, tables, rest, room, found);
+    Ints over = {0};
+    Floats checked = {0};
+    n -= n % EIGHT;
+    for (int64_t i = 0; i < n; i += EIGHT) {
+        Floats d = (Floats)_mm256_loadu_ps(data + i);
+        checked += d - d;
+        look_at_eight(d, &bins, &over);
+    }
+    *above += (int64_t)count(longs(over));
+    return _mm256_movemask_ps((__m256)(checked != 0.0f)) ? -1 : n;
+}
+
 /* The same of differences in float64. */
 int64_t span_float64(int64_t n, const double *data, uint64_t first, uint64_t width, uint32_t *tables, int64_t *above, double *rest,
                      int64_t room, int64_t *found) {
     const Bins bins = bins_of(first, width, tables, rest, room, found);
-    double low;
-    memcpy(&low, &bins.from, 8);
+    const Doubles low = all(bins.low), high = all(bins.high);
     Longs over = {0};
     Doubles checked = {0};
     n -= n % 4;
@@ -402,13 +420,10 @@ int64_t span_float64(int64_t n, const double *data, uint64_t first, uint64_t wid
         Doubles d = (Doubles)_mm256_loadu_pd(data + i);
         checked += d - d;
         d = (Doubles)((Longs)d & INT64_MAX);
-        Longs beyond = d >= bins.high;
+        Longs beyond = d >= high;
         over -= beyond;
         unsigned inside = (unsigned)_mm256_movemask_pd((__m256d)(beyond ^ (d >= low)));
-        if (!inside) continue; /* as most are */
-        double lanes[4];
-        memcpy(lanes, &d, sizeof d);
-        for (; inside; inside &= inside - 1) look(lanes[__builtin_ctz(inside)], &bins);
+        for (; inside; inside &= inside - 1) look(d[__builtin_ctz(inside)], &bins);
     }
     *above += (int64_t)count(over);
     return total(checked) == 0.0 ? n : -1;
@@ -422,6 +437,11 @@ int64_t combine_bfloat16(int64_t n, const uint16_t *base, int64_t k, const Input
 
 int64_t span_bfloat16(int64_t n, const uint16_t *base, const Input *input, uint64_t first, uint64_t width, uint32_t *tables,
                       int64_t *above, double *rest, int64_t room, int64_t *found) {
+    return 0;
+}
+
+int64_t span_float32(int64_t n, const float *data, uint64_t first, uint64_t width, uint32_t *tables, int64_t *above, double *rest,
+                     int64_t room, int64_t *found) {
     return 0;
 }
 

@@ -128,6 +128,8 @@ int span(int64_t n, int64_t base_dtype, const void *base, const Input *input, ui
     int64_t done = 0;
     if (base_dtype == BFLOAT16 && input->dtype == BFLOAT16 && !input->difference)
         done = span_bfloat16(n, base, input, first, width, tables, above, rest, room, found);
+    else if (input->dtype == FLOAT32 && input->difference)
+        done = span_float32(n, input->data, first, width, tables, above, rest, room, found);
     else if (input->dtype == FLOAT64 && input->difference)
         done = span_float64(n, input->data, first, width, tables, above, rest, room, found);
     if (done < 0) return 0;

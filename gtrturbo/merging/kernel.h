@@ -47,6 +47,8 @@ int combine(int64_t n, int64_t offset, int64_t base_dtype, const void *base, int
 int64_t combine_bfloat16(int64_t n, const uint16_t *base, int64_t k, const Input *inputs, const Rule *rule, uint16_t *out, double *sums);
 int64_t span_bfloat16(int64_t n, const uint16_t *base, const Input *input, uint64_t first, uint64_t width, uint32_t *tables,
                       int64_t *above, double *rest, int64_t room, int64_t *found);
+int64_t span_float32(int64_t n, const float *data, uint64_t first, uint64_t width, uint32_t *tables, int64_t *above, double *rest,
+                     int64_t room, int64_t *found);
 int64_t span_float64(int64_t n, const double *data, uint64_t first, uint64_t width, uint32_t *tables, int64_t *above, double *rest,
                      int64_t room, int64_t *found);
 

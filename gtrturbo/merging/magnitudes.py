@@ -4,6 +4,7 @@ Magnitudes of floating-point numbers order as their bits do, so each pass narrow
 a bin holds few entries they are gathered and selected from; after four passes the bin is the number itself.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -16,11 +17,14 @@ SHIFTS = (47, 31, 15, 0)  # of a double without its sign: 16 + 16 + 16 + 15 bits
 FEW = 1 << 14  # entries that are gathered
 MANY = 1 << 21  # entries that are gathered rather than starting again, 16 MiB
 WORTH_SAMPLING = 1 << 18  # entries
-SHARE = 32  # one entry of so many
-SAMPLE = 1 << 17  # entries at least
+SHARE = 64  # one entry of so many
+SAMPLE = 1 << 16  # entries at least
 MARGIN = 0.004  # of the entries: a sample's rank is surer than that unless parts of a tensor differ much
 
 Tiles = Callable[..., Iterator[tuple[Tile, Operand]]]
+
+
+_scratch = threading.local()
 
 
 class NotFinite(Exception):
@@ -52,20 +56,21 @@ def kth_largest(kernel: Kernel, tiles: Tiles, n: int, ranks: list[int]) -> list[
 def _where_sampled(kernel: Kernel, tiles: Tiles, n: int, rank: int) -> float | None:
     """Look only where a sample says that the magnitude is, in one pass instead of two; None where it is not."""
     sample, _ = _counts(kernel, partial(tiles, max(1, min(SHARE, n // SAMPLE))), prefix=0, prefix_shift=64, shift=SHIFTS[0])
-    at_least = sample[::-1].cumsum()[::-1] / sample.sum()
-    first, last = (max(0, int((at_least >= rank / n + off).sum()) - 1) for off in (MARGIN, -MARGIN))
+    at_least = sample[::-1].cumsum()  # From the highest bin down.
+    places = at_least.searchsorted([(rank / n + off) * at_least[-1] for off in (MARGIN, -MARGIN)])
+    first, last = (max(0, len(sample) - 1 - int(place)) for place in places)
     if last - first >= TABLES:
         return None
-    search = Search(first, kernel.tables(), np.empty(min(n, MANY)), width=last - first + 1)
+    search = Search(first, _tables(kernel), np.empty(min(n, MANY)), width=last - first + 1)
     for base, operand in tiles():
         if not kernel.span(base, operand, search):
             raise NotFinite
     # From the highest bin down, first as a whole, then by the next 16 bits.
     rank -= search.above
-    bin_ = TABLES - 1
-    totals = search.tables.sum(axis=1, dtype=np.int64)
+    bin_ = search.width - 1
+    totals = [int(search.tables[row].sum(dtype=np.int64)) for row in range(search.width)]
     while bin_ >= 0 and rank > totals[bin_]:
-        rank -= int(totals[bin_])
+        rank -= totals[bin_]
         bin_ -= 1
     if rank < 1 or bin_ < 0:
         return None
@@ -109,13 +114,26 @@ def _number(bits: int) -> float:
 
 def _counts(kernel: Kernel, tiles: Tiles, *, prefix: int, prefix_shift: int, shift: int) -> tuple[np.ndarray, bool]:
     """Count by 16 bits, and tell whether any entry that was counted has bits below them."""
-    tables, more = kernel.tables(), False
+    tables, more = _tables(kernel), False
     for base, operand in tiles():
         found = kernel.histogram(base, operand, prefix=prefix, prefix_shift=prefix_shift, shift=shift, tables=tables)
         if not found:
             raise NotFinite
         more |= found == 2
-    return tables.sum(axis=0, dtype=np.int64), more
+    counts = tables[0].astype(np.int64)
+    for row in tables[1:]:
+        counts += row
+    return counts, more
+
+
+def _tables(kernel: Kernel) -> np.ndarray:
+    """Counters of this thread, all 0, which the next call uses again: fresh memory takes longer than to clear it."""
+    kept: dict[Kernel, np.ndarray] = _scratch.__dict__.setdefault("tables", {})
+    if kernel not in kept:
+        kept[kernel] = kernel.tables()
+    else:
+        kept[kernel].fill(0)
+    return kept[kernel]
 
 
 def _gathered(kernel: Kernel, tiles: Tiles, count: int, *, prefix: int, prefix_shift: int) -> np.ndarray:

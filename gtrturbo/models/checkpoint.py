@@ -1,8 +1,6 @@
 """Checkpoints on disk: full weights or a LoRA adapter, in plain Hugging Face and PEFT layout, with canonical bytes."""
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,6 @@ from typing import Any
 import torch
 from huggingface_hub.utils import disable_progress_bars
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils import logging
 
@@ -28,6 +25,7 @@ from gtrturbo.models.checkpoint_files import (
 from gtrturbo.models.families import Family, family_of, read_family
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.processor import load_processor
+from gtrturbo.models.reading import reading_model
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.models.shared_base import make_room, shared_base
 from gtrturbo.models.value_head import ValueHead
@@ -53,7 +51,8 @@ def load_policy(path: Path, *, device: str, dtype: str = "auto", trainable: bool
     if model.device.type == "cpu" and model.num_parameters() < ONE_THREAD:
         # Threads of so small a model wait for each other: with two, ppo-step was 8 times slower on a busy machine.
         torch.set_num_threads(1)
-    head = _value_head(path, model)
+    with reading_model(path):
+        head = _value_head(path, model)
     family = read_family(path, model.config.model_type)
     renderer = _renderer(path, family)
     policy = Policy(model, renderer.processor, head.to(model.device) if head else None, family)
@@ -66,7 +65,7 @@ def _model_on(device: str, path: Path, *, dtype: str, trainable: bool) -> Any:
     if not is_adapter(path):
         make_room(path, device)
         return load_model(path, dtype=dtype, trainable=trainable).to(device)
-    with _unreadable(path):
+    with reading_model(path):
         base, revision = base_of(path), adapter_config(path).get("revision") or "main"
 
         def load() -> Any:
@@ -102,9 +101,10 @@ def _value_head(path: Path, model: Any) -> ValueHead | None:
 
 def _renderer(path: Path, family: Family) -> Renderer:
     """Load a checkpoint's renderer; in a run all checkpoints with the same files share one, and the prompts that it rendered."""
-    identity = renderer_hash(path)
-    load = partial(load_processor, path, family=family, local_files_only=True)
-    return cached(f"renderer {identity}", repr(family), lambda: Renderer(load(), family))
+    with reading_model(path):
+        identity = renderer_hash(path)
+        load = partial(load_processor, path, family=family, local_files_only=True)
+        return cached(f"renderer {identity}", repr(family), lambda: Renderer(load(), family))
 
 
 def load_foreign(model: str, *, revision: str | None, dtype: str, family: Family | None = None) -> tuple[Any, Any]:
@@ -115,12 +115,10 @@ def load_foreign(model: str, *, revision: str | None, dtype: str, family: Family
     """
     quiet()
     where = {"revision": revision or "main"}
-    try:
+    with reading_model(model, mend="give tiny, a Hugging Face id, or a local folder."):
         architecture = AutoConfig.from_pretrained(model, **where)
         weights = _whole_model(model, dtype=dtype, **where)
         return weights, load_processor(model, family=family or read_family(Path(model), architecture.model_type), **where)
-    except (OSError, SafetensorError, ValueError, RuntimeError, KeyError) as error:
-        raise GtrTurboError(f"{model} cannot be loaded: {error}", "give tiny, a Hugging Face id, or a local folder.") from error
 
 
 def quiet() -> None:
@@ -133,7 +131,7 @@ def quiet() -> None:
 
 def load_model(path: Path, *, dtype: str = "auto", trainable: bool = False) -> Any:
     """Load a checkpoint's model: a PEFT model where it is an adapter; everything frozen unless `trainable`."""
-    with _unreadable(path):
+    with reading_model(path):
         if not is_adapter(path):
             return _load_full(str(path), dtype=dtype).requires_grad_(trainable)
         revision = adapter_config(path).get("revision") or "main"
@@ -157,18 +155,10 @@ def _whole_model(model: str, *, dtype: str, **where: Any) -> Any:
     return loaded
 
 
-@contextmanager
-def _unreadable(path: Path) -> Iterator[None]:
-    """Name the checkpoint and the command that checks it where loading it fails."""
-    try:
-        yield
-    except (OSError, SafetensorError, ValueError, RuntimeError, KeyError) as error:
-        raise GtrTurboError(f"{path} cannot be loaded: {error}", f"see: gtrturbo show {path} --check") from error
-
-
 def load_architecture(path: Path) -> Any:
     """Read the transformers config of a checkpoint, or of the model under it where it is an adapter; no weights."""
-    return AutoConfig.from_pretrained(base_of(path) if is_adapter(path) else path, local_files_only=True)
+    with reading_model(path):
+        return AutoConfig.from_pretrained(base_of(path) if is_adapter(path) else path, local_files_only=True)
 
 
 def save_model(model: Any, folder: Path, *, base: str | None = None) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.files import save_json
+from gtrturbo.store.files import read_regular, save_json
 from gtrturbo.store.inside import copy_own
 from gtrturbo.store.names import (
     ADAPTER_CONFIG,
@@ -89,7 +89,7 @@ def adapter_config(path: Path) -> dict[str, Any]:
         GtrTurboError: it is no JSON object.
     """
     try:
-        content = json.loads((path / ADAPTER_CONFIG).read_bytes())
+        content = json.loads(read_regular(path / ADAPTER_CONFIG))
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from gtrturbo.models.families import DEFAULT, Family
+from gtrturbo.models.reading import reading_model
 from gtrturbo.store.records import Message
 
 CACHED_BYTES = 1 << 30
@@ -71,9 +72,10 @@ class Renderer:
         return self._cache[key]
 
     def _render(self, messages: Sequence[Message], pictures: Sequence[np.ndarray]) -> Prompt:
-        text = self.processor.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
         images = [Image.fromarray(picture) for picture in pictures] or None
-        batch = self.processor(text=[text], images=images, return_tensors="pt", padding=False)
+        with reading_model(self.processor.tokenizer.name_or_path, "cannot render a prompt"):
+            text = self.processor.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+            batch = self.processor(text=[text], images=images, return_tensors="pt", padding=False)
         return Prompt({name: value for name, value in batch.items() if isinstance(value, Tensor)}, self.family.per_token)
 
     def response_ids(self, reply: str) -> tuple[list[int], list[tuple[int, int]]]:

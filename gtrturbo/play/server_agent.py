@@ -13,6 +13,7 @@ from gtrturbo.models.checkpoint import load_architecture, quiet
 from gtrturbo.models.checkpoint_files import is_adapter
 from gtrturbo.models.families import forbidden_ids, read_family
 from gtrturbo.models.processor import load_processor
+from gtrturbo.models.reading import reading_model
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.play.episodes import Response, State
 from gtrturbo.play.server import Answer, Server
@@ -40,7 +41,8 @@ class ServerPolicy:
         config = load_architecture(path)
         self.server = server
         family = read_family(path, config.model_type)
-        self.renderer = Renderer(load_processor(path, family=family, local_files_only=True), family)
+        with reading_model(path):
+            self.renderer = Renderer(load_processor(path, family=family, local_files_only=True), family)
         self.forbidden = sorted(forbidden_ids(config, family))
         self.image_id = getattr(config, family.repeated_id, None)
         self.max_concurrency = max_concurrency

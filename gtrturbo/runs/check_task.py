@@ -1,6 +1,5 @@
 """check-task: play a task, print what was checked and what a run lacks."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import wrap
@@ -13,6 +12,7 @@ from gtrturbo.models.built_in import build_processor, built_in_config
 from gtrturbo.models.checkpoint_files import base_of, is_adapter
 from gtrturbo.models.families import read_family
 from gtrturbo.models.processor import load_processor
+from gtrturbo.models.reading import reading_model
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.play import environment_checks, reply_checks
@@ -20,6 +20,7 @@ from gtrturbo.play.token_checks import lengths, tokens
 from gtrturbo.play.trial import Check, Episodes, check, play
 from gtrturbo.plugins import is_outside
 from gtrturbo.runs.presets import PRESETS
+from gtrturbo.store.json_files import read_json
 from gtrturbo.store.names import MODEL_CONFIG
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.task import Task
@@ -92,8 +93,9 @@ def renderer_of(config: CheckTaskConfig, task: Task) -> tuple[Renderer, int | No
         return Renderer(processor), shape["text_config"]["max_position_embeddings"]
     folder = Path(config.model)
     found = _model_config(folder)
-    processor = load_processor(folder, family=read_family(folder, found["model_type"]), local_files_only=True)
-    return Renderer(processor), found.get("text_config", found).get("max_position_embeddings")
+    with reading_model(folder):
+        processor = load_processor(folder, family=read_family(folder, found.get("model_type")), local_files_only=True)
+        return Renderer(processor), found.get("text_config", found).get("max_position_embeddings")
 
 
 def _model_config(folder: Path) -> dict[str, Any]:
@@ -104,7 +106,7 @@ def _model_config(folder: Path) -> dict[str, Any]:
             f"{file.parent} is neither {' nor '.join(BUILT_IN)}, nor the folder of a model.",
             "make one with: gtrturbo init --model …",
         )
-    return json.loads(file.read_text(encoding="utf-8"))
+    return read_json(file, dict[str, Any], mend=f"see: gtrturbo show {file.parent} --check")
 
 
 def lacking(task: Task, config: CheckTaskConfig) -> list[Check]:

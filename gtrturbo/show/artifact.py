@@ -1,6 +1,5 @@
 """show: print any artifact, an episode of it, or the list of a run's artifacts; --check hashes every file again."""
 
-import json
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from gtrturbo.config import ShowConfig
 from gtrturbo.console import number
 from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.show.leftovers import clean_run
 from gtrturbo.show.moved import moved_sections
 from gtrturbo.show.run import MEND, check_run, describe_damage, find_artifacts, print_run
 from gtrturbo.show.text import Row, identity, section, setting, stdout
@@ -25,6 +25,7 @@ from gtrturbo.store.names import DEMOS, MANIFEST, SCORES, TIMING
 from gtrturbo.store.pruned import pruned_files, remake_command
 from gtrturbo.store.records import Demo, mean, read_rows
 from gtrturbo.store.tensors import load_scores
+from gtrturbo.store.timing import read_timing
 
 TENSORS = "tensors (* is a number, such as the layer's)"
 
@@ -37,7 +38,9 @@ def show(config: ShowConfig) -> None:
     path = config.artifact
     _check_options(config)
     with stdout() as console:
-        if (path / MANIFEST).is_file():
+        if config.clean:
+            clean_run(console, path)
+        elif (path / MANIFEST).is_file():
             _show_artifact(console, config)
         elif is_model_folder(path):
             _show_model(console, config)
@@ -50,6 +53,8 @@ def _check_options(config: ShowConfig) -> None:
         raise GtrTurboError(f"there is no folder {config.artifact}.", "name the folder of an artifact or of a run.")
     if config.episode is not None and config.turn is not None:
         raise GtrTurboError("--episode and --turn are both given.", "give one of the two.")
+    if config.clean and (config.check or _wants_turns(config)):
+        raise GtrTurboError("--clean removes what was left, and shows nothing.", "give it alone.")
     if config.scores and not _wants_turns(config):
         raise GtrTurboError("--scores colours replies, but no episode is named.", "add --episode E or --turn ROW.")
 
@@ -119,8 +124,8 @@ def _print_manifest(console: Console, path: Path, manifest: Manifest) -> None:
     section(console, "files", _file_rows(path, list(manifest.files)))
     if pruned_files(path):
         section(console, "pruned files are made again with", [("", remake_command(path))])
-    if (path / TIMING).is_file():
-        timing = json.loads((path / TIMING).read_text(encoding="utf-8"))
+    if (path / TIMING).exists():
+        timing = read_timing(path / TIMING)
         section(console, "timing", [(name, _measured(value)) for name, value in timing.items()])
 
 

@@ -95,7 +95,7 @@ def _absent_inputs(artifacts: list[Found]) -> Iterator[tuple[str, str, str]]:
     for found in artifacts:
         for role, value in found.manifest.inputs.items():
             for identity in value if isinstance(value, list) else [value]:
-                if identity not in known:
+                if identity is not None and identity not in known:
                     yield found.name, role, identity
 
 

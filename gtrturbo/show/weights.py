@@ -1,6 +1,5 @@
 """What `show` says about a checkpoint's weights, read from the headers of its files."""
 
-import json
 import math
 import re
 from collections import Counter
@@ -11,8 +10,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.checkpoint_files import adapter_config, is_adapter
 from gtrturbo.show.text import Row
-from gtrturbo.store.names import ADAPTER_CONFIG, OPTIMIZER_FILE, VALUE_HEAD
+from gtrturbo.store.names import OPTIMIZER_FILE, VALUE_HEAD
 from gtrturbo.store.pruned import pruned_files
 
 WEIGHTS = "*model*.safetensors"
@@ -48,11 +48,11 @@ def tensor_rows(folder: Path) -> list[Row]:
 
 
 def _sort(folder: Path) -> str:
-    file = folder / ADAPTER_CONFIG
-    if not file.is_file():
+    if not is_adapter(folder):
         return "full"
-    config = json.loads(file.read_text(encoding="utf-8"))
-    return f"LoRA (rank {config['r']}, alpha {config['lora_alpha']}, base {config['base_model_name_or_path']})"
+    config = adapter_config(folder)
+    rank, alpha, base = (config.get(name, "?") for name in ("r", "lora_alpha", "base_model_name_or_path"))
+    return f"LoRA (rank {rank}, alpha {alpha}, base {base})"
 
 
 def _tensors(folder: Path) -> Iterator[Tensor]:

@@ -57,13 +57,18 @@ def _made(place: Path, busy: GtrTurboError) -> int:
         try:
             place.mkdir()
         except FileExistsError:
-            _remove_left(place, busy)
+            remove_left_draft(place, busy)
         else:
             return _locked(place, busy)
     raise busy
 
 
-def _remove_left(place: Path, busy: GtrTurboError) -> None:
+def remove_left_draft(place: Path, busy: GtrTurboError) -> None:
+    """Remove what a killed writer left where a folder is written; of a link the link alone.
+
+    Raises:
+        GtrTurboError: `busy`, where a living process holds it; or something is there that no writer leaves.
+    """
     if place.is_symlink():
         place.unlink(missing_ok=True)
     elif place.is_file():

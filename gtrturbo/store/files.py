@@ -104,17 +104,24 @@ def _remove_left(path: Path) -> None:
     with os.scandir(path.parent) as entries:
         left = [entry.path for entry in entries if _is_draft(entry.name, path.name)]
     for draft in left:
-        try:
-            descriptor = os.open(draft, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            continue  # It has just taken its place, or is none of ours.
-        try:
-            if _is_locked(descriptor):
-                os.unlink(draft)
-        except FileNotFoundError:
-            continue  # Another was faster.
-        finally:
-            os.close(descriptor)
+        remove_left_file(Path(draft))
+
+
+def remove_left_file(draft: Path) -> bool:
+    """Remove a file that a killed writer left; return False where a living process still writes it."""
+    try:
+        descriptor = os.open(draft, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return True  # It has just taken its place, or is none of ours.
+    try:
+        free = _is_locked(descriptor)
+        if free:
+            os.unlink(draft)
+    except FileNotFoundError:
+        return True  # Another was faster.
+    finally:
+        os.close(descriptor)
+    return free
 
 
 def _is_draft(name: str, of: str) -> bool:

@@ -1,6 +1,6 @@
 """Manifests: what stage.json says of an artifact, and what a stage means to make."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.ageing import upgraded
+from gtrturbo.store.files import read_regular
 from gtrturbo.store.inside import PlainName
 from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.strict_json import parse_json
@@ -43,6 +44,17 @@ class Manifest:
     plugins: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
+class _Part(dict[str, Any]):
+    """What a manifest names, which says so where a name is missing."""
+
+    def __init__(self, file: Path, what: str, values: dict[str, Any]) -> None:
+        super().__init__(values)
+        self._file, self._what = file, what
+
+    def __missing__(self, name: str) -> Any:
+        raise GtrTurboError(f"{self._file} is damaged: it names no {self._what} {name}.", "make the artifact again.")
+
+
 def read_manifest(path: Path, kind: str | None = None) -> Manifest:
     """Read an artifact's manifest.
 
@@ -53,13 +65,15 @@ def read_manifest(path: Path, kind: str | None = None) -> Manifest:
     if not file.is_file():
         raise absent(path)
     try:
-        manifest = _parsed(file, file.read_bytes())
+        manifest = _parsed(file, read_regular(file))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise GtrTurboError(f"{file} is damaged: {where}: {first['msg']}.", "make the artifact again.") from None
     except ValueError as error:
         raise GtrTurboError(f"{file} is damaged: {error}.", "make the artifact again.") from None
+    parts = {"metrics": "metric", "config": "setting", "inputs": "input"}
+    manifest = replace(manifest, **{name: _Part(file, what, getattr(manifest, name)) for name, what in parts.items()})
     if kind and manifest.kind != kind:
         raise GtrTurboError(f"{path} holds {manifest.kind} (made by {manifest.stage}), not {kind}.", _make(kind))
     return manifest

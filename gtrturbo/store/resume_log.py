@@ -8,6 +8,7 @@ process did not finish is cut off. Several processes write a file each and read 
 import hashlib
 import json
 import os
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
@@ -105,6 +106,12 @@ def remove_left(out: Path) -> None:
     """Remove the log of an artifact that is there: its writer was killed before it could. Not while another writes it anew."""
     if not os.path.lexists(partial(out)):
         remove_whole(_folder(out))
+
+
+def is_log(folder: Path) -> bool:
+    """Tell whether a folder is a log of some work of ours: it names the work by a hash."""
+    owner = folder / OWNER
+    return owner.is_file() and re.fullmatch(r"[0-9a-f]{64}", owner.read_text(encoding="utf-8", errors="replace")) is not None
 
 
 def _folder(out: Path) -> Path:

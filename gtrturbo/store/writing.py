@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.distributed.processes import group
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.errors import FULL, GtrTurboError, naming
 from gtrturbo.store.claims import claimed_anew, partial, put_in_place, require_outside_artifacts
 from gtrturbo.store.draft import Draft, Result, seal
 from gtrturbo.store.ids import artifact_id
@@ -60,6 +60,7 @@ def writing(out: Path, provenance: Provenance | Callable[[], Provenance], *, ove
 
     Raises:
         GtrTurboError: `out` exists without `overwrite`, is no artifact, or another process is writing it.
+        OSError: with a path also where the disk is full.
     """
     if not group().world.first:
         with _assisting(out) as draft:
@@ -67,7 +68,7 @@ def writing(out: Path, provenance: Provenance | Callable[[], Provenance], *, ove
         return
     _require_free(out, overwrite=overwrite)
     busy = GtrTurboError(f"{out} is being written by another process.", "wait for it, or choose another --out.")
-    with claimed_anew(out, busy) as folder:
+    with naming(out, FULL), claimed_anew(out, busy) as folder:
         _require_free(out, overwrite=overwrite)  # Another writer may have finished since.
         draft = Draft(folder=folder, shards=[folder / f"{SHARD}{rank}" for rank in range(1, group().world.size)])
         started = time.monotonic()

@@ -9,7 +9,7 @@ import yaml
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.files import read_regular
 
-MOST_BYTES = 1 << 20
+MOST_OF_YAML = 1 << 20
 # More digits than any setting takes; Python refuses to turn thousands of them into a number.
 MOST_DIGITS = 40
 MOST_ALIASES = 100
@@ -76,7 +76,7 @@ def read_yaml(file: Path, *, aliases: int = MOST_ALIASES) -> Any:
         OSError: it cannot be read.
         GtrTurboError: it is no YAML, or says something twice or in a way that reads as something else; names the line.
     """
-    content = read_regular(file, most=MOST_BYTES)
+    content = read_regular(file, most=MOST_OF_YAML)
     try:
         loader = _Loader(content.decode())
         loader.most_aliases = aliases

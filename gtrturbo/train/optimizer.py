@@ -16,6 +16,7 @@ from gtrturbo.distributed.collectives import sum_gradients
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.policy import Policy
+from gtrturbo.models.reading import reading_model
 from gtrturbo.store.names import OPTIMIZER_FILE
 from gtrturbo.store.safetensors_files import SAFETENSORS_METADATA
 from gtrturbo.train.sharding import full, split_like
@@ -115,9 +116,12 @@ class Optimizer:
         Raises:
             GtrTurboError: it belongs to other parameters.
         """
+        if (folder / OPTIMIZER_FILE).exists():
+            with reading_model(folder, f"has an {OPTIMIZER_FILE} that cannot be gone on from"):
+                self._load(folder)
+
+    def _load(self, folder: Path) -> None:
         file = folder / OPTIMIZER_FILE
-        if not file.is_file():
-            return
         state = load_file(file)
         self.updates = int(state.pop(UPDATES))
         if not self._head:
