@@ -69,7 +69,7 @@ class Inputs:
         return adapter_sources(base, self.adapters, self.origin, names, **chosen)
 
     def tell(self, note: str) -> None:
-        """Say something that a user has to know, once; the card says it, too."""
+        """Say something that a user has to know, once. No artifact says it: it names folders of the machine."""
         if note not in self.notes:
             self.notes.append(note)
             stderr.print(Text(visible(note), style="yellow"), soft_wrap=True)

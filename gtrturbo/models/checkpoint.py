@@ -31,7 +31,7 @@ from gtrturbo.models.shared_base import make_room, shared_base
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.models.whole_weights import require_float_weights, require_numbers, require_whole, require_whole_model
 from gtrturbo.store.manifest import read_manifest
-from gtrturbo.store.names import MANIFEST, VALUE_HEAD
+from gtrturbo.store.names import CARD, MANIFEST, VALUE_HEAD
 from gtrturbo.store.run_cache import cached
 
 ONE_THREAD = 5_000_000
@@ -174,7 +174,7 @@ def save_model(model: Any, folder: Path, *, base: str | None = None) -> None:
     else:
         # Left to itself PEFT asks the hub whether the vocabulary grew; no adapter of ours touches the embeddings.
         model.save_pretrained(str(folder), save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)
+        (folder / CARD).unlink(missing_ok=True)
         point_to_base(folder, base)
 
 

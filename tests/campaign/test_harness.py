@@ -57,7 +57,6 @@ def test_a_sentence_and_an_ordinary_end_are_none():
         (False, "rollout", True, False, False, "accepted"),  # Another valid file.
         (True, "rollout", True, False, True, "same"),
         (False, "show", True, True, False, "accepted"),  # It shows what is there.
-        (True, "show", True, True, False, "silent"),
     ],
 )
 def test_a_damaged_file_that_was_taken_is_a_fault_where_it_counts(breaks, reader, opened, hashed, same, outcome):
