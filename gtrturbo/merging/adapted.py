@@ -65,7 +65,7 @@ def adapter_sources(
 
 
 def without_copies(adapter: Adapter, base: Layout) -> Adapter:
-    """Leave out what an adapter holds twice where the base holds it once: a head that is tied to the embedding, and trained so."""
+    """Leave out what an adapter holds twice and the base once: a head that is tied to the embedding, and was trained so."""
     whole = {
         name: choice[0].entry
         for name, choice in adapter.choices.items()

@@ -36,7 +36,7 @@ def tensors_of(base: Layout, tensors: Tensors) -> dict[str, str]:
             raise GtrTurboError(
                 f"{tensor} of the adapters has shape {list(shapes[0])}, "
                 f"{name} in {base.folder} {list(base.entries[name].shape)}.",
-                "the adapters belong to another base, to one whose vocabulary was resized (save that base, and give it with --base), "
+                "the adapters belong to another base, one whose vocabulary was resized (save that, and give it with --base), "
                 "or to experts that are stored apart (write full weights with PEFT's merge_and_unload).",
             )
     return found
