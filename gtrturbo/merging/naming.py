@@ -39,6 +39,11 @@ def tensors_of(base: Layout, tensors: Tensors) -> dict[str, str]:
                 "the adapters belong to another base, one whose vocabulary was resized (save that, and give it with --base), "
                 "or to experts that are stored apart (write full weights with PEFT's merge_and_unload).",
             )
+        if not base.entries[name].is_float:
+            raise GtrTurboError(
+                f"{name} in {base.folder} is of type {base.entries[name].dtype}, to which the adapters' change cannot be added.",
+                "merge around the model as it was before it was quantised.",
+            )
     return found
 
 
