@@ -35,6 +35,11 @@ def tensors_of(base: Layout, tensors: Tensors) -> dict[str, str]:
                 f"{name} in {base.folder} {list(base.entries[name].shape)}.",
                 "the adapters belong to another base.",
             )
+        if not base.entries[name].is_float:
+            raise GtrTurboError(
+                f"{name} in {base.folder} is of type {base.entries[name].dtype}, to which the adapters' change cannot be added.",
+                "merge around the model as it was before it was quantised.",
+            )
     return found
 
 
