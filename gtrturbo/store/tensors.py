@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.files import write_whole
+from gtrturbo.store.files import read_regular, write_whole
 from gtrturbo.store.safetensors_files import SAFETENSORS_METADATA
 
 # Type and number of dimensions of each array in a file.
@@ -179,7 +179,7 @@ def read_tensor_file(path: Path) -> bytes:
         GtrTurboError: it cannot be read.
     """
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise GtrTurboError(f"{path} cannot be read: {error}.", f"see: gtrturbo show {path.parent} --check") from None
 
