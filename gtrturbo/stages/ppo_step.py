@@ -25,7 +25,7 @@ from gtrturbo.train.critic import give_value_head
 from gtrturbo.train.demos import Example, read_examples
 from gtrturbo.train.guidance import Guidance, find_estimator, read_guidance
 from gtrturbo.train.inputs import Rollout, read_rollout, require_player, require_scores
-from gtrturbo.train.optimizer import Optimizer, resume_optimizer
+from gtrturbo.train.optimizer import Optimizer, require_known_head, resume_optimizer
 from gtrturbo.train.ppo_batch import LossSettings, PpoBatch
 from gtrturbo.train.prepare import Crediting, prepare, require_own_logprobs, token_masks
 from gtrturbo.train.sharding import save_trained, shard
@@ -40,6 +40,7 @@ def run(config: PpoStepConfig) -> Result:
     with writing(config.out, provenance(config), overwrite=config.overwrite) as draft:
         torch.manual_seed(config.seed)
         policy = load_policy(config.checkpoint, device=config.device, dtype=config.dtype, trainable=True)
+        require_known_head(policy, config.checkpoint)
         valued = find_credit(config.credit).needs_values
         idle_head = give_value_head(policy, needed=valued, seed=seed_for(config.seed, "value head"))
         transcript = read_transcript(config.rollouts, policy.renderer)

@@ -1,5 +1,6 @@
 """Manifests: what stage.json says of an artifact, and what a stage means to make."""
 
+import functools
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,6 +80,7 @@ def read_manifest(path: Path, kind: str | None = None) -> Manifest:
     return manifest
 
 
+@functools.lru_cache(maxsize=32)
 def _parsed(file: Path, text: bytes) -> Manifest:
     content = parse_json(text)
     _require_format(file, content)

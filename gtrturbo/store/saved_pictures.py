@@ -10,6 +10,7 @@ from PIL import Image
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.files import write_one_of_many
+from gtrturbo.store.inside import remove_whole
 from gtrturbo.store.pictures import load_picture
 from gtrturbo.store.seen import Mark, mark_of
 
@@ -27,6 +28,8 @@ def save_image(folder: Path, pixels: np.ndarray) -> str:
     if not is_saved(folder, name):
         target = folder / name
         target.parent.mkdir(exist_ok=True)
+        if target.is_dir():
+            remove_whole(target)
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, format="PNG")
         write_one_of_many(target, file.getvalue())

@@ -4,6 +4,7 @@ The record lies in the user's own cache, by path: hash, size, times and inode. A
 Small files are not worth it. What cannot be read or written of the record costs time alone.
 """
 
+import functools
 import json
 import os
 import time
@@ -17,7 +18,7 @@ from gtrturbo.store.files import write_whole
 from gtrturbo.store.hashes import SETTLED, WORTH_REMEMBERING
 
 VERIFIED = "verified.json"
-MOST = 4096
+MOST = 1024
 # How old a file must be before its times tell it from a later state of itself where they tick in milliseconds. ns
 SETTLED_BY_FINE_CLOCK = 50_000_000
 FINE = 1_000_000  # ns
@@ -48,9 +49,14 @@ def looks() -> dict[str, Look]:
     """Read the record: looks by absolute path. Empty where there is none, or none that is this user's alone."""
     file = _record()
     try:
-        return TypeAdapter(dict[str, Look]).validate_json(file.read_bytes()) if file and _is_own(file) else {}
+        return _parsed(file.read_bytes()) if file and _is_own(file) else {}
     except (OSError, ValidationError):
         return {}
+
+
+@functools.lru_cache(maxsize=1)
+def _parsed(content: bytes) -> dict[str, Look]:
+    return TypeAdapter(dict[str, Look]).validate_json(content)
 
 
 def remember(folder: Path, hashed: Mapping[str, Look]) -> None:

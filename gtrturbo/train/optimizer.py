@@ -4,6 +4,7 @@ Without it every ppo-step of a shell loop would start Adam and the learning-rate
 """
 
 import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -17,8 +18,8 @@ from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.reading import reading_model
-from gtrturbo.store.names import OPTIMIZER_FILE
-from gtrturbo.store.safetensors_files import SAFETENSORS_METADATA
+from gtrturbo.store.names import OPTIMIZER_FILE, VALUE_HEAD
+from gtrturbo.store.safetensors_files import SAFETENSORS_METADATA, read_header
 from gtrturbo.train.sharding import full, split_like
 
 UPDATES = "updates"
@@ -124,6 +125,8 @@ class Optimizer:
         file = folder / OPTIMIZER_FILE
         state = load_file(file)
         self.updates = int(state.pop(UPDATES))
+        if fault := next(_faults(state, self.updates, {name: value.shape for name, value in self.named.items()}), None):
+            raise GtrTurboError(f"{file} is damaged: {fault}.", f"see: gtrturbo show {folder} --check")
         if not self._head:
             idle = [key for key in state if key.partition(".")[2].startswith(HEAD_PREFIX)]
             self._passed_on = {key: state.pop(key) for key in idle}
@@ -139,6 +142,36 @@ class Optimizer:
 
     def _count(self, step: Tensor, trained: nn.Parameter) -> Tensor:
         return step.to(trained.device) if self._adam.defaults["fused"] else step
+
+
+def _faults(state: Mapping[str, Tensor], updates: int, shapes: Mapping[str, torch.Size]) -> Iterator[str]:
+    """Say what is wrong with stored moments: some of a parameter's are missing, of another shape, or no moments."""
+    if updates < 0:
+        yield f"it counts {updates} updates"
+    for key, values in state.items():
+        kind, _, name = key.partition(".")
+        if kind in MOMENTS and any(f"{other}.{name}" not in state for other in MOMENTS):
+            yield f"of {name} there is {kind}, and not all of {', '.join(MOMENTS)}"
+        if name in shapes and kind != "step" and values.shape != shapes[name]:
+            yield f"{key} is {list(values.shape)}, not {list(shapes[name])}"
+        if not values.isfinite().all() or (kind in ("step", "exp_avg_sq") and (values < 0).any()):
+            yield f"{key} holds numbers that are none of it"
+
+
+def require_known_head(policy: Policy, checkpoint: Path) -> None:
+    """Refuse a checkpoint that was trained with a value head and has none: a new one would take its place.
+
+    Raises:
+        GtrTurboError: its optimiser holds moments of a value head.
+    """
+    file = checkpoint / OPTIMIZER_FILE
+    if policy.value_head or not file.exists():
+        return
+    if any(f".{HEAD_PREFIX}" in entry.name for entry in read_header(file)[1]):
+        raise GtrTurboError(
+            f"{checkpoint} has no {VALUE_HEAD}, and {OPTIMIZER_FILE} was made with one.",
+            f"see: gtrturbo show {checkpoint} --check",
+        )
 
 
 def resume_optimizer(

@@ -1,14 +1,17 @@
 """AdamW whose state lives in the checkpoint: interrupted and continued equals never interrupted."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from resealed import reseal
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.train.optimizer import Optimizer
+from gtrturbo.models.checkpoint import load_policy
+from gtrturbo.train.optimizer import Optimizer, require_known_head
 
 RATES = {"learning_rate": 0.1, "value_learning_rate": 0.3, "weight_decay": 0.01}
 
@@ -145,3 +148,34 @@ def test_small_steps_on_bfloat16_weights_add_up(tmp_path):
     assert load_file(tmp_path / "optimizer.safetensors")["master.weight"].flatten().tolist() == pytest.approx(
         [0.995] * 4, abs=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda state, name: state.pop(f"exp_avg.{name}"), "not all of step, exp_avg, exp_avg_sq"),
+        (lambda state, name: state.pop(f"step.{name}"), "not all of step, exp_avg, exp_avg_sq"),
+        (lambda state, name: state.update({f"exp_avg.{name}": torch.zeros(3)}), r"exp_avg\.\S+ is \[3\], not \["),
+        (lambda state, name: state[f"exp_avg.{name}"].fill_(torch.nan), "holds numbers that are none of it"),
+        (lambda state, name: state[f"exp_avg_sq.{name}"].fill_(-1), "holds numbers that are none of it"),
+        (lambda state, name: state.update(updates=torch.tensor(-1)), "it counts -1 updates"),
+    ],
+)
+def test_moments_that_are_none_are_refused(ppo, tmp_path, change, said):
+    shutil.copytree(ppo, tmp_path / "c")
+    file = tmp_path / "c" / "optimizer.safetensors"
+    state = load_file(file)
+    change(state, min(key for key in state if key.startswith("step.")).removeprefix("step."))
+    save_file(state, file, {"format": "pt"})
+    policy = load_policy(tmp_path / "c", device="cpu", trainable=True)
+    with pytest.raises(GtrTurboError, match=said):
+        Optimizer(policy, **RATES).load(tmp_path / "c")
+
+
+def test_a_value_head_that_the_optimiser_knows_and_that_is_gone_is_missed(ppo, tmp_path):
+    shutil.copytree(ppo, tmp_path / "c")
+    (tmp_path / "c" / "value_head.safetensors").unlink()
+    policy = load_policy(reseal(tmp_path / "c"), device="cpu", trainable=True)
+    with pytest.raises(GtrTurboError, match=r"has no value_head.safetensors, and optimizer.safetensors was made with one"):
+        require_known_head(policy, tmp_path / "c")
+    require_known_head(load_policy(ppo, device="cpu"), ppo)
