@@ -60,10 +60,11 @@ class ResumeLog(Generic[T]):
 
     def _keep_whole(self) -> None:
         """Take out what is damaged, and the files that no whole entry speaks of."""
-        spoken_of = set()
+        spoken_of, seen = set(), set()
         for file in self.folder.glob(f"*{ENTRIES}"):
             lines = _whole_lines(file.read_bytes()).splitlines(keepends=True)
-            whole = [line for line in lines if self._is_whole(line)]
+            whole = [line for line in dict.fromkeys(lines) if line not in seen and self._is_whole(line)]
+            seen |= set(whole)
             spoken_of |= {name for line in whole for name in _content(line)["files"]}
             write_whole(file, b"".join(whole))
         others = {OWNER, *(file.name for file in self.folder.glob(f"*{ENTRIES}"))}
