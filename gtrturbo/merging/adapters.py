@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.changes import Change, Directed, Experts, Product, Removed, Replaced, Residual, Scaled, Tokens
 from gtrturbo.models.checkpoint_files import adapter_config
 from gtrturbo.store.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from gtrturbo.store.safetensors_files import TensorEntry, read_header
+from gtrturbo.store.open_files import widen
+from gtrturbo.store.safetensors_files import FLOATS, TensorEntry, read_header
 
 PREFIX = "base_model.model."
 MEND = "fetch or write the adapter again, or write there what PEFT wrote."
@@ -92,6 +95,17 @@ def read_adapter(folder: Path) -> Adapter:
         above = choices.get(name, ())
         choices[name] = tuple(Replaced(entry, change) for change in above if change.shape == entry.shape) or (Replaced(entry),)
     return Adapter(folder, choices, bool(config.get("fan_in_fan_out")))
+
+
+def changes_nothing(adapter: Adapter) -> bool:
+    """Tell whether ΔW is 0 in all that an adapter changes: it was not trained, or it is the base itself."""
+    changes = [choice[0] for choice in adapter.choices.values()]
+    return all(isinstance(change, Product) and not _any(change.b) for change in changes)
+
+
+def _any(entry: TensorEntry) -> bool:
+    """Tell whether a tensor on disk holds anything but 0."""
+    return bool(widen(np.fromfile(entry.file, FLOATS[entry.dtype], count=entry.entries, offset=entry.start)).any())
 
 
 def _require_known(folder: Path, config: dict[str, Any]) -> None:

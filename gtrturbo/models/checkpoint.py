@@ -22,7 +22,7 @@ from gtrturbo.models.checkpoint_files import (
     rebased,
     renderer_hash,
 )
-from gtrturbo.models.families import Family, family_of, read_family
+from gtrturbo.models.families import Family, family_of, read_family, require_picture_ids
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.processor import load_processor
 from gtrturbo.models.reading import reading_model
@@ -55,6 +55,7 @@ def load_policy(path: Path, *, device: str, dtype: str = "auto", trainable: bool
         head = _value_head(path, model)
     family = read_family(path, model.config.model_type)
     renderer = _renderer(path, family)
+    require_picture_ids(path, model.config, renderer.processor, family)
     policy = Policy(model, renderer.processor, head.to(model.device) if head else None, family)
     policy.renderer = renderer
     return policy
