@@ -17,7 +17,8 @@ from gtrturbo.store.names import TOKENS, TURNS
 from gtrturbo.store.pictures import copy_picture, load_picture
 from gtrturbo.store.records import Message, Successor, Turn, write_rows
 from gtrturbo.store.resume_log import ResumeLog
-from gtrturbo.store.tensors import TurnTokens, save_image, save_turn_tokens
+from gtrturbo.store.saved_pictures import is_saved, save_image
+from gtrturbo.store.tensors import TurnTokens, save_turn_tokens
 from gtrturbo.store.turns import read_turn_tokens, read_turns
 from gtrturbo.tasks.task import Task
 
@@ -75,7 +76,10 @@ def record_episodes(
             resume_log.append(episode, [image for turn in episode.turns for image in _images(turn)])
             bar.advance()
     group().barrier()
-    return _write_episodes(folder, resume_log.read(), pictures=resume_log.folder) if group().world.first else []
+    if not group().world.first:
+        return []
+    played = {episode.index: episode for episode in resume_log.read()}
+    return _write_episodes(folder, [played[index] for index in episodes], pictures=resume_log.folder)
 
 
 def record(folder: Path, played: Sequence[Played]) -> Episode:
@@ -110,6 +114,8 @@ def _write_episodes(folder: Path, episodes: Iterable[Episode], *, pictures: Path
 
 def _copy_pictures(source: Path, folder: Path, turns: Sequence[Turn]) -> None:
     for name in {image for turn in turns for image in _images(turn)} if source != folder else ():
+        if not is_saved(source, name):
+            raise GtrTurboError(f"{source / name} was changed while the episodes were played.", "run it again.")
         copy_picture(source, folder, name)
 
 

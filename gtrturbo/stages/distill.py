@@ -36,7 +36,8 @@ from gtrturbo.store.names import DEMOS, SCORES
 from gtrturbo.store.pictures import load_picture
 from gtrturbo.store.records import Demo, Turn, mean, said, write_rows
 from gtrturbo.store.resume_log import ResumeLog
-from gtrturbo.store.tensors import TurnTokens, save_image, save_scores
+from gtrturbo.store.saved_pictures import save_image
+from gtrturbo.store.tensors import TurnTokens, save_scores
 from gtrturbo.store.turns import read_turn_tokens, read_turns
 from gtrturbo.store.writing import writing
 from gtrturbo.tasks.loading import KIND as TASK

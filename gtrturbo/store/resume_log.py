@@ -1,10 +1,10 @@
 """What a stage has finished so far, kept beside the artifact that it will become, so that a killed stage goes on from there.
 
 The log of runs/a/turns is the hidden folder runs/a/.turns.journal. It names the work that it belongs to by the hash of its
-provenance: what other work left there is discarded. Each entry is one line, written at once: its hash, and JSON that names the
-files that it speaks of with theirs. Whoever opens the log verifies all of it: an entry that is damaged, or whose files are, or
-that a killed process did not finish, is taken out, and what it stood for is done again. Several processes write a file each and
-read all of them.
+provenance: what other work left there is discarded. Each entry is one line, written at once: a hash of the work and the entry,
+and JSON that names the files that it speaks of with theirs. Whoever opens the log verifies all of it: an entry that is damaged,
+or whose files are, of other work, there twice, or not finished by a killed process is taken out, and what it stood for is done
+again. Several processes write a file each and read all of them.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from gtrturbo.store.provenance import Provenance
 T = TypeVar("T")
 OWNER = "work"
 ENTRIES = ".jsonl"
-LOG_FORMAT = 2
+LOG_FORMAT = 3
 
 
 class ResumeLog(Generic[T]):
@@ -43,8 +43,9 @@ class ResumeLog(Generic[T]):
         self.folder = _folder(out)
         self._adapter = TypeAdapter(kind)
         self._own: BinaryIO | None = None
+        self._key = _key(provenance)
         if group().world.first:
-            self._claim(_key(provenance))
+            self._claim(self._key)
         group().barrier()
         self.found = self.read()
         group().barrier()  # Before anyone appends: all must find the same.
@@ -60,11 +61,12 @@ class ResumeLog(Generic[T]):
 
     def _keep_whole(self) -> None:
         """Take out what is damaged, and the files that no whole entry speaks of."""
-        spoken_of = set()
-        for file in self.folder.glob(f"*{ENTRIES}"):
-            lines = _whole_lines(file.read_bytes()).splitlines(keepends=True)
-            whole = [line for line in lines if self._is_whole(line)]
-            spoken_of |= {name for line in whole for name in _content(line)["files"]}
+        spoken_of, there = set(), set()
+        for file in sorted(self.folder.glob(f"*{ENTRIES}")):
+            lines = dict.fromkeys(_whole_lines(file.read_bytes()).splitlines(keepends=True))
+            whole = [line for line in lines if line not in there and self._is_whole(line)]
+            there.update(whole)
+            spoken_of |= {name for line in whole for name in self._content(line)["files"]}
             write_whole(file, b"".join(whole))
         others = {OWNER, *(file.name for file in self.folder.glob(f"*{ENTRIES}"))}
         for file in [path for path in self.folder.rglob("*") if path.is_file()]:
@@ -73,7 +75,7 @@ class ResumeLog(Generic[T]):
 
     def _is_whole(self, line: bytes) -> bool:
         try:
-            content = _content(line)
+            content = self._content(line)
             self._adapter.validate_python(content["entry"])
             files = content["files"].items()
             return all((self.folder / name).is_file() and sha256_file(self.folder / name) == sha256 for name, sha256 in files)
@@ -89,7 +91,7 @@ class ResumeLog(Generic[T]):
         if self._own is None:
             self._own = self._open_own()
         hashes = {name: sha256_file(self.folder / name) for name in sorted(set(files))}
-        self._own.write(_line({"entry": self._adapter.dump_python(entry, mode="json"), "files": hashes}))
+        self._own.write(self._line({"entry": self._adapter.dump_python(entry, mode="json"), "files": hashes}))
         self._own.flush()
 
     def _open_own(self) -> BinaryIO:
@@ -103,7 +105,21 @@ class ResumeLog(Generic[T]):
         """Read the entries of all processes, in no particular order."""
         files = sorted(self.folder.glob(f"*{ENTRIES}"))
         lines = [line for file in files for line in _whole_lines(file.read_bytes()).splitlines(keepends=True)]
-        return [self._adapter.validate_python(_content(line)["entry"]) for line in lines]
+        return [self._adapter.validate_python(self._content(line)["entry"]) for line in lines]
+
+    def _line(self, content: dict[str, Any]) -> bytes:
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return self._seal(text) + b" " + text + b"\n"
+
+    def _content(self, line: bytes) -> dict[str, Any]:
+        """Read a line back. Raises ValueError: it is not what this work wrote."""
+        seal, _, text = line.rstrip(b"\n").partition(b" ")
+        if self._seal(text) != seal:
+            raise ValueError("its hash is another")
+        return json.loads(text)
+
+    def _seal(self, text: bytes) -> bytes:
+        return hashlib.sha256(self._key.encode() + text).hexdigest().encode()
 
     def remove(self) -> None:
         """Remove the log: the artifact is there."""
@@ -153,19 +169,6 @@ def _folder(out: Path) -> Path:
 def _key(provenance: Provenance) -> str:
     content = json.dumps([LOG_FORMAT, __version__, asdict(provenance)], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(content.encode()).hexdigest()
-
-
-def _line(content: dict[str, Any]) -> bytes:
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    return hashlib.sha256(text).hexdigest().encode() + b" " + text + b"\n"
-
-
-def _content(line: bytes) -> dict[str, Any]:
-    """Read a line back. Raises ValueError: it is not what was written."""
-    sha256, _, text = line.rstrip(b"\n").partition(b" ")
-    if hashlib.sha256(text).hexdigest().encode() != sha256:
-        raise ValueError("its hash is another")
-    return json.loads(text)
 
 
 def _whole_lines(content: bytes) -> bytes:

@@ -1,24 +1,17 @@
-"""Ragged arrays and pictures on disk: one array per turn, written flat with offsets, and pictures under their content's hash."""
+"""Ragged arrays on disk: one array per turn, written flat with offsets."""
 
-import hashlib
-import io
 import itertools
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.files import read_regular, write_one_of_many, write_whole
+from gtrturbo.store.files import read_regular, write_whole
 from gtrturbo.store.safetensors_files import SAFETENSORS_METADATA
-
-PNG_END = b"IEND\xaeB`\x82"  # The last chunk: its name and checksum.
-
 
 # Type and number of dimensions of each array in a file.
 TOKEN_TYPES = {
@@ -217,25 +210,3 @@ def _require_types(path: Path, arrays: Mapping[str, np.ndarray], types: Mapping[
 
 def _damaged(path: Path, what: str) -> GtrTurboError:
     return GtrTurboError(f"{path} is damaged: {what}.", f"see: gtrturbo show {path.parent} --check")
-
-
-def save_image(folder: Path, pixels: np.ndarray) -> str:
-    """Write a picture, [H, W, 3] uint8, under the hash of its pixels, once; return its path relative to the artifact."""
-    digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:32]
-    name = f"images/{digest}.png"
-    target = folder / name
-    if not _is_whole(target):
-        target.parent.mkdir(exist_ok=True)
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, format="PNG")
-        write_one_of_many(target, file.getvalue())
-    return name
-
-
-def _is_whole(file: Path) -> bool:
-    """Tell whether a picture is there to its end: what a killed process left of one is made again."""
-    if not file.is_file() or file.stat().st_size < len(PNG_END):
-        return False
-    with file.open("rb") as opened:
-        opened.seek(-len(PNG_END), os.SEEK_END)
-        return opened.read() == PNG_END

@@ -99,6 +99,17 @@ def test_an_entry_whose_files_are_missing_or_changed_is_taken_out_and_so_are_fil
     assert sorted(path.name for path in log.folder.iterdir()) == ["0.jsonl", "a", "work"]
 
 
+def test_entries_of_other_work_and_entries_that_stand_twice_are_taken_out(tmp_path):
+    mine, other = open_(tmp_path / "a"), open_(tmp_path / "b", OTHER)
+    mine.append(Line(0, "mine"))
+    other.append(Line(1, "other"))
+    file = mine.folder / "0.jsonl"
+    line = file.read_bytes()
+    file.write_bytes(line + (other.folder / "0.jsonl").read_bytes() + line)
+    assert open_(tmp_path / "a").found == [Line(0, "mine")]
+    assert file.read_bytes() == line
+
+
 def test_a_log_whose_removal_was_cut_short_belongs_to_no_work(tmp_path, monkeypatch):
     log = open_(tmp_path)
     log.append(Line(0, "old"))

@@ -13,7 +13,8 @@ from gtrturbo.models.built_in import build_processor
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.play.recording import read_turns
 from gtrturbo.store.records import Demo, chat
-from gtrturbo.store.tensors import save_image, save_turn_tokens
+from gtrturbo.store.saved_pictures import save_image
+from gtrturbo.store.tensors import save_turn_tokens
 from gtrturbo.tasks.built_in import TASKS
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.train.demos import Shuffle, demo_example, imitation_loss, read_examples
