@@ -26,12 +26,14 @@ class Rollout:
         checkpoint: id of the checkpoint that played; None where an expert did.
         temperature: of sampling.
         sampler: what sampled; None where this toolkit's own engine did, whose log-probs are the trainer's.
+        group_size: how many episodes share a deal.
     """
 
     path: Path
     checkpoint: str | None
     temperature: float
     sampler: str | None
+    group_size: int = 1
 
 
 def read_rollout(path: Path) -> Rollout:
@@ -43,7 +45,8 @@ def read_rollout(path: Path) -> Rollout:
     manifest = read_manifest(path, "turns")
     config = manifest.config
     exact = has_exact_logprobs(config.get("engine", HF))
-    return Rollout(path, manifest.inputs.get("checkpoint"), config["temperature"], None if exact else _sampler(config))
+    sampler = None if exact else _sampler(config)
+    return Rollout(path, manifest.inputs.get("checkpoint"), config["temperature"], sampler, config.get("group_size", 1))
 
 
 def _sampler(config: dict[str, Any]) -> str:
@@ -58,6 +61,15 @@ def require_player(rollout: Rollout, checkpoint: Path) -> None:
         raise GtrTurboError(
             f"the turns in {rollout.path} were played by {short(rollout.checkpoint)}, but --checkpoint is {short(given)}.",
             f"run: gtrturbo rollout --checkpoint {checkpoint} …",
+        )
+
+
+def require_groups(rollout: Rollout, name: str) -> None:
+    """Refuse turns whose episodes share no deals, for a credit that compares those that do."""
+    if rollout.group_size == 1:
+        raise GtrTurboError(
+            f"--credit {name} compares episodes of one deal, and each in {rollout.path} has a deal of its own.",
+            "play them with: gtrturbo rollout --group-size 8 …",
         )
 
 
