@@ -22,9 +22,10 @@ from gtrturbo.store.ids import short
 from gtrturbo.store.json_files import read_json, read_json_lines
 from gtrturbo.store.manifest import Manifest, read_manifest
 from gtrturbo.store.moved import Moved, read_moved
-from gtrturbo.store.names import MANIFEST, METRICS_LOG, TIMING, TURNS
-from gtrturbo.store.records import Turn, read_rows
+from gtrturbo.store.names import MANIFEST, METRICS_LOG, TIMING
+from gtrturbo.store.records import Turn
 from gtrturbo.store.timing import read_timing
+from gtrturbo.store.turns import read_turns
 
 RECORD = "run.json"
 AGAIN = "run it again with the same options: what is there stays."
@@ -130,9 +131,7 @@ class Entry:
 
         Raises: GtrTurboError: they are gone, or damaged.
         """
-        if not (self.path / TURNS).is_file():
-            raise GtrTurboError(f"{self.path / TURNS} is missing.", f"see: gtrturbo show {shell_word(str(self.path))} --check")
-        return list(read_rows(self.path / TURNS, Turn))
+        return read_turns(self.path)
 
     def episodes(self) -> list[list[Turn]]:
         return by_episode(self.turns())

@@ -10,9 +10,9 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.teachers import mode_of, tells_of_tokens
 from gtrturbo.store.ids import artifact_id, short
 from gtrturbo.store.manifest import read_manifest
-from gtrturbo.store.names import SCORES, TOKENS
 from gtrturbo.store.records import mean
-from gtrturbo.store.tensors import TurnTokens, load_scores, load_turn_tokens
+from gtrturbo.store.tensors import TurnTokens
+from gtrturbo.store.turns import read_scores, read_turn_tokens, read_turns
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,9 @@ def read_scored(path: Path, scores: Path) -> Scored:
             f"{scores} was made by mode {mode_of(read_manifest(scores))}, whose log-probs are not of the tokens sampled.",
             "leave out --scores.",
         )
-    scored = Scored(load_turn_tokens(path / TOKENS), load_scores(scores / SCORES))
-    if [*map(len, scored.teacher)] != [*map(len, scored.tokens.response_ids)]:
-        raise GtrTurboError(f"{scores} has other tokens than {path}.", f"see: gtrturbo show {shell_word(str(scores))} --check")
-    return scored
+    tokens = read_turn_tokens(path, read_turns(path))
+    teacher, _ = read_scores(scores, [len(ids) for ids in tokens.response_ids])
+    return Scored(tokens, teacher)
 
 
 def thought_kl(scored: Scored, row: int) -> str:

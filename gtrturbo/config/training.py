@@ -171,7 +171,7 @@ class PpoStepConfig(StageConfig):
     weight_decay: Annotated[float, "AdamW weight decay; 0 as in the paper.", NOT_NEGATIVE] = 0.0
     adam_epsilon: Annotated[
         float,
-        "AdamW's ε, added to the root of the second moment; PyTorch's 1e-8. The published code's is 1e-7.",
+        "AdamW's ε, added to the root of the second moment. PyTorch's 1e-8 is ours; the paper's code has 1e-7.",
         POSITIVE,
         Absent(ADAM_EPSILON, silent=True),
     ] = ADAM_EPSILON

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import Adapter
 from gtrturbo.merging.changes import Change, Directed, Experts, Product, Replaced, Residual, Shape, Tokens
@@ -41,6 +43,8 @@ def adapter_sources(
     Raises:
         GtrTurboError: the adapters change tensors that the base does not hold, or in another shape.
     """
+    adapters = [without_copies(adapter, base) for adapter in adapters]
+    origin = without_copies(origin, base) if origin else None
     used = (*adapters, *([origin] if origin else []))
     stored = stored_by_name(used, names)
     found = [bound(adapter, base, stored) for adapter in used]
@@ -58,6 +62,34 @@ def adapter_sources(
         else:
             copied.append(entry)
     return Sources(base, tuple(targets), tuple(copied), (base,), used)
+
+
+def without_copies(adapter: Adapter, base: Layout) -> Adapter:
+    """Leave out what an adapter holds twice and the base once: a head that is tied to the embedding, and was trained so."""
+    whole = {
+        name: choice[0].entry
+        for name, choice in adapter.choices.items()
+        if isinstance(choice[0], Replaced) and not choice[0].above
+    }
+    tails = {_tail(name) for name in base.entries}
+    copies = {
+        name
+        for name, entry in whole.items()
+        if _tail(name) not in tails and any(_tail(other) in tails and _same(entry, held) for other, held in whole.items())
+    }
+    return replace(adapter, choices={name: choice for name, choice in adapter.choices.items() if name not in copies})
+
+
+def _tail(name: str) -> str:
+    return ".".join(name.split(".")[-2:])
+
+
+def _same(one: TensorEntry, other: TensorEntry) -> bool:
+    """Tell whether two tensors of a file are equal, bit by bit."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    first, second = (np.memmap(each.file, np.uint8, "r", each.start, each.size) for each in (one, other))
+    return np.array_equal(first, second)
 
 
 def stored_by_name(adapters: Sequence[Adapter], names: Names) -> dict[str, str]:
@@ -141,7 +173,7 @@ class _Way:
             self._known.append(transposed_layers(self.folder))
         layers = self._known[0]
         if layers is None:
-            return ways.pop() if len(ways) == 1 else None
+            return None
         return any(name.removesuffix(".weight").endswith(layer) for layer in layers)
 
 

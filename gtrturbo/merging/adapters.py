@@ -3,6 +3,7 @@
 Source: PEFT's `get_peft_model_state_dict` and its layers; scale α/r, or α/√r (Kalajdzievski, arXiv 2312.03732).
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -10,13 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.changes import Change, Directed, Experts, Product, Removed, Replaced, Residual, Scaled, Tokens
 from gtrturbo.models.checkpoint_files import adapter_config
-from gtrturbo.store.names import ADAPTER_WEIGHTS
-from gtrturbo.store.safetensors_files import TensorEntry, read_header
+from gtrturbo.store.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from gtrturbo.store.open_files import widen
+from gtrturbo.store.safetensors_files import FLOATS, TensorEntry, read_header
 
 PREFIX = "base_model.model."
+MEND = "fetch or write the adapter again, or write there what PEFT wrote."
 A, B = ".lora_A.weight", ".lora_B.weight"
 # Parts of PEFT with which an adapter stands for no change of weights, or for one that its files alone do not tell.
 REFUSED = ("use_qalora", "megatron_config", "layer_replication", "alora_invocation_tokens", "arrow_config", "use_bdlora")
@@ -90,6 +95,17 @@ def read_adapter(folder: Path) -> Adapter:
         above = choices.get(name, ())
         choices[name] = tuple(Replaced(entry, change) for change in above if change.shape == entry.shape) or (Replaced(entry),)
     return Adapter(folder, choices, bool(config.get("fan_in_fan_out")))
+
+
+def changes_nothing(adapter: Adapter) -> bool:
+    """Tell whether ΔW is 0 in all that an adapter changes: it was not trained, or it is the base itself."""
+    changes = [choice[0] for choice in adapter.choices.values()]
+    return all(isinstance(change, Product) and not _any(change.b) for change in changes)
+
+
+def _any(entry: TensorEntry) -> bool:
+    """Tell whether a tensor on disk holds anything but 0."""
+    return bool(widen(np.fromfile(entry.file, FLOATS[entry.dtype], count=entry.entries, offset=entry.start)).any())
 
 
 def _require_known(folder: Path, config: dict[str, Any]) -> None:
@@ -226,7 +242,9 @@ def _of_parameter(folder: Path, config: dict[str, Any], name: str, parts: dict[s
     if parts.keys() != {"lora_A", "lora_B"}:
         raise GtrTurboError(f"{folder} adapts {name} with {', '.join(parts)}, not with lora_A and lora_B.")
     a, b = parts["lora_A"], parts["lora_B"]
-    rank = _of_pattern(config.get("rank_pattern"), name, config["r"])
+    rank = _of_pattern(config.get("rank_pattern"), name, config.get("r"))
+    if type(rank) is not int or rank < 1:
+        raise GtrTurboError(f"the rank of {name} is {rank!r} in {ADAPTER_CONFIG}, not a whole number.", MEND)
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or a.shape[0] % rank:
         raise GtrTurboError(
             f"{folder}: {a.name} has shape {list(a.shape)} and its lora_B {list(b.shape)}: no factors of experts."
@@ -249,10 +267,23 @@ def _tokens(folder: Path, config: dict[str, Any], module: str, entry: TensorEntr
 
 def scale_of(config: dict[str, Any], module: str, rank: int) -> float:
     """Return the scale of one module's B A: α/r, or α/√r with rsLoRA, with the module's own α where a pattern names it."""
-    alpha = _of_pattern(config.get("alpha_pattern"), module, config["lora_alpha"])
+    alpha = _of_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha"))
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise GtrTurboError(f"lora_alpha of {module} is {alpha!r} in {ADAPTER_CONFIG}, not a number.", MEND)
     return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
 
 def _of_pattern(pattern: dict[str, Any] | None, module: str, default: Any) -> Any:
-    """Look a module up as PEFT does: the first expression that the end of its name fits."""
+    """Look a module up as PEFT does: the first expression that the end of its name fits.
+
+    Raises:
+        GtrTurboError: it is no table of expressions.
+    """
+    if not isinstance(pattern, dict | None):
+        raise GtrTurboError(f"{ADAPTER_CONFIG} says {pattern!r} where numbers by module are meant.", MEND)
+    for key in pattern or {}:
+        try:
+            re.compile(key)
+        except re.error as error:
+            raise GtrTurboError(f"{key} in {ADAPTER_CONFIG} is no regular expression: {error}.", MEND) from None
     return next((value for key, value in (pattern or {}).items() if re.match(rf"(.*\.)?({key})$", module)), default)

@@ -1,10 +1,15 @@
 """The model card of a merge: what was merged, how, from which inputs by hash, and what came of it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
+
+from gtrturbo.console import visible
+
+LINE_FEED = "\u240a"
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class ModelCard:
         lines = [
             f"---\n{front}---\n",
             "# Merged checkpoint\n",
-            f"`gtrturbo merge {options}`\n",
+            f"{code(f'gtrturbo merge {options}')}\n",
             f"Base: `{self.base}`. Inputs are named by the sha256 of their manifest, or of their files.\n",
             "| | checkpoint | weight |",
             "|---|---|---|",
@@ -41,8 +46,20 @@ class ModelCard:
             "",
         ]
         if self.moved:
-            lines += ["Tensors that moved most, ‖ΔW‖ / ‖W‖:\n", *(f"- `{name}` {share:.3g}" for name, share in self.moved), ""]
+            lines += [
+                "Tensors that moved most, ‖ΔW‖ / ‖W‖:\n",
+                *(f"- {code(name)} {share:.3g}" for name, share in self.moved),
+                "",
+            ]
         return "\n".join(lines)
+
+
+def code(text: str) -> str:
+    """Write text of others as code in Markdown, where nothing in it can end the code, break the line or steer a terminal."""
+    plain = visible(text).replace("\n", LINE_FEED)
+    longest = max((len(run) for run in re.findall("`+", plain)), default=0)
+    fence, space = "`" * (longest + 1), " " if longest else ""
+    return f"{fence}{space}{plain}{space}{fence}"
 
 
 def _said(value: Any) -> str:

@@ -31,8 +31,8 @@ from gtrturbo.store.open_files import Files, widen
 from gtrturbo.store.safetensors_files import FLOATS, TensorEntry
 
 COPY = 1 << 22  # bytes
-KEPT = 1 << 26  # bytes of products per thread that wait to be merged,
-MOST_KEPT = 1 << 28  # and of all threads
+KEPT = 1 << 27  # bytes of products per thread that wait to be merged,
+MOST_KEPT = 1 << 29  # and of all threads
 
 
 def room_for_products(threads: int) -> int:

@@ -13,7 +13,7 @@ from gtrturbo.console import stderr
 from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapted import adapter_sources
-from gtrturbo.merging.adapters import Adapter, read_adapter
+from gtrturbo.merging.adapters import Adapter, changes_nothing, read_adapter
 from gtrturbo.merging.lineage import found_here, on_disk, same_model
 from gtrturbo.merging.lowrank import factor_sources, module_sources, write_adapter, write_factors
 from gtrturbo.merging.matching import Pattern, match, names_in_memory
@@ -22,6 +22,7 @@ from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.quantised import require_plain
 from gtrturbo.merging.sources import Sources, full_sources
 from gtrturbo.models.checkpoint_files import base_of, is_adapter, named_base
+from gtrturbo.store.ids import same_artifact
 from gtrturbo.store.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_INDEX, MODEL_WEIGHTS
 from gtrturbo.store.open_files import Files
 from gtrturbo.store.safetensors_files import Layout, read_layout
@@ -52,6 +53,9 @@ class Inputs:
             return self._full(plan)
         if self.factors:
             return factor_sources(self.adapters, folder)
+        for adapter in self.adapters:
+            if changes_nothing(adapter):
+                self.tell(f"{adapter.folder} changes nothing: it counts as the base, with its weight.")
         base = self._read(self.under)
         names = partial(tensors_of, base)
         if self.rank:
@@ -65,7 +69,7 @@ class Inputs:
         return adapter_sources(base, self.adapters, self.origin, names, **chosen)
 
     def tell(self, note: str) -> None:
-        """Say something that a user has to know, once; the card says it, too."""
+        """Say something that a user has to know, once. No artifact says it: it names folders of the machine."""
         if note not in self.notes:
             self.notes.append(note)
             stderr.print(Text(visible(note), style="yellow"), soft_wrap=True)
@@ -120,6 +124,7 @@ def read_inputs(
     """
     pattern = Pattern(include, exclude)
     adapters = [path for path in checkpoints if is_adapter(path)]
+    under = on_disk(Path(base_of(base))) if is_adapter(base) and adapters else base
     for path in (base, *checkpoints):
         _require_one_kind(path)
     if not adapters:
@@ -128,18 +133,16 @@ def read_inputs(
         if rank or factors:
             raise GtrTurboError("--rank and --adapter-space are for LoRA adapters, the checkpoints have full weights.")
         return Inputs(base, checkpoints, (), None, rank, factors, pattern, missing)
-    if len(adapters) < len(checkpoints):
-        full = next(path for path in checkpoints if path not in adapters)
-        raise GtrTurboError(f"{adapters[0]} is a LoRA adapter and {full} has full weights.", "merge one kind at a time.")
+    if full := [path for path in checkpoints if path not in adapters and not same_artifact(path, under)]:
+        raise GtrTurboError(f"{adapters[0]} is a LoRA adapter and {full[0]} has full weights.", "merge one kind at a time.")
     if rank and factors:
         raise GtrTurboError("--adapter-space factors keeps the rank that the factors have.", "leave out --rank.")
     if (rank or factors) and (include or exclude):
         raise GtrTurboError("--include and --exclude are for full weights as output.", "leave out --rank and --adapter-space.")
     origin = read_adapter(base) if is_adapter(base) else None
-    under = on_disk(Path(base_of(base))) if origin else base
-    found = tuple(map(read_adapter, checkpoints))
-    inputs = Inputs(under, checkpoints, found, origin, rank, factors, pattern, missing)
-    for note in _other_bases(checkpoints, base):
+    read = tuple(read_adapter(path) if path in adapters else Adapter(path) for path in checkpoints)
+    inputs = Inputs(under, checkpoints, read, origin, rank, factors, pattern, missing)
+    for note in _other_bases(adapters, base):
         inputs.tell(note)
     return inputs
 

@@ -178,7 +178,11 @@ class _Form:
     @classmethod
     def of(cls, target: Target, rank: int) -> "_Form":
         change = next(
-            change for part in target.parts if isinstance(part, LowRank) for change in (part.change, part.origin) if change
+            change
+            for part in (*target.parts, target.base)
+            if isinstance(part, LowRank | BaseWithAdapter)
+            for change in (part.change if isinstance(part, LowRank) else None, part.origin)
+            if change
         )
         product = _product(change)
         shape = target.entry.shape

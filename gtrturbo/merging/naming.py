@@ -28,12 +28,21 @@ def tensors_of(base: Layout, tensors: Tensors) -> dict[str, str]:
     for tensor, shapes in tensors:
         name = found.get(tensor)
         if name is None or name not in base.entries:
-            raise GtrTurboError(f"the adapters change {tensor}, which {base.folder} does not hold as a tensor of its own.")
+            raise GtrTurboError(
+                f"the adapters change {tensor}, which {base.folder} does not hold as a tensor of its own.",
+                "where it is tied to another, untie them in the base, or write full weights with PEFT's merge_and_unload.",
+            )
         if not _fits(base.entries[name].shape, shapes):
             raise GtrTurboError(
                 f"{tensor} of the adapters has shape {list(shapes[0])}, "
                 f"{name} in {base.folder} {list(base.entries[name].shape)}.",
-                "the adapters belong to another base.",
+                "the adapters belong to another base, one whose vocabulary was resized (save that, and give it with --base), "
+                "or to experts that are stored apart (write full weights with PEFT's merge_and_unload).",
+            )
+        if not base.entries[name].is_float:
+            raise GtrTurboError(
+                f"{name} in {base.folder} is of type {base.entries[name].dtype}, to which the adapters' change cannot be added.",
+                "merge around the model as it was before it was quantised.",
             )
     return found
 

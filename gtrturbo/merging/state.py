@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.claims import claimed_anew, holds_no_links, replaced, require_outside_artifacts
-from gtrturbo.store.files import save_json
+from gtrturbo.store.files import read_regular, save_json
 from gtrturbo.store.hashes import content_hash, sealed_by
 
 STATE = "state.json"
@@ -53,7 +53,7 @@ def read_state(folder: Path) -> RunningSums | None:
     if not place.exists():
         return None
     try:
-        state = TypeAdapter(RunningSums).validate_json((place / STATE).read_bytes())
+        state = TypeAdapter(RunningSums).validate_json(read_regular(place / STATE))
     except (OSError, ValidationError):
         raise GtrTurboError(f"{folder} holds no merge state.", "choose another --state.") from None
     if state.format != STATE_FORMAT:

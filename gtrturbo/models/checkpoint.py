@@ -22,7 +22,7 @@ from gtrturbo.models.checkpoint_files import (
     rebased,
     renderer_hash,
 )
-from gtrturbo.models.families import Family, family_of, read_family
+from gtrturbo.models.families import Family, family_of, read_family, require_picture_ids
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.processor import load_processor
 from gtrturbo.models.reading import reading_model
@@ -31,7 +31,7 @@ from gtrturbo.models.shared_base import make_room, shared_base
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.models.whole_weights import require_float_weights, require_numbers, require_whole, require_whole_model
 from gtrturbo.store.manifest import read_manifest
-from gtrturbo.store.names import MANIFEST, VALUE_HEAD
+from gtrturbo.store.names import CARD, MANIFEST, VALUE_HEAD
 from gtrturbo.store.run_cache import cached
 
 ONE_THREAD = 5_000_000
@@ -55,6 +55,7 @@ def load_policy(path: Path, *, device: str, dtype: str = "auto", trainable: bool
         head = _value_head(path, model)
     family = read_family(path, model.config.model_type)
     renderer = _renderer(path, family)
+    require_picture_ids(path, model.config, renderer.processor, family)
     policy = Policy(model, renderer.processor, head.to(model.device) if head else None, family)
     policy.renderer = renderer
     return policy
@@ -174,7 +175,7 @@ def save_model(model: Any, folder: Path, *, base: str | None = None) -> None:
     else:
         # Left to itself PEFT asks the hub whether the vocabulary grew; no adapter of ours touches the embeddings.
         model.save_pretrained(str(folder), save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)
+        (folder / CARD).unlink(missing_ok=True)
         point_to_base(folder, base)
 
 

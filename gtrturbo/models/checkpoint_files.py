@@ -7,36 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.side_files import copy_side_files, stays_behind
 from gtrturbo.store.files import read_regular, save_json
 from gtrturbo.store.inside import copy_own
 from gtrturbo.store.names import (
     ADAPTER_CONFIG,
     BASE_FOLDER,
-    CHAT_TEMPLATE,
-    FAMILY,
     MANIFEST,
-    METRICS,
     METRICS_LOG,
-    MODEL_INDEX,
     MOVED,
     OPTIMIZER_FILE,
     PRUNED,
+    RENDERER_FILES,
+    SNAPSHOTS,
     TIMING,
-    TOKENIZER_CONFIG,
     VALUE_HEAD,
 )
 
-# What is copied with weights: text, by suffix. The index of shards is written with them.
-SIDE_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".py", ""}
-NOT_BESIDE = {MANIFEST, TIMING, MOVED, PRUNED, ADAPTER_CONFIG, MODEL_INDEX, "pytorch_model.bin.index.json",
-              METRICS, "trainer_state.json", ".gitattributes"}  # fmt: skip
-# How the Hugging Face cache names a model's folder, and in it the folder of those of its revisions.
-CACHED_MODEL, SNAPSHOTS = "models--", "snapshots"
-RENDERER_FILES = (
-    "tokenizer.json", TOKENIZER_CONFIG, "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
-    "tokenizer.model", CHAT_TEMPLATE, "chat_template.json", "processor_config.json", "preprocessor_config.json",
-    "video_preprocessor_config.json", FAMILY,
-)  # fmt: skip
+CACHED_MODEL = "models--"  # With what the Hugging Face cache begins a model's folder.
 
 
 def is_adapter(path: Path) -> bool:
@@ -141,17 +129,12 @@ def copy_renderer(source: Path, folder: Path) -> None:
 
 
 def copy_checkpoint(source: Path, folder: Path) -> None:
-    """Copy a checkpoint's own files, without manifest, training state and metrics."""
+    """Copy a checkpoint's own files, without manifest, training state, metrics and junk; of full weights folders, too."""
     left_out = {MANIFEST, TIMING, MOVED, PRUNED, OPTIMIZER_FILE, METRICS_LOG, VALUE_HEAD}
+    if not is_adapter(source):
+        copy_side_files(source, folder)
     for entry in sorted(source.iterdir()):
-        if entry.is_file() and entry.name not in left_out:
-            copy_own(entry, folder / entry.name)
-
-
-def copy_side_files(source: Path, folder: Path) -> None:
-    """Copy what lies beside a checkpoint's weights: configs, tokenizer, processor, licence; no weights, no training state."""
-    for entry in sorted(source.iterdir()):
-        if entry.is_file() and entry.suffix in SIDE_SUFFIXES and entry.name not in NOT_BESIDE:
+        if entry.is_file() and entry.name not in left_out and not stays_behind(entry.name) and not (folder / entry.name).exists():
             copy_own(entry, folder / entry.name)
 
 

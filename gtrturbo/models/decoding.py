@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationMixin
 from transformers.cache_utils import DynamicLayer
 
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.adapter_compute import adapter_precision
 from gtrturbo.models.inputs import Positions, to_device
 from gtrturbo.models.renderer import Prompt, collate, padded_length
@@ -131,7 +132,13 @@ class Sampler:
             self._step(batch, chosen[:, None])
         table = np.zeros(ids.shape, np.float32)
         steps = np.repeat(np.arange(len(places)), [len(rows) for rows in places])
-        table[np.concatenate(places), steps] = torch.cat(logprobs).cpu().numpy()
+        told = torch.cat(logprobs).cpu().numpy()
+        if not np.isfinite(told).all():
+            raise GtrTurboError(
+                f"the logits of {self.model.name_or_path} are not finite at temperature {temperature:g}.",
+                "its weights are too large: train it again at a lower learning rate, or try --dtype float32.",
+            )
+        table[np.concatenate(places), steps] = told
         return [self._cut(*row, longest=len(places)) for row in zip(ids, table, strict=True)]
 
     def _prefill(self, prompts: Sequence[Prompt], rows: np.ndarray, max_new_tokens: int) -> _Rows:
@@ -235,4 +242,5 @@ class _Chooser:
         cumulative = probabilities.cumsum(dim=-1)
         total = cumulative[:, -1:]
         target = torch.minimum(numbers[:, None] * total, total.nextafter(torch.zeros_like(total)))
-        return torch.searchsorted(cumulative, target, right=True)
+        # Of numbers that are none it answers V, and to look there ends a process on a GPU: they are refused when all is sampled.
+        return torch.searchsorted(cumulative, target, right=True).clamp_(max=probabilities.shape[1] - 1)

@@ -95,3 +95,18 @@ def forbidden_ids(config: Any, family: Family) -> set[int]:
     """Name the ids that stand for pictures and must never be sampled, of a model's config."""
     names = family.picture_ids
     return {identity for name in names if isinstance(identity := getattr(config, name, None), int)}
+
+
+def require_picture_ids(path: Path, config: Any, processor: Any, family: Family) -> None:
+    """Refuse a model whose config and processor do not mean the same tokens by pictures.
+
+    Raises:
+        GtrTurboError: an id is not in the vocabulary, or the two name different ones.
+    """
+    mend = f"see: gtrturbo show {path} --check"
+    vocabulary = config.get_text_config().vocab_size
+    if odd := sorted(identity for identity in forbidden_ids(config, family) if not 0 <= identity < vocabulary):
+        raise GtrTurboError(f"the config of {path} names token {odd[0]}, and its vocabulary has {vocabulary}.", mend)
+    meant, put = getattr(config, family.repeated_id, None), getattr(processor, "image_token_id", None)
+    if isinstance(meant, int) and isinstance(put, int) and meant != put:
+        raise GtrTurboError(f"the config of {path} means token {meant} by a picture, and its processor writes {put}.", mend)

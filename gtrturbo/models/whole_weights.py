@@ -9,7 +9,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.names import MODEL_CONFIG
+from gtrturbo.store.names import MODEL_CONFIG, OPTIMIZER
 from gtrturbo.store.strict_json import parse_json
 
 WHOLE_NUMBERS = ("I", "U", "B")  # How their types begin in a safetensors header; a weight is none.
@@ -75,7 +75,8 @@ def require_float_weights(folder: Path) -> None:
     config = folder / MODEL_CONFIG
     if config.is_file() and "quantization_config" in parse_json(config.read_bytes()):
         return
-    for path in sorted(folder.glob("*.safetensors")):
+    # What only an update goes on from is read, and verified, by it alone.
+    for path in sorted(file for file in folder.glob("*.safetensors") if not file.name.startswith(OPTIMIZER)):
         with safe_open(path, framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118 - it is no mapping
                 dtype = file.get_slice(name).get_dtype()

@@ -15,8 +15,9 @@ from gtrturbo.play.episodes import Agent, Response, State
 from gtrturbo.play.policy_agent import PolicyAgent, ask_policy
 from gtrturbo.play.server import Server
 from gtrturbo.play.server_agent import ServerAgent, ServerPolicy, ask_server
-from gtrturbo.play.teachers import ROUNDING, Question
+from gtrturbo.play.teachers import Question
 from gtrturbo.plugins import calling, find
+from gtrturbo.store.turn_checks import ROUNDING
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,14 @@ from gtrturbo.models.renderer import Prompt, Renderer
 from gtrturbo.play.episodes import Agent, Played, play_episodes
 from gtrturbo.store.names import TOKENS, TURNS
 from gtrturbo.store.pictures import copy_picture, load_picture
-from gtrturbo.store.records import Message, Successor, Turn, read_rows, write_rows
+from gtrturbo.store.records import Message, Successor, Turn, write_rows
 from gtrturbo.store.resume_log import ResumeLog
-from gtrturbo.store.tensors import TurnTokens, load_turn_tokens, save_image, save_turn_tokens
+from gtrturbo.store.saved_pictures import is_saved, save_image
+from gtrturbo.store.tensors import TurnTokens, save_turn_tokens
+from gtrturbo.store.turns import read_turn_tokens, read_turns
 from gtrturbo.tasks.task import Task
+
+PLAYED_BY = "use the checkpoint that played, or one trained from it."
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,14 @@ def record_episodes(
     with progress_bar("episodes", len(own)) as bar:
         how = {"num_envs": num_envs, "on_invalid_reply": on_invalid_reply, "deals": deals, "group_size": group_size}
         for played in play_episodes(agent, task, seed=seed, episodes=own, **how):
-            resume_log.append(record(resume_log.folder, played))
+            episode = record(resume_log.folder, played)
+            resume_log.append(episode, [image for turn in episode.turns for image in _images(turn)])
             bar.advance()
     group().barrier()
-    return _write_episodes(folder, resume_log.read(), pictures=resume_log.folder) if group().world.first else []
+    if not group().world.first:
+        return []
+    played = {episode.index: episode for episode in resume_log.read()}
+    return _write_episodes(folder, [played[index] for index in episodes], pictures=resume_log.folder)
 
 
 def record(folder: Path, played: Sequence[Played]) -> Episode:
@@ -107,6 +115,8 @@ def _write_episodes(folder: Path, episodes: Iterable[Episode], *, pictures: Path
 
 def _copy_pictures(source: Path, folder: Path, turns: Sequence[Turn]) -> None:
     for name in {image for turn in turns for image in _images(turn)} if source != folder else ():
+        if not is_saved(source, name):
+            raise GtrTurboError(f"{source / name} was changed while the episodes were played.", "run it again.")
         copy_picture(source, folder, name)
 
 
@@ -166,34 +176,37 @@ class Transcript:
     prompts: list[Prompt]
 
 
-def read_turns(path: Path) -> list[Turn]:
-    """Read the turns of an artifact, each row validated."""
-    return list(read_rows(path / TURNS, Turn))
-
-
 def read_transcript(path: Path, renderer: Renderer) -> Transcript:
     """Read turns with tokens and render their prompts again.
 
     Raises:
         GtrTurboError: the turns carry no tokens (an expert played), or render to other ids than the policy was given.
     """
-    if not (path / TOKENS).is_file():
-        raise GtrTurboError(
-            f"{path} has no tokens: an expert played it, not a policy.", "play with: gtrturbo rollout --checkpoint …"
-        )
-    turns, tokens = read_turns(path), load_turn_tokens(path / TOKENS)
-    if len(turns) != len(tokens.response_ids):
-        raise GtrTurboError(
-            f"{path} has {len(turns)} turns and tokens of {len(tokens.response_ids)}.", f"see: gtrturbo show {path} --check"
-        )
+    turns = read_turns(path)
+    tokens = read_turn_tokens(path, turns)
+    require_texts(path, turns, tokens, renderer)
     prompts = [render(renderer, path, turn.messages[:-1], turn.images) for turn in turns]
     for row, (prompt, ids) in enumerate(zip(prompts, tokens.prompt_ids, strict=True)):
         if not np.array_equal(prompt.ids, ids):
             raise GtrTurboError(
                 f"turn {row} of {path} renders to other tokens than were played: tokenizer, processor or template differ.",
-                "use the checkpoint that played, or one trained from it.",
+                PLAYED_BY,
             )
     return Transcript(turns, tokens, prompts)
+
+
+def require_texts(path: Path, turns: Sequence[Turn], tokens: TurnTokens, renderer: Renderer) -> None:
+    """Refuse turns whose replies are not what their tokens decode to, offsets included.
+
+    Raises:
+        GtrTurboError: names the first row.
+    """
+    for row, (turn, ids, spans) in enumerate(zip(turns, tokens.response_ids, tokens.response_spans, strict=True)):
+        if ids.max() >= len(renderer.processor.tokenizer):
+            raise GtrTurboError(f"row {row} of {path} has a token that the tokenizer does not know.", PLAYED_BY)
+        text, offsets = renderer.decode(ids.tolist())
+        if text != turn.reply or not np.array_equal(np.array(offsets, np.int32), spans):
+            raise GtrTurboError(f"the reply of row {row} of {path} is not what its tokens say: {text!r}.", PLAYED_BY)
 
 
 def render(renderer: Renderer, path: Path, messages: Sequence[Message], images: Sequence[str]) -> Prompt:

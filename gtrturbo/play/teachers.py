@@ -17,6 +17,7 @@ from gtrturbo.store.manifest import Manifest
 from gtrturbo.store.pictures import load_picture
 from gtrturbo.store.records import Message
 from gtrturbo.store.tensors import TopLogprobs
+from gtrturbo.store.turn_checks import ROUNDING
 
 BLIND = "release.py:BLIND"  # What an earlier version called --compat release.
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:  # What only reads artifacts must not wait for Gymnasium.
     from gtrturbo.tasks.task import Task
 
 AT_ONCE = 64
-ROUNDING = 1e-3  # A log-prob near 0 is the difference of two numbers as large as logits, in what precision they have.
 
 Needs = Literal["thoughts", "logprobs", "policy"]
 

@@ -7,9 +7,8 @@ from gtrturbo.analysis.groups import RunGroup
 from gtrturbo.analysis.history import Entry, History
 from gtrturbo.report.chart import bars
 from gtrturbo.report.page import details, listing, paragraph, shown, table
-from gtrturbo.store.names import TOKENS
 from gtrturbo.store.records import mean
-from gtrturbo.store.tensors import load_arrays
+from gtrturbo.store.turns import has_tokens, read_turn_tokens
 
 STAGES = ("rollout", "ppo-step", "merge", "distill", "eval", "teacher eval", "warm start")
 
@@ -70,11 +69,11 @@ def _asked(run: History) -> tuple[int, int]:
 
 
 def _count(entry: Entry) -> tuple[int, int]:
-    file = entry.path / TOKENS
-    arrays = load_arrays(file) if file.is_file() else {}
-    return int(entry.metrics.get("turns", 0)), sum(
-        int(arrays[name].size) for name in ("prompt_ids", "response_ids") if name in arrays
-    )
+    if not has_tokens(entry.path):
+        return int(entry.metrics.get("turns", 0)), 0
+    turns = entry.turns()
+    tokens = read_turn_tokens(entry.path, turns)
+    return len(turns), sum(map(len, [*tokens.prompt_ids, *tokens.response_ids]))
 
 
 def _assumptions(prices: Prices) -> list[str]:

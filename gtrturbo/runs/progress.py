@@ -11,8 +11,7 @@ from gtrturbo.runs.execute import run
 from gtrturbo.runs.plan import Step, plan
 from gtrturbo.store.draft import Result
 from gtrturbo.store.manifest import read_manifest
-from gtrturbo.store.names import TURNS
-from gtrturbo.store.records import Turn, read_rows
+from gtrturbo.store.turns import read_turns
 
 TOLD = {
     "init": ("parameters", "trainable_parameters"),
@@ -46,7 +45,7 @@ def run_with_progress(config: RunConfig) -> Path:
 def before_after(before: Path, after: Path) -> Table:
     """Lay out two evaluations on the same deals beside chance, with the paired difference of success."""
     first, last = read_manifest(before, "evaluation").metrics, read_manifest(after, "evaluation").metrics
-    won = [[episode[-1].won for episode in by_episode(list(read_rows(path / TURNS, Turn)))] for path in (before, after)]
+    won = [[episode[-1].won for episode in by_episode(read_turns(path))] for path in (before, after)]
     difference, low, high = paired_difference(won[0], won[1])
     table = Table(title=f"{int(first['episodes'])} episodes on the same deals")
     for column in ("", "before", "after", "chance"):

@@ -21,11 +21,11 @@ from gtrturbo.show.weights import tensor_rows, weights_rows
 from gtrturbo.store.files import list_files
 from gtrturbo.store.ids import artifact_id, is_model_folder
 from gtrturbo.store.manifest import Manifest, read_manifest
-from gtrturbo.store.names import DEMOS, MANIFEST, SCORES, TIMING
+from gtrturbo.store.names import MANIFEST, TIMING
 from gtrturbo.store.pruned import pruned_files, remake_command
-from gtrturbo.store.records import Demo, mean, read_rows
-from gtrturbo.store.tensors import load_scores
+from gtrturbo.store.records import mean
 from gtrturbo.store.timing import read_timing
+from gtrturbo.store.turns import read_demos, read_scores
 
 TENSORS = "tensors (* is a number, such as the layer's)"
 
@@ -119,7 +119,7 @@ def _print_manifest(console: Console, path: Path, manifest: Manifest) -> None:
     section(console, "inputs", [(name, identity(value)) for name, value in manifest.inputs.items()])
     section(console, "metrics", [(name, number(value)) for name, value in manifest.metrics.items()])
     if manifest.kind == "demos":
-        first = next(read_rows(path / DEMOS, Demo), None)
+        first = next(iter(read_demos(path)), None)
         section(console, "first demo", demo_rows(path, first) if first else [])
     section(console, "files", _file_rows(path, list(manifest.files)))
     if pruned_files(path):
@@ -175,7 +175,7 @@ def _about_evaluation(path: Path, manifest: Manifest) -> list[Row]:
 
 
 def _about_scores(path: Path, manifest: Manifest) -> list[Row]:
-    rows = load_scores(path / SCORES)
+    rows, _ = read_scores(path)
     logprobs = [value for row in rows for value in row.tolist()]
     said = f"{len(rows)} turns, {len(logprobs)} tokens, mean log-prob of the teacher {mean(logprobs):.4g} nats"
     top = manifest.config.get("top_logprobs", 0)

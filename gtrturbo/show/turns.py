@@ -9,13 +9,14 @@ from rich.text import Text
 
 from gtrturbo.analysis.token_kl import Scored, read_scored, thought_kl
 from gtrturbo.console import number
-from gtrturbo.distributed.escapes import shell_word, visible
+from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.show.scores import coloured, legend, token_table
 from gtrturbo.show.text import Row, has_colours, link, section
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import TURNS
-from gtrturbo.store.records import Demo, Message, Turn, read_rows
+from gtrturbo.store.records import Demo, Message, Turn
+from gtrturbo.store.turns import read_turns
 
 THOUGHT, ACTION, WRONG = "cyan", "bold magenta", "bold red"
 ACTION_KEY = '"action"'
@@ -68,9 +69,7 @@ def _read(path: Path) -> list[Turn]:
             f"{path} holds {manifest.kind} (made by {manifest.stage}): only turns and evaluations have episodes.",
             "make turns with: gtrturbo rollout …",
         )
-    if not (path / TURNS).is_file():
-        raise GtrTurboError(f"{path / TURNS} is missing.", f"see: gtrturbo show {shell_word(str(path))} --check")
-    return list(read_rows(path / TURNS, Turn))
+    return read_turns(path)
 
 
 def _print_turns(console: Console, path: Path, chosen: list[tuple[int, Turn]], scored: Scored | None) -> None:

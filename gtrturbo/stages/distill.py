@@ -17,7 +17,6 @@ from gtrturbo.models.checkpoint_files import renderer_hash
 from gtrturbo.models.policy import Policy
 from gtrturbo.play.agents import ENGINES, Endpoint, Opening, ask_agent, is_in_process, make_agent
 from gtrturbo.play.checkpoint_teacher import LocalPolicy, logprobs_of, thoughts_of
-from gtrturbo.play.recording import read_turns
 from gtrturbo.play.teachers import (
     Mode,
     Question,
@@ -33,11 +32,13 @@ from gtrturbo.stages import canonical, done, provenance
 from gtrturbo.store.draft import Draft, Result
 from gtrturbo.store.ids import short
 from gtrturbo.store.manifest import read_manifest
-from gtrturbo.store.names import DEMOS, SCORES, TOKENS
+from gtrturbo.store.names import DEMOS, SCORES
 from gtrturbo.store.pictures import load_picture
 from gtrturbo.store.records import Demo, Turn, mean, said, write_rows
 from gtrturbo.store.resume_log import ResumeLog
-from gtrturbo.store.tensors import TurnTokens, load_turn_tokens, save_image, save_scores
+from gtrturbo.store.saved_pictures import save_image
+from gtrturbo.store.tensors import TurnTokens, save_scores
+from gtrturbo.store.turns import read_turn_tokens, read_turns
 from gtrturbo.store.writing import writing
 from gtrturbo.tasks.loading import KIND as TASK
 from gtrturbo.tasks.loading import load_task
@@ -131,7 +132,8 @@ def _score(config: DistillConfig, mode: Mode, teacher: Teacher | None, draft: Dr
     """Write the teacher's log-prob of every token that the student sampled."""
     if teacher and not group().world.first:
         return  # Who computes nothing here is asked once.
-    turns, tokens = read_turns(config.rollouts), _tokens(config.rollouts)
+    turns = read_turns(config.rollouts)
+    tokens = read_turn_tokens(config.rollouts, turns)
     questions = _questions(config, turns, tokens, task=_task(config) if teacher else None)
     with progress_bar("distill", len(turns)) as bar:
         teacher = teacher or _open(config, mode, bar.advance)
@@ -144,14 +146,6 @@ def _score(config: DistillConfig, mode: Mode, teacher: Teacher | None, draft: Dr
         differences = np.concatenate(tokens.sample_logprobs) - np.concatenate(rows)
         draft.metrics["thought_kl_k1"] = mean(differences[np.concatenate(tokens.thought_mask)].tolist())
     draft.renderer, draft.timing = _renderer(config), teacher.policy.policy.machine() if teacher.policy else {}
-
-
-def _tokens(rollouts: Path) -> TurnTokens:
-    if not (rollouts / TOKENS).is_file():
-        raise GtrTurboError(
-            f"{rollouts} has no tokens: an expert played it, not a policy.", "play with: gtrturbo rollout --checkpoint …"
-        )
-    return load_turn_tokens(rollouts / TOKENS)
 
 
 def _questions(config: DistillConfig, turns: Sequence[Turn], tokens: TurnTokens | None, *, task: Task | None) -> list[Question]:

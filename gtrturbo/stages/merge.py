@@ -13,6 +13,7 @@ from typing import Any
 from gtrturbo.config import MergeConfig
 from gtrturbo.console import stderr
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.merging.beside import differences
 from gtrturbo.merging.card import ModelCard
 from gtrturbo.merging.incremental import add_to_state
 from gtrturbo.merging.inputs import Inputs, read_inputs
@@ -28,24 +29,23 @@ from gtrturbo.merging.workers import default_threads
 from gtrturbo.models.checkpoint_files import (
     copy_checkpoint,
     copy_renderer,
-    copy_side_files,
     is_adapter,
     name_for_all,
     point_to_base,
     rebased,
     renderer_hash,
 )
+from gtrturbo.models.side_files import copy_side_files
 from gtrturbo.stages import done, provenance
 from gtrturbo.stages.resolve import borrows_layout, require_fitting, state_settings
 from gtrturbo.store.draft import Draft, Result
 from gtrturbo.store.ids import artifact_id
 from gtrturbo.store.inside import copy_own
 from gtrturbo.store.moved import MovedTensor, save_moved
+from gtrturbo.store.names import CARD
 from gtrturbo.store.provenance import Provenance
 from gtrturbo.store.safetensors_files import read_layout
 from gtrturbo.store.writing import writing
-
-CARD = "README.md"
 
 
 def run(config: MergeConfig) -> Result:
@@ -192,10 +192,13 @@ def _added(config: MergeConfig, state: Path, inputs: Inputs, folder: Path, ids: 
 def _copy_beside(base: Path, inputs: Inputs | RecipeInputs, folder: Path) -> None:
     """Copy what belongs to the model from the model, and what renders prompts from the base, which may be an adapter."""
     if not inputs.as_adapter:
-        copy_side_files(inputs.under, folder)
+        for note in copy_side_files(inputs.under, folder):
+            inputs.tell(note)
         if index := read_layout(inputs.under).index:
             copy_own(inputs.under / index, folder / index)
     copy_renderer(base, folder)
+    for note in differences(base, inputs.checkpoints):
+        inputs.tell(note)
 
 
 def _tell_of_density(density: str, outcome: Outcome, metrics: dict[str, float]) -> None:

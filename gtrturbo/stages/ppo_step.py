@@ -18,7 +18,6 @@ from gtrturbo.play.recording import Transcript, read_transcript
 from gtrturbo.stages import done, provenance
 from gtrturbo.store.draft import Result
 from gtrturbo.store.ids import seed_for
-from gtrturbo.store.names import SCORES
 from gtrturbo.store.trackers import tracking
 from gtrturbo.store.writing import writing
 from gtrturbo.train.credit import find_credit
@@ -28,7 +27,7 @@ from gtrturbo.train.guidance import Guidance, find_estimator, read_guidance
 from gtrturbo.train.inputs import Rollout, read_rollout, require_groups, require_player, require_scores
 from gtrturbo.train.optimizer import Optimizer, resume_optimizer
 from gtrturbo.train.ppo_batch import LossSettings, PpoBatch, find_guard
-from gtrturbo.train.prepare import Crediting, prepare, token_masks
+from gtrturbo.train.prepare import Crediting, prepare, require_own_logprobs, token_masks
 from gtrturbo.train.sharding import save_trained, shard
 from gtrturbo.train.steps import Log, Student, minibatches, take_steps
 
@@ -53,6 +52,8 @@ def run(config: PpoStepConfig) -> Result:
         # Before any forward pass, after which split weights may lie whole in memory.
         optimizer = optimizer_of(config, policy)
         batch, metrics = prepared(config, policy, transcript, rollout)
+        whole = policy.model.dtype == torch.float32
+        require_own_logprobs(rollout, batch, metrics["sampler_trainer_gap_max"], whole=whole)
         with tracking(config.log, draft.folder) as track:
             metrics |= learn(
                 config, Student(policy, optimizer, transcript, batch), rollout, demos, partial(track, NAME, config.out)
@@ -73,7 +74,7 @@ def check_inputs(config: PpoStepConfig) -> Rollout:
             f"--kl-placement return enters the value targets, and credit {config.credit} has none.",
             "use --kl-placement reward or advantage.",
         )
-    rollout = read_rollout(config.rollouts)
+    rollout = read_rollout(config.rollouts, dtype=config.dtype)
     require_player(rollout, config.checkpoint)
     if credit.needs_groups:
         require_groups(rollout, config.credit)
@@ -129,7 +130,8 @@ def _guidance(config: PpoStepConfig, policy: Policy, transcript: Transcript) -> 
     thought, action = token_masks(transcript)
     what = {"tokens": config.kl_tokens, "estimator": find_estimator(config.kl_estimator)}
     vocabulary = policy.model.config.get_text_config().vocab_size
-    return read_guidance(config.scores / SCORES, thought=thought, action=action, vocabulary=vocabulary, **what)
+    lengths = [len(ids) for ids in transcript.tokens.response_ids]
+    return read_guidance(config.scores, lengths=lengths, thought=thought, action=action, vocabulary=vocabulary, **what)
 
 
 def epochs_of(config: PpoStepConfig, count: int) -> list[list[list[int]]]:

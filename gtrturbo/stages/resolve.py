@@ -27,10 +27,11 @@ RECIPE_SAYS = ("checkpoints", "base", "method", "weights", "density", "gamma", "
 
 
 def with_base(config: MergeConfig) -> MergeConfig:
-    """Read the recipe, fill in the base that a merge was not given, and take it out of the list (`ckpts/*` contains it).
+    """Read the recipe and fill in the base that a merge was not given.
 
-    The list stays as it is where it means just what it says: in a recipe, for methods such as SLERP, which goes from one listed
-    checkpoint to another, and where no base is known and the first only lends its layout.
+    A checkpoint that is the base counts as one that changes nothing, with its weight. Only where the base was found, not given,
+    is it taken out of the list, since `ckpts/*` contains it; not where a weight is given for it, for methods such as SLERP, which
+    goes from one listed checkpoint to another, and where no base is known and the first only lends its layout.
 
     Raises:
         GtrTurboError: the chain leads to a checkpoint that lies neither in the list nor beside it.
@@ -42,7 +43,15 @@ def with_base(config: MergeConfig) -> MergeConfig:
     if method_of(config.method).whole == "always" or (config.base is None and not _has_base(config)):
         return replace(config, base=base)
     kept = tuple(path for path in config.checkpoints if not same_artifact(path, base))
+    if len(kept) == len(config.checkpoints) or config.base is not None or _weighs_each(config):
+        return replace(config, base=base)
+    stderr.print(f"{base} is the base that the others were trained from: it is not merged.", style="yellow")
     return replace(config, base=base, checkpoints=kept)
+
+
+def _weighs_each(config: MergeConfig) -> bool:
+    """Tell whether the weights are numbers, one per listed checkpoint."""
+    return config.weights.count(",") + 1 == len(config.checkpoints) and not config.weights.startswith(("sma", "ema"))
 
 
 def _by_recipe(config: MergeConfig, file: Path) -> MergeConfig:

@@ -106,13 +106,19 @@ def copy_own(source: Path, target: Path) -> None:
         GtrTurboError: it leads elsewhere.
     """
     real = Path(os.path.realpath(source))
-    cached = real.parent.name == "blobs" and real.parent.parent.name.startswith("models--")
-    if source.is_symlink() and not cached and source.parent.resolve() not in real.parents:
+    if leads_out(source, source.parent):
         raise GtrTurboError(
             f"{source} is a link to {real}, which is not copied.", "put the file itself in its place, or remove the link."
         )
     with open_inside(real.parent, real.name) as file, target.open("wb") as copy:
         shutil.copyfileobj(file, copy)
+
+
+def leads_out(file: Path, folder: Path) -> bool:
+    """Tell whether a file is a link that leads neither into a folder nor to where the hub's cache keeps the files of models."""
+    real = Path(os.path.realpath(file))
+    cached = real.parent.name == "blobs" and real.parent.parent.name.startswith("models--")
+    return file.is_symlink() and not cached and folder.resolve() not in real.parents
 
 
 def remove_whole(path: Path) -> None:

@@ -37,7 +37,7 @@ class Manifest:
     stage: str
     version: str
     config: dict[str, Any]
-    inputs: dict[str, str | list[str] | None]
+    inputs: dict[str, str | list[str]]
     files: dict[PlainName, Sha256]
     metrics: dict[str, Annotated[float, Strict()]]
     renderer: Sha256 | None

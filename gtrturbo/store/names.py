@@ -27,3 +27,13 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 BASE_FOLDER = "base"
 # Beside weights that are quantised by AutoGPTQ, AutoAWQ, ModelOpt and others, which say it in a file of its own.
 QUANTISATION_CONFIGS = ("quantize_config.json", "quant_config.json", "quantization_config.json", "hf_quant_config.json")
+# What decides how a prompt becomes token ids and pixels: tokenizer, processor, chat template.
+RENDERER_FILES = (
+    "tokenizer.json", TOKENIZER_CONFIG, "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
+    "tokenizer.model", CHAT_TEMPLATE, "chat_template.json", "processor_config.json", "preprocessor_config.json",
+    "video_preprocessor_config.json", FAMILY,
+)  # fmt: skip
+GENERATION_CONFIG = "generation_config.json"
+CARD = "README.md"
+# Of the Hugging Face cache: where the revisions of a model lie, as links to the blobs beside it.
+SNAPSHOTS = "snapshots"

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.errors import GtrTurboError, naming
 from gtrturbo.store.safetensors_files import FLOATS, TensorEntry
 
 COMPARED = 1 << 22  # bytes
@@ -119,14 +119,14 @@ class Files:
     def write(self, path: Path, offset: int, data: np.ndarray) -> None:
         """Write an array's bytes at an offset of a file that was opened for writing."""
         left = data.view(np.uint8).data
-        with self._held(path) as descriptor, self._writing:
+        with naming(path), self._held(path) as descriptor, self._writing:
             while len(left):
                 done = os.pwrite(descriptor, left, offset)
                 left, offset = left[done:], offset + done
 
     def flush(self, path: Path) -> None:
         """Wait until the disk holds what was written so far."""
-        with self._held(path) as descriptor:
+        with naming(path), self._held(path) as descriptor:
             os.fsync(descriptor)
 
     def open(self, path: Path) -> None:
@@ -141,7 +141,7 @@ class Files:
         with self._lock:
             self._open[path] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
             self._flags[path] = os.O_RDWR | os.O_NOFOLLOW
-        with self._held(path) as descriptor:
+        with naming(path), self._held(path) as descriptor:
             os.posix_fallocate(descriptor, 0, max(1, size))
             os.pwrite(descriptor, header, 0)
 

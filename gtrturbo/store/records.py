@@ -10,7 +10,9 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, ConfigDict, Field, TypeAdapter, ValidationError
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.store.files import write_whole
 from gtrturbo.store.inside import PlainName
+from gtrturbo.store.strict_json import parse_json
 
 Message = dict[str, Any]
 
@@ -96,9 +98,8 @@ def chat(prompt: str, reply: str | None = None) -> list[Message]:
 
 def write_rows(path: Path, rows: Iterable[Turn | Demo]) -> None:
     """Write one JSON object per line. Raises ValueError for NaN or infinity, which JSON cannot hold."""
-    with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(asdict(row), ensure_ascii=False, allow_nan=False) + "\n")
+    lines = [json.dumps(asdict(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+    write_whole(path, "".join(lines).encode())
 
 
 def read_rows(path: Path, kind: type) -> Iterator[Any]:
@@ -107,15 +108,24 @@ def read_rows(path: Path, kind: type) -> Iterator[Any]:
     Raises:
         GtrTurboError: a line is no such row; names file, line and field.
     """
+    yield from parse_rows(path.read_bytes(), path, kind)
+
+
+def parse_rows(content: bytes, path: Path, kind: type) -> Iterator[Any]:
+    """Validate each line of a file that was read, as `read_rows` does."""
     adapter = TypeAdapter(kind)
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield adapter.validate_json(line, strict=False)
-            except ValidationError as error:
-                first = error.errors()[0]
-                where = ".".join(str(part) for part in first["loc"])
-                raise GtrTurboError(f"{path} line {number}: {where or 'row'}: {first['msg']}.") from None
+    lines = content.removesuffix(b"\n").split(b"\n") if content else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = adapter.validate_json(line, strict=True)
+            parse_json(line)  # Of a key that stands twice the other parser takes the last.
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise GtrTurboError(f"{path} line {number}: {where or 'row'}: {first['msg']}.") from None
+        except ValueError as error:
+            raise GtrTurboError(f"{path} line {number}: {error}.") from None
+        yield row
 
 
 def mean(numbers: Iterable[float]) -> float:

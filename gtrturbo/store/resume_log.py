@@ -1,30 +1,35 @@
 """What a stage has finished so far, kept beside the artifact that it will become, so that a killed stage goes on from there.
 
 The log of runs/a/turns is the hidden folder runs/a/.turns.journal. It names the work that it belongs to by the hash of its
-provenance: what other work left there is discarded. Each entry is one line of JSON, written at once; a line that a killed
-process did not finish is cut off. Several processes write a file each and read all of them.
+provenance: what other work left there is discarded. Each entry is one line, written at once: a hash of the work and the entry,
+and JSON that names the files that it speaks of with theirs. Whoever opens the log verifies all of it: an entry that is damaged,
+or whose files are, of other work, there twice, or not finished by a killed process is taken out, and what it stood for is done
+again. Several processes write a file each and read all of them.
 """
 
 import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from gtrturbo import __version__
 from gtrturbo.distributed.processes import group
-from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.claims import holds_no_links, partial
 from gtrturbo.store.files import write_whole
-from gtrturbo.store.inside import remove_whole
+from gtrturbo.store.ids import sha256_file
+from gtrturbo.store.inside import remove_inside, remove_whole
 from gtrturbo.store.provenance import Provenance
 
 T = TypeVar("T")
 OWNER = "work"
+ENTRIES = ".jsonl"
+LOG_FORMAT = 3
 
 
 class ResumeLog(Generic[T]):
@@ -32,17 +37,15 @@ class ResumeLog(Generic[T]):
 
     `folder` may hold other files that the entries speak of; `found` are the entries that were there when it was opened.
     Opened by all processes of the group; what each appends goes to a file of its own.
-
-    Raises:
-        GtrTurboError: a whole line is no such entry.
     """
 
     def __init__(self, out: Path, provenance: Provenance, kind: type[T]) -> None:
         self.folder = _folder(out)
         self._adapter = TypeAdapter(kind)
         self._own: BinaryIO | None = None
+        self._key = _key(provenance)
         if group().world.first:
-            self._claim(_key(provenance))
+            self._claim(self._key)
         group().barrier()
         self.found = self.read()
         group().barrier()  # Before anyone appends: all must find the same.
@@ -50,20 +53,49 @@ class ResumeLog(Generic[T]):
     def _claim(self, key: str) -> None:
         owner = self.folder / OWNER
         # What is reached through a link was not made here: a log in its place begins anew, and what it leads to stays.
-        if not (holds_no_links(self.folder) and owner.is_file() and owner.read_text(encoding="utf-8") == key):
+        if not (holds_no_links(self.folder) and owner.is_file() and owner.read_bytes() == key.encode()):
             remove_whole(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(owner, key.encode())
+        self._keep_whole()
 
-    def append(self, entry: T) -> None:
-        """Add an entry; from now on it outlives this process."""
+    def _keep_whole(self) -> None:
+        """Take out what is damaged, and the files that no whole entry speaks of."""
+        spoken_of, there = set(), set()
+        for file in sorted(self.folder.glob(f"*{ENTRIES}")):
+            lines = dict.fromkeys(_whole_lines(file.read_bytes()).splitlines(keepends=True))
+            whole = [line for line in lines if line not in there and self._is_whole(line)]
+            there.update(whole)
+            spoken_of |= {name for line in whole for name in self._content(line)["files"]}
+            write_whole(file, b"".join(whole))
+        others = {OWNER, *(file.name for file in self.folder.glob(f"*{ENTRIES}"))}
+        for file in [path for path in self.folder.rglob("*") if path.is_file()]:
+            if (name := str(file.relative_to(self.folder))) not in spoken_of | others:
+                remove_inside(self.folder, name)
+
+    def _is_whole(self, line: bytes) -> bool:
+        try:
+            content = self._content(line)
+            self._adapter.validate_python(content["entry"])
+            files = content["files"].items()
+            return all((self.folder / name).is_file() and sha256_file(self.folder / name) == sha256 for name, sha256 in files)
+        except (ValueError, KeyError):
+            return False
+
+    def append(self, entry: T, files: Iterable[str] = ()) -> None:
+        """Add an entry; from now on it outlives this process.
+
+        Args:
+            files: that it speaks of, by their names in the log's folder, which are there.
+        """
         if self._own is None:
             self._own = self._open_own()
-        self._own.write(self._adapter.dump_json(entry) + b"\n")
+        hashes = {name: sha256_file(self.folder / name) for name in sorted(set(files))}
+        self._own.write(self._line({"entry": self._adapter.dump_python(entry, mode="json"), "files": hashes}))
         self._own.flush()
 
     def _open_own(self) -> BinaryIO:
-        path = self.folder / f"{group().world.rank}.jsonl"
+        path = self.folder / f"{group().world.rank}{ENTRIES}"
         whole = _whole_lines(path.read_bytes()) if path.exists() else b""
         file = path.open("ab")
         file.truncate(len(whole))
@@ -71,20 +103,29 @@ class ResumeLog(Generic[T]):
 
     def read(self) -> list[T]:
         """Read the entries of all processes, in no particular order."""
-        files = sorted(self.folder.glob("*.jsonl"))
-        return [self._entry(file, line) for file in files for line in _whole_lines(file.read_bytes()).splitlines()]
+        files = sorted(self.folder.glob(f"*{ENTRIES}"))
+        lines = [line for file in files for line in _whole_lines(file.read_bytes()).splitlines(keepends=True)]
+        return [self._adapter.validate_python(self._content(line)["entry"]) for line in lines]
 
-    def _entry(self, file: Path, line: bytes) -> T:
-        try:
-            return self._adapter.validate_json(line, strict=False)
-        except ValidationError as error:
-            raise GtrTurboError(f"{file} is damaged: {error.errors()[0]['msg']}.", f"start anew: rm -r {self.folder}") from None
+    def _line(self, content: dict[str, Any]) -> bytes:
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return self._seal(text) + b" " + text + b"\n"
+
+    def _content(self, line: bytes) -> dict[str, Any]:
+        """Read a line back. Raises ValueError: it is not what this work wrote."""
+        seal, _, text = line.rstrip(b"\n").partition(b" ")
+        if self._seal(text) != seal:
+            raise ValueError("its hash is another")
+        return json.loads(text)
+
+    def _seal(self, text: bytes) -> bytes:
+        return hashlib.sha256(self._key.encode() + text).hexdigest().encode()
 
     def remove(self) -> None:
         """Remove the log: the artifact is there."""
         self._close()
         if group().world.first:
-            remove_whole(self.folder)
+            _remove(self.folder)
 
     def _close(self) -> None:
         if self._own:
@@ -98,14 +139,21 @@ class ResumeLog(Generic[T]):
         if kind is None:
             return
         self._close()
-        if group().world.first and not any(file.stat().st_size for file in self.folder.glob("*.jsonl")):
-            remove_whole(self.folder)
+        if group().world.first and not any(file.stat().st_size for file in self.folder.glob(f"*{ENTRIES}")):
+            _remove(self.folder)
 
 
 def remove_left(out: Path) -> None:
     """Remove the log of an artifact that is there: its writer was killed before it could. Not while another writes it anew."""
     if not os.path.lexists(partial(out)):
-        remove_whole(_folder(out))
+        _remove(_folder(out))
+
+
+def _remove(folder: Path) -> None:
+    """Remove a log, its owner's name first: what is left of it by who is killed meanwhile belongs to no work."""
+    if holds_no_links(folder):
+        (folder / OWNER).unlink(missing_ok=True)
+    remove_whole(folder)
 
 
 def is_log(folder: Path) -> bool:
@@ -119,7 +167,7 @@ def _folder(out: Path) -> Path:
 
 
 def _key(provenance: Provenance) -> str:
-    content = json.dumps([__version__, asdict(provenance)], sort_keys=True, ensure_ascii=False)
+    content = json.dumps([LOG_FORMAT, __version__, asdict(provenance)], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(content.encode()).hexdigest()
 
 

@@ -1,23 +1,31 @@
-"""Ragged arrays and pictures on disk: one array per turn, written flat with offsets, and pictures under their content's hash."""
+"""Ragged arrays on disk: one array per turn, written flat with offsets."""
 
-import hashlib
-import io
 import itertools
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.files import write_one_of_many
+from gtrturbo.store.files import read_regular, write_whole
 from gtrturbo.store.safetensors_files import SAFETENSORS_METADATA
 
-PNG_END = b"IEND\xaeB`\x82"  # The last chunk: its name and checksum.
+# Type and number of dimensions of each array in a file.
+TOKEN_TYPES = {
+    "prompt_ids": (np.int32, 1),
+    "prompt_offsets": (np.int64, 1),
+    "response_ids": (np.int32, 1),
+    "response_offsets": (np.int64, 1),
+    "response_spans": (np.int32, 2),
+    "thought_mask": (np.bool_, 1),
+    "action_mask": (np.bool_, 1),
+    "sample_logprobs": (np.float32, 1),
+}
+SCORE_TYPES = {"teacher_logprobs": (np.float32, 1), "offsets": (np.int64, 1)}
+TOP_TYPES = {"top_ids": (np.int32, 2), "top_logprobs": (np.float32, 2), "rest_logprobs": (np.float32, 1)}
 
 
 @dataclass(frozen=True)
@@ -59,12 +67,22 @@ def save_turn_tokens(path: Path, tokens: TurnTokens) -> None:
 
 def load_turn_tokens(path: Path) -> TurnTokens:
     """Read what `save_turn_tokens` wrote."""
-    arrays = load_arrays(path)
+    return turn_tokens_of(read_tensor_file(path), path)
+
+
+def turn_tokens_of(content: bytes, path: Path) -> TurnTokens:
+    """Return the tokens that a file holds whose bytes were read.
+
+    Raises:
+        GtrTurboError: it is damaged, or holds other tensors than those of tokens.
+    """
+    arrays = arrays_of(content, path)
+    _require_types(path, arrays, TOKEN_TYPES)
     by_response = {
-        name: _split(arrays[name], arrays["response_offsets"])
+        name: _split(path, arrays[name], arrays["response_offsets"])
         for name in ("response_ids", "response_spans", "thought_mask", "action_mask", "sample_logprobs")
     }
-    return TurnTokens(prompt_ids=_split(arrays["prompt_ids"], arrays["prompt_offsets"]), **by_response)
+    return TurnTokens(prompt_ids=_split(path, arrays["prompt_ids"], arrays["prompt_offsets"]), **by_response)
 
 
 @dataclass(frozen=True)
@@ -93,14 +111,36 @@ def save_scores(path: Path, teacher_logprobs: Sequence[np.ndarray], top: TopLogp
 
 def load_scores(path: Path) -> list[np.ndarray]:
     """Read what `save_scores` wrote: the teacher's log-probs, one array per turn."""
-    arrays = load_arrays(path)
-    return _split(arrays["teacher_logprobs"], arrays["offsets"])
+    return scores_of(read_tensor_file(path), path)
+
+
+def scores_of(content: bytes, path: Path) -> list[np.ndarray]:
+    """Return the log-probs that a file holds whose bytes were read.
+
+    Raises:
+        GtrTurboError: it is damaged, or holds other tensors than those of scores.
+    """
+    arrays = arrays_of(content, path)
+    _require_types(path, arrays, SCORE_TYPES | (TOP_TYPES if "top_ids" in arrays else {}))
+    return _split(path, arrays["teacher_logprobs"], arrays["offsets"])
 
 
 def load_top_logprobs(path: Path) -> TopLogprobs:
     """Read the teacher's most likely tokens of scores that have them."""
-    arrays = load_arrays(path)
-    return TopLogprobs(*(_split(arrays[name], arrays["offsets"]) for name in ("top_ids", "top_logprobs", "rest_logprobs")))
+    return top_logprobs_of(read_tensor_file(path), path)
+
+
+def top_logprobs_of(content: bytes, path: Path) -> TopLogprobs:
+    """Return the teacher's most likely tokens of scores that have them.
+
+    Raises:
+        GtrTurboError: they have none, or the file is damaged.
+    """
+    arrays = arrays_of(content, path)
+    _require_types(path, arrays, SCORE_TYPES | TOP_TYPES)
+    if arrays["top_ids"].shape != arrays["top_logprobs"].shape:
+        raise _damaged(path, "its most likely tokens and their log-probs are not of one shape")
+    return TopLogprobs(*(_split(path, arrays[name], arrays["offsets"]) for name in TOP_TYPES))
 
 
 def _flatten(prefix: str, ragged: Mapping[str, Sequence[np.ndarray]], dtype: type) -> dict[str, np.ndarray]:
@@ -113,12 +153,14 @@ def _flat(rows: Sequence[np.ndarray], dtype: type) -> np.ndarray:
     return np.concatenate([np.asarray(row, dtype=dtype) for row in rows] or [np.empty(0, dtype)])
 
 
-def _split(flat: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
+def _split(path: Path, flat: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
+    if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(flat) or (np.diff(offsets) < 0).any():
+        raise _damaged(path, "its offsets do not lead from 0 to the end of its rows")
     return [flat[start:end] for start, end in itertools.pairwise(offsets)]
 
 
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    save_file(arrays, path, metadata=SAFETENSORS_METADATA)
+    write_whole(path, save(arrays, metadata=SAFETENSORS_METADATA))
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -127,29 +169,44 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises:
         GtrTurboError: the file is missing or damaged; names the command that finds out more.
     """
+    return arrays_of(read_tensor_file(path), path)
+
+
+def read_tensor_file(path: Path) -> bytes:
+    """Read the bytes of a file of arrays.
+
+    Raises:
+        GtrTurboError: it cannot be read.
+    """
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
+        return read_regular(path)
+    except OSError as error:
         raise GtrTurboError(f"{path} cannot be read: {error}.", f"see: gtrturbo show {path.parent} --check") from None
 
 
-def save_image(folder: Path, pixels: np.ndarray) -> str:
-    """Write a picture, [H, W, 3] uint8, under the hash of its pixels, once; return its path relative to the artifact."""
-    digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:32]
-    name = f"images/{digest}.png"
-    target = folder / name
-    if not _is_whole(target):
-        target.parent.mkdir(exist_ok=True)
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, format="PNG")
-        write_one_of_many(target, file.getvalue())
-    return name
+def arrays_of(content: bytes, path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays that a safetensors file holds whose bytes were read.
+
+    Raises:
+        GtrTurboError: it is damaged.
+    """
+    try:
+        return load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise GtrTurboError(f"{path} cannot be read: {error}.", f"see: gtrturbo show {path.parent} --check") from None
 
 
-def _is_whole(file: Path) -> bool:
-    """Tell whether a picture is there to its end: what a killed process left of one is made again."""
-    if not file.is_file() or file.stat().st_size < len(PNG_END):
-        return False
-    with file.open("rb") as opened:
-        opened.seek(-len(PNG_END), os.SEEK_END)
-        return opened.read() == PNG_END
+def _require_types(path: Path, arrays: Mapping[str, np.ndarray], types: Mapping[str, tuple[type, int]]) -> None:
+    """Refuse other arrays than these, and those of another type or number of dimensions."""
+    if odd := sorted(arrays.keys() ^ types.keys()):
+        raise _damaged(path, f"{odd[0]} is missing or has no place in it")
+    for name, (dtype, dimensions) in types.items():
+        array = arrays[name]
+        if array.dtype != dtype or (array.size and array.ndim != dimensions):  # Of no rows nobody knows how wide they are.
+            raise _damaged(path, f"{name} is {array.dtype} {list(array.shape)}")
+    if "response_spans" in types and arrays["response_spans"].shape[1:] not in ((), (2,)):
+        raise _damaged(path, "response_spans are no pairs")
+
+
+def _damaged(path: Path, what: str) -> GtrTurboError:
+    return GtrTurboError(f"{path} is damaged: {what}.", f"see: gtrturbo show {path.parent} --check")

@@ -1,10 +1,10 @@
 """Artifacts are what their ids say: files that are read are compared with the hashes in the manifest before any work."""
 
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 from gtrturbo.config.choices import VerifyInputs
+from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.files import list_files
 from gtrturbo.store.ids import sha256_file, sha256_of, short
@@ -99,7 +99,7 @@ def _is_believed(file: Path, now: Look, how: VerifyInputs, then: Look | None) ->
 
 
 def _changed(folder: Path, manifest: Manifest, what: str) -> GtrTurboError:
-    place = shlex.quote(str(folder))
+    place = shell_word(str(folder))
     return GtrTurboError(
         f"{what}.", f"bring it back as it was, or make {folder} again with {manifest.stage}; see: gtrturbo show {place} --check"
     )

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from gtrturbo.algorithms.ppo import explained_variance
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.scoring import score_all
 from gtrturbo.models.value_head import ValueHead
@@ -24,7 +25,16 @@ def give_value_head(policy: Policy, *, needed: bool, seed: int) -> ValueHead | N
 
 
 def bootstrap_values(policy: Policy, rollout: Rollout, transcript: Transcript, *, tokens: int) -> Tensor:
-    """Value the states after truncated turns, whose episodes would have gone on. [N], 0 elsewhere"""
+    """Value the states after truncated turns, whose episodes would have gone on. [N], 0 elsewhere
+
+    Raises:
+        GtrTurboError: of a truncated turn there is no such state.
+    """
+    lost = next((row for row, turn in enumerate(transcript.turns) if turn.truncated and turn.successor is None), None)
+    if lost is not None:
+        raise GtrTurboError(
+            f"row {lost} of {rollout.path} is truncated, and the state after it is not there.", "play again: gtrturbo rollout …"
+        )
     cut = [(row, turn.successor) for row, turn in enumerate(transcript.turns) if turn.truncated and turn.successor]
     prompts = [render(policy.renderer, rollout.path, state.messages, state.images) for _, state in cut]
     end = np.array([policy.processor.tokenizer.eos_token_id])  # A value needs no reply, the forward pass needs one token.

@@ -11,11 +11,10 @@ from torch import Tensor
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.renderer import Prompt, Renderer
-from gtrturbo.play.recording import read_turns, render
+from gtrturbo.play.recording import render, require_texts
 from gtrturbo.store.manifest import read_manifest
-from gtrturbo.store.names import DEMOS, TOKENS
-from gtrturbo.store.records import Demo, read_rows
-from gtrturbo.store.tensors import load_turn_tokens
+from gtrturbo.store.records import Demo, Turn
+from gtrturbo.store.turns import has_tokens, read_demos, read_turn_tokens, read_turns
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,12 @@ def read_examples(paths: Sequence[Path], renderer: Renderer) -> list[Example]:
 def _read(path: Path, renderer: Renderer) -> list[Example]:
     kind = read_manifest(path).kind
     if kind == "demos":
-        return [demo_example(demo, path, renderer) for demo in read_rows(path / DEMOS, Demo)]
+        return [demo_example(demo, path, renderer) for demo in read_demos(path)]
     if kind not in ("turns", "evaluation"):
         raise GtrTurboError(f"{path} holds {kind}, not turns or demos.", "make some with: gtrturbo rollout --expert …")
     turns = read_turns(path)
     # Sampled ids are learned as they were sampled; only an expert's text is tokenised.
-    sampled = load_turn_tokens(path / TOKENS).response_ids if (path / TOKENS).is_file() else [None] * len(turns)
+    sampled = _sampled(path, turns, renderer) if has_tokens(path) else [None] * len(turns)
     examples = []
     for turn, ids in zip(turns, sampled, strict=True):
         if turn.legal:
@@ -52,6 +51,12 @@ def _read(path: Path, renderer: Renderer) -> list[Example]:
             prompt = render(renderer, path, turn.messages[:-1], turn.images)
             examples.append(Example(prompt, np.asarray(response, np.int32), np.ones(len(response), bool)))
     return examples
+
+
+def _sampled(path: Path, turns: Sequence[Turn], renderer: Renderer) -> list[np.ndarray]:
+    tokens = read_turn_tokens(path, turns)
+    require_texts(path, turns, tokens, renderer)
+    return tokens.response_ids
 
 
 def demo_example(demo: Demo, path: Path, renderer: Renderer) -> Example:

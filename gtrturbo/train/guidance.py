@@ -17,7 +17,8 @@ from gtrturbo.models.policy import Policy
 from gtrturbo.models.scoring import pad
 from gtrturbo.play.recording import Transcript
 from gtrturbo.plugins import calling, find
-from gtrturbo.store.tensors import TopLogprobs, load_scores, load_top_logprobs
+from gtrturbo.store.tensors import TopLogprobs
+from gtrturbo.store.turns import read_scores
 
 ESTIMATOR_SEAM = "KL estimator"
 
@@ -154,8 +155,9 @@ def _checked(name: str, estimator: OwnEstimator, view: StudentView) -> Tensor:
 
 
 def read_guidance(
-    file: Path,
+    scores: Path,
     *,
+    lengths: Sequence[int],
     thought: Tensor,
     action: Tensor,
     tokens: KlTokens,
@@ -165,20 +167,21 @@ def read_guidance(
     """Read scores.
 
     Args:
-        file: the scores of N turns.
+        scores: of N turns.
+        lengths: tokens of each reply. N
         thought, action: masks of the turns' tokens. [N, R] bool
         tokens: which of them count: those of the thought, as in the paper, or of the whole reply, thought and action alike.
         estimator: of the KL per token; one of distributions needs the teacher's most likely tokens.
         vocabulary: token ids that the student has.
 
     Raises:
-        GtrTurboError: the teacher has more tokens than the student.
+        GtrTurboError: they are of other replies or no scores, or the teacher has more tokens than the student.
     """
-    teacher = pad(load_scores(file), thought.shape[1])
-    top = load_top_logprobs(file) if isinstance(estimator, Estimator) and estimator.distributions else None
+    logprobs, top = read_scores(scores, lengths, top=isinstance(estimator, Estimator) and estimator.distributions)
+    teacher = pad(logprobs, thought.shape[1])
     if top and any(ids.size and ids.max() >= vocabulary for ids in top.ids):
         raise GtrTurboError(
-            f"the teacher's most likely tokens in {file.parent} are not all among the student's {vocabulary}.",
+            f"the teacher's most likely tokens in {scores} are not all among the student's {vocabulary}.",
             "distill again with a smaller --top-logprobs.",
         )
     return Guidance(teacher, thought if tokens == "thought" else thought | action, estimator, top)

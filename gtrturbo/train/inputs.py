@@ -1,5 +1,6 @@
 """What an update is given besides weights: turns and scores, which must belong to the checkpoint and to one another."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ class Rollout:
         checkpoint: id of the checkpoint that played; None where an expert did.
         temperature: of sampling.
         sampler: what sampled; None where this toolkit's own engine did, whose log-probs are the trainer's.
+        same_type: it computed in no narrower type than the trainer.
         group_size: how many episodes share a deal.
     """
 
@@ -33,20 +35,31 @@ class Rollout:
     checkpoint: str | None
     temperature: float
     sampler: str | None
+    same_type: bool = False
     group_size: int = 1
 
 
-def read_rollout(path: Path) -> Rollout:
+def read_rollout(path: Path, *, dtype: str = "") -> Rollout:
     """Read how turns were played.
+
+    Args:
+        path: the turns.
+        dtype: that the trainer's weights are asked for in; auto, as the sampler's, is the type on disk.
 
     Raises:
         GtrTurboError: there are no turns.
     """
     manifest = read_manifest(path, "turns")
-    config = manifest.config
+    config, player = manifest.config, manifest.inputs.get("checkpoint")
+    if isinstance(player, list):
+        raise GtrTurboError(f"{path} was played by several checkpoints, says its manifest.", "play again: gtrturbo rollout …")
     exact = has_exact_logprobs(config.get("engine", HF))
+    temperature = config.get("temperature")
+    if not isinstance(temperature, int | float) or isinstance(temperature, bool) or not 0 <= temperature < math.inf:
+        raise GtrTurboError(f"{path} was sampled at temperature {temperature}, which is none.", "play again: gtrturbo rollout …")
+    same_type = config.get("dtype") in ("float32", dtype)
     sampler = None if exact else _sampler(config)
-    return Rollout(path, manifest.inputs.get("checkpoint"), config["temperature"], sampler, config.get("group_size", 1))
+    return Rollout(path, player, temperature, sampler, same_type, group_size=config.get("group_size", 1))
 
 
 def _sampler(config: dict[str, Any]) -> str:
@@ -83,9 +96,10 @@ def require_scores(scores: Path, rollout: Rollout, *, name: str, estimator: Esti
         as_loss: the KL is to stand beside PPO as a loss.
     """
     manifest, given = read_manifest(scores, "scores"), artifact_id(rollout.path)
-    if manifest.inputs["rollouts"] != given:
+    made_for = manifest.inputs.get("rollouts")
+    if made_for != given:
         raise GtrTurboError(
-            f"scores were made for turns {short(manifest.inputs['rollouts'])}, but --rollouts is {short(given)}.",
+            f"scores were made for turns {short(made_for)}, but --rollouts is {short(given)}.",
             f"run: gtrturbo distill --rollouts {rollout.path} --mode kl …",
         )
     if manifest.config.get("compat") == "release":

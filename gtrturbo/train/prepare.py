@@ -24,6 +24,9 @@ from gtrturbo.train.ppo_batch import Importance, PpoBatch
 
 # Nats per token. Engines of one model differ by hundredths, in bfloat16 by tenths at most.
 OTHER_POLICY = 0.5
+# How far a token's log-prob may be from that of the same weights here, in nats: rounding of bfloat16 in the logits of an
+# unlikely token, and of float32.
+FAR, FAR_IN_FLOAT32 = 2.0, 0.1
 
 
 @dataclass(frozen=True)
@@ -216,6 +219,28 @@ def _require_one_policy(rollout: Rollout, gap: SamplerTrainerGap) -> None:
             f"the {rollout.sampler}'s log-probs are {gap.mean:.2f} nats per token from the trainer's: it played another "
             "model, or returned log-probs before temperature.",
             "serve the model under the checkpoint; start vLLM with --logprobs-mode processed_logprobs.",
+        )
+
+
+def require_own_logprobs(rollout: Rollout, batch: PpoBatch, largest: float, *, whole: bool) -> None:
+    """Refuse turns whose log-probs this checkpoint did not give, where it is what played.
+
+    Args:
+        rollout: how they were played.
+        batch: of its turns.
+        largest: gap of a token between sampler and trainer, in nats.
+        whole: the trainer computes in float32.
+
+    Raises:
+        GtrTurboError: a token's log-prob is further off than rounding takes it.
+    """
+    most = FAR_IN_FLOAT32 if whole and rollout.same_type else FAR
+    if rollout.sampler is None and largest > most:
+        row = int(batch.sampler_trainer_gap.argmax())
+        raise GtrTurboError(
+            f"log-probs in {rollout.path} are up to {largest:.3g} nats per token from those that --checkpoint gives "
+            f"(most in turn {row}): these tokens were not sampled so.",
+            "play again: gtrturbo rollout …",
         )
 
 

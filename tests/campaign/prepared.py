@@ -89,8 +89,8 @@ def _after_two_entries() -> None:
 
     append, entries = ResumeLog.append, []
 
-    def counted(self: ResumeLog, entry: object) -> None:
-        append(self, entry)
+    def counted(self: ResumeLog, entry: object, *files: object) -> None:
+        append(self, entry, *files)
         entries.append(entry)
         if len(entries) == 2:
             die()

@@ -53,11 +53,11 @@ def test_a_sentence_and_an_ordinary_end_are_none():
         (False, "rollout", True, True, True, "silent"),  # Its hash is another, and it was read.
         (False, "rollout", False, True, True, "same"),  # It was not read.
         (False, "check", False, True, True, "silent"),
+        (True, "check", True, False, False, "accepted"),  # As sealed: hashes are all that it looks at.
         (True, "rollout", True, False, False, "silent"),
         (False, "rollout", True, False, False, "accepted"),  # Another valid file.
         (True, "rollout", True, False, True, "same"),
         (False, "show", True, True, False, "accepted"),  # It shows what is there.
-        (True, "show", True, True, False, "silent"),
     ],
 )
 def test_a_damaged_file_that_was_taken_is_a_fault_where_it_counts(breaks, reader, opened, hashed, same, outcome):

@@ -419,3 +419,23 @@ def test_a_tensor_is_matched_by_its_longest_common_ending_alone(folders):
         tensors_of(layout, [("one.layers.0.up.weight", [(3, 2)]), ("two.layers.0.up.weight", [(3, 2)])])
     with pytest.raises(GtrTurboError, match="transformers does not know the model"):
         tensors_of(layout, [("other.layers.0.q.weight", [(2, 2)])])
+
+
+def test_a_tied_head_that_was_trained_with_its_embedding_is_merged_as_one_and_others_are_refused(folders):
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    base, path = folders.root / "tied", folders.root / "adapter"
+    Qwen2ForCausalLM(config).save_pretrained(base)
+    adapter(path, base, seed=1, modules_to_save=["embed_tokens"], ensure_weight_tying=True)
+    held = load_file(path / "adapter_model.safetensors")
+    assert {"base_model.model.lm_head.weight", "base_model.model.model.embed_tokens.weight"} <= held.keys()
+    found, before = read(folders.merge(path, base=base, method="linear", verify=9)), read(base)
+    assert found.keys() == before.keys()
+    assert np.array_equal(found["model.embed_tokens.weight"], held["base_model.model.model.embed_tokens.weight"])
+    assert not np.array_equal(found["model.embed_tokens.weight"], before["model.embed_tokens.weight"])
+    changed(path, lambda tensors: tensors | {"base_model.model.lm_head.weight": held["base_model.model.lm_head.weight"] + 1})
+    with pytest.raises(GtrTurboError, match="does not hold as a tensor of its own"):
+        folders.merge(path, base=base)

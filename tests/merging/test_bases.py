@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from checkpoints import content, read
 from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
+from safetensors.numpy import load_file, save_file
 from test_what_is_read import SMALL, saved
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from gtrturbo.config import MergeConfig
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.stages import preview
 
 
 @pytest.fixture
@@ -66,6 +69,34 @@ def test_an_adapter_config_that_is_none_is_refused(folders, base, adapter, text)
     (adapter / "adapter_config.json").write_text(text)
     with pytest.raises(GtrTurboError, match=r"adapter_config.json is damaged"):
         folders.merge(adapter, base=base)
+
+
+@pytest.mark.parametrize(
+    ("said", "refusal"),
+    [
+        ({"lora_alpha": None}, "lora_alpha of .* is None"),
+        ({"lora_alpha": "8"}, "lora_alpha of .* is '8'"),
+        ({"lora_alpha": True}, "lora_alpha of .* is True"),
+        ({"lora_alpha": "gone"}, "lora_alpha of .* is None"),
+        ({"alpha_pattern": {"*q_proj": 3}}, "is no regular expression"),
+        ({"alpha_pattern": ["q_proj"]}, "where numbers by module are meant"),
+        ({"alpha_pattern": {"q_proj": "3"}}, "lora_alpha of .* is '3'"),
+    ],
+    ids=range(7),
+)
+def test_an_adapter_config_of_odd_values_is_refused(folders, base, adapter, said, refusal):
+    with pytest.raises(GtrTurboError, match=refusal):
+        folders.merge(renamed(adapter, **said), base=base)
+
+
+def test_adapters_of_a_base_of_integers_are_refused_also_by_a_dry_run(folders, base, adapter):
+    name = "model.layers.0.self_attn.q_proj.weight"
+    tensors = load_file(base / "model.safetensors")
+    save_file(tensors | {name: tensors[name].astype(np.int8)}, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(GtrTurboError, match=rf"{name} in {base} is of type I8"):
+        folders.merge(adapter, base=base)
+    with pytest.raises(GtrTurboError, match=rf"{name} in {base} is of type I8"):
+        preview(MergeConfig(out=folders.root / "x", base=base, checkpoints=(adapter,), dry_run=True))
 
 
 def test_an_adapter_without_tensors_is_refused(folders, base, adapter):

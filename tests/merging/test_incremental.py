@@ -490,3 +490,13 @@ def test_more_checkpoints_than_a_count_can_hold_are_refused(folders, family, mon
     folders.merge(others[0], base=base, state=folders.root / "state")
     with pytest.raises(GtrTurboError, match="a state holds 1 checkpoints at most"):
         folders.merge(others[1], base=base, state=folders.root / "state")
+
+
+def test_a_pipe_in_the_place_of_a_state_is_not_waited_for(folders, family, tmp_path):
+    base, others = family(1)
+    state = tmp_path / "state"
+    folders.merge(others[0], base=base, state=state)
+    (state / "state.json").unlink()
+    os.mkfifo(state / "state.json")
+    with pytest.raises(GtrTurboError, match="is no regular file"):
+        folders.merge(others[0], base=base, state=state)

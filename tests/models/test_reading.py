@@ -1,10 +1,13 @@
 """Files of a model that are damaged: one sentence with the model and the command that checks it, whatever a library raises."""
 
+import json
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
@@ -39,6 +42,29 @@ def test_a_damaged_file_is_told_with_the_model_and_its_check(copy, name, content
     assert str(copy) in error.value.what
     assert len(error.value.what) < 600
     assert error.value.fix == f"see: gtrturbo show {copy} --check"
+
+
+@pytest.mark.parametrize(("name", "value", "told"), [
+    ("video_token_id", 10**6, "names token 1000000, and its vocabulary has "),
+    ("image_token_id", -1, "names token -1, and its vocabulary has "),
+    ("image_token_id", 0, "means token 0 by a picture, and its processor writes "),
+])  # fmt: skip
+def test_tokens_of_pictures_that_the_model_and_its_processor_do_not_share_are_refused(copy, name, value, told):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {name: value}))
+    with pytest.raises(GtrTurboError, match=told):
+        load_policy(copy, device="cpu")
+
+
+@pytest.mark.parametrize("uniforms", [np.full((1, 4), 0.5), None], ids=["drawn", "greedy"])
+def test_logits_that_are_no_numbers_are_refused_and_no_token_is_made_of_them(copy, uniforms):
+    policy = load_policy(copy, device="cpu")
+    with torch.no_grad():
+        # An entry of a normalised state that is above 1.2 becomes infinite in float32.
+        policy.model.get_parameter("model.language_model.norm.weight").fill_(3e38)
+    prompt = policy.renderer.prompt([{"role": "user", "content": "hello"}], [])
+    with pytest.raises(GtrTurboError, match=r"^the logits of .* are not finite at temperature 1"):
+        policy.generate([prompt], uniforms, temperature=1.0, max_new_tokens=4)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])

@@ -141,7 +141,7 @@ def test_offsets_of_a_tokenised_text_and_of_its_decoded_tokens_are_the_same(rend
 
 def test_a_saved_picture_comes_back_pixel_by_pixel(tmp_path):
     from gtrturbo.store.pictures import load_picture
-    from gtrturbo.store.tensors import save_image
+    from gtrturbo.store.saved_pictures import save_image
 
     picture = np.random.default_rng(0).integers(0, 256, (56, 84, 3), np.uint8)
     assert np.array_equal(load_picture(tmp_path, save_image(tmp_path, picture)), picture)

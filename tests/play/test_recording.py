@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from games import prompt_text
+from resealed import reseal
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.episodes import Response, play_episodes
@@ -124,6 +125,7 @@ def test_turns_that_render_to_other_tokens_are_refused(tmp_path, turns, policy):
     shutil.copytree(turns, tmp_path / "turns")
     text = (tmp_path / "turns" / "turns.jsonl").read_text()
     (tmp_path / "turns" / "turns.jsonl").write_text(text.replace("The image shows", "The picture shows"))
+    reseal(tmp_path / "turns")
     with pytest.raises(GtrTurboError, match=r"turn 0 of .* renders to other tokens"):
         read_transcript(tmp_path / "turns", policy.renderer)
 
@@ -132,7 +134,8 @@ def test_turns_and_tokens_of_different_numbers_are_refused(tmp_path, turns, poli
     shutil.copytree(turns, tmp_path / "turns")
     lines = (turns / "turns.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "turns" / "turns.jsonl").write_text("".join(lines[:-1]))
-    with pytest.raises(GtrTurboError, match=rf"has {len(lines) - 1} turns and tokens of {len(lines)}"):
+    reseal(tmp_path / "turns")
+    with pytest.raises(GtrTurboError, match=rf"there are {len(lines) - 1} turns and tokens of {len(lines)} replies|does not end"):
         read_transcript(tmp_path / "turns", policy.renderer)
 
 

@@ -263,7 +263,8 @@ def test_turn_shows_that_row_only(tmp_path, capsys):
     ],
 )
 def test_reply_that_did_not_parse_says_what_was_executed(tmp_path, capsys, changes, said):
-    path = make_turns(tmp_path / "t", [turn(5, 0, GARBLED, **changes)])
+    turns = [turn(5, 0, GARBLED, **changes), *([] if "terminated" in changes else [turn(5, 1, terminated=True)])]
+    path = make_turns(tmp_path / "t", turns)
     assert f"executed {said}" in lines(printed(capsys, path, turn=0))
 
 
@@ -318,7 +319,7 @@ def test_scores_without_colours_on_a_terminal_are_a_table(tmp_path, capsys, colo
 
 def test_lines_in_a_pipe_are_neither_wrapped_nor_padded(tmp_path, capsys):
     question = "far " * 100 + "away?"
-    out = printed(capsys, make_turns(tmp_path / "t", [turn(5, 0, messages=chat(question, REPLY))]), turn=0)
+    out = printed(capsys, make_turns(tmp_path / "t", [turn(5, 0, messages=chat(question, REPLY), terminated=True)]), turn=0)
     assert question in out
     assert all(line == line.rstrip() for line in out.splitlines())
 

@@ -230,9 +230,10 @@ def test_scores_without_distributions_name_the_command_that_makes_them(loss_conf
 
 def test_a_teacher_of_more_tokens_than_the_student_is_refused(top_scores):
     mask = torch.ones(1, 1, dtype=torch.bool)
+    lengths = [len(row) for row in load_scores(top_scores / "scores.safetensors")]
     with pytest.raises(GtrTurboError, match="not all among the student's 4"):
         read_guidance(
-            top_scores / "scores.safetensors", thought=torch.ones(100, 100).bool(), action=mask, tokens="thought",
+            top_scores, lengths=lengths, thought=torch.ones(100, 100).bool(), action=mask, tokens="thought",
             estimator=ESTIMATORS["full"], vocabulary=4,
         )  # fmt: skip
 

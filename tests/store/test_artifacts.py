@@ -18,7 +18,8 @@ from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.provenance import Provenance
 from gtrturbo.store.pruned import damaged_files
-from gtrturbo.store.tensors import TurnTokens, load_scores, load_turn_tokens, save_image, save_scores, save_turn_tokens
+from gtrturbo.store.saved_pictures import save_image
+from gtrturbo.store.tensors import TurnTokens, load_scores, load_turn_tokens, save_scores, save_turn_tokens
 from gtrturbo.store.writing import finished, writing
 
 WORK = Provenance(stage="sft", kind="checkpoint", config={"steps": 3, "lr": 0.1}, inputs={"checkpoint": "a" * 64})

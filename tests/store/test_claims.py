@@ -15,7 +15,7 @@ from gtrturbo.store.claims import claimed_anew, holds_no_links, partial, put_in_
 from gtrturbo.store.open_files import Files
 from gtrturbo.store.provenance import Provenance
 from gtrturbo.store.resume_log import ResumeLog
-from gtrturbo.store.tensors import save_image
+from gtrturbo.store.saved_pictures import save_image
 from gtrturbo.store.writing import finished, writing
 
 WORK = Provenance("rollout", "turns", {}, {})
@@ -167,12 +167,13 @@ def test_a_resume_log_is_gone_on_with(tmp_path):
 
 def test_a_resume_log_behind_a_link_is_not_gone_on_with(tmp_path):
     folder = begun(tmp_path)
+    before = (folder / "0.jsonl").read_bytes()
     folder.rename(tmp_path / "elsewhere")
     folder.symlink_to(tmp_path / "elsewhere")
     log = log_of(tmp_path)
     log.append(Line(1))
     assert log.found == [] and not folder.is_symlink()
-    assert (tmp_path / "elsewhere" / "0.jsonl").read_text() == '{"row":0}\n'
+    assert (tmp_path / "elsewhere" / "0.jsonl").read_bytes() == before
     log.remove()
     assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == ["0.jsonl", "work"]
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from gtrturbo.store import files
 from gtrturbo.store.files import list_files, save_json, write_whole
 from gtrturbo.store.names import PRUNED
 from gtrturbo.store.provenance import Provenance
-from gtrturbo.store.tensors import save_image
+from gtrturbo.store.saved_pictures import is_saved, save_image
 from gtrturbo.store.writing import writing
 
 
@@ -86,6 +87,16 @@ def test_a_whole_picture_is_not_written_again(tmp_path):
     before = file.stat().st_ino
     save_image(tmp_path, PIXELS)
     assert file.stat().st_ino == before
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 3), (6, 4, 3)])
+def test_another_whole_picture_under_the_name_is_noticed_and_made_again(tmp_path, shape):
+    file = tmp_path / save_image(tmp_path, PIXELS)
+    whole = file.read_bytes()
+    Image.fromarray(np.zeros(shape, np.uint8)).save(file)
+    assert not is_saved(tmp_path, f"images/{file.name}")
+    save_image(tmp_path, PIXELS)
+    assert file.read_bytes() == whole and is_saved(tmp_path, f"images/{file.name}")
 
 
 LEFT = ".a.0123456789abcdef"

@@ -16,7 +16,7 @@ from PIL import Image
 import gtrturbo
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.pictures import copy_picture, load_picture
-from gtrturbo.store.tensors import save_image
+from gtrturbo.store.saved_pictures import save_image
 
 PIXELS = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 NAME = "images/0.png"

@@ -1,11 +1,12 @@
 """The journal: entries outlive their process, and belong to one piece of work."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from gtrturbo.distributed.processes import World, working_in
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.store import resume_log
 from gtrturbo.store.provenance import Provenance
 from gtrturbo.store.resume_log import ResumeLog
 from gtrturbo.store.writing import finished, writing
@@ -55,7 +56,7 @@ def test_an_entry_that_was_not_finished_is_cut_off_and_written_again(tmp_path, l
     first.append(Line(0, "whole"))
     first.append(Line(1, "torn"))
     file = tmp_path / ".demos.journal" / "0.jsonl"
-    whole = len(b'{"row":0,"text":"whole"}\n')
+    whole = file.read_bytes().index(b"\n") + 1
     file.write_bytes(file.read_bytes()[: whole + left])
     again = open_(tmp_path)
     assert again.found == [Line(0, "whole")]
@@ -71,11 +72,51 @@ def test_what_other_work_left_there_is_discarded_with_its_files(tmp_path):
     assert other.found == [] and sorted(path.name for path in other.folder.iterdir()) == ["work"]
 
 
-def test_a_whole_line_that_is_no_entry_is_an_error_that_names_the_folder(tmp_path):
-    open_(tmp_path)
-    (tmp_path / ".demos.journal" / "0.jsonl").write_text('{"row": "x", "text": ""}\n')
-    with pytest.raises(GtrTurboError, match=r"0.jsonl is damaged: .*\nstart anew: rm -r .*\.demos\.journal"):
-        open_(tmp_path)
+@pytest.mark.parametrize("place", [0, 70, 100, -3])
+def test_an_entry_that_was_changed_is_taken_out_and_the_others_stay(tmp_path, place):
+    log = open_(tmp_path)
+    for row in range(3):
+        log.append(Line(row, "said"))
+    file = log.folder / "0.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    changed = bytearray(lines[1])
+    changed[place] ^= 1
+    file.write_bytes(lines[0] + bytes(changed) + lines[2])
+    again = open_(tmp_path)
+    assert again.found == [Line(0, "said"), Line(2, "said")] == again.read()
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"other"), lambda path: path.write_bytes(b"")])
+def test_an_entry_whose_files_are_missing_or_changed_is_taken_out_and_so_are_files_of_no_entry(tmp_path, damage):
+    log = open_(tmp_path)
+    for name in ("a", "b", "c"):
+        (log.folder / name).write_bytes(b"picture")
+    log.append(Line(0, "of a"), ["a"])
+    log.append(Line(1, "of a and b"), ["a", "b"])
+    damage(log.folder / "b")
+    again = open_(tmp_path)
+    assert again.found == [Line(0, "of a")]
+    assert sorted(path.name for path in log.folder.iterdir()) == ["0.jsonl", "a", "work"]
+
+
+def test_entries_of_other_work_and_entries_that_stand_twice_are_taken_out(tmp_path):
+    mine, other = open_(tmp_path / "a"), open_(tmp_path / "b", OTHER)
+    mine.append(Line(0, "mine"))
+    other.append(Line(1, "other"))
+    file = mine.folder / "0.jsonl"
+    line = file.read_bytes()
+    file.write_bytes(line + (other.folder / "0.jsonl").read_bytes() + line)
+    assert open_(tmp_path / "a").found == [Line(0, "mine")]
+    assert file.read_bytes() == line
+
+
+def test_a_log_whose_removal_was_cut_short_belongs_to_no_work(tmp_path, monkeypatch):
+    log = open_(tmp_path)
+    log.append(Line(0, "old"))
+    monkeypatch.setattr(resume_log, "remove_whole", lambda folder: None)  # As if the process was killed before.
+    log.remove()
+    monkeypatch.undo()
+    assert (log.folder / "0.jsonl").exists() and open_(tmp_path).found == []
 
 
 def test_each_process_writes_a_file_of_its_own_and_reads_all(tmp_path):

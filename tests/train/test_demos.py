@@ -6,13 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from resealed import reseal
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.built_in import build_processor
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.play.recording import read_turns
 from gtrturbo.store.records import Demo, chat
-from gtrturbo.store.tensors import save_image, save_turn_tokens
+from gtrturbo.store.saved_pictures import save_image
+from gtrturbo.store.tensors import save_turn_tokens
 from gtrturbo.tasks.built_in import TASKS
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.train.demos import Shuffle, demo_example, imitation_loss, read_examples
@@ -48,12 +50,17 @@ def test_a_sampled_reply_is_not_tokenised_again(tmp_path, turns, transcript, ren
     ids = [token for character in transcript.turns[row].reply for token in tokenizer(character)["input_ids"]]
     sampled = list(transcript.tokens.response_ids)
     sampled[row] = np.array([*ids, tokenizer.eos_token_id], np.int32)
+    spans = [renderer.decode(reply.tolist())[1] for reply in sampled]
     beside = {
         name: [np.zeros((len(reply), *values[0].shape[1:]), values[0].dtype) for reply in sampled]
         for name, values in vars(transcript.tokens).items()
-        if name not in ("prompt_ids", "response_ids")
+        if name not in ("prompt_ids", "response_ids", "response_spans", "action_mask")
     }
+    beside["response_spans"] = [np.array(each, np.int32) for each in spans]
+    beside["action_mask"] = [np.full(len(reply), turn.legal) for reply, turn in zip(sampled, transcript.turns, strict=True)]
+    beside["thought_mask"] = [~mask for mask in beside["action_mask"]]
     save_turn_tokens(tmp_path / "turns" / "tokens.safetensors", replace(transcript.tokens, response_ids=sampled, **beside))
+    reseal(tmp_path / "turns")
     first = read_examples([tmp_path / "turns"], renderer)[0]
     assert first.response_ids.tolist() == sampled[row].tolist()
     assert len(sampled[row]) > len(transcript.tokens.response_ids[row])

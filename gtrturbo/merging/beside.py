@@ -1,0 +1,61 @@
+"""What lies beside the weights of a merge's checkpoints and differs from the base's, which is what goes along."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gtrturbo.models.checkpoint_files import base_of, is_adapter, named_base
+from gtrturbo.store.names import GENERATION_CONFIG, MODEL_CONFIG, RENDERER_FILES
+
+# Keys that say who saved a file, how and where, and nothing of the model.
+OF_SAVING = {
+    "transformers_version", "_name_or_path", "name_or_path", "torch_dtype", "dtype", "use_cache", "_commit_hash",
+    "_from_model_config", "tokenizer_file", "special_tokens_map_file", "is_local", "local_files_only", "processor_class",
+    "tokenizer_class", "backend",
+}  # fmt: skip
+TEMPLATE, ADDED = "chat_template", "added_tokens_decoder"
+LISTED = 3  # names that are listed
+
+
+def differences(base: Path, checkpoints: Sequence[Path]) -> list[str]:
+    """Say of each checkpoint which of its files beside the weights are others than those of the base; absent ones are not."""
+    under = Path(base_of(base)) if is_adapter(base) and named_base(base) else base
+    ours = {**_facts(under), **_facts(base)}
+    said = []
+    for path in checkpoints:
+        odd = [name for name, value in _facts(path).items() if ours.get(name) != value]
+        if odd:
+            more = f" and {len(odd) - LISTED} more" if len(odd) > LISTED else ""
+            said.append(f"{path} has other {', '.join(odd[:LISTED])}{more} than the base: the base's go along.")
+    return said
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """What a folder's files say, by a name that a person knows."""
+    facts: dict[str, Any] = {}
+    for name in (MODEL_CONFIG, GENERATION_CONFIG, *RENDERER_FILES):
+        if not (folder / name).is_file():
+            continue
+        content = _parsed((folder / name).read_bytes())
+        if isinstance(content, dict):
+            content = {key: value for key, value in content.items() if key not in OF_SAVING}
+            if content.get(TEMPLATE) is not None:
+                facts["chat template"] = content.pop(TEMPLATE)
+            if content.get(ADDED):
+                facts["added tokens"] = content.pop(ADDED)
+        if name.startswith("chat_template.") and content:
+            facts["chat template"] = content
+        elif name == MODEL_CONFIG and isinstance(content, dict):
+            facts |= {f"{key} of {name}": value for key, value in content.items() if key != "quantization_config"}
+        elif content:
+            facts[name] = content
+    return facts
+
+
+def _parsed(content: bytes) -> Any:
+    """JSON as what it says, so that its layout does not count; other files as text."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return content.decode(errors="replace")

@@ -1,0 +1,89 @@
+"""What lies beside a model's weights and goes along with a merge: everything but weights, training state and junk.
+
+Links are followed within the folder and, in a cache of downloads, to the blobs that a snapshot is made of; never elsewhere.
+"""
+
+import fnmatch
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from gtrturbo.store.inside import copy_own, leads_out, plain
+from gtrturbo.store.names import (
+    ADAPTER_CONFIG,
+    CARD,
+    MANIFEST,
+    METRICS,
+    METRICS_LOG,
+    MODEL_CONFIG,
+    MOVED,
+    PRUNED,
+    RENDERER_FILES,
+    TIMING,
+)
+
+WEIGHTS = (
+    "*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.ggml", "*.h5", "*.msgpack", "*.onnx", "*.onnx_data", "*.ot",
+    "*.pkl", "*.pickle", "*.npz", "*.tflite", "*.index.json", "*.index.*.json",
+)  # fmt: skip
+# Of trainers: transformers, DeepSpeed, TensorBoard, Weights & Biases. Of a weight's suffix they are weights, too.
+TRAINING = (
+    "trainer_state.json", "all_results.json", "*_results.json", "global_step*", "checkpoint-*", "latest", "zero_to_fp32.py",
+    "events.out.tfevents.*", "runs", "wandb", "logs", "*.log", METRICS, METRICS_LOG,
+)  # fmt: skip
+JUNK = (
+    ".*", "__pycache__", "__MACOSX", "*.pyc", "Thumbs.db", "desktop.ini", "*~", "#*#", "*.swp", "*.bak", "*.orig", "*.tmp",
+    "*.lock",
+)  # fmt: skip
+# Of an artifact's own files, and those that are written anew.
+ANEW = (MANIFEST, TIMING, MOVED, PRUNED, ADAPTER_CONFIG, CARD)
+
+
+def copy_side_files(source: Path, folder: Path) -> list[str]:
+    """Copy what lies beside a model's weights, folders too, and return what a user has to know of what stays behind.
+
+    Raises:
+        GtrTurboError: the model's config or tokenizer is a link that leads out of the folder.
+    """
+    notes = []
+    for name in sorted(_beside(source)):
+        file = source / name
+        if not _is_plain(name):
+            notes.append(f"{name!a} of {source} has a name that no artifact's file may have: left out.")
+        elif leads_out(file, source) and name not in (MODEL_CONFIG, *RENDERER_FILES):
+            notes.append(f"{file} is a link that leads out of its folder: left out.")
+        elif _is_of(file.name, WEIGHTS):
+            notes.append(f"{file} holds weights that are not merged: left out.")
+        else:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            copy_own(Path(os.path.realpath(file)) if not leads_out(file, source) else file, folder / name)
+    return notes
+
+
+def stays_behind(name: str) -> bool:
+    """Tell whether a file or folder of such a name never goes along: junk, or a trainer's state."""
+    return _is_of(name, (*JUNK, *TRAINING))
+
+
+def _beside(source: Path) -> Iterator[str]:
+    """Name the regular files that may go along; weights only of folders below, where they may be parts of a model."""
+    for place, folders, files in os.walk(source):
+        below = Path(place).relative_to(source)
+        top = Path(place) == source
+        folders[:] = [name for name in folders if not stays_behind(name) and not (Path(place) / name / MANIFEST).is_file()]
+        for name in files:
+            left = (top and (name in ANEW or _is_of(name, WEIGHTS))) or stays_behind(name)
+            if not left and (Path(place) / name).is_file():
+                yield (below / name).as_posix()
+
+
+def _is_of(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _is_plain(name: str) -> bool:
+    try:
+        plain(name)
+    except ValueError:
+        return False
+    return True

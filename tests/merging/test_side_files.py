@@ -1,0 +1,127 @@
+"""What goes along with a merge: all of the base but weights, training state and junk; links are followed nowhere else."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from gtrturbo.errors import GtrTurboError
+
+CARRIED = [
+    "config.json", "additional_chat_templates/tool.jinja", "vocab.bpe", "source.spm", "bpe.codes", "sentencepiece.bpe.model",
+    "tokenizer.tiktoken", "modeling_custom.py", "LICENSE", "USE_POLICY.md", "NOTICE.pdf", "1_Pooling/config.json", "modules.json",
+    "params.yaml", "original/params.json", "deep/er/notes.txt", "assets/logo.png", "events.json",
+    "scheduler/scheduler_config.json",
+]  # fmt: skip
+LEFT = [
+    "optimizer.pt", "scheduler.pt", "rng_state_0.pth", "trainer_state.json", "training_args.bin", "global_step5/zero.pt",
+    "latest",
+    "zero_to_fp32.py", ".DS_Store", ".git/config", ".gitattributes", "._config.json", "__pycache__/m.pyc", "config.json~",
+    "config.json.bak", "notes.swp", "Thumbs.db", "pytorch_model.bin.index.json", "model.safetensors.bak",
+    "runs/e/events.out.tfevents.1",
+    "checkpoint-500/config.json", "wandb/x.json", "train_results.json", "onnx/model.onnx", "original/consolidated.00.pth",
+    "other.safetensors", "flax_model.msgpack", "special.pkl", "timing.json",
+]  # fmt: skip
+WRITTEN = ["stage.json", "timing.json", "moved.json", "README.md"]
+
+
+def files(folder) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def dressed(family):
+    base, others = family(2)
+    for name in (*CARRIED, *LEFT):
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        if not (base / name).exists():
+            (base / name).write_text(f"content of {name}")
+    return base, others
+
+
+@pytest.mark.parametrize("none", [True, False])
+def test_what_is_no_weight_goes_along_byte_for_byte(folders, dressed, none, capsys):
+    base, others = dressed
+    if none:  # A merge of no checkpoints is the base, with the weights that are read and those beside them.
+        (base / "other.safetensors").unlink()
+    out = folders.merge(*([] if none else others), base=base)
+    found = files(out)
+    assert set(CARRIED) <= found
+    copied = set() if none else {name for name in LEFT if name in found}
+    assert copied == ({"timing.json"} if not none else set()) and (out / "timing.json").read_text() != "content of timing.json"
+    assert all((out / name).read_bytes() == (base / name).read_bytes() for name in CARRIED)
+    if not none:
+        assert found - set(CARRIED) == {"model.safetensors", *WRITTEN}
+        assert f"{base}/onnx/model.onnx holds weights that are not merged" in capsys.readouterr().err
+
+
+def test_links_are_followed_within_a_folder_and_nowhere_else(folders, family, capsys):
+    base, others = family(1)
+    secret = folders.root / "secret.txt"
+    secret.write_text("mine")
+    (base / "out.txt").symlink_to(secret)
+    (base / "real.txt").write_text("here")
+    (base / "in.txt").symlink_to("real.txt")
+    (base / "gone.txt").symlink_to("nowhere")
+    (base / "folder").symlink_to(folders.root)
+    (base / "circle").symlink_to(base)
+    os.mkfifo(base / "pipe")
+    out = folders.merge(*others, base=base)
+    assert files(out) == {"config.json", "real.txt", "in.txt", "model.safetensors", *WRITTEN}
+    assert (out / "in.txt").read_text() == "here" and not any(path.is_symlink() for path in out.rglob("*"))
+    assert f"{base}/out.txt is a link that leads out of its folder" in capsys.readouterr().err
+    # Weights may lie anywhere: they are read, not copied.
+    (base / "model.safetensors").rename(folders.root / "w")
+    (base / "model.safetensors").symlink_to(folders.root / "w")
+    folders.merge(*others, base=base)
+    (base / "config.json").rename(folders.root / "c")
+    (base / "config.json").symlink_to(folders.root / "c")
+    with pytest.raises(GtrTurboError, match=r"config.json is a link to .*/c, which is not copied"):
+        folders.merge(*others, base=base)
+
+
+def test_a_link_to_the_whole_base_is_the_base(folders, family):
+    base, others = family(1)
+    (folders.root / "link").symlink_to(base)
+    (base / "a").mkdir()
+    (base / "a" / "b.txt").write_text("x")
+    assert (folders.merge(*others, base=folders.root / "link") / "a" / "b.txt").read_text() == "x"
+
+
+def test_what_differs_beside_the_weights_is_told(folders, family, capsys):
+    base, (one, two) = family(2)
+    for folder in (base, one, two):
+        (folder / "chat_template.jinja").write_text("old")
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, "transformers_version": folder.name}))
+        decoder = {"1": {"content": "<a>"}}
+        (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": decoder, "name_or_path": folder.name}))
+    folders.merge(one, two, base=base)
+    assert "than the base" not in capsys.readouterr().err
+    (one / "chat_template.jinja").write_text("new")
+    (one / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 7]}))
+    tokens = {"added_tokens_decoder": {"1": {"content": "<b>"}}}
+    (two / "tokenizer_config.json").write_text(json.dumps(tokens | {"chat_template": "of no effect beside a file"}))
+    (two / "config.json").write_text(json.dumps({"model_type": "none", "rope_theta": 7}))
+    out = folders.merge(one, two, base=base)
+    said = capsys.readouterr().err
+    assert f"{one} has other generation_config.json, chat template than the base" in said
+    assert f"{two} has other rope_theta of config.json, added tokens than the base" in said
+    assert (out / "chat_template.jinja").read_text() == "old"
+    assert str(folders.root) not in (out / "README.md").read_text()
+
+
+def test_what_a_card_says_of_names_cannot_leave_its_place(folders, family):
+    evil = "w`\n# Head\x1b[31m|<script>\u202e"
+    base, one = folders.write("b", {evil: np.ones(2)}), folders.write("c", {evil: np.zeros(2)})
+    card = (folders.merge(one, base=base) / "README.md").read_text()
+    assert "\x1b" not in card and "\u202e" not in card and "\n# Head" not in card
+    line = next(line for line in card.splitlines() if "Head" in line)
+    assert line.startswith("- `` ") and line.count("``") == 2 and "w`␊# Head␛" in line
+
+
+def test_a_copy_of_a_checkpoint_in_the_folder_is_none_of_the_base(folders, family):
+    base, others = family(1)
+    shutil.copytree(folders.merge(*others, base=base), base / "teacher")
+    assert not (folders.merge(*others, base=base) / "teacher").exists()
