@@ -142,12 +142,15 @@ def _kl(
 def _credit(
     turns: Sequence[Turn], rewards: _Rewards, values: Tensor | None, bootstrap: Tensor | None, kl: Tensor, crediting: Crediting
 ) -> tuple[Credited, Tensor]:
-    """Return what the turns are credited with, and their advantages normalised, each text with what it earned itself. [N]"""
+    """Return what the turns are credited with, and the advantages to learn from: where the credit asks for it, normalised, each
+    text with what it earned itself. [N]"""
     numbers = {"gamma": crediting.gamma, "gae_lambda": crediting.gae_lambda}
     earned = earned_by(turns, rewards.environment + rewards.text, values=values, bootstrap_values=bootstrap, **numbers)
     beta = crediting.kl_coef if crediting.placement else 0.0
     placement = crediting.placement or "reward"
     credited = guided_credit(earned, kl, assign=crediting.credit.assign, beta=beta, placement=placement)
+    if not crediting.credit.normalizes:
+        return credited, credited.advantages
     text, random_action = rewards.text - beta * kl, rewards.random_action
     return credited, normalized_credit(credited.advantages, text_rewards=text, random_action_mask=random_action)
 

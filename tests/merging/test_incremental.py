@@ -209,10 +209,14 @@ def rewrite(file, **changes):
 
 def test_a_folder_that_is_no_state_is_not_touched(folders, family):
     base, others = family(1)
-    other = shutil.copytree(others[0], folders.root / "other")
-    with pytest.raises(GtrTurboError, match="holds no merge state"):
-        folders.merge(others[0], base=base, state=other)
-    assert content(other) == content(others[0])
+    foreign = folders.root / "foreign"
+    foreign.mkdir()
+    (foreign / "notes.txt").write_text("mine")
+    for place, said in ((foreign, "holds no merge state"), (others[0], "choose another --state")):
+        before = {path.name: path.read_bytes() for path in place.iterdir()}
+        with pytest.raises(GtrTurboError, match=said):
+            folders.merge(others[0], base=base, state=place)
+        assert {path.name: path.read_bytes() for path in place.iterdir()} == before
 
 
 @pytest.mark.parametrize("fails", ["accumulators.Accumulators.write", "incremental.replace_sums"])
