@@ -23,6 +23,7 @@ from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.safetensors_files import read_layout
 
 HASHES = "hashes.json"
+BESIDE_NO_RECIPE = ("include", "exclude", "rank", "adapter_space", "recursive", "state", "trim", "parameters", "task_vectors")
 RECIPE_SAYS = ("checkpoints", "base", "method", "weights", "density", "gamma", "scale", "normalize", "sign")
 
 
@@ -70,7 +71,7 @@ def _by_recipe(config: MergeConfig, file: Path) -> MergeConfig:
         said = replace(said, base=on_disk(said.base) if said.base else _base_of(said))
         if recipe.dtype is None or _is_of_type(said.base, recipe.dtype):
             return said
-    for option in ("include", "exclude", "rank", "adapter_space", "recursive", "state", "trim", "parameters", *RECIPE_SAYS):
+    for option in (*BESIDE_NO_RECIPE, *RECIPE_SAYS):
         _refuse_beside_recipe(config, option)
     base, folders, text = numbered(recipe)
     return replace(config, recipe=text, method=our_name(recipe), base=base, checkpoints=folders)
@@ -130,6 +131,8 @@ def require_fitting(config: MergeConfig) -> None:
     _require_apart(config)
     if config.state:
         state_settings(config)
+    if config.task_vectors and method_of(config.method).whole != "borrowed":
+        raise GtrTurboError(f"--task-vectors is for nuslerp and multislerp, not for {config.method}.", "leave it out.")
     if config.adapter_space == "factors":
         require_built_in(config.method, "--adapter-space factors")
     if config.recursive:

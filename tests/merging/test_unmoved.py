@@ -7,6 +7,7 @@ import pytest
 from checkpoints import SHAPES, Folders, noisy, read
 from safetensors.numpy import load_file, save_file
 
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.methods import METHODS
 
 PARAMETERS = {"nearswap": ("t=0.01",)}
@@ -89,3 +90,9 @@ def test_a_base_that_is_known_is_no_checkpoint_that_lends_its_layout(given):
     whole = read(folders.merge(paths["base"], paths["moved"], **settings))
     around = read(folders.merge(paths["base"], paths["moved"], base=paths["base"], **settings))
     assert np.abs(whole[MATRIX] - around[MATRIX]).max() > 1e-4
+
+
+def test_task_vectors_are_asked_for_where_they_are_a_choice(given):
+    folders, paths, _, _ = given
+    with pytest.raises(GtrTurboError, match="--task-vectors is for nuslerp and multislerp, not for ties"):
+        folders.merge(paths["moved"], base=paths["base"], task_vectors=True)
