@@ -44,9 +44,15 @@ def with_base(config: MergeConfig) -> MergeConfig:
         return replace(config, base=base)
     kept = tuple(path for path in config.checkpoints if not same_artifact(path, base))
     if len(kept) == len(config.checkpoints) or config.base is not None or _weighs_each(config):
-        return replace(config, base=base)
+        return _around(replace(config, base=base))
     stderr.print(f"{base} is the base that the others were trained from: it is not merged.", style="yellow")
     return replace(config, base=base, checkpoints=kept)
+
+
+def _around(config: MergeConfig) -> MergeConfig:
+    """Note of a base that is known and is one of the checkpoints too that it does more than lend its layout."""
+    apart = method_of(config.method).whole == "borrowed" and config.base in config.checkpoints
+    return replace(config, task_vectors=True) if apart else config
 
 
 def _weighs_each(config: MergeConfig) -> bool:
@@ -86,7 +92,7 @@ def _refuse_beside_recipe(config: MergeConfig, name: str) -> None:
 
 def borrows_layout(config: MergeConfig) -> bool:
     """Tell whether the base only lends its layout: it is one of the checkpoints that are merged."""
-    return config.base in config.checkpoints
+    return config.base in config.checkpoints and not config.task_vectors
 
 
 def state_settings(config: MergeConfig) -> dict[str, str]:

@@ -213,7 +213,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(folders, family, monkeypatch
 
     with monkeypatch.context() as patched:
         patched.setattr(files.os, call, full)
-        refused(folders, "No space left on device", *others, base=base)
+        refused(folders, "cannot be written: its disk is full", *others, base=base)
 
 
 def test_a_disk_that_is_too_small_is_seen_before_the_work(folders, family, monkeypatch):
