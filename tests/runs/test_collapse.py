@@ -1,6 +1,7 @@
 """A run whose policy cannot be trained on ends as collapsed: with its table, its record and an exit code of its own."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def test_the_last_checkpoint_is_evaluated_and_stands_where_the_plan_would_have_g
 def three(tmp_path):
     """Two runs that are done, and one that collapsed after its second update."""
     why = Collapsed(3, "ppo-step", "policy_loss is nan at epoch 0, minibatch 1 (turns 0-63).")
-    whole = {0: [1, 0, 0, 0], 5: [1, 1, 1, 0]}
+    whole: dict[int, Sequence[int]] = {0: [1, 0, 0, 0], 5: [1, 1, 1, 0]}
     paths = [make_run(tmp_path / f"ppo-{seed}", "ppo", seed, whole, iterations=5) for seed in (0, 1)]
     fell = make_run(tmp_path / "kl-0", "turbo-kl", 0, {0: [1, 0, 0, 0], 2: [0, 1, 0, 0]}, iterations=5)
     record_run(RunConfig(out=fell, method="turbo-kl", seed=0, iterations=5), replace=True, collapsed=why)
