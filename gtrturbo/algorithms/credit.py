@@ -70,8 +70,8 @@ class Credit:
         assign: gives it.
         needs_values: a value head is made, trained and asked.
         needs_groups: turns are refused whose episodes share no deals.
-        normalizes: ppo-step centres and scales advantages over the turns that parsed, and credits those whose executed action was
-            random with what their text itself earned (`normalized_credit`); without, each turn has what `assign` gives it.
+        normalizes: ppo-step centres and scales advantages over the turns that parsed (`normalized_credit`); without, they stay as
+            they are (`raw_credit`). Either way a turn whose executed action was random has what its text itself earned.
     """
 
     assign: Assign

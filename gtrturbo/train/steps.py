@@ -11,7 +11,7 @@ import torch
 from gtrturbo.algorithms.ppo import ratio_statistics
 from gtrturbo.console import progress_bar
 from gtrturbo.distributed.processes import group
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.errors import Collapse, GtrTurboError
 from gtrturbo.models.batches import micro_batches
 from gtrturbo.models.policy import Policy
 from gtrturbo.play.recording import Transcript
@@ -67,7 +67,8 @@ def take_steps(
         rollouts: the turns, as an error names them.
 
     Raises:
-        GtrTurboError: a number is not finite, or the first ratios are not 1.
+        Collapse: a number is not finite.
+        GtrTurboError: the first ratios are not 1.
     """
     demo_order = Shuffle(len(demos), seed=demo_seed)
     places = [(epoch, number, turns) for epoch, chosen in enumerate(epochs) for number, turns in enumerate(chosen)]
@@ -161,7 +162,7 @@ def _of_demos(student: Student, demos: Sequence[Example], *, weight: float) -> f
 def _refuse_nan(row: dict[str, Any], turns: Sequence[int], rollouts: Path) -> None:
     bad = next((name for name, value in row.items() if not math.isfinite(value)), None)
     if bad:
-        raise GtrTurboError(
+        raise Collapse(
             f"{bad} is {row[bad]} at epoch {row['epoch']}, minibatch {row['minibatch']} (turns {min(turns)}-{max(turns)}).",
             f"nothing was written; inspect with: gtrturbo show {rollouts} --turn {turns[0]}",
         )

@@ -143,7 +143,7 @@ def grouped(turns_config, root) -> Path:
 
 
 @pytest.mark.parametrize("credit", ["group", "step-group"])
-def test_an_update_takes_the_advantages_of_the_credit_as_they_are(ppo_config, warm, grouped, credit):
+def test_an_update_takes_the_advantages_of_the_credit_as_they_are_but_for_random_actions(ppo_config, warm, grouped, credit):
     policy = load_policy(warm, device="cpu")
     transcript = read_transcript(grouped, policy.renderer)
     config = replace(ppo_config, rollouts=grouped, credit=credit)
@@ -151,7 +151,10 @@ def test_an_update_takes_the_advantages_of_the_credit_as_they_are(ppo_config, wa
     rewards = torch.tensor([turn.reward - (not turn.legal) for turn in transcript.turns])
     earned = earned_by(transcript.turns, rewards, values=None, bootstrap_values=None, gamma=config.gamma, gae_lambda=0.0)
     assert earned.groups.tolist() == [turn.episode // 4 for turn in transcript.turns]
-    assert batch.advantages.tolist() == pytest.approx(CREDITS[credit].assign(earned).advantages.tolist())
+    given = CREDITS[credit].assign(earned).advantages
+    # A text whose executed action was random has its own format reward.
+    expected = [a if turn.legal else -1.0 for a, turn in zip(given.tolist(), transcript.turns, strict=True)]
+    assert batch.advantages.tolist() == pytest.approx(expected) != given.tolist()
     assert batch.advantages.abs().max() > 0.5 and batch.old_values is None
 
 
