@@ -2,10 +2,9 @@
 
 import gc
 import importlib
-import sys
 
 from gtrturbo.distributed.children import follow_parent
-from gtrturbo.distributed.interrupts import answer_signals, exit_code
+from gtrturbo.distributed.interrupts import answer_signals, exit_code, leave
 
 
 def main() -> None:
@@ -20,7 +19,9 @@ def main() -> None:
         gc.enable()
         cli.main()
     except KeyboardInterrupt as error:  # While it was loading, or between commands.
-        sys.exit(exit_code(error))
+        leave(SystemExit(exit_code(error)))
+    except SystemExit as error:
+        leave(error)
 
 
 if __name__ == "__main__":

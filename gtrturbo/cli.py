@@ -21,7 +21,7 @@ from gtrturbo.console import stderr
 from gtrturbo.distributed.escapes import complain, one_line, say
 from gtrturbo.distributed.interrupts import exit_code
 from gtrturbo.distributed.processes import world
-from gtrturbo.errors import GtrTurboError, hidden, of_system
+from gtrturbo.errors import COLLAPSE_CODE, Collapse, GtrTurboError, hidden, of_system
 from gtrturbo.merging.methods import METHODS as MERGE_METHODS
 from gtrturbo.merging.methods import method_of
 from gtrturbo.models.sizes import BUILT_IN
@@ -143,7 +143,7 @@ class _errors:
 def _told(error: Exception, code: int) -> tuple[GtrTurboError, int]:
     """Return what a user is told of an error, and the exit code."""
     if isinstance(error, GtrTurboError):
-        return error, code
+        return error, COLLAPSE_CODE if isinstance(error, Collapse) else code
     if own := explained(error):
         return own, 1
     if system := error if isinstance(error, OSError) else hidden(error):

@@ -22,6 +22,14 @@ class GtrTurboError(Exception):
         self.fix = fix
 
 
+class Collapse(GtrTurboError):
+    """Say that a policy cannot be trained on: none of its replies is legal, or its numbers are no longer finite.
+
+    A command that it ends leaves with exit code 3, so that what runs many of them can tell it from a mistake.
+    """
+
+
+COLLAPSE_CODE = 3
 AGAIN = "then give the same command again: what was finished is kept."
 # By the error's number: what is so of a path, and what mends it.
 SAID = {

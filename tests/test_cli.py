@@ -404,7 +404,7 @@ def test_merge_of_nothing(tmp_path):
 def test_policy_that_never_follows_the_format(tmp_path, init):
     mute = execute(RolloutConfig(out=tmp_path / "r", checkpoint=init, task="numberline", env=("image=tiny",), episodes=1,
                                  max_new_tokens=4, on_invalid_reply="end"))  # fmt: skip
-    what, fix = refused("ppo-step", "--out", tmp_path / "p", "--checkpoint", init, "--rollouts", mute.out, code=1)
+    what, fix = refused("ppo-step", "--out", tmp_path / "p", "--checkpoint", init, "--rollouts", mute.out, code=3)
     assert what == f"every turn of {mute.out} is illegal (1 of 1): the policy does not follow the format."
     assert fix == "warm it up with: gtrturbo sft …"
     assert not (tmp_path / "p").exists()
@@ -412,7 +412,7 @@ def test_policy_that_never_follows_the_format(tmp_path, init):
 
 def test_a_loss_that_is_not_finite_writes_nothing(tmp_path, warm, turns):
     words = ("--checkpoint", warm, "--rollouts", turns, "--learning-rate", 1e9, "--minibatch-size", 8)
-    what, fix = refused("ppo-step", "--out", tmp_path / "p", *words, code=1)
+    what, fix = refused("ppo-step", "--out", tmp_path / "p", *words, code=3)
     assert " is nan at epoch 0, minibatch " in what
     assert fix.startswith(f"nothing was written; inspect with: gtrturbo show {turns} --turn ")
     assert list(tmp_path.iterdir()) == []

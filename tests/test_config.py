@@ -176,7 +176,7 @@ def test_an_unknown_key_is_refused_and_the_known_ones_are_listed():
     assert error.value.what == "unknown setting densty."
     assert error.value.fix == (
         "known: out, overwrite, log, verify-inputs, checkpoints, base, method, weights, density, gamma, parameters, "
-        "trim, scale, normalize, sign, include, exclude, "
+        "trim, scale, normalize, task-vectors, sign, include, exclude, "
         "saturate, missing, adapter-space, rank, recursive, seed, recipe, cache, state, verify, dry-run, threads, device"
     )
 

@@ -18,6 +18,7 @@ from gtrturbo.runs.methods import method_of
 from gtrturbo.store.trackers import require_trackers
 from gtrturbo.train.credit import find_credit
 from gtrturbo.train.guidance import find_estimator
+from gtrturbo.train.ppo_batch import find_guard
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -34,6 +35,7 @@ FINDERS: dict[tuple[str, str], Callable[[str, list[str]], Any]] = {
     ("merge", "--method"): lambda name, call: merge_method_of(name).rule,
     ("run", "--method"): lambda name, call: method_of(name),
     ("ppo-step", "--credit"): lambda name, call: find_credit(name),
+    ("ppo-step", "--guard"): lambda name, call: find_guard(name),
     ("ppo-step", "--kl-estimator"): lambda name, call: find_estimator(name),
     ("distill", "--teacher"): lambda name, call: find_teacher(name, mode_of(call).needs),
     ("eval", "--engine"): lambda name, call: find("engine", name, ENGINES),
@@ -52,7 +54,17 @@ def calls(section: str) -> list[list[str]]:
 
 def test_each_seam_has_its_section():
     assert list(SECTIONS) == [
-        *("A merge rule", "A credit", "A KL estimator", "A teacher", "An engine", "A tracker", "A method", "A model family"),
+        *(
+            "A merge rule",
+            "A credit",
+            "A guard",
+            "A KL estimator",
+            "A teacher",
+            "An engine",
+            "A tracker",
+            "A method",
+            "A model family",
+        ),
     ]
 
 

@@ -42,6 +42,8 @@ loop-points24 := --episodes 64 --iterations $(iterations-points24) --eval-every 
 teacher-numberline := --set sft.stop-loss=0.004 --set sft.steps=400
 
 arm-ppo := --method ppo
+arm-grpo := --method grpo
+arm-gigpo := --method gigpo
 arm-turbo-kl := --method turbo-kl --eval-teachers
 arm-turbo-sft := --method turbo-sft --eval-teachers
 arm-gtr := --method gtr

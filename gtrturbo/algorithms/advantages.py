@@ -60,7 +60,7 @@ def gae(
     current = values.detach().double()
     following = torch.where(ends, bootstrap_values.detach().double(), current.roll(-1)).where(~terminated, 0.0)
     deltas = rewards.detach().double() + gamma * following - current
-    advantages = _discounted_sums(deltas.tolist(), ends.tolist(), discount=gamma * gae_lambda)
+    advantages = discounted_sums(deltas.tolist(), ends.tolist(), discount=gamma * gae_lambda)
     advantages = torch.tensor(advantages, dtype=torch.float64, device=values.device)
     return GaeResult(advantages=advantages.float(), returns=(advantages + current).float())
 
@@ -124,7 +124,7 @@ def normalized_credit(advantages: Tensor, *, text_rewards: Tensor, random_action
     return torch.where(legal, normalize(advantages, legal), text_credit / scale)
 
 
-def _discounted_sums(terms: list[float], ends: list[bool], *, discount: float) -> list[float]:
+def discounted_sums(terms: list[float], ends: list[bool], *, discount: float) -> list[float]:
     """Σ_l discount^l terms[t + l], up to and including the first end."""
     sums, following = [0.0] * len(terms), 0.0
     for t in reversed(range(len(terms))):

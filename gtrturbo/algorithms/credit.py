@@ -5,12 +5,15 @@ A way of giving credit is one pure function. Those built in stand in `CREDITS`; 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
+import torch
 from torch import Tensor
 
 from gtrturbo.algorithms.advantages import gae
+from gtrturbo.algorithms.groups import group_advantages, step_group_advantages
 from gtrturbo.algorithms.shapes import require_finite, require_same_shape
-from gtrturbo.config.choices import GAE, Placement
+from gtrturbo.config.choices import GAE, GROUP, GROUP_MEAN, STEP_GROUP, STEP_GROUP_MEAN, Placement
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Credited:
     """What each turn is credited with, in units of reward.
 
     Attributes:
-        advantages: Â; ppo-step centres and scales it over the turns that parsed. [N]
+        advantages: Â; see `Credit.normalizes`. [N]
         value_targets: what the value head learns; None exactly where the credit needs no values. [N]
     """
 
@@ -61,10 +64,20 @@ Assign = Callable[[Earned], Credited]
 
 @dataclass(frozen=True)
 class Credit:
-    """A way of giving credit; without need for values no value head is made, trained or asked."""
+    """A way of giving credit.
+
+    Attributes:
+        assign: gives it.
+        needs_values: a value head is made, trained and asked.
+        needs_groups: turns are refused whose episodes share no deals.
+        normalizes: ppo-step centres and scales advantages over the turns that parsed (`normalized_credit`); without, they stay as
+            they are (`raw_credit`). Either way a turn whose executed action was random has what its text itself earned.
+    """
 
     assign: Assign
     needs_values: bool = True
+    needs_groups: bool = False
+    normalizes: bool = True
 
 
 def by_gae(earned: Earned) -> Credited:
@@ -83,7 +96,42 @@ def by_gae(earned: Earned) -> Credited:
     return Credited(found.advantages, found.returns)
 
 
-CREDITS = {GAE: Credit(by_gae)}
+def by_group(earned: Earned, *, scaled: bool) -> Credited:
+    """Credit all turns of an episode alike, against the episodes of the same deal (GRPO), see `group_advantages`."""
+    return Credited(group_advantages(earned.rewards, earned.episodes, earned.groups, scaled=scaled))
+
+
+def by_step_group(earned: Earned, *, scaled: bool) -> Credited:
+    """Add to the credit of the episode that of the turn among those of its group in the same state (GiGPO).
+
+    Â = Â_episode + ω Â_turn with ω = 1, see `group_advantages` and `step_group_advantages`.
+
+    Source: Feng et al. (arXiv 2505.10978), section 4.4, with its ω.
+    """
+    anchors = list(zip(earned.groups.tolist(), earned.states, strict=True))
+    numbers = {anchor: number for number, anchor in enumerate(dict.fromkeys(anchors))}
+    of_turn = step_group_advantages(
+        earned.rewards,
+        torch.tensor([numbers[anchor] for anchor in anchors]),
+        terminated=earned.terminated,
+        truncated=earned.truncated,
+        gamma=earned.gamma,
+        scaled=scaled,
+    )
+    return Credited(by_group(earned, scaled=scaled).advantages + of_turn)
+
+
+def _among_groups(assign: Callable[..., Credited], *, scaled: bool) -> Credit:
+    return Credit(partial(assign, scaled=scaled), needs_values=False, needs_groups=True, normalizes=False)
+
+
+CREDITS = {
+    GAE: Credit(by_gae),
+    GROUP: _among_groups(by_group, scaled=True),
+    GROUP_MEAN: _among_groups(by_group, scaled=False),
+    STEP_GROUP: _among_groups(by_step_group, scaled=True),
+    STEP_GROUP_MEAN: _among_groups(by_step_group, scaled=False),
+}
 
 
 def guided_credit(earned: Earned, kl: Tensor, *, assign: Assign, beta: float, placement: Placement) -> Credited:

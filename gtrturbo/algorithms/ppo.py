@@ -6,7 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gtrturbo.algorithms.guards import GUARDS, Guard
 from gtrturbo.algorithms.shapes import require_same_shape
+from gtrturbo.config.choices import NO_GUARD
+
+LEAST_RATIO, LARGEST_RATIO = 2.0**-149, torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,9 @@ class RatioStatistics:
     approximate_kl: float
 
 
-def clipped_policy_loss(new_logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, clip_range: float) -> PolicyLoss:
+def clipped_policy_loss(
+    new_logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, clip_range: float, guard: Guard = GUARDS[NO_GUARD]
+) -> PolicyLoss:
     """Compute PPO's clipped surrogate, negated, per turn.
 
     L = −min(ρ Â, clip(ρ, 1 − ε, 1 + ε) Â),   ρ = π_new / π_old
@@ -48,6 +54,7 @@ def clipped_policy_loss(new_logprobs: Tensor, old_logprobs: Tensor, advantages: 
         old_logprobs: Under the policy that acted; no gradient flows to it. [B]
         advantages: Â. [B]
         clip_range: ε, in (0, 1).
+        guard: bounds the ratio further.
 
     Returns: Loss per turn, not reduced; its gradient is exactly 0 where clipped, even where ρ overflows.
 
@@ -61,9 +68,8 @@ def clipped_policy_loss(new_logprobs: Tensor, old_logprobs: Tensor, advantages: 
     advantages = advantages.detach()
     log_ratio = new_logprobs - old_logprobs.detach()
     ratio = log_ratio.detach().exp()
-    # For either sign the minimum binds on one side only: above 1 + ε if Â > 0, below 1 − ε if Â < 0.
-    bound = 1 + clip_range * advantages.sign()
-    clipped = torch.where(advantages > 0, ratio > bound, (advantages < 0) & (ratio < bound))
+    low, high = guard.ratio_range(advantages, clip_range=clip_range)
+    clipped, bound = (ratio > high) | (ratio < low), torch.where(ratio > high, high, low)
     # Masked before exp, because the gradient of an overflowing ratio that does not count would be 0 · inf = nan.
     unclipped = log_ratio.masked_fill(clipped | (advantages == 0), 0.0).exp()
     return PolicyLoss(loss=-torch.where(clipped, bound, unclipped) * advantages, ratio=ratio, clipped=clipped)
@@ -71,6 +77,9 @@ def clipped_policy_loss(new_logprobs: Tensor, old_logprobs: Tensor, advantages: 
 
 def ratio_statistics(ratio: Tensor, clipped: Tensor) -> RatioStatistics:
     """Summarise the ratios of one or more minibatches.
+
+    Ratios beyond what float32 holds, which are 0 or infinite there, count as its least and largest positive number, so that
+    whatever the log-probs no number here overflows.
 
     Args:
         ratio: π_new / π_old. [N]
@@ -83,7 +92,7 @@ def ratio_statistics(ratio: Tensor, clipped: Tensor) -> RatioStatistics:
     require_same_shape(ratio=ratio, clipped=clipped)
     if not len(ratio):
         raise ValueError("no turns to summarise.")
-    ratio = ratio.double()
+    ratio = ratio.double().clamp(min=LEAST_RATIO, max=LARGEST_RATIO)
     low, median, high = ratio.quantile(torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)).tolist()
     return RatioStatistics(
         mean=ratio.mean().item(),

@@ -127,6 +127,7 @@ def comparison(runs: Sequence[History], baseline: str | None = None) -> Comparis
         reference = next((group for group in of_task if group.method == compared), None)
         last[task], chance[task] = shared[-1], chance_of(of_task[0], shared[-1])
         estimates += _estimates(of_task, reference, shared)
+        notes += [note for group in of_task for note in _collapse_notes(group)]
         notes += _pairing_notes(of_task, reference, compared)
     estimates += _over_tasks(groups, compared, last) if len(last) > 1 else []
     unresolved = [note for each in estimates if (note := _resolution_note(each, last, baseline))]
@@ -258,6 +259,16 @@ def _over_tasks(groups: Sequence[RunGroup], baseline: str | None, last: dict[str
 
 
 # What is said beside the numbers
+
+
+def _collapse_notes(group: RunGroup) -> list[str]:
+    """Say which runs ended before their plan did."""
+    return [
+        f"{group.task}, {group.method}, seed {seed}: collapsed at iteration {run.collapsed.iteration}, {run.collapsed.stage}: "
+        f"{run.collapsed.what} From there on its last evaluation counts."
+        for seed, run in sorted(group.runs.items())
+        if run.collapsed
+    ]
 
 
 def _pairing_notes(groups: Sequence[RunGroup], reference: RunGroup | None, baseline: str | None) -> list[str]:

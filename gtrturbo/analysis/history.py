@@ -44,12 +44,23 @@ FOLDERS = {
 
 
 @dataclass(frozen=True)
+class Collapsed:
+    """Where a run ended before its plan did, and why: its policy could not be trained on."""
+
+    iteration: int
+    stage: str
+    what: str
+
+
+@dataclass(frozen=True)
 class Record:
-    """What run.json holds: the settings that name a run, and the sha256 of the user's own code among them, by its name."""
+    """What run.json holds: the settings that name a run, the sha256 of the user's own code among them, by its name, and how it
+    collapsed, if it did."""
 
     version: str
     config: dict[str, Any]
     sources: dict[str, str] = field(default_factory=dict)
+    collapsed: Collapsed | None = None
 
 
 def own_code(config: RunConfig) -> dict[str, Plugin]:
@@ -75,7 +86,9 @@ def check_sources(config: RunConfig, own: Mapping[str, Plugin]) -> None:
             )
 
 
-def record_run(config: RunConfig, *, replace: bool, own: Mapping[str, Plugin] | None = None) -> None:
+def record_run(
+    config: RunConfig, *, replace: bool, own: Mapping[str, Plugin] | None = None, collapsed: Collapsed | None = None
+) -> None:
     """Write OUT/run.json, which is part of no artifact; one that is there already stays unless `replace`.
 
     `own` is the user's code as it was when the run was planned; it may have been changed since.
@@ -86,6 +99,7 @@ def record_run(config: RunConfig, *, replace: bool, own: Mapping[str, Plugin] | 
     require_outside_artifacts(file)
     config.out.mkdir(parents=True, exist_ok=True)
     content = _content(config, own_code(config) if own is None else own)
+    content |= {"collapsed": dataclasses.asdict(collapsed)} if collapsed else {}
     if file.exists() and file.read_bytes() == json_text(content).encode():
         return  # A run that is done touches nothing.
     save_json(file, content)
@@ -145,12 +159,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class History:
-    """A run: its folder, its settings, and its finished artifacts by folder (see FOLDERS) and iteration."""
+    """A run: its folder, its settings, its finished artifacts by folder (see FOLDERS) and iteration, and how it collapsed."""
 
     path: Path
     settings: dict[str, Any]
     entries: dict[str, list[Entry]]
     others: list[Entry]
+    collapsed: Collapsed | None = None
 
     @property
     def method(self) -> str:
@@ -171,8 +186,17 @@ class History:
         return self.settings["seed"]
 
     def at(self, folder: str) -> dict[int, Entry]:
-        """Return the artifacts of one folder by iteration."""
-        return {entry.iteration: entry for entry in self.entries[folder]}
+        """Return the artifacts of one folder by iteration.
+
+        Where a run collapsed, its last evaluation stands at the later iterations too at which it would have been evaluated:
+        what it came to is no missing number.
+        """
+        found = {entry.iteration: entry for entry in self.entries[folder]}
+        if folder != "student" or not self.collapsed or not found:
+            return found
+        last, every, count = found[max(found)], self.settings.get("eval_every", 0), self.settings.get("iterations", 0)
+        planned = [*(range(0, count, every) if every else ()), count]
+        return found | {iteration: last for iteration in planned if iteration > last.iteration}
 
     def updates(self) -> list[Entry]:
         """Return the checkpoints that PPO made, by iteration from 1."""
@@ -213,10 +237,10 @@ def read_history(path: Path) -> History:
     """
     if not path.is_dir():
         raise GtrTurboError(f"{path} does not exist.", "name the folders that gtrturbo run wrote.")
-    settings = _read_record(path).config
+    record = _read_record(path)
     entries = {folder: _entries(path / name) for folder, name in FOLDERS.items()}
     others = [Entry(path / name, 0, read_manifest(path / name)) for name in ("init", "expert", "sft") if _is_whole(path / name)]
-    return History(path, settings, entries, others)
+    return History(path, record.config, entries, others, record.collapsed)
 
 
 def _read_record(path: Path) -> Record:

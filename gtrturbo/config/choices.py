@@ -17,4 +17,9 @@ Missing = Literal["dropped", "base", "error"]
 # Built-ins that others than their own table name: who answers, what a turn is credited with, how a KL is estimated.
 HF, OPENAI = "hf", "openai"
 GAE = "gae"
+GROUP, GROUP_MEAN, STEP_GROUP, STEP_GROUP_MEAN = "group", "group-mean", "step-group", "step-group-mean"
+# Credits that compare episodes of one deal.
+AMONG_GROUPS = (GROUP, GROUP_MEAN, STEP_GROUP, STEP_GROUP_MEAN)
+NO_GUARD = "none"
 K1_CLIP, K2, FULL = "k1-clip", "k2", "full"
+ADAM_EPSILON = 1e-8

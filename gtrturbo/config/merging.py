@@ -57,6 +57,12 @@ class MergeConfig(StageConfig):
         bool | None,
         "Divide by the weights; if not given, ties (as in the paper), linear and sce do, and sums do not (as in mergekit).",
     ] = None
+    task_vectors: Annotated[
+        bool,
+        "nuslerp and multislerp: merge task vectors also where the base is one of the checkpoints, as where --base names it; "
+        "else the base then only lends its layout, and whole weights are merged (as in mergekit).",
+        Absent(False, silent=True),
+    ] = False
     sign: Annotated[Sign, "How a sign is elected: by the weighted sum (as in the paper), or by the number of votes."] = "total"
     include: Annotated[
         tuple[str, ...], "Merge only tensors whose name fits, such as model.layers.*; repeatable. Others: the base's."

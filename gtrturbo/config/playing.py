@@ -24,7 +24,8 @@ from gtrturbo.config.common import (
     StageConfig,
     TaskName,
 )
-from gtrturbo.config.fields import Role, Seam
+from gtrturbo.config.fields import Absent, Role, Seam
+from gtrturbo.errors import GtrTurboError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,13 @@ class RolloutConfig(StageConfig):
     ] = 0.0
     episodes: Annotated[int, "Whole episodes to play. 64 is ours; the paper plays 1,024 turns per update.", AT_LEAST_ONE] = 64
     first_episode: Annotated[int, "Index of the first episode: two halves played apart equal one whole.", COUNT] = 0
+    group_size: Annotated[
+        int,
+        "Episodes that share a deal, and nothing else that is random: for ppo-step --credit group or step-group. 1: each has its "
+        "own.",
+        AT_LEAST_ONE,
+        Absent(1, silent=True),
+    ] = 1
     temperature: Annotated[float, "Sampling temperature; 0.2 as in the paper. Training uses the same.", TEMPERATURE] = 0.2
     max_new_tokens: MaxNewTokens = 256
     on_invalid_reply: OnInvalidReply = "random"
@@ -55,6 +63,15 @@ class RolloutConfig(StageConfig):
     seed: Seed = 0
     device: Device = "auto"
     dtype: Dtype = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option, count in (("--episodes", self.episodes), ("--first-episode", self.first_episode)):
+            if count % self.group_size:
+                raise GtrTurboError(
+                    f"{option} {count} is no multiple of --group-size {self.group_size}, and so cuts a group.",
+                    f"give: {option} {-(-count // self.group_size) * self.group_size}",
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,9 @@ class RunConfig:
     ] = ()
     iterations: Annotated[int, "Updates after the warm start.", ITERATIONS] = 20
     episodes: Annotated[int, "Episodes per iteration.", AT_LEAST_ONE] = 64
+    group_size: Annotated[
+        int | None, "Episodes of each iteration that share a deal; as the method says if not given, 8 for grpo.", AT_LEAST_ONE
+    ] = None
     eval_episodes: Annotated[int, "Episodes per evaluation.", AT_LEAST_ONE] = 200
     eval_every: Annotated[int, "Evaluate every so many iterations, besides start and end; 0 only those two.", COUNT] = 0
     merge_every: Annotated[

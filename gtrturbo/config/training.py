@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from gtrturbo.config.bounds import ANY, AT_LEAST_ONE, CLIP, COUNT, FRACTION, NOT_NEGATIVE, POSITIVE, RANK
-from gtrturbo.config.choices import GAE, K1_CLIP, AnyPlacement, KlTokens
+from gtrturbo.config.choices import ADAM_EPSILON, GAE, K1_CLIP, NO_GUARD, AnyPlacement, KlTokens
 from gtrturbo.config.common import (
     Checkpointing,
     Device,
@@ -16,7 +16,7 @@ from gtrturbo.config.common import (
     Seed,
     StageConfig,
 )
-from gtrturbo.config.fields import Role, Seam
+from gtrturbo.config.fields import Absent, Role, Seam
 from gtrturbo.errors import GtrTurboError
 
 
@@ -105,16 +105,33 @@ class PpoStepConfig(StageConfig):
         float | None, "Learning rate of the value head; the model's, as in the paper, if not given.", POSITIVE
     ] = None
     clip_range: Annotated[float, "ε: the turn's probability ratio counts within 1 ± this; 0.1 as in the paper.", CLIP] = 0.1
+    guard: Annotated[
+        str,
+        "What else keeps large ratios out. none, as in the paper. dual-clip: up to 3 where the advantage is negative (arXiv "
+        "1912.09729). clipped-only: in a minibatch with a ratio above 10 the clipped loss alone, as in the published code. "
+        "log-ratio: log-ratios within 20 nats, as in verl. Or one of your own, package.module:NAME or path/to/file.py:NAME.",
+        Seam("guard"),
+        Absent(NO_GUARD, silent=True),
+    ] = NO_GUARD
+    target_kl: Annotated[
+        float | None,
+        "End the update before a step whose minibatch has a larger approx_kl, in nats per turn from the policy that played. "
+        "Never if not given, as in the paper. Spinning Up's early stopping, which has 0.01 to 0.05.",
+        POSITIVE,
+        Absent(None, silent=True),
+    ] = None
     value_clip_range: Annotated[
         float | None,
         "The value's change counts within ± this, in units of reward; --clip-range, as in the paper, if not given.",
         POSITIVE,
     ] = None
-    gamma: Annotated[float, "Discount per turn; 0.9 as in the paper.", FRACTION] = 0.9
+    gamma: Annotated[float, "Discount per turn; 0.9 as in the paper. group and group-mean make no use of it.", FRACTION] = 0.9
     credit: Annotated[
         str,
-        "What each turn is credited with: gae, generalised advantage estimation over turns, as in the paper; or one of your own, "
-        "package.module:NAME or path/to/file.py:NAME.",
+        "What each turn is credited with: gae, generalised advantage estimation over turns, as in the paper; group, the reward "
+        "of its episode against the episodes of the same deal, in standard deviations (GRPO); step-group, also what followed it "
+        "against the turns in the same state (GiGPO); group-mean and step-group-mean, less the mean alone (Dr. GRPO); or one of "
+        "your own, package.module:NAME or path/to/file.py:NAME.",
         Seam("credit"),
     ] = GAE
     gae_lambda: Annotated[float, "λ of generalised advantage estimation; 0.95 as in the paper.", FRACTION] = 0.95
@@ -152,6 +169,12 @@ class PpoStepConfig(StageConfig):
     ] = "thought"
     demo_coef: Annotated[float, "Weight of the imitation loss on --demos; 1 as in the paper.", NOT_NEGATIVE] = 1.0
     weight_decay: Annotated[float, "AdamW weight decay; 0 as in the paper.", NOT_NEGATIVE] = 0.0
+    adam_epsilon: Annotated[
+        float,
+        "AdamW's ε, added to the root of the second moment. PyTorch's 1e-8 is ours; the paper's code has 1e-7.",
+        POSITIVE,
+        Absent(ADAM_EPSILON, silent=True),
+    ] = ADAM_EPSILON
     max_grad_norm: Annotated[
         float, "Gradients are scaled down to this norm; 1 is what the paper's runs used in effect.", POSITIVE
     ] = 1.0

@@ -52,7 +52,7 @@ class Inputs:
         if not self.adapters:
             return self._full(plan)
         if self.factors:
-            return factor_sources(self.adapters, folder)
+            return factor_sources(self.adapters, folder, plan)
         for adapter in self.adapters:
             if changes_nothing(adapter):
                 self.tell(f"{adapter.folder} changes nothing: it counts as the base, with its weight.")

@@ -1,6 +1,7 @@
 """Adapters as output: a merged ΔW cut to a rank, or factors merged apart. Both are approximations of the merge."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from gtrturbo.merging.adapters import PREFIX, Adapter
 from gtrturbo.merging.changes import Change, Directed, Product, Residual, rows_of
 from gtrturbo.merging.matching import Pattern
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, Zeros
+from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.rearranged import Adapted, Gathered, Held
 from gtrturbo.merging.sources import BLOCK, Sources, Target
 from gtrturbo.models.checkpoint_files import adapter_config
@@ -73,31 +75,66 @@ def require_factors(adapter: Adapter) -> None:
             )
 
 
-def factor_sources(adapters: Sequence[Adapter], folder: Path) -> Sources:
+def factor_sources(adapters: Sequence[Adapter], folder: Path, plan: MergePlan) -> Sources:
     """Lay out a merge of A with A and B with B.
 
+    A mean takes the weights for A and for B. A sum takes sign(w) √|w s / s₁| for A and √|w s / s₁| for B, s being an adapter's
+    scale and s₁ that of the first, which stays: of one adapter that is w s B A, whatever the sign of w.
+
     Raises:
-        GtrTurboError: modules, ranks or scales differ, or the adapters do more than scale · B A.
+        GtrTurboError: modules or ranks differ; scales do, or a weight is negative, and it is no sum; or the adapters do more than
+            scale · B A.
+
+    Source: PEFT, `LoraModel.add_weighted_adapter`, linear and dare_linear.
     """
     products = [adapter.products() for adapter in adapters]
-    first = products[0]
-    tensors = {entry.name: entry for product in first.values() for entry in product.entries}
-    layout = _planned(folder / ADAPTER_WEIGHTS, {name: (entry.dtype, entry.shape) for name, entry in tensors.items()})
     found = [{entry.name: entry for product in each.values() for entry in product.entries} for each in products]
-    for adapter, each, entries in zip(adapters, products, found, strict=True):
-        if {name: each[name].scale for name in each.keys() & first.keys()} != {
-            name: first[name].scale for name in each.keys() & first.keys()
-        }:
-            raise GtrTurboError(f"{adapter.folder} has other scales than {adapters[0].folder}.", "use --adapter-space delta.")
+    layout = _planned(folder / ADAPTER_WEIGHTS, {name: (entry.dtype, entry.shape) for name, entry in found[0].items()})
+    for adapter, entries in zip(adapters, found, strict=True):
         odd = [name for name, entry in layout.entries.items() if name not in entries or entries[name].shape != entry.shape]
         if odd or entries.keys() != layout.entries.keys():
             name = odd[0] if odd else min(entries.keys() - layout.entries.keys())
             raise GtrTurboError(f"{name} of {adapter.folder} does not fit {adapters[0].folder}.", "use --adapter-space delta.")
+    plans = _plans(adapters, products, plan)
     targets = [
-        Target(entry, Zeros(np.dtype(np.float32)), tuple(Full(e[name].file.parent, e[name], whole=True) for e in found), BLOCK)
+        Target(
+            entry,
+            Zeros(np.dtype(np.float32)),
+            tuple(Full(e[name].file.parent, e[name], whole=True) for e in found),
+            BLOCK,
+            plan=plans.get(name),
+        )
         for name, entry in layout.entries.items()
     ]
     return Sources(layout, tuple(targets), (), (), tuple(adapters))
+
+
+def _plans(adapters: Sequence[Adapter], products: Sequence[dict[str, Product]], plan: MergePlan) -> dict[str, MergePlan]:
+    """The weights of each factor of a sum; none where the factors are averaged or elected, and those of the plan count."""
+    if plan.rule.scale != 1 and plan.method.keeps != "random":
+        raise GtrTurboError("--scale would multiply A and B, and so what they stand for twice.", "use --adapter-space delta.")
+    if not plan.sums:
+        if min(plan.weights) < 0:
+            raise GtrTurboError(
+                f"{plan.name} of factors has no negative weights: A and B would both change their sign.",
+                "use --adapter-space delta, or --method task-arithmetic.",
+            )
+        for adapter, each in zip(adapters, products, strict=True):
+            if any(product.scale != products[0][name].scale for name, product in each.items()):
+                raise GtrTurboError(
+                    f"{adapter.folder} has other scales than {adapters[0].folder}.",
+                    "use --adapter-space delta, or --method task-arithmetic.",
+                )
+        return {}
+    plans = {}
+    for module, first in products[0].items():
+        if not first.scale:
+            raise GtrTurboError(f"{adapters[0].folder} has lora_alpha 0.", "name another first, or use --adapter-space delta.")
+        shares = [w * each[module].scale / first.scale for w, each in zip(plan.weights, products, strict=True)]
+        roots = tuple(math.sqrt(abs(share)) for share in shares)
+        plans[first.b.name] = replace(plan, weights=roots)
+        plans[first.a.name] = replace(plan, weights=tuple(map(math.copysign, roots, shares)))
+    return plans
 
 
 def _planned(path: Path, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> Layout:

@@ -63,6 +63,13 @@ class MergePlan:
             return False
         return abs(math.fsum(self.weights) / self.rule.divisor - 1) > 2**-50
 
+    @property
+    def sums(self) -> bool:
+        """The merge is Σ wᵢ vᵢ of what is kept of the vectors, not divided by the weights."""
+        method = self.method
+        other = self.rule.vote or method.votes or method.coefficients or method.rule or method.measures == "variance"
+        return not other and self.rule.divisor == 1 and (self.whole or not method.normalizes)
+
     def ranks(self, entries: int, index: int) -> list[int]:
         """Say which magnitudes bound what is kept of a tensor: [of the smallest kept] or [smallest, largest]; [] keeps none."""
         density = self.densities[index]

@@ -18,7 +18,7 @@ from gtrturbo.merging.plan import MergePlan
 from gtrturbo.store.files import write_whole
 from gtrturbo.store.hashes import sealed_by
 
-THRESHOLDS_FORMAT = 2
+THRESHOLDS_FORMAT = 3  # 2: products of adapters were float32
 Bounds = tuple[float, float]
 Thresholds = dict[tuple[str, int], Bounds]  # By tensor and number of the checkpoint.
 # A key names the way of trimming by the method that it was first made for; a user's rule that trims asks for what TIES does.

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationMixin
 from transformers.cache_utils import DynamicLayer
 
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.errors import Collapse
 from gtrturbo.models.adapter_compute import adapter_precision
 from gtrturbo.models.inputs import Positions, to_device
 from gtrturbo.models.renderer import Prompt, collate, padded_length
@@ -134,7 +134,7 @@ class Sampler:
         steps = np.repeat(np.arange(len(places)), [len(rows) for rows in places])
         told = torch.cat(logprobs).cpu().numpy()
         if not np.isfinite(told).all():
-            raise GtrTurboError(
+            raise Collapse(
                 f"the logits of {self.model.name_or_path} are not finite at temperature {temperature:g}.",
                 "its weights are too large: train it again at a lower learning rate, or try --dtype float32.",
             )

@@ -41,13 +41,14 @@ class TokenGraph:
     ) -> None:
         self._model, self._slots, self._precision = model, slots, precision
         self._cache = StaticCache(config=model.config.get_text_config(), max_cache_len=slots)
+        self._layers: list[Any] = list(self._cache.layers)  # all static ones
         rows, device = positions.shape[-2], positions.device
         self._ids = torch.zeros(rows, 1, dtype=torch.long, device=device)
         self._positions = positions.clone()
         self._seen = torch.ones(rows, slots, dtype=torch.bool, device=device)
         self._place = torch.arange(slots, device=device)
         self._length = torch.zeros((), dtype=torch.long, device=device)
-        for layer, dynamic in zip(self._cache.layers, cache.layers, strict=True):
+        for layer, dynamic in zip(self._layers, _plain(cache), strict=True):
             layer.lazy_initialization(dynamic.keys, dynamic.values)
         for _ in range(2):  # Libraries take their memory at first use, which they may not do while a step is recorded.
             self._set_length(0)
@@ -60,7 +61,7 @@ class TokenGraph:
 
     def load(self, cache: DynamicCache, mask: Tensor | None, positions: Tensor, *, length: int) -> None:
         """Take over what the prompts left: their keys and values, `length` tokens of each, and which of them are no padding."""
-        for layer, dynamic in zip(self._cache.layers, cache.layers, strict=True):
+        for layer, dynamic in zip(self._layers, _plain(cache), strict=True):
             layer.keys[:, :, :length].copy_(dynamic.keys)
             layer.values[:, :, :length].copy_(dynamic.values)
         self._seen.fill_(True)
@@ -85,8 +86,13 @@ class TokenGraph:
 
     def _set_length(self, length: int) -> None:
         self._length.fill_(length)
-        for layer in self._cache.layers:
+        for layer in self._layers:
             layer.cumulative_length.fill_(length)
+
+
+def _plain(cache: DynamicCache) -> list[Any]:
+    """The layers of a cache whose layers all hold keys and values."""
+    return list(cache.layers)
 
 
 def capture(step: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:

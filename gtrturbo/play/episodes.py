@@ -78,6 +78,7 @@ def play_episodes(
     num_envs: int,
     on_invalid_reply: InvalidReply,
     deals: Sequence[int] | None = None,
+    group_size: int = 1,
 ) -> Iterator[list[Played]]:
     """Play whole episodes and yield each when it ends, in the order of ending.
 
@@ -89,9 +90,11 @@ def play_episodes(
         num_envs: episodes side by side.
         on_invalid_reply: what a reply that does not parse does.
         deals: what the environment is seeded with, by index of an episode; it follows from `seed` if not given.
+        group_size: so many episodes in a row, counted from index 0, share their deal: how the environment is reset, and not what
+            it draws from `np_random` after that.
     """
     waiting = iter(episodes)
-    slots = [Slot.open(task, seed, index, deals) for index in itertools.islice(waiting, num_envs)]
+    slots = [Slot.open(task, seed, index, deals, group_size) for index in itertools.islice(waiting, num_envs)]
     while slots:
         replies = agent([slot.state for slot in slots])
         for slot, response in zip(slots, replies, strict=True):
@@ -110,28 +113,33 @@ def play_episodes(
 class Slot:
     """One environment and the episode that is played in it: `state` is what is asked about, `play` goes on with a reply."""
 
-    def __init__(self, env: gym.Env, task: Task, seed: int, deals: Sequence[int] | None) -> None:
+    def __init__(self, env: gym.Env, task: Task, seed: int, deals: Sequence[int] | None, group_size: int) -> None:
         self.env = env
         self.task = task
         self.seed = seed
         self.deals = deals
+        self.group_size = group_size
         self.limit = turn_limit(task, env)
 
     @classmethod
-    def open(cls, task: Task, seed: int, index: int, deals: Sequence[int] | None = None) -> "Slot":
-        slot = cls(task.make(), task, seed, deals)
+    def open(cls, task: Task, seed: int, index: int, deals: Sequence[int] | None = None, group_size: int = 1) -> "Slot":
+        slot = cls(task.make(), task, seed, deals, group_size)
         slot.restart(index)
         return slot
 
     def restart(self, index: int) -> None:
         self.index = index
-        self.env_seed = seed_for(self.seed, "episode", index) % 2**32 if self.deals is None else self.deals[index]
+        group = index // self.group_size
+        self.group = group if self.group_size > 1 else None
+        self.env_seed = seed_for(self.seed, "episode", group) % 2**32 if self.deals is None else self.deals[index]
         self.random = np.random.default_rng(seed_for(self.seed, "random action", index))
         self.played: list[Played] = []
         self.history: list[Past] = []
         self.total = 0.0
         self.done = False
         self.state = self._state(*self.env.reset(seed=self.env_seed))
+        if self.group is not None:
+            self.env.unwrapped.np_random = np.random.default_rng(seed_for(self.seed, "chance", index))
 
     def _state(self, observation: Any, info: dict[str, Any]) -> State:
         self.observation, known = observation, self.task.know(self.env, observation, info)
@@ -166,6 +174,7 @@ class Slot:
             won=self._won(terminated),
             info=before.info,
             agent=response.agent,
+            group=self.group,
         )
         self.played.append(Played(before, response, reply, turn, self.state if truncated else None))
 

@@ -60,6 +60,7 @@ def record_episodes(
     num_envs: int,
     on_invalid_reply: InvalidReply,
     deals: Sequence[int] | None = None,
+    group_size: int = 1,
 ) -> list[Turn]:
     """Play those episodes that the resume log does not hold, show progress, and write all of them into `folder`.
 
@@ -70,7 +71,7 @@ def record_episodes(
     missing = [index for index in episodes if index not in there]
     own = [missing[place] for place in group().world.share(len(missing))]
     with progress_bar("episodes", len(own)) as bar:
-        how = {"num_envs": num_envs, "on_invalid_reply": on_invalid_reply, "deals": deals}
+        how = {"num_envs": num_envs, "on_invalid_reply": on_invalid_reply, "deals": deals, "group_size": group_size}
         for played in play_episodes(agent, task, seed=seed, episodes=own, **how):
             episode = record(resume_log.folder, played)
             resume_log.append(episode, [image for turn in episode.turns for image in _images(turn)])

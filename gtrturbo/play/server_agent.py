@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gtrturbo.distributed.processes import group
+from gtrturbo.distributed.threads import map_at_once
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_architecture, quiet
 from gtrturbo.models.checkpoint_files import is_adapter
@@ -114,8 +115,7 @@ def ask_server(
         sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
         return policy.reply(question.messages, question.pictures, **sampling).text
 
-    with ThreadPoolExecutor(policy.max_concurrency) as threads:
-        return list(threads.map(reply, questions, seeds))
+    return map_at_once(reply, questions, seeds, threads=policy.max_concurrency)
 
 
 def _once(ids: np.ndarray, repeated: int | None) -> np.ndarray:

@@ -2,18 +2,20 @@
 
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gtrturbo.analysis.history import check_sources, own_code, record_run
+from gtrturbo.analysis.history import Collapsed, check_sources, own_code, record_run
 from gtrturbo.config import RunConfig
 from gtrturbo.console import stderr
 from gtrturbo.distributed.children import run_child
+from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.distributed.processes import world
-from gtrturbo.errors import GtrTurboError
-from gtrturbo.plugins import names_code
+from gtrturbo.errors import COLLAPSE_CODE, Collapse, GtrTurboError
+from gtrturbo.plugins import Plugin, names_code
 from gtrturbo.runs.plan import Step, plan
 from gtrturbo.runs.pruning import leftovers, schedule
 from gtrturbo.runs.script import command, command_words
@@ -26,14 +28,17 @@ from gtrturbo.store.pruned import prune
 from gtrturbo.store.run_cache import caching
 from gtrturbo.store.trackers import require_trackers
 
+OnStep = Callable[[Step, Result, float], None]
 
-def run(config: RunConfig, *, on_step: Callable[[Step, Result, float], None] | None = None) -> list[Result]:
+
+def run(config: RunConfig, *, on_step: OnStep | None = None) -> list[Result]:
     """Execute a plan step by step; `on_step` is called after each with its result and the seconds that it took.
 
     With `subprocess` each stage is a process of its own. What `keep_teachers` and `keep_optimizers` leave over is pruned as soon
     as no later step reads it.
 
     Raises:
+        Collapse: the policy cannot be trained on. Its last checkpoint is evaluated, and run.json says where it ended.
         GtrTurboError: a stage fails, or the run was begun with other code of the user's own.
     """
     steps, own, results = plan(config), own_code(config), []
@@ -47,14 +52,52 @@ def run(config: RunConfig, *, on_step: Callable[[Step, Result, float], None] | N
     due = schedule([step.config for step in steps], keep_teachers=config.keep_teachers, keep_optimizers=config.keep_optimizers)
     with caching():
         for position, step in enumerate(steps):
-            started = time.monotonic()
-            results.append(execute_alone(step) if config.subprocess else execute(step.config))
-            if on_step:
-                on_step(step, results[-1], time.monotonic() - started)
+            try:
+                results.append(_timed(step, config, on_step))
+            except Collapse as error:
+                raise _end(steps[:position], step, error, config, own, on_step) from error
             _prune(due.get(position, []), results, config.out)
     if world().first:
         record_run(config, replace=True, own=own)  # By now all that is there is known to be of these settings.
     return results
+
+
+def _timed(step: Step, config: RunConfig, on_step: OnStep | None) -> Result:
+    started = time.monotonic()
+    result = execute_alone(step) if config.subprocess else execute(step.config)
+    if on_step:
+        on_step(step, result, time.monotonic() - started)
+    return result
+
+
+def _end(
+    before: Sequence[Step], step: Step, error: Collapse, config: RunConfig, own: Mapping[str, Plugin], on_step: OnStep | None
+) -> Collapse:
+    """Evaluate the last checkpoint that can be, record that the run collapsed, and return what to tell of it."""
+    if not step.iteration:
+        return error  # Nothing was trained yet.
+    if world().size == 1:  # Others of several processes are ended by the error.
+        for last in last_evaluations(before):
+            with suppress(Collapse):
+                _timed(last, config, on_step)
+                break
+    if world().first:
+        record_run(config, replace=True, own=own, collapsed=Collapsed(step.iteration, step.stage, error.what))
+    return Collapse(
+        f"the run collapsed at iteration {step.iteration}, {step.stage}: {error.what}",
+        f"its checkpoints and evaluations so far are kept; for a page of them: gtrturbo report {shell_word(str(config.out))}",
+    )
+
+
+def last_evaluations(before: Sequence[Step]) -> list[Step]:
+    """Plan evaluations as the first one was of the checkpoints that steps made, the newest first."""
+    first = next(step for step in before if step.stage == "eval")
+    updates = reversed([step for step in before if step.stage == "ppo-step"])
+    return [
+        Step("eval", replace(first.config, out=first.config.out.parent / update.config.out.name, checkpoint=update.config.out), k)
+        for update in updates
+        for k in [update.iteration]
+    ] + [first]
 
 
 def _check_inputs(steps: Sequence[Step]) -> None:
@@ -99,6 +142,8 @@ def execute_alone(step: Step) -> Result:
 def _start(step: Step) -> None:
     words = command_words(step)
     code = run_child(words)
+    if code == COLLAPSE_CODE:
+        raise Collapse(f"{step.stage} says so.", f"run it alone with: {command(step)}")
     if code:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"left with exit code {code}"
         raise GtrTurboError(f"{step.stage} of iteration {step.iteration} {how}.", f"run it alone with: {command(step)}")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
-from gtrturbo.config.bounds import COUNT, NOT_NEGATIVE
+from gtrturbo.config.bounds import AT_LEAST_ONE, COUNT, NOT_NEGATIVE
 from gtrturbo.config.choices import GAE, AnyPlacement
 from gtrturbo.config.fields import Field, check, fields
 from gtrturbo.errors import GtrTurboError
@@ -57,6 +57,7 @@ class Method:
         "beside PPO; imitation of thoughts, all since the start.",
     ] = "none"
     credit: Annotated[str, "How rewards become advantages: what ppo-step --credit is given."] = GAE
+    group_size: Annotated[int, "How many episodes share a deal, where run --group-size does not say.", AT_LEAST_ONE] = 1
     environment: Annotated[float, "Weight of the environment's reward.", NOT_NEGATIVE] = 1.0
 
     def __post_init__(self) -> None:

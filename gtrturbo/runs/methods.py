@@ -4,6 +4,7 @@
 """
 
 from gtrturbo.config import RunConfig
+from gtrturbo.config.choices import GROUP, STEP_GROUP
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import find
 from gtrturbo.runs.method import Method, merges_teachers
@@ -12,6 +13,16 @@ METHODS: dict[str, Method] = {
     "ppo": Method(
         summary="no teacher.",
         teacher="none",
+    ),
+    "grpo": Method(
+        summary="no teacher, no value head: each episode against the seven others of its deal.",
+        credit=GROUP,
+        group_size=8,
+    ),
+    "gigpo": Method(
+        summary="grpo, and each turn against those of its deal in the same state.",
+        credit=STEP_GROUP,
+        group_size=8,
     ),
     "turbo-kl": Method(
         summary="the merged teacher's KL as a reward, the paper's first.",

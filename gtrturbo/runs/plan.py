@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.algorithms.kl import ESTIMATORS, require_loss
-from gtrturbo.config import DistillConfig, PpoStepConfig, RunConfig, SftConfig
-from gtrturbo.config.choices import FULL, GAE, K2
+from gtrturbo.config import DistillConfig, PpoStepConfig, RolloutConfig, RunConfig, SftConfig
+from gtrturbo.config.choices import AMONG_GROUPS, FULL, GAE, K2
 from gtrturbo.config.fields import build, fields
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import find, is_outside
@@ -61,7 +61,19 @@ def plan(config: RunConfig) -> list[Step]:
     guidance, updates = ([step.config for step in steps if step.stage == stage] for stage in ("distill", "ppo-step"))
     for taught, update in zip(guidance, updates, strict=False):
         require_fitting_guidance(taught, update, "--set distill.top-logprobs=64")
+    for played, update in zip(
+        (step.config for step in steps if step.stage == "rollout" and step.iteration), updates, strict=True
+    ):
+        _require_groups(played, update)
     return steps
+
+
+def _require_groups(played: RolloutConfig, update: PpoStepConfig) -> None:
+    """Refuse before any work a credit that is built in and compares episodes of one deal, where each has its own."""
+    if update.credit in AMONG_GROUPS and played.group_size == 1:
+        raise GtrTurboError(
+            f"--credit {update.credit} compares episodes of one deal, and each has a deal of its own.", "add: --group-size 8"
+        )
 
 
 class _Plan:
@@ -117,7 +129,8 @@ class _Plan:
         return [step, *self.evaluate_teacher(k)]
 
     def rollout(self, k: int) -> list[Step]:
-        played = {"task": self.config.task, "env": self.env, "episodes": self.config.episodes}
+        size = self.config.group_size or self.method.group_size
+        played = {"task": self.config.task, "env": self.env, "episodes": self.config.episodes, "group_size": size}
         return [self.step("rollout", k + 1, out=self.path("rollouts", k), checkpoint=self.checkpoint(k), **played)]
 
     def distill(self, k: int) -> list[Step]:

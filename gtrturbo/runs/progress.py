@@ -4,9 +4,11 @@ from pathlib import Path
 
 from rich.table import Table
 
+from gtrturbo.analysis.history import read_history
 from gtrturbo.analysis.summary import by_episode, paired_difference
 from gtrturbo.config import RunConfig
 from gtrturbo.console import stderr
+from gtrturbo.errors import Collapse
 from gtrturbo.runs.execute import run
 from gtrturbo.runs.plan import Step, plan
 from gtrturbo.store.draft import Result
@@ -25,7 +27,11 @@ TOLD = {
 
 
 def run_with_progress(config: RunConfig) -> Path:
-    """Run the loop, tell each step on stderr, print the table, and return the last checkpoint."""
+    """Run the loop, tell each step on stderr, print the table, and return the last checkpoint.
+
+    Raises:
+        Collapse: see `run`; the table of what it came to is printed all the same.
+    """
     started = {"seconds": 0.0}
 
     def tell(step: Step, result: Result, seconds: float) -> None:
@@ -35,19 +41,24 @@ def run_with_progress(config: RunConfig) -> Path:
         stderr.print(line, style="" if step.stage == "eval" else "dim", soft_wrap=True)
 
     steps = plan(config)  # Before the work: a method of the user's own may be edited while it runs.
-    run(config, on_step=tell)
+    try:
+        run(config, on_step=tell)
+    except Collapse:
+        if found := read_history(config.out).entries["student"]:
+            stderr.print(before_after(found[0].path, found[-1].path, ended="collapsed; "))
+        raise
     evaluations = [step.config.out for step in steps if step.stage == "eval"]
     stderr.print(before_after(evaluations[0], evaluations[-1]))
     checkpoints = [step.config.out for step in steps if step.stage == "ppo-step"]
     return checkpoints[-1] if checkpoints else evaluations[-1]
 
 
-def before_after(before: Path, after: Path) -> Table:
-    """Lay out two evaluations on the same deals beside chance, with the paired difference of success."""
+def before_after(before: Path, after: Path, *, ended: str = "") -> Table:
+    """Lay out two evaluations on the same deals beside chance, with the paired difference of success; `ended` heads the title."""
     first, last = read_manifest(before, "evaluation").metrics, read_manifest(after, "evaluation").metrics
     won = [[episode[-1].won for episode in by_episode(read_turns(path))] for path in (before, after)]
     difference, low, high = paired_difference(won[0], won[1])
-    table = Table(title=f"{int(first['episodes'])} episodes on the same deals")
+    table = Table(title=f"{ended}{int(first['episodes'])} episodes on the same deals")
     for column in ("", "before", "after", "chance"):
         table.add_column(column, justify="left" if not column else "right")
     chance = f"random {first['chance_random']:.3f}, constant {first['chance_constant']:.3f}"

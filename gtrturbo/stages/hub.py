@@ -2,13 +2,13 @@
 
 import importlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from gtrturbo.config.fields import absent_knobs, input_paths, knobs, seams
 from gtrturbo.config.games import game_name
 from gtrturbo.distributed.processes import Alone, group, working_in, world
+from gtrturbo.distributed.threads import map_at_once
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import bases_under
 from gtrturbo.plugins import is_outside, load, names_code
@@ -175,8 +175,7 @@ def canonical(kind: str, name: str) -> str:
 def _ids(value: Path | tuple[Path, ...], identify: Callable[[Path], str]) -> Any:
     if not isinstance(value, tuple):
         return identify(value)
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(identify, value))
+    return map_at_once(identify, value)
 
 
 def done(draft: Draft) -> Result:

@@ -12,7 +12,7 @@ from typing import Any
 
 from gtrturbo.config import MergeConfig
 from gtrturbo.console import stderr
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.errors import of_system
 from gtrturbo.merging.beside import differences
 from gtrturbo.merging.card import ModelCard
 from gtrturbo.merging.incremental import add_to_state
@@ -136,8 +136,8 @@ def _merge(config: MergeConfig, base: Path, draft: Draft, given: _Given) -> None
     try:
         _write(config, base, draft, given)
     except OSError as error:
-        file = error.filename or config.out.parent
-        raise GtrTurboError(f"{file} cannot be read or written: {error.strerror}.", "see to it, then run it again.") from error
+        named = error if error.filename else OSError(error.errno, error.strerror, str(config.out.parent))
+        raise of_system(named) from error
 
 
 def _write(config: MergeConfig, base: Path, draft: Draft, given: _Given) -> None:

@@ -24,9 +24,9 @@ from gtrturbo.train.credit import find_credit
 from gtrturbo.train.critic import give_value_head
 from gtrturbo.train.demos import Example, read_examples
 from gtrturbo.train.guidance import Guidance, find_estimator, read_guidance
-from gtrturbo.train.inputs import Rollout, read_rollout, require_player, require_scores
+from gtrturbo.train.inputs import Rollout, read_rollout, require_groups, require_player, require_scores
 from gtrturbo.train.optimizer import Optimizer, require_known_head, resume_optimizer
-from gtrturbo.train.ppo_batch import LossSettings, PpoBatch
+from gtrturbo.train.ppo_batch import LossSettings, PpoBatch, find_guard
 from gtrturbo.train.prepare import Crediting, prepare, require_own_logprobs, token_masks
 from gtrturbo.train.sharding import save_trained, shard
 from gtrturbo.train.steps import Log, Student, minibatches, take_steps
@@ -69,13 +69,16 @@ def run(config: PpoStepConfig) -> Result:
 
 def check_inputs(config: PpoStepConfig) -> Rollout:
     """Refuse what does not fit together before anything is loaded; return how the turns were played."""
-    if config.kl_placement == "return" and not find_credit(config.credit).needs_values:
+    credit, _ = find_credit(config.credit), find_guard(config.guard)
+    if config.kl_placement == "return" and not credit.needs_values:
         raise GtrTurboError(
             f"--kl-placement return enters the value targets, and credit {config.credit} has none.",
             "use --kl-placement reward or advantage.",
         )
     rollout = read_rollout(config.rollouts, dtype=config.dtype)
     require_player(rollout, config.checkpoint)
+    if credit.needs_groups:
+        require_groups(rollout, config.credit)
     if config.scores:
         as_loss, estimator = config.kl_placement == "loss", find_estimator(config.kl_estimator)
         require_scores(config.scores, rollout, name=config.kl_estimator, estimator=estimator, as_loss=as_loss)
@@ -92,6 +95,7 @@ def optimizer_of(config: PpoStepConfig, policy: Policy) -> Optimizer:
         value_learning_rate=config.value_learning_rate,
         schedule_updates=config.schedule_updates,
         weight_decay=config.weight_decay,
+        epsilon=config.adam_epsilon,
     )
 
 
@@ -147,6 +151,7 @@ def loss_settings(config: PpoStepConfig, rollout: Rollout) -> LossSettings:
         value_coef=config.value_coef,
         kl_coef=config.kl_coef,
         demo_coef=config.demo_coef,
+        guard=find_guard(config.guard),
     )
 
 
@@ -154,5 +159,5 @@ def learn(config: PpoStepConfig, student: Student, rollout: Rollout, demos: Sequ
     """Pass `epochs` times over the turns."""
     epochs, settings = epochs_of(config, len(student.transcript.turns)), loss_settings(config, rollout)
     paired = {"demos": demos, "demo_seed": seed_for(config.seed, "demos")}
-    limits = {"max_grad_norm": config.max_grad_norm, "rollouts": rollout.path}
+    limits = {"max_grad_norm": config.max_grad_norm, "target_kl": config.target_kl, "rollouts": rollout.path}
     return take_steps(student, epochs, log, settings=settings, **paired, **limits)

@@ -23,6 +23,7 @@ from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.safetensors_files import read_layout
 
 HASHES = "hashes.json"
+BESIDE_NO_RECIPE = ("include", "exclude", "rank", "adapter_space", "recursive", "state", "trim", "parameters", "task_vectors")
 RECIPE_SAYS = ("checkpoints", "base", "method", "weights", "density", "gamma", "scale", "normalize", "sign")
 
 
@@ -44,9 +45,15 @@ def with_base(config: MergeConfig) -> MergeConfig:
         return replace(config, base=base)
     kept = tuple(path for path in config.checkpoints if not same_artifact(path, base))
     if len(kept) == len(config.checkpoints) or config.base is not None or _weighs_each(config):
-        return replace(config, base=base)
+        return _around(replace(config, base=base))
     stderr.print(f"{base} is the base that the others were trained from: it is not merged.", style="yellow")
     return replace(config, base=base, checkpoints=kept)
+
+
+def _around(config: MergeConfig) -> MergeConfig:
+    """Note of a base that is known and is one of the checkpoints too that it does more than lend its layout."""
+    apart = method_of(config.method).whole == "borrowed" and config.base in config.checkpoints
+    return replace(config, task_vectors=True) if apart else config
 
 
 def _weighs_each(config: MergeConfig) -> bool:
@@ -64,7 +71,7 @@ def _by_recipe(config: MergeConfig, file: Path) -> MergeConfig:
         said = replace(said, base=on_disk(said.base) if said.base else _base_of(said))
         if recipe.dtype is None or _is_of_type(said.base, recipe.dtype):
             return said
-    for option in ("include", "exclude", "rank", "adapter_space", "recursive", "state", "trim", "parameters", *RECIPE_SAYS):
+    for option in (*BESIDE_NO_RECIPE, *RECIPE_SAYS):
         _refuse_beside_recipe(config, option)
     base, folders, text = numbered(recipe)
     return replace(config, recipe=text, method=our_name(recipe), base=base, checkpoints=folders)
@@ -86,7 +93,7 @@ def _refuse_beside_recipe(config: MergeConfig, name: str) -> None:
 
 def borrows_layout(config: MergeConfig) -> bool:
     """Tell whether the base only lends its layout: it is one of the checkpoints that are merged."""
-    return config.base in config.checkpoints
+    return config.base in config.checkpoints and not config.task_vectors
 
 
 def state_settings(config: MergeConfig) -> dict[str, str]:
@@ -124,6 +131,8 @@ def require_fitting(config: MergeConfig) -> None:
     _require_apart(config)
     if config.state:
         state_settings(config)
+    if config.task_vectors and method_of(config.method).whole != "borrowed":
+        raise GtrTurboError(f"--task-vectors is for nuslerp and multislerp, not for {config.method}.", "leave it out.")
     if config.adapter_space == "factors":
         require_built_in(config.method, "--adapter-space factors")
     if config.recursive:

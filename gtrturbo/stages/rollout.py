@@ -45,6 +45,7 @@ def run(config: RolloutConfig) -> Result:
             episodes=range(config.first_episode, config.first_episode + config.episodes),
             num_envs=config.num_envs,
             on_invalid_reply=config.on_invalid_reply,
+            group_size=config.group_size,
         )
         if config.expert:
             _require_readable(task, turns)

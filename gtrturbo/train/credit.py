@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -28,7 +29,7 @@ def find_credit(name: str) -> Credit:
             f"{name} is a {type(found).__name__}, not a credit.", "give a Credit, or a function from Earned to Credited."
         )
     credit = found if isinstance(found, Credit) else Credit(cast(Assign, found))
-    return Credit(lambda earned: _assign(name, credit, earned), needs_values=credit.needs_values)
+    return replace(credit, assign=lambda earned: _assign(name, credit, earned))
 
 
 def _assign(name: str, credit: Credit, earned: Earned) -> Credited:

@@ -28,6 +28,7 @@ class Rollout:
         temperature: of sampling.
         sampler: what sampled; None where this toolkit's own engine did, whose log-probs are the trainer's.
         same_type: it computed in no narrower type than the trainer.
+        group_size: how many episodes share a deal.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Rollout:
     temperature: float
     sampler: str | None
     same_type: bool = False
+    group_size: int = 1
 
 
 def read_rollout(path: Path, *, dtype: str = "") -> Rollout:
@@ -56,7 +58,8 @@ def read_rollout(path: Path, *, dtype: str = "") -> Rollout:
     if not isinstance(temperature, int | float) or isinstance(temperature, bool) or not 0 <= temperature < math.inf:
         raise GtrTurboError(f"{path} was sampled at temperature {temperature}, which is none.", "play again: gtrturbo rollout …")
     same_type = config.get("dtype") in ("float32", dtype)
-    return Rollout(path, player, temperature, None if exact else _sampler(config), same_type)
+    sampler = None if exact else _sampler(config)
+    return Rollout(path, player, temperature, sampler, same_type, group_size=config.get("group_size", 1))
 
 
 def _sampler(config: dict[str, Any]) -> str:
@@ -71,6 +74,15 @@ def require_player(rollout: Rollout, checkpoint: Path) -> None:
         raise GtrTurboError(
             f"the turns in {rollout.path} were played by {short(rollout.checkpoint)}, but --checkpoint is {short(given)}.",
             f"run: gtrturbo rollout --checkpoint {checkpoint} …",
+        )
+
+
+def require_groups(rollout: Rollout, name: str) -> None:
+    """Refuse turns whose episodes share no deals, for a credit that compares those that do."""
+    if rollout.group_size == 1:
+        raise GtrTurboError(
+            f"--credit {name} compares episodes of one deal, and each in {rollout.path} has a deal of its own.",
+            "play them with: gtrturbo rollout --group-size 8 …",
         )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from gtrturbo.algorithms.ppo import cosine_learning_rate
+from gtrturbo.config.choices import ADAM_EPSILON
 from gtrturbo.distributed.collectives import sum_gradients
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
@@ -35,7 +36,15 @@ class Optimizer:
     of bfloat16, 2⁻⁹ of a weight's size.
     """
 
-    def __init__(self, policy: Policy, *, learning_rate: float, value_learning_rate: float, weight_decay: float) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        learning_rate: float,
+        value_learning_rate: float,
+        weight_decay: float,
+        epsilon: float = ADAM_EPSILON,
+    ) -> None:
         self._model = dict(policy.parameters())
         head = policy.value_head.named_parameters() if policy.value_head else ()
         self._head = {f"{HEAD_PREFIX}{name}": parameter for name, parameter in head}
@@ -49,6 +58,7 @@ class Optimizer:
         ]
         self._adam = torch.optim.AdamW(
             [group for group in groups if group["params"]],
+            eps=epsilon,
             weight_decay=weight_decay,
             fused=any(value.is_cuda for value in self.named.values()),
         )
@@ -84,9 +94,12 @@ class Optimizer:
         if math.isfinite(norm):
             self._adam.step()
             self._round()
+        self.forget_gradients()
+        return norm
+
+    def forget_gradients(self) -> None:
         for parameter in (*self.named.values(), *self._trained.values()):
             parameter.grad = None
-        return norm
 
     @torch.no_grad()
     def _round(self) -> None:
@@ -183,6 +196,7 @@ def resume_optimizer(
     value_learning_rate: float | None,
     schedule_updates: int,
     weight_decay: float,
+    epsilon: float = ADAM_EPSILON,
 ) -> Optimizer:
     """Go on with a checkpoint's optimiser at the learning rates of this update.
 
@@ -190,7 +204,8 @@ def resume_optimizer(
     given.
     """
     head_rate = value_learning_rate or learning_rate
-    optimizer = Optimizer(policy, learning_rate=learning_rate, value_learning_rate=head_rate, weight_decay=weight_decay)
+    rates = {"learning_rate": learning_rate, "value_learning_rate": head_rate}
+    optimizer = Optimizer(policy, **rates, weight_decay=weight_decay, epsilon=epsilon)
     optimizer.load(checkpoint)
     share = 1.0
     if schedule_updates:

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gtrturbo.algorithms.guards import GUARDS, Guard
 from gtrturbo.algorithms.importance import weighted_logprobs
 from gtrturbo.algorithms.ppo import PolicyLoss, clipped_policy_loss, clipped_value_loss
 from gtrturbo.algorithms.tokens import weighted_turn_logprobs
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.policy import Policy
 from gtrturbo.play.recording import Transcript
+from gtrturbo.plugins import find
 from gtrturbo.train.guidance import Guidance
 
 
@@ -46,6 +49,20 @@ class PpoBatch:
     guidance: Guidance | None = None
 
 
+def find_guard(name: str) -> Guard:
+    """Return the guard that is built in under a name, or the user's own.
+
+    Raises:
+        GtrTurboError: there is none, or it is no Guard.
+    """
+    found = find("guard", name, GUARDS)
+    if not isinstance(found, Guard):
+        raise GtrTurboError(
+            f"{name} is a {type(found).__name__}, not a Guard.", "make one with: from gtrturbo.algorithms.guards import Guard"
+        )
+    return found
+
+
 @dataclass(frozen=True)
 class LossSettings:
     """Numbers of the losses, as `PpoStepConfig` has them.
@@ -56,6 +73,7 @@ class LossSettings:
         clip_range, value_clip_range: of the ratio, and of the value in units of reward.
         detach_value: keep the value's gradient out of the model.
         value_coef, kl_coef, demo_coef: weights of the losses beside PPO's surrogate.
+        guard: bounds ratios further than `clip_range`.
     """
 
     temperature: float
@@ -66,6 +84,7 @@ class LossSettings:
     value_coef: float
     kl_coef: float
     demo_coef: float
+    guard: Guard
 
 
 @dataclass(frozen=True)
@@ -112,6 +131,7 @@ def losses(
         batch.old_logprobs[part].to(device),
         batch.advantages[part].to(device),
         clip_range=settings.clip_range,
+        guard=settings.guard,
     )
     value_loss = None
     if scored.values is not None and batch.old_values is not None and batch.value_targets is not None:

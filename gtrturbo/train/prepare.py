@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gtrturbo.algorithms.advantages import normalized_credit
+from gtrturbo.algorithms.advantages import normalized_credit, raw_credit
 from gtrturbo.algorithms.credit import Credit, Credited, guided_credit
 from gtrturbo.algorithms.importance import SamplerTrainerGap, sampler_trainer_gap, truncated_importance_weights
 from gtrturbo.algorithms.tokens import masked_mean, weighted_turn_logprobs
 from gtrturbo.config.choices import Placement
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.errors import Collapse, GtrTurboError
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.scoring import pad, score_all
 from gtrturbo.play.recording import Transcript
@@ -99,7 +99,8 @@ def prepare(
         parts: the minibatches of the first epoch, see `score_all`.
 
     Raises:
-        GtrTurboError: no reply parsed, a number is not finite, or another model played.
+        Collapse: no reply parsed, or a number is not finite.
+        GtrTurboError: another model played.
     """
     thought, action = token_masks(transcript)
     rewards, valued = _rewards(transcript.turns, rollout, crediting), crediting.credit.needs_values
@@ -142,20 +143,22 @@ def _kl(
 def _credit(
     turns: Sequence[Turn], rewards: _Rewards, values: Tensor | None, bootstrap: Tensor | None, kl: Tensor, crediting: Crediting
 ) -> tuple[Credited, Tensor]:
-    """Return what the turns are credited with, and their advantages normalised, each text with what it earned itself. [N]"""
+    """Return what the turns are credited with, and the advantages to learn from: each text with what it earned itself, and all
+    normalised where the credit asks for it. [N]"""
     numbers = {"gamma": crediting.gamma, "gae_lambda": crediting.gae_lambda}
     earned = earned_by(turns, rewards.environment + rewards.text, values=values, bootstrap_values=bootstrap, **numbers)
     beta = crediting.kl_coef if crediting.placement else 0.0
     placement = crediting.placement or "reward"
     credited = guided_credit(earned, kl, assign=crediting.credit.assign, beta=beta, placement=placement)
     text, random_action = rewards.text - beta * kl, rewards.random_action
-    return credited, normalized_credit(credited.advantages, text_rewards=text, random_action_mask=random_action)
+    by_text = normalized_credit if crediting.credit.normalizes else raw_credit
+    return credited, by_text(credited.advantages, text_rewards=text, random_action_mask=random_action)
 
 
 def _rewards(turns: Sequence[Turn], rollout: Rollout, crediting: Crediting) -> _Rewards:
     legal = torch.tensor([turn.legal for turn in turns])
     if not legal.any():
-        raise GtrTurboError(
+        raise Collapse(
             f"every turn of {rollout.path} is illegal ({len(turns)} of {len(turns)}): the policy does not follow the format.",
             "warm it up with: gtrturbo sft …",
         )
@@ -204,7 +207,7 @@ def _require_finite(before: _Before, rollout: Rollout) -> None:
         bad |= ~before.values.isfinite()
     if bad.any():
         row = int(bad.nonzero()[0])
-        raise GtrTurboError(
+        raise Collapse(
             f"--checkpoint gives log-probs or values that are not finite (first: turn {row} of {rollout.path}).",
             f"nothing was written; inspect with: gtrturbo show {rollout.path} --turn {row}",
         )

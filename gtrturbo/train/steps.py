@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from gtrturbo.algorithms.ppo import ratio_statistics
 from gtrturbo.console import progress_bar
 from gtrturbo.distributed.processes import group
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.errors import Collapse, GtrTurboError
 from gtrturbo.models.batches import micro_batches
 from gtrturbo.models.policy import Policy
 from gtrturbo.play.recording import Transcript
@@ -51,6 +51,7 @@ def take_steps(
     demo_seed: int,
     settings: LossSettings,
     max_grad_norm: float,
+    target_kl: float | None,
     rollouts: Path,
 ) -> dict[str, float]:
     """Take a step for each minibatch of each epoch, with as many demos (1:1) beside it where there are any.
@@ -62,27 +63,34 @@ def take_steps(
         demos, demo_seed: to imitate, and what decides their order.
         settings: of the losses.
         max_grad_norm: gradients are scaled down to this norm.
+        target_kl: the steps end before one whose minibatch has a larger `approx_kl`; None: never.
         rollouts: the turns, as an error names them.
 
     Raises:
-        GtrTurboError: a number is not finite, or the first ratios are not 1.
+        Collapse: a number is not finite.
+        GtrTurboError: the first ratios are not 1.
     """
     demo_order = Shuffle(len(demos), seed=demo_seed)
+    places = [(epoch, number, turns) for epoch, chosen in enumerate(epochs) for number, turns in enumerate(chosen)]
     rows: list[dict[str, Any]] = []
-    with progress_bar("ppo-step", sum(map(len, epochs))) as bar:
-        for epoch, chosen in enumerate(epochs):
-            for number, turns in enumerate(chosen):
-                paired = [demos[i] for i in demo_order.draw(len(turns))] if demos else []
-                found = add_gradients(student, turns, paired, settings=settings)
-                row: dict[str, Any] = {"epoch": epoch, "minibatch": number} | found
-                row["grad_norm"] = student.optimizer.step(max_grad_norm=max_grad_norm)
-                _refuse_nan(row, turns, rollouts)
-                if not rows:
-                    _require_unit_ratio(row)
-                log(len(rows), row)
-                rows.append(row)
-                bar.advance(note=f"ratio {row['ratio_min']:.2f}–{row['ratio_max']:.2f}")
-    return _summary(rows) | {"learning_rate": student.optimizer.learning_rate}
+    with progress_bar("ppo-step", len(places)) as bar:
+        for epoch, number, turns in places:
+            paired = [demos[i] for i in demo_order.draw(len(turns))] if demos else []
+            found = add_gradients(student, turns, paired, settings=settings)
+            # The first, before any step, is where the policy is that played.
+            if rows and target_kl is not None and found["approx_kl"] > target_kl:
+                student.optimizer.forget_gradients()
+                break
+            row: dict[str, Any] = {"epoch": epoch, "minibatch": number} | found
+            row["grad_norm"] = student.optimizer.step(max_grad_norm=max_grad_norm)
+            _refuse_nan(row, turns, rollouts)
+            if not rows:
+                _require_unit_ratio(row)
+            log(len(rows), row)
+            rows.append(row)
+            bar.advance(note=f"ratio {row['ratio_min']:.2f}–{row['ratio_max']:.2f}")
+    ended = {} if target_kl is None else {"optimizer_steps": float(len(rows))}
+    return _summary(rows) | ended | {"learning_rate": student.optimizer.learning_rate}
 
 
 def add_gradients(
@@ -90,6 +98,9 @@ def add_gradients(
 ) -> dict[str, float]:
     """Add up the gradients of one minibatch, of which each process does its share; return its losses and ratios."""
     sums, ratios, clipped = _of_turns(student, turns, settings=settings)
+    if settings.guard.largest_ratio and settings.guard.tripped(max(group().gather(max(ratios, default=0.0)))):
+        student.optimizer.forget_gradients()
+        sums, ratios, clipped = _of_turns(student, turns, settings=replace(settings, guard=settings.guard.strict))
     sums["demo_loss"] = _of_demos(student, demos, weight=settings.demo_coef)
     shares = group().gather([sums, ratios, clipped])
     statistics = ratio_statistics(*(torch.tensor([x for share in shares for x in share[which]]) for which in (1, 2)))
@@ -151,7 +162,7 @@ def _of_demos(student: Student, demos: Sequence[Example], *, weight: float) -> f
 def _refuse_nan(row: dict[str, Any], turns: Sequence[int], rollouts: Path) -> None:
     bad = next((name for name, value in row.items() if not math.isfinite(value)), None)
     if bad:
-        raise GtrTurboError(
+        raise Collapse(
             f"{bad} is {row[bad]} at epoch {row['epoch']}, minibatch {row['minibatch']} (turns {min(turns)}-{max(turns)}).",
             f"nothing was written; inspect with: gtrturbo show {rollouts} --turn {turns[0]}",
         )

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from campaign.damage import Inapplicable, Mutation, by_bytes
 
 DEEP = 100_000
+SEAL = re.compile(r"[0-9a-f]{64} ")
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -172,11 +174,13 @@ def _row(change: Callable[[Any, Random], Any]) -> Callable[[Path, Random], None]
         if not lines:
             raise Inapplicable
         number = draw.randrange(len(lines))
-        before = json.loads(lines[number])
+        seal = SEAL.match(lines[number])  # As rows of resume logs have one.
+        start = seal[0] if seal else ""
+        before = json.loads(lines[number].removeprefix(start))
         after = change(before, draw)
         if not isinstance(after, Raw) and json.dumps(after, default=str) == json.dumps(before):
             raise Inapplicable
-        lines[number] = _written(after)
+        lines[number] = start + _written(after)
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     return changed

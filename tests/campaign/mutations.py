@@ -106,21 +106,21 @@ class Mutations:
         """What the reader gives of the undamaged artifact."""
         key = name, reader
         if key not in self._whole:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
+            _empty(folder)
             self._set_up(SUBJECTS[name], folder)
             ended = self._read(SUBJECTS[name], reader, folder)
             if ended.code:
                 raise RuntimeError(f"{reader} fails on a whole {name}: {ended.said}")
             self._whole[key] = Result(ended.out, _without_ids(contents(folder)))
-            shutil.rmtree(folder)
         return self._whole[key]
 
     def _run(self, name: str, file: str, mutation: Mutation, reader: str, title: str, sealed: bool, folder: Path) -> Verdict:
         from campaign.watching import Watch
 
         subject = SUBJECTS[name]
-        whole = self.whole(name, reader, folder.with_name("whole"))
+        folder = folder.with_name("case")  # One place for all: some outputs hold the full path of their base.
+        whole = self.whole(name, reader, folder)
+        _empty(folder)
         place = self._set_up(subject, folder)
         manifest = self._manifest(subject, file)
         try:
@@ -160,6 +160,11 @@ def passed(mutation: Mutation, reader: str, file: str, *, opened: bool, hashed: 
     if not same and hashed:
         raise FoundError("silent", "the result differs from that of what the manifest names")
     return Verdict("same" if same else "accepted")
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
 
 
 def _hard(source: str, target: str) -> None:

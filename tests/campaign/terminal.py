@@ -22,7 +22,7 @@ def inspect(ended: Ended) -> None:
         raise FoundError("hang", last(err))
     if TRACEBACK.search(err) or TRACEBACK.search(out):
         raise FoundError("traceback", traced(err))
-    if ended.code < 0 or ended.code not in (0, 1, 2, 129, 130, 143):
+    if ended.code < 0 or ended.code not in (0, 1, 2, 3, 129, 130, 143):
         raise FoundError("traceback", f"exit code {ended.code}: {last(err)}")
     if found := RAW.search(out + err) or re.search("[\ud800-\udfff]", out + err):
         raise FoundError("raw", repr((out + err)[max(0, found.start() - 40) : found.start() + 20]))

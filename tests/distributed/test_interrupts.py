@@ -99,6 +99,24 @@ def test_a_signal_that_arrives_while_an_object_is_disposed_of_is_not_lost(start)
     assert start("-c", code).communicate(timeout=PATIENCE)[0] == "143\n"
 
 
+def test_an_interrupted_command_does_not_wait_for_its_threads(start):
+    code = (
+        "import os, signal, sys, threading, time, types\n"
+        "from gtrturbo import __main__\n"
+        "from gtrturbo.distributed.threads import map_at_once\n"
+        "def work(seconds):\n"
+        "    time.sleep(seconds)\n"
+        "def main():\n"
+        "    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
+        "    map_at_once(work, [50, 50])\n"
+        "sys.modules['gtrturbo.cli'] = types.SimpleNamespace(main=main)\n"
+        "__main__.main()"
+    )
+    process = start("-c", code)
+    process.communicate(timeout=20)
+    assert process.returncode == 143
+
+
 RUN_CHILD = "import sys; from gtrturbo.distributed.children import run_child; run_child(['endless'])"
 CHILD = """
 import time

@@ -67,7 +67,20 @@ def draw(seed: int, folders: Folders) -> tuple[Case, Path, list[Path]]:
         kinds |= dict.fromkeys(extra, "I64")
         paths.append(folders.write(f"c{number}", tensors | extra, kinds, shards=int(rng.integers(1, 4))))
         case.checkpoints.append({name: value.astype(np.float64) for name, value in read(paths[-1]).items()})
-    return case, base, paths
+    return case, base, _some_again(case, base, paths)
+
+
+def _some_again(case: Case, base: Path, paths: list[Path]) -> list[Path]:
+    """Name the base, or a checkpoint once more, in the place of a checkpoint."""
+    rng = np.random.default_rng([case.seed, 7])
+    number = int(rng.integers(len(paths)))
+    kind = rng.random()
+    if kind < 0.15:
+        paths[number] = base
+        case.checkpoints[number] = {name: value.astype(np.float64) for name, value in case.base.items()}
+    elif kind < 0.25:
+        paths[number], case.checkpoints[number] = paths[0], case.checkpoints[0]
+    return paths
 
 
 def _shapes(rng: np.random.Generator) -> dict[str, tuple[int, ...]]:

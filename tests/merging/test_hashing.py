@@ -123,11 +123,11 @@ def test_an_input_that_cannot_be_hashed_is_named(folders, family, monkeypatch):
     monkeypatch.setattr(identities, "content_hash", failing)
     with pytest.raises(GtrTurboError, match=r"checkpoint0-|base0") as error:
         folders.merge(*others, base=base)
-    assert "cannot be read or written: Input/output error" in str(error.value)
+    assert "cannot be read or written: its disk reports an error" in str(error.value)
 
 
-def test_a_copy_of_the_base_among_foreign_checkpoints_is_left_out(folders, family):
+def test_a_copy_of_the_base_among_foreign_checkpoints_is_named_as_one(folders, family):
     base, others = family(2)
     again = shutil.copytree(base, folders.root / "again")
     merged = folders.merge(again, *others, base=base)
-    assert read_manifest(merged).inputs["checkpoints"] == [artifact_id(path) for path in others]
+    assert read_manifest(merged).inputs["checkpoints"] == [artifact_id(path) for path in (again, *others)]

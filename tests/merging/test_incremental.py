@@ -209,9 +209,14 @@ def rewrite(file, **changes):
 
 def test_a_folder_that_is_no_state_is_not_touched(folders, family):
     base, others = family(1)
-    with pytest.raises(GtrTurboError, match="holds no merge state"):
-        folders.merge(others[0], base=base, state=others[0])
-    assert (others[0] / "model.safetensors").exists()
+    foreign = folders.root / "foreign"
+    foreign.mkdir()
+    (foreign / "notes.txt").write_text("mine")
+    for place, said in ((foreign, "holds no merge state"), (others[0], "choose another --state")):
+        before = {path.name: path.read_bytes() for path in place.iterdir()}
+        with pytest.raises(GtrTurboError, match=said):
+            folders.merge(others[0], base=base, state=place)
+        assert {path.name: path.read_bytes() for path in place.iterdir()} == before
 
 
 @pytest.mark.parametrize("fails", ["accumulators.Accumulators.write", "incremental.replace_sums"])
@@ -403,6 +408,21 @@ def test_a_cache_of_another_checkpoint_is_refused(folders, family):
         folders.merge(others[0], base=base, cache=cache)
 
 
+def test_a_cache_of_an_older_arithmetic_is_not_looked_at(folders, family, monkeypatch):
+    base, others = family(1)
+    cache = folders.root / "cache"
+    monkeypatch.setattr("gtrturbo.merging.thresholds.ThresholdKey.__init__.__defaults__", ("tensor, at least", 2))
+    folders.merge(others[0], base=base, cache=cache)
+    (old,) = (path for path in cache.glob("*.json") if path.name != "hashes.json")
+    assert json.loads(old.read_text())["question"]["format"] == 2
+    monkeypatch.undo()
+    folders.merge(others[0], base=base, cache=cache)
+    (new,) = (path for path in cache.glob("*.json") if path.name not in ("hashes.json", old.name))
+    shutil.copy(old, new)
+    with pytest.raises(GtrTurboError, match="belongs to another format"):
+        folders.merge(others[0], base=base, cache=cache)
+
+
 @pytest.mark.parametrize("operation", ["read_bytes", "mkdir"])
 def test_a_cache_that_cannot_be_read_or_written_breaks_no_merge(folders, family, monkeypatch, capsys, operation):
     base, others = family(2, dtypes="BF16")
@@ -479,7 +499,7 @@ def test_a_full_disk_while_the_state_is_made_leaves_nothing(folders, family, mon
         genuine(self, path, header, size)
 
     monkeypatch.setattr(Files, "create", full)
-    with pytest.raises(GtrTurboError, match="No space left on device"):
+    with pytest.raises(GtrTurboError, match="its disk is full"):
         folders.merge(others[0], base=base, state=folders.root / "state")
     assert sorted(path.name for path in folders.root.iterdir()) == ["base0", "checkpoint0-0"]
 

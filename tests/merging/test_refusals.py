@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import yaml
-from checkpoints import read
+from checkpoints import SHAPES, read
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging import engine
@@ -213,7 +213,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(folders, family, monkeypatch
 
     with monkeypatch.context() as patched:
         patched.setattr(files.os, call, full)
-        refused(folders, "No space left on device", *others, base=base)
+        refused(folders, "cannot be written: its disk is full", *others, base=base)
 
 
 def test_a_disk_that_is_too_small_is_seen_before_the_work(folders, family, monkeypatch):
@@ -346,3 +346,25 @@ def test_a_recipe_takes_what_all_models_share_and_mergekits_defaults(folders):
     }  # fmt: skip
     assert [path.name for path in options["checkpoints"]] == ["m", "n"] and options["base"].name == "b"
     assert as_options(read_recipe(written(folders)))["density"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ({"models": [{"model": "a", "parameters": {"weight": 1}}, {"model": "b"}]}, "weight"),
+        ({"slices": [{"sources": [{"model": "a", "layer_range": [0, 0]}]}], "merge_method": "passthrough"}, "layer_range"),
+        ({"models": [{"model": "a"}, {"model": "wide"}]}, "shape"),
+        ({"models": [{"model": "a"}, {"model": "quantised"}]}, "are quantised"),
+    ],
+)
+def test_a_recipe_of_models_that_do_not_go_together_is_refused(folders, family, recipe, said):
+    _, (a, b, quantised) = family(3)
+    wide = folders.write("wide", {name: np.zeros((shape[0] + 1, *shape[1:]) if shape else ()) for name, shape in SHAPES.items()})
+    (quantised / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "gptq"}}))
+    text = json.dumps({"merge_method": "linear"} | recipe)
+    for name, path in {"a": a, "b": b, "wide": wide, "quantised": quantised}.items():
+        text = text.replace(f'"model": "{name}"', f'"model": "{path}"')
+    file = folders.root / "recipe.yml"
+    file.write_text(text)
+    with pytest.raises(GtrTurboError, match=said):
+        folders.merge(recipe=str(file))

@@ -19,6 +19,8 @@ from transformers import (
     LlavaForConditionalGeneration,
     Qwen2Config,
     Qwen2ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from gtrturbo.errors import GtrTurboError
@@ -298,3 +300,12 @@ def test_names_of_another_version_of_transformers_are_found(folders, capsys):
 def test_other_families_merge_as_they_load(folders, make):
     base, a, b = (saved(folders.root / name, make(), seed) for seed, name in enumerate(("base", "a", "b")))
     assert_mean(folders.merge(a, b, base=base, method="linear"), a, b)
+
+
+def test_a_shared_tensor_that_no_file_holds_is_what_it_is_tied_to(folders):
+    config = T5Config(vocab_size=40, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4)
+    base, a, b = (saved(folders.root / name, T5ForConditionalGeneration(config), seed) for seed, name in enumerate("bcd"))
+    out = folders.merge(a, b, base=base, method="linear")
+    found, one, other = (T5ForConditionalGeneration.from_pretrained(path).state_dict() for path in (out, a, b))
+    for name, value in found.items():
+        torch.testing.assert_close(value, (one[name] + other[name]) / 2)

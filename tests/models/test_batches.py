@@ -58,5 +58,5 @@ def test_a_budget_that_is_no_number_of_tokens_is_refused(text):
     from gtrturbo.config import SftConfig
     from gtrturbo.errors import GtrTurboError
 
-    with pytest.raises(GtrTurboError, match=r"micro-batch-tokens must be in \{auto, 1, 2, …\}, got"):
+    with pytest.raises(GtrTurboError, match="micro-batch-tokens must be auto, or a whole number in"):
         SftConfig(out="x", data=("d",), checkpoint="c", micro_batch_tokens=text)

@@ -197,3 +197,50 @@ def test_the_reward_is_the_sum_of_its_terms_and_the_seed_repeats_the_deal():
         env = TASK.make()
         picture, info = env.reset(seed=turns[0].turn.seed)
         assert info == turns[0].turn.info and np.array_equal(picture, turns[0].state.images[0])
+
+
+# Groups
+
+
+def play_in_groups(size, episodes=range(6), *, task=TASK, agent=know, num_envs=3):
+    played = play_episodes(agent, task, seed=3, episodes=episodes, num_envs=num_envs, on_invalid_reply="random", group_size=size)
+    return {turns[0].turn.episode: turns for turns in played}
+
+
+def test_episodes_of_a_group_share_their_deal_and_groups_do_not():
+    episodes = play_in_groups(3)
+    assert [episodes[index][0].turn.group for index in range(6)] == [0, 0, 0, 1, 1, 1]
+    shown = [episodes[index][0].state.images[0].tobytes() for index in range(6)]
+    assert shown[0] == shown[1] == shown[2] != shown[3] == shown[4] == shown[5]
+    # Their deals are those of the first episodes of play without groups.
+    alone = play(know, episodes=range(2))
+    assert [alone[index][0].state.images[0].tobytes() for index in range(2)] == [shown[0], shown[3]]
+    assert alone[0][0].turn.group is None
+
+
+def test_episodes_of_a_group_draw_tokens_of_their_own(policy):
+    agent = PolicyAgent(policy, seed=3, temperature=1.0, max_new_tokens=48)
+    episodes = play_in_groups(4, range(4), agent=agent, num_envs=4)
+    assert len({episodes[index][0].response.response_ids.tobytes() for index in range(4)}) > 1
+
+
+def test_episodes_of_a_group_have_random_actions_of_their_own():
+    episodes = play_in_groups(6, agent=refuse)
+    executed = [tuple(played.turn.executed for played in episodes[index][:2]) for index in range(6)]
+    assert len(set(executed)) > 1
+
+
+def test_what_is_drawn_after_the_deal_is_an_episodes_own():
+    task = load_task("blackjack", ["image=tiny"])
+
+    def hit(states):
+        return [Response(task.expert_reply({**state.info, "Player Card": [(2, "2", "S")]})) for state in states]
+
+    episodes = play_in_groups(8, range(8), task=task, agent=hit)
+    assert len({str(turns[0].state.info["Player Card"]) for turns in episodes.values()}) == 1
+    assert len({str(turns[1].state.info["Player Card"]) for turns in episodes.values() if len(turns) > 1}) > 2
+
+
+def test_an_episode_of_a_group_is_the_same_whatever_is_played_beside_it():
+    whole, part = play_in_groups(3), play_in_groups(3, range(3, 6), num_envs=1)
+    assert without_tokens(part) == {index: turns for index, turns in without_tokens(whole).items() if index >= 3}

@@ -10,7 +10,9 @@ from small_runs import run_config
 from typer.testing import CliRunner
 
 import gtrturbo
+from gtrturbo.algorithms.credit import CREDITS
 from gtrturbo.cli import app
+from gtrturbo.config.choices import AMONG_GROUPS
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.runs.method import Method, teacher_of
 from gtrturbo.runs.methods import METHODS, method_of
@@ -89,14 +91,29 @@ def test_a_given_teacher_falls_back_to_what_the_record_says():
     assert teacher_of(METHODS["turbo-kl"], given=True) == "merged"
 
 
-def test_credit_is_handed_to_the_update_where_it_is_not_the_default(monkeypatch):
-    monkeypatch.setitem(METHODS, "mine", Method(summary="", credit="group"))
-    try:
-        updates = [step.config for step in plan(run_config(method="mine")) if step.stage == "ppo-step"]
-    except GtrTurboError as error:
-        assert error.what == "unknown setting credit."  # Where ppo-step has no such option, nothing is dropped in silence.
-    else:
-        assert {update.credit for update in updates} == {"group"}
+def test_credit_and_the_size_of_a_group_are_handed_to_the_stages(monkeypatch):
+    monkeypatch.setitem(METHODS, "mine", Method(summary="", credit="group", group_size=2))
+    steps = plan(run_config(method="mine"))
+    assert {step.config.credit for step in steps if step.stage == "ppo-step"} == {"group"}
+    assert [step.config.group_size for step in steps if step.stage == "rollout"] == [1, 2, 2]  # The first is the expert's.
+
+
+def test_grpo_and_gigpo_are_ppo_with_another_credit_on_groups_of_eight():
+    for method, credit in (("grpo", "group"), ("gigpo", "step-group")):
+        told = ("rollout.group-size=8", f"ppo-step.credit={credit}")
+        assert plan(run_config(method=method)) == plan(run_config(method="ppo", set=told))
+        smaller = plan(run_config(method=method, group_size=4))
+        assert smaller == plan(run_config(method="ppo", group_size=4, set=told[1:])) != plan(run_config(method=method))
+
+
+def test_a_credit_among_groups_is_refused_where_there_are_none():
+    assert {name for name, credit in CREDITS.items() if credit.needs_groups} == set(AMONG_GROUPS)
+    with pytest.raises(GtrTurboError, match="--credit step-group compares episodes of one deal") as error:
+        plan(run_config(method="ppo", set=("ppo-step.credit=step-group",)))
+    assert error.value.fix == "add: --group-size 8"
+    with pytest.raises(GtrTurboError, match="--episodes 12 is no multiple of --group-size 8") as error:
+        plan(run_config(method="grpo", episodes=12))
+    assert error.value.fix == "give: --episodes 16"
 
 
 def test_no_other_file_of_the_package_compares_names_of_methods():
@@ -122,7 +139,7 @@ TAUGHT = {"summary": "", "teacher": "merged", "annotation": "logprobs", "guidanc
         ({"annotation": "grades"}, "annotation must be one of none, logprobs, distributions, thoughts, got grades."),
         ({"guidance": "hope"}, "guidance must be one of none, reward, advantage, return, loss, imitation, got hope."),
         ({"refresh": "sometimes"}, "refresh must be one of every, never, got sometimes."),
-        ({"environment": -1.0}, "environment must be in [0, ∞), got -1.0."),
+        ({"environment": -1.0}, "environment must be in [0, 1e+09], got -1.0."),
         ({"environment": "all"}, "environment of a method must be a number, got 'all'."),
         ({"credit": 3}, "credit of a method must be text, got 3."),
         ({"teacher": "none"}, "annotation logprobs without a teacher."),
@@ -175,9 +192,7 @@ def refused(*words: str) -> list[str]:
 def test_an_unknown_method_is_refused_before_anything_else():
     what, fix = refused("--method", "turbo-k", "--set", "nonsense", "--dry-run")
     assert what == "there is no method 'turbo-k'."
-    assert (
-        fix.startswith("did you mean turbo-kl") and "built in: ppo, turbo-kl, turbo-sft, turbo-loss, gtr, opd, static-kl" in fix
-    )
+    assert fix.startswith("did you mean turbo-kl") and f"built in: {', '.join(METHODS)}" in fix
 
 
 def test_what_is_no_method_is_refused_by_what_it_is(tmp_path):

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 from updates import prepare
 
+from gtrturbo.algorithms.credit import CREDITS
 from gtrturbo.config import PpoStepConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
@@ -18,6 +20,7 @@ from gtrturbo.play.recording import read_transcript, read_turns
 from gtrturbo.stages import execute
 from gtrturbo.store.ids import sha256_file
 from gtrturbo.store.manifest import read_manifest
+from gtrturbo.train.credit import earned_by
 
 TESTS = Path(__file__).parent.parent
 PLUGIN = "tests/plugins/mean_return_credit.py:CREDIT"
@@ -128,3 +131,44 @@ def test_the_kl_cannot_enter_returns_that_there_are_none_of(own_config, scores, 
     ) as error:
         execute(config)
     assert error.value.fix == "use --kl-placement reward or advantage." and list(tmp_path.iterdir()) == []
+
+
+# Built-in credits among episodes of one deal
+
+
+@pytest.fixture(scope="module")
+def grouped(turns_config, root) -> Path:
+    """Two deals, four episodes each."""
+    return execute(replace(turns_config, out=root / "grouped", group_size=4)).out
+
+
+@pytest.mark.parametrize("credit", ["group", "step-group"])
+def test_an_update_takes_the_advantages_of_the_credit_as_they_are_but_for_random_actions(ppo_config, warm, grouped, credit):
+    policy = load_policy(warm, device="cpu")
+    transcript = read_transcript(grouped, policy.renderer)
+    config = replace(ppo_config, rollouts=grouped, credit=credit)
+    batch, _ = prepare(config, policy, transcript)
+    rewards = torch.tensor([turn.reward - (not turn.legal) for turn in transcript.turns])
+    earned = earned_by(transcript.turns, rewards, values=None, bootstrap_values=None, gamma=config.gamma, gae_lambda=0.0)
+    assert earned.groups.tolist() == [turn.episode // 4 for turn in transcript.turns]
+    given = CREDITS[credit].assign(earned).advantages
+    # A text whose executed action was random has its own format reward.
+    expected = [a if turn.legal else -1.0 for a, turn in zip(given.tolist(), transcript.turns, strict=True)]
+    assert batch.advantages.tolist() == pytest.approx(expected) != given.tolist()
+    assert batch.advantages.abs().max() > 0.5 and batch.old_values is None
+
+
+def test_an_update_in_groups_learns_and_has_no_value_head(ppo_config, warm, grouped, tmp_path):
+    out = execute(replace(ppo_config, out=tmp_path / "next", rollouts=grouped, credit="step-group")).out
+    assert not (out / "value_head.safetensors").exists() and not CRITIC & read_manifest(out).metrics.keys()
+    assert sha256_file(out / "model.safetensors") != sha256_file(warm / "model.safetensors")
+
+
+def test_turns_of_one_deal_each_are_refused_before_the_work(ppo_config, tmp_path):
+    with pytest.raises(GtrTurboError, match=r"--credit group compares episodes of one deal, and each in .*turns has a") as error:
+        execute(replace(ppo_config, out=tmp_path / "x", credit="group"))
+    assert error.value.fix == "play them with: gtrturbo rollout --group-size 8 …" and list(tmp_path.iterdir()) == []
+
+
+def test_turns_without_groups_keep_the_manifest_that_they_had(turns, grouped):
+    assert "group_size" not in read_manifest(turns).config and read_manifest(grouped).config["group_size"] == 4

@@ -86,6 +86,14 @@ def test_an_entry_that_was_changed_is_taken_out_and_the_others_stay(tmp_path, pl
     assert again.found == [Line(0, "said"), Line(2, "said")] == again.read()
 
 
+def test_an_entry_that_stands_twice_counts_once(tmp_path):
+    log = open_(tmp_path)
+    log.append(Line(0, "a"))
+    for name in ("0.jsonl", "1.jsonl"):
+        (log.folder / name).write_bytes(2 * (log.folder / "0.jsonl").read_bytes())
+    assert open_(tmp_path).found == [Line(0, "a")]
+
+
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"other"), lambda path: path.write_bytes(b"")])
 def test_an_entry_whose_files_are_missing_or_changed_is_taken_out_and_so_are_files_of_no_entry(tmp_path, damage):
     log = open_(tmp_path)

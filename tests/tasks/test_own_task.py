@@ -196,7 +196,7 @@ def test_play_writes_no_picture_over_another_or_into_an_artifact(tmp_path):
     assert [path.name for path in sorted((tmp_path / "a").iterdir())] == ["picture-0000.png", "picture-0001.png"]
     played = execute(RolloutConfig(out=tmp_path / "b", task=named("WALK"), expert=True, episodes=1)).out
     result = gtrturbo_("play", "--task", named("WALK"), "--out", played, typed="q\n")
-    assert result.exit_code == 1 and "is an artifact" in result.stderr
+    assert result.exit_code == 1 and "lies in the artifact" in result.stderr
 
 
 def test_play_shows_the_episode_that_a_rollout_plays_first(tmp_path):
