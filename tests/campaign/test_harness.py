@@ -28,7 +28,7 @@ def ended(code: int = 0, out: bytes = b"", err: bytes = b"", **more: bool) -> En
     [
         (ended(1, err=b"Traceback (most recent call last):\n  File x\nKeyError: 1\n"), "traceback"),
         (ended(-11), "traceback"),
-        (ended(3, err=b"?"), "traceback"),
+        (ended(4, err=b"?"), "traceback"),
         (ended(1, err=b"\x1b[31mred"), "raw"),
         (ended(1, err="a\u202eb".encode()), "raw"),
         (ended(1, err=b"\xff"), "raw"),

@@ -48,7 +48,8 @@ def _python(words: tuple[str, ...], more: dict[str, str]) -> subprocess.Popen:
 
 def test_a_signal_leaves_no_draft_says_how_to_go_on_and_has_its_exit_code(start, tmp_path):
     process = start("-m", "gtrturbo", *ENDLESS, str(tmp_path / "turns"))
-    wait_for((tmp_path / ".turns.journal" / "0.jsonl").exists)
+    log = tmp_path / ".turns.journal" / "0.jsonl"
+    wait_for(lambda: log.exists() and log.stat().st_size > 0)  # An episode is finished; a log without any would go.
     process.send_signal(signal.SIGTERM)
     stdout, stderr = process.communicate(timeout=PATIENCE)
     assert (process.returncode, stdout) == (143, "")
