@@ -1,6 +1,6 @@
 """Token steps on a GPU as one CUDA graph: a step's some thousand kernels are started at once, not one by one from Python.
 
-At the 7 B shape with 64 rows a step takes 15 ms so, and 48 to 135 ms without it, most of which the GPU waits for Python.
+At the 7 B shape with 64 rows a GPU otherwise waits for Python through most of a step (examples/benchmarks/one_gpu.py).
 """
 
 from collections.abc import Callable
