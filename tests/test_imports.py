@@ -119,8 +119,7 @@ def test_configs_are_not_read_below_the_stages():
         for module in MODULES
         if module.room in below
         for line, target in module.inner_imports()
-        if target[0] == "config"
-        and target[1:2] not in names_and_kinds
+        if target[0] == "config" and target[1:2] not in names_and_kinds
     ] == []
 
 

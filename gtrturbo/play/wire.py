@@ -47,7 +47,7 @@ def request(url: str, body: dict[str, Any] | None = None, *, plain: bool = False
     trouble, until = "", time.monotonic() + TIMEOUT + sum(BACKOFF)
     for pause in (*BACKOFF, None):
         try:
-            answer = _answer(asked, min(TIMEOUT, until - time.monotonic()))
+            answer = _answer(asked, max(1e-3, min(TIMEOUT, until - time.monotonic())))
             return None if plain else _parsed(answer)
         except _TriedInVainError as error:
             trouble = str(error)
