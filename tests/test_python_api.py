@@ -19,7 +19,7 @@ from gtrturbo.store.draft import Result
 from gtrturbo.store.ids import artifact_id
 from gtrturbo.store.manifest import read_manifest
 
-PLAY = {"task": "numberline", "env": ["image=tiny", "horizon=2"], "max_new_tokens": 24, "num_envs": 4}
+PLAY = {"task": "numberline", "env": ["image=tiny", "horizon=2"], "max_new_tokens": 48, "num_envs": 4}
 
 
 def words(options):
@@ -68,7 +68,7 @@ def test_every_stage_called_from_python_has_the_id_that_it_has_from_the_command_
 
 def test_a_run_from_python_is_the_run_of_the_command(tmp_path, warm, monkeypatch):
     monkeypatch.setattr(eval_stage, "CHANCE_EPISODES", 50)
-    sets = ["eval.max-new-tokens=24", "rollout.max-new-tokens=24", "ppo-step.epochs=1"]
+    sets = ["eval.max-new-tokens=48", "rollout.max-new-tokens=48", "ppo-step.epochs=1"]
     options = {"method": "turbo-kl", "env": ["horizon=2"], "iterations": 1, "episodes": 4, "eval_episodes": 4, "set": sets}
     line = ["run", *words({**options, "start": warm}), "--out", str(tmp_path / "told")]
     done = CliRunner().invoke(app, line)

@@ -15,7 +15,7 @@ NOTEBOOK = json.loads((ROOT / "examples" / "notebook.ipynb").read_text(encoding=
 CELLS = ["".join(cell["source"]) for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
 # The notebook's own sizes take two minutes.
 SIZES = re.compile(r"^EXPERT_EPISODES, .* = .*$", re.MULTILINE)
-FEW = "EXPERT_EPISODES, STEPS, UPDATES, EPISODES, EVALUATED = 40, 40, 2, 6, 6"
+FEW = "EXPERT_EPISODES, STEPS, UPDATES, EPISODES, EVALUATED = 60, 100, 2, 6, 6"
 
 
 @pytest.fixture(autouse=True)

@@ -21,8 +21,8 @@ def test_the_ratio_of_a_tracker_is_that_of_the_same_run(monkeypatch, tmp_path, w
     own = f"{ROOT}/tests/plugins/csv_tracker.py:CsvTracker"
     found = trackers.main([*FEW, "--trackers", own])
     assert len(found[own]) == 1 and 0 < found[own][0] < 100
-    assert "without a tracker:" in capsys.readouterr().out
+    assert "none: wall " in capsys.readouterr().out
     taken = iter("abcd")
-    monkeypatch.setattr(trackers, "_timed", lambda *_, **__: (1.0, next(taken)))
+    monkeypatch.setattr(trackers, "_timed", lambda *_, **__: trackers.Timed(1.0, 1.0, next(taken)))
     with pytest.raises(SystemExit, match="changed an artifact"):
         trackers.main([*FEW, "--trackers", own])

@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from examples.benchmarks.common import warm_checkpoint
@@ -38,36 +39,53 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, list[float]]:
         os.environ.setdefault("TRACKIO_DIR", str(root / "trackio"))
         os.environ.setdefault("WANDB_DIR", str(root))
         start = warm_checkpoint(root / "start", TASK, ENV)
-        seconds: dict[str, list[float]] = {name: [] for name in (NONE, *options.trackers)}
+        found: dict[str, list[Timed]] = {name: [] for name in (NONE, *options.trackers)}
         for number in range(options.rounds + 1):
-            names = list(seconds)
+            names = list(found)
             turned = names[number % len(names) :] + names[: number % len(names)]
-            ids = set()
+            made = {}
             for name in turned:
                 out = root / f"{number}-{name.rpartition(':')[2]}"
-                took, made = _timed(out, start, name, iterations=options.iterations, episodes=options.episodes)
-                ids.add(made)
-                if number:
-                    seconds[name].append(took)
-            if len(ids) != 1:
+                made[name] = _timed(out, start, name, iterations=options.iterations, episodes=options.episodes)
+            if len({each.id for each in made.values()}) != 1:
                 raise SystemExit("a tracker changed an artifact.")
-    ratios = {name: [mine / none for mine, none in zip(seconds[name], seconds[NONE], strict=True)] for name in options.trackers}
-    print(f"without a tracker: {', '.join(f'{each:.1f}' for each in seconds[NONE])} s")
-    for name, found in ratios.items():
-        took, told = (", ".join(f"{each:.{digits}f}" for each in some) for some, digits in ((seconds[name], 1), (found, 3)))
-        print(f"{name}: {took} s; ratios {told}; median {statistics.median(found):.3f}")
-    return ratios
+            if number:
+                for name, each in made.items():
+                    found[name].append(each)
+    walls = {name: [each.seconds for each in some] for name, some in found.items()}
+    works = {name: [each.processor_seconds for each in some] for name, some in found.items()}
+    for name in found:
+        print(f"{name}: wall {_told(walls, name)}; processor {_told(works, name)}")
+    return {name: _ratios(walls, name) for name in options.trackers}
 
 
-def _timed(out: Path, start: Path, tracker: str, *, iterations: int, episodes: int) -> tuple[float, str]:
-    """Run once; return the seconds that it took and the id of its last artifact."""
+def _ratios(seconds: dict[str, list[float]], name: str) -> list[float]:
+    return [mine / none for mine, none in zip(seconds[name], seconds[NONE], strict=True)]
+
+
+def _told(seconds: dict[str, list[float]], name: str) -> str:
+    told = ", ".join(f"{each:.1f}" for each in seconds[name]) + " s"
+    ratios = _ratios(seconds, name)
+    return told if name == NONE else f"{told}, ratio {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A run: wall seconds, processor seconds of this process (not of a tracker's own), and the id of its last artifact."""
+
+    seconds: float
+    processor_seconds: float
+    id: str
+
+
+def _timed(out: Path, start: Path, tracker: str, *, iterations: int, episodes: int) -> Timed:
     config = RunConfig(
         out=out, start=start, method="turbo-kl", task=TASK, env=ENV, iterations=iterations, episodes=episodes,
         eval_episodes=episodes, set=SETTINGS, log=() if tracker == NONE else (tracker,),
     )  # fmt: skip
-    began = time.monotonic()
+    began, worked = time.monotonic(), time.process_time()
     results = run(config)
-    return time.monotonic() - began, results[-1].id
+    return Timed(time.monotonic() - began, time.process_time() - worked, results[-1].id)
 
 
 if __name__ == "__main__":
