@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from gtrturbo import __version__
-from gtrturbo.config import CheckTaskConfig, CompareConfig, DistillConfig, PlayConfig, ReportConfig, RunConfig, ShowConfig
+from gtrturbo.config import CheckTaskConfig, CompareConfig, PlayConfig, ReportConfig, RunConfig, ShowConfig
 from gtrturbo.config.fields import Field, Role, build, fields
 from gtrturbo.config.renamed import FLAGS, old_options
 from gtrturbo.console import stderr
@@ -31,7 +31,6 @@ from gtrturbo.runs.methods import METHODS
 from gtrturbo.runs.plan import plan
 from gtrturbo.runs.progress import run_with_progress
 from gtrturbo.runs.script import shell
-from gtrturbo.runs.student import distill
 from gtrturbo.stages import STAGES, execute, preview, stage_of
 from gtrturbo.store.draft import Result
 from gtrturbo.store.yaml_files import read_yaml
@@ -293,7 +292,7 @@ def run_stage(config: Any) -> None:
     if getattr(config, "dry_run", False):
         say(preview(config))
         return
-    result = distill(config) if isinstance(config, DistillConfig) else execute(config)
+    result = execute(config)
     stderr.print(summary_line(result), style="dim", soft_wrap=True)
     _print_path(result.out)
 

@@ -40,8 +40,8 @@ LEARNED = [
 ]
 # What decides how an update is computed or repeated, not what is learned.
 AS_IS = {
-    "seed", "dtype", "engine", "server", "served_model", "micro_batch_tokens", "micro_batch_size", "gradient_checkpointing",
-    "include", "exclude", "rank", "update", "expert", "mode", "task", "recursive",
+    "seed", "dtype", "engine", "served_model", "micro_batch_tokens", "gradient_checkpointing",
+    "include", "exclude", "rank", "expert", "mode", "task", "recursive",
 }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ LONGEST = 64 << 20  # bytes of an answer: a reply of 32,768 tokens with log-prob
 BLOCK = 1 << 16
 SHOWN = 500  # characters of a refusal that are told
 TOO_MANY_REQUESTS = 429
-START = "start the server, or name another with --base-url."
+START = "start the server, or name another with --engine."
 
 
 class _TriedInVainError(Exception):
@@ -82,7 +82,7 @@ def _refusal(url: str, error: urllib.error.HTTPError) -> Exception:
     if error.code >= 500 or error.code == TOO_MANY_REQUESTS:
         return _TriedInVainError(f"answered {error.code}: {said}")
     if 300 <= error.code < 400:
-        return GtrTurboError(f"{url} sends the request on to another address ({error.code}).", "name that one with --base-url.")
+        return GtrTurboError(f"{url} sends the request on to another address ({error.code}).", "name that one with --engine.")
     return GtrTurboError(f"{url} refused the request ({error.code}): {said}")
 
 

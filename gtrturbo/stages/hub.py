@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gtrturbo.config.addresses import kind_of
 from gtrturbo.config.fields import absent_knobs, input_paths, knobs, seams
 from gtrturbo.config.games import game_name
 from gtrturbo.distributed.processes import Alone, group, working_in, world
@@ -25,7 +26,7 @@ from gtrturbo.store.verification import verify
 from gtrturbo.store.writing import finished
 
 # Of what has several built-in names, the one that counts.
-CANONICAL = {"task": game_name}
+CANONICAL = {"task": game_name, "engine": kind_of}
 
 
 def execute(config: Any) -> Result:

@@ -60,7 +60,7 @@ def read_rollout(path: Path, *, dtype: str = "") -> Rollout:
 
 def _sampler(config: dict[str, Any]) -> str:
     """Name what sampled in another's place: the kind of server, or the engine of the user's own."""
-    return config["engine"] if is_outside(config["engine"]) else f"{config['server']} server"
+    return config["engine"] if is_outside(config["engine"]) else f"{config['engine']} server"
 
 
 def require_groups(rollout: Rollout, name: str) -> None:

@@ -105,7 +105,7 @@ def test_an_answer_that_comes_byte_by_byte_is_bounded_in_time(monkeypatch, lines
      "http://\x1b[31m", "http://" + "x" * 300],
 )  # fmt: skip
 def test_what_is_no_address_is_refused(url):
-    with pytest.raises(GtrTurboError, match="--base-url") as error:
+    with pytest.raises(GtrTurboError, match="--engine") as error:
         address_of(url)
     assert "http://localhost:8000" in error.value.fix
 
@@ -124,7 +124,7 @@ def test_an_address_that_may_hold_a_secret_is_refused_without_telling_it(url):
 @pytest.mark.parametrize("url", SECRETS)
 def test_a_run_refuses_such_an_address_before_it_records_anything(tmp_path, url):
     with pytest.raises(GtrTurboError, match="which would be shown and recorded") as error:
-        plan(RunConfig(out=tmp_path / "run", set=("rollout.engine=openai", f"rollout.base-url={url}")))
+        plan(RunConfig(out=tmp_path / "run", set=(f"rollout.engine=vllm:{url}",)))
     assert "secret" not in str(error.value) and not (tmp_path / "run").exists()
 
 
