@@ -162,6 +162,12 @@ def test_text_and_yaml_values_become_the_fields_type(config, name, text, value):
         (RolloutConfig, "expert", "yes", "expert must be true or false, got 'yes'."),
         (RolloutConfig, "task", ["a"], "task must be text, got ['a']."),
         (RolloutConfig, "out", True, "out must be a path, got True."),
+        # As YAML has them: !!set {a}, !!binary aGk=, and more digits than a double has.
+        (SftConfig, "learning_rate", {"a"}, "learning-rate must be a number, got {'a'}."),
+        (SftConfig, "steps", {"a"}, "steps must be a whole number, got {'a'}."),
+        (RolloutConfig, "task", b"hi", "task must be text, got b'hi'."),
+        (SftConfig, "steps", Path("3"), f"steps must be a whole number, got {Path('3')!r}."),
+        (SftConfig, "steps", 10**400, f"steps must be a whole number, got {'1' + '0' * 27}...{'0' * 29}."),
     ],
 )
 def test_a_value_of_another_type_is_refused(config, name, text, said):

@@ -96,7 +96,18 @@ def test_an_answer_that_comes_byte_by_byte_is_bounded_in_time(monkeypatch, lines
         pytest.raises(GtrTurboError, match=r"no whole answer within 0\.3 seconds"),
     ):
         wire.request(url)
-    assert len(asked) == 2 and time.monotonic() - started < 5  # Of the 20 seconds that one answer takes.
+    assert len(asked) == 1 and time.monotonic() - started < 5  # Of the 20 seconds that one answer takes.
+
+
+def test_all_tries_together_take_little_longer_than_the_longest_answer_may(monkeypatch):
+    # A server that lets a byte go every 20 ms, asked up to nine times with no pauses between: 9 × 0.3 s would be 2.7 s.
+    monkeypatch.setattr(wire, "TIMEOUT", 0.3)
+    monkeypatch.setattr(wire, "BACKOFF", (0.01,) * 8)
+    started = time.monotonic()
+    drip = answering(b"HTTP/1.1 200 OK", b"", b" " * 1000, pause=0.02)
+    with drip as (url, asked), pytest.raises(GtrTurboError, match="no whole answer within"):
+        wire.request(url)
+    assert time.monotonic() - started < 1.5 and len(asked) < 4
 
 
 @pytest.mark.parametrize(
