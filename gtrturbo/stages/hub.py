@@ -13,6 +13,7 @@ from gtrturbo.distributed.threads import map_at_once
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import bases_under
 from gtrturbo.plugins import is_outside, load, names_code
+from gtrturbo.stages.beforehand import refuse_early
 from gtrturbo.stages.table import STAGES, Stage, resumable_files
 from gtrturbo.store.apart import require_apart
 from gtrturbo.store.draft import Draft, Result
@@ -58,6 +59,7 @@ def preview(config: Any) -> str:
 def _run(config: Any) -> Result:
     _require_unpruned(config)
     require_apart("--out", config.out, read_by(config))
+    refuse_early(config)
     if group().world.first:
         _verify_inputs(config)
     require_trackers(config.log)  # Before the work, at whose end the stage's own numbers are told.
