@@ -23,7 +23,7 @@ FLOORS = {
     "play": 4,
     "merging": 5, "train": 5, "analysis": 5,
     "stages": 6,
-    "runs": 7, "show": 7, "report": 7,
+    "runs": 7, "show": 7, "report": 7, "share": 7,
     "cli": 8, "__main__": 9,
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "peft"}
