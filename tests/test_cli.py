@@ -445,6 +445,7 @@ def test_a_mistake_names_its_mend_in_the_last_line(line, told, tmp_path, monkeyp
 
 EXPERT = "rollout --out t --task numberline --expert"
 SERVED = "--engine vllm:http://localhost:8000"
+IN_TURN = "merge the last teacher and the next checkpoint in turn, each a merge of its own."
 TWO = "write two commands: distill, then ppo-step --scores, or sft of its demos"
 
 
@@ -477,6 +478,21 @@ def test_an_old_spelling_is_refused_with_the_new_one(line, what, fix):
         ("distill --out t --micro-batch-size 3 --rollouts r", "micro-batch-size", "write: --micro-batch-tokens"),
         ("distill --out t --rollouts r --student c", "student", f"{TWO}."),
         ("distill --out t --rollouts r --update epochs=1", "update", f"{TWO}, with these options."),
+        (
+            "merge --out t --sign count a",
+            "sign",
+            "write: --parameters count=true for --sign count.",
+        ),
+        (
+            "merge --out t --adapter-space factors a",
+            "adapter-space",
+            "write: --parameters factors=true for --adapter-space factors.",
+        ),
+        (
+            "merge --out t --recursive a",
+            "recursive",
+            IN_TURN,
+        ),
         ("report r --price-per-call 1", "price-per-call", "write: --price call=…"),
         ("report r --price-per-million-tokens 1", "price-per-million-tokens", "write: --price million-tokens=…"),
         ("report r --price-per-hour 1", "price-per-hour", "write: --price hour=…"),

@@ -41,7 +41,7 @@ LEARNED = [
 # What decides how an update is computed or repeated, not what is learned.
 AS_IS = {
     "seed", "dtype", "engine", "served_model", "micro_batch_tokens", "gradient_checkpointing",
-    "include", "exclude", "rank", "expert", "mode", "task", "recursive",
+    "include", "exclude", "rank", "expert", "mode", "task",
 }  # fmt: skip
 
 
@@ -182,8 +182,8 @@ def test_an_unknown_key_is_refused_and_the_known_ones_are_listed():
     assert error.value.what == "unknown setting densty."
     assert error.value.fix == (
         "known: out, overwrite, log, verify-inputs, checkpoints, base, method, weights, density, gamma, parameters, "
-        "trim, scale, normalize, task-vectors, sign, include, exclude, "
-        "saturate, missing, adapter-space, rank, recursive, seed, recipe, cache, state, verify, dry-run, threads, device"
+        "trim, scale, normalize, task-vectors, include, exclude, "
+        "saturate, missing, rank, seed, recipe, cache, state, verify, dry-run, threads, device"
     )
 
 

@@ -71,7 +71,7 @@ MODULES = [Module(file, ast.parse(file.read_text(encoding="utf-8"))) for file in
 def test_every_room_has_a_floor_and_there_are_at_most_twenty():
     rooms = {module.room for module in MODULES}
     assert rooms <= FLOORS.keys() | {"__init__"}
-    assert len(rooms) <= 20
+    assert len(rooms - {"__init__"}) <= 20
 
 
 def test_every_room_says_what_it_is_for():

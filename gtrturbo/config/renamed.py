@@ -9,7 +9,7 @@ RENAMED = {
     "isolate": "subprocess",
     "only": "include",
 }
-FLAGS = {"isolate"}  # of these, those that were given without a value
+FLAGS = {"isolate", "recursive"}  # of these, those that were given without a value
 # By the old name: the configs that had it, and what stands in its place.
 SERVED = ("RolloutConfig", "DistillConfig", "EvalConfig")
 GONE = {
@@ -32,6 +32,12 @@ GONE = {
         ("DistillConfig",),
         "write two commands: distill, then ppo-step --scores, or sft of its demos, with these options.",
     ),
+    "sign": (("MergeConfig",), "write: --parameters count=true for --sign count."),
+    "adapter_space": (
+        ("MergeConfig",),
+        "write: --parameters factors=true for --adapter-space factors.",
+    ),
+    "recursive": (("MergeConfig",), "merge the last teacher and the next checkpoint in turn, each a merge of its own."),
     "price_per_call": (("ReportConfig",), "write: --price call=…"),
     "price_per_million_tokens": (("ReportConfig",), "write: --price million-tokens=…"),
     "price_per_hour": (("ReportConfig",), "write: --price hour=…"),

@@ -32,7 +32,7 @@ TABLE = "turns.parquet"
 
 
 @dataclass(frozen=True)
-class Source:
+class Exported:
     """Turns that are exported.
 
     Attributes:
@@ -68,14 +68,14 @@ def export(config: ExportConfig) -> Path:
     return config.out
 
 
-def _source(folder: Path) -> Source:
+def _source(folder: Path) -> Exported:
     manifest = read_manifest(folder)
     if manifest.kind not in ("turns", "evaluation"):
         raise GtrTurboError(f"{folder} holds {manifest.kind}, not turns.", "make some with: gtrturbo rollout …")
-    return Source(folder, manifest, read_turns(folder))
+    return Exported(folder, manifest, read_turns(folder))
 
 
-def _copy_pictures(source: Source, draft: Path, turns: Iterable[Turn]) -> None:
+def _copy_pictures(source: Exported, draft: Path, turns: Iterable[Turn]) -> None:
     for name in dict.fromkeys(name for turn in turns for name in turn.images):
         copy_picture(source.folder, draft, name)
 
@@ -103,14 +103,14 @@ def _facts(turn: Turn) -> dict[str, Any]:
     }
 
 
-def _as_image_folder(source: Source, draft: Path) -> None:
+def _as_image_folder(source: Exported, draft: Path) -> None:
     """A row per turn: the chat, its pictures, and what came of it. Loads with load_dataset("imagefolder", data_dir=…)."""
     rows = ({PICTURES: list(turn.images), "messages": _typed(turn.messages), **_facts(turn)} for turn in source.turns)
     _write_lines(draft / METADATA, rows)
     _copy_pictures(source, draft, source.turns)
 
 
-def _as_prompts(source: Source, draft: Path) -> None:
+def _as_prompts(source: Exported, draft: Path) -> None:
     """A row per reply that parses, as TRL's SFTTrainer takes it: prompt and completion as chats, and the prompt's pictures."""
     legal = [turn for turn in source.turns if turn.legal]
     if not legal:
@@ -134,7 +134,7 @@ def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def _as_trajectories(source: Source, draft: Path) -> None:
+def _as_trajectories(source: Exported, draft: Path) -> None:
     """A trajectory per episode, of the Agent Trajectory Interchange Format 1.7 (Harbor, RFC 0001)."""
     identity, row = artifact_id(source.folder), 0
     for episode in by_episode(source.turns):
@@ -205,7 +205,7 @@ def _measured(tokens: TurnTokens, row: int) -> dict[str, Any]:
     }
 
 
-def _as_table(source: Source, draft: Path) -> None:
+def _as_table(source: Exported, draft: Path) -> None:
     """One file with a row per turn: chat as JSON, pictures as their files' bytes, token ids and log-probs."""
     try:
         arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
@@ -224,7 +224,7 @@ def _content(folder: Path, name: str) -> bytes:
         return file.read()
 
 
-FORMATS: dict[str, Callable[[Source, Path], None]] = {
+FORMATS: dict[str, Callable[[Exported, Path], None]] = {
     "hf": _as_image_folder,
     "trl": _as_prompts,
     "atif": _as_trajectories,

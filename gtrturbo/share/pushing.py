@@ -16,7 +16,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.ids import artifact_id, short
 from gtrturbo.store.inside import open_inside
 from gtrturbo.store.manifest import Manifest, read_manifest
-from gtrturbo.store.names import CARD, MANIFEST, OPTIMIZER
+from gtrturbo.store.names import ADAPTER_CONFIG, CARD, MANIFEST, OPTIMIZER
 from gtrturbo.store.pruned import pruned_files, remake_command
 from gtrturbo.store.verification import verify
 
@@ -71,7 +71,7 @@ def _send(config: PushConfig, folder: Path) -> str:
 
 def card_of(checkpoint: Path, manifest: Manifest, evaluations: Sequence[Path]) -> str:
     """Write the card: what it is, its numbers on which task, what it was made from by which command."""
-    front = {"library_name": "peft" if "adapter_config.json" in manifest.files else "transformers"}
+    front = {"library_name": "peft" if ADAPTER_CONFIG in manifest.files else "transformers"}
     front |= {"pipeline_tag": "image-text-to-text", "tags": ["gtrturbo", manifest.stage]}
     lines = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",
