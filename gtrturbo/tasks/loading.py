@@ -20,7 +20,7 @@ from gtrturbo.tasks.worlds.sokoban import sokoban
 KIND = "task"
 # Each takes its options by keyword, as a function of the user's own does; those of a family take the environment's id before.
 WORLDS: dict[str, Callable[..., Task]] = {"frozenlake": frozen_lake, "sokoban": sokoban}
-FAMILIES: dict[str, Callable[..., Task]] = {"gym": any_gym, "minigrid": mini_grid}
+BY_ID: dict[str, Callable[..., Task]] = {"gym": any_gym, "minigrid": mini_grid}
 ANY_WHOLE = 1 << 53
 
 
@@ -37,10 +37,10 @@ def load_task(name: str, options: Sequence[str] = ()) -> Task:
     if known in GAMES:
         return game_task(known, read_options(known, options, GAMES[known].settings))
     family, colon, environment = known.partition(":")
-    if colon and family in FAMILIES:
-        return _made(known, FAMILIES[family], options, environment)
+    if colon and family in BY_ID:
+        return _made(known, BY_ID[family], options, environment)
     if known not in WORLDS:
-        find(KIND, name, dict.fromkeys([*GAMES, *WORLDS, *(f"{each}:ID" for each in FAMILIES)]))
+        find(KIND, name, dict.fromkeys([*GAMES, *WORLDS, *(f"{each}:ID" for each in BY_ID)]))
     return _made(known, WORLDS[known], options)
 
 

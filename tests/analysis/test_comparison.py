@@ -207,7 +207,7 @@ def test_another_panel_and_another_version_of_an_environment_are_refused(tmp_pat
     with pytest.raises(GtrTurboError, match=f"was evaluated with panel of sha256 {64 * '2'}, but .* with {64 * '1'}"):
         compared(runs)
     say(runs[1], panel=panel, task=played | {"version": "x 2"})
-    with pytest.raises(GtrTurboError, match="was evaluated with environment x 2, but .* with x 1: not the same deals"):
+    with pytest.raises(GtrTurboError, match=r"was evaluated with environment x 2, but .* with x 1: not the same deals"):
         compared(runs)
 
 

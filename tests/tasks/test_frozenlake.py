@@ -8,7 +8,7 @@ import pytest
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.tasks.loading import load_task
-from gtrturbo.tasks.worlds.frozenlake import MOVES
+from gtrturbo.tasks.worlds.moves import MOVES
 
 
 def start(task, env, seed):

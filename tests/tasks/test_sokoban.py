@@ -9,7 +9,8 @@ from gymnasium.utils.env_checker import check_env
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.view import Ending
-from gtrturbo.tasks.worlds.levels import MOVES, draw_level, level_of, moved, next_push, pushes_left
+from gtrturbo.tasks.worlds.levels import draw_level, level_of, moved, next_push, pushes_left
+from gtrturbo.tasks.worlds.moves import MOVES
 
 
 def searched(level):

@@ -11,7 +11,7 @@ from zlib import crc32
 import numpy as np
 from PIL import Image, ImageDraw
 
-from gtrturbo.tasks.deals import panel_seeds
+from gtrturbo.tasks.deals import HELD_OUT, panel_seeds
 from gtrturbo.tasks.games import formula
 from gtrturbo.tasks.games.arithmetic import Arithmetic
 from gtrturbo.tasks.games.cards import Card, random_card
@@ -29,7 +29,6 @@ POINTS24_OPTIONS: dict[str, Option] = {
 }
 PANELS = ("held-out", "solvable", "unsolvable")
 SOLVABLE: dict[int | None, bool] = {PANELS.index("solvable"): True, PANELS.index("unsolvable"): False}
-HELD_OUT = 5  # One hand in so many.
 
 
 def _full(cards: tuple[Card, ...], items: tuple[str, ...]) -> np.ndarray:

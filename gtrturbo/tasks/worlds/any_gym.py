@@ -21,7 +21,7 @@ from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.view import ChatPrompt, Ending, Past, View, ask, described, is_picture, won_by_info
 from gtrturbo.tasks.worlds.frames import draw_unseen, require_known, shrunk
 
-BOUNDS: dict[str, Option] = {
+FRAME_BOUNDS: dict[str, Option] = {
     "size": Whole(0, 0, 4096),
     "frames": Whole(1, 1, 16),
     "history": Whole(0, 0, 1000),
@@ -77,7 +77,7 @@ def any_gym(
     """
     given = Frames(prompt, actions, size, frames, history, observation, horizon, win_return)
     how = _with_file(given, Path(file)) if file else given
-    check_options({name: getattr(how, name) for name in BOUNDS}, BOUNDS)
+    check_options({name: getattr(how, name) for name in FRAME_BOUNDS}, FRAME_BOUNDS)
     name, known_id = f"gym:{environment}", _imported(environment)
     require_known(known_id, name)
     draw_unseen()

@@ -10,7 +10,6 @@ from PIL import Image
 
 from gtrturbo.errors import GtrTurboError
 
-CELL = 28  # pixels; one cell is one visual token of Qwen2.5-VL (2 x 2 patches of 14 pixels)
 # Pygame draws in memory: it needs no display, asks for none, and prints no greeting among our output.
 UNSEEN = {"SDL_VIDEODRIVER": "dummy", "PYGAME_HIDE_SUPPORT_PROMPT": "1"}
 

@@ -10,14 +10,15 @@ from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv, generate_random_m
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.tasks.deals import draw_until, is_for_panels, panel_seeds
+from gtrturbo.tasks.games.drawing import CELL
 from gtrturbo.tasks.options import Option, Whole, check_options
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.view import ChatPrompt, View, ask
-from gtrturbo.tasks.worlds.frames import CELL, require_pygame, scaled
+from gtrturbo.tasks.worlds.frames import require_pygame, scaled
+from gtrturbo.tasks.worlds.moves import MOVES
 
-MOVES = {"left": (0, -1), "down": (1, 0), "right": (0, 1), "up": (-1, 0)}  # In the order of the environment's numbers.
 CELLS = {"S": "ice", "F": "ice", "H": "hole", "G": "flag"}
-BOUNDS: dict[str, Option] = {"size": Whole(4, 2, 16), "horizon": Whole(0, 0, 1000)}
+LAKE_BOUNDS: dict[str, Option] = {"size": Whole(4, 2, 16), "horizon": Whole(0, 0, 1000)}
 SLIPPERY_HORIZONS = {4: 100, 8: 200}  # Gymnasium's own.
 READS = ("row", "column", "around")
 PLAN_DISCOUNT, PLAN_SWEEPS = 0.99, 400
@@ -159,7 +160,7 @@ def frozen_lake(
     Raises: GtrTurboError: an option is out of range, or pygame is missing.
     """
     require_pygame("frozenlake")
-    check_options({"size": size, "horizon": horizon}, BOUNDS)
+    check_options({"size": size, "horizon": horizon}, LAKE_BOUNDS)
     if not 0 < ice <= 1:
         raise GtrTurboError(f"ice must be in (0, 1], got {ice}.")
     rows = size if lake == "random" else int(lake[0])

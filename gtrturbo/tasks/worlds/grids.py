@@ -11,7 +11,7 @@ Cell = tuple[int, int]
 Thing = tuple[str, str, int]  # type, colour, state
 ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")  # In the order of the package's numbers.
 FACING = ("right", "down", "left", "up")
-STEPS = ((0, 1), (1, 0), (0, -1), (-1, 0))
+AHEAD = ((0, 1), (1, 0), (0, -1), (-1, 0))
 TYPES = ("unseen", "empty", "wall", "floor", "door", "key", "ball", "box", "goal", "lava", "agent")
 COLOURS = ("red", "green", "blue", "purple", "yellow", "grey")
 OPEN, CLOSED, LOCKED = range(3)
@@ -23,7 +23,7 @@ GO = re.compile(r"go to the (\w+) (door|key|ball|box)")
 
 
 Grid = tuple[tuple[Thing, ...], ...]
-WALL: Thing = ("wall", "grey", 0)
+OUTSIDE: Thing = ("wall", "grey", 0)
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Walk:
 
     @property
     def front(self) -> Cell:
-        return self.cell[0] + STEPS[self.facing][0], self.cell[1] + STEPS[self.facing][1]
+        return self.cell[0] + AHEAD[self.facing][0], self.cell[1] + AHEAD[self.facing][1]
 
     def at(self, cell: Cell) -> Thing:
         """Return what a cell holds; round the grid there is wall."""
         changed = next((thing for place, thing in self.changes if place == cell), None)
         inside = 0 <= cell[0] < len(self.grid) and 0 <= cell[1] < len(self.grid[0])
-        return changed or (self.grid[cell[0]][cell[1]] if inside else WALL)
+        return changed or (self.grid[cell[0]][cell[1]] if inside else OUTSIDE)
 
     def put(self, cell: Cell, thing: Thing) -> frozenset[tuple[Cell, Thing]]:
         return frozenset({(place, other) for place, other in self.changes if place != cell} | {(cell, thing)})

@@ -12,11 +12,11 @@ from functools import lru_cache
 import numpy as np
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.tasks.worlds.moves import MOVES
 
 Cell = tuple[int, int]
 Boxes = frozenset[Cell]
 Reached = tuple[Boxes, Cell]
-MOVES: dict[str, Cell] = {"left": (0, -1), "down": (1, 0), "right": (0, 1), "up": (-1, 0)}
 WALLS_WITHIN = 0.15  # Share of the cells inside that become walls.
 MOST_ROOMS = 2000
 

@@ -14,10 +14,11 @@ import gymnasium as gym
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.tasks.deals import draw_until, is_for_panels, panel_seeds
+from gtrturbo.tasks.games.drawing import CELL
 from gtrturbo.tasks.options import Option, Whole, check_options
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.view import ChatPrompt, View, ask
-from gtrturbo.tasks.worlds.frames import CELL, require_known, scaled
+from gtrturbo.tasks.worlds.frames import require_known, scaled
 from gtrturbo.tasks.worlds.grids import ACTIONS, FACING, goal_of, planned
 
 PREFIX = "MiniGrid-"
@@ -31,7 +32,7 @@ MEANINGS = {
     "toggle": "open what is ahead",
     "done": "end",
 }
-BOUNDS: dict[str, Option] = {"horizon": Whole(0, 0, 10_000)}
+GRID_BOUNDS: dict[str, Option] = {"horizon": Whole(0, 0, 10_000)}
 
 
 class SplitEnv(gym.Wrapper):
@@ -80,7 +81,7 @@ def mini_grid(environment: str, *, image: Literal["full", "tiny"] = "full", hori
 
     Raises: GtrTurboError: the package is missing, or has no such environment; names the closest.
     """
-    check_options({"horizon": horizon}, BOUNDS)
+    check_options({"horizon": horizon}, GRID_BOUNDS)
     if importlib.util.find_spec("minigrid") is None:
         raise GtrTurboError(f"minigrid:{environment} needs the package minigrid, which is not installed.", INSTALL)
     importlib.import_module("minigrid")

@@ -10,17 +10,18 @@ from PIL import Image, ImageDraw
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.tasks.deals import draw_until, is_for_panels, panel_seeds
+from gtrturbo.tasks.games.drawing import CELL
 from gtrturbo.tasks.options import Option, Whole, check_action, check_options
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.view import ChatPrompt, View, ask
-from gtrturbo.tasks.worlds.frames import CELL
-from gtrturbo.tasks.worlds.levels import MOVES, Level, draw_level, level_of, moved, next_push, pushes_left
+from gtrturbo.tasks.worlds.levels import Level, draw_level, level_of, moved, next_push, pushes_left
+from gtrturbo.tasks.worlds.moves import MOVES
 
 VERSION = "1"  # Of the rules and the generator: another one deals other levels.
-ACTIONS = tuple(MOVES)
+DIRECTIONS = tuple(MOVES)
 FULL_CELL = 50  # pixels
 TURNS_PER_ROW = 5
-BOUNDS: dict[str, Option] = {
+LEVEL_BOUNDS: dict[str, Option] = {
     "size": Whole(6, 5, 9),
     "boxes": Whole(1, 1, 3),
     "fewest_pushes": Whole(1, 1, 40),
@@ -54,7 +55,7 @@ class SokobanEnv(gym.Env):
     ) -> None:
         self.difficulty = {"size": size, "boxes": boxes, "fewest": fewest_pushes, "most": most_pushes}
         self.cell, self.render_mode = cell, render_mode
-        self.action_space = gym.spaces.Discrete(len(ACTIONS))
+        self.action_space = gym.spaces.Discrete(len(DIRECTIONS))
         self.observation_space = gym.spaces.Box(0, 255, (size * cell, size * cell, 3), np.uint8)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
@@ -70,8 +71,8 @@ class SokobanEnv(gym.Env):
 
     def step(self, action: int):
         """Move; see the class for the rewards."""
-        check_action(action, ACTIONS)
-        before, self.level = self.level, moved(self.level, ACTIONS[action])
+        check_action(action, DIRECTIONS)
+        before, self.level = self.level, moved(self.level, DIRECTIONS[action])
         targets = self.level.room.targets
         reward = float(len(self.level.boxes & targets) - len(before.boxes & targets))
         info = self._info(self.level)
@@ -132,13 +133,13 @@ def expert(info: Mapping[str, Any]) -> tuple[str, str]:
     """Return the next move of a solution with the fewest pushes; where nothing wins any more, any move."""
     push = next_push(level_of(info["level"]))
     if push is None:
-        return "nothing is left to push", ACTIONS[0]
+        return "nothing is left to push", DIRECTIONS[0]
     return f"push {push.box[0]} {push.box[1]} {push.direction} so go {push.move}", push.move
 
 
 def random_expert(info: Mapping[str, Any], rng: np.random.Generator) -> tuple[str, str]:
     """Return thoughts without a plan, and a move that is left to chance."""
-    move = str(rng.choice(ACTIONS))
+    move = str(rng.choice(DIRECTIONS))
     return f"so go {move}", move
 
 
@@ -153,7 +154,7 @@ def sokoban(
 ) -> Task:
     """Make the task. `image=tiny` has 28 pixels a cell, else 50; a horizon of 0 is five turns a row and box."""
     values = {"size": size, "boxes": boxes, "fewest_pushes": fewest_pushes, "most_pushes": most_pushes, "horizon": horizon}
-    check_options(values, BOUNDS)
+    check_options(values, LEVEL_BOUNDS)
     if most_pushes < fewest_pushes:
         raise GtrTurboError(f"most_pushes is {most_pushes}, fewer than fewest_pushes, {fewest_pushes}.")
     cell = CELL if image == "tiny" else FULL_CELL
@@ -163,7 +164,7 @@ def sokoban(
         make=partial(make, render_mode="rgb_array"),
         blind=make,
         prompt=partial(_prompt, size=size, boxes=boxes),
-        actions=ACTIONS,
+        actions=DIRECTIONS,
         reads=("player", "boxes", "targets"),
         truth=truth,
         expert=expert,
