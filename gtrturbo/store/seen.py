@@ -77,7 +77,7 @@ def remember(folder: Path, hashed: Mapping[str, Look]) -> None:
     content = {path: {"sha256": look.sha256, "mark": look.mark} for path, look in newest.items()}
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_whole(file, json.dumps(content).encode())
+        write_whole(file, json.dumps(content).encode(), mode=0o600)  # Under a umask of 002 others could write it.
     except OSError:
         return
 
