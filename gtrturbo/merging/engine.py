@@ -178,9 +178,10 @@ class Merge:
     def _bound(self, target: Target, index: int, countdown: Countdown) -> None:
         """Find the magnitudes that bound what is kept of one checkpoint's tensor."""
         ranks = self._plan(target).ranks(target.entry.entries, index)
-        base, read = target.base.reader(self.files), self._reader(target, index)
+        base, read, part = target.base.reader(self.files), self._reader(target, index), target.parts[index]
+        some_rows = part.some_rows(self.files) if isinstance(part, LowRank) else None
         try:
-            found = bounds(self.kernel, target, base, read, ranks) if ranks else (math.inf, math.inf)
+            found = bounds(self.kernel, target, base, read, ranks, some_rows) if ranks else (math.inf, math.inf)
             self.thresholds[target.name, index] = found
         except NotFinite:
             raise self._not_finite(target) from None

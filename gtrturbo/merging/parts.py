@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gtrturbo.merging.changes import Change, rows_of
+from gtrturbo.merging.changes import Change, Product, rows_of
 from gtrturbo.merging.operands import Tile
 from gtrturbo.merging.products import ProductCache
-from gtrturbo.store.open_files import Files
+from gtrturbo.store.open_files import Files, widen
 from gtrturbo.store.safetensors_files import TensorEntry
 
 # Reads entries [first, last) of one checkpoint's tensor: the values, and whether they are a task vector already.
@@ -79,6 +79,14 @@ class LowRank:
             return moved, True
 
         return read
+
+    def some_rows(self, files: Files) -> Callable[[int], np.ndarray] | None:
+        """Return what makes about one row of so many, spread evenly, in float64; None where that is more than one product."""
+        if not isinstance(self.change, Product) or self.origin or self.whole:
+            return None
+        left, right = self.change.factors(files)
+        # Not by a power of two, as rows of attention come in heads of that many.
+        return lambda share: np.matmul(widen(left[:: share | 1]).astype(np.float64), right).reshape(-1)
 
 
 @dataclass(frozen=True)
