@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gtrturbo.merging.changes import Change, Product, rows_of
+from gtrturbo.merging.changes import Change, rows_of
+from gtrturbo.merging.factored import Product
 from gtrturbo.merging.operands import Tile
 from gtrturbo.merging.products import ProductCache
 from gtrturbo.store.open_files import Files, widen

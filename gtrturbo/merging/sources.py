@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from gtrturbo.merging.adapters import Adapter
 from gtrturbo.merging.matching import Match, Pattern
-from gtrturbo.merging.methods import MergeRule
+from gtrturbo.merging.method import MergeRule
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, Zeros
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.rearranged import Adapted, Gathered, Held

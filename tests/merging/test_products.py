@@ -9,7 +9,7 @@ from checkpoints import content
 from safetensors.numpy import save_file
 
 from gtrturbo.merging import adapted, engine, magnitudes
-from gtrturbo.merging.changes import Delta
+from gtrturbo.merging.factored import Delta
 from gtrturbo.merging.products import BufferPool, ProductCache
 
 MODULES = {"layers.0.up_proj": (300, 40), "layers.0.down_proj": (40, 300), "layers.1.up_proj": (300, 40)}
