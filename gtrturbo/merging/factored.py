@@ -34,6 +34,10 @@ class Delta:
         out = self._buffer[: last - first] if out is None else out.reshape(last - first, -1)
         return np.matmul(widen(self.left[first:last]).astype(np.float64), self.right, out=out)
 
+    def some_rows(self, share: int) -> np.ndarray:
+        """Make about one row of so many, not by a power of two: rows of attention come in heads of that many."""
+        return np.matmul(widen(self.left[:: share | 1]).astype(np.float64), self.right)
+
 
 @dataclass(frozen=True)
 class Product:

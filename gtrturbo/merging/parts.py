@@ -10,7 +10,7 @@ from gtrturbo.merging.changes import Change, OpenChange, RowReader, rows_of
 from gtrturbo.merging.factored import Delta
 from gtrturbo.merging.operands import Tile
 from gtrturbo.merging.products import ProductCache
-from gtrturbo.store.open_files import Files, widen
+from gtrturbo.store.open_files import Files
 from gtrturbo.store.safetensors_files import TensorEntry
 
 # Reads entries [first, last) of one checkpoint's tensor: the values, and whether they are a task vector already.
@@ -92,12 +92,11 @@ class LowRankReader:
         return moved, True
 
     def some_rows(self) -> Callable[[int], np.ndarray] | None:
-        """Return what makes about one row of so many, spread evenly, in float64; None where that is more than one product."""
+        """Return what makes a sample of the rows, see `Delta.some_rows`; None where a row is more than one product."""
         change = self.change
         if not isinstance(change, Delta) or self.origin or self.part.whole:
             return None
-        # Not by a power of two, as rows of attention come in heads of that many.
-        return lambda share: np.matmul(widen(change.left[:: share | 1]).astype(np.float64), change.right).reshape(-1)
+        return lambda share: change.some_rows(share).reshape(-1)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def fused(vector: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     first, median, third = (rising[int(share * (rising.size - 1))] for share in (0.25, 0.5, 0.75))
     bound = median + 1.5 * (third - first)
     noise = 1e-13 * rows.shape[1] * (np.abs(rows) + 4 * np.abs(rows).max())
-    unsure = (np.abs(importance - bound) <= noise) & (divergence[:, None] > 0)
+    unsure = (np.abs(importance - bound) <= noise) & (rows != 0) & (rows.shape[1] > 1)
     return np.where(importance >= bound, rows, 0.0).reshape(vector.shape), unsure.reshape(vector.shape)
 
 
