@@ -7,20 +7,16 @@ from typing import Annotated
 from gtrturbo.config.bounds import AT_LEAST_ONE, COUNT, FRACTION, SEED, TEMPERATURE, TEMPERATURE_OR_ZERO, TRIES
 from gtrturbo.config.choices import HF
 from gtrturbo.config.common import (
-    BaseUrl,
     Device,
     Dtype,
     Engine,
     EnvOptions,
-    MaxConcurrency,
     MaxNewTokens,
-    MicroBatch,
     MicroBatchTokens,
     NumEnvs,
     OnInvalidReply,
     Seed,
     ServedModel,
-    ServerKind,
     StageConfig,
     TaskName,
 )
@@ -56,10 +52,7 @@ class RolloutConfig(StageConfig):
     on_invalid_reply: OnInvalidReply = "random"
     num_envs: NumEnvs = 32
     engine: Engine = HF
-    server: ServerKind = "vllm"
-    base_url: BaseUrl = None
     served_model: ServedModel = None
-    max_concurrency: MaxConcurrency = 64
     seed: Seed = 0
     device: Device = "auto"
     dtype: Dtype = "auto"
@@ -109,18 +102,8 @@ class DistillConfig(StageConfig):
     ] = 3
     max_new_tokens: MaxNewTokens = 256
     micro_batch_tokens: MicroBatchTokens = "auto"
-    micro_batch_size: MicroBatch = 32
     engine: Engine = HF
-    server: ServerKind = "vllm"
-    base_url: BaseUrl = None
     served_model: ServedModel = None
-    max_concurrency: MaxConcurrency = 64
-    student: Annotated[
-        Path | None, "Go on to the weights: update this checkpoint with the guidance and write it to --out.", Role.INPUT
-    ] = None
-    update: Annotated[
-        tuple[str, ...], "KEY=VALUE for that update, an option of sft (--mode thoughts) or ppo-step (--mode kl); repeatable."
-    ] = ()
     seed: Seed = 0
     device: Device = "auto"
     dtype: Dtype = "auto"
@@ -137,15 +120,19 @@ class EvalConfig(StageConfig):
     panel: Annotated[
         str | None, "A fixed panel of the task's, played whole: the same episodes on every machine, in place of --episodes deals."
     ] = None
+    chance_episodes: Annotated[
+        int,
+        "Episodes of each policy that sees nothing, up to 1,000; fewer where they would be 400,000 turns in all. Played once, "
+        "without pictures, and kept in the cache. 0 leaves chance out.",
+        COUNT,
+        Absent(1000, silent=True),
+    ] = 1000
     temperature: Annotated[float, "Sampling temperature; 0 takes the most likely token.", TEMPERATURE_OR_ZERO] = 0.0
     max_new_tokens: MaxNewTokens = 256
     on_invalid_reply: OnInvalidReply = "random"
     num_envs: NumEnvs = 32
     engine: Engine = HF
-    server: ServerKind = "vllm"
-    base_url: BaseUrl = None
     served_model: ServedModel = None
-    max_concurrency: MaxConcurrency = 64
     seed: Annotated[int, "Chooses the deals; keep it to compare checkpoints pair by pair.", SEED] = 1_000_000
     device: Device = "auto"
     dtype: Dtype = "auto"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gtrturbo.config.addresses import kind_of
 from gtrturbo.config.fields import absent_knobs, input_paths, knobs, seams
 from gtrturbo.config.games import game_name
 from gtrturbo.distributed.processes import Alone, group, working_in, world
@@ -12,6 +13,7 @@ from gtrturbo.distributed.threads import map_at_once
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import bases_under
 from gtrturbo.plugins import is_outside, load, names_code
+from gtrturbo.stages.beforehand import refuse_early
 from gtrturbo.stages.table import STAGES, Stage, resumable_files
 from gtrturbo.store.apart import require_apart
 from gtrturbo.store.draft import Draft, Result
@@ -22,9 +24,12 @@ from gtrturbo.store.pruned import pruned_files, remake_command
 from gtrturbo.store.trackers import require_trackers, tracking
 from gtrturbo.store.verification import verify
 from gtrturbo.store.writing import finished
+from gtrturbo.tasks.loading import load_task
+from gtrturbo.tasks.origin import origin
+from gtrturbo.tasks.panels import panel_id
 
 # Of what has several built-in names, the one that counts.
-CANONICAL = {"task": game_name}
+CANONICAL = {"task": game_name, "engine": kind_of}
 
 
 def execute(config: Any) -> Result:
@@ -57,6 +62,7 @@ def preview(config: Any) -> str:
 def _run(config: Any) -> Result:
     _require_unpruned(config)
     require_apart("--out", config.out, read_by(config))
+    refuse_early(config)
     if group().world.first:
         _verify_inputs(config)
     require_trackers(config.log)  # Before the work, at whose end the stage's own numbers are told.
@@ -160,9 +166,20 @@ def provenance(config: Any, identify: Callable[[Path], str] = artifact_id) -> Pr
         kind=stage.kind(config),
         config=chosen,
         inputs=inputs,
-        plugins={name: {"name": plugin.name, "sha256": plugin.sha256} for name, plugin in outside.items()},
+        plugins=_played_with(config) | {name: {"name": each.name, "sha256": each.sha256} for name, each in outside.items()},
         absent=absent_knobs(type(config)),
     )
+
+
+def _played_with(config: Any) -> dict[str, dict[str, str]]:
+    """Name the version of the environment that a built-in task plays, and the episodes of a panel: others are another game."""
+    task, env, panel = (getattr(config, name, None) for name in ("task", "env", "panel"))
+    found = {}
+    if task and not is_outside(task) and (played := origin(task, env or ())):
+        found["task"] = played
+    if task and panel:
+        found["panel"] = {"name": panel, "sha256": panel_id(load_task(task, env or ()), panel)}
+    return found
 
 
 def canonical(kind: str, name: str) -> str:

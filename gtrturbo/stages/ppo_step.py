@@ -16,6 +16,8 @@ from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
 from gtrturbo.play.recording import Transcript, read_transcript
 from gtrturbo.stages import done, provenance
+from gtrturbo.stages.beforehand import require_player
+from gtrturbo.stages.resolve import with_penalty
 from gtrturbo.store.draft import Result
 from gtrturbo.store.ids import seed_for
 from gtrturbo.store.trackers import tracking
@@ -24,7 +26,7 @@ from gtrturbo.train.credit import find_credit
 from gtrturbo.train.critic import give_value_head
 from gtrturbo.train.demos import Example, read_examples
 from gtrturbo.train.guidance import Guidance, find_estimator, read_guidance
-from gtrturbo.train.inputs import Rollout, read_rollout, require_groups, require_player, require_scores
+from gtrturbo.train.inputs import Rollout, read_rollout, require_groups, require_scores
 from gtrturbo.train.optimizer import Optimizer, require_known_head, resume_optimizer
 from gtrturbo.train.ppo_batch import LossSettings, PpoBatch, find_guard
 from gtrturbo.train.prepare import Crediting, prepare, require_own_logprobs, token_masks
@@ -76,7 +78,7 @@ def check_inputs(config: PpoStepConfig) -> Rollout:
             "use --kl-placement reward or advantage.",
         )
     rollout = read_rollout(config.rollouts, dtype=config.dtype)
-    require_player(rollout, config.checkpoint)
+    require_player(config.rollouts, config.checkpoint)
     if credit.needs_groups:
         require_groups(rollout, config.credit)
     if config.scores:
@@ -99,6 +101,11 @@ def optimizer_of(config: PpoStepConfig, policy: Policy) -> Optimizer:
     )
 
 
+def _present(penalty: float | None) -> float:
+    assert penalty is not None  # A config that resolved has one.
+    return penalty
+
+
 def prepared(
     config: PpoStepConfig, policy: Policy, transcript: Transcript, rollout: Rollout
 ) -> tuple[PpoBatch, dict[str, float]]:
@@ -108,7 +115,7 @@ def prepared(
         placement=None if config.kl_placement == "loss" else config.kl_placement,
         environment_coef=config.environment_coef,
         format_valid=config.format_valid,
-        format_invalid=config.format_invalid,
+        format_invalid=_present(with_penalty(config).format_invalid),
         kl_coef=config.kl_coef,
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,

@@ -133,7 +133,7 @@ def _settings(rng: np.random.Generator) -> tuple[dict[str, Any], list[float]]:
             densities = [float(value) for value in rng.uniform(0.05, 1, k)]
         settings["density"] = ",".join(map(repr, densities if len(set(densities)) > 1 else densities[:1]))
     if method == "ties" and rng.random() < 0.3:
-        settings["sign"] = "count"
+        settings["parameters"] = ("count=true",)
     if method.startswith("breadcrumbs"):
         settings["gamma"] = float(rng.choice([0.0, 0.01, 0.3]))
     if method in ("ties", "task-arithmetic", "linear") and rng.random() < 0.3:
@@ -183,7 +183,8 @@ def expected(case: Case, name: str) -> tuple[np.ndarray, np.ndarray]:
     size = np.abs(base) + np.sum([np.abs(each) for each in whole], axis=0) + case.products.get(name, np.zeros_like(base))
     settings, weights, k = case.settings, case.weights, len(case.weights)
     method, scale = settings["method"], settings.get("scale", 1.0)
-    own = {name: float(value) for name, _, value in (text.partition("=") for text in settings.get("parameters", ()))}
+    pairs = (text.partition("=") for text in settings.get("parameters", ()) if text != "count=true")
+    own = {name: float(value) for name, _, value in pairs}
     if method == "passthrough":
         return weights[0] * whole[0], size
     if method == "karcher":
@@ -218,7 +219,8 @@ def expected(case: Case, name: str) -> tuple[np.ndarray, np.ndarray]:
         moved = [_trimmed(each, density) for each, density in zip(moved, densities, strict=True)]
     if method in ("ties", "dare-ties", "breadcrumbs-ties", "della"):
         averaged = method in ("ties", "della") and settings.get("normalize") is not False
-        return base + scale * _elected(moved, weights, by_count=settings.get("sign") == "count", averaged=averaged), size
+        by_count = "count=true" in settings.get("parameters", ())
+        return base + scale * _elected(moved, weights, by_count=by_count, averaged=averaged), size
     total = np.sum([w * each for w, each in zip(weights, moved, strict=True)], axis=0)
     divides = settings.get("normalize", method == "linear")
     return base + scale * total / (math.fsum(weights) if divides else 1.0), size

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,22 @@ def test_a_record_that_cannot_be_read_costs_time_alone(made, cache, junk):
         verify(made, "once")
 
 
+@pytest.fixture
+def for_a_group():
+    before = os.umask(0o002)
+    yield
+    os.umask(before)
+
+
+def test_a_record_that_is_written_under_any_umask_is_believed(for_a_group, made, cache, monkeypatch):
+    monkeypatch.setattr(seen, "SETTLED_BY_FINE_CLOCK", -1)
+    cache.unlink(missing_ok=True)
+    verify(made, "always")
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o600
+    monkeypatch.setattr("gtrturbo.store.verification.sha256_file", lambda file: "0" * 64)
+    verify(made, "once", reads=lambda name: name == "large.bin")
+
+
 def test_a_record_that_others_may_write_is_not_believed(made, cache, monkeypatch):
     monkeypatch.setattr(seen, "SETTLED_BY_FINE_CLOCK", -1)
     verify(made, "once")
@@ -193,6 +210,44 @@ def test_a_manifest_with_text_that_no_stage_writes_is_refused(made, name, value)
     (made / MANIFEST).write_text(json.dumps(content | {name: value}))
     with pytest.raises(GtrTurboError, match=r"stage.json is damaged"):
         read_manifest(made)
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "value"),
+    [
+        ("rollout", "temperature", "0.5"),
+        ("rollout", "temperature", True),
+        ("rollout", "temperature", -1.0),
+        ("rollout", "temperature", None),
+        ("rollout", "seed", 2**64),
+        ("rollout", "seed", 1.0),
+        ("rollout", "episodes", [3]),
+        ("rollout", "episodes", 0),
+        ("rollout", "env", {"horizon": 2}),
+        ("rollout", "env", ["horizon=2", 3]),
+        ("rollout", "env", "horizon=2"),
+        ("rollout", "task", 5),
+        ("rollout", "expert", "true"),
+        ("distill", "top_logprobs", "4"),
+        ("ppo-step", "gamma", {}),
+        ("merge", "normalize", 1),
+    ],
+)
+def test_a_manifest_whose_settings_no_option_may_have_been_is_refused(made, stage, name, value):
+    content = json.loads((made / MANIFEST).read_text())
+    (made / MANIFEST).write_text(json.dumps(content | {"stage": stage, "config": {name: value}}))
+    with pytest.raises(GtrTurboError, match=f"stage.json is damaged: its setting {name.replace('_', '-')} is"):
+        read_manifest(made)
+
+
+def test_settings_as_stages_write_them_and_those_of_other_versions_are_read(made):
+    config = {
+        "temperature": 1, "seed": 2**64 - 1, "env": ["horizon=2"], "revision": None, "no_such": [{}], "density": "0.2",
+        "expert": False, "episodes": 3,
+    }  # fmt: skip
+    content = json.loads((made / MANIFEST).read_text())
+    (made / MANIFEST).write_text(json.dumps(content | {"stage": "rollout", "config": config}))
+    assert read_manifest(made).config == config
 
 
 def test_a_manifest_with_something_behind_it_is_refused(made):
