@@ -81,7 +81,9 @@ _LOOKS: dict[str, Callable[[Played], Any]] = {
 
 def starts(task: Task, episodes: Episodes) -> Check:
     """Say whether episodes of different seeds begin differently."""
-    count = len({json.dumps(episode[0].state.info, sort_keys=True) for episode in episodes})
+    begun = [episode[0].state for episode in episodes]
+    looks = [b"".join(image.tobytes() for image in state.images) for state in begun]
+    count = len({(json.dumps(state.info, sort_keys=True), look) for state, look in zip(begun, looks, strict=True)})
     if count > 1:
         return Check("starts", None, f"{len(episodes)} seeds begin in {count} different ways.")
     return Check(
@@ -135,6 +137,7 @@ def success(task: Task, episodes: Episodes) -> Check:
     policies = 1 + len(task.allowed(next(states(episodes)).info))
     count = min(100, max(8, CHANCE_TURNS // (turns * policies)))
     levels = chance(task, episodes=count, seed=0)
+    assert levels is not None  # It may take as long as it takes.
     said = f"by chance {levels['random']:.2f} at random, {levels['constant']:.2f} with always one action ({count} episodes each)"
     won = [episode[-1].turn.won for episode in episodes if player(task, episode[0].state.episode) == "expert"]
     if not won:
