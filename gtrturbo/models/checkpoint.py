@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from huggingface_hub.utils import disable_progress_bars
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 from transformers.utils import logging
 
 from gtrturbo.distributed.devices import require_device, resolve_device
@@ -160,6 +160,15 @@ def load_architecture(path: Path) -> Any:
     """Read the transformers config of a checkpoint, or of the model under it where it is an adapter; no weights."""
     with reading_model(path):
         return AutoConfig.from_pretrained(base_of(path) if is_adapter(path) else path, local_files_only=True)
+
+
+def load_generation(path: Path) -> GenerationConfig:
+    """Read how a checkpoint's model is to generate, as a loaded model says it: of its file, else what its config says."""
+    folder = base_of(path) if is_adapter(path) else path
+    try:
+        return GenerationConfig.from_pretrained(folder, local_files_only=True)
+    except OSError:
+        return GenerationConfig.from_model_config(load_architecture(path))
 
 
 def save_model(model: Any, folder: Path, *, base: str | None = None) -> None:

@@ -15,6 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from gtrturbo.algorithms.vocabulary import LogitsReader
 from gtrturbo.models.decoding import Sample, Sampler
+from gtrturbo.models.end_of_turn import end_ids
 from gtrturbo.models.families import Family, family_of, forbidden_ids
 from gtrturbo.models.renderer import Prompt, Renderer
 from gtrturbo.models.scorer import Scorer
@@ -50,7 +51,8 @@ class Policy:
         self.renderer = Renderer(processor, family)
         self.forbidden = torch.tensor(sorted(forbidden_ids(model.config, family)), dtype=torch.long, device=model.device)
         self.scorer = Scorer(model, pad_id=self.pad_id, forbidden=self.forbidden)
-        self.sampler = Sampler(model, pad_id=self.pad_id, end_id=processor.tokenizer.eos_token_id, forbidden=self.forbidden)
+        self.end_ids = end_ids(self.renderer.end_id, processor.tokenizer, model.generation_config)
+        self.sampler = Sampler(model, pad_id=self.pad_id, end_ids=self.end_ids, forbidden=self.forbidden)
 
     @property
     def device(self) -> torch.device:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from gtrturbo.models.end_of_turn import template_end
 from gtrturbo.models.families import DEFAULT, Family
 from gtrturbo.models.reading import reading_model
 from gtrturbo.store.records import Message
@@ -46,11 +47,12 @@ class Prompt:
 
 
 class Renderer:
-    """Turn chat messages with pictures into prompts, each rendered once."""
+    """Turn chat messages with pictures into prompts, each rendered once. `end_id` is the token that ends a reply."""
 
     def __init__(self, processor: Any, family: Family = DEFAULT) -> None:
         self.processor = processor
         self.family = family
+        self.end_id = template_end(processor)
         self._cache: dict[str, Prompt] = {}
         self._bytes = 0
         self._pieces: dict[int, str] = {}
@@ -75,15 +77,20 @@ class Renderer:
         images = [Image.fromarray(picture) for picture in pictures] or None
         with reading_model(self.processor.tokenizer.name_or_path, "cannot render a prompt"):
             text = self.processor.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
-            batch = self.processor(text=[text], images=images, return_tensors="pt", padding=False)
+            batch = self.processor(text=[text], images=images, return_tensors="pt", padding=False, **self._own_start(text))
         return Prompt({name: value for name, value in batch.items() if isinstance(value, Tensor)}, self.family.per_token)
+
+    def _own_start(self, text: str) -> dict[str, bool]:
+        """Let the tokenizer write no beginning of sequence where the template has: transformers' own templates count on that."""
+        begins = self.processor.tokenizer.bos_token
+        return {"add_special_tokens": False} if begins and text.startswith(begins) else {}
 
     def response_ids(self, reply: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Tokenise a reply that no policy sampled, with the end-of-turn token; return ids and character offsets."""
         tokenizer = self.processor.tokenizer
         encoded = tokenizer(reply, add_special_tokens=False, return_offsets_mapping=True)
         end = (len(reply), len(reply))
-        return [*encoded["input_ids"], tokenizer.eos_token_id], [*map(tuple, encoded["offset_mapping"]), end]
+        return [*encoded["input_ids"], self.end_id], [*map(tuple, encoded["offset_mapping"]), end]
 
     def decode(self, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
         """Decode sampled ids; return the text without special tokens, and each token's characters in it.

@@ -153,7 +153,7 @@ class Server:
         max_new_tokens: int,
         seed: int,
         forbidden: Sequence[int],
-        end_id: int,
+        end_ids: Sequence[int],
     ) -> Answer:
         """Ask for one reply.
 
@@ -163,7 +163,7 @@ class Server:
             max_new_tokens: longest reply.
             seed: of this reply.
             forbidden: tokens that are never sampled.
-            end_id: token that ends a reply.
+            end_ids: tokens that end a reply, each of them.
         """
         body: dict[str, Any] = {
             "model": self.model,
@@ -179,7 +179,7 @@ class Server:
             return Answer(self._ask(CHAT, _Chat, body).choices[0].message.content or "")
         body |= PLAIN_SAMPLING | {
             "logit_bias": {str(identity): NEVER for identity in forbidden},
-            "stop_token_ids": [end_id],
+            "stop_token_ids": list(end_ids),
             "logprobs": True,
             "top_logprobs": 0,
             "return_token_ids": True,

@@ -10,8 +10,9 @@ import numpy as np
 from gtrturbo.distributed.processes import group
 from gtrturbo.distributed.threads import map_at_once
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.checkpoint import load_architecture, quiet
+from gtrturbo.models.checkpoint import load_architecture, load_generation, quiet
 from gtrturbo.models.checkpoint_files import is_adapter
+from gtrturbo.models.end_of_turn import end_ids
 from gtrturbo.models.families import forbidden_ids, read_family
 from gtrturbo.models.processor import load_processor
 from gtrturbo.models.reading import reading_model
@@ -44,6 +45,7 @@ class ServerPolicy:
         family = read_family(path, config.model_type)
         with reading_model(path):
             self.renderer = Renderer(load_processor(path, family=family, local_files_only=True), family)
+        self.end_ids = end_ids(self.renderer.end_id, self.renderer.processor.tokenizer, load_generation(path))
         self.forbidden = sorted(forbidden_ids(config, family))
         self.image_id = getattr(config, family.repeated_id, None)
         self.max_concurrency = max_concurrency
@@ -63,7 +65,6 @@ class ServerPolicy:
         Raises:
             GtrTurboError: the server rendered the prompt to other tokens than we do, or does not end its replies as we do.
         """
-        tokenizer = self.renderer.processor.tokenizer
         answer = self.server.chat(
             messages,
             pictures,
@@ -71,12 +72,12 @@ class ServerPolicy:
             max_new_tokens=max_new_tokens,
             seed=seed,
             forbidden=self.forbidden,
-            end_id=tokenizer.eos_token_id,
+            end_ids=self.end_ids,
         )
         if answer.response_ids is None or answer.prompt_ids is None:
             return Response(answer.text, agent=self.name)
         ids = self._own_ids(messages, pictures, answer.prompt_ids)
-        self._check_end(answer, tokenizer.eos_token_id, max_new_tokens)
+        self._check_end(answer, max_new_tokens)
         text, offsets = self.renderer.decode(answer.response_ids.tolist())
         return Response(text, ids, answer.response_ids, offsets, answer.logprobs, agent=self.name)
 
@@ -91,14 +92,14 @@ class ServerPolicy:
             "serve the folder that the checkpoint was made from, with its own template.",
         )
 
-    def _check_end(self, answer: Answer, end_id: int, longest: int) -> None:
+    def _check_end(self, answer: Answer, longest: int) -> None:
         assert answer.response_ids is not None
-        ends = np.flatnonzero(answer.response_ids == end_id)
+        ends = np.flatnonzero(np.isin(answer.response_ids, self.end_ids))
         whole = len(ends) == 1 and ends[0] == len(answer.response_ids) - 1
         if not whole and (len(ends) or len(answer.response_ids) != longest):
             raise GtrTurboError(
                 f"{self.server.base_url} returned {len(answer.response_ids)} tokens that do not end with the end of turn.",
-                f"let it stop at token {end_id} and return that token.",
+                f"let it stop at token {self.renderer.end_id} and return that token.",
             )
 
     def machine(self) -> dict[str, Any]:
