@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from gtrturbo.config.addresses import address_of
 from gtrturbo.config.bounds import AT_LEAST_ONE, SEED, SIDE_BY_SIDE, THREADS, TOKENS, WordOrWhole
 from gtrturbo.config.choices import AUTO, InvalidReply, ServerName, VerifyInputs
-from gtrturbo.config.fields import Checked, Role, Seam, check, fields
+from gtrturbo.config.fields import Absent, Checked, Role, Seam, check, fields
 
 Device = Annotated[str, "Where to compute: auto takes cuda if there is one, else cpu.", Role.RUNTIME]
 Dtype = Annotated[Literal["auto", "float32", "bfloat16"], "Type of the weights in memory; auto is the type on disk."]
@@ -51,6 +51,12 @@ BaseUrl = Annotated[
     str | None, "Where the server is, such as http://localhost:8000 (--engine openai).", Role.RUNTIME, Checked(address_of)
 ]
 ServedModel = Annotated[str | None, "Model that the server is asked for; the first that it lists if not given."]
+Probe = Annotated[
+    bool,
+    "Before anything is played, prove by log-probs of a few replies that the server serves the checkpoint, which is loaded here "
+    "for that (--device; auto is the CPU).",
+    Absent(True, silent=True),
+]
 MaxConcurrency = Annotated[int, "Most requests at once to the server.", THREADS, Role.RUNTIME]
 MicroBatchTokens = Annotated[
     str,

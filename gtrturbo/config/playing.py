@@ -18,6 +18,7 @@ from gtrturbo.config.common import (
     MicroBatchTokens,
     NumEnvs,
     OnInvalidReply,
+    Probe,
     Seed,
     ServedModel,
     ServerKind,
@@ -60,6 +61,7 @@ class RolloutConfig(StageConfig):
     base_url: BaseUrl = None
     served_model: ServedModel = None
     max_concurrency: MaxConcurrency = 64
+    probe: Probe = True
     seed: Seed = 0
     device: Device = "auto"
     dtype: Dtype = "auto"
@@ -115,6 +117,7 @@ class DistillConfig(StageConfig):
     base_url: BaseUrl = None
     served_model: ServedModel = None
     max_concurrency: MaxConcurrency = 64
+    probe: Probe = True
     student: Annotated[
         Path | None, "Go on to the weights: update this checkpoint with the guidance and write it to --out.", Role.INPUT
     ] = None
@@ -146,6 +149,7 @@ class EvalConfig(StageConfig):
     base_url: BaseUrl = None
     served_model: ServedModel = None
     max_concurrency: MaxConcurrency = 64
+    probe: Probe = True
     seed: Annotated[int, "Chooses the deals; keep it to compare checkpoints pair by pair.", SEED] = 1_000_000
     device: Device = "auto"
     dtype: Dtype = "auto"

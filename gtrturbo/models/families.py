@@ -33,6 +33,7 @@ class Family:
             takes its place.
         window_towers: model types of vision towers that transformers runs window by window, and that can take all at once.
         towers: how the name of the vision tower's module ends.
+        projectors: names of the modules that lead from the tower to the text.
         lora_targets: which modules get a LoRA adapter where none are named: a word of PEFT's, or names.
     """
 
@@ -44,6 +45,7 @@ class Family:
     image_only: bool = False
     window_towers: tuple[str, ...] = ()
     towers: tuple[str, ...] = ("visual", "vision_tower", "vision_model")
+    projectors: tuple[str, ...] = ("multi_modal_projector", "connector", "merger", "deepstack_merger_list")
     lora_targets: str | tuple[str, ...] = "all-linear"
 
 

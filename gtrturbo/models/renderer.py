@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.end_of_turn import template_end
 from gtrturbo.models.families import DEFAULT, Family
 from gtrturbo.models.reading import reading_model
@@ -85,6 +86,23 @@ class Renderer:
         begins = self.processor.tokenizer.bos_token
         return {"add_special_tokens": False} if begins and text.startswith(begins) else {}
 
+    def of_transformers(self, messages: Sequence[Message], pictures: Sequence[np.ndarray]) -> Any:
+        """Return the token ids that transformers itself renders a prompt to, to be compared with ours."""
+        waiting = iter(pictures)
+        filled = [
+            message
+            | {
+                "content": [
+                    {"type": "image", "image": Image.fromarray(next(waiting))} if part["type"] == "image" else part
+                    for part in message["content"]
+                ]
+            }
+            for message in messages
+        ]
+        return self.processor.apply_chat_template(filled, add_generation_prompt=True, tokenize=True, return_dict=True)[
+            "input_ids"
+        ]
+
     def response_ids(self, reply: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Tokenise a reply that no policy sampled, with the end-of-turn token; return ids and character offsets."""
         tokenizer = self.processor.tokenizer
@@ -126,6 +144,26 @@ def _content_key(messages: Sequence[Message], pictures: Sequence[np.ndarray]) ->
     for picture in pictures:
         digest.update(repr(picture.shape).encode() + picture.tobytes())
     return digest.hexdigest()
+
+
+def require_context(prompts: Sequence[Prompt], config: Any, name: str) -> None:
+    """Refuse prompts that leave no place for a reply in the positions that a model has.
+
+    Args:
+        prompts: rendered.
+        config: of the model, which may not say how many positions it has.
+        name: of the model, as an error says it.
+
+    Raises:
+        GtrTurboError: names both numbers.
+    """
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    longest = max((prompt.tensors["input_ids"].shape[1] for prompt in prompts), default=0)
+    if isinstance(positions, int) and longest >= positions:
+        raise GtrTurboError(
+            f"a prompt has {longest} tokens, and {name} reads {positions} at most.",
+            "shorten the task's prompt or history, make its pictures smaller, or choose a model with a longer context.",
+        )
 
 
 def collate(prompts: Sequence[Prompt], *, pad_id: int, multiple: int | None = None) -> dict[str, Tensor]:

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from gtrturbo.config.choices import HF, OPENAI, ServerName
+from gtrturbo.config.choices import AUTO, HF, OPENAI, ServerName
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
 from gtrturbo.play.episodes import Agent, Response, State
 from gtrturbo.play.policy_agent import PolicyAgent, ask_policy
 from gtrturbo.play.server import Server
-from gtrturbo.play.server_agent import ServerAgent, ServerPolicy, ask_server
+from gtrturbo.play.server_agent import Probing, ServerAgent, ServerPolicy, ask_server
 from gtrturbo.play.teachers import Question
 from gtrturbo.plugins import calling, find
 from gtrturbo.store.turn_checks import ROUNDING
@@ -38,12 +38,14 @@ class Opening:
         endpoint: counts for a server alone.
         for_training: replies without token ids and log-probs are of no use.
         device, dtype: of the weights, where they are loaded here.
+        probe: prove that a server serves the checkpoint before it is believed.
     """
 
     endpoint: Endpoint
     for_training: bool
     device: str
     dtype: str
+    probe: bool = True
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,10 @@ def _served(path: Path, opening: Opening) -> ServerPolicy:
             "use --server vllm or --server sglang; a generic one is enough for eval.",
         )
     server = Server(endpoint.kind, endpoint.base_url, endpoint.model, needs_ids=opening.for_training)
-    return ServerPolicy(server, path, max_concurrency=endpoint.max_concurrency)
+    # Where nothing is said the checkpoint is loaded beside no server's memory on a GPU.
+    device = "cpu" if opening.device == AUTO else opening.device
+    probing = Probing(device, opening.dtype, exact=opening.for_training) if opening.probe else None
+    return ServerPolicy(server, path, max_concurrency=endpoint.max_concurrency, probing=probing)
 
 
 ENGINES = {
@@ -98,11 +103,13 @@ ENGINES = {
 
 @dataclass(frozen=True)
 class Player:
-    """A checkpoint that answers: its agent, the policy where its weights are in this process, and where it runs."""
+    """A checkpoint that answers: its agent, the policy where its weights are in this process, where it runs, and metrics of who
+    answered."""
 
     agent: Agent
     policy: Policy | None
     machine: Callable[[], dict[str, Any]]
+    metrics: Callable[[], dict[str, float]] = dict
 
 
 def open_player(path: Path, engine: str, opening: Opening, *, seed: int, temperature: float, max_new_tokens: int) -> Player:
@@ -126,7 +133,7 @@ def open_player(path: Path, engine: str, opening: Opening, *, seed: int, tempera
     )
     if isinstance(found, Engine):
         policy = found.open(path, opening)
-        return Player(found.agent(policy, **sampling), policy if found.in_process else None, policy.machine)
+        return Player(found.agent(policy, **sampling), policy if found.in_process else None, policy.machine, policy.metrics)
     agent = make_agent(engine, path, for_training=opening.for_training, **sampling)
     return Player(agent, None, lambda: {"engine": engine.rpartition("/")[2]})
 

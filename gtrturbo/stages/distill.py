@@ -96,7 +96,7 @@ def _open(config: DistillConfig, mode: Mode, on_progress: Callable[[int], None])
     checkpoint = checkpoint_of(config)
     assert checkpoint is not None
     endpoint = Endpoint(config.server, config.base_url, config.served_model, config.max_concurrency)
-    opening = Opening(endpoint, for_training=False, device=config.device, dtype=config.dtype)
+    opening = Opening(endpoint, for_training=False, device=config.device, dtype=config.dtype, probe=config.probe)
     sampling = {"temperature": config.temperature, "seed": config.seed}
     if config.engine not in ENGINES:
         agent = make_agent(config.engine, checkpoint, for_training=False, max_new_tokens=config.max_new_tokens, **sampling)
@@ -108,6 +108,7 @@ def _open(config: DistillConfig, mode: Mode, on_progress: Callable[[int], None])
         thoughts=thoughts_of(ask, **sampling),
         at_once=engine.asked_at_once or config.micro_batch_size,
         retries=config.retries,
+        metrics=policy.metrics,
         **(_scoring(config, policy, on_progress) if engine.in_process and mode.writes == "scores" else {}),
     )
 
@@ -200,7 +201,8 @@ def _teach(config: DistillConfig, mode: Mode, teacher: Teacher | None, draft: Dr
     """Write the teacher's thought for each legal turn, with the student's action in place of the teacher's."""
     task, turns = _task(config), [turn for turn in read_turns(config.rollouts) if turn.legal]
     questions = _questions(config, turns, None, task=task)
-    texts = _replies(config, mode, teacher or _open(config, mode, lambda _: None), task, questions, resume_log)
+    teacher = teacher or _open(config, mode, lambda _: None)
+    texts = _replies(config, mode, teacher, task, questions, resume_log)
     if not group().world.first:
         return
     replies = [task.read(text, turn.info) if text is not None else None for turn, text in zip(turns, texts, strict=True)]
@@ -211,7 +213,7 @@ def _teach(config: DistillConfig, mode: Mode, teacher: Teacher | None, draft: Dr
     ]
     write_rows(draft.folder / DEMOS, demos)
     unparsed = sum(text is not None and reply is None for text, reply in zip(texts, replies, strict=True))
-    draft.metrics = {"turns": len(turns), "demos": len(demos), "unparsed": unparsed}
+    draft.metrics = {"turns": len(turns), "demos": len(demos), "unparsed": unparsed} | teacher.metrics()
     draft.renderer = _renderer(config)
 
 

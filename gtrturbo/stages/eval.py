@@ -29,7 +29,7 @@ def run(config: EvalConfig) -> Result:
         ResumeLog(config.out, work, Episode) as resume_log,
     ):
         endpoint = Endpoint(config.server, config.base_url, config.served_model, config.max_concurrency)
-        opening = Opening(endpoint, for_training=False, device=config.device, dtype=config.dtype)
+        opening = Opening(endpoint, for_training=False, device=config.device, dtype=config.dtype, probe=config.probe)
         sampling = {"seed": config.seed, "temperature": config.temperature, "max_new_tokens": config.max_new_tokens}
         player = open_player(config.checkpoint, config.engine, opening, **sampling)
         turns = record_episodes(
@@ -47,7 +47,7 @@ def run(config: EvalConfig) -> Result:
             asked = (config.task, config.env, config.seed)
             levels = cached("chance", asked, lambda: chance(task, episodes=CHANCE_EPISODES, seed=config.seed))
             draft.metrics = summarize(turns) | {f"chance_{name}": value for name, value in levels.items()}
-            draft.metrics |= thought_entropy(draft.folder)
+            draft.metrics |= thought_entropy(draft.folder) | player.metrics()
             draft.metrics |= thought_information(draft.folder, turns, player.policy, temperature=config.temperature)
             save_json(draft.folder / METRICS, draft.metrics)
         draft.renderer, draft.timing = renderer_hash(config.checkpoint), player.machine()

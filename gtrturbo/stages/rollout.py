@@ -50,7 +50,7 @@ def run(config: RolloutConfig) -> Result:
         if config.expert:
             _require_readable(task, turns)
         if turns:  # Of several processes the first has them all, the others none.
-            draft.metrics = summarize(turns) | thought_entropy(draft.folder)
+            draft.metrics = summarize(turns) | thought_entropy(draft.folder) | (player.metrics() if player else {})
         if player and config.checkpoint:
             draft.renderer, draft.timing = renderer_hash(config.checkpoint), player.machine()
     resume_log.remove()
@@ -79,6 +79,6 @@ def _expert_reply(config: RolloutConfig, task: Task, state: State) -> str:
 
 def _open(config: RolloutConfig, checkpoint: Path) -> Player:
     endpoint = Endpoint(config.server, config.base_url, config.served_model, config.max_concurrency)
-    opening = Opening(endpoint, for_training=True, device=config.device, dtype=config.dtype)
+    opening = Opening(endpoint, for_training=True, device=config.device, dtype=config.dtype, probe=config.probe)
     sampling = {"seed": config.seed, "temperature": config.temperature, "max_new_tokens": config.max_new_tokens}
     return open_player(checkpoint, config.engine, opening, **sampling)
