@@ -15,7 +15,7 @@ Sign = Literal["total", "count"]
 # What to do about tensors that only the base or only a checkpoint has.
 Missing = Literal["dropped", "base", "error"]
 # Built-ins that others than their own table name: who answers, what a turn is credited with, how a KL is estimated.
-HF, OPENAI = "hf", "openai"
+HF, OPENAI, VLLM = "hf", "openai", "vllm"
 GAE = "gae"
 GROUP, GROUP_MEAN, STEP_GROUP, STEP_GROUP_MEAN = "group", "group-mean", "step-group", "step-group-mean"
 # Credits that compare episodes of one deal.

@@ -39,8 +39,8 @@ MaxNewTokens = Annotated[int, "Longest reply in tokens; 256 as in the paper.", T
 NumEnvs = Annotated[int, "Episodes played side by side, and replies generated in one batch.", SIDE_BY_SIDE]
 Engine = Annotated[
     str,
-    "Who answers: hf is this process, with transformers; openai is a server, see --base-url; or an agent of your own, "
-    "path/to/file.py:NAME.",
+    "Who answers: hf is this process, with transformers; openai is a server, see --base-url; vllm is one that is started "
+    "for this stage, see --vllm-python; or an agent of your own, path/to/file.py:NAME.",
     Seam("engine"),
 ]
 ServerKind = Annotated[
@@ -50,6 +50,7 @@ ServerKind = Annotated[
 BaseUrl = Annotated[
     str | None, "Where the server is, such as http://localhost:8000 (--engine openai).", Role.RUNTIME, Checked(address_of)
 ]
+VllmPython = Annotated[str, "Python of an environment that has vLLM (--engine vllm).", Role.RUNTIME]
 ServedModel = Annotated[str | None, "Model that the server is asked for; the first that it lists if not given."]
 Probe = Annotated[
     bool,

@@ -24,6 +24,7 @@ from gtrturbo.config.common import (
     ServerKind,
     StageConfig,
     TaskName,
+    VllmPython,
 )
 from gtrturbo.config.fields import Absent, Role, Seam
 from gtrturbo.errors import GtrTurboError
@@ -61,6 +62,7 @@ class RolloutConfig(StageConfig):
     base_url: BaseUrl = None
     served_model: ServedModel = None
     max_concurrency: MaxConcurrency = 64
+    vllm_python: VllmPython = "python3"
     probe: Probe = True
     seed: Seed = 0
     device: Device = "auto"
@@ -117,6 +119,7 @@ class DistillConfig(StageConfig):
     base_url: BaseUrl = None
     served_model: ServedModel = None
     max_concurrency: MaxConcurrency = 64
+    vllm_python: VllmPython = "python3"
     probe: Probe = True
     student: Annotated[
         Path | None, "Go on to the weights: update this checkpoint with the guidance and write it to --out.", Role.INPUT
@@ -149,6 +152,7 @@ class EvalConfig(StageConfig):
     base_url: BaseUrl = None
     served_model: ServedModel = None
     max_concurrency: MaxConcurrency = 64
+    vllm_python: VllmPython = "python3"
     probe: Probe = True
     seed: Annotated[int, "Chooses the deals; keep it to compare checkpoints pair by pair.", SEED] = 1_000_000
     device: Device = "auto"

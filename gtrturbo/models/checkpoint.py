@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from gtrturbo.distributed.devices import require_device, resolve_device
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.adapter_parts import modules_of
 from gtrturbo.models.checkpoint_files import (
     adapter_config,
     base_of,
@@ -219,7 +220,8 @@ def add_adapter(
     Dropout is 0: it would make the probability ratio of two equal policies differ from 1.
     """
     torch.manual_seed(seed)
-    names = target or (family or family_of(model.config.model_type)).lora_targets
+    family = family or family_of(model.config.model_type)
+    names = modules_of(model, family, target) if target else family.lora_targets
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]

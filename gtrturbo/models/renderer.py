@@ -75,7 +75,8 @@ class Renderer:
         return self._cache[key]
 
     def _render(self, messages: Sequence[Message], pictures: Sequence[np.ndarray]) -> Prompt:
-        images = [Image.fromarray(picture) for picture in pictures] or None
+        # Nested, as pictures of one prompt: LLaVA-OneVision cuts pictures into tiles where each is alone in its own.
+        images = [[Image.fromarray(picture) for picture in pictures]] if len(pictures) else None
         with reading_model(self.processor.tokenizer.name_or_path, "cannot render a prompt"):
             text = self.processor.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
             batch = self.processor(text=[text], images=images, return_tensors="pt", padding=False, **self._own_start(text))

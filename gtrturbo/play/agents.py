@@ -1,17 +1,20 @@
-"""Who answers: this process with transformers (hf), a server that speaks the OpenAI protocol (openai), or the user's own code."""
+"""Who answers: this process with transformers (hf), a server that speaks the OpenAI protocol (openai), a vLLM that is started
+for it (vllm), or the user's own code."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gtrturbo.config.choices import AUTO, HF, OPENAI, ServerName
+from gtrturbo.config.choices import AUTO, HF, OPENAI, VLLM, ServerName
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
 from gtrturbo.play.episodes import Agent, Response, State
+from gtrturbo.play.own_server import own_server
 from gtrturbo.play.policy_agent import PolicyAgent, ask_policy
 from gtrturbo.play.server import Server
 from gtrturbo.play.server_agent import Probing, ServerAgent, ServerPolicy, ask_server
@@ -38,6 +41,8 @@ class Opening:
         endpoint: counts for a server alone.
         for_training: replies without token ids and log-probs are of no use.
         device, dtype: of the weights, where they are loaded here.
+        python: of an environment that has vLLM, where one is started.
+        ending: what is started for as long as the checkpoint answers ends with it.
         probe: prove that a server serves the checkpoint before it is believed.
     """
 
@@ -46,6 +51,8 @@ class Opening:
     device: str
     dtype: str
     probe: bool = True
+    python: str = "python3"
+    ending: ExitStack = field(default_factory=ExitStack)
 
 
 @dataclass(frozen=True)
@@ -94,10 +101,17 @@ def _served(path: Path, opening: Opening) -> ServerPolicy:
     return ServerPolicy(server, path, max_concurrency=endpoint.max_concurrency, probing=probing)
 
 
+def _started(path: Path, opening: Opening) -> ServerPolicy:
+    """Start a vLLM that plays a checkpoint, until the stage ends."""
+    url = opening.ending.enter_context(own_server(path, opening.python, dtype=opening.dtype))
+    return _served(path, replace(opening, endpoint=replace(opening.endpoint, kind="vllm", base_url=url, model=None)))
+
+
 ENGINES = {
     HF: Engine(open=_load, agent=PolicyAgent, ask=ask_policy, in_process=True, exact_logprobs=True),
     # Turns between two looks at what parses; how many are asked for at once is --max-concurrency.
     OPENAI: Engine(open=_served, agent=ServerAgent, ask=ask_server, in_process=False, exact_logprobs=False, asked_at_once=1024),
+    VLLM: Engine(open=_started, agent=ServerAgent, ask=ask_server, in_process=False, exact_logprobs=False, asked_at_once=1024),
 }
 
 

@@ -22,7 +22,7 @@ from gtrturbo.models.renderer import Prompt
 from gtrturbo.play.limits import NARROW, Limits, limits_of
 
 STATES = 4
-LONGEST = 64  # tokens of a reply
+REPLY_TOKENS = 64  # tokens of a reply
 TEMPERATURE = 1.0  # Of the model itself; what is to be trained on is asked for at its own temperature too.
 # Another set-up explains what a server says if it comes closer than this share of the distance.
 CLOSER = 0.5
@@ -189,7 +189,7 @@ def require_likeliest(policy: Policy, replies: Sequence[tuple[Prompt, str]], *, 
 
 
 def _below_best(policy: Policy, prompt: Prompt, text: str) -> np.ndarray:
-    [own] = policy.generate([prompt], None, temperature=TEMPERATURE, max_new_tokens=LONGEST)
+    [own] = policy.generate([prompt], None, temperature=TEMPERATURE, max_new_tokens=REPLY_TOKENS)
     if policy.renderer.decode(own.response_ids.tolist())[0].startswith(text) or not text:
         return np.zeros(1, np.float32)  # The text alone need not tell the tokens that it was written with.
     ids = np.array(policy.renderer.response_ids(text)[0][:-1], np.int32)

@@ -20,7 +20,7 @@ from gtrturbo.models.processor import load_processor
 from gtrturbo.models.reading import reading_model
 from gtrturbo.models.renderer import Prompt, Renderer, require_context
 from gtrturbo.play.episodes import Response, State
-from gtrturbo.play.probe import LONGEST, STATES, TEMPERATURE, Proof, Replied, prove, require_likeliest
+from gtrturbo.play.probe import REPLY_TOKENS, STATES, TEMPERATURE, Proof, Replied, prove, require_likeliest
 from gtrturbo.play.server import Answer, Server
 from gtrturbo.play.teachers import Question
 from gtrturbo.store.ids import artifact_id, seed_for
@@ -114,7 +114,7 @@ class ServerPolicy:
                 return
             shown = {self.renderer.prompt(*state): state for state in states}
             some = list(shown.items())[:STATES]
-            longest = min(max_new_tokens, LONGEST)
+            longest = min(max_new_tokens, REPLY_TOKENS)
             temperatures = sorted({TEMPERATURE, temperature} if self._probing.exact else {TEMPERATURE})
             replies = self._asked(some, temperatures, longest, seed) if self.server.tells_tokens else []
             if not any(given.has_tokens for _, _, given in replies):

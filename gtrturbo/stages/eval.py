@@ -1,5 +1,7 @@
 """eval: how good is a checkpoint, on the same deals for every checkpoint?"""
 
+from contextlib import ExitStack
+
 from gtrturbo.analysis.summary import summarize
 from gtrturbo.analysis.thoughts import thought_entropy, thought_information
 from gtrturbo.config import EvalConfig
@@ -27,9 +29,18 @@ def run(config: EvalConfig) -> Result:
     with (
         writing(config.out, work, overwrite=config.overwrite) as draft,
         ResumeLog(config.out, work, Episode) as resume_log,
+        ExitStack() as ending,
     ):
         endpoint = Endpoint(config.server, config.base_url, config.served_model, config.max_concurrency)
-        opening = Opening(endpoint, for_training=False, device=config.device, dtype=config.dtype, probe=config.probe)
+        opening = Opening(
+            endpoint,
+            for_training=False,
+            device=config.device,
+            dtype=config.dtype,
+            probe=config.probe,
+            python=config.vllm_python,
+            ending=ending,
+        )
         sampling = {"seed": config.seed, "temperature": config.temperature, "max_new_tokens": config.max_new_tokens}
         player = open_player(config.checkpoint, config.engine, opening, **sampling)
         turns = record_episodes(

@@ -10,6 +10,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.first_turn import require_rendering
 from gtrturbo.models.inputs import to_device
+from gtrturbo.models.shape import read_shape
 from gtrturbo.play.recording import read_transcript
 from gtrturbo.stages import execute
 from gtrturbo.store.manifest import read_manifest
@@ -97,3 +98,16 @@ def test_a_prompt_that_is_longer_than_the_context_is_refused_with_both_numbers(f
     prompt = policy.renderer.prompt([{"role": "user", "content": [{"type": "text", "text": "1 " * 40}]}], [])
     with pytest.raises(GtrTurboError, match=rf"a prompt has {len(prompt.ids)} tokens, and .* reads 20 at most"):
         policy.generate([prompt], None, temperature=1.0, max_new_tokens=1)
+
+
+@pytest.mark.parametrize(("height", "breadth"), [(28, 28), (56, 84)])
+def test_what_a_run_will_take_counts_a_picture_as_the_processor_does(family, height, breadth):
+    shape = read_shape(str(family))
+    assert shape is not None and shape.parameters > 0 and shape.vision > 0
+    policy = load_policy(family, device="cpu")
+    renderer = policy.renderer
+    picture = np.zeros((height, breadth, 3), np.uint8)
+    content = [{"type": "image"}]
+    ids = np.array(renderer.of_transformers([{"role": "user", "content": content}], [picture])).flatten()
+    token = policy.model.config.image_token_id
+    assert shape.tokens_of_image(height, breadth) == int((ids == token).sum()) > 0

@@ -395,8 +395,8 @@ def test_only_what_is_built_in_is_trusted_to_have_the_trainers_log_probs():
 
 
 def test_an_unknown_engine_lists_those_that_there_are(warm, tmp_path):
-    with pytest.raises(GtrTurboError, match=r"there is no engine 'vllm'\.\nbuilt in: hf, openai;"):
-        execute(EvalConfig(out=tmp_path / "x", checkpoint=warm, **TASK, engine="vllm"))
+    with pytest.raises(GtrTurboError, match=r"there is no engine 'elsewhere'\.\nbuilt in: hf, openai, vllm;"):
+        execute(EvalConfig(out=tmp_path / "x", checkpoint=warm, **TASK, engine="elsewhere"))
 
 
 def test_scores_are_not_asked_of_a_server(turns, warm, tmp_path):
