@@ -8,7 +8,7 @@ RUN ?= runs/demo
 JOBS ?= 2
 CASES ?=
 
-.PHONY: install demo test test-trackers test-vllm campaign check lint format docs clean
+.PHONY: install demo test test-trackers test-export test-vllm campaign check lint format docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -43,6 +43,12 @@ test-vllm: install .venv-vllm/.ok  ## the stages against a real vLLM for CPUs, i
 	PYTHON=$(PYTHON) sh tests/vllm_environment.sh .venv-vllm
 	touch $@
 
+test-export: install  ## turns loaded by TRL, datasets, pyarrow and atif themselves, in an environment beside .venv
+	$(PYTHON) -m venv .venv-export
+	.venv-export/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' atif datasets
+	.venv-export/bin/pip install --quiet --disable-pip-version-check --no-deps trl accelerate
+	.venv-export/bin/pytest tests/share
+
 check: lint test  ## lint and test
 
 lint: install  ## ruff and pyright
@@ -54,8 +60,11 @@ format: install  ## format the code
 	$(BIN)/ruff format gtrturbo tests docs examples
 	$(BIN)/ruff check --fix gtrturbo tests docs examples
 
-docs: install  ## write the commands' help into docs/commands.md
-	$(BIN)/python -m docs.commands
+docs: install  ## write the pages that are made from the code, and build the site into build/site
+	$(BIN)/python -m docs.commands && $(BIN)/python -m docs.metrics && $(BIN)/python -m docs.messages
+	test -x .venv-docs/bin/mkdocs || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet --disable-pip-version-check 'mkdocs-material>=9.7'
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
 
 clean:  ## remove what was built, not the runs
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

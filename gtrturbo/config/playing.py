@@ -7,21 +7,17 @@ from typing import Annotated
 from gtrturbo.config.bounds import AT_LEAST_ONE, COUNT, FRACTION, SEED, TEMPERATURE, TEMPERATURE_OR_ZERO, TRIES
 from gtrturbo.config.choices import HF
 from gtrturbo.config.common import (
-    BaseUrl,
     Device,
     Dtype,
     Engine,
     EnvOptions,
-    MaxConcurrency,
     MaxNewTokens,
-    MicroBatch,
     MicroBatchTokens,
     NumEnvs,
     OnInvalidReply,
     Probe,
     Seed,
     ServedModel,
-    ServerKind,
     StageConfig,
     TaskName,
     VllmPython,
@@ -58,10 +54,7 @@ class RolloutConfig(StageConfig):
     on_invalid_reply: OnInvalidReply = "random"
     num_envs: NumEnvs = 32
     engine: Engine = HF
-    server: ServerKind = "vllm"
-    base_url: BaseUrl = None
     served_model: ServedModel = None
-    max_concurrency: MaxConcurrency = 64
     vllm_python: VllmPython = "python3"
     probe: Probe = True
     seed: Seed = 0
@@ -113,20 +106,10 @@ class DistillConfig(StageConfig):
     ] = 3
     max_new_tokens: MaxNewTokens = 256
     micro_batch_tokens: MicroBatchTokens = "auto"
-    micro_batch_size: MicroBatch = 32
     engine: Engine = HF
-    server: ServerKind = "vllm"
-    base_url: BaseUrl = None
     served_model: ServedModel = None
-    max_concurrency: MaxConcurrency = 64
     vllm_python: VllmPython = "python3"
     probe: Probe = True
-    student: Annotated[
-        Path | None, "Go on to the weights: update this checkpoint with the guidance and write it to --out.", Role.INPUT
-    ] = None
-    update: Annotated[
-        tuple[str, ...], "KEY=VALUE for that update, an option of sft (--mode thoughts) or ppo-step (--mode kl); repeatable."
-    ] = ()
     seed: Seed = 0
     device: Device = "auto"
     dtype: Dtype = "auto"
@@ -148,10 +131,7 @@ class EvalConfig(StageConfig):
     on_invalid_reply: OnInvalidReply = "random"
     num_envs: NumEnvs = 32
     engine: Engine = HF
-    server: ServerKind = "vllm"
-    base_url: BaseUrl = None
     served_model: ServedModel = None
-    max_concurrency: MaxConcurrency = 64
     vllm_python: VllmPython = "python3"
     probe: Probe = True
     seed: Annotated[int, "Chooses the deals; keep it to compare checkpoints pair by pair.", SEED] = 1_000_000

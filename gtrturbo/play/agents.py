@@ -1,15 +1,16 @@
-"""Who answers: this process with transformers (hf), a server that speaks the OpenAI protocol (openai), a vLLM that is started
-for it (vllm), or the user's own code."""
+"""Who answers: this process with transformers (hf), a server that speaks the OpenAI protocol, running already or started for the
+stage (vllm), or the user's own code."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from gtrturbo.config.choices import AUTO, HF, OPENAI, VLLM, ServerName
+from gtrturbo.config.addresses import kind_of, server_of
+from gtrturbo.config.choices import AUTO, HF, OPENAI, SGLANG, VLLM, ServerName
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
@@ -25,12 +26,17 @@ from gtrturbo.store.turn_checks import ROUNDING
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A server as the user names it; see `Server` and `ServerPolicy`."""
+    """What is asked of a server.
 
-    kind: ServerName
-    base_url: str | None
+    Attributes:
+        engine: its kind and address, as the user names it; see `server_of`.
+        model: name of the model that it serves; the first that it lists if None.
+        at_once: most requests at once.
+    """
+
+    engine: str
     model: str | None
-    max_concurrency: int
+    at_once: int
 
 
 @dataclass(frozen=True)
@@ -87,31 +93,28 @@ def _served(path: Path, opening: Opening) -> ServerPolicy:
         GtrTurboError: no server is named, or it is of a kind that returns no token ids, which are needed.
     """
     endpoint = opening.endpoint
-    if endpoint.base_url is None:
-        raise GtrTurboError("--engine openai asks a server, and none is named.", "add: --base-url http://localhost:8000")
-    if opening.for_training and endpoint.kind == "generic":
+    kind, address = cast(ServerName, kind_of(endpoint.engine)), server_of(endpoint.engine)
+    if address is None:
+        address = opening.ending.enter_context(own_server(path, opening.python, dtype=opening.dtype))
+    if opening.for_training and kind == OPENAI:
         raise GtrTurboError(
-            "a generic server returns no token ids: what it samples cannot be trained on.",
-            "use --server vllm or --server sglang; a generic one is enough for eval.",
+            "a server of kind openai returns no token ids: what it samples cannot be trained on.",
+            f"use --engine vllm:{address} or sglang:{address}; openai is enough for eval.",
         )
-    server = Server(endpoint.kind, endpoint.base_url, endpoint.model, needs_ids=opening.for_training)
+    server = Server(kind, address, endpoint.model, needs_ids=opening.for_training)
     # Where nothing is said the checkpoint is loaded beside no server's memory on a GPU.
     device = "cpu" if opening.device == AUTO else opening.device
     probing = Probing(device, opening.dtype, exact=opening.for_training) if opening.probe else None
-    return ServerPolicy(server, path, max_concurrency=endpoint.max_concurrency, probing=probing)
+    return ServerPolicy(server, path, max_concurrency=endpoint.at_once, probing=probing)
 
 
-def _started(path: Path, opening: Opening) -> ServerPolicy:
-    """Start a vLLM that plays a checkpoint, until the stage ends."""
-    url = opening.ending.enter_context(own_server(path, opening.python, dtype=opening.dtype))
-    return _served(path, replace(opening, endpoint=replace(opening.endpoint, kind="vllm", base_url=url, model=None)))
-
-
+# Turns between two looks at what parses, of which fewer are asked for at once.
+SERVED = Engine(open=_served, agent=ServerAgent, ask=ask_server, in_process=False, exact_logprobs=False, asked_at_once=1024)
 ENGINES = {
     HF: Engine(open=_load, agent=PolicyAgent, ask=ask_policy, in_process=True, exact_logprobs=True),
-    # Turns between two looks at what parses; how many are asked for at once is --max-concurrency.
-    OPENAI: Engine(open=_served, agent=ServerAgent, ask=ask_server, in_process=False, exact_logprobs=False, asked_at_once=1024),
-    VLLM: Engine(open=_started, agent=ServerAgent, ask=ask_server, in_process=False, exact_logprobs=False, asked_at_once=1024),
+    VLLM: SERVED,
+    SGLANG: SERVED,
+    OPENAI: SERVED,
 }
 
 
@@ -131,8 +134,8 @@ def open_player(path: Path, engine: str, opening: Opening, *, seed: int, tempera
 
     Args:
         path: the checkpoint.
-        engine: who generates: a name of `ENGINES`, or of the user's own code, which makes an agent by
-            `NAME(checkpoint, seed=…, temperature=…, max_new_tokens=…)`.
+        engine: who generates: a name of `ENGINES`, with an address where it is a server, or the user's own code, which makes an
+            agent by `NAME(checkpoint, seed=…, temperature=…, max_new_tokens=…)`.
         opening: see there.
         seed: with episode and turn it decides what is random in a reply.
         temperature: of sampling; 0 takes the most likely token.
@@ -142,7 +145,7 @@ def open_player(path: Path, engine: str, opening: Opening, *, seed: int, tempera
         GtrTurboError: there is no such engine, or it cannot answer as is needed.
     """
     found, sampling = (
-        find("engine", engine, ENGINES),
+        find("engine", kind_of(engine), ENGINES),
         {"seed": seed, "temperature": temperature, "max_new_tokens": max_new_tokens},
     )
     if isinstance(found, Engine):
@@ -154,12 +157,12 @@ def open_player(path: Path, engine: str, opening: Opening, *, seed: int, tempera
 
 def is_in_process(engine: str) -> bool:
     """Tell whether an engine loads the weights into this process. Code of the user's own is not loaded to find out."""
-    return engine in ENGINES and ENGINES[engine].in_process
+    return kind_of(engine) in ENGINES and ENGINES[kind_of(engine)].in_process
 
 
 def has_exact_logprobs(engine: str) -> bool:
     """Tell whether what an engine sampled has the trainer's log-probs. Code of the user's own is not loaded to find out."""
-    return engine in ENGINES and ENGINES[engine].exact_logprobs
+    return kind_of(engine) in ENGINES and ENGINES[kind_of(engine)].exact_logprobs
 
 
 def make_agent(engine: str, path: Path, *, for_training: bool, seed: int, temperature: float, max_new_tokens: int) -> Agent:

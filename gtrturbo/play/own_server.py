@@ -70,7 +70,8 @@ def own_server(path: Path, python: str, *, dtype: str) -> Iterator[str]:
     """
     if group().world.size > 1:
         raise GtrTurboError(
-            "--engine vllm starts one server, and there are several processes.", "start it, and use --engine openai."
+            "--engine vllm starts one server, and there are several processes.",
+            "start it yourself, and give its address: --engine vllm:http://…",
         )
     on_cpu, port = not torch.cuda.is_available(), _free_port()
     command = [python, "-m", MODULE, *flags_of(path, dtype=dtype, port=port, on_cpu=on_cpu)]

@@ -20,7 +20,7 @@ from PIL import Image
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from gtrturbo.config.addresses import address_of
-from gtrturbo.config.choices import ServerName
+from gtrturbo.config.choices import OPENAI, ServerName
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import adapter_config
 from gtrturbo.play.teachers import ROUNDING
@@ -143,7 +143,7 @@ class Server:
     @property
     def tells_tokens(self) -> bool:
         """Whether replies come with their tokens and log-probs; a server may still leave them out."""
-        return self.kind != "generic"
+        return self.kind != OPENAI
 
     def _refused(self) -> None:
         self.starts += 1
@@ -152,12 +152,12 @@ class Server:
         """Load a LoRA adapter under a name, unless the server has it, and ask it for all replies from now on.
 
         Raises:
-            GtrTurboError: the server cannot, or a generic one was asked to.
+            GtrTurboError: the server cannot, or one of kind openai was asked to.
         """
-        if self.kind == "generic":
+        if self.kind == OPENAI:
             raise GtrTurboError(
-                f"{path} is an adapter, and a generic server loads none.",
-                "serve the model itself, or use --server vllm or sglang.",
+                f"{path} is an adapter, and a server of kind openai loads none.",
+                "serve the model itself, or use --engine vllm:… or sglang:…",
             )
         with self._loading:
             if name not in self._served():
@@ -211,7 +211,7 @@ class Server:
         }
         if self.adapter:
             body |= {"model": self.adapter} if self.kind == "vllm" else {"lora_path": self.adapter}
-        if self.kind == "generic":
+        if self.kind == OPENAI:
             return Answer(self._ask(CHAT, _Chat, body).choices[0].message.content or "")
         body |= PLAIN_SAMPLING | {
             "logit_bias": {str(identity): NEVER for identity in forbidden},
@@ -242,7 +242,7 @@ class Server:
                 return Answer(text)
             raise GtrTurboError(
                 f"{self.base_url} returned no token ids: what it samples cannot be trained on.",
-                "use vLLM 0.33 or SGLang 0.5.23 or newer; --server generic is enough for eval.",
+                f"use vLLM 0.33 or SGLang 0.5.23 or newer; --engine openai:{self.base_url} is enough for eval.",
             )
         logprobs = [each.logprob for each in (choice.logprobs.content if choice.logprobs else None) or []]
         if len(logprobs) != len(ids):
@@ -263,7 +263,7 @@ class Server:
             where = ".".join(map(str, first["loc"])) or "the answer"
             raise GtrTurboError(
                 f"{self.base_url}{path} does not answer as the protocol says: {where}: {first['msg']}.",
-                f"see that a server of kind {self.kind} is there, or name another with --server and --base-url.",
+                f"see that a server of kind {self.kind} is there, or name another with --engine.",
             ) from None
 
 

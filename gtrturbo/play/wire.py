@@ -19,7 +19,8 @@ from gtrturbo.errors import GtrTurboError
 
 # Seconds before each further try: a server that restarts or is full is waited for, about two minutes in all.
 BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
-TIMEOUT = 600.0  # seconds for one answer, from the first byte that is sent to the last that comes
+# Seconds for one answer, from the first byte that is sent to the last that comes; and beside the pauses for all tries together.
+TIMEOUT = 600.0
 LONGEST = 64 << 20  # bytes of an answer: a reply of 32,768 tokens with log-probs takes a tenth of it
 BLOCK = 1 << 16
 SHOWN = 500  # characters of a refusal that are told
@@ -27,7 +28,7 @@ WAITED_FOR = (429, 502, 503, 504)  # It is full, or it is not there yet behind w
 NOT_FOUND = 404
 # A server that is full or away is waited for; one that fails at a request most likely fails at it again.
 FAILED_TRIES = 3
-START = "start the server, or name another with --base-url."
+START = "start the server, or name another with --engine."
 SEE_LOG = "look at what the server itself writes, and start it anew."
 
 
@@ -61,14 +62,16 @@ def request(
     """
     content = None if body is None else json.dumps(body, allow_nan=False).encode()
     asked = urllib.request.Request(url, data=content, headers=_headers())
+    until = time.monotonic() + TIMEOUT + sum(BACKOFF)
     for tried, pause in enumerate((*BACKOFF, 0.0)):
         try:
-            answer = _answer(asked)
+            answer = _answer(asked, max(1e-3, min(TIMEOUT, until - time.monotonic())))
             return None if plain else _parsed(answer)
         except _TriedInVainError as error:
             if isinstance(error.__cause__, ConnectionRefusedError):
                 on_refused()
-            if tried >= error.tries:
+            # Of a server that takes all the time for one answer there is nothing to wait for.
+            if tried >= error.tries or time.monotonic() + pause >= until:
                 raise GtrTurboError(f"{url} {error}", error.mend) from None
         time.sleep(pause)
     raise AssertionError("the last try either answers or raises.")
@@ -81,10 +84,13 @@ def _headers() -> dict[str, str]:
     return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
 
 
-def _answer(asked: urllib.request.Request) -> bytes:
-    """Ask once. What is wrong with a connection, or with HTTP on it, may pass; a refusal does not."""
+def _answer(asked: urllib.request.Request, seconds: float) -> bytes:
+    """Ask once, for an answer within so many seconds.
+
+    What is wrong with a connection, or with HTTP on it, may pass; a refusal does not.
+    """
     try:
-        with _open(asked) as response:
+        with _open(asked, seconds) as response:
             return _read(response)
     except urllib.error.HTTPError as error:
         raise _refusal(asked.full_url, error) from None
@@ -110,7 +116,7 @@ def _refusal(url: str, error: urllib.error.HTTPError) -> Exception:
     if error.code == NOT_FOUND:
         return NotFoundError(f"{url} refused the request ({error.code}): {said}")
     if 300 <= error.code < 400:
-        return GtrTurboError(f"{url} sends the request on to another address ({error.code}).", "name that one with --base-url.")
+        return GtrTurboError(f"{url} sends the request on to another address ({error.code}).", "name that one with --engine.")
     return GtrTurboError(f"{url} refused the request ({error.code}): {said}")
 
 
@@ -144,11 +150,12 @@ class _NotSentOn(urllib.request.HTTPRedirectHandler):
 
 
 class _BytesInTime(io.RawIOBase):
-    """What comes from a socket within TIMEOUT in all: a timeout of the socket's own begins anew with each byte."""
+    """What comes from a socket within its timeout in all: by itself that begins anew with each byte."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket, self._file = connected, connected.makefile("rb", buffering=0)
-        self._until = time.monotonic() + TIMEOUT
+        self._seconds = connected.gettimeout() or TIMEOUT
+        self._until = time.monotonic() + self._seconds
 
     def readable(self) -> bool:
         return True
@@ -158,7 +165,7 @@ class _BytesInTime(io.RawIOBase):
             self._socket.settimeout(max(1e-3, self._until - time.monotonic()))
             return self._file.readinto(buffer)
         except TimeoutError:
-            raise TimeoutError(f"no whole answer within {TIMEOUT:g} seconds") from None
+            raise TimeoutError(f"no whole answer within {self._seconds:.3g} seconds") from None
 
     def close(self) -> None:
         self._file.close()
@@ -190,5 +197,5 @@ class _SecureHandler(urllib.request.HTTPSHandler):
         return self.do_open(_Secure, req)
 
 
-def _open(asked: urllib.request.Request) -> Any:
-    return urllib.request.build_opener(_NotSentOn, _PlainHandler, _SecureHandler).open(asked, timeout=TIMEOUT)
+def _open(asked: urllib.request.Request, seconds: float) -> Any:
+    return urllib.request.build_opener(_NotSentOn, _PlainHandler, _SecureHandler).open(asked, timeout=seconds)

@@ -159,6 +159,8 @@ class _Plan:
         values: dict[str, Any] = {"environment_coef": method.environment}
         if method.credit != GAE:
             values["credit"] = method.credit
+        if method.gamma is not None:
+            values["gamma"] = method.gamma
         if method.guidance == "imitation":
             values["demos"] = tuple(self.path("guidance", i) for i in range(k + 1))
         elif method.guidance != "none":

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from gtrturbo.config import DistillConfig
+from gtrturbo.config.addresses import kind_of
+from gtrturbo.config.choices import AUTO, REPLIES_AT_ONCE
 from gtrturbo.console import progress_bar
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
@@ -39,7 +41,7 @@ from gtrturbo.store.records import Demo, Turn, mean, said, write_rows
 from gtrturbo.store.resume_log import ResumeLog
 from gtrturbo.store.saved_pictures import save_image
 from gtrturbo.store.tensors import TurnTokens, save_scores
-from gtrturbo.store.turns import read_turn_tokens, read_turns
+from gtrturbo.store.turns import has_tokens, read_turn_tokens, read_turns
 from gtrturbo.store.writing import writing
 from gtrturbo.tasks.loading import KIND as TASK
 from gtrturbo.tasks.loading import load_task
@@ -47,6 +49,7 @@ from gtrturbo.tasks.reply import Reply
 from gtrturbo.tasks.task import Task
 
 EXPERT = "expert"
+REQUESTS_AT_ONCE = 64  # to a server, or of an agent of the user's own
 
 
 def run(config: DistillConfig) -> Result:
@@ -96,7 +99,7 @@ def _open(config: DistillConfig, mode: Mode, on_progress: Callable[[int], None],
     """Open the checkpoint that teaches. Only where log-probs are asked for is a policy needed in this process."""
     checkpoint = checkpoint_of(config)
     assert checkpoint is not None
-    endpoint = Endpoint(config.server, config.base_url, config.served_model, config.max_concurrency)
+    endpoint = Endpoint(config.engine, config.served_model, at_once=REQUESTS_AT_ONCE)
     opening = Opening(
         endpoint,
         for_training=False,
@@ -107,19 +110,33 @@ def _open(config: DistillConfig, mode: Mode, on_progress: Callable[[int], None],
         ending=ending,
     )
     sampling = {"temperature": config.temperature, "seed": config.seed}
-    if config.engine not in ENGINES:
+    if kind_of(config.engine) not in ENGINES:
         agent = make_agent(config.engine, checkpoint, for_training=False, max_new_tokens=config.max_new_tokens, **sampling)
-        return Teacher(thoughts=partial(ask_agent, agent), at_once=config.max_concurrency)
-    engine = ENGINES[config.engine]
+        return Teacher(thoughts=partial(ask_agent, agent), at_once=REQUESTS_AT_ONCE)
+    engine = ENGINES[kind_of(config.engine)]
     policy = engine.open(checkpoint, opening)
     ask = partial(engine.ask, policy, max_new_tokens=config.max_new_tokens)
     return Teacher(
         thoughts=thoughts_of(ask, **sampling),
-        at_once=engine.asked_at_once or config.micro_batch_size,
+        at_once=engine.asked_at_once or _replies_at_once(config),
         retries=config.retries,
         metrics=policy.metrics,
         **(_scoring(config, policy, on_progress) if engine.in_process and mode.writes == "scores" else {}),
     )
+
+
+def _replies_at_once(config: DistillConfig) -> int:
+    """Say how many replies are generated in one batch: those whose tokens fit into the budget, or as many as in a rollout."""
+    if config.micro_batch_tokens == AUTO:
+        return REPLIES_AT_ONCE
+    return max(1, int(config.micro_batch_tokens) // (_longest_prompt(config.rollouts) + config.max_new_tokens))
+
+
+def _longest_prompt(rollouts: Path) -> int:
+    """Count the tokens of the longest prompt of turns; 0 where a scripted expert played, who has none."""
+    if not has_tokens(rollouts):
+        return 0
+    return max((len(ids) for ids in read_turn_tokens(rollouts, read_turns(rollouts)).prompt_ids), default=0)
 
 
 def _scoring(config: DistillConfig, policy: Policy, on_progress: Callable[[int], None]) -> dict[str, Any]:

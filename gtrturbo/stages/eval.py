@@ -31,7 +31,7 @@ def run(config: EvalConfig) -> Result:
         ResumeLog(config.out, work, Episode) as resume_log,
         ExitStack() as ending,
     ):
-        endpoint = Endpoint(config.server, config.base_url, config.served_model, config.max_concurrency)
+        endpoint = Endpoint(config.engine, config.served_model, at_once=config.num_envs)
         opening = Opening(
             endpoint,
             for_training=False,

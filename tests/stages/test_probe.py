@@ -18,7 +18,7 @@ from gtrturbo.stages import execute
 from gtrturbo.store.manifest import read_manifest
 
 TASK = {"task": "numberline", "env": ("image=tiny",)}
-PLAY = TASK | {"episodes": 2, "max_new_tokens": 32, "num_envs": 2, "engine": "openai"}
+PLAY = TASK | {"episodes": 2, "max_new_tokens": 32, "num_envs": 2}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ class Stage:
     settings: dict
 
     def run(self, fake, **more):
-        config = self.config(**{"out": self.out, "base_url": fake.url, "server": fake.kind} | PLAY | self.settings | more)
+        config = self.config(**{"out": self.out, "engine": f"{fake.kind}:{fake.url}"} | PLAY | self.settings | more)
         return read_manifest(execute(config).out).metrics
 
 
@@ -85,11 +85,11 @@ def test_a_checkpoint_that_differs_by_one_update_is_refused(rollout, ppo):
 
 def test_a_teacher_on_a_server_is_proved_to_be_the_one_that_was_named(turns, warm, init, served, tmp_path):
     teach = Stage(DistillConfig, tmp_path / "demos", {"rollouts": turns, "teacher": warm, "mode": "thoughts", "temperature": 0.5})
-    keys = {"max_new_tokens": 48, "engine": "openai"}
+    keys = {"max_new_tokens": 48}
     with serving(load_policy(init, device="cpu")) as fake, pytest.raises(GtrTurboError, match="does not serve"):
-        execute(DistillConfig(out=teach.out, base_url=fake.url, **teach.settings, **keys))
+        execute(DistillConfig(out=teach.out, engine=f"vllm:{fake.url}", **teach.settings, **keys))
     with serving(served) as fake:
-        out = execute(DistillConfig(out=teach.out, base_url=fake.url, **teach.settings, **keys)).out
+        out = execute(DistillConfig(out=teach.out, engine=f"vllm:{fake.url}", **teach.settings, **keys)).out
     assert read_manifest(out).metrics["probe_gap_mean"] < 1e-5
 
 
@@ -171,7 +171,7 @@ def test_a_gap_within_the_band_is_told(rollout, served, capsys):
     assert "right ones are within 1e-05" in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.parametrize("server", [{"kind": "generic"}, {"kind": "vllm", "ids": False}])
+@pytest.mark.parametrize("server", [{"kind": "openai"}, {"kind": "vllm", "ids": False}])
 def test_a_server_that_tells_no_log_probs_is_judged_by_its_greedy_replies(evaluation, served, init, server):
     with serving(served, **server) as fake:
         assert evaluation.run(fake)["probe_gap_mean"] == 0
@@ -200,7 +200,7 @@ def test_a_server_that_was_away_is_proved_anew(rollout, served, init, monkeypatc
     monkeypatch.setattr(Fake, "reply", reply)
     monkeypatch.setattr(Server, "chat", away)
     with serving(served) as fake, pytest.raises(GtrTurboError, match="does not serve"):
-        rollout.run(fake, episodes=4, max_concurrency=1)
+        rollout.run(fake, episodes=4, num_envs=1)
 
 
 def test_what_is_sampled_in_this_process_is_compared_as_well(served, monkeypatch):

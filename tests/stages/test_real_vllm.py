@@ -22,8 +22,7 @@ from gtrturbo.store.manifest import read_manifest
 PYTHON = os.environ.get("GTRTURBO_VLLM")
 pytestmark = [pytest.mark.skipif(not PYTHON, reason="make test-vllm"), pytest.mark.timeout(3600)]
 TASK = {"task": "numberline", "env": ("image=tiny",)}
-SERVER = {"engine": "openai", "server": "vllm"}
-PLAY = TASK | SERVER | {"episodes": 4, "max_new_tokens": 48, "num_envs": 4}
+PLAY = TASK | {"episodes": 4, "max_new_tokens": 48, "num_envs": 4}
 RIGHT = ("--dtype", "float32", "--logprobs-mode", "processed_logprobs", "--enable-lora", "--max-lora-rank", "8",
          "--enable-tower-connector-lora")  # fmt: skip
 WRONG = ("--dtype", "float32", "--logprobs-mode", "processed_logprobs", "--enable-lora", "--max-lora-rank", "8")
@@ -103,7 +102,7 @@ def checkpoint(request, small, adapter):
 
 
 def test_turns_of_the_server_are_trained_on_and_its_log_probs_are_ours(right, checkpoint, tmp_path):
-    play = RolloutConfig(out=tmp_path / "turns", checkpoint=checkpoint, temperature=0.6, base_url=right.url, **PLAY)
+    play = RolloutConfig(out=tmp_path / "turns", checkpoint=checkpoint, temperature=0.6, engine=f"vllm:{right.url}", **PLAY)
     turns = execute(play).out
     assert read_manifest(turns).metrics["probe_gap_mean"] < 1e-5
     update = PpoStepConfig(
@@ -114,7 +113,7 @@ def test_turns_of_the_server_are_trained_on_and_its_log_probs_are_ours(right, ch
 
 
 def test_an_evaluation_and_a_teacher_are_proved_as_well(right, checkpoint, turns, tmp_path):
-    settings = SERVER | {"base_url": right.url, "max_new_tokens": 48}
+    settings = {"engine": f"vllm:{right.url}", "max_new_tokens": 48}
     played = EvalConfig(out=tmp_path / "eval", checkpoint=checkpoint, episodes=4, **TASK, **settings)
     taught = DistillConfig(out=tmp_path / "demos", rollouts=turns, teacher=checkpoint, mode="thoughts", **settings)
     for config in (played, taught):
@@ -122,17 +121,16 @@ def test_an_evaluation_and_a_teacher_are_proved_as_well(right, checkpoint, turns
 
 
 def test_a_server_of_another_checkpoint_is_refused(right, root, tmp_path):
-    play = RolloutConfig(out=tmp_path / "turns", checkpoint=root / "small", base_url=right.url, **PLAY)
+    play = RolloutConfig(out=tmp_path / "turns", checkpoint=root / "small", engine=f"vllm:{right.url}", **PLAY)
     with pytest.raises(GtrTurboError, match="does not serve"):
         execute(play)
     with pytest.raises(GtrTurboError, match="does not serve"):
-        execute(EvalConfig(out=tmp_path / "eval", checkpoint=root / "small", base_url=right.url, **PLAY))
+        execute(EvalConfig(out=tmp_path / "eval", checkpoint=root / "small", engine=f"vllm:{right.url}", **PLAY))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_run_goes_through_two_iterations_with_adapters_that_the_server_loads(right, adapter, tmp_path):
-    server = ("engine=openai", "server=vllm", f"base-url={right.url}")
-    asked = [f"{stage}.{each}" for stage in ("rollout", "eval") for each in server]
+    asked = [f"{stage}.engine=vllm:{right.url}" for stage in ("rollout", "eval")]
     config = RunConfig(
         out=tmp_path / "run", start=adapter, task="numberline", env=("image=tiny",), iterations=2, eval_every=2, episodes=4,
         eval_episodes=4, set=(*asked, "ppo-step.minibatch-size=8"),
@@ -155,7 +153,7 @@ def test_a_run_goes_through_two_iterations_with_adapters_that_the_server_loads(r
 )
 def test_a_wrong_server_is_refused_by_the_flag_that_mends_it(small, adapter, tmp_path, flags, mends):
     with vllm(small, tmp_path, *flags) as server:
-        play = RolloutConfig(out=tmp_path / "turns", checkpoint=adapter, temperature=0.6, base_url=server.url, **PLAY)
+        play = RolloutConfig(out=tmp_path / "turns", checkpoint=adapter, temperature=0.6, engine=f"vllm:{server.url}", **PLAY)
         with pytest.raises(GtrTurboError, match=mends):
             execute(play)
     assert not (tmp_path / "turns").exists()
@@ -165,5 +163,5 @@ def test_a_server_that_is_started_anew_gets_its_adapter_again(small, adapter, tm
     play = RolloutConfig(out=tmp_path / "turns", checkpoint=adapter, temperature=0.6, **PLAY)
     with vllm(small, tmp_path, *RIGHT) as server:
         Timer(60, lambda: (server.stop(), server.start(wait=False))).start()
-        metrics = read_manifest(execute(replace(play, base_url=server.url, episodes=200)).out).metrics
+        metrics = read_manifest(execute(replace(play, engine=f"vllm:{server.url}", episodes=200)).out).metrics
     assert metrics["episodes"] == 200 and metrics["probe_gap_mean"] < 1e-5
