@@ -120,7 +120,9 @@ def gemma3(folder: Path) -> Any:
     )
     pictures = Gemma3ImageProcessorPil(size=SQUARE)
     text = template("<start_of_image>", bos=True)
-    return hf.Gemma3ForConditionalGeneration(config), hf.Gemma3Processor(pictures, words, chat_template=text, image_seq_length=4)
+    model = hf.Gemma3ForConditionalGeneration(config)
+    model.model.multi_modal_projector.mm_input_projection_weight.data.normal_(std=0.5)  # It is born as zeros, blind.
+    return model, hf.Gemma3Processor(pictures, words, chat_template=text, image_seq_length=4)
 
 
 def untaught(folder: Path) -> Any:

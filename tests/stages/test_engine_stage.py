@@ -195,7 +195,7 @@ def test_a_generic_server_cannot_be_trained_from(rollout, served):
 
 def test_a_rollout_without_the_servers_address_is_refused(rollout, served):
     with serving(served) as fake, pytest.raises(GtrTurboError, match="none is named"):
-        rollout(fake, engine="vllm")
+        rollout(fake, engine="sglang")
 
 
 @pytest.mark.parametrize("server", [{"kind": "openai"}, {"kind": "vllm", "ids": False}])
