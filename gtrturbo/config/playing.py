@@ -15,10 +15,12 @@ from gtrturbo.config.common import (
     MicroBatchTokens,
     NumEnvs,
     OnInvalidReply,
+    Probe,
     Seed,
     ServedModel,
     StageConfig,
     TaskName,
+    VllmPython,
 )
 from gtrturbo.config.fields import Absent, Role, Seam
 from gtrturbo.errors import GtrTurboError
@@ -53,6 +55,8 @@ class RolloutConfig(StageConfig):
     num_envs: NumEnvs = 32
     engine: Engine = HF
     served_model: ServedModel = None
+    vllm_python: VllmPython = "python3"
+    probe: Probe = True
     seed: Seed = 0
     device: Device = "auto"
     dtype: Dtype = "auto"
@@ -104,6 +108,8 @@ class DistillConfig(StageConfig):
     micro_batch_tokens: MicroBatchTokens = "auto"
     engine: Engine = HF
     served_model: ServedModel = None
+    vllm_python: VllmPython = "python3"
+    probe: Probe = True
     seed: Seed = 0
     device: Device = "auto"
     dtype: Dtype = "auto"
@@ -133,6 +139,8 @@ class EvalConfig(StageConfig):
     num_envs: NumEnvs = 32
     engine: Engine = HF
     served_model: ServedModel = None
+    vllm_python: VllmPython = "python3"
+    probe: Probe = True
     seed: Annotated[int, "Chooses the deals; keep it to compare checkpoints pair by pair.", SEED] = 1_000_000
     device: Device = "auto"
     dtype: Dtype = "auto"

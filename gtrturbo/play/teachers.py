@@ -89,6 +89,7 @@ class Teacher:
         policy: a checkpoint in this process, for modes that compute with it; see `LocalPolicy`.
         at_once: most questions in one call of `thoughts`.
         retries: how often it is asked again about a turn for which its reply did not parse.
+        metrics: what the manifest says of who answered, asked for in the end.
     """
 
     thoughts: Thoughts | None = None
@@ -96,6 +97,7 @@ class Teacher:
     policy: Any = None
     at_once: int = AT_ONCE
     retries: int = 0
+    metrics: Callable[[], dict[str, float]] = dict
 
     def __post_init__(self) -> None:
         if self.at_once < 1 or self.retries < 0:

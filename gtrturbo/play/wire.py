@@ -12,6 +12,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from typing import Any
 
 from gtrturbo.errors import GtrTurboError
@@ -23,39 +24,57 @@ TIMEOUT = 600.0
 LONGEST = 64 << 20  # bytes of an answer: a reply of 32,768 tokens with log-probs takes a tenth of it
 BLOCK = 1 << 16
 SHOWN = 500  # characters of a refusal that are told
-TOO_MANY_REQUESTS = 429
+WAITED_FOR = (429, 502, 503, 504)  # It is full, or it is not there yet behind what passes requests on to it.
+NOT_FOUND = 404
+# A server that is full or away is waited for; one that fails at a request most likely fails at it again.
+FAILED_TRIES = 3
 START = "start the server, or name another with --engine."
+SEE_LOG = "look at what the server itself writes, and start it anew."
 
 
 class _TriedInVainError(Exception):
-    """What may pass: the request is sent again."""
+    """What may pass: the request is sent again, `tries` times at most."""
+
+    def __init__(self, what: str, *, tries: int = len(BACKOFF), mend: str = START) -> None:
+        super().__init__(what)
+        self.tries, self.mend = tries, mend
 
 
-def request(url: str, body: dict[str, Any] | None = None, *, plain: bool = False) -> Any:
-    """Send one request; try again on what may pass: lost connections, a full server (429), its own failures (5xx).
+class NotFoundError(GtrTurboError):
+    """Say that a server does not have what it was asked for."""
+
+
+def request(
+    url: str, body: dict[str, Any] | None = None, *, plain: bool = False, on_refused: Callable[[], object] = lambda: None
+) -> Any:
+    """Send one request; try again on what may pass: lost connections, a full server (429, 503), its own failures (other 5xx) a
+    few times.
 
     Args:
         url: where to.
         body: sent as JSON; None asks by GET.
         plain: the answer is no JSON, and is not read.
+        on_refused: called when nobody listens there: a server that is there later is another one, or was started anew.
 
     Raises:
+        NotFoundError: the server does not have what is asked for.
         GtrTurboError: the server refuses the request, or does not answer however often it is asked.
     """
     content = None if body is None else json.dumps(body, allow_nan=False).encode()
     asked = urllib.request.Request(url, data=content, headers=_headers())
-    trouble, until = "", time.monotonic() + TIMEOUT + sum(BACKOFF)
-    for pause in (*BACKOFF, None):
+    until = time.monotonic() + TIMEOUT + sum(BACKOFF)
+    for tried, pause in enumerate((*BACKOFF, 0.0)):
         try:
             answer = _answer(asked, max(1e-3, min(TIMEOUT, until - time.monotonic())))
             return None if plain else _parsed(answer)
         except _TriedInVainError as error:
-            trouble = str(error)
-        # Of a server that takes all the time for one answer there is nothing to wait for.
-        if pause is None or time.monotonic() + pause >= until:
-            break
+            if isinstance(error.__cause__, ConnectionRefusedError):
+                on_refused()
+            # Of a server that takes all the time for one answer there is nothing to wait for.
+            if tried >= error.tries or time.monotonic() + pause >= until:
+                raise GtrTurboError(f"{url} {error}", error.mend) from None
         time.sleep(pause)
-    raise GtrTurboError(f"{url} {trouble}", START)
+    raise AssertionError("the last try either answers or raises.")
 
 
 def _headers() -> dict[str, str]:
@@ -75,8 +94,13 @@ def _answer(asked: urllib.request.Request, seconds: float) -> bytes:
             return _read(response)
     except urllib.error.HTTPError as error:
         raise _refusal(asked.full_url, error) from None
+    except http.client.IncompleteRead:
+        raise _TriedInVainError("breaks off in the middle of its answer.", mend=SEE_LOG) from None
     except (OSError, http.client.HTTPException, ValueError, OverflowError) as error:
-        raise _TriedInVainError(f"cannot be reached: {error or type(error).__name__}.") from None
+        cause = getattr(error, "reason", error)
+        raise _TriedInVainError(f"cannot be reached: {error or type(error).__name__}.") from (
+            cause if isinstance(cause, ConnectionRefusedError) else None
+        )
 
 
 def _refusal(url: str, error: urllib.error.HTTPError) -> Exception:
@@ -85,8 +109,12 @@ def _refusal(url: str, error: urllib.error.HTTPError) -> Exception:
             said = error.read(SHOWN).decode(errors="replace")
         except (OSError, http.client.HTTPException, ValueError):
             said = ""
-    if error.code >= 500 or error.code == TOO_MANY_REQUESTS:
+    if error.code in WAITED_FOR:
         return _TriedInVainError(f"answered {error.code}: {said}")
+    if error.code >= 500:
+        return _TriedInVainError(f"answered {error.code}: {said}", tries=FAILED_TRIES, mend=SEE_LOG)
+    if error.code == NOT_FOUND:
+        return NotFoundError(f"{url} refused the request ({error.code}): {said}")
     if 300 <= error.code < 400:
         return GtrTurboError(f"{url} sends the request on to another address ({error.code}).", "name that one with --engine.")
     return GtrTurboError(f"{url} refused the request ({error.code}): {said}")
@@ -105,10 +133,13 @@ def _read(response: Any) -> bytes:
 
 def _parsed(content: bytes) -> Any:
     try:
-        return json.loads(content)
+        answer = json.loads(content)
     except (ValueError, RecursionError) as error:
         said = str(error) or type(error).__name__
         raise _TriedInVainError(f"does not answer with JSON: {said}.") from None
+    if isinstance(answer, dict) and answer.get("error") and not answer.keys() & {"choices", "data"}:
+        raise _TriedInVainError(f"answers with an error: {str(answer['error'])[:SHOWN]}", tries=FAILED_TRIES, mend=SEE_LOG)
+    return answer
 
 
 class _NotSentOn(urllib.request.HTTPRedirectHandler):

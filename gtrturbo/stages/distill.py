@@ -1,6 +1,7 @@
 """distill: a teacher annotates turns. It writes guidance, not weights."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -94,12 +95,20 @@ def _check_checkpoint(config: DistillConfig, mode: Mode, teacher: Teacher | None
         raise GtrTurboError("--top-logprobs is for checkpoints that teach.", "leave it out, or name a checkpoint as --teacher.")
 
 
-def _open(config: DistillConfig, mode: Mode, on_progress: Callable[[int], None]) -> Teacher:
+def _open(config: DistillConfig, mode: Mode, on_progress: Callable[[int], None], ending: ExitStack) -> Teacher:
     """Open the checkpoint that teaches. Only where log-probs are asked for is a policy needed in this process."""
     checkpoint = checkpoint_of(config)
     assert checkpoint is not None
     endpoint = Endpoint(config.engine, config.served_model, at_once=REQUESTS_AT_ONCE)
-    opening = Opening(endpoint, for_training=False, device=config.device, dtype=config.dtype)
+    opening = Opening(
+        endpoint,
+        for_training=False,
+        device=config.device,
+        dtype=config.dtype,
+        probe=config.probe,
+        python=config.vllm_python,
+        ending=ending,
+    )
     sampling = {"temperature": config.temperature, "seed": config.seed}
     if kind_of(config.engine) not in ENGINES:
         agent = make_agent(config.engine, checkpoint, for_training=False, max_new_tokens=config.max_new_tokens, **sampling)
@@ -111,6 +120,7 @@ def _open(config: DistillConfig, mode: Mode, on_progress: Callable[[int], None])
         thoughts=thoughts_of(ask, **sampling),
         at_once=engine.asked_at_once or _replies_at_once(config),
         retries=config.retries,
+        metrics=policy.metrics,
         **(_scoring(config, policy, on_progress) if engine.in_process and mode.writes == "scores" else {}),
     )
 
@@ -152,8 +162,8 @@ def _score(config: DistillConfig, mode: Mode, teacher: Teacher | None, draft: Dr
     turns = read_turns(config.rollouts)
     tokens = read_turn_tokens(config.rollouts, turns)
     questions = _questions(config, turns, tokens, task=_task(config) if teacher else None)
-    with progress_bar("distill", len(turns)) as bar:
-        teacher = teacher or _open(config, mode, bar.advance)
+    with progress_bar("distill", len(turns)) as bar, ExitStack() as ending:
+        teacher = teacher or _open(config, mode, bar.advance, ending)
         found = _annotate(config, mode, teacher, questions)
     scores = found if isinstance(found, Scores) else Scores([np.asarray(row) for row in found])
     rows = check_logprobs(f"mode {config.mode}", questions, scores.logprobs)
@@ -217,7 +227,9 @@ def _teach(config: DistillConfig, mode: Mode, teacher: Teacher | None, draft: Dr
     """Write the teacher's thought for each legal turn, with the student's action in place of the teacher's."""
     task, turns = _task(config), [turn for turn in read_turns(config.rollouts) if turn.legal]
     questions = _questions(config, turns, None, task=task)
-    texts = _replies(config, mode, teacher or _open(config, mode, lambda _: None), task, questions, resume_log)
+    with ExitStack() as ending:
+        teacher = teacher or _open(config, mode, lambda _: None, ending)
+        texts = _replies(config, mode, teacher, task, questions, resume_log)
     if not group().world.first:
         return
     replies = [task.read(text, turn.info) if text is not None else None for turn, text in zip(turns, texts, strict=True)]
@@ -228,7 +240,7 @@ def _teach(config: DistillConfig, mode: Mode, teacher: Teacher | None, draft: Dr
     ]
     write_rows(draft.folder / DEMOS, demos)
     unparsed = sum(text is not None and reply is None for text, reply in zip(texts, replies, strict=True))
-    draft.metrics = {"turns": len(turns), "demos": len(demos), "unparsed": unparsed}
+    draft.metrics = {"turns": len(turns), "demos": len(demos), "unparsed": unparsed} | teacher.metrics()
     draft.renderer = _renderer(config)
 
 
