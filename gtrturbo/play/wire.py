@@ -71,7 +71,7 @@ def request(
             if isinstance(error.__cause__, ConnectionRefusedError):
                 on_refused()
             # Of a server that takes all the time for one answer there is nothing to wait for.
-            if tried >= error.tries or time.monotonic() + pause >= until:
+            if tried >= min(error.tries, len(BACKOFF)) or time.monotonic() + pause >= until:
                 raise GtrTurboError(f"{url} {error}", error.mend) from None
         time.sleep(pause)
     raise AssertionError("the last try either answers or raises.")
