@@ -41,7 +41,7 @@ LEARNED = [
 # What decides how an update is computed or repeated, not what is learned.
 AS_IS = {
     "seed", "dtype", "engine", "server", "served_model", "micro_batch_tokens", "micro_batch_size", "gradient_checkpointing",
-    "include", "exclude", "rank", "update", "expert", "mode", "task", "recursive",
+    "include", "exclude", "rank", "update", "expert", "mode", "task", "recursive", "address", "reply_format",
 }  # fmt: skip
 
 

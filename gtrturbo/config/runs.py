@@ -6,7 +6,8 @@ from typing import Annotated
 
 from gtrturbo.config.bounds import AT_LEAST_ONE, COUNT, ITERATIONS, NOT_NEGATIVE, RANK
 from gtrturbo.config.common import Device, EnvOptions, Log, Seed, TaskName, Verify
-from gtrturbo.config.fields import Role, check, fields
+from gtrturbo.config.fields import More, Role, check, fields
+from gtrturbo.config.teaching import Address, Answers, Hints, MaxCalls, MaxCost, MoreTeachers, Prices, TeacherWeights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,20 @@ class RunConfig:
     ] = "turbo-kl"
     model: Annotated[str, "tiny (built in), a Hugging Face id, or a folder. Any but tiny takes the paper's settings."] = "tiny"
     start: Annotated[Path | None, "Start from this checkpoint: no init and no sft. --model still chooses the settings."] = None
-    teacher: Annotated[Path | None, "External teacher, for a method that takes one."] = None
+    teacher: Annotated[
+        Path | None,
+        "External teacher, for a method that takes one: a checkpoint, a Hugging Face model's folder, openai:MODEL on a server, "
+        "or one of your own, path/to/file.py:NAME; repeatable.",
+        More("more_teachers"),
+    ] = None
+    more_teachers: MoreTeachers = ()
+    teacher_weights: TeacherWeights = None
+    address: Address = None
+    hints: Hints = False
+    prices: Prices = None
+    max_calls: MaxCalls = None
+    max_cost: MaxCost = None
+    answers: Answers = None
     task: TaskName = "numberline"
     env: EnvOptions = ()
     eval_env: Annotated[
@@ -97,6 +111,10 @@ class CompareConfig:
     baseline: Annotated[
         str | None, "Method that the others are compared to, as the table names it; ppo if there, else the first."
     ] = None
+    prices: Prices = None
+    price_per_hour: Annotated[
+        float | None, "What an hour of this machine costs, for the seconds of teachers that run on it.", NOT_NEGATIVE
+    ] = None
     out: Annotated[Path | None, "Folder for compare.json and compare.csv, with every iteration.", Role.RUNTIME] = None
 
 
@@ -110,6 +128,7 @@ class ReportConfig:
         str | None, "Method that the others are compared to, as the table names it; ppo if there, else the first."
     ] = None
     samples: Annotated[int, "Episodes to show of each run.", COUNT] = 2
+    prices: Prices = None
     price_per_call: Annotated[float | None, "What an API teacher would cost per answered turn.", NOT_NEGATIVE] = None
     price_per_million_tokens: Annotated[
         float | None, "What an API teacher would cost per million tokens, read and written alike.", NOT_NEGATIVE

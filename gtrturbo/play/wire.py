@@ -4,6 +4,7 @@ What answers may be anything. An answer is bounded in bytes and in time, it is a
 redirect would take the API key along), and nothing of it is believed before it is read as JSON.
 """
 
+import email.utils
 import http.client
 import io
 import json
@@ -21,13 +22,32 @@ BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 TIMEOUT = 600.0  # seconds for one answer, from the first byte that is sent to the last that comes
 LONGEST = 64 << 20  # bytes of an answer: a reply of 32,768 tokens with log-probs takes a tenth of it
 BLOCK = 1 << 16
+SHORTEST_KEY = 12  # characters of a key that is looked for in answers; shorter ones are words such as EMPTY
 SHOWN = 500  # characters of a refusal that are told
 TOO_MANY_REQUESTS = 429
 START = "start the server, or name another with --base-url."
 
 
-class _TriedInVainError(Exception):
-    """What may pass: the request is sent again."""
+class TriedInVainError(Exception):
+    """What may pass: the request may be sent again.
+
+    Attributes:
+        after: seconds that the server asks to wait before; None where it says nothing of it.
+        limited: the server is full, or the user's rate is (429).
+        maybe_paid: the server may have done the work, and its answer did not arrive whole.
+    """
+
+    def __init__(self, said: str, *, after: float | None = None, limited: bool = False, maybe_paid: bool = False) -> None:
+        super().__init__(said)
+        self.after, self.limited, self.maybe_paid = after, limited, maybe_paid
+
+
+class RefusedError(GtrTurboError):
+    """Say that a server refuses a request, and will as often as it is sent; `said` is its text, `code` its status."""
+
+    def __init__(self, url: str, code: int, said: str) -> None:
+        super().__init__(f"{url} refused the request ({code}): {said}")
+        self.code, self.said = code, said
 
 
 def request(url: str, body: dict[str, Any] | None = None, *, plain: bool = False) -> Any:
@@ -41,49 +61,91 @@ def request(url: str, body: dict[str, Any] | None = None, *, plain: bool = False
     Raises:
         GtrTurboError: the server refuses the request, or does not answer however often it is asked.
     """
-    content = None if body is None else json.dumps(body, allow_nan=False).encode()
-    asked = urllib.request.Request(url, data=content, headers=_headers())
     trouble = ""
     for pause in (*BACKOFF, None):
         try:
-            answer = _answer(asked)
-            return None if plain else _parsed(answer)
-        except _TriedInVainError as error:
+            return request_once(url, body, plain=plain)
+        except TriedInVainError as error:
             trouble = str(error)
         if pause is not None:
             time.sleep(pause)
     raise GtrTurboError(f"{url} {trouble}", START)
 
 
-def _headers() -> dict[str, str]:
-    key = os.environ.get("OPENAI_API_KEY")
+def request_once(url: str, body: dict[str, Any] | None = None, *, plain: bool = False, timeout: float | None = None) -> Any:
+    """Send one request once; see `request`.
+
+    Args:
+        timeout: seconds for the whole answer; TIMEOUT if not given.
+
+    Raises:
+        TriedInVainError: it may be sent again.
+        GtrTurboError: the server refuses it.
+    """
+    content = None if body is None else json.dumps(body, allow_nan=False).encode()
+    key = _key()
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    answer = _answer(urllib.request.Request(url, data=content, headers=headers), timeout or TIMEOUT, key)
+    return None if plain else _without(_parsed(answer), key)
+
+
+def _key() -> str:
+    key = os.environ.get("OPENAI_API_KEY", "")
     if key and not (key.isascii() and key.isprintable()):
         raise GtrTurboError("OPENAI_API_KEY holds characters that no key has, such as an end of line.", "set it anew.")
-    return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    return key
 
 
-def _answer(asked: urllib.request.Request) -> bytes:
+def _without(content: Any, key: str) -> Any:
+    """Return what a server said without the key, which it may repeat: what it says is shown and kept."""
+    if len(key) < SHORTEST_KEY:
+        return content
+    if isinstance(content, str):
+        return content.replace(key, "[key]")
+    if isinstance(content, list):
+        return [_without(each, key) for each in content]
+    if isinstance(content, dict):
+        return {name.replace(key, "[key]"): _without(value, key) for name, value in content.items()}
+    return content
+
+
+def _answer(asked: urllib.request.Request, timeout: float, key: str) -> bytes:
     """Ask once. What is wrong with a connection, or with HTTP on it, may pass; a refusal does not."""
+    began = False
     try:
-        with _open(asked) as response:
+        with _open(asked, timeout) as response:
+            began = True
             return _read(response)
     except urllib.error.HTTPError as error:
-        raise _refusal(asked.full_url, error) from None
+        raise _refusal(asked.full_url, error, key) from None
     except (OSError, http.client.HTTPException, ValueError, OverflowError) as error:
-        raise _TriedInVainError(f"cannot be reached: {error or type(error).__name__}.") from None
+        maybe = began or isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError)
+        raise TriedInVainError(f"cannot be reached: {error or type(error).__name__}.", maybe_paid=maybe) from None
 
 
-def _refusal(url: str, error: urllib.error.HTTPError) -> Exception:
+def _wait_of(error: urllib.error.HTTPError) -> float | None:
+    """Read Retry-After: seconds, or a date."""
+    told = error.headers.get("Retry-After", "").strip() if error.headers else ""
+    if told.isdecimal() and len(told) < 10:
+        return float(told)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(told).timestamp() - time.time()) if told else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _refusal(url: str, error: urllib.error.HTTPError, key: str) -> Exception:
     with error:
         try:
-            said = error.read(SHOWN).decode(errors="replace")
+            said = _without(error.read(SHOWN).decode(errors="replace"), key)
         except (OSError, http.client.HTTPException, ValueError):
             said = ""
     if error.code >= 500 or error.code == TOO_MANY_REQUESTS:
-        return _TriedInVainError(f"answered {error.code}: {said}")
+        limited = error.code == TOO_MANY_REQUESTS
+        return TriedInVainError(f"answered {error.code}: {said}", after=_wait_of(error), limited=limited)
     if 300 <= error.code < 400:
         return GtrTurboError(f"{url} sends the request on to another address ({error.code}).", "name that one with --base-url.")
-    return GtrTurboError(f"{url} refused the request ({error.code}): {said}")
+    return RefusedError(url, error.code, said)
 
 
 def _read(response: Any) -> bytes:
@@ -91,7 +153,7 @@ def _read(response: Any) -> bytes:
     while block := response.read1(BLOCK):
         content += block
         if len(content) > LONGEST:
-            raise _TriedInVainError(f"answers with more than {LONGEST >> 20} MiB.")
+            raise TriedInVainError(f"answers with more than {LONGEST >> 20} MiB.")
     if response.length:  # As the head says, more was to come.
         raise http.client.IncompleteRead(b"", response.length)
     return bytes(content)
@@ -102,7 +164,7 @@ def _parsed(content: bytes) -> Any:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
         said = str(error) or type(error).__name__
-        raise _TriedInVainError(f"does not answer with JSON: {said}.") from None
+        raise TriedInVainError(f"does not answer with JSON: {said}.", maybe_paid=True) from None
 
 
 class _NotSentOn(urllib.request.HTTPRedirectHandler):
@@ -113,11 +175,12 @@ class _NotSentOn(urllib.request.HTTPRedirectHandler):
 
 
 class _BytesInTime(io.RawIOBase):
-    """What comes from a socket within TIMEOUT in all: a timeout of the socket's own begins anew with each byte."""
+    """What comes from a socket within its timeout in all: a timeout of the socket's own begins anew with each byte."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket, self._file = connected, connected.makefile("rb", buffering=0)
-        self._until = time.monotonic() + TIMEOUT
+        self._seconds = connected.gettimeout() or TIMEOUT
+        self._until = time.monotonic() + self._seconds
 
     def readable(self) -> bool:
         return True
@@ -127,7 +190,7 @@ class _BytesInTime(io.RawIOBase):
             self._socket.settimeout(max(1e-3, self._until - time.monotonic()))
             return self._file.readinto(buffer)
         except TimeoutError:
-            raise TimeoutError(f"no whole answer within {TIMEOUT:g} seconds") from None
+            raise TimeoutError(f"no whole answer within {self._seconds:g} seconds") from None
 
     def close(self) -> None:
         self._file.close()
@@ -159,5 +222,5 @@ class _SecureHandler(urllib.request.HTTPSHandler):
         return self.do_open(_Secure, req)
 
 
-def _open(asked: urllib.request.Request) -> Any:
-    return urllib.request.build_opener(_NotSentOn, _PlainHandler, _SecureHandler).open(asked, timeout=TIMEOUT)
+def _open(asked: urllib.request.Request, timeout: float) -> Any:
+    return urllib.request.build_opener(_NotSentOn, _PlainHandler, _SecureHandler).open(asked, timeout=timeout)

@@ -22,7 +22,7 @@ def stage_function(name: str) -> Callable[..., Result]:
     with that sentence. A list of numbers stands for `0.2,0.8`, a mapping for several KEY=VALUE.
     """
     config = STAGES[name].config
-    known = {field.name: field for field in fields(config)}
+    known = {field.name: field for field in fields(config) if not field.rest_of}
     signature = inspect.Signature([_parameter(field) for field in sorted(known.values(), key=_order)], return_annotation=Result)
 
     def stage(*positional: Any, **options: Any) -> Result:
@@ -50,7 +50,7 @@ def _as_written(field: Field, value: Any) -> Any:
     """Write a value as a person would on the command line."""
     if isinstance(value, Mapping):
         return [f"{key}={_numbers(each)}" for key, each in value.items()]
-    if field.is_list:
+    if field.is_list or field.more:
         return [value] if isinstance(value, str | Path) else list(value)
     return _numbers(value) if isinstance(value, list | tuple) else value
 

@@ -15,7 +15,7 @@ from gtrturbo.plugins import is_outside, load, names_code
 from gtrturbo.stages.table import STAGES, Stage, resumable_files
 from gtrturbo.store.apart import require_apart
 from gtrturbo.store.draft import Draft, Result
-from gtrturbo.store.ids import artifact_id
+from gtrturbo.store.ids import artifact_id, sha256_file
 from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.provenance import Provenance
 from gtrturbo.store.pruned import pruned_files, remake_command
@@ -146,8 +146,7 @@ def provenance(config: Any, identify: Callable[[Path], str] = artifact_id) -> Pr
         GtrTurboError: an input is missing, or code of the user's own cannot be imported.
     """
     stage, chosen = _stage(config), knobs(config)
-    artifacts = {name: value for name, value in input_paths(config).items() if isinstance(value, tuple) or not names_code(value)}
-    inputs = {name: _ids(value, identify) for name, value in artifacts.items()}
+    inputs = {name: _ids(value, identify) for name, value in input_paths(config).items() if not _is_code(value)}
     for name, ids in stage.held(config).items():
         inputs[name] = [*ids, *(identity for identity in inputs.get(name, []) if identity not in ids)]
     for name, folder in stage.folders(config).items():
@@ -155,12 +154,14 @@ def provenance(config: Any, identify: Callable[[Path], str] = artifact_id) -> Pr
     named = seams(config).items()
     outside = {name: load(kind, value) for name, (kind, value) in named if names_code(Path(value))}
     chosen |= {name: canonical(kind, value) for name, (kind, value) in named if name in chosen}
+    chosen |= stage.names(config)
+    texts = {name: {"name": file.name, "sha256": sha256_file(file)} for name, file in stage.texts(config).items()}
     return Provenance(
         stage=stage_of(config),
         kind=stage.kind(config),
         config=chosen,
         inputs=inputs,
-        plugins={name: {"name": plugin.name, "sha256": plugin.sha256} for name, plugin in outside.items()},
+        plugins={name: {"name": plugin.name, "sha256": plugin.sha256} for name, plugin in outside.items()} | texts,
         absent=absent_knobs(type(config)),
     )
 
@@ -172,10 +173,15 @@ def canonical(kind: str, name: str) -> str:
     return CANONICAL[kind](name) if kind in CANONICAL else name
 
 
+def _is_code(value: Path | tuple[Path, ...]) -> bool:
+    """Tell whether all that is named is code of the user's own."""
+    return all(map(names_code, value)) if isinstance(value, tuple) else names_code(value)
+
+
 def _ids(value: Path | tuple[Path, ...], identify: Callable[[Path], str]) -> Any:
     if not isinstance(value, tuple):
         return identify(value)
-    return map_at_once(identify, value)
+    return map_at_once(identify, [each for each in value if not names_code(each)])
 
 
 def done(draft: Draft) -> Result:
