@@ -1,6 +1,7 @@
 """GTR-Turbo: train vision-language-model agents with a free teacher merged from their own checkpoints.
 
-As a library: `gtrturbo.merge(...)` on folders, `gtrturbo.merge_tensors(...)` on tensors in memory.
+As a library: every stage is a function by its command's name, options and defaults (docs/python.md), such as
+`gtrturbo.merge(...)` on folders; `gtrturbo.merge_tensors(...)` merges tensors in memory.
 """
 
 import importlib
@@ -8,8 +9,10 @@ from typing import Any
 
 __version__ = "0.2.0"
 # What the package offers to scripts, and where it is: imported when it is asked for.
+_STAGES = ("init", "sft", "rollout", "distill", "ppo_step", "merge", "evaluate", "load_turns")
 OFFERED = {
-    "merge": "gtrturbo.stages.functions",
+    **dict.fromkeys(_STAGES, "gtrturbo.stages.functions"),
+    "run": "gtrturbo.runs.functions",
     "merge_tensors": "gtrturbo.merging.in_memory",
     "GtrTurboError": "gtrturbo.errors",
 }

@@ -7,6 +7,7 @@ import traceback
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from gtrturbo import __version__
-from gtrturbo.config import CheckTaskConfig, CompareConfig, DistillConfig, PlayConfig, ReportConfig, RunConfig, ShowConfig
+from gtrturbo.config import CheckTaskConfig, CompareConfig, PlayConfig, ReportConfig, RunConfig, ShowConfig
 from gtrturbo.config.fields import Field, Role, build, fields
 from gtrturbo.config.renamed import FLAGS, old_options
 from gtrturbo.console import stderr
@@ -30,7 +31,6 @@ from gtrturbo.runs.methods import METHODS
 from gtrturbo.runs.plan import plan
 from gtrturbo.runs.progress import run_with_progress
 from gtrturbo.runs.script import shell
-from gtrturbo.runs.student import distill
 from gtrturbo.stages import STAGES, execute, preview, stage_of
 from gtrturbo.store.draft import Result
 from gtrturbo.store.yaml_files import read_yaml
@@ -39,6 +39,28 @@ ORDER = ("init", "sft", "rollout", "distill", "ppo-step", "merge", "eval")
 UNTOLD, UNTOLD_CODE = "unexpected error", 70  # EX_SOFTWARE of BSD's sysexits.h
 CANNOT_ALLOCATE = "can't allocate memory"  # as torch says it of a CPU
 MOST_TOLD = 200  # characters of an error that no sentence tells
+# What other toolkits call a command.
+ALSO_CALLED = {
+    "train": "run",
+    "demo": "run",
+    "evaluate": "eval",
+    "test": "eval",
+    "generate": "rollout",
+    "sample": "rollout",
+    "ppo": "ppo-step",
+    "update": "ppo-step",
+    "grpo": "ppo-step",
+    "teacher": "distill",
+    "score": "distill",
+    "annotate": "distill",
+    "finetune": "sft",
+    "ties": "merge",
+    "inspect": "show",
+    "view": "show",
+    "plot": "report",
+    "html": "report",
+    "diff": "compare",
+}
 PANELS = {Role.INPUT: "Inputs", Role.RUNTIME: "Output and machine"}
 
 
@@ -53,6 +75,17 @@ class _Commands(TyperGroup):
         with _plain_mistakes():
             return super().invoke(ctx)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Suggest the command that does what others call by another name, or what was nearly typed."""
+        try:
+            return super().resolve_command(ctx, args)
+        except Exception as error:
+            meant = get_close_matches(args[0], ALSO_CALLED, n=1) if args else []
+            message = getattr(error, "message", "")
+            if meant and "Did you mean" not in message:
+                error.message = f"{message.rstrip('.')}. Did you mean {ALSO_CALLED[meant[0]]!r}?"  # type: ignore[attr-defined]
+            raise
+
 
 @contextmanager
 def _plain_mistakes() -> Iterator[None]:
@@ -64,6 +97,11 @@ def _plain_mistakes() -> Iterator[None]:
         raise
 
 
+JOBS = (
+    "Train on a task of your own: gtrturbo check-task FILE.py:TASK, then gtrturbo run --task FILE.py:TASK --out runs/a",
+    "Merge checkpoints: gtrturbo merge --base BASE --out merged ONE TWO, then gtrturbo show merged",
+    "See whether a free teacher helps: gtrturbo run with --method ppo and with --method turbo-sft, then gtrturbo compare runs/*",
+)
 app = typer.Typer(
     name="gtrturbo",
     cls=_Commands,
@@ -71,6 +109,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="\n\n".join(JOBS),
 )
 
 
@@ -253,7 +292,7 @@ def run_stage(config: Any) -> None:
     if getattr(config, "dry_run", False):
         say(preview(config))
         return
-    result = distill(config) if isinstance(config, DistillConfig) else execute(config)
+    result = execute(config)
     stderr.print(summary_line(result), style="dim", soft_wrap=True)
     _print_path(result.out)
 
@@ -292,6 +331,11 @@ def play(config: PlayConfig) -> None:
     by_hand.play_by_hand(config.task, config.env, seed=config.seed, out=config.out, expert=config.expert)
 
 
+def require_task(config: CheckTaskConfig | PlayConfig) -> None:
+    """Refuse an unknown task, or option of it, before what plays it is imported."""
+    importlib.import_module("gtrturbo.tasks.loading").load_task(config.task, config.env)
+
+
 def _version(wanted: bool | None) -> None:
     if wanted:
         say(f"gtrturbo {__version__}")
@@ -318,8 +362,11 @@ add_command(
     verify=plan,
     built_in={"method": {name: method.summary for name, method in METHODS.items()}},
 )
-add_command("check-task", CheckTaskConfig, lambda config: importlib.import_module("gtrturbo.runs.check_task").check_task(config))
-add_command("play", PlayConfig, play)
+_CHECK_TASK = "gtrturbo.runs.check_task"
+add_command(
+    "check-task", CheckTaskConfig, lambda config: importlib.import_module(_CHECK_TASK).check_task(config), verify=require_task
+)
+add_command("play", PlayConfig, play, verify=require_task)
 add_command("show", ShowConfig, lambda config: importlib.import_module("gtrturbo.show.artifact").show(config))
 add_command("compare", CompareConfig, lambda config: importlib.import_module("gtrturbo.show.comparison").compare(config))
 add_command("report", ReportConfig, lambda config: _print_path(importlib.import_module("gtrturbo.report").report(config)))

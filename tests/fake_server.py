@@ -42,7 +42,7 @@ class Fake:
 
     @property
     def known(self) -> set[str]:
-        return STANDARD | (set() if self.kind == "generic" else EXTENDED | ({"lora_path"} if self.kind == "sglang" else set()))
+        return STANDARD | (set() if self.kind == "openai" else EXTENDED | ({"lora_path"} if self.kind == "sglang" else set()))
 
     def load(self, body: dict) -> tuple[int, object]:
         from gtrturbo.models.checkpoint import load_policy

@@ -444,6 +444,9 @@ def test_a_mistake_names_its_mend_in_the_last_line(line, told, tmp_path, monkeyp
 
 
 EXPERT = "rollout --out t --task numberline --expert"
+SERVED = "--engine vllm:http://localhost:8000"
+IN_TURN = "merge the last teacher and the next checkpoint in turn, each a merge of its own."
+TWO = "write two commands: distill, then ppo-step --scores, or sft of its demos"
 
 
 @pytest.mark.parametrize(
@@ -453,12 +456,51 @@ EXPERT = "rollout --out t --task numberline --expert"
         (f"{EXPERT} --novice 1", "there is no option novice any more.", "write: --random-expert-share"),
         ("run --out t --isolate", "there is no option isolate any more.", "write: --subprocess"),
         ("merge --out t --only model.* a", "there is no option only any more.", "write: --include"),
+        (f"{EXPERT} --engine openai", "--engine openai asks a server, and none is named.", f"write it as in {SERVED}"),
         ("run --out t --set rollout.illegal=end", "there is no option illegal any more.", "write: --on-invalid-reply"),
         ("distill --out t --rollouts r --expert --mode sft", "mode sft is called thoughts now.", "write: --mode thoughts"),
     ],
 )
 def test_an_old_spelling_is_refused_with_the_new_one(line, what, fix):
     assert refused(*line.split(), code=2) == [what, fix]
+
+
+@pytest.mark.parametrize(
+    ("line", "option", "fix"),
+    [
+        (f"{EXPERT} --server vllm", "server", f"write: {SERVED}, or sglang:…, or openai:… for any other kind."),
+        ("eval --out t --task numberline --base-url http://x", "base-url", f"write: {SERVED}"),
+        (
+            f"{EXPERT} --max-concurrency 2",
+            "max-concurrency",
+            "as many are asked for at once as --num-envs, of a teacher 64: leave it out.",
+        ),
+        ("distill --out t --micro-batch-size 3 --rollouts r", "micro-batch-size", "write: --micro-batch-tokens"),
+        ("distill --out t --rollouts r --student c", "student", f"{TWO}."),
+        ("distill --out t --rollouts r --update epochs=1", "update", f"{TWO}, with these options."),
+        (
+            "merge --out t --sign count a",
+            "sign",
+            "write: --parameters count=true for --sign count.",
+        ),
+        (
+            "merge --out t --adapter-space factors a",
+            "adapter-space",
+            "write: --parameters factors=true for --adapter-space factors.",
+        ),
+        (
+            "merge --out t --recursive a",
+            "recursive",
+            IN_TURN,
+        ),
+        ("report r --price-per-call 1", "price-per-call", "write: --price call=…"),
+        ("report r --price-per-million-tokens 1", "price-per-million-tokens", "write: --price million-tokens=…"),
+        ("report r --price-per-hour 1", "price-per-hour", "write: --price hour=…"),
+        ("report r --currency EUR", "currency", "write: --price currency=…"),
+    ],
+)
+def test_an_option_that_was_folded_into_another_names_that(line, option, fix):
+    assert refused(*line.split(), code=2) == [f"there is no option {option} any more.", fix]
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,8 @@ LEARNED = [
 ]
 # What decides how an update is computed or repeated, not what is learned.
 AS_IS = {
-    "seed", "dtype", "engine", "server", "served_model", "micro_batch_tokens", "micro_batch_size", "gradient_checkpointing",
-    "include", "exclude", "rank", "update", "expert", "mode", "task", "recursive", "address", "reply_format",
+    "seed", "dtype", "engine", "served_model", "micro_batch_tokens", "gradient_checkpointing",
+    "include", "exclude", "rank", "expert", "mode", "task", "address", "reply_format",
 }  # fmt: skip
 
 
@@ -162,6 +162,12 @@ def test_text_and_yaml_values_become_the_fields_type(config, name, text, value):
         (RolloutConfig, "expert", "yes", "expert must be true or false, got 'yes'."),
         (RolloutConfig, "task", ["a"], "task must be text, got ['a']."),
         (RolloutConfig, "out", True, "out must be a path, got True."),
+        # As YAML has them: !!set {a}, !!binary aGk=, and more digits than a double has.
+        (SftConfig, "learning_rate", {"a"}, "learning-rate must be a number, got {'a'}."),
+        (SftConfig, "steps", {"a"}, "steps must be a whole number, got {'a'}."),
+        (RolloutConfig, "task", b"hi", "task must be text, got b'hi'."),
+        (SftConfig, "steps", Path("3"), f"steps must be a whole number, got {Path('3')!r}."),
+        (SftConfig, "steps", 10**400, f"steps must be a whole number, got {'1' + '0' * 27}...{'0' * 29}."),
     ],
 )
 def test_a_value_of_another_type_is_refused(config, name, text, said):
@@ -176,8 +182,8 @@ def test_an_unknown_key_is_refused_and_the_known_ones_are_listed():
     assert error.value.what == "unknown setting densty."
     assert error.value.fix == (
         "known: out, overwrite, log, verify-inputs, checkpoints, base, method, weights, density, gamma, parameters, "
-        "trim, scale, normalize, task-vectors, sign, include, exclude, "
-        "saturate, missing, adapter-space, rank, recursive, seed, recipe, cache, state, verify, dry-run, threads, device"
+        "trim, scale, normalize, task-vectors, include, exclude, "
+        "saturate, missing, rank, seed, recipe, cache, state, verify, dry-run, threads, device"
     )
 
 

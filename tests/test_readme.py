@@ -1,16 +1,19 @@
 """What the README and the other pages tell a reader to type and to open is there."""
 
+import json
 import re
 import runpy
 import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 from parsed import CONFIGS, parsed
 
 from gtrturbo.config.fields import fields
 
 ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
 TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PAGES = [*TOP, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -150,9 +153,36 @@ def test_every_link_to_a_file_leads_somewhere(page):
     assert [link for link in links if link and not (page.parent / link).exists()] == []
 
 
-def test_the_page_of_commands_is_current():
-    written = runpy.run_path(str(ROOT / "docs" / "commands.py"))["page"]()
-    assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == written, "run: make docs"
+@pytest.mark.parametrize("page", ["commands", "metrics"])
+def test_a_page_that_is_made_from_the_code_is_current(page):
+    written = runpy.run_path(str(ROOT / "docs" / f"{page}.py"))["page"]()
+    assert (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8") == written, f"run: python -m docs.{page}"
+
+
+def test_the_readme_fits_on_two_screens():
+    lines = README.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 150
+    assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []
+
+
+def test_every_function_that_an_equation_is_said_to_be_in_is_there():
+    named = re.findall(r"`(gtrturbo/[\w/]+\.py):(\w+)`", (ROOT / "docs" / "paper-to-code.md").read_text(encoding="utf-8"))
+    assert len(named) > 15
+    for path, name in named:
+        assert re.search(rf"^def {name}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE), f"{path}:{name}"
+
+
+def test_every_page_is_in_the_sites_contents():
+    contents = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    listed = {page for part in contents for page in ([part] if isinstance(part, str) else next(iter(part.values())))}
+    assert listed == {page.name for page in (ROOT / "docs").glob("*.md")} | {"index.md"}
+
+
+def test_every_number_that_a_stage_records_is_explained(init, warm, turns, ppo, scores):
+    explained = runpy.run_path(str(ROOT / "docs" / "metrics.py"))["METRICS"]
+    for folder in (init, warm, turns, ppo, scores):
+        manifest = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+        assert [name for name in manifest["metrics"] if manifest["stage"] not in explained[name].stages] == []
 
 
 def test_the_page_of_commands_names_every_setting():

@@ -57,6 +57,36 @@ def test_the_arm_full_loss_is_the_method_turbo_loss_under_its_old_name(task):
     assert "full-loss" in {json.loads(line)["arm"] for line in (record.RESULTS / f"{task}.jsonl").read_text().splitlines()}
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_guards_are_one_change_each_to_ppo_from_one_start():
+    commands = [command.partition(" || ")[0] for command in made_by("guards") if "--label" in command]
+    configs = {config.label: config for config in map(parsed, commands)}
+    plain = configs["unguarded"]
+    updates = {label: [step.config for step in plan(config) if step.stage == "ppo-step"][-1] for label, config in configs.items()}
+    assert len(configs) == 6 and {(each.start, each.seed, each.iterations, each.method) for each in configs.values()} == {
+        (plain.start, 3, 30, "ppo")
+    }
+    assert {update.learning_rate for update in updates.values()} == {1e-3}
+    changed = {label: (update.guard, update.target_kl, update.adam_epsilon) for label, update in updates.items()}
+    assert len(set(changed.values())) == 6 and changed["unguarded"] == ("none", None, 1e-8)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(("code", "kept"), [(0, True), (3, True), (1, False)])
+def test_a_guarded_run_that_collapsed_is_a_result_and_one_that_failed_is_none(tmp_path, code, kept):
+    start = tmp_path / "numberline/start/3/evals/0000/stage.json"
+    start.parent.mkdir(parents=True)
+    start.write_text("{}")
+    target = tmp_path / "collapse/dual-clip/3/commit"
+    target.parent.mkdir(parents=True)
+    fake = tmp_path / "gtrturbo"
+    fake.write_text(f"#!/bin/sh\nexit {code}\n")
+    fake.chmod(0o755)
+    command = ["make", "-s", "-C", "examples/reproduce", "SEEDS=3", f"OUT={tmp_path}", f"GTRTURBO={fake}", str(target)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True)
+    assert (done.returncode == 0, target.is_file()) == (kept, kept)
+
+
 def outcomes(wins: int) -> list[int]:
     return [1] * wins + [0] * (10 - wins)
 

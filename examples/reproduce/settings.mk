@@ -87,3 +87,13 @@ merge-every-2 :=
 merge-every-5 :=
 every-merge-every-2 := 2
 every-merge-every-5 := 5
+
+# PPO on NumberLine at a learning rate at which it collapses, alone and with one guard each; from NumberLine's starts.
+seeds-collapse := 1 2 3
+loop-collapse := --episodes 64 --iterations 30 --eval-every 10 --set ppo-step.learning-rate=1e-3
+guard-unguarded :=
+guard-dual-clip := --set ppo-step.guard=dual-clip
+guard-clipped-only := --set ppo-step.guard=clipped-only
+guard-log-ratio := --set ppo-step.guard=log-ratio
+guard-target-kl := --set ppo-step.target-kl=0.05
+guard-adam-epsilon := --set ppo-step.adam-epsilon=1e-7

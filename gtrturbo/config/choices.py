@@ -6,7 +6,7 @@ AUTO = "auto"
 # When large files of what a stage reads are hashed.
 VerifyInputs = Literal["always", "once", "never"]
 InvalidReply = Literal["random", "noop", "end"]
-ServerName = Literal["vllm", "sglang", "generic"]
+ServerName = Literal["vllm", "sglang", "openai"]
 # Where a KL enters the reward of a turn, and where it may enter at all.
 Placement = Literal["reward", "advantage", "return"]
 AnyPlacement = Literal[Placement, "loss"]
@@ -15,7 +15,7 @@ Sign = Literal["total", "count"]
 # What to do about tensors that only the base or only a checkpoint has.
 Missing = Literal["dropped", "base", "error"]
 # Built-ins that others than their own table name: who answers, what a turn is credited with, how a KL is estimated.
-HF, OPENAI = "hf", "openai"
+HF, VLLM, SGLANG, OPENAI = "hf", "vllm", "sglang", "openai"
 GAE = "gae"
 GROUP, GROUP_MEAN, STEP_GROUP, STEP_GROUP_MEAN = "group", "group-mean", "step-group", "step-group-mean"
 # Credits that compare episodes of one deal.
@@ -23,3 +23,4 @@ AMONG_GROUPS = (GROUP, GROUP_MEAN, STEP_GROUP, STEP_GROUP_MEAN)
 NO_GUARD = "none"
 K1_CLIP, K2, FULL = "k1-clip", "k2", "full"
 ADAM_EPSILON = 1e-8
+REPLIES_AT_ONCE = 32  # of a teacher in this process, where no number of tokens is given

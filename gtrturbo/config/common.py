@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from gtrturbo.config.addresses import address_of
-from gtrturbo.config.bounds import AT_LEAST_ONE, SEED, SIDE_BY_SIDE, THREADS, TOKENS, WordOrWhole
-from gtrturbo.config.choices import AUTO, InvalidReply, ServerName, VerifyInputs
+from gtrturbo.config.addresses import server_of
+from gtrturbo.config.bounds import SEED, SIDE_BY_SIDE, TOKENS, WordOrWhole
+from gtrturbo.config.choices import AUTO, InvalidReply, VerifyInputs
 from gtrturbo.config.fields import Checked, Role, Seam, check, fields
 
 Device = Annotated[str, "Where to compute: auto takes cuda if there is one, else cpu.", Role.RUNTIME]
@@ -39,19 +39,13 @@ MaxNewTokens = Annotated[int, "Longest reply in tokens; 256 as in the paper.", T
 NumEnvs = Annotated[int, "Episodes played side by side, and replies generated in one batch.", SIDE_BY_SIDE]
 Engine = Annotated[
     str,
-    "Who answers: hf is this process, with transformers; openai is a server, see --base-url; or an agent of your own, "
-    "path/to/file.py:NAME.",
+    "Who answers: hf is this process, with transformers; a server by its kind and address, vllm:http://localhost:8000 or "
+    "sglang:http://localhost:30000; openai:http://… is any other that speaks the protocol, which returns no token ids and so "
+    "serves eval and thoughts alone; or an agent of your own, path/to/file.py:NAME.",
     Seam("engine"),
-]
-ServerKind = Annotated[
-    ServerName,
-    "What the server is; a generic one is sent standard fields only, returns no token ids, and so can serve eval alone.",
-]
-BaseUrl = Annotated[
-    str | None, "Where the server is, such as http://localhost:8000 (--engine openai).", Role.RUNTIME, Checked(address_of)
+    Checked(server_of),
 ]
 ServedModel = Annotated[str | None, "Model that the server is asked for; the first that it lists if not given."]
-MaxConcurrency = Annotated[int, "Most requests at once to the server.", THREADS, Role.RUNTIME]
 MicroBatchTokens = Annotated[
     str,
     "Tokens per forward pass, padding included: a number, or auto (8192 on a CPU, what fits on a GPU). Results change by "
@@ -64,7 +58,6 @@ Checkpointing = Annotated[
 Fsdp = Annotated[
     bool, "Under torchrun: split full weights, gradients and optimiser over the processes, not only the work.", Role.RUNTIME
 ]
-MicroBatch = Annotated[int, "Samples per forward pass; memory grows with it, results change by rounding only.", AT_LEAST_ONE]
 
 
 @dataclass(frozen=True, kw_only=True)

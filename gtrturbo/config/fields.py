@@ -7,6 +7,7 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -216,7 +217,8 @@ def _scalar(field: Field, kind: type, value: Any) -> Any:
         if str(value).lower() not in ("true", "false"):
             raise refusal
         return str(value).lower() == "true"
-    if isinstance(value, bool | list | dict) or value is None:
+    # YAML has more kinds than options have: sets, bytes, maps.
+    if isinstance(value, bool) or not isinstance(value, str | Real if kind in (int, float) else str | Real | Path):
         raise refusal
     if kind in (int, float):
         if (number := _number(kind, value)) is None:
@@ -232,9 +234,11 @@ def _number(kind: type, value: Any) -> int | float | None:
     """Return a number of the kind, from a text in plain digits or from YAML; None where it is none."""
     if isinstance(value, str):
         return whole(value.strip()) if kind is int else real(value.strip())
-    if kind is int:
-        return int(value) if float(value).is_integer() else None
-    return float(value)
+    try:
+        exact = float(value)
+    except OverflowError:
+        return None
+    return exact if kind is float else int(value) if exact.is_integer() else None
 
 
 def shortened(value: Any) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from gtrturbo.config.bounds import COUNT, FRACTION, POSITIVE, RANK, SEED, THREADS, EachBetween
-from gtrturbo.config.choices import Missing, Sign
+from gtrturbo.config.choices import Missing
 from gtrturbo.config.common import StageConfig
 from gtrturbo.config.fields import Absent, Role, Seam
 
@@ -43,7 +43,8 @@ class MergeConfig(StageConfig):
     parameters: Annotated[
         tuple[str, ...],
         "KEY=VALUE of the method's own, such as epsilon=0.1 of della or t=0.01 of nearswap (docs/merge.md has all, with defaults "
-        "as in mergekit); one for all checkpoints, or one each: 0.1,0.2; repeatable.",
+        "as in mergekit); one for all checkpoints, or one each: 0.1,0.2; repeatable. count=true elects signs by the number of "
+        "votes; factors=true merges A and B of LoRA adapters apart, as PEFT does: approximate.",
         Absent((), silent=True),
     ] = ()
     trim: Annotated[
@@ -63,7 +64,6 @@ class MergeConfig(StageConfig):
         "else the base then only lends its layout, and whole weights are merged (as in mergekit).",
         Absent(False, silent=True),
     ] = False
-    sign: Annotated[Sign, "How a sign is elected: by the weighted sum (as in the paper), or by the number of votes."] = "total"
     include: Annotated[
         tuple[str, ...], "Merge only tensors whose name fits, such as model.layers.*; repeatable. Others: the base's."
     ] = ()
@@ -76,17 +76,9 @@ class MergeConfig(StageConfig):
         "Tensors that only the base or only a checkpoint has: error refuses; base does as the base does; dropped, ours, does so "
         "with what transformers does not load (mtp.*, inv_freq, value heads), tells it, and refuses others.",
     ] = "dropped"
-    adapter_space: Annotated[
-        Literal["delta", "factors"],
-        "LoRA adapters: delta, ours, merges what they stand for, scale·B·A, exactly. factors merges A and B apart, as PEFT does: "
-        "approximate.",
-    ] = "delta"
     rank: Annotated[
         int, "LoRA adapters: write an adapter of this rank (truncated SVD; its error is printed), not full weights.", RANK
     ] = 0
-    recursive: Annotated[
-        bool, "Merge one checkpoint after another into the last teacher: the paper's recursion, an approximation of their merge."
-    ] = False
     seed: Annotated[int, "dare: decides which entries are dropped.", SEED] = 0
     recipe: Annotated[
         str | None,

@@ -7,20 +7,16 @@ from typing import Annotated
 from gtrturbo.config.bounds import AT_LEAST_ONE, COUNT, FRACTION, SEED, TEMPERATURE, TEMPERATURE_OR_ZERO, TRIES
 from gtrturbo.config.choices import HF
 from gtrturbo.config.common import (
-    BaseUrl,
     Device,
     Dtype,
     Engine,
     EnvOptions,
-    MaxConcurrency,
     MaxNewTokens,
-    MicroBatch,
     MicroBatchTokens,
     NumEnvs,
     OnInvalidReply,
     Seed,
     ServedModel,
-    ServerKind,
     StageConfig,
     TaskName,
 )
@@ -29,12 +25,12 @@ from gtrturbo.config.teaching import (
     Address,
     Answers,
     AnswerTimeout,
+    AtOnce,
     Hints,
     Ledger,
     MaxCalls,
     MaxCost,
     MoreTeachers,
-    PlayedBy,
     Prices,
     PromptFile,
     RepairFile,
@@ -72,10 +68,7 @@ class RolloutConfig(StageConfig):
     on_invalid_reply: OnInvalidReply = "random"
     num_envs: NumEnvs = 32
     engine: Engine = HF
-    server: ServerKind = "vllm"
-    base_url: BaseUrl = None
     served_model: ServedModel = None
-    max_concurrency: MaxConcurrency = 64
     seed: Seed = 0
     device: Device = "auto"
     dtype: Dtype = "auto"
@@ -123,8 +116,8 @@ class DistillConfig(StageConfig):
     max_cost: MaxCost = None
     answers: Answers = None
     ledger: Ledger = None
+    at_once: AtOnce = 16
     answer_timeout: AnswerTimeout = 120.0
-    played_by: PlayedBy = None
     task: Annotated[
         str | None,
         "Task of the turns, where it is one of your own: code is loaded only because you name it.",
@@ -145,19 +138,8 @@ class DistillConfig(StageConfig):
     ] = 3
     max_new_tokens: MaxNewTokens = 256
     micro_batch_tokens: MicroBatchTokens = "auto"
-    micro_batch_size: MicroBatch = 32
     engine: Engine = HF
-    server: ServerKind = "vllm"
-    base_url: BaseUrl = None
     served_model: ServedModel = None
-    max_concurrency: MaxConcurrency = 64
-    student: Annotated[
-        Path | None, "Go on to the weights: update this checkpoint with the guidance and write it to --out.", Role.INPUT
-    ] = None
-    update: Annotated[
-        tuple[str, ...],
-        "KEY=VALUE for that update, an option of sft (--mode thoughts, correct) or ppo-step (--mode kl); repeatable.",
-    ] = ()
     seed: Seed = 0
     device: Device = "auto"
     dtype: Dtype = "auto"
@@ -179,10 +161,7 @@ class EvalConfig(StageConfig):
     on_invalid_reply: OnInvalidReply = "random"
     num_envs: NumEnvs = 32
     engine: Engine = HF
-    server: ServerKind = "vllm"
-    base_url: BaseUrl = None
     served_model: ServedModel = None
-    max_concurrency: MaxConcurrency = 64
     seed: Annotated[int, "Chooses the deals; keep it to compare checkpoints pair by pair.", SEED] = 1_000_000
     device: Device = "auto"
     dtype: Dtype = "auto"

@@ -9,13 +9,39 @@ RENAMED = {
     "isolate": "subprocess",
     "only": "include",
 }
-FLAGS = {"isolate"}  # of these, those that were given without a value
+FLAGS = {"isolate", "recursive"}  # of these, those that were given without a value
 # By the old name: the configs that had it, and what stands in its place.
+SERVED = ("RolloutConfig", "DistillConfig", "EvalConfig")
 GONE = {
     "compat": (
         ("MergeConfig", "DistillConfig"),
         "the published code's ways are plug-ins: see examples/reproduce/release.py.",
     ),
+    "server": (
+        SERVED,
+        "write: --engine vllm:http://localhost:8000, or sglang:…, or openai:… for any other kind.",
+    ),
+    "base_url": (SERVED, "write: --engine vllm:http://localhost:8000"),
+    "max_concurrency": (SERVED, "as many are asked for at once as --num-envs, of a teacher 64: leave it out."),
+    "micro_batch_size": (("DistillConfig",), "write: --micro-batch-tokens"),
+    "student": (
+        ("DistillConfig",),
+        "write two commands: distill, then ppo-step --scores, or sft of its demos.",
+    ),
+    "update": (
+        ("DistillConfig",),
+        "write two commands: distill, then ppo-step --scores, or sft of its demos, with these options.",
+    ),
+    "sign": (("MergeConfig",), "write: --parameters count=true for --sign count."),
+    "adapter_space": (
+        ("MergeConfig",),
+        "write: --parameters factors=true for --adapter-space factors.",
+    ),
+    "recursive": (("MergeConfig",), "merge the last teacher and the next checkpoint in turn, each a merge of its own."),
+    "price_per_call": (("ReportConfig",), "write: --price call=…"),
+    "price_per_million_tokens": (("ReportConfig",), "write: --price million-tokens=…"),
+    "price_per_hour": (("ReportConfig",), "write: --price hour=…"),
+    "currency": (("ReportConfig",), "write: --price currency=…"),
 }
 # By the name of an option and an old value: the new one.
 VALUES = {("mode", "sft"): "thoughts"}

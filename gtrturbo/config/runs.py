@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from gtrturbo.config.bounds import AT_LEAST_ONE, COUNT, ITERATIONS, NOT_NEGATIVE, RANK
+from gtrturbo.config.bounds import AT_LEAST_ONE, COUNT, ITERATIONS, RANK
 from gtrturbo.config.common import Device, EnvOptions, Log, Seed, TaskName, Verify
-from gtrturbo.config.fields import More, Role, check, fields
+from gtrturbo.config.fields import Checked, More, Role, check, fields
+from gtrturbo.config.prices import prices_of
 from gtrturbo.config.teaching import Address, Answers, Hints, MaxCalls, MaxCost, MoreTeachers, Prices, TeacherWeights
 
 
@@ -112,9 +113,11 @@ class CompareConfig:
         str | None, "Method that the others are compared to, as the table names it; ppo if there, else the first."
     ] = None
     prices: Prices = None
-    price_per_hour: Annotated[
-        float | None, "What an hour of this machine costs, for the seconds of teachers that run on it.", NOT_NEGATIVE
-    ] = None
+    price: Annotated[
+        tuple[str, ...],
+        "KEY=VALUE, as report takes it: hour=PRICE is what an hour of this machine costs; repeatable.",
+        Checked(prices_of),
+    ] = ()
     out: Annotated[Path | None, "Folder for compare.json and compare.csv, with every iteration.", Role.RUNTIME] = None
 
 
@@ -129,14 +132,12 @@ class ReportConfig:
     ] = None
     samples: Annotated[int, "Episodes to show of each run.", COUNT] = 2
     prices: Prices = None
-    price_per_call: Annotated[float | None, "What an API teacher would cost per answered turn.", NOT_NEGATIVE] = None
-    price_per_million_tokens: Annotated[
-        float | None, "What an API teacher would cost per million tokens, read and written alike.", NOT_NEGATIVE
-    ] = None
-    price_per_hour: Annotated[
-        float | None, "What an hour of this machine costs, for the merged teacher's seconds.", NOT_NEGATIVE
-    ] = None
-    currency: Annotated[str, "Of the prices."] = "USD"
+    price: Annotated[
+        tuple[str, ...],
+        "KEY=VALUE: what an API teacher would cost by call (per answered turn) or by million-tokens (read and written alike), "
+        "what hour (of this machine) costs, and the currency, USD if not given; such as call=0.0044; repeatable.",
+        Checked(prices_of),
+    ] = ()
 
     def __post_init__(self) -> None:
         for field in fields(type(self)):

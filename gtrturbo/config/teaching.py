@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from gtrturbo.config.addresses import teacher_address
-from gtrturbo.config.bounds import AT_LEAST_ONE, POSITIVE, Between, EachBetween
+from gtrturbo.config.bounds import AT_LEAST_ONE, POSITIVE, THREADS, Between, EachBetween
 from gtrturbo.config.fields import Absent, Checked, RestOf, Role, Seam
 
 Address = Annotated[
@@ -59,13 +59,9 @@ Answers = Annotated[
 Ledger = Annotated[
     Path | None, "File to which each call is added; --max-calls and --max-cost then count all that is in it.", Role.RUNTIME
 ]
+AtOnce = Annotated[int, "Most requests at once to the teacher's server.", THREADS, Role.RUNTIME]
 AnswerTimeout = Annotated[
     float, "Seconds for one answer of the teacher's server, from the first byte to the last.", Between(0.1, 86_400), Role.RUNTIME
-]
-PlayedBy = Annotated[
-    Path | None,
-    "kl: the checkpoint that played the turns, to compare tokenizers with where the teacher renders prompts otherwise.",
-    Role.RUNTIME,
 ]
 PromptFile = Annotated[
     Path | None, "correct, thoughts of a server: what the teacher is asked, a file with $-names (docs/teachers.md).", Role.RUNTIME

@@ -70,7 +70,7 @@ class Adapter:
                 what = (
                     f"replaces {name} as a whole" if isinstance(choice[0], Replaced) else f"changes {name} by more than scale·B·A"
                 )
-                raise GtrTurboError(f"{self.folder} {what}.", "use --adapter-space delta.")
+                raise GtrTurboError(f"{self.folder} {what}.", "leave out --parameters factors=true.")
             found[name.removesuffix(".weight")] = choice[0]
         return found
 

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtrturbo.config.choices import Sign
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.engine import Merge
 from gtrturbo.merging.global_trim import bounds_of, with_global_thresholds
@@ -38,7 +37,6 @@ def merge_tensors(
     trim: str = "tensor",
     scale: float = 1.0,
     normalize: bool | None = None,
-    sign: Sign = "total",
     seed: int = 0,
     threads: int | None = None,
 ) -> dict[str, Tensor]:
@@ -64,7 +62,6 @@ def merge_tensors(
         density=_text(density),
         scale=scale,
         normalize=normalize,
-        sign=sign,
         gamma=gamma,
         own=dict(parameters or {}),
         trim=trim,  # type: ignore[arg-type]

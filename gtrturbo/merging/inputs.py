@@ -131,14 +131,14 @@ def read_inputs(
         if is_adapter(base):
             raise GtrTurboError(f"the base {base} is a LoRA adapter, the checkpoints have full weights.")
         if rank or factors:
-            raise GtrTurboError("--rank and --adapter-space are for LoRA adapters, the checkpoints have full weights.")
+            raise GtrTurboError("--rank and --parameters factors=true are for LoRA adapters, the checkpoints have full weights.")
         return Inputs(base, checkpoints, (), None, rank, factors, pattern, missing)
     if full := [path for path in checkpoints if path not in adapters and not same_artifact(path, under)]:
         raise GtrTurboError(f"{adapters[0]} is a LoRA adapter and {full[0]} has full weights.", "merge one kind at a time.")
     if rank and factors:
-        raise GtrTurboError("--adapter-space factors keeps the rank that the factors have.", "leave out --rank.")
+        raise GtrTurboError("--parameters factors=true keeps the rank that the factors have.", "leave out --rank.")
     if (rank or factors) and (include or exclude):
-        raise GtrTurboError("--include and --exclude are for full weights as output.", "leave out --rank and --adapter-space.")
+        raise GtrTurboError("--include and --exclude are for full weights as output.", "leave out --rank and factors=true.")
     origin = read_adapter(base) if is_adapter(base) else None
     read = tuple(read_adapter(path) if path in adapters else Adapter(path) for path in checkpoints)
     inputs = Inputs(under, checkpoints, read, origin, rank, factors, pattern, missing)

@@ -25,6 +25,7 @@ from gtrturbo.store.open_files import Files, read_tensor
 from gtrturbo.store.safetensors_files import Layout, TensorEntry, header_of
 
 DELTAS = "deltas.safetensors"
+IN_DELTAS = "leave out --parameters factors=true."
 OVERSAMPLE, PASSES = 16, 6
 LINEAR_PARTS = (".lora_A.weight", ".lora_B.weight")
 EMBEDDING_PARTS = (".lora_embedding_A", ".lora_embedding_B")
@@ -94,7 +95,7 @@ def factor_sources(adapters: Sequence[Adapter], folder: Path, plan: MergePlan) -
         odd = [name for name, entry in layout.entries.items() if name not in entries or entries[name].shape != entry.shape]
         if odd or entries.keys() != layout.entries.keys():
             name = odd[0] if odd else min(entries.keys() - layout.entries.keys())
-            raise GtrTurboError(f"{name} of {adapter.folder} does not fit {adapters[0].folder}.", "use --adapter-space delta.")
+            raise GtrTurboError(f"{name} of {adapter.folder} does not fit {adapters[0].folder}.", IN_DELTAS)
     plans = _plans(adapters, products, plan)
     targets = [
         Target(
@@ -112,24 +113,24 @@ def factor_sources(adapters: Sequence[Adapter], folder: Path, plan: MergePlan) -
 def _plans(adapters: Sequence[Adapter], products: Sequence[dict[str, Product]], plan: MergePlan) -> dict[str, MergePlan]:
     """The weights of each factor of a sum; none where the factors are averaged or elected, and those of the plan count."""
     if plan.rule.scale != 1 and plan.method.keeps != "random":
-        raise GtrTurboError("--scale would multiply A and B, and so what they stand for twice.", "use --adapter-space delta.")
+        raise GtrTurboError("--scale would multiply A and B, and so what they stand for twice.", IN_DELTAS)
     if not plan.sums:
         if min(plan.weights) < 0:
             raise GtrTurboError(
                 f"{plan.name} of factors has no negative weights: A and B would both change their sign.",
-                "use --adapter-space delta, or --method task-arithmetic.",
+                "leave out --parameters factors=true, or use --method task-arithmetic.",
             )
         for adapter, each in zip(adapters, products, strict=True):
             if any(product.scale != products[0][name].scale for name, product in each.items()):
                 raise GtrTurboError(
                     f"{adapter.folder} has other scales than {adapters[0].folder}.",
-                    "use --adapter-space delta, or --method task-arithmetic.",
+                    "leave out --parameters factors=true, or use --method task-arithmetic.",
                 )
         return {}
     plans = {}
     for module, first in products[0].items():
         if not first.scale:
-            raise GtrTurboError(f"{adapters[0].folder} has lora_alpha 0.", "name another first, or use --adapter-space delta.")
+            raise GtrTurboError(f"{adapters[0].folder} has lora_alpha 0.", f"name another first, or {IN_DELTAS}")
         shares = [w * each[module].scale / first.scale for w, each in zip(plan.weights, products, strict=True)]
         roots = tuple(math.sqrt(abs(share)) for share in shares)
         plans[first.b.name] = replace(plan, weights=roots)

@@ -84,7 +84,7 @@ class MergeMethod:
         needs_base: where no base is known, no checkpoint can lend its layout.
         whole: when weights are merged as they are, not as task vectors around the base: never, always, where the base is borrowed
             from a checkpoint, or where weights are summed instead of averaged.
-        recursive, running_sums: --recursive and --state stand for it.
+        running_sums: --state stands for it.
         mergekit: its name in mergekit's recipes.
         takes_base: in a recipe the base is merged as the others are: mergekit knows no task vectors there.
         reads: what a recipe says of it besides `settings`, by mergekit's names.
@@ -102,7 +102,6 @@ class MergeMethod:
     most: int | None = None
     needs_base: bool = True
     whole: Literal["never", "always", "borrowed", "summed"] = "never"
-    recursive: bool = False
     running_sums: bool = False
     mergekit: str | None = None
     takes_base: bool = False
@@ -163,7 +162,6 @@ METHODS: dict[str, MergeMethod] = {
         keeps="largest",
         votes=True,
         normalizes=True,
-        recursive=True,
         running_sums=True,
         mergekit="ties",
         reads=TRIMMED,
@@ -173,7 +171,6 @@ METHODS: dict[str, MergeMethod] = {
         normalizes=True,
         needs_base=False,
         whole="summed",
-        recursive=True,
         mergekit="linear",
         reads=frozenset({"weight", "normalize"}),
         takes_base=True,

@@ -2,12 +2,16 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gtrturbo.config.choices import Sign
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.merging.methods import MergeMethod
 
 NUMBER = re.compile(r"[+-]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,3})?")
+# Parameters of all methods that vote, and of every merge of adapters.
+COUNT, FACTORS = "count", "factors"
 INTEGER = re.compile(r"[+-]?\d{1,15}")
 # As YAML 1.1 and pydantic, hence mergekit, read them.
 TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -29,6 +33,36 @@ def parse_parameters(texts: Sequence[str]) -> dict[str, Any]:
         numbers = [_value(key, part) for part in value.split(",")]
         found[key] = numbers[0] if len(numbers) == 1 else tuple(numbers)
     return found
+
+
+def without_sign(method: MergeMethod, parameters: Mapping[str, Any]) -> tuple[Sign, dict[str, Any]]:
+    """Say how a method that votes elects signs, by the weighted sum or by the number of votes, and which parameters remain.
+
+    Raises:
+        GtrTurboError: count is neither true nor false.
+    """
+    if not method.votes or COUNT not in parameters or COUNT in method.settings:
+        return "total", dict(parameters)
+    chosen = "count" if _truth(COUNT, parameters) else "total"
+    return chosen, {key: value for key, value in parameters.items() if key != COUNT}
+
+
+def without_factors(method: MergeMethod, parameters: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
+    """Say whether the factors of adapters are merged apart, and which parameters remain.
+
+    Raises:
+        GtrTurboError: factors is neither true nor false.
+    """
+    if FACTORS not in parameters or FACTORS in method.settings:
+        return False, dict(parameters)
+    return _truth(FACTORS, parameters), {key: value for key, value in parameters.items() if key != FACTORS}
+
+
+def _truth(key: str, parameters: Mapping[str, Any]) -> bool:
+    value = parameters[key]
+    if not isinstance(value, bool):
+        raise GtrTurboError(f"parameter {key} must be true or false, got {value}.")
+    return value
 
 
 def _value(key: str, text: str) -> bool | int | float:

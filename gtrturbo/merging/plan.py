@@ -21,6 +21,7 @@ from gtrturbo.merging.methods import (
     with_signed_weights,
 )
 from gtrturbo.merging.operands import RuleInputs, TileRule
+from gtrturbo.merging.parameters import without_sign
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class MergePlan:
 
 @dataclass(frozen=True)
 class MergeSettings:
-    """What a user chooses of a method; see the options of `merge`."""
+    """What a user chooses of a method; see the options of `merge`. `sign` follows from `own`."""
 
     method: str | MergeRule | Callable[..., Any]
     weights: str = "sma"
@@ -123,7 +124,8 @@ def make_plan(settings: MergeSettings, k: int, *, borrowed: bool = False, whole:
     """
     method = method_of(settings.method)
     name = settings.method if isinstance(settings.method, str) else name_of(settings.method)
-    settings = replace(settings, method=name)
+    sign, parameters = without_sign(method, settings.own)
+    settings = replace(settings, method=name, sign=sign, own=parameters)
     _require_count(name, method, k)
     normalize = method.normalizes if settings.normalize is None else settings.normalize
     _require_fitting(settings, method)

@@ -12,8 +12,8 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.claims import claimed_anew, holds_no_links, replaced, require_outside_artifacts
 from gtrturbo.store.files import read_regular, save_json
 from gtrturbo.store.hashes import content_hash, sealed_by
+from gtrturbo.store.names import STATE
 
-STATE = "state.json"
 STATE_FORMAT = 2
 REMAKE = "choose another --state, and merge all checkpoints into it."
 
@@ -85,9 +85,11 @@ def claimed(folder: Path) -> Iterator[Path]:
     """Keep a state from other writers, and yield the empty folder for the next one, which goes away if the block fails.
 
     Raises:
-        GtrTurboError: another process is adding to it, or it lies in an artifact.
+        GtrTurboError: another process is adding to it, it lies in an artifact, or is a link.
     """
     require_outside_artifacts(folder, "--state")
+    if folder.is_symlink():
+        raise GtrTurboError(f"{folder} is a link, and the next state takes its place.", "name the folder that it leads to.")
     busy = GtrTurboError(f"{folder} is being added to by another process.", "wait for it, or choose another --state.")
     with claimed_anew(folder, busy) as following:
         if not folder.exists() and holds_no_links(replaced(folder)):

@@ -22,6 +22,7 @@ from gtrturbo.models.checkpoint_files import (
     rebased,
     renderer_hash,
 )
+from gtrturbo.models.descriptions import OF_WEIGHTS, require_readable
 from gtrturbo.models.families import Family, family_of, read_family, require_picture_ids
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.processor import load_processor
@@ -29,7 +30,13 @@ from gtrturbo.models.reading import reading_model
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.models.shared_base import make_room, shared_base
 from gtrturbo.models.value_head import ValueHead
-from gtrturbo.models.whole_weights import require_float_weights, require_numbers, require_whole, require_whole_model
+from gtrturbo.models.whole_weights import (
+    require_as_many_layers,
+    require_float_weights,
+    require_numbers,
+    require_whole,
+    require_whole_model,
+)
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import CARD, MANIFEST, VALUE_HEAD
 from gtrturbo.store.run_cache import cached
@@ -78,6 +85,7 @@ def _model_on(device: str, path: Path, *, dtype: str, trainable: bool) -> Any:
 
 def _adapted(model: Any, path: Path, *, trainable: bool) -> PeftModel:
     """Put an adapter around its base, which already lies where it is to be."""
+    require_readable(path, OF_WEIGHTS)
     require_float_weights(path)
     base = {id(parameter) for parameter in model.parameters()}
     adapted = PeftModel.from_pretrained(model, str(path), is_trainable=trainable)
@@ -147,7 +155,9 @@ def _load_full(model: str, *, dtype: str, revision: str = "main") -> Any:
 def _whole_model(model: str, *, dtype: str, **where: Any) -> Any:
     """Load full weights, all of them and nothing else."""
     if Path(model).is_dir():
+        require_readable(Path(model), OF_WEIGHTS)
         require_float_weights(Path(model))
+        require_as_many_layers(Path(model))
     settings = {"dtype": DTYPES[dtype], "output_loading_info": True, **where}
     told: Any = AutoModelForImageTextToText.from_pretrained(model, **settings)
     loaded, info = told

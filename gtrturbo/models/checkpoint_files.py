@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.descriptions import OF_PROMPTS, require_readable
 from gtrturbo.models.side_files import copy_side_files, stays_behind
 from gtrturbo.store.files import read_regular, save_json
 from gtrturbo.store.inside import copy_own
@@ -122,7 +123,12 @@ def name_for_all(model: Path) -> str:
 
 
 def copy_renderer(source: Path, folder: Path) -> None:
-    """Copy tokenizer, processor and chat template byte for byte."""
+    """Copy tokenizer, processor and chat template byte for byte.
+
+    Raises:
+        GtrTurboError: one of them is damaged.
+    """
+    require_readable(source, OF_PROMPTS)
     for name in RENDERER_FILES:
         if (source / name).is_file():
             copy_own(source / name, folder / name)
@@ -130,6 +136,7 @@ def copy_renderer(source: Path, folder: Path) -> None:
 
 def copy_checkpoint(source: Path, folder: Path) -> None:
     """Copy a checkpoint's own files, without manifest, training state, metrics and junk; of full weights folders, too."""
+    require_readable(source)
     left_out = {MANIFEST, TIMING, MOVED, PRUNED, OPTIMIZER_FILE, METRICS_LOG, VALUE_HEAD}
     if not is_adapter(source):
         copy_side_files(source, folder)

@@ -12,7 +12,9 @@ from transformers import AutoProcessor, ProcessorMixin, Qwen2_5_VLProcessor
 from transformers.utils.import_utils import is_torchvision_available
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.descriptions import OF_PROMPTS, require_readable
 from gtrturbo.models.families import Family
+from gtrturbo.store.names import TOKENIZER_CONFIG
 
 
 class ImageOnlyProcessor(Qwen2_5_VLProcessor):
@@ -35,14 +37,21 @@ def load_processor(source: str | Path, *, family: Family, **where: Any) -> Any:
         where: `revision` or `local_files_only`, handed on to transformers.
 
     Raises:
-        GtrTurboError: the model has no processor that takes images and text.
+        GtrTurboError: a file of it is damaged, or the model has no processor that takes images and text, or no end of a turn.
     """
+    if Path(source).is_dir():
+        require_readable(Path(source), OF_PROMPTS)
     loader = AutoProcessor if is_torchvision_available() or not family.image_only else ImageOnlyProcessor
     processor = loader.from_pretrained(source, **where)
     if not isinstance(processor, ProcessorMixin) or not hasattr(processor, "image_processor"):
         raise GtrTurboError(
             f"{source} has no image-and-text processor, only {type(processor).__name__}.",
             "choose an image-text-to-text model; some need: pip install torchvision",
+        )
+    if processor.tokenizer.eos_token_id is None:
+        raise GtrTurboError(
+            f"the tokenizer of {source} names no eos_token, so that no reply would end.",
+            f"name it in {TOKENIZER_CONFIG}: the token that ends a turn.",
         )
     processor.tokenizer.padding_side = "left"
     if processor.tokenizer.pad_token_id is None:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from gtrturbo.models.descriptions import require_readable
 from gtrturbo.store.inside import copy_own, leads_out, plain
 from gtrturbo.store.names import (
     ADAPTER_CONFIG,
@@ -43,8 +44,9 @@ def copy_side_files(source: Path, folder: Path) -> list[str]:
     """Copy what lies beside a model's weights, folders too, and return what a user has to know of what stays behind.
 
     Raises:
-        GtrTurboError: the model's config or tokenizer is a link that leads out of the folder.
+        GtrTurboError: the model's config or tokenizer is damaged, or a link that leads out of the folder.
     """
+    require_readable(source)
     notes = []
     for name in sorted(_beside(source)):
         file = source / name

@@ -1,6 +1,6 @@
 """Weights are all there: transformers and PEFT fill what a file lacks with random numbers, and here that is an error."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from gtrturbo.store.strict_json import parse_json
 
 WHOLE_NUMBERS = ("I", "U", "B")  # How their types begin in a safetensors header; a weight is none.
 WEIGHT_NAMES = (".weight", ".bias")
+# Settings that count layers.
+LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth", "encoder_layers", "decoder_layers")
 
 
 def require_whole(
@@ -75,13 +77,41 @@ def require_float_weights(folder: Path) -> None:
     config = folder / MODEL_CONFIG
     if config.is_file() and "quantization_config" in parse_json(config.read_bytes()):
         return
-    # What only an update goes on from is read, and verified, by it alone.
-    for path in sorted(file for file in folder.glob("*.safetensors") if not file.name.startswith(OPTIMIZER)):
+    for path in _weight_files(folder):
         with safe_open(path, framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118 - it is no mapping
                 dtype = file.get_slice(name).get_dtype()
                 if dtype.startswith(WHOLE_NUMBERS) and dtype != "BF16" and name.endswith(WEIGHT_NAMES):
                     raise _unfit(folder, f"holds {name} as {dtype} in {path.name}, which is no type of weights")
+
+
+def require_as_many_layers(folder: Path) -> None:
+    """Refuse a config that names more layers than there are tensors: to build them all would take memory, or no end.
+
+    Raises:
+        GtrTurboError: names the setting.
+    """
+    config = folder / MODEL_CONFIG
+    tensors = 0
+    for path in _weight_files(folder):
+        with safe_open(path, framework="numpy") as file:
+            tensors += len(file.keys())
+    named = _layers(parse_json(config.read_bytes())) if config.is_file() and tensors else ()
+    if odd := next(((name, count) for name, count in named if count > tensors), None):
+        raise _unfit(folder, f"names {odd[1]:.6g} layers ({odd[0]} in {MODEL_CONFIG}), and its weights have {tensors} tensors")
+
+
+def _layers(config: Any) -> Iterator[tuple[str, float]]:
+    """Find how many layers a config names, also in the configs of parts that it holds."""
+    for name, value in config.items() if isinstance(config, dict) else ():
+        if name in LAYERS and isinstance(value, int | float):
+            yield name, value
+        yield from _layers(value)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    # What only an update goes on from is read, and verified, by it alone.
+    return sorted(file for file in folder.glob("*.safetensors") if not file.name.startswith(OPTIMIZER))
 
 
 def _unfit(source: str | Path, what: str) -> GtrTurboError:

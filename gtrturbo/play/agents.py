@@ -1,13 +1,14 @@
-"""Who answers: this process with transformers (hf), a server that speaks the OpenAI protocol (openai), or the user's own code."""
+"""Who answers: this process with transformers (hf), a server that speaks the OpenAI protocol, or the user's own code."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from gtrturbo.config.choices import HF, OPENAI, ServerName
+from gtrturbo.config.addresses import kind_of, server_of
+from gtrturbo.config.choices import HF, OPENAI, SGLANG, VLLM, ServerName
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
@@ -22,12 +23,17 @@ from gtrturbo.store.turn_checks import ROUNDING
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A server as the user names it; see `Server` and `ServerPolicy`."""
+    """What is asked of a server.
 
-    kind: ServerName
-    base_url: str | None
+    Attributes:
+        engine: its kind and address, as the user names it; see `server_of`.
+        model: name of the model that it serves; the first that it lists if None.
+        at_once: most requests at once.
+    """
+
+    engine: str
     model: str | None
-    max_concurrency: int
+    at_once: int
 
 
 @dataclass(frozen=True)
@@ -78,21 +84,25 @@ def _served(path: Path, opening: Opening) -> ServerPolicy:
         GtrTurboError: no server is named, or it is of a kind that returns no token ids, which are needed.
     """
     endpoint = opening.endpoint
-    if endpoint.base_url is None:
-        raise GtrTurboError("--engine openai asks a server, and none is named.", "add: --base-url http://localhost:8000")
-    if opening.for_training and endpoint.kind == "generic":
+    kind, address = cast(ServerName, kind_of(endpoint.engine)), server_of(endpoint.engine)
+    if address is None:
+        raise ValueError(f"{endpoint.engine} is no server.")
+    if opening.for_training and kind == OPENAI:
         raise GtrTurboError(
-            "a generic server returns no token ids: what it samples cannot be trained on.",
-            "use --server vllm or --server sglang; a generic one is enough for eval.",
+            "a server of kind openai returns no token ids: what it samples cannot be trained on.",
+            f"use --engine vllm:{address} or sglang:{address}; openai is enough for eval.",
         )
-    server = Server(endpoint.kind, endpoint.base_url, endpoint.model, needs_ids=opening.for_training)
-    return ServerPolicy(server, path, max_concurrency=endpoint.max_concurrency)
+    server = Server(kind, address, endpoint.model, needs_ids=opening.for_training)
+    return ServerPolicy(server, path, max_concurrency=endpoint.at_once)
 
 
+# Turns between two looks at what parses, of which fewer are asked for at once.
+SERVED = Engine(open=_served, agent=ServerAgent, ask=ask_server, in_process=False, exact_logprobs=False, asked_at_once=1024)
 ENGINES = {
     HF: Engine(open=_load, agent=PolicyAgent, ask=ask_policy, in_process=True, exact_logprobs=True),
-    # Turns between two looks at what parses; how many are asked for at once is --max-concurrency.
-    OPENAI: Engine(open=_served, agent=ServerAgent, ask=ask_server, in_process=False, exact_logprobs=False, asked_at_once=1024),
+    VLLM: SERVED,
+    SGLANG: SERVED,
+    OPENAI: SERVED,
 }
 
 
@@ -110,8 +120,8 @@ def open_player(path: Path, engine: str, opening: Opening, *, seed: int, tempera
 
     Args:
         path: the checkpoint.
-        engine: who generates: a name of `ENGINES`, or of the user's own code, which makes an agent by
-            `NAME(checkpoint, seed=…, temperature=…, max_new_tokens=…)`.
+        engine: who generates: a name of `ENGINES`, with an address where it is a server, or the user's own code, which makes an
+            agent by `NAME(checkpoint, seed=…, temperature=…, max_new_tokens=…)`.
         opening: see there.
         seed: with episode and turn it decides what is random in a reply.
         temperature: of sampling; 0 takes the most likely token.
@@ -121,7 +131,7 @@ def open_player(path: Path, engine: str, opening: Opening, *, seed: int, tempera
         GtrTurboError: there is no such engine, or it cannot answer as is needed.
     """
     found, sampling = (
-        find("engine", engine, ENGINES),
+        find("engine", kind_of(engine), ENGINES),
         {"seed": seed, "temperature": temperature, "max_new_tokens": max_new_tokens},
     )
     if isinstance(found, Engine):
@@ -133,12 +143,12 @@ def open_player(path: Path, engine: str, opening: Opening, *, seed: int, tempera
 
 def is_in_process(engine: str) -> bool:
     """Tell whether an engine loads the weights into this process. Code of the user's own is not loaded to find out."""
-    return engine in ENGINES and ENGINES[engine].in_process
+    return kind_of(engine) in ENGINES and ENGINES[kind_of(engine)].in_process
 
 
 def has_exact_logprobs(engine: str) -> bool:
     """Tell whether what an engine sampled has the trainer's log-probs. Code of the user's own is not loaded to find out."""
-    return engine in ENGINES and ENGINES[engine].exact_logprobs
+    return kind_of(engine) in ENGINES and ENGINES[kind_of(engine)].exact_logprobs
 
 
 def make_agent(engine: str, path: Path, *, for_training: bool, seed: int, temperature: float, max_new_tokens: int) -> Agent:

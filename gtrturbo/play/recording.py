@@ -1,5 +1,6 @@
 """Write played episodes as a turns artifact, and read such an artifact back for training."""
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 from gtrturbo.algorithms.tokens import span_masks
 from gtrturbo.config.choices import InvalidReply
 from gtrturbo.console import progress_bar
+from gtrturbo.distributed.escapes import complain
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.renderer import Prompt, Renderer
@@ -35,6 +37,10 @@ class SampledReply:
     thought_mask: list[bool]
     action_mask: list[bool]
     sample_logprobs: list[float]
+
+
+# So many replies without one that can be read are no accident.
+MANY_TURNS = 32
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ def record_episodes(
     Several processes share the episodes; the first writes and returns the turns, the others return none.
     See `play_episodes` for the arguments.
     """
-    there = {episode.index for episode in resume_log.found}
+    there, mute = {episode.index for episode in resume_log.found}, Mute(task)
     missing = [index for index in episodes if index not in there]
     own = [missing[place] for place in group().world.share(len(missing))]
     with progress_bar("episodes", len(own)) as bar:
@@ -75,12 +81,33 @@ def record_episodes(
         for played in play_episodes(agent, task, seed=seed, episodes=own, **how):
             episode = record(resume_log.folder, played)
             resume_log.append(episode, [image for turn in episode.turns for image in _images(turn)])
+            mute.hear(episode.turns)
             bar.advance()
     group().barrier()
     if not group().world.first:
         return []
     played = {episode.index: episode for episode in resume_log.read()}
     return _write_episodes(folder, [played[index] for index in episodes], pictures=resume_log.folder)
+
+
+class Mute:
+    """Says once, while episodes are played, that no reply so far could be read: hours would be lost on them."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._unread, self._told = 0, False
+
+    def hear(self, turns: Sequence[Turn]) -> None:
+        """Count the turns of one more episode."""
+        self._told = self._told or any(turn.legal for turn in turns)
+        self._unread += len(turns)
+        if not self._told and self._unread >= MANY_TURNS:
+            self._told = True
+            said = textwrap.shorten(turns[-1].reply, 80, placeholder=" …")
+            complain(
+                f"none of the first {self._unread} replies can be read as one of {self._task.name}, such as {said!r}: "
+                f"was this checkpoint trained on another task, or with other pictures? See: gtrturbo play --task …"
+            )
 
 
 def record(folder: Path, played: Sequence[Played]) -> Episode:

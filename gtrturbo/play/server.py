@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from gtrturbo.config.addresses import address_of
-from gtrturbo.config.choices import ServerName
+from gtrturbo.config.choices import OPENAI, ServerName
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.teachers import ROUNDING
 from gtrturbo.play.wire import request
@@ -133,12 +133,12 @@ class Server:
         """Load a LoRA adapter under a name, unless the server has it, and ask it for all replies from now on.
 
         Raises:
-            GtrTurboError: the server cannot, or a generic one was asked to.
+            GtrTurboError: the server cannot, or one of kind openai was asked to.
         """
-        if self.kind == "generic":
+        if self.kind == OPENAI:
             raise GtrTurboError(
-                f"{path} is an adapter, and a generic server loads none.",
-                "serve the model itself, or use --server vllm or sglang.",
+                f"{path} is an adapter, and a server of kind openai loads none.",
+                "serve the model itself, or use --engine vllm:… or sglang:…",
             )
         if name not in self._served():
             request(self.base_url + LOAD_ADAPTER[self.kind], {"lora_name": name, "lora_path": str(path.resolve())}, plain=True)
@@ -175,7 +175,7 @@ class Server:
         }
         if self.adapter:
             body |= {"model": self.adapter} if self.kind == "vllm" else {"lora_path": self.adapter}
-        if self.kind == "generic":
+        if self.kind == OPENAI:
             return Answer(self._ask(CHAT, _Chat, body).choices[0].message.content or "")
         body |= PLAIN_SAMPLING | {
             "logit_bias": {str(identity): NEVER for identity in forbidden},
@@ -195,7 +195,7 @@ class Server:
                 return Answer(text)
             raise GtrTurboError(
                 f"{self.base_url} returned no token ids: what it samples cannot be trained on.",
-                "use vLLM 0.33 or SGLang 0.5.23 or newer; --server generic is enough for eval.",
+                f"use vLLM 0.33 or SGLang 0.5.23 or newer; --engine openai:{self.base_url} is enough for eval.",
             )
         logprobs = [each.logprob for each in (choice.logprobs.content if choice.logprobs else None) or []]
         if len(logprobs) != len(ids):
@@ -216,7 +216,7 @@ class Server:
             where = ".".join(map(str, first["loc"])) or "the answer"
             raise GtrTurboError(
                 f"{self.base_url}{path} does not answer as the protocol says: {where}: {first['msg']}.",
-                f"see that a server of kind {self.kind} is there, or name another with --server and --base-url.",
+                f"see that a server of kind {self.kind} is there, or name another with --engine.",
             ) from None
 
 

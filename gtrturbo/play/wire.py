@@ -19,13 +19,14 @@ from gtrturbo.errors import GtrTurboError
 
 # Seconds before each further try: a server that restarts or is full is waited for, about two minutes in all.
 BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
-TIMEOUT = 600.0  # seconds for one answer, from the first byte that is sent to the last that comes
+# Seconds for one answer, from the first byte that is sent to the last that comes; and beside the pauses for all tries together.
+TIMEOUT = 600.0
 LONGEST = 64 << 20  # bytes of an answer: a reply of 32,768 tokens with log-probs takes a tenth of it
 BLOCK = 1 << 16
 SHORTEST_KEY = 12  # characters of a key that is looked for in answers; shorter ones are words such as EMPTY
 SHOWN = 500  # characters of a refusal that are told
 TOO_MANY_REQUESTS = 429
-START = "start the server, or name another with --base-url."
+START = "start the server, or name another with --engine."
 
 
 class TriedInVainError(Exception):
@@ -61,14 +62,16 @@ def request(url: str, body: dict[str, Any] | None = None, *, plain: bool = False
     Raises:
         GtrTurboError: the server refuses the request, or does not answer however often it is asked.
     """
-    trouble = ""
+    trouble, until = "", time.monotonic() + TIMEOUT + sum(BACKOFF)
     for pause in (*BACKOFF, None):
         try:
-            return request_once(url, body, plain=plain)
+            return request_once(url, body, plain=plain, timeout=max(1e-3, min(TIMEOUT, until - time.monotonic())))
         except TriedInVainError as error:
             trouble = str(error)
-        if pause is not None:
-            time.sleep(pause)
+        # Of a server that takes all the time for one answer there is nothing to wait for.
+        if pause is None or time.monotonic() + pause >= until:
+            break
+        time.sleep(pause)
     raise GtrTurboError(f"{url} {trouble}", START)
 
 
@@ -144,7 +147,7 @@ def _refusal(url: str, error: urllib.error.HTTPError, key: str) -> Exception:
         limited = error.code == TOO_MANY_REQUESTS
         return TriedInVainError(f"answered {error.code}: {said}", after=_wait_of(error), limited=limited)
     if 300 <= error.code < 400:
-        return GtrTurboError(f"{url} sends the request on to another address ({error.code}).", "name that one with --base-url.")
+        return GtrTurboError(f"{url} sends the request on to another address ({error.code}).", "name that one instead.")
     return RefusedError(url, error.code, said)
 
 
@@ -175,7 +178,7 @@ class _NotSentOn(urllib.request.HTTPRedirectHandler):
 
 
 class _BytesInTime(io.RawIOBase):
-    """What comes from a socket within its timeout in all: a timeout of the socket's own begins anew with each byte."""
+    """What comes from a socket within its timeout in all: by itself that begins anew with each byte."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket, self._file = connected, connected.makefile("rb", buffering=0)
@@ -190,7 +193,7 @@ class _BytesInTime(io.RawIOBase):
             self._socket.settimeout(max(1e-3, self._until - time.monotonic()))
             return self._file.readinto(buffer)
         except TimeoutError:
-            raise TimeoutError(f"no whole answer within {self._seconds:g} seconds") from None
+            raise TimeoutError(f"no whole answer within {self._seconds:.3g} seconds") from None
 
     def close(self) -> None:
         self._file.close()
@@ -222,5 +225,5 @@ class _SecureHandler(urllib.request.HTTPSHandler):
         return self.do_open(_Secure, req)
 
 
-def _open(asked: urllib.request.Request, timeout: float) -> Any:
-    return urllib.request.build_opener(_NotSentOn, _PlainHandler, _SecureHandler).open(asked, timeout=timeout)
+def _open(asked: urllib.request.Request, seconds: float) -> Any:
+    return urllib.request.build_opener(_NotSentOn, _PlainHandler, _SecureHandler).open(asked, timeout=seconds)

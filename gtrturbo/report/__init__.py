@@ -9,9 +9,10 @@ from gtrturbo.analysis.groups import RunGroup, group_runs
 from gtrturbo.analysis.history import read_history
 from gtrturbo.analysis.intervals import fewest_seeds, said
 from gtrturbo.config import ReportConfig
+from gtrturbo.config.prices import Prices, prices_of
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.report.chart import Rule
-from gtrturbo.report.cost import Prices, outside_teacher, time_figure
+from gtrturbo.report.cost import outside_teacher, time_figure
 from gtrturbo.report.episodes import samples
 from gtrturbo.report.moved import moved_figures
 from gtrturbo.report.page import DOCTYPE, details, grid, listing, page, paragraph, section, table
@@ -39,7 +40,7 @@ def report(config: ReportConfig) -> Path:
     runs = [read_history(path) for path in config.runs]
     result = comparison(runs, config.baseline)
     groups = group_runs(runs)
-    prices = Prices(config.price_per_call, config.price_per_million_tokens, config.price_per_hour, config.currency)
+    prices = prices_of(config.price)
     sections = [_asked(result, groups), _found(result, groups)]
     for place, task in enumerate(result.last):
         of_task = [group for group in groups if group.task == task]

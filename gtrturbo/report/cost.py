@@ -1,26 +1,16 @@
 """Where the time of a run went, and what an outside teacher would have cost in place of the merged one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from gtrturbo.analysis.groups import RunGroup
 from gtrturbo.analysis.history import Entry, History
+from gtrturbo.config.prices import Prices
 from gtrturbo.report.chart import bars
 from gtrturbo.report.page import details, listing, paragraph, shown, table
 from gtrturbo.store.records import mean
 from gtrturbo.store.turns import has_tokens, read_turn_tokens
 
 STAGES = ("rollout", "ppo-step", "merge", "distill", "eval", "teacher eval", "warm start")
-
-
-@dataclass(frozen=True)
-class Prices:
-    """What the user names, each None if not: per call, per million tokens, per hour of this machine."""
-
-    per_call: float | None
-    per_million_tokens: float | None
-    per_hour: float | None
-    currency: str
 
 
 def time_figure(name: str, groups: Sequence[RunGroup]) -> str:
@@ -88,7 +78,7 @@ def _assumptions(prices: Prices) -> list[str]:
             f"Price per million tokens, read and written alike: {prices.per_million_tokens:g} {prices.currency}, as given."
         )
     if prices.per_call is None and prices.per_million_tokens is None:
-        said.append("No price was named: --price-per-call or --price-per-million-tokens gives the cost of an API teacher.")
+        said.append("No price was named: --price call=… or --price million-tokens=… gives the cost of an API teacher.")
     if prices.per_hour is not None:
         rate = f"{prices.per_hour:g} {prices.currency} per hour of this machine"
         said.append(f"Own teacher: seconds of merge and distill at {rate}, as given.")

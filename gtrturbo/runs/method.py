@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
-from gtrturbo.config.bounds import AT_LEAST_ONE, COUNT, NOT_NEGATIVE
+from gtrturbo.config.bounds import AT_LEAST_ONE, COUNT, FRACTION, NOT_NEGATIVE
 from gtrturbo.config.choices import GAE, AnyPlacement
 from gtrturbo.config.fields import Field, check, fields
 from gtrturbo.errors import GtrTurboError
@@ -58,6 +58,9 @@ class Method:
     ] = "none"
     credit: Annotated[str, "How rewards become advantages: what ppo-step --credit is given."] = GAE
     group_size: Annotated[int, "How many episodes share a deal, where run --group-size does not say.", AT_LEAST_ONE] = 1
+    gamma: Annotated[
+        float | None, "Discount per turn, where the method has one of its own; else the model's and the task's.", FRACTION
+    ] = None
     environment: Annotated[float, "Weight of the environment's reward.", NOT_NEGATIVE] = 1.0
 
     def __post_init__(self) -> None:
@@ -70,6 +73,8 @@ class Method:
 
 def _check_kind(field: Field, value: object) -> None:
     kinds = {int: int, float: (int, float)}.get(field.kind, str)
+    if value is None and field.optional:
+        return
     if not isinstance(value, kinds) or isinstance(value, bool):
         raise GtrTurboError(f"{field.name} of a method must be {'text' if kinds is str else 'a number'}, got {value!r}.")
 

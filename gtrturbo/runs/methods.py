@@ -26,6 +26,7 @@ METHODS: dict[str, Method] = {
         summary="grpo, and each turn against those of its deal in the same state.",
         credit=STEP_GROUP,
         group_size=8,
+        gamma=0.95,  # As in its paper (arXiv 2505.10978).
     ),
     "turbo-kl": Method(
         summary="the merged teacher's KL as a reward, the paper's first.",

@@ -1,4 +1,4 @@
-"""What a user sets of stages that something else runs: `run --set STAGE.OPTION=VALUE` and `distill --update OPTION=VALUE`."""
+"""What a user sets of the stages of a run: `run --set STAGE.OPTION=VALUE`."""
 
 from typing import Any
 
@@ -11,7 +11,6 @@ EXPERT = "expert"
 ADAPTER = "adapter"
 # Steps of a run that have a name of their own beside that of their stage.
 NAMED = {EXPERT: "rollout", ADAPTER: "init"}
-BY_RUN = "the run decides what its stages read and write"
 
 
 def overrides(settings: tuple[str, ...]) -> dict[str, dict[str, Any]]:
@@ -29,18 +28,17 @@ def overrides(settings: tuple[str, ...]) -> dict[str, dict[str, Any]]:
                 f"--set {setting} is not STAGE.OPTION=VALUE.",
                 f"stages: {', '.join((*STAGES, *NAMED))}; expert is the rollout for sft, adapter the LoRA of a built-in model",
             )
-        collect(chosen.setdefault(stage, {}), settable(stage, name, told=f"--set {stage}.{name}", decided=BY_RUN), value)
+        _collect(chosen.setdefault(stage, {}), _settable(stage, name), value)
     return chosen
 
 
-def settable(stage: str, name: str, *, told: str, decided: str) -> Field:
-    """Return an option that a user may set in a stage that something else runs.
-
-    `told` is what the user wrote, `decided` says why what the stage reads and writes is not theirs to set.
+def _settable(stage: str, name: str) -> Field:
+    """Return an option that a user may set.
 
     Raises:
         GtrTurboError: there is none of that name, or it says what the stage reads and writes.
     """
+    told = f"--set {stage}.{name}"
     command = NAMED.get(stage, stage)
     known = {field.name: field for field in fields(STAGES[command].config)}
     field = known.get(name.replace("-", "_"))
@@ -48,10 +46,10 @@ def settable(stage: str, name: str, *, told: str, decided: str) -> Field:
         refuse_old(STAGES[command].config, frozenset(known), name)
         raise GtrTurboError(f"{told}: {stage} has no such option.", f"see: gtrturbo {command} --help")
     if field.name == "out" or field.roles & {Role.INPUT, Role.POSITIONAL}:
-        raise GtrTurboError(f"{told} cannot be set: {decided}.")
+        raise GtrTurboError(f"{told} cannot be set: the run decides what its stages read and write.")
     return field
 
 
-def collect(values: dict[str, Any], field: Field, value: str) -> None:
+def _collect(values: dict[str, Any], field: Field, value: str) -> None:
     """Put a value beside those that a list has already, or in the place of the one before."""
     values[field.name] = (*values.get(field.name, ()), value) if field.is_list else value

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from gtrturbo.config import DistillConfig, EvalConfig, InitConfig, MergeConfig, PpoStepConfig, RolloutConfig, RunConfig, SftConfig
-from gtrturbo.config.choices import AUTO
+from gtrturbo.config.choices import AUTO, REPLIES_AT_ONCE
 from gtrturbo.merging.ranges import MERGE_RANGE
 from gtrturbo.models.budget import logit_chunk
 from gtrturbo.models.checkpoint_files import adapter_config, base_of, is_adapter
@@ -101,6 +101,13 @@ def _rows(stage: Any, shape: Shape, play: Play, reply: int, *, recompute: bool) 
     return max(1, tokens // one.tokens)
 
 
+def _replies(stage: DistillConfig, shape: Shape, play: Play) -> int:
+    """Count the replies that a teacher generates in one batch."""
+    if stage.micro_batch_tokens == AUTO:
+        return REPLIES_AT_ONCE
+    return max(1, int(stage.micro_batch_tokens) // batch_of(shape, play, 1, stage.max_new_tokens).tokens)
+
+
 def _update(stage: SftConfig | PpoStepConfig, shape: Shape, play: Play, *, reply: int, chunk: int | None, head: int) -> Memory:
     recompute = stage.gradient_checkpointing
     size = stage.batch_size if isinstance(stage, SftConfig) else stage.minibatch_size
@@ -125,7 +132,7 @@ def _teaching(config: RunConfig, stage: DistillConfig, shape: Shape, play: Play,
     teacher = shape if own else replace(shape, adapters=0, rank=0)
     kept = shape.weights if shape.adapters and not own and not config.subprocess else 0
     if find_mode(stage.mode).writes == "demos":
-        found = generating(teacher, batch_of(teacher, play, stage.micro_batch_size, stage.max_new_tokens))
+        found = generating(teacher, batch_of(teacher, play, _replies(stage, teacher, play), stage.max_new_tokens))
     else:
         rows = _rows(stage, teacher, play, reply, recompute=False)
         found = scoring(teacher, batch_of(teacher, play, rows, reply), chunk=chunk)

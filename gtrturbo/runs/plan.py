@@ -149,15 +149,14 @@ class _Plan:
         who: dict[str, Any] = {"expert": True} if self.teacher == "expert" else {"teacher": teachers[self.teacher]}
         how: dict[str, Any] = {"mode": MODES[self.method.annotation], "top_logprobs": self.method.top_logprobs}
         if self.teacher == "given":
-            who, how = who | self.given(k), how | self.asked()
+            who, how = who | self.given(), how | self.asked()
         if how["mode"] != "kl" and is_outside(self.config.task):
             how["task"] = self.config.task  # Code is loaded because the user names it, not because an artifact does.
         return [self.step("distill", k + 1, out=self.path("guidance", k), rollouts=self.path("rollouts", k), **who, **how)]
 
-    def given(self, k: int) -> dict[str, Any]:
-        """Say what goes with teachers from outside: their number and weights, and for log-probs whose tokenizer is compared."""
-        own = {"more_teachers": self.config.more_teachers, "teacher_weights": self.config.teacher_weights}
-        return own | ({} if self.method.annotation == "thoughts" else {"played_by": self.checkpoint(k)})
+    def given(self) -> dict[str, Any]:
+        """Say what goes with teachers from outside: further ones, and their weights."""
+        return {"more_teachers": self.config.more_teachers, "teacher_weights": self.config.teacher_weights}
 
     def asked(self) -> dict[str, Any]:
         """Say how a model on a server is asked, which corrects where thoughts are imitated, and what may be paid in the run."""
@@ -177,6 +176,8 @@ class _Plan:
         values: dict[str, Any] = {"environment_coef": method.environment}
         if method.credit != GAE:
             values["credit"] = method.credit
+        if method.gamma is not None:
+            values["gamma"] = method.gamma
         if method.guidance == "imitation":
             values["demos"] = tuple(self.path("guidance", i) for i in range(k + 1))
         elif method.guidance != "none":

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from gtrturbo.config import DistillConfig
-from gtrturbo.config.addresses import served_model
+from gtrturbo.config.addresses import kind_of, served_model
+from gtrturbo.config.choices import AUTO, REPLIES_AT_ONCE
 from gtrturbo.console import progress_bar, stderr
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
@@ -43,7 +44,7 @@ from gtrturbo.store.records import Turn, mean, write_rows
 from gtrturbo.store.resume_log import ResumeLog
 from gtrturbo.store.saved_pictures import save_image
 from gtrturbo.store.tensors import TurnTokens, save_scores
-from gtrturbo.store.turns import read_turn_tokens, read_turns
+from gtrturbo.store.turns import has_tokens, read_turn_tokens, read_turns
 from gtrturbo.store.writing import writing
 from gtrturbo.tasks.loading import KIND as TASK
 from gtrturbo.tasks.loading import load_task
@@ -55,6 +56,7 @@ from gtrturbo.teachers.templates import read_templates
 
 ASKED_IN_WORDS = ("hints", "prompt", "repair_prompt")
 ASKED_ON_SERVER = ("address", "prices", "max_calls", "max_cost", "answers", "ledger")
+REQUESTS_AT_ONCE = 64  # to a server, or of an agent of the user's own
 
 
 def run(config: DistillConfig) -> Result:
@@ -142,19 +144,19 @@ def _open(config: DistillConfig, mode: Mode, on_progress: Callable[[int], None])
         return open_served(model, _asking(config, mode), _paying(config), on_answer=partial(on_progress, 1))
     checkpoint = checkpoint_of(config)
     assert checkpoint is not None
-    endpoint = Endpoint(config.server, config.base_url, config.served_model, config.max_concurrency)
+    endpoint = Endpoint(config.engine, config.served_model, at_once=REQUESTS_AT_ONCE)
     opening = Opening(endpoint, for_training=False, device=config.device, dtype=config.dtype)
     sampling = {"temperature": config.temperature, "seed": config.seed}
-    if config.engine not in ENGINES:
+    if kind_of(config.engine) not in ENGINES:
         agent = make_agent(config.engine, checkpoint, for_training=False, max_new_tokens=config.max_new_tokens, **sampling)
         if mode.needs == "corrections":
             ask = partial(_ask_unseeded, agent)
-            return open_local(ask, _asking(config, mode), name=name_of(config), at_once=config.max_concurrency)
-        return Teacher(thoughts=partial(ask_agent, agent), at_once=config.max_concurrency)
-    engine = ENGINES[config.engine]
+            return open_local(ask, _asking(config, mode), name=name_of(config), at_once=REQUESTS_AT_ONCE)
+        return Teacher(thoughts=partial(ask_agent, agent), at_once=REQUESTS_AT_ONCE)
+    engine = ENGINES[kind_of(config.engine)]
     policy = engine.open(checkpoint, opening)
     ask = partial(engine.ask, policy, max_new_tokens=config.max_new_tokens)
-    at_once = engine.asked_at_once or config.micro_batch_size
+    at_once = engine.asked_at_once or _replies_at_once(config)
     if mode.needs == "corrections":
         return open_local(ask, _asking(config, mode), name=name_of(config), at_once=at_once)
     return Teacher(
@@ -189,7 +191,7 @@ def _paying(config: DistillConfig) -> Paying:
         max_cost=config.max_cost,
         answers=config.answers,
         ledger=config.ledger,
-        at_once=config.max_concurrency,
+        at_once=config.at_once,
         timeout=config.answer_timeout,
     )
 
@@ -202,6 +204,20 @@ def name_of(config: DistillConfig) -> str:
     if checkpoint:
         return f"checkpoint {artifact_id(checkpoint)[:12]}"
     return config.teacher.name if config.teacher and names_code(config.teacher) else str(config.teacher)
+
+
+def _replies_at_once(config: DistillConfig) -> int:
+    """Say how many replies are generated in one batch: those whose tokens fit into the budget, or as many as in a rollout."""
+    if config.micro_batch_tokens == AUTO:
+        return REPLIES_AT_ONCE
+    return max(1, int(config.micro_batch_tokens) // (_longest_prompt(config.rollouts) + config.max_new_tokens))
+
+
+def _longest_prompt(rollouts: Path) -> int:
+    """Count the tokens of the longest prompt of turns; 0 where a scripted expert played, who has none."""
+    if not has_tokens(rollouts):
+        return 0
+    return max((len(ids) for ids in read_turn_tokens(rollouts, read_turns(rollouts)).prompt_ids), default=0)
 
 
 def _scoring(config: DistillConfig, policy: Policy, on_progress: Callable[[int], None]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def run(config: EvalConfig) -> Result:
         writing(config.out, work, overwrite=config.overwrite) as draft,
         ResumeLog(config.out, work, Episode) as resume_log,
     ):
-        endpoint = Endpoint(config.server, config.base_url, config.served_model, config.max_concurrency)
+        endpoint = Endpoint(config.engine, config.served_model, at_once=config.num_envs)
         opening = Opening(endpoint, for_training=False, device=config.device, dtype=config.dtype)
         sampling = {"seed": config.seed, "temperature": config.temperature, "max_new_tokens": config.max_new_tokens}
         player = open_player(config.checkpoint, config.engine, opening, **sampling)

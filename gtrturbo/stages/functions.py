@@ -4,6 +4,7 @@ A function is made of its stage's config class, as the command is, so the two ca
 """
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING
 from pathlib import Path
@@ -13,27 +14,32 @@ from gtrturbo.config.fields import Field, Role, build, fields
 from gtrturbo.stages.hub import execute
 from gtrturbo.stages.table import STAGES
 from gtrturbo.store.draft import Result
+from gtrturbo.store.records import Turn
+from gtrturbo.store.turns import read_turns
+
+# What only tells what would be done, and so returns no artifact.
+OF_THE_COMMAND_ALONE = ("dry_run",)
 
 
-def stage_function(name: str) -> Callable[..., Result]:
-    """Make a function of a stage: artifacts that the command takes without an option name come first, all else by keyword.
+def function_of(name: str, config: type, action: Callable[[Any], Result]) -> Callable[..., Result]:
+    """Make a function of a config class: artifacts that the command takes without a name come first, all else by keyword.
 
-    It returns where the artifact lies (`out`), its `id` and its `metrics`, and raises `GtrTurboError` where the command would end
-    with that sentence. A list of numbers stands for `0.2,0.8`, a mapping for several KEY=VALUE.
+    It returns where the artifact lies (`path`), its `id` and its `metrics`, and raises `GtrTurboError` where the command would
+    end with that sentence. A list of numbers stands for `0.2,0.8`, a mapping for several KEY=VALUE, a result for its path.
     """
-    config = STAGES[name].config
-    known = {field.name: field for field in fields(config) if not field.rest_of}
+    out = [field for field in fields(config) if field.name not in OF_THE_COMMAND_ALONE and not field.rest_of]
+    known = {field.name: field for field in out}
     signature = inspect.Signature([_parameter(field) for field in sorted(known.values(), key=_order)], return_annotation=Result)
 
-    def stage(*positional: Any, **options: Any) -> Result:
+    def function(*positional: Any, **options: Any) -> Result:
         given = signature.bind_partial(*positional, **options).arguments
-        return execute(build(config, {key: _as_written(known[key], value) for key, value in given.items() if value is not None}))
+        return action(build(config, {key: _as_written(known[key], value) for key, value in given.items() if value is not None}))
 
-    stage.__name__ = stage.__qualname__ = name.replace("-", "_")
-    stage.__signature__ = signature  # type: ignore[attr-defined]
+    function.__name__ = function.__qualname__ = name
+    function.__signature__ = signature  # type: ignore[attr-defined]
     lines = [f"    {field.name}: {field.help}" for field in known.values()]
-    stage.__doc__ = "\n".join([f"{config.__doc__}\n", "Args:", *lines, "", "Returns: where it lies, its id and its metrics."])
-    return stage
+    function.__doc__ = "\n".join([f"{config.__doc__}\n", "Args:", *lines, "", "Returns: its path, its id and its metrics."])
+    return function
 
 
 def _order(field: Field) -> tuple[bool, bool]:
@@ -50,9 +56,13 @@ def _as_written(field: Field, value: Any) -> Any:
     """Write a value as a person would on the command line."""
     if isinstance(value, Mapping):
         return [f"{key}={_numbers(each)}" for key, each in value.items()]
-    if field.is_list or field.more:
-        return [value] if isinstance(value, str | Path) else list(value)
-    return _numbers(value) if isinstance(value, list | tuple) else value
+    if field.is_list or (field.more and isinstance(value, list | tuple)):
+        return [_plain(each) for each in ([value] if isinstance(value, str | os.PathLike) else value)]
+    return _numbers(value) if isinstance(value, list | tuple) else _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _numbers(value: Any) -> str:
@@ -60,4 +70,26 @@ def _numbers(value: Any) -> str:
     return ",".join(str(each).lower() if isinstance(each, bool) else str(each) for each in listed)
 
 
-merge = stage_function("merge")
+def _stage(name: str, called: str = "") -> Callable[..., Result]:
+    return function_of(called or name.replace("-", "_"), STAGES[name].config, execute)
+
+
+init = _stage("init")
+sft = _stage("sft")
+rollout = _stage("rollout")
+distill = _stage("distill")
+ppo_step = _stage("ppo-step")
+merge = _stage("merge")
+evaluate = _stage("eval", "evaluate")  # eval is Python's own.
+
+
+def load_turns(path: str | os.PathLike[str]) -> list[Turn]:
+    """Read the turns that a rollout or an evaluation wrote, episode by episode, verified and validated.
+
+    Args:
+        path: the artifact's folder, or the result that named it; `Turn.images` are files inside it.
+
+    Raises:
+        GtrTurboError: there are none, or they are changed, damaged, or do not fit together.
+    """
+    return read_turns(Path(os.fspath(path)))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gtrturbo.config.addresses import kind_of
 from gtrturbo.config.fields import absent_knobs, input_paths, knobs, seams
 from gtrturbo.config.games import game_name
 from gtrturbo.distributed.processes import Alone, group, working_in, world
@@ -12,6 +13,7 @@ from gtrturbo.distributed.threads import map_at_once
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import bases_under
 from gtrturbo.plugins import is_outside, load, names_code
+from gtrturbo.stages.beforehand import refuse_early
 from gtrturbo.stages.table import STAGES, Stage, resumable_files
 from gtrturbo.store.apart import require_apart
 from gtrturbo.store.draft import Draft, Result
@@ -24,7 +26,7 @@ from gtrturbo.store.verification import verify
 from gtrturbo.store.writing import finished
 
 # Of what has several built-in names, the one that counts.
-CANONICAL = {"task": game_name}
+CANONICAL = {"task": game_name, "engine": kind_of}
 
 
 def execute(config: Any) -> Result:
@@ -57,6 +59,7 @@ def preview(config: Any) -> str:
 def _run(config: Any) -> Result:
     _require_unpruned(config)
     require_apart("--out", config.out, read_by(config))
+    refuse_early(config)
     if group().world.first:
         _verify_inputs(config)
     require_trackers(config.log)  # Before the work, at whose end the stage's own numbers are told.

@@ -1,7 +1,7 @@
 """merge: checkpoints around their base into one, tensor by tensor, streamed.
 
 Task vectors are dense: θ − θ_base for full weights, scale·B·A for LoRA. Merging A and B apart merges something else, and is
-what `--adapter-space factors` is for.
+what `--parameters factors=true` is for.
 """
 
 import tempfile
@@ -18,11 +18,9 @@ from gtrturbo.merging.card import ModelCard
 from gtrturbo.merging.incremental import add_to_state
 from gtrturbo.merging.inputs import Inputs, read_inputs
 from gtrturbo.merging.outcome import Outcome, TensorReport, most_moved, rounded
-from gtrturbo.merging.parameters import parse_parameters
 from gtrturbo.merging.plan import MergePlan, MergeSettings, make_plan
 from gtrturbo.merging.preview import preview_of, require_room
 from gtrturbo.merging.recipes.inputs import RecipeInputs, recipe_inputs
-from gtrturbo.merging.recursion import merge_recursively
 from gtrturbo.merging.stream import Streaming, stream
 from gtrturbo.merging.thresholds import cache_of
 from gtrturbo.merging.workers import default_threads
@@ -37,7 +35,7 @@ from gtrturbo.models.checkpoint_files import (
 )
 from gtrturbo.models.side_files import copy_side_files
 from gtrturbo.stages import done, provenance
-from gtrturbo.stages.resolve import borrows_layout, require_fitting, state_settings
+from gtrturbo.stages.resolve import borrows_layout, parameters_of, require_fitting, state_settings
 from gtrturbo.store.draft import Draft, Result
 from gtrturbo.store.ids import artifact_id
 from gtrturbo.store.inside import copy_own
@@ -95,7 +93,7 @@ def _inputs(config: MergeConfig, base: Path) -> Inputs | RecipeInputs:
         base,
         config.checkpoints,
         rank=config.rank,
-        factors=config.adapter_space == "factors",
+        factors=parameters_of(config)[0],
         include=config.include,
         exclude=config.exclude,
         missing=config.missing,
@@ -109,9 +107,8 @@ def _settings(config: MergeConfig) -> MergeSettings:
         density=str(config.density),
         scale=config.scale,
         normalize=config.normalize,
-        sign=config.sign,
         gamma=config.gamma,
-        own=parse_parameters(config.parameters),
+        own=parameters_of(config)[1],
         trim=config.trim,
     )
 
@@ -142,7 +139,7 @@ def _merge(config: MergeConfig, base: Path, draft: Draft, given: _Given) -> None
 
 def _write(config: MergeConfig, base: Path, draft: Draft, given: _Given) -> None:
     inputs = _inputs(config, base)
-    require_room(inputs, config.out, copies=2 if config.recursive else 1)
+    require_room(inputs, config.out, copies=1)
     _copy_beside(base, inputs, draft.folder)
     outcome = _merged(config, inputs, draft.folder, given)
     ids = given().inputs.get("checkpoints", [])
@@ -157,12 +154,10 @@ def _write(config: MergeConfig, base: Path, draft: Draft, given: _Given) -> None
 
 
 def _merged(config: MergeConfig, inputs: Inputs | RecipeInputs, folder: Path, given: _Given) -> Outcome:
-    """Merge all at once, one after another, or into running sums."""
+    """Merge all at once, or into running sums."""
     if isinstance(inputs, RecipeInputs):
         outcome = stream(inputs.plan, inputs, inputs.sources(inputs.plan, folder), folder, _how(config), extra_jobs=given.jobs)
         return replace(outcome, weights=None, idle=0)
-    if config.recursive:
-        return merge_recursively(inputs, _settings(config), folder, _how(config))
     if config.state:
         return _added(config, config.state, inputs, folder, given().inputs)
     plan = _plan(config)

@@ -17,6 +17,7 @@ from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
 from gtrturbo.play.recording import Transcript, read_transcript
 from gtrturbo.stages import done, provenance
+from gtrturbo.stages.beforehand import require_player
 from gtrturbo.store.draft import Result
 from gtrturbo.store.ids import seed_for
 from gtrturbo.store.trackers import tracking
@@ -25,7 +26,7 @@ from gtrturbo.train.credit import find_credit
 from gtrturbo.train.critic import give_value_head
 from gtrturbo.train.demos import Example, read_examples
 from gtrturbo.train.guidance import Guidance, find_estimator, read_guidance
-from gtrturbo.train.inputs import Rollout, read_rollout, require_groups, require_player, require_scores
+from gtrturbo.train.inputs import Rollout, read_rollout, require_groups, require_scores
 from gtrturbo.train.optimizer import Optimizer, require_known_head, resume_optimizer
 from gtrturbo.train.ppo_batch import LossSettings, PpoBatch, find_guard
 from gtrturbo.train.prepare import Crediting, prepare, require_own_logprobs, token_masks
@@ -85,7 +86,7 @@ def check_inputs(config: PpoStepConfig) -> Rollout:
             "use --kl-placement reward or advantage.",
         )
     rollout = read_rollout(config.rollouts, dtype=config.dtype)
-    require_player(rollout, config.checkpoint)
+    require_player(config.rollouts, config.checkpoint)
     if credit.needs_groups:
         require_groups(rollout, config.credit)
     if config.scores:

@@ -12,6 +12,7 @@ from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.lineage import find_base, found_here, on_disk
 from gtrturbo.merging.methods import method_of, require_built_in
+from gtrturbo.merging.parameters import parse_parameters, without_factors
 from gtrturbo.merging.recipes import as_options, read_recipe
 from gtrturbo.merging.recipes.folders import numbered, our_name
 from gtrturbo.merging.state import read_state
@@ -28,8 +29,8 @@ from gtrturbo.teachers.templates import templates_of
 
 HASHES = "hashes.json"
 HERE = "checkpoint"  # What a list of teachers calls one whose id is among the inputs.
-BESIDE_NO_RECIPE = ("include", "exclude", "rank", "adapter_space", "recursive", "state", "trim", "parameters", "task_vectors")
-RECIPE_SAYS = ("checkpoints", "base", "method", "weights", "density", "gamma", "scale", "normalize", "sign")
+BESIDE_NO_RECIPE = ("include", "exclude", "rank", "state", "trim", "parameters", "task_vectors")
+RECIPE_SAYS = ("checkpoints", "base", "method", "weights", "density", "gamma", "scale", "normalize")
 
 
 def with_base(config: MergeConfig) -> MergeConfig:
@@ -96,6 +97,15 @@ def _refuse_beside_recipe(config: MergeConfig, name: str) -> None:
         raise GtrTurboError(f"{option} does not go with a recipe that says more than options can.", f"leave out {option}.")
 
 
+def parameters_of(config: MergeConfig) -> tuple[bool, dict[str, Any]]:
+    """Read --parameters: whether factors of adapters merge apart, and those of the method.
+
+    Raises:
+        GtrTurboError: one is no KEY=VALUE, or no such value.
+    """
+    return without_factors(method_of(config.method), parse_parameters(config.parameters))
+
+
 def borrows_layout(config: MergeConfig) -> bool:
     """Tell whether the base only lends its layout: it is one of the checkpoints that are merged."""
     return config.base in config.checkpoints and not config.task_vectors
@@ -112,17 +122,17 @@ def state_settings(config: MergeConfig) -> dict[str, str]:
     if (
         not method_of(config.method).running_sums
         or not kept
-        or config.sign != "total"
+        or config.parameters
         or config.normalize is False
         or "," in str(config.density)
         or config.trim == "global"
     ):
         raise GtrTurboError(
-            "--state keeps running sums of ties with weights sma or ema:ALPHA, sign total and one density of each tensor.",
+            "--state keeps running sums of ties with weights sma or ema:ALPHA, no parameters and one density of each tensor.",
             "leave out --state.",
         )
-    if config.rank or config.adapter_space == "factors":
-        raise GtrTurboError("--state writes full weights.", "leave out --rank and --adapter-space, or --state.")
+    if config.rank:
+        raise GtrTurboError("--state writes full weights.", "leave out --rank, or --state.")
     chosen = {"weights": config.weights, "density": str(config.density)}
     return chosen | {"include": ",".join(config.include), "exclude": ",".join(config.exclude)}
 
@@ -138,16 +148,8 @@ def require_fitting(config: MergeConfig) -> None:
         state_settings(config)
     if config.task_vectors and method_of(config.method).whole != "borrowed":
         raise GtrTurboError(f"--task-vectors is for nuslerp and multislerp, not for {config.method}.", "leave it out.")
-    if config.adapter_space == "factors":
-        require_built_in(config.method, "--adapter-space factors")
-    if config.recursive:
-        require_built_in(config.method, "--recursive")
-        if config.trim == "global":
-            raise GtrTurboError("--recursive trims tensor by tensor.", "leave out --trim global or --recursive.")
-        if config.rank or config.adapter_space == "factors" or config.state or not method_of(config.method).recursive:
-            raise GtrTurboError(
-                "--recursive is for full teachers by ties or linear.", "leave out --rank, --adapter-space and --state."
-            )
+    if parameters_of(config)[0]:
+        require_built_in(config.method, "--parameters factors=true")
 
 
 def _require_apart(config: MergeConfig) -> None:

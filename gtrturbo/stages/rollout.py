@@ -78,7 +78,7 @@ def _expert_reply(config: RolloutConfig, task: Task, state: State) -> str:
 
 
 def _open(config: RolloutConfig, checkpoint: Path) -> Player:
-    endpoint = Endpoint(config.server, config.base_url, config.served_model, config.max_concurrency)
+    endpoint = Endpoint(config.engine, config.served_model, at_once=config.num_envs)
     opening = Opening(endpoint, for_training=True, device=config.device, dtype=config.dtype)
     sampling = {"seed": config.seed, "temperature": config.temperature, "max_new_tokens": config.max_new_tokens}
     return open_player(checkpoint, config.engine, opening, **sampling)

@@ -5,12 +5,14 @@ The file itself, and so its id, stays as it is.
 
 from typing import Any
 
+from gtrturbo.config.choices import OPENAI
 from gtrturbo.config.games import game_name
 from gtrturbo.config.renamed import RENAMED, VALUES
 from gtrturbo.plugins import is_outside
 
 # Knobs that are gone, with the value at which they changed nothing.
-GONE = {"compat": "none"}
+GONE = {"compat": "none", "micro_batch_size": 32, "sign": "total", "adapter_space": "delta", "recursive": False}
+SERVED = ("engine", "server")  # one name now: vllm, sglang, or openai for what was called generic
 METRIC_NAMES = {
     "mismatch_mean": "sampler_trainer_gap_mean",
     "mismatch_max": "sampler_trainer_gap_max",
@@ -31,8 +33,18 @@ def upgraded(manifest: Any) -> Any:
 
 
 def _knobs(config: dict[str, Any]) -> dict[str, Any]:
-    named = {RENAMED.get(name, name): value for name, value in config.items() if GONE.get(name, ...) != value}
+    named = {RENAMED.get(name, name): value for name, value in _one_engine(config).items() if GONE.get(name, ...) != value}
     return {name: _value(name, value) if isinstance(value, str) else value for name, value in named.items()}
+
+
+def _one_engine(config: dict[str, Any]) -> dict[str, Any]:
+    """Name who answered by one word, where the kind of server stood apart."""
+    engine, server = (config.get(name) for name in SERVED)
+    if server is None:
+        return config
+    if engine == OPENAI:
+        engine = OPENAI if server == "generic" else server
+    return {name: value for name, value in config.items() if name not in SERVED} | {"engine": engine}
 
 
 def _value(name: str, value: str) -> str:

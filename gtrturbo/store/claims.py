@@ -1,7 +1,8 @@
 """Folders that one process at a time writes beside the place that they will take, and how they take it.
 
 What becomes runs/a is written in the hidden folder runs/.a.partial, which is made anew each time and locked for as long as its
-writer lives. The kernel drops the lock when a process dies, however it dies, so a killed writer blocks nobody.
+writer lives. The kernel drops the lock when a process dies, however it dies, so a killed writer blocks nobody. What it left goes
+away before the next one begins, if it bears a sign that it was left by us; a folder of others under that name stays.
 """
 
 import fcntl
@@ -10,11 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.inside import FOLDER, remove_whole
-from gtrturbo.store.names import MANIFEST, MODEL_CONFIG
+from gtrturbo.store.names import DRAFT_MARK, MANIFEST, MODEL_CONFIG, STATE
 
 TRIES = 3
+SIGNS = (DRAFT_MARK, MANIFEST, STATE)  # that a folder was made here: while it is written, and when it is whole
 
 
 def partial(out: Path) -> Path:
@@ -34,17 +37,19 @@ def claimed_anew(out: Path, busy: GtrTurboError) -> Iterator[Path]:
     What a killed writer left there goes away before, and a link as a link: what it leads to is not touched.
 
     Raises:
-        GtrTurboError: `busy`, where another process holds it; or something is in its place that no writer leaves.
+        GtrTurboError: `busy`, where another process holds it; or something is in its place that no writer leaves, or where the
+            folder that it replaces is put meanwhile.
     """
     place = partial(out)
     place.parent.mkdir(parents=True, exist_ok=True)
+    _require_own(replaced(out))
     lock = None
     try:
         lock = _made(place, busy)
         yield place
     except BaseException:
         if lock is not None and _is_open_as(lock, place):
-            remove_whole(place)
+            _remove_own(place)
         raise
     finally:
         if lock is not None:
@@ -59,8 +64,23 @@ def _made(place: Path, busy: GtrTurboError) -> int:
         except FileExistsError:
             remove_left_draft(place, busy)
         else:
-            return _locked(place, busy)
+            lock = _locked(place, busy)
+            _sign(place, lock)
+            return lock
     raise busy
+
+
+def _sign(place: Path, lock: int) -> None:
+    try:
+        _sign_within(lock)
+    except BaseException:  # As where the disk is full.
+        os.close(lock)
+        place.rmdir()
+        raise
+
+
+def _sign_within(folder: int) -> None:
+    os.close(os.open(DRAFT_MARK, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666, dir_fd=folder))
 
 
 def remove_left_draft(place: Path, busy: GtrTurboError) -> None:
@@ -71,14 +91,49 @@ def remove_left_draft(place: Path, busy: GtrTurboError) -> None:
     """
     if place.is_symlink():
         place.unlink(missing_ok=True)
-    elif place.is_file():
-        raise GtrTurboError(f"{place} is in the way: a file, where a folder is written.", f"remove it: rm {place}")
-    else:
-        lock = _locked(place, busy)
-        try:
-            remove_whole(place)
-        finally:
-            os.close(lock)
+        return
+    _require_own(place)
+    lock = _locked(place, busy)
+    try:
+        _remove_own(place)
+    finally:
+        os.close(lock)
+
+
+def is_own(place: Path) -> bool:
+    """Tell whether a folder bears a sign that it was made here, or holds nothing: its writer was killed before it could sign."""
+    if place.is_symlink() or not place.is_dir():
+        return False
+    with os.scandir(place) as entries:
+        there = list(entries)
+    return not there or any(entry.name in SIGNS and entry.is_file(follow_symlinks=False) for entry in there)
+
+
+def _require_own(place: Path) -> None:
+    """Refuse what others put where a folder is written, or put aside; of a link it is no matter where it leads.
+
+    Raises:
+        GtrTurboError: names it.
+    """
+    try:
+        if not os.path.lexists(place) or place.is_symlink() or is_own(place):
+            return
+    except FileNotFoundError:  # It has just become what it was written for.
+        return
+    folder = place.is_dir()
+    kind = "a folder that gtrturbo did not make" if folder else "a file, where a folder is written"
+    remove = f"rm {'-r ' if folder else ''}{shell_word(str(place))}"
+    raise GtrTurboError(f"{place} is in the way: {kind}.", f"move it away, or remove it: {remove}")
+
+
+def _remove_own(place: Path) -> None:
+    """Remove a folder of ours, its signs last: what is left by who is killed meanwhile is still known as ours."""
+    if place.is_symlink() or not place.is_dir():
+        place.unlink(missing_ok=True)
+        return
+    for name in sorted(os.listdir(place), key=SIGNS.__contains__):
+        remove_whole(place / name)
+    place.rmdir()
 
 
 def _locked(place: Path, busy: GtrTurboError) -> int:
@@ -108,13 +163,19 @@ def _is_open_as(lock: int, place: Path) -> bool:
 
 
 def put_in_place(written: Path, out: Path) -> None:
-    """Give a folder that is whole the name that it is for, in the place of what has it; of a link, of the link alone."""
+    """Give a folder that is whole the name that it is for, in the place of what has it; of a link, of the link alone.
+
+    Raises:
+        GtrTurboError: where the old one is put aside lies something of others.
+    """
     aside = replaced(out)
+    _require_own(aside)
     if os.path.lexists(out):
-        remove_whole(aside)  # A writer was killed between the renames.
+        _remove_own(aside)  # A writer was killed between the renames.
         out.rename(aside)
+    (written / DRAFT_MARK).unlink(missing_ok=True)
     written.rename(out)
-    remove_whole(aside)
+    _remove_own(aside)
 
 
 def holds_no_links(folder: Path) -> bool:

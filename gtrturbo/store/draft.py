@@ -17,11 +17,19 @@ from gtrturbo.store.seen import Look, mark_of
 
 @dataclass(frozen=True)
 class Result:
-    """What a stage gives back: the folder it wrote, its id and its metrics."""
+    """What a stage gives back: the folder it wrote, its id and its metrics; it stands for that folder where a path is taken."""
 
     out: Path
     id: str
     metrics: dict[str, float]
+
+    @property
+    def path(self) -> Path:
+        """The folder, as who calls from Python names it."""
+        return self.out
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.out)
 
 
 @dataclass

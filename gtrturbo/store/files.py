@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gtrturbo.errors import GtrTurboError, naming
-from gtrturbo.store.names import MANIFEST, MOVED, PRUNED, TIMING
+from gtrturbo.store.names import DRAFT_MARK, MANIFEST, MOVED, PRUNED, TIMING
 
 DRAFT_DIGITS = 16
 
@@ -20,7 +20,9 @@ def list_files(folder: Path) -> list[str]:
     """Name the files that a manifest covers, relative and sorted: all but itself, the timing, what moved, and what was pruned."""
     names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     left = f".{PRUNED}."  # By a process that was killed while it wrote the record.
-    return sorted(name for name in names if name not in (MANIFEST, TIMING, MOVED, PRUNED) and not name.startswith(left))
+    return sorted(
+        name for name in names if name not in (MANIFEST, TIMING, MOVED, PRUNED, DRAFT_MARK) and not name.startswith(left)
+    )
 
 
 def open_regular(path: Path) -> BinaryIO:

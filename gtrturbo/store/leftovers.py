@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.claims import claimed_anew, holds_no_links, remove_left_draft
+from gtrturbo.store.claims import claimed_anew, holds_no_links, is_own, remove_left_draft
 from gtrturbo.store.files import DRAFT_DIGITS, remove_left_file
 from gtrturbo.store.inside import remove_whole
 from gtrturbo.store.names import MANIFEST
@@ -55,7 +55,7 @@ def _found(folder: Path) -> Iterator[Leftover]:
 def _is_ours(path: Path, kind: str) -> bool:
     if path.lstat().st_uid != os.getuid() or not holds_no_links(path):
         return False
-    return is_log(path) if kind == "journal" else kind == "partial" or (path / MANIFEST).is_file()
+    return is_log(path) if kind == "journal" else is_own(path)
 
 
 def remove_leftover(left: Leftover) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
+from gtrturbo.config.recorded import CONFIGS, require_recorded
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.ageing import upgraded
 from gtrturbo.store.files import read_regular
@@ -22,7 +23,6 @@ MADE_BY = {
     "demos": "gtrturbo distill --mode thoughts",
     "evaluation": "gtrturbo eval",
 }
-STAGE_NAMES = ("init", "sft", "rollout", "distill", "ppo-step", "merge", "eval")
 Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
 
 
@@ -85,8 +85,9 @@ def _parsed(file: Path, text: bytes) -> Manifest:
     content = parse_json(text)
     _require_format(file, content)
     manifest = TypeAdapter(Manifest).validate_python(upgraded(content))
-    if manifest.kind not in MADE_BY or manifest.stage not in STAGE_NAMES:
+    if manifest.kind not in MADE_BY or manifest.stage not in CONFIGS:
         raise ValueError(f"no stage {manifest.stage!r} that writes {manifest.kind!r} is known")
+    require_recorded(manifest.stage, manifest.config)
     return manifest
 
 

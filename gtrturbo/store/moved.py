@@ -43,7 +43,7 @@ class MovedTensor:
 class Moved:
     """What a merge moved.
 
-    `checkpoints`: how many were read together; 0 where running sums or a recursion stand for the older ones. `seal`: hash of the
+    `checkpoints`: how many were read together; 0 where running sums stand for the older ones. `seal`: hash of the
     rest, so that nobody looks at other numbers than were written.
     """
 

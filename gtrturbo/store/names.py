@@ -4,6 +4,10 @@ MANIFEST = "stage.json"
 TIMING = "timing.json"
 MOVED = "moved.json"
 PRUNED = "pruned.json"
+# In a folder that is being written, from when it is made until it takes its place: it is gtrturbo's own.
+DRAFT_MARK = ".gtrturbo-draft"
+# What running sums of a merge say of themselves.
+STATE = "state.json"
 TURNS = "turns.jsonl"
 TOKENS = "tokens.safetensors"
 SCORES = "scores.safetensors"

@@ -19,7 +19,9 @@ from typing import Any, BinaryIO, Generic, TypeVar
 from pydantic import TypeAdapter
 
 from gtrturbo import __version__
+from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.distributed.processes import group
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.claims import holds_no_links, partial
 from gtrturbo.store.files import write_whole
 from gtrturbo.store.ids import sha256_file
@@ -27,7 +29,7 @@ from gtrturbo.store.inside import remove_inside, remove_whole
 from gtrturbo.store.provenance import Provenance
 
 T = TypeVar("T")
-OWNER = "work"
+OWNER, DISOWNED = "work", ".work.gone"
 ENTRIES = ".jsonl"
 LOG_FORMAT = 3
 
@@ -52,9 +54,10 @@ class ResumeLog(Generic[T]):
 
     def _claim(self, key: str) -> None:
         owner = self.folder / OWNER
+        require_log(self.folder)
         # What is reached through a link was not made here: a log in its place begins anew, and what it leads to stays.
         if not (holds_no_links(self.folder) and owner.is_file() and owner.read_bytes() == key.encode()):
-            remove_whole(self.folder)
+            _remove(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(owner, key.encode())
         self._keep_whole()
@@ -145,20 +148,45 @@ class ResumeLog(Generic[T]):
 
 def remove_left(out: Path) -> None:
     """Remove the log of an artifact that is there: its writer was killed before it could. Not while another writes it anew."""
-    if not os.path.lexists(partial(out)):
-        _remove(_folder(out))
+    folder = _folder(out)
+    if not os.path.lexists(partial(out)) and (folder.is_symlink() or is_log(folder)):
+        _remove(folder)
 
 
 def _remove(folder: Path) -> None:
-    """Remove a log, its owner's name first: what is left of it by who is killed meanwhile belongs to no work."""
-    if holds_no_links(folder):
-        (folder / OWNER).unlink(missing_ok=True)
+    """Remove a log; of a link the link alone.
+
+    What is left by who is killed meanwhile belongs to no work, and is still known as a log: its owner's name goes first, and
+    leaves a sign that goes last.
+    """
+    if not folder.is_symlink() and folder.is_dir():
+        if (folder / OWNER).is_file():
+            (folder / OWNER).rename(folder / DISOWNED)
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == DISOWNED):
+            remove_whole(path)
     remove_whole(folder)
 
 
+def require_log(folder: Path) -> None:
+    """Refuse what others put in the place of a log; a link is no matter, which is removed as one.
+
+    Raises:
+        GtrTurboError: names it.
+    """
+    if os.path.lexists(folder) and not folder.is_symlink() and not is_log(folder):
+        raise GtrTurboError(
+            f"{folder} is in the way: no log that gtrturbo wrote whole.",
+            f"move it away, or remove it: rm -r {shell_word(str(folder))}",
+        )
+
+
 def is_log(folder: Path) -> bool:
-    """Tell whether a folder is a log of some work of ours: it names the work by a hash."""
-    owner = folder / OWNER
+    """Tell whether a folder is a log of some work of ours: it names the work by a hash, or does not yet or no longer."""
+    if not folder.is_dir():
+        return False
+    owner, names = folder / OWNER, os.listdir(folder)
+    if OWNER not in names:
+        return DISOWNED in names or all(name.startswith(f".{OWNER}.") for name in names)
     return owner.is_file() and re.fullmatch(r"[0-9a-f]{64}", owner.read_text(encoding="utf-8", errors="replace")) is not None
 
 

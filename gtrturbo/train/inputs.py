@@ -24,7 +24,6 @@ class Rollout:
 
     Attributes:
         path: the turns.
-        checkpoint: id of the checkpoint that played; None where an expert did.
         temperature: of sampling.
         sampler: what sampled; None where this toolkit's own engine did, whose log-probs are the trainer's.
         same_type: it computed in no narrower type than the trainer.
@@ -32,7 +31,6 @@ class Rollout:
     """
 
     path: Path
-    checkpoint: str | None
     temperature: float
     sampler: str | None
     same_type: bool = False
@@ -50,31 +48,19 @@ def read_rollout(path: Path, *, dtype: str = "") -> Rollout:
         GtrTurboError: there are no turns.
     """
     manifest = read_manifest(path, "turns")
-    config, player = manifest.config, manifest.inputs.get("checkpoint")
-    if isinstance(player, list):
-        raise GtrTurboError(f"{path} was played by several checkpoints, says its manifest.", "play again: gtrturbo rollout …")
+    config = manifest.config
     exact = has_exact_logprobs(config.get("engine", HF))
     temperature = config.get("temperature")
     if not isinstance(temperature, int | float) or isinstance(temperature, bool) or not 0 <= temperature < math.inf:
         raise GtrTurboError(f"{path} was sampled at temperature {temperature}, which is none.", "play again: gtrturbo rollout …")
     same_type = config.get("dtype") in ("float32", dtype)
     sampler = None if exact else _sampler(config)
-    return Rollout(path, player, temperature, sampler, same_type, group_size=config.get("group_size", 1))
+    return Rollout(path, temperature, sampler, same_type, group_size=config.get("group_size", 1))
 
 
 def _sampler(config: dict[str, Any]) -> str:
     """Name what sampled in another's place: the kind of server, or the engine of the user's own."""
-    return config["engine"] if is_outside(config["engine"]) else f"{config['server']} server"
-
-
-def require_player(rollout: Rollout, checkpoint: Path) -> None:
-    """Refuse turns that another checkpoint played than the one that learns from them."""
-    given = artifact_id(checkpoint)
-    if rollout.checkpoint != given:
-        raise GtrTurboError(
-            f"the turns in {rollout.path} were played by {short(rollout.checkpoint)}, but --checkpoint is {short(given)}.",
-            f"run: gtrturbo rollout --checkpoint {checkpoint} …",
-        )
+    return config["engine"] if is_outside(config["engine"]) else f"{config['engine']} server"
 
 
 def require_groups(rollout: Rollout, name: str) -> None:

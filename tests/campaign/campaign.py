@@ -6,13 +6,15 @@ import importlib
 import multiprocessing
 import random
 import shutil
+import signal
+import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from campaign.cases import Case, FoundError, Verdict
+from campaign.cases import Case, FoundError, Group, Verdict
 from campaign.kills import Kills
 from campaign.mutations import Mutations
 from campaign.options import Options
@@ -21,6 +23,7 @@ from campaign.server import Servers
 from campaign.summary import Done, summary, write
 
 KINDS = (Kills, Mutations, Options, Servers)
+TOLD_EVERY = 250  # cases
 RESULTS = Path(__file__).parents[2] / "runs" / "campaign"
 STAGES = ("init", "sft", "rollout", "distill", "ppo_step", "merge", "eval")
 MODULES = (
@@ -35,6 +38,7 @@ def main() -> None:
     """Run the cases that are asked for; leave with 1 if there is any fault."""
     asked = _arguments()
     started = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # So that the folder below goes away.
     warm_up()
     root = Path(tempfile.mkdtemp(prefix="gtrturbo-campaign-"))
     try:
@@ -91,7 +95,7 @@ def _chosen(asked: argparse.Namespace, root: Path) -> list[Case]:
         for group in kind(prepared, asked.seed).groups():
             if names := _asked_of(group.name, asked.names):
                 prepared.make(group.needs)
-                found += _named(list(group.cases()), names)
+                found += _named(group, names)
         random.Random(asked.seed).shuffle(found)
         cases += found[: asked.sample] if asked.sample else found
     random.Random(asked.seed).shuffle(cases)
@@ -103,9 +107,11 @@ def _asked_of(group: str, names: Sequence[str]) -> list[str]:
     return [name for name in names if f"{group}/".startswith(name) or name.startswith(f"{group}/")] if names else [""]
 
 
-def _named(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
-    """Choose cases by whole names, else by how their names begin."""
-    return [case for case in cases if case.name in names] or [case for case in cases if case.name.startswith(tuple(names))]
+def _named(group: Group, names: Sequence[str]) -> list[Case]:
+    """Choose cases by whole names, also those that were not drawn; else by how the names of the drawn ones begin."""
+    drawn = list(group.cases())
+    asked = {case.name: case for case in [*(group.every() if group.every else []), *drawn] if case.name in names}
+    return list(asked.values()) or [case for case in drawn if case.name.startswith(tuple(names))]
 
 
 def work_off(cases: Sequence[Case], root: Path, *, jobs: int, until: float) -> list[Done]:
@@ -113,7 +119,8 @@ def work_off(cases: Sequence[Case], root: Path, *, jobs: int, until: float) -> l
     context = multiprocessing.get_context("fork")
     position, results = context.Value("i", 0), context.SimpleQueue()
     workers = [
-        context.Process(target=_worker, args=(cases, root / f"worker{rank}", position, results, until)) for rank in range(jobs)
+        context.Process(target=_worker, args=(cases, root / f"worker{rank}", position, results, until), daemon=True)
+        for rank in range(jobs)
     ]
     for worker in workers:
         worker.start()
@@ -127,6 +134,8 @@ def work_off(cases: Sequence[Case], root: Path, *, jobs: int, until: float) -> l
         done.append(Done(*found[:2], Verdict(*found[2]), found[3]))
         if done[-1].verdict.is_fault:
             _tell(done[-1])
+        if len(done) % TOLD_EVERY == 0:
+            print(f"{len(done)} of {len(cases)} cases", flush=True)
     for worker in workers:
         worker.join()
     return done

@@ -51,11 +51,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Group:
-    """Cases of one subject, whose names begin with `name`/. They are made when the artifacts that they need are prepared."""
+    """Cases of one subject, whose names begin with `name`/. They are made when the artifacts that they need are prepared.
+
+    `every`: those that are not drawn, too, each of which may be asked for by its whole name.
+    """
 
     name: str
     needs: Sequence[str]
     cases: Callable[[], Iterable[Case]]
+    every: Callable[[], Iterable[Case]] | None = None
 
 
 class FoundError(Exception):

@@ -15,11 +15,19 @@ ELSEWHERE = "elsewhere"  # what a link leads to, outside the artifact
 
 @dataclass(frozen=True)
 class Mutation:
-    """`change` damages the file in place; it raises `Inapplicable` where the file has nothing of the kind."""
+    """`change` damages the file in place; it raises `Inapplicable` where the file has nothing of the kind.
+
+    `seals`: it is also given to a reader with a new hash; if None, where it breaks.
+    """
 
     name: str
     change: Callable[[Path, Random], None]
     breaks: bool = True
+    seals: bool | None = None
+
+    @property
+    def is_sealed(self) -> bool:
+        return self.breaks if self.seals is None else self.seals
 
 
 class Inapplicable(Exception):

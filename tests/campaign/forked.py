@@ -82,6 +82,7 @@ def _become(words: Sequence[str], folder: Path, pipes: list[tuple[int, int]], be
         sys.stdin = open(0, closefd=False)  # noqa: SIM115  As long as the process.
         os.chdir(folder)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _limit()
         sys.argv = ["gtrturbo", *words]
         if before:

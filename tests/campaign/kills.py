@@ -53,9 +53,6 @@ VICTIMS = {
     ),
     "distill-scores": Victim("distill --out out --rollouts {turns} --teacher {init} --top-logprobs 4"),
     "distill-thoughts": Victim("distill --out out --rollouts {turns} --teacher {warm} --mode thoughts --max-new-tokens 40"),
-    "distill-student": Victim(
-        "distill --out out --rollouts {turns} --teacher {init} --student {warm} --update epochs=1"
-    ),
     "ppo-step": Victim(f"ppo-step --out out --checkpoint {{warm}} --rollouts {{turns}} --scores {{scores}} {UPDATE}"),
     "merge": Victim("merge {warm} {ppo} --out out --base {init}"),
     "merge-adapters": Victim("merge {adapter2} {adapter_ppo} --out out"),

@@ -50,22 +50,23 @@ class Mutations:
                 *subject.beside,
                 *(each for command in subject.readers.values() for each in named_in(command)),
             ]
-            yield Group(f"mutations/{name}".replace(" ", "_"), needs, partial(self._drawn, name))
+            yield Group(f"mutations/{name}".replace(" ", "_"), needs, partial(self._drawn, name), partial(self._all, name))
 
     def _drawn(self, name: str) -> list[Case]:
-        found = list(self._all(name))
+        found = list(self._all(name, every=False))
         return Random(f"{self.seed}/{name}").sample(found, min(SUBJECTS[name].cases, len(found)))
 
-    def _all(self, name: str) -> Iterator[Case]:
-        """Every mutation of every file, each for two readers; what is wrong by itself for a third one, sealed again."""
+    def _all(self, name: str, *, every: bool = True) -> Iterator[Case]:
+        """Every mutation of every file, for `every` reader or for two; what is wrong by itself for another one, sealed again."""
         subject, draw = SUBJECTS[name], Random(f"{self.seed}/{name}")
         for file in self._files(subject, draw):
             for mutation in mutations_for(Path(file).name, name):
                 readers = list(subject.readers)
-                for reader in draw.sample(readers, min(2, len(readers))):
+                for reader in readers if every else draw.sample(readers, min(2, len(readers))):
                     yield self._case(name, file, mutation, reader, sealed=False)
-                if mutation.breaks and not file.endswith("stage.json") and self._manifest(subject, file):
-                    yield self._case(name, file, mutation, draw.choice(readers), sealed=True)
+                if mutation.is_sealed and not file.endswith("stage.json") and self._manifest(subject, file):
+                    for reader in readers if every else [draw.choice(readers)]:
+                        yield self._case(name, file, mutation, reader, sealed=True)
 
     def _files(self, subject: Subject, draw: Random) -> list[str]:
         folder = self.prepared.path(subject.source)
@@ -139,9 +140,8 @@ class Mutations:
             return _refused(ended, before, contents(folder), finished=whole.tree)
         damaged = f"{subject.place}/{file}"
         same = ended.out == whole.out and _less(_without_ids(contents(folder)), damaged) == _less(whole.tree, damaged)
-        return passed(
-            mutation, reader, Path(file).name, opened=watch.opened, hashed=manifest is not None and not sealed, same=same
-        )
+        opened = watch.opened and mutation.name != "folder"  # Which whoever lists the artifact's files looks into.
+        return passed(mutation, reader, Path(file).name, opened=opened, hashed=manifest is not None and not sealed, same=same)
 
 
 def passed(mutation: Mutation, reader: str, file: str, *, opened: bool, hashed: bool, same: bool) -> Verdict:

@@ -1,12 +1,14 @@
 """What may be done to a file, by its name; and to pictures."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 from campaign.damage import ANY, Mutation, by_bytes
-from campaign.damage_json import DEMOS, JSON, ROWS, TURNS
+from campaign.damage_json import DEMOS, JSON, JSON_VALUES, ROWS, TURNS
 from campaign.damage_tensors import SCORES, TENSORS, TOKENS
+from gtrturbo.store.names import ADAPTER_CONFIG, CHAT_TEMPLATE, GENERATION_CONFIG, MODEL_CONFIG, RENDERER_FILES
 
 
 def _picture(size: tuple[int, int], form: str, mode: str = "RGB") -> Callable[[Path, Random], None]:
@@ -29,11 +31,23 @@ PICTURES = [
 ]
 
 
+# What of the files of transformers and tokenizers no one but they can judge: another value may be another model.
+THEIRS = {*JSON_VALUES, "nothing inside", "key twice"}
+
+
+def _theirs(mutations: list[Mutation], names: set[str]) -> list[Mutation]:
+    return [replace(each, breaks=False, seals=True) if each.name in names else each for each in mutations]
+
+
 def mutations_for(name: str, kind: str) -> list[Mutation]:
     """List what may be done to a file, by its name and what it is in."""
     if name.endswith(".jsonl"):
         own = TURNS if name == "turns.jsonl" else DEMOS if name == "demos.jsonl" else []
         return ANY + ROWS + own
+    if name in (MODEL_CONFIG, GENERATION_CONFIG, ADAPTER_CONFIG, *RENDERER_FILES) and name.endswith(".json"):
+        return ANY + _theirs(JSON, THEIRS)
+    if name == CHAT_TEMPLATE:
+        return _theirs(ANY, {"cut in half"})
     if name.endswith(".json"):
         return ANY + JSON
     if name.endswith(".safetensors"):

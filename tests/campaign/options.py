@@ -34,12 +34,10 @@ COMMANDS = {
 }
 # What an option of some name needs beside it to mean anything.
 WITH = {
-    "base_url": "--engine openai",
-    "served_model": "--engine openai --base-url http://127.0.0.1:9",
+    "served_model": "--engine vllm:http://127.0.0.1:9",
     "random_expert_share": "--expert",
     "lora_alpha": "--lora-rank 2",
     "lora_target": "--lora-rank 2",
-    "update": "--student {warm}",
     "value_clip_range": "",
     "scores": "",
 }
@@ -91,7 +89,14 @@ ADDRESSES = (
 )  # fmt: skip
 DEVICES = ("", "cpu", "cpu:7", "cuda", "cuda:0", "cuda:99", "meta", "mps", "x", "cpu cpu", "\x1b[31m", "9")
 # Options that name where to read or write, or what is asked of a server: values of their own.
-OWN = {"base_url": ADDRESSES, "device": DEVICES, "set": SETTINGS, "update": SETTINGS, "env": PAIRS, "eval_env": PAIRS}
+OWN = {
+    "engine": (*TEXTS, *(f"vllm:{address}" for address in ADDRESSES)),
+    "device": DEVICES,
+    "set": SETTINGS,
+    "price": PAIRS,
+    "env": PAIRS,
+    "eval_env": PAIRS,
+}
 
 # Files for --config, by what is odd about them; KEY stands for an option of the command, WHOLE for one that is a whole number.
 YAML = {

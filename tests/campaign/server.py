@@ -23,13 +23,13 @@ from campaign.terminal import inspect, last
 
 PATIENCE = 25.0
 PLAY = f"{TASK} --episodes 1 --num-envs 1 --max-new-tokens 24"
-SERVER = "--engine openai --max-concurrency 2 --base-url"
+SERVER = "--engine vllm:"
 COMMANDS = {
     "rollout": f"rollout --out out --checkpoint {{warm}} {PLAY} {SERVER}",
-    "rollout sglang": f"rollout --out out --checkpoint {{warm}} {PLAY} --server sglang {SERVER}",
+    "rollout sglang": f"rollout --out out --checkpoint {{warm}} {PLAY} --engine sglang:",
     "rollout adapter": f"rollout --out out --checkpoint {{adapter2}} {PLAY} {SERVER}",
     "eval": f"eval --out out --checkpoint {{warm}} {PLAY} {SERVER}",
-    "eval generic": f"eval --out out --checkpoint {{warm}} {PLAY} --server generic {SERVER}",
+    "eval generic": f"eval --out out --checkpoint {{warm}} {PLAY} --engine openai:",
     "thoughts": "distill --out out --rollouts {turns} --teacher {warm} --mode thoughts --max-new-tokens 24 --retries 1 " + SERVER,
 }
 # What is wrong, but no matter for a command that needs text alone.
@@ -142,7 +142,7 @@ def _serve(listening: socket.socket, checkpoint: Path, parent: int) -> None:
     from fake_server import Fake  # isort: skip
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    fakes = {kind: Fake(load_policy(checkpoint, device="cpu"), kind=kind) for kind in ("vllm", "sglang", "generic")}
+    fakes = {kind: Fake(load_policy(checkpoint, device="cpu"), kind=kind) for kind in ("vllm", "sglang", "openai")}
     known: dict[str, Any] = {}
 
     def true_answer(path: str, body: bytes) -> tuple[int, Any]:
@@ -151,7 +151,7 @@ def _serve(listening: socket.socket, checkpoint: Path, parent: int) -> None:
         if path.endswith("load_lora_adapter"):
             return 200, "Success"
         content = json.loads(body)
-        kind = "sglang" if "/sglang/" in path else "vllm" if "return_token_ids" in content else "generic"
+        kind = "sglang" if "/sglang/" in path else "vllm" if "return_token_ids" in content else "openai"
         content["model"] = "served"
         key = kind + json.dumps(content, sort_keys=True)
         with fakes[kind].lock:

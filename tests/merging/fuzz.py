@@ -126,7 +126,7 @@ def _settings(rng: np.random.Generator) -> tuple[dict[str, Any], list[float]]:
             densities = [float(value) for value in rng.uniform(0.05, 1, k)]
         settings["density"] = ",".join(map(repr, densities if len(set(densities)) > 1 else densities[:1]))
     if method == "ties" and rng.random() < 0.3:
-        settings["sign"] = "count"
+        settings["parameters"] = ("count=true",)
     if method == "breadcrumbs":
         settings["gamma"] = float(rng.choice([0.0, 0.01, 0.3]))
     if method in ("ties", "task-arithmetic", "linear") and rng.random() < 0.3:
@@ -216,7 +216,9 @@ def expected(case: Case, name: str) -> tuple[np.ndarray, np.ndarray]:
         moved = [_trimmed(each, density) for each, density in zip(moved, densities, strict=True)]
     if method in ("ties", "dare-ties"):
         averaged = method == "ties" and settings.get("normalize") is not False
-        return base + scale * _elected(moved, weights, by_count=settings.get("sign") == "count", averaged=averaged), size
+        return base + scale * _elected(
+            moved, weights, by_count="count=true" in settings.get("parameters", ()), averaged=averaged
+        ), size
     total = np.sum([w * each for w, each in zip(weights, moved, strict=True)], axis=0)
     divides = settings.get("normalize", method == "linear")
     return base + scale * total / (math.fsum(weights) if divides else 1.0), size

@@ -307,7 +307,7 @@ def test_factors_are_merged_apart_where_that_is_asked_for(folders, model, settin
     paths = [folders.root / f"adapter{i}" for i in range(2)]
     for i, path in enumerate(paths):
         adapter(path, model, seed=i)
-    found = load_file(folders.merge(*paths, base=model, adapter_space="factors", **settings) / "adapter_model.safetensors")
+    found = load_file(folders.merge(*paths, base=model, parameters=("factors=true",), **settings) / "adapter_model.safetensors")
     files = [load_file(path / "adapter_model.safetensors") for path in paths]
     shares = [float(part) for part in settings.get("weights", "1,1").split(",")]
     for name, value in found.items():
@@ -336,10 +336,9 @@ def test_the_published_primitive_agrees_at_weight_one_each():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"rank": 4, "adapter_space": "factors"}, "--adapter-space factors keeps the rank"),
+        ({"rank": 4, "parameters": ("factors=true",)}, "--parameters factors=true keeps the rank"),
         ({"rank": 4, "include": ("*q_proj*",)}, "--include and --exclude are for full weights"),
-        ({"adapter_space": "factors", "exclude": ("*q_proj*",)}, "--include and --exclude are for full weights"),
-        ({"rank": 4, "recursive": True}, "--recursive is for full teachers"),
+        ({"parameters": ("factors=true",), "exclude": ("*q_proj*",)}, "--include and --exclude are for full weights"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(folders, model, settings, said):
@@ -357,7 +356,7 @@ def test_factors_of_other_ranks_or_scales_and_whole_tensors_do_not_merge_apart(f
     whole = "replaces lm_head.weight as a whole"
     for name, said in (("rank", "does not fit"), ("scale", "has other scales than"), ("whole", whole)):
         with pytest.raises(GtrTurboError, match=said):
-            folders.merge(folders.root / "plain", folders.root / name, base=model, adapter_space="factors")
+            folders.merge(folders.root / "plain", folders.root / name, base=model, parameters=("factors=true",))
     with pytest.raises(GtrTurboError, match=r"changes lm_head\.weight otherwise than by factors"):
         folders.merge(folders.root / "whole", base=model, rank=4)
 

@@ -111,7 +111,7 @@ def test_a_rank_names_its_base_so_that_peft_finds_it_from_anywhere(folders, base
     monkeypatch.chdir("/")
     AutoPeftModelForCausalLM.from_pretrained(out)
     renamed(adapter, layers_to_transform=[1, None])
-    folders.merge(adapter, base=base, method="linear", adapter_space="factors")
+    folders.merge(adapter, base=base, method="linear", parameters=("factors=true",))
 
 
 @pytest.fixture

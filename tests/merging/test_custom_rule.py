@@ -187,8 +187,7 @@ def test_verifying_finds_a_rule_that_depends_on_the_tile(folders, family, rule, 
     ("settings", "option"),
     [
         ({"state": Path("state")}, "--state"),
-        ({"recursive": True}, "--recursive"),
-        ({"adapter_space": "factors"}, "--adapter-space factors"),
+        ({"parameters": ("factors=true",)}, "--parameters factors=true"),
     ],
 )
 def test_what_a_rule_does_not_go_with_is_refused_by_name(folders, family, settings, option):

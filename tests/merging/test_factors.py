@@ -14,10 +14,10 @@ from gtrturbo.errors import GtrTurboError
 WEIGHTS = (0.7, -0.4)
 ALPHAS = (8, 3)
 SUMS = {
-    "linear": {"method": "task-arithmetic", "adapter_space": "factors"},
-    "linear, as whole": {"method": "linear", "normalize": False, "adapter_space": "factors"},
-    "magnitude_prune": {"method": "breadcrumbs", "gamma": 0.0, "density": "0.5", "adapter_space": "factors"},
-    "dare_linear": {"method": "dare-linear", "density": "1", "adapter_space": "factors"},
+    "linear": {"method": "task-arithmetic", "parameters": ("factors=true",)},
+    "linear, as whole": {"method": "linear", "normalize": False, "parameters": ("factors=true",)},
+    "magnitude_prune": {"method": "breadcrumbs", "gamma": 0.0, "density": "0.5", "parameters": ("factors=true",)},
+    "dare_linear": {"method": "dare-linear", "density": "1", "parameters": ("factors=true",)},
     "cat": {"method": "task-arithmetic", "rank": 8},
     "svd": {"method": "task-arithmetic", "rank": 4},
 }
@@ -69,7 +69,7 @@ def test_sums_of_factors_are_those_of_peft(given, folders, kind):
 
 def test_one_adapter_of_negative_weight_is_taken_away(given, folders):
     base, paths = given
-    out = folders.merge(paths[0], base=base, method="task-arithmetic", weights="-0.5", adapter_space="factors")
+    out = folders.merge(paths[0], base=base, method="task-arithmetic", weights="-0.5", parameters=("factors=true",))
     (out.parent / "base").symlink_to(base)
     before = changes(paths[0])
     for name, value in changes(out).items():
@@ -80,11 +80,11 @@ def test_one_adapter_of_negative_weight_is_taken_away(given, folders):
 def test_means_of_factors_have_no_negative_weights(given, folders, settings):
     base, paths = given
     with pytest.raises(GtrTurboError, match="of factors has no negative weights") as error:
-        folders.merge(paths[0], paths[0], base=base, weights="0.7,-0.4", adapter_space="factors", **settings)
-    assert "--adapter-space delta" in error.value.fix
+        folders.merge(paths[0], paths[0], base=base, weights="0.7,-0.4", parameters=("factors=true",), **settings)
+    assert "--parameters factors=true" in error.value.fix
 
 
 def test_a_factor_of_the_merge_is_not_applied_twice(given, folders):
     base, paths = given
     with pytest.raises(GtrTurboError, match="would multiply A and B"):
-        folders.merge(paths[0], base=base, scale=0.5, adapter_space="factors")
+        folders.merge(paths[0], base=base, scale=0.5, parameters=("factors=true",))

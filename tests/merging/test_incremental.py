@@ -90,9 +90,8 @@ def test_a_checkpoint_counts_once_however_often_it_is_named(folders, family):
         ({"include": ("embed.*",)}, r"was begun with --include , not embed\.\*"),
         ({"method": "linear"}, "keeps running sums of ties"),
         ({"weights": "0.5"}, "keeps running sums of ties with weights sma or ema:ALPHA"),
-        ({"sign": "count"}, "keeps running sums of ties"),
+        ({"parameters": ("count=true",)}, "keeps running sums of ties"),
         ({"normalize": False}, "keeps running sums of ties"),
-        ({"recursive": True}, "--recursive is for full teachers"),
     ],
 )
 def test_a_state_of_another_merge_is_refused_by_name(folders, family, settings, said):

@@ -196,7 +196,7 @@ def test_options_beside_a_recipe_that_says_more_are_refused(folders, family):
     file.write_text(
         f"merge_method: ties\nbase_model: {base}\nmodels: [{{model: {others[0]}}}]\nparameters: {{density: [0.5, 1.0]}}\n"
     )
-    for option, value in (("weights", "1"), ("rank", 2), ("include", ("*",)), ("trim", "global"), ("recursive", True)):
+    for option, value in (("weights", "1"), ("rank", 2), ("include", ("*",)), ("trim", "global")):
         with pytest.raises(GtrTurboError, match=f"--{option} does not go with a recipe"):
             folders.merge(recipe=str(file), **{option: value})
 

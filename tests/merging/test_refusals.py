@@ -174,16 +174,13 @@ def test_numbers_and_integers_are_not_merged(folders):
         ({"method": "della", "density": "0.8", "parameters": ("epsilon=0.3",)}, "della fails at .*epsilon must be in"),
         ({"method": "ties", "parameters": ("epsilon=0.3",)}, "ties has no parameter epsilon"),
         ({"method": "linear", "trim": "global"}, "--trim global is for methods that keep the largest"),
-        ({"method": "ties", "trim": "global", "recursive": True}, "--recursive trims tensor by tensor"),
         ({"method": "model-stock", "weights": "1,2"}, "weighs checkpoints itself"),
         ({"method": "sce", "normalize": False}, "has no --no-normalize"),
         ({"method": "slerp", "scale": 2.0}, "--scale is for task vectors"),
-        ({"rank": 4}, "--rank and --adapter-space are for LoRA adapters"),
-        ({"adapter_space": "factors"}, "--rank and --adapter-space are for LoRA adapters"),
+        ({"rank": 4}, "--rank and --parameters factors=true are for LoRA adapters"),
+        ({"parameters": ("factors=true",)}, "--rank and --parameters factors=true are for LoRA adapters"),
         ({"include": ("nothing.*",)}, r"no tensor is called nothing\.\*"),
         ({"exclude": ("nothing",)}, "no tensor is called nothing"),
-        ({"recursive": True, "method": "dare-ties"}, "--recursive is for full teachers by ties or linear"),
-        ({"recursive": True, "weights": "1,2"}, "--recursive takes weights sma or ema:ALPHA"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(folders, family, settings, said):

@@ -18,7 +18,7 @@ from gtrturbo.store.ids import seed_for
 # Weights are such that votes of numbers with few bits cannot cancel: which side wins then is a matter of rounding.
 METHODS = {
     "ties": {"weights": "ema:0.3173", "density": "0.5"},
-    "ties count": {"method": "ties", "sign": "count", "density": "0.9,0.5,0.2", "scale": 0.7},
+    "ties count": {"method": "ties", "parameters": ("count=true",), "density": "0.9,0.5,0.2", "scale": 0.7},
     "ties sum": {"method": "ties", "normalize": False, "weights": "0.2137,0.5231,0.8419"},
     "linear": {"weights": "1,2,4"},
     "linear sum": {"method": "linear", "normalize": False, "weights": "0.2,0.5,-0.3"},
@@ -71,7 +71,7 @@ def defined(case: str, name: str, base: np.ndarray, others: list[np.ndarray]) ->
         return pure.weighted_sum(whole, weights=weights)
     if method == "ties":
         trimmed = [pure.trimmed(vector, density=density) for vector, density in zip(moved, densities, strict=True)]
-        count = chosen.get("sign") == "count"
+        count = "parameters" in chosen
         return origin + scale * pure.kept_sum(trimmed, weights=weights, count=count, average=normalize)
     if method.startswith("dare"):
         keys = [seed_for(chosen.get("seed", 0), "dare", i, name) for i in range(k)]
@@ -296,19 +296,6 @@ def test_two_checkpoints_that_are_equal_are_dropped_at_different_places(folders)
     paths = [folders.write("b", {"w": np.zeros(1000)}), folders.write("c", {"w": np.ones(1000)})]
     found = read(folders.merge(paths[1], paths[1], base=paths[0], method="dare-linear", density="0.5"))["w"]
     assert set(found.tolist()) == {0.0, 2.0, 4.0}
-
-
-def test_a_recursive_merge_is_the_merge_of_the_last_teacher_and_the_next(folders, family):
-    base, others = family(3)
-    teacher = folders.merge(others[0], base=base, density="0.5")
-    for other, weights in zip(others[1:], ("sma", "sma"), strict=True):
-        teacher = folders.merge(teacher, other, base=base, density="0.5", weights=weights)
-    assert content(folders.merge(*others, base=base, density="0.5", recursive=True)) == content(teacher)
-    teacher = folders.merge(others[0], base=base, method="linear")
-    for other in others[1:]:
-        teacher = folders.merge(teacher, other, base=base, method="linear", weights="0.7,0.3")
-    found = read(folders.merge(*others, base=base, method="linear", weights="ema:0.3", recursive=True))
-    assert all(np.abs(value - found[name]).max() <= 1e-6 for name, value in read(teacher).items())
 
 
 @pytest.mark.parametrize(("method", "compiled"), [("ties", True), ("linear", True), ("linear", False), ("slerp", True)])

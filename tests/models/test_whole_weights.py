@@ -1,5 +1,6 @@
 """Weights that are missing, unexpected, of another shape or no numbers are errors; what a library may leave out still loads."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -175,3 +176,19 @@ def test_what_is_saved_is_whole(warm, tmp_path):
     (tmp_path / "c").mkdir()
     save_model(model, tmp_path / "c")
     assert same(load_model(tmp_path / "c"), model)
+
+
+@pytest.mark.parametrize("part", ["text_config", "vision_config"])
+@pytest.mark.parametrize("count", [10**30, 9_223_372_036_854_775_808, 1e9, 2_147_483_647])
+def test_a_config_that_names_more_layers_than_there_are_tensors_is_refused_before_they_are_built(init, tmp_path, part, count):
+    folder = tmp_path / "model"
+    shutil.copytree(init, folder)
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    layers = "depth" if part == "vision_config" else "num_hidden_layers"
+    assert config[part][layers] == 2
+    config[part][layers] = count
+    file.write_text(json.dumps(config))
+    reseal(folder)
+    with pytest.raises(GtrTurboError, match=f"layers \\({layers} in config.json\\), and its weights have"):
+        load_policy(folder, device="cpu")

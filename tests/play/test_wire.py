@@ -96,7 +96,18 @@ def test_an_answer_that_comes_byte_by_byte_is_bounded_in_time(monkeypatch, lines
         pytest.raises(GtrTurboError, match=r"no whole answer within 0\.3 seconds"),
     ):
         wire.request(url)
-    assert len(asked) == 2 and time.monotonic() - started < 5  # Of the 20 seconds that one answer takes.
+    assert len(asked) == 1 and time.monotonic() - started < 5  # Of the 20 seconds that one answer takes.
+
+
+def test_all_tries_together_take_little_longer_than_the_longest_answer_may(monkeypatch):
+    # A server that lets a byte go every 20 ms, asked up to nine times with no pauses between: 9 × 0.3 s would be 2.7 s.
+    monkeypatch.setattr(wire, "TIMEOUT", 0.3)
+    monkeypatch.setattr(wire, "BACKOFF", (0.01,) * 8)
+    started = time.monotonic()
+    drip = answering(b"HTTP/1.1 200 OK", b"", b" " * 1000, pause=0.02)
+    with drip as (url, asked), pytest.raises(GtrTurboError, match="no whole answer within"):
+        wire.request(url)
+    assert time.monotonic() - started < 1.5 and len(asked) < 4
 
 
 @pytest.mark.parametrize(
@@ -105,7 +116,7 @@ def test_an_answer_that_comes_byte_by_byte_is_bounded_in_time(monkeypatch, lines
      "http://\x1b[31m", "http://" + "x" * 300],
 )  # fmt: skip
 def test_what_is_no_address_is_refused(url):
-    with pytest.raises(GtrTurboError, match="--base-url") as error:
+    with pytest.raises(GtrTurboError, match="--engine") as error:
         address_of(url)
     assert "http://localhost:8000" in error.value.fix
 
@@ -124,7 +135,7 @@ def test_an_address_that_may_hold_a_secret_is_refused_without_telling_it(url):
 @pytest.mark.parametrize("url", SECRETS)
 def test_a_run_refuses_such_an_address_before_it_records_anything(tmp_path, url):
     with pytest.raises(GtrTurboError, match="which would be shown and recorded") as error:
-        plan(RunConfig(out=tmp_path / "run", set=("rollout.engine=openai", f"rollout.base-url={url}")))
+        plan(RunConfig(out=tmp_path / "run", set=(f"rollout.engine=vllm:{url}",)))
     assert "secret" not in str(error.value) and not (tmp_path / "run").exists()
 
 

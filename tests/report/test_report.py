@@ -14,10 +14,11 @@ from gtrturbo.analysis.history import read_history, record_run
 from gtrturbo.analysis.summary import by_episode
 from gtrturbo.cli import app
 from gtrturbo.config import DistillConfig, PpoStepConfig, ReportConfig, RunConfig
+from gtrturbo.config.prices import Prices
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.report import report
 from gtrturbo.report.chart import Axis, Line, Point, Rule, bars, curves, nice_ticks, tick_labels
-from gtrturbo.report.cost import Prices, outside_teacher
+from gtrturbo.report.cost import outside_teacher
 from gtrturbo.report.episodes import choose, level, samples
 from gtrturbo.report.panels import updated
 from gtrturbo.stages import execute
@@ -269,6 +270,6 @@ def test_an_outside_teacher_costs_its_calls_and_tokens_at_the_named_price(played
 
 def test_the_command_prints_the_page_it_wrote(made, tmp_path):
     out = tmp_path / "page.html"
-    result = CliRunner().invoke(app, ["report", *map(str, made), "--out", str(out), "--price-per-call", "0.01", "--samples", "0"])
+    result = CliRunner().invoke(app, ["report", *map(str, made), "--out", str(out), "--price", "call=0.01", "--samples", "0"])
     assert (result.exit_code, result.stdout) == (0, f"{out}\n")
     assert Page(out.read_text()).wrong == []

@@ -99,11 +99,21 @@ def test_credit_and_the_size_of_a_group_are_handed_to_the_stages(monkeypatch):
 
 
 def test_grpo_and_gigpo_are_ppo_with_another_credit_on_groups_of_eight():
-    for method, credit in (("grpo", "group"), ("gigpo", "step-group")):
-        told = ("rollout.group-size=8", f"ppo-step.credit={credit}")
+    for method, credit in (
+        ("grpo", ("ppo-step.credit=group",)),
+        ("gigpo", ("ppo-step.credit=step-group", "ppo-step.gamma=0.95")),
+    ):
+        told = ("rollout.group-size=8", *credit)
         assert plan(run_config(method=method)) == plan(run_config(method="ppo", set=told))
         smaller = plan(run_config(method=method, group_size=4))
         assert smaller == plan(run_config(method="ppo", group_size=4, set=told[1:])) != plan(run_config(method=method))
+
+
+def test_a_methods_own_discount_counts_over_the_tasks_and_under_the_users():
+    for task in ("numberline", "ezpoints"):
+        assert {step.config.gamma for step in plan(run_config(method="gigpo", task=task)) if step.stage == "ppo-step"} == {0.95}
+    chosen = plan(run_config(method="gigpo", set=("ppo-step.gamma=0.5",)))
+    assert {step.config.gamma for step in chosen if step.stage == "ppo-step"} == {0.5}
 
 
 def test_a_credit_among_groups_is_refused_where_there_are_none():

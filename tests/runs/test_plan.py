@@ -106,10 +106,10 @@ def test_plan_of_gtr_asks_the_teacher_that_is_given():
 def test_plan_of_opd_scores_with_the_outer_teacher():
     assert outline(method="opd", teacher=Path("big"))[4:] == [
         "rollout rollouts/0000: checkpoint=checkpoints/0000",
-        "distill guidance/0000: rollouts=rollouts/0000 teacher=big played_by=checkpoints/0000",
+        "distill guidance/0000: rollouts=rollouts/0000 teacher=big",
         "ppo-step checkpoints/0001: checkpoint=checkpoints/0000 rollouts=rollouts/0000 scores=guidance/0000",
         "rollout rollouts/0001: checkpoint=checkpoints/0001",
-        "distill guidance/0001: rollouts=rollouts/0001 teacher=big played_by=checkpoints/0001",
+        "distill guidance/0001: rollouts=rollouts/0001 teacher=big",
         "ppo-step checkpoints/0002: checkpoint=checkpoints/0001 rollouts=rollouts/0001 scores=guidance/0001",
         "eval evals/0002: checkpoint=checkpoints/0002",
     ]

@@ -20,6 +20,7 @@ def run(tmp_path) -> Path:
     (whole / "stage.json").write_text("{}")
     for name in (".0001.partial", ".0000.replaced", ".0002.journal"):
         (run / "rollouts" / name).mkdir()
+    (run / "rollouts" / ".0001.partial" / ".gtrturbo-draft").touch()
     (run / "rollouts" / ".0001.partial" / "images").mkdir()
     (run / "rollouts" / ".0001.partial" / "images" / "a.png").write_bytes(bytes(1000))
     (run / "rollouts" / ".0000.replaced" / "stage.json").write_text("{}")

@@ -225,7 +225,7 @@ def test_a_teachers_thought_keeps_the_students_action(thoughts, turns):
 
 def test_thoughts_do_not_depend_on_the_size_of_the_batch(thoughts, tmp_path):
     config, out = thoughts
-    few = execute(replace(config, out=tmp_path / "few", micro_batch_size=5)).out
+    few = execute(replace(config, out=tmp_path / "few", micro_batch_tokens="1000")).out
     assert (few / "demos.jsonl").read_bytes() == (out / "demos.jsonl").read_bytes()
 
 

@@ -29,7 +29,7 @@ from gtrturbo.store.records import Demo, read_rows
 from gtrturbo.store.tensors import load_turn_tokens
 
 TASK = {"task": "numberline", "env": ("image=tiny",)}
-PLAY = TASK | {"episodes": 3, "max_new_tokens": 48, "temperature": 0.9, "num_envs": 3, "engine": "openai"}
+PLAY = TASK | {"episodes": 3, "max_new_tokens": 48, "temperature": 0.9, "num_envs": 3}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def pauses(monkeypatch):
 def rollout(warm, tmp_path):
     def play(fake, **settings):
         out = tmp_path / f"turns{len(list(tmp_path.iterdir()))}"
-        config = RolloutConfig(**{"out": out, "checkpoint": warm, "base_url": fake.url, "server": fake.kind} | PLAY | settings)
+        config = RolloutConfig(**{"out": out, "checkpoint": warm, "engine": f"{fake.kind}:{fake.url}"} | PLAY | settings)
         return execute(config).out
 
     return play
@@ -77,8 +77,8 @@ def test_a_servers_tokens_and_log_probs_are_what_is_trained_on(rollout, served):
     for row, logprobs in enumerate(transcript.tokens.sample_logprobs):
         assert logprobs == pytest.approx(scored.logprobs[row, : len(logprobs)].numpy(), abs=2e-5)
     manifest = read_manifest(out)
-    assert (manifest.config["engine"], manifest.config["server"]) == ("openai", "vllm")
-    assert not manifest.config.keys() & {"base_url", "max_concurrency"}
+    assert manifest.config["engine"] == "vllm"
+    assert fake.url not in str(manifest)
 
 
 def test_the_request_says_all_that_decides_the_distribution(rollout, served):
@@ -106,7 +106,7 @@ def test_episodes_on_a_server_do_not_depend_on_how_many_are_asked_for_at_once(ro
         many = read_turns(rollout(fake))
         assert 1 < fake.most_running <= 3
         fake.most_running = 0
-        assert read_turns(rollout(fake, max_concurrency=2, num_envs=3)) == many
+        assert read_turns(rollout(fake, num_envs=2)) == many
         assert fake.most_running == 2
         assert read_turns(rollout(fake, num_envs=1)) == many
 
@@ -182,17 +182,20 @@ def test_a_place_of_a_picture_may_stand_for_all_its_tokens(served):
 
 
 def test_a_generic_server_cannot_be_trained_from(rollout, served):
-    with serving(served, kind="generic") as fake, pytest.raises(GtrTurboError, match="a generic server returns no token ids"):
+    with (
+        serving(served, kind="openai") as fake,
+        pytest.raises(GtrTurboError, match="a server of kind openai returns no token ids"),
+    ):
         rollout(fake)
     assert fake.tries == 0
 
 
 def test_a_rollout_without_the_servers_address_is_refused(rollout, served):
     with serving(served) as fake, pytest.raises(GtrTurboError, match="none is named"):
-        rollout(fake, base_url=None)
+        rollout(fake, engine="vllm")
 
 
-@pytest.mark.parametrize("server", [{"kind": "generic"}, {"kind": "vllm", "ids": False}])
+@pytest.mark.parametrize("server", [{"kind": "openai"}, {"kind": "vllm", "ids": False}])
 def test_an_evaluation_needs_no_token_ids_and_a_strict_server_sees_standard_fields_only(
     served, warm, tmp_path, server, monkeypatch
 ):
@@ -200,11 +203,11 @@ def test_an_evaluation_needs_no_token_ids_and_a_strict_server_sees_standard_fiel
     settings = TASK | {"checkpoint": warm, "episodes": 3, "max_new_tokens": 48}
     here = execute(EvalConfig(out=tmp_path / "here", **settings)).out
     with serving(served, **server) as fake:
-        config = EvalConfig(out=tmp_path / "there", **settings, engine="openai", server=fake.kind, base_url=fake.url + "/v1/")
+        config = EvalConfig(out=tmp_path / "there", **settings, engine=f"{fake.kind}:{fake.url}/v1/")
         there = execute(config).out
     assert [replace(turn, agent=None) for turn in read_turns(there)] == read_turns(here)
     assert not (there / "tokens.safetensors").exists()
-    if fake.kind == "generic":
+    if fake.kind == "openai":
         assert all(body.keys() == STANDARD for body in fake.requests)
 
 
@@ -226,7 +229,7 @@ def test_a_server_that_is_not_there_is_given_up_after_all_pauses(warm, tmp_path,
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
         with pytest.raises(GtrTurboError, match=r"cannot be reached: .*\nstart the server"):
-            execute(RolloutConfig(out=tmp_path / "turns", checkpoint=warm, base_url=url, **PLAY))
+            execute(RolloutConfig(out=tmp_path / "turns", checkpoint=warm, engine=f"vllm:{url}", **PLAY))
     assert pauses == list(wire.BACKOFF)
     assert sum(pauses) > 60 and all(later >= 1.8 * sooner for sooner, later in itertools.pairwise(pauses))
 
@@ -235,10 +238,10 @@ def test_a_teacher_on_a_server_writes_demos_and_several_at_once(served, warm, tu
     with serving(served, seconds=0.01) as fake:
         config = DistillConfig(
             out=tmp_path / "demos", rollouts=turns, teacher=warm, mode="thoughts", max_new_tokens=48, temperature=0.5,
-            engine="openai", base_url=fake.url, max_concurrency=5,
+            engine=f"vllm:{fake.url}",
         )  # fmt: skip
         out = execute(config).out
-    assert 1 < fake.most_running <= 5
+    assert 1 < fake.most_running <= 64
     legal = [turn for turn in read_turns(turns) if turn.legal]
     demos = list(read_rows(out / "demos.jsonl", Demo))
     metrics = read_manifest(out).metrics
@@ -307,23 +310,27 @@ def test_an_agent_that_makes_nothing_to_call_is_refused(warm, tmp_path):
 
 
 def test_a_checkpoint_teaches_through_an_agent_of_the_users_own(turns, warm, tmp_path):
-    config = DistillConfig(out=tmp_path / "demos", rollouts=turns, teacher=warm, mode="thoughts", engine=AGENT, max_concurrency=5)
+    config = DistillConfig(out=tmp_path / "demos", rollouts=turns, teacher=warm, mode="thoughts", engine=AGENT)
     metrics = read_manifest(execute(config).out).metrics
     assert metrics["demos"] == metrics["turns"] == sum(turn.legal for turn in read_turns(turns))
 
 
 def test_only_what_is_built_in_is_trusted_to_have_the_trainers_log_probs():
-    assert (has_exact_logprobs("hf"), has_exact_logprobs("openai"), has_exact_logprobs("nowhere.py:make")) == (True, False, False)
+    assert (has_exact_logprobs("hf"), has_exact_logprobs("vllm:http://x"), has_exact_logprobs("nowhere.py:make")) == (
+        True,
+        False,
+        False,
+    )
 
 
 def test_an_unknown_engine_lists_those_that_there_are(warm, tmp_path):
-    with pytest.raises(GtrTurboError, match=r"there is no engine 'vllm'\.\nbuilt in: hf, openai;"):
-        execute(EvalConfig(out=tmp_path / "x", checkpoint=warm, **TASK, engine="vllm"))
+    with pytest.raises(GtrTurboError, match=r"there is no engine 'tgi'\.\nbuilt in: hf, vllm, sglang, openai;"):
+        execute(EvalConfig(out=tmp_path / "x", checkpoint=warm, **TASK, engine="tgi"))
 
 
 def test_scores_are_not_asked_of_a_server(turns, warm, tmp_path):
     with pytest.raises(GtrTurboError, match="scores are the teacher's log-probs, computed here"):
-        execute(DistillConfig(out=tmp_path / "scores", rollouts=turns, teacher=warm, engine="openai", base_url="http://x"))
+        execute(DistillConfig(out=tmp_path / "scores", rollouts=turns, teacher=warm, engine="vllm:http://x"))
 
 
 @pytest.fixture

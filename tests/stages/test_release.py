@@ -170,7 +170,7 @@ def test_blind_scores_are_of_single_tokens_of_a_checkpoint_in_this_process(init,
     with pytest.raises(GtrTurboError, match="--top-logprobs is for --mode kl"):
         execute(DistillConfig(out=tmp_path / "x", teacher=init, top_logprobs=3, **blind))
     with pytest.raises(GtrTurboError, match="scores are the teacher's log-probs, computed here"):
-        execute(DistillConfig(out=tmp_path / "x", teacher=init, engine="openai", base_url="http://x", **blind))
+        execute(DistillConfig(out=tmp_path / "x", teacher=init, engine="vllm:http://x", **blind))
     with pytest.raises(GtrTurboError, match="a scripted expert has no log-probs"):
         execute(DistillConfig(out=tmp_path / "x", expert=True, **blind))
     assert list(tmp_path.iterdir()) == []

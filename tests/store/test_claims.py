@@ -1,5 +1,6 @@
 """Folders that are written beside their place: made anew, held by one process, and never reached through a link."""
 
+import errno
 import fcntl
 import os
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ import pytest
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.accumulators import replace_sums
 from gtrturbo.merging.state import RunningSums, claimed
+from gtrturbo.store import claims
 from gtrturbo.store.claims import claimed_anew, holds_no_links, partial, put_in_place, replaced, require_outside_artifacts
+from gtrturbo.store.names import DRAFT_MARK, MANIFEST, STATE
 from gtrturbo.store.open_files import Files
 from gtrturbo.store.provenance import Provenance
 from gtrturbo.store.resume_log import ResumeLog
@@ -65,6 +68,7 @@ def test_a_link_in_the_place_of_a_draft_or_of_what_it_replaces_is_not_followed(t
 def test_links_in_what_a_killed_writer_left_are_not_followed_and_nothing_of_it_is_taken_over(tmp_path, precious, work):
     left = partial(tmp_path / "out")
     left.mkdir()
+    (left / DRAFT_MARK).touch()
     (left / "deep").symlink_to(precious / "deep")
     (left / "a.txt").symlink_to(precious / "a.txt")
     (left / "planted.txt").write_text("planted")
@@ -79,6 +83,74 @@ def test_a_file_in_the_place_of_a_draft_is_left_there_and_named(tmp_path, work):
     with pytest.raises(GtrTurboError, match=r"\.out\.partial is in the way: a file"):
         work(tmp_path / "out")
     assert partial(tmp_path / "out").read_text() == "mine"
+
+
+@pytest.mark.parametrize("work", WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize("place_of", [partial, replaced])
+def test_a_folder_of_others_in_the_place_of_a_draft_stays_and_is_named(tmp_path, work, place_of):
+    place = place_of(tmp_path / "out")
+    (place / "deep").mkdir(parents=True)
+    (place / "deep" / "mine.txt").write_text("mine")
+    with pytest.raises(GtrTurboError, match="in the way: a folder that gtrturbo did not make"):
+        work(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == [place.name]
+    assert (place / "deep" / "mine.txt").read_text() == "mine"
+
+
+def test_a_folder_of_others_that_is_put_there_during_the_work_stays_and_so_does_what_was_to_be_replaced(tmp_path):
+    write(tmp_path / "out", "old")
+    with pytest.raises(GtrTurboError, match="in the way"), writing(tmp_path / "out", WORK, overwrite=True) as draft:
+        (draft.folder / "a.txt").write_text("new")
+        replaced(tmp_path / "out").mkdir()
+        (replaced(tmp_path / "out") / "mine.txt").write_text("mine")
+    assert (tmp_path / "out" / "a.txt").read_text() == "old"
+    assert (replaced(tmp_path / "out") / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("work", WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize("sign", [None, DRAFT_MARK, MANIFEST, STATE])
+@pytest.mark.parametrize("place_of", [partial, replaced])
+def test_what_a_killed_writer_left_is_known_by_its_sign_and_goes_away(tmp_path, work, sign, place_of):
+    work(tmp_path / "out")
+    place_of(tmp_path / "out").mkdir()
+    if sign:
+        (place_of(tmp_path / "out") / sign).touch()
+        (place_of(tmp_path / "out") / "half.txt").touch()
+    work(tmp_path / "out", **{"overwrite": True} if work is write else {})
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} <= {"a.txt", "stage.json", "timing.json", "state.json"}
+
+
+def test_a_folder_that_is_removed_in_part_is_still_known_as_ours(tmp_path, monkeypatch):
+    # Its sign goes last, whatever else is there: killed before, the next writer finds it.
+    seen = []
+    genuine = claims.remove_whole
+    monkeypatch.setattr(claims, "remove_whole", lambda path: (seen.append(path.name), genuine(path)))
+    left = partial(tmp_path / "out")
+    left.mkdir()
+    for name in (DRAFT_MARK, "a", "z", MANIFEST):
+        (left / name).touch()
+    write(tmp_path / "out")
+    assert set(seen[:2]) == {"a", "z"} and sorted(seen[2:]) == sorted([DRAFT_MARK, MANIFEST])
+
+
+def test_a_disk_that_is_full_when_the_draft_is_signed_leaves_no_draft(tmp_path, monkeypatch):
+    def full(*given, **named):
+        raise OSError(errno.ENOSPC, "full", DRAFT_MARK)
+
+    monkeypatch.setattr(claims, "_sign_within", full)
+    with pytest.raises(OSError, match="full"):
+        write(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["nowhere", "out", "kept"])
+def test_a_state_is_never_put_in_the_place_of_a_link(tmp_path, target):
+    add(tmp_path / "kept")
+    (tmp_path / "out").symlink_to(tmp_path / target)
+    with pytest.raises(GtrTurboError, match="out is a link"):
+        add(tmp_path / "out")
+    assert (tmp_path / "out").is_symlink()
 
 
 def test_overwrite_on_a_link_replaces_the_link_and_not_what_it_leads_to(tmp_path):
@@ -135,6 +207,7 @@ def test_a_draft_that_is_swapped_for_a_link_while_it_is_locked_is_refused(tmp_pa
 def test_a_folder_takes_its_place_also_where_a_killed_writer_had_put_the_old_one_aside(tmp_path):
     for folder in (partial(tmp_path / "out"), replaced(tmp_path / "out")):
         folder.mkdir()
+        (folder / MANIFEST).touch()
         (folder / "a.txt").write_text(folder.name)
     put_in_place(partial(tmp_path / "out"), tmp_path / "out")
     assert (tmp_path / "out" / "a.txt").read_text() == ".out.partial"

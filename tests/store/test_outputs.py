@@ -97,10 +97,10 @@ def test_the_links_of_the_hubs_cache_and_those_within_a_folder_are_files(tmp_pat
     blobs, snapshot, out = tmp_path / "models--a--b/blobs", tmp_path / "models--a--b/snapshots/0", tmp_path / "out"
     for folder in (blobs, snapshot, out):
         folder.mkdir(parents=True)
-    (blobs / "0f").write_text("cached")
+    (blobs / "0f").write_text('{"cached": 1}')
     (snapshot / "tokenizer.json").symlink_to("../../blobs/0f")
-    (snapshot / "own.json").write_text("own")
+    (snapshot / "own.json").write_text('{"own": 1}')
     (snapshot / "vocab.json").symlink_to("own.json")
     copy(snapshot, out)
-    assert (out / "tokenizer.json").read_text() == "cached" and not (out / "tokenizer.json").is_symlink()
-    assert (out / "vocab.json").read_text() == "own"
+    assert (out / "tokenizer.json").read_text() == '{"cached": 1}' and not (out / "tokenizer.json").is_symlink()
+    assert (out / "vocab.json").read_text() == '{"own": 1}'

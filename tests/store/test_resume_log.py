@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from gtrturbo.distributed.processes import World, working_in
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.store import resume_log
 from gtrturbo.store.provenance import Provenance
-from gtrturbo.store.resume_log import ResumeLog
+from gtrturbo.store.resume_log import ResumeLog, is_log, remove_left
 from gtrturbo.store.writing import finished, writing
 
 
@@ -124,7 +125,36 @@ def test_a_log_whose_removal_was_cut_short_belongs_to_no_work(tmp_path, monkeypa
     monkeypatch.setattr(resume_log, "remove_whole", lambda folder: None)  # As if the process was killed before.
     log.remove()
     monkeypatch.undo()
-    assert (log.folder / "0.jsonl").exists() and open_(tmp_path).found == []
+    assert (log.folder / "0.jsonl").exists() and is_log(log.folder) and open_(tmp_path).found == []
+
+
+@pytest.mark.parametrize("name", ["mine.txt", "0.jsonl", "deep"])
+def test_a_folder_of_others_in_the_place_of_a_log_stays_and_is_named(tmp_path, name):
+    folder = tmp_path / ".demos.journal"
+    folder.mkdir()
+    (folder / name).mkdir() if name == "deep" else (folder / name).write_text("mine")
+    with pytest.raises(GtrTurboError, match=r"\.demos\.journal is in the way"):
+        open_(tmp_path)
+    remove_left(tmp_path / "demos")
+    assert [path.name for path in folder.iterdir()] == [name]
+
+
+def test_a_file_in_the_place_of_a_log_stays_and_is_named(tmp_path):
+    (tmp_path / ".demos.journal").write_text("mine")
+    with pytest.raises(GtrTurboError, match=r"\.demos\.journal is in the way"):
+        open_(tmp_path)
+    remove_left(tmp_path / "demos")
+    assert (tmp_path / ".demos.journal").read_text() == "mine"
+
+
+@pytest.mark.parametrize("there", [[], [".work.0123456789abcdef"], [".work.gone", "0.jsonl"]])
+def test_a_log_that_was_not_begun_or_not_removed_to_its_end_begins_anew(tmp_path, there):
+    folder = tmp_path / ".demos.journal"
+    folder.mkdir()
+    for name in there:
+        (folder / name).touch()
+    assert open_(tmp_path).found == []
+    assert sorted(path.name for path in folder.iterdir()) == ["work"]
 
 
 def test_each_process_writes_a_file_of_its_own_and_reads_all(tmp_path):

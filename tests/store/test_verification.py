@@ -195,6 +195,44 @@ def test_a_manifest_with_text_that_no_stage_writes_is_refused(made, name, value)
         read_manifest(made)
 
 
+@pytest.mark.parametrize(
+    ("stage", "name", "value"),
+    [
+        ("rollout", "temperature", "0.5"),
+        ("rollout", "temperature", True),
+        ("rollout", "temperature", -1.0),
+        ("rollout", "temperature", None),
+        ("rollout", "seed", 2**64),
+        ("rollout", "seed", 1.0),
+        ("rollout", "episodes", [3]),
+        ("rollout", "episodes", 0),
+        ("rollout", "env", {"horizon": 2}),
+        ("rollout", "env", ["horizon=2", 3]),
+        ("rollout", "env", "horizon=2"),
+        ("rollout", "task", 5),
+        ("rollout", "expert", "true"),
+        ("distill", "top_logprobs", "4"),
+        ("ppo-step", "gamma", {}),
+        ("merge", "normalize", 1),
+    ],
+)
+def test_a_manifest_whose_settings_no_option_may_have_been_is_refused(made, stage, name, value):
+    content = json.loads((made / MANIFEST).read_text())
+    (made / MANIFEST).write_text(json.dumps(content | {"stage": stage, "config": {name: value}}))
+    with pytest.raises(GtrTurboError, match=f"stage.json is damaged: its setting {name.replace('_', '-')} is"):
+        read_manifest(made)
+
+
+def test_settings_as_stages_write_them_and_those_of_other_versions_are_read(made):
+    config = {
+        "temperature": 1, "seed": 2**64 - 1, "env": ["horizon=2"], "revision": None, "no_such": [{}], "density": "0.2",
+        "expert": False, "episodes": 3,
+    }  # fmt: skip
+    content = json.loads((made / MANIFEST).read_text())
+    (made / MANIFEST).write_text(json.dumps(content | {"stage": "rollout", "config": config}))
+    assert read_manifest(made).config == config
+
+
 def test_a_manifest_with_something_behind_it_is_refused(made):
     with (made / MANIFEST).open("a") as file:
         file.write("\n")

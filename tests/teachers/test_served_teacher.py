@@ -49,7 +49,7 @@ def good_action(turn):
 def distill(turns, tmp_path):
     def run(corrector, **settings):
         given = {"out": tmp_path / "out", "rollouts": turns, "teacher": "openai:solver", "mode": "correct", "hints": True}
-        given |= {"address": corrector.url, "answers": tmp_path / "answers", "max_concurrency": 4}
+        given |= {"address": corrector.url, "answers": tmp_path / "answers", "at_once": 4}
         given |= settings
         given["teacher"] = given["teacher"] and Path(given["teacher"])
         return execute(DistillConfig(**given)).out
@@ -235,7 +235,7 @@ def test_what_may_pass_is_waited_for_and_costs_nothing_of_the_result(distill, tm
 
 def test_a_server_that_says_when_to_come_back_is_left_alone_by_all_until_then(distill, tmp_path):
     with serving(Corrector(faults=["429:1"])) as corrector:
-        distill(corrector, max_concurrency=1)
+        distill(corrector, at_once=1)
     assert corrector.at[1] - corrector.at[0] >= 1.0
     with (
         serving(Corrector(faults=["429:7200"])) as corrector,
@@ -246,7 +246,7 @@ def test_a_server_that_says_when_to_come_back_is_left_alone_by_all_until_then(di
 
 def test_requests_at_once_are_bounded(distill):
     with serving(Corrector(seconds=0.02)) as corrector:
-        distill(corrector, max_concurrency=3)
+        distill(corrector, at_once=3)
     assert 1 < corrector.most_running <= 3
 
 
@@ -255,7 +255,7 @@ def test_after_a_server_that_died_only_what_is_missing_is_paid_for(distill, tmp_
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with serving(Corrector(faults=[""] * 9 + ["500"] * 999), port) as dying, pytest.raises(GtrTurboError, match="answered 500"):
-        distill(dying, max_concurrency=1)
+        distill(dying, at_once=1)
     answered = len(dying.requests)
     assert answered == 9 and not (tmp_path / "out").exists()
     with pytest.raises(GtrTurboError, match="cannot be reached"):
@@ -269,7 +269,7 @@ def test_after_a_server_that_died_only_what_is_missing_is_paid_for(distill, tmp_
 
 def test_a_server_is_sent_what_it_takes(distill):
     with serving(Corrector(no_schema=True, new_limit=True)) as corrector:
-        distill(corrector, max_concurrency=1)
+        distill(corrector, at_once=1)
     assert {body["response_format"]["type"] for body in corrector.requests} == {"json_object"}
     assert all("max_completion_tokens" in body and "temperature" not in body for body in corrector.requests)
     assert corrector.tries == len(corrector.requests) + 3  # Each of the three is found out once.

@@ -1,0 +1,53 @@
+"""What describes a model in words: JSON and a template. Libraries pass over some of these files where they are damaged."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.store.files import read_regular
+from gtrturbo.store.inside import leads_out
+from gtrturbo.store.names import ADAPTER_CONFIG, FAMILY, GENERATION_CONFIG, MODEL_CONFIG, RENDERER_FILES
+
+OF_WEIGHTS = (MODEL_CONFIG, GENERATION_CONFIG, ADAPTER_CONFIG)
+OF_PROMPTS = tuple(name for name in RENDERER_FILES if name != FAMILY)  # Which has a reader of its own.
+JSON, TEMPLATE = ".json", ".jinja"
+LARGE = 1 << 20  # bytes: a vocabulary, which takes long to read and which tokenizers reads whole
+
+
+def require_readable(folder: Path, names: Iterable[str] = (*OF_WEIGHTS, *OF_PROMPTS)) -> None:
+    """Refuse a model of which a file is not what its name says: a JSON object, or a template in UTF-8.
+
+    Links that lead out of the folder are not looked at: who copies refuses them.
+
+    Raises:
+        GtrTurboError: names the file.
+    """
+    files = [folder / name for name in names if name.endswith((JSON, TEMPLATE))]
+    for file in (file for file in files if file.is_file() and not leads_out(file, folder)):
+        if fault := _fault(file.suffix, read_regular(file)):
+            raise GtrTurboError(f"{file} is damaged: {fault}.", f"put the file back, or see: gtrturbo show {folder} --check")
+
+
+def _fault(suffix: str, content: bytes) -> str:
+    try:
+        text = content.decode("utf-8")
+        if suffix == TEMPLATE:
+            return "" if text.strip() and "\0" not in text else "it is no template"
+        found = json.loads(text, parse_constant=_number) if len(content) < LARGE else _begun(text)
+    except RecursionError:
+        return "it nests too deeply"
+    except ValueError as error:
+        return " ".join(str(error).split())
+    return "" if isinstance(found, dict) else "it is no JSON object"
+
+
+def _begun(text: str) -> object:
+    return {} if text.lstrip()[:1] == "{" and text.rstrip()[-1:] == "}" else None
+
+
+def _number(text: str) -> float:
+    # Of real models some say Infinity, as of a limit that there is not.
+    if text == "NaN":
+        raise ValueError("it holds NaN, which is no number")
+    return float(text)

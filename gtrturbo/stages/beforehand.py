@@ -1,0 +1,45 @@
+"""What is refused before a stage's module, and with it torch, is imported: mistakes that manifests and options alone tell."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from gtrturbo.config import PpoStepConfig
+from gtrturbo.config.fields import input_paths
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.plugins import names_code
+from gtrturbo.store.ids import artifact_id, short
+from gtrturbo.store.manifest import read_manifest
+from gtrturbo.store.names import MANIFEST
+
+# What an input has to be, by the option that names it. Folders without a manifest are models from elsewhere.
+READ_AS = {"checkpoint": "checkpoint", "teacher": "checkpoint", "rollouts": "turns", "scores": "scores", "demos": "demos"}
+
+
+def refuse_early(config: Any) -> None:
+    """Refuse inputs of another kind than is meant, an unknown task or option of it, and turns that another checkpoint played.
+
+    Raises:
+        GtrTurboError: the first that does not fit.
+    """
+    for name, value in input_paths(config).items():
+        for path in value if isinstance(value, tuple) else (value,):
+            if name in READ_AS and not names_code(path) and (path / MANIFEST).is_file():
+                read_manifest(path, READ_AS[name])
+    if task := getattr(config, "task", None):
+        importlib.import_module("gtrturbo.tasks.loading").load_task(task, config.env)
+    if isinstance(config, PpoStepConfig):
+        require_player(config.rollouts, config.checkpoint)
+
+
+def require_player(rollouts: Path, checkpoint: Path) -> None:
+    """Refuse turns that another checkpoint played than the one that learns from them."""
+    player, given = read_manifest(rollouts, "turns").inputs.get("checkpoint"), artifact_id(checkpoint)
+    if isinstance(player, list):
+        raise GtrTurboError(f"{rollouts} was played by several checkpoints, says its manifest.", "play again: gtrturbo rollout …")
+    if player != given:
+        played = "by the task's expert" if player is None else f"by {short(player)}"
+        raise GtrTurboError(
+            f"the turns in {rollouts} were played {played}, but --checkpoint is {short(given)}.",
+            f"run: gtrturbo rollout --checkpoint {checkpoint} …",
+        )
