@@ -8,7 +8,7 @@ RUN ?= runs/demo
 JOBS ?= 2
 CASES ?=
 
-.PHONY: install demo test test-trackers campaign check lint format docs clean
+.PHONY: install demo test test-trackers test-export campaign check lint format docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -35,6 +35,12 @@ test-trackers: install  ## TensorBoard, Weights & Biases and Trackio themselves,
 	$(PYTHON) -m venv .venv-trackers
 	.venv-trackers/bin/pip install --quiet --disable-pip-version-check -e '.[dev,tensorboard,wandb,trackio]'
 	.venv-trackers/bin/pytest tests/store/test_tracker_services.py
+
+test-export: install  ## turns loaded by TRL, datasets, pyarrow and atif themselves, in an environment beside .venv
+	$(PYTHON) -m venv .venv-export
+	.venv-export/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' atif datasets
+	.venv-export/bin/pip install --quiet --disable-pip-version-check --no-deps trl accelerate
+	.venv-export/bin/pytest tests/share
 
 check: lint test  ## lint and test
 

@@ -3,7 +3,16 @@
 from pathlib import Path
 
 from gtrturbo.cli import app
-from gtrturbo.config import CheckTaskConfig, CompareConfig, PlayConfig, ReportConfig, RunConfig, ShowConfig
+from gtrturbo.config import (
+    CheckTaskConfig,
+    CompareConfig,
+    ExportConfig,
+    PlayConfig,
+    PushConfig,
+    ReportConfig,
+    RunConfig,
+    ShowConfig,
+)
 from gtrturbo.config.fields import Field, Role, fields
 from gtrturbo.stages import STAGES
 
@@ -14,6 +23,8 @@ CONFIGS = {name: stage.config for name, stage in STAGES.items()} | {
     "play": PlayConfig,
     "show": ShowConfig,
     "compare": CompareConfig,
+    "export": ExportConfig,
+    "push": PushConfig,
     "report": ReportConfig,
 }
 HEAD = """# Commands

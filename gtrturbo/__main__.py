@@ -4,6 +4,7 @@ import gc
 import importlib
 
 from gtrturbo.distributed.children import follow_parent
+from gtrturbo.distributed.escapes import warn_visibly
 from gtrturbo.distributed.interrupts import answer_signals, exit_code, leave
 
 
@@ -11,6 +12,7 @@ def main() -> None:
     """Load the command line and run it."""
     follow_parent()
     answer_signals()
+    warn_visibly()
     try:
         # Imports make thousands of objects that stay: to search them for garbage takes a quarter of the time to start and end.
         gc.disable()

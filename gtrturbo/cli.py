@@ -15,7 +15,16 @@ import typer
 from typer.core import TyperGroup
 
 from gtrturbo import __version__
-from gtrturbo.config import CheckTaskConfig, CompareConfig, PlayConfig, ReportConfig, RunConfig, ShowConfig
+from gtrturbo.config import (
+    CheckTaskConfig,
+    CompareConfig,
+    ExportConfig,
+    PlayConfig,
+    PushConfig,
+    ReportConfig,
+    RunConfig,
+    ShowConfig,
+)
 from gtrturbo.config.fields import Field, Role, build, fields
 from gtrturbo.config.renamed import FLAGS, old_options
 from gtrturbo.console import stderr
@@ -331,6 +340,12 @@ def play(config: PlayConfig) -> None:
     by_hand.play_by_hand(config.task, config.env, seed=config.seed, out=config.out, expert=config.expert)
 
 
+def push(config: PushConfig) -> None:
+    """Send a checkpoint to the hub, and print its address there."""
+    if address := importlib.import_module("gtrturbo.share.pushing").push(config):
+        say(address)
+
+
 def require_task(config: CheckTaskConfig | PlayConfig) -> None:
     """Refuse an unknown task, or option of it, before what plays it is imported."""
     importlib.import_module("gtrturbo.tasks.loading").load_task(config.task, config.env)
@@ -369,4 +384,8 @@ add_command(
 add_command("play", PlayConfig, play, verify=require_task)
 add_command("show", ShowConfig, lambda config: importlib.import_module("gtrturbo.show.artifact").show(config))
 add_command("compare", CompareConfig, lambda config: importlib.import_module("gtrturbo.show.comparison").compare(config))
+add_command(
+    "export", ExportConfig, lambda config: _print_path(importlib.import_module("gtrturbo.share.exporting").export(config))
+)
+add_command("push", PushConfig, push)
 add_command("report", ReportConfig, lambda config: _print_path(importlib.import_module("gtrturbo.report").report(config)))

@@ -26,6 +26,7 @@ MOST_NAMES = 12
 PREFIX = "_gtrturbo_"  # of the names under which files of the user's own are imported
 _modules: set[str] = set()  # files of the user's own modules that were imported by their names
 PACKAGE = Path(__file__).parent
+NOT_MODULES = ("gym", "minigrid", "miniwob")  # Before a colon they name a built-in task's environment, see config/games.py.
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Plugin:
 def is_outside(name: str) -> bool:
     """Tell whether a name is of the form MODULE:NAME or FILE.py:NAME, and so of the user's own code."""
     place, colon, attribute = name.rpartition(":")
-    return bool(colon) and bool(place) and attribute.isidentifier()
+    return bool(colon) and bool(place) and attribute.isidentifier() and name.split(":")[0].lower() not in NOT_MODULES
 
 
 def names_code(path: Path) -> bool:

@@ -9,12 +9,22 @@ import typer
 from typer.testing import CliRunner
 
 from gtrturbo import cli
-from gtrturbo.config import CheckTaskConfig, CompareConfig, PlayConfig, ReportConfig, RunConfig, ShowConfig
+from gtrturbo.config import (
+    CheckTaskConfig,
+    CompareConfig,
+    ExportConfig,
+    PlayConfig,
+    PushConfig,
+    ReportConfig,
+    RunConfig,
+    ShowConfig,
+)
 from gtrturbo.stages import STAGES
 
 LOOKING = {"show": ShowConfig, "compare": CompareConfig, "report": ReportConfig}
+GIVING = {"export": ExportConfig, "push": PushConfig}
 TRYING = {"check-task": CheckTaskConfig, "play": PlayConfig}
-CONFIGS = {name: stage.config for name, stage in STAGES.items()} | {"run": RunConfig} | TRYING | LOOKING
+CONFIGS = {name: stage.config for name, stage in STAGES.items()} | {"run": RunConfig} | TRYING | LOOKING | GIVING
 
 
 def parsed(line: str | Sequence[str]) -> Any:

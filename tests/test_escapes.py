@@ -93,6 +93,20 @@ def test_a_name_with_a_line_break_forges_no_line(tmp_path):
     assert [line for line in result.stderr.splitlines() if line.startswith("run:")] == []
 
 
+def test_warnings_and_logs_of_others_are_one_line_each_that_steers_nothing(tmp_path):
+    (tmp_path / "loud.py").write_text(
+        "import logging, warnings\n"
+        "warnings.warn('a\\x1b[31m\\nforged: line')\n"
+        "logging.getLogger('theirs').warning('b\\x1b]0;title\\x07\\nforged: line')\n"
+    )
+    words = [sys.executable, "-m", "gtrturbo", "check-task", f"{tmp_path}/loud.py:MISSING"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2 and "MISSING" in lines[-2]
+    assert lines[:2] == ["UserWarning: a␛[31m␊forged: line", "b␛]0;title␇␊forged: line"]
+    assert not any(map(steers, lines))
+
+
 def test_a_word_is_shown_and_run_as_the_same_bytes():
     for word in (*STEERING, *HARMLESS, "it's", "a\\b\x1b'", "x\ny", "$(touch x)\x1b", ""):
         if "\0" not in word:

@@ -131,6 +131,14 @@ def test_a_line_says_what_a_run_found_and_other_lines_stay(recorded):
     assert [json.loads(line) for line in file.read_text().splitlines()] == before
 
 
+def test_runs_of_another_machine_are_written_apart(recorded):
+    before = {file.name: file.read_bytes() for file in record.RESULTS.iterdir()}
+    written = record.record(recorded / "runs", "groups")
+    assert written and all(file.stem.endswith("-groups") for file in written)
+    assert {file.name: file.read_bytes() for file in record.RESULTS.iterdir() if file not in written} == before
+    assert (record.RESULTS / "numberline-groups.jsonl").read_bytes() == before["numberline.jsonl"]
+
+
 def test_tables_are_as_by_hand(recorded):
     head, ppo, turbo = page.table("numberline", "methods")
     cells = dict(zip(head, turbo, strict=False))

@@ -1,8 +1,10 @@
 """Write down what runs found: a line per run in results/TASK.jsonl, without the runs' weights and turns.
 
     python -m examples.reproduce.record runs/reproduce
+    python -m examples.reproduce.record runs/groups groups      # into results/TASK-groups.jsonl
 
-A run that is written down already is written again; lines of runs that are not here stay.
+A run that is written down already is written again; lines of runs that are not here stay. Arms that are compared are of one
+machine, where a seed gives the same numbers: runs of another go into files of another name.
 """
 
 import json
@@ -22,8 +24,11 @@ UPDATED = ("approx_kl", "clip_fraction", "explained_variance", "kl_mean", "kl_k1
 DIGITS = 6
 
 
-def record(folder: Path) -> list[Path]:
-    """Write down the finished runs TASK/ARM/SEED of a folder, and its evaluated merges TASK/merges/VARIANT/ITERATION/SEED."""
+def record(folder: Path, apart: str = "") -> list[Path]:
+    """Write down the finished runs TASK/ARM/SEED of a folder, and its evaluated merges TASK/merges/VARIANT/ITERATION/SEED.
+
+    apart: names the files, beside the task.
+    """
     found: dict[str, list[dict[str, Any]]] = {}
     for file in sorted(folder.glob("*/*/*/commit")):
         task, arm, seed = file.parent.relative_to(folder).parts
@@ -38,7 +43,8 @@ def record(folder: Path) -> list[Path]:
             | _merge(file)
             | {"student": _merge(student)}
         )
-    return [_write(RESULTS / f"{name}.jsonl", lines) for name, lines in found.items()]
+    ending = f"-{apart}" if apart else ""
+    return [_write(RESULTS / f"{name}{ending}.jsonl", lines) for name, lines in found.items()]
 
 
 def _merge(file: Path) -> dict[str, float]:
@@ -74,5 +80,5 @@ def _write(file: Path, lines: list[dict[str, Any]]) -> Path:
 
 
 if __name__ == "__main__":
-    for written in record(Path(sys.argv[1])):
+    for written in record(Path(sys.argv[1]), *sys.argv[2:3]):
         print(written)

@@ -10,6 +10,8 @@ from gtrturbo.config.fields import fields
 from gtrturbo.errors import GtrTurboError
 
 # Settings by which an evaluation is another one.
+# What a manifest says beside the settings: which episodes a panel has, and which version of an environment was played.
+BESIDE = {"panel of sha256": ("panel", "sha256"), "environment": ("task", "version")}
 DEALS = ("task", "env", "seed", "episodes", "panel", "temperature", "max_new_tokens", "on_invalid_reply")
 # Settings that name a method; the seed pairs runs, and the others say how long and how closely they were watched.
 NAMING = ("model", "teacher", "more_teachers", "address", "hints", "lora_rank", "episodes", "group_size", "merge_every", "set")
@@ -75,7 +77,7 @@ def shared_iterations(groups: Sequence[RunGroup]) -> list[int]:
     for path, deals in played.items():
         if deals is None:
             raise GtrTurboError(f"{path} has no evaluations.", "let it finish: start it again with the same options.")
-        for name in DEALS:
+        for name in (*DEALS, *BESIDE):
             if first is not None and deals[name] != first[name]:
                 raise GtrTurboError(
                     f"{path} was evaluated with {name} {deals[name]}, but {runs[0].path} with {first[name]}: not the same deals.",
@@ -88,7 +90,9 @@ def shared_iterations(groups: Sequence[RunGroup]) -> list[int]:
 
 
 def _deals(entry: Entry) -> dict[str, Any]:
-    return {name: entry.manifest.config.get(name) for name in DEALS}
+    found = {name: entry.manifest.config.get(name) for name in DEALS}
+    beside = {name: entry.manifest.plugins.get(option, {}).get(what) for name, (option, what) in BESIDE.items()}
+    return found | beside
 
 
 def chance_of(group: RunGroup, iteration: int) -> float:

@@ -248,6 +248,15 @@ def read_history(path: Path) -> History:
     return History(path, record.config, entries, others, record.collapsed)
 
 
+def collapse_of(path: Path) -> Collapsed | None:
+    """Say how a run collapsed; None where it did not, or where nothing tells how it was made.
+
+    Raises:
+        GtrTurboError: run.json is damaged.
+    """
+    return _read_record(path).collapsed if (path / RECORD).exists() else None
+
+
 def _read_record(path: Path) -> Record:
     file = path / RECORD
     if not file.exists():

@@ -8,6 +8,7 @@ here, or ours.
 from gtrturbo.config.merging import MergeConfig
 from gtrturbo.config.playing import DistillConfig, EvalConfig, RolloutConfig
 from gtrturbo.config.runs import CompareConfig, ReportConfig, RunConfig, ShowConfig
+from gtrturbo.config.sharing import ExportConfig, PushConfig
 from gtrturbo.config.tasks import CheckTaskConfig, PlayConfig
 from gtrturbo.config.training import InitConfig, PpoStepConfig, SftConfig
 
@@ -16,10 +17,12 @@ __all__ = [
     "CompareConfig",
     "DistillConfig",
     "EvalConfig",
+    "ExportConfig",
     "InitConfig",
     "MergeConfig",
     "PlayConfig",
     "PpoStepConfig",
+    "PushConfig",
     "ReportConfig",
     "RolloutConfig",
     "RunConfig",

@@ -1,4 +1,7 @@
-"""The built-in games by name, with the ids of their Gymnasium environments; known also where no game is loaded."""
+"""The built-in tasks by name; known also where none is loaded.
+
+The games stand with the ids of their Gymnasium environments. FAMILY:ID is the environment of that id, such as gym:CartPole-v1.
+"""
 
 GAME_IDS = {
     "numberline": "gtrturbo/NumberLine-v0",
@@ -7,8 +10,46 @@ GAME_IDS = {
     "points24": "gtrturbo/Points24-v0",
 }
 
+WORLDS = ("frozenlake", "sokoban")
+FAMILIES = ("gym", "minigrid")
+
+# What a turn pays at least and at most.
+TURN_REWARDS = {
+    "numberline": (-1.0, 1.0),
+    "ezpoints": (-1.0, 10.0),
+    "blackjack": (-1.0, 1.0),
+    "points24": (-1.0, 10.0),
+    "frozenlake": (0.0, 1.0),
+    "sokoban": (-2.0, 1.0),
+    "minigrid": (0.0, 1.0),
+}
+UNKNOWN_COST = 1.0
+
+
+def invalid_reply_cost(text: str) -> float:
+    """Return what a reply costs that cannot be read: as much as the best turn of the task pays more than its worst; else 1.
+
+    A wrong move loses what it pays itself and what the right one would have paid: then to write nothing readable is no way out.
+    """
+    lowest, highest = TURN_REWARDS.get(game_name(text).partition(":")[0], (0.0, UNKNOWN_COST))
+    return highest - lowest
+
 
 def game_name(text: str) -> str:
-    """Return the one name of a game, whether it was called by it or by the id of its environment, in whatever case."""
+    """Return the one name of a built-in task, in whatever case it was called: a game by the id of its environment, too."""
+    family, colon, environment = text.partition(":")
+    if colon and family.lower() in FAMILIES:
+        return f"{family.lower()}:{environment}"
     by_id = {env_id.lower(): name for name, env_id in GAME_IDS.items()}
     return by_id.get(text.lower(), text.lower())
+
+
+def is_game(text: str) -> bool:
+    """Tell whether a task is one of the games, of whose texts the built-in models' tokenizer is made if no task is named."""
+    return game_name(text) in GAME_IDS
+
+
+def has_tiny_image(text: str) -> bool:
+    """Tell whether a task is built in and draws small pictures when asked to, with image=tiny."""
+    name = game_name(text)
+    return name in GAME_IDS or name in WORLDS or name.startswith("minigrid:")

@@ -156,6 +156,13 @@ class EvalConfig(StageConfig):
     panel: Annotated[
         str | None, "A fixed panel of the task's, played whole: the same episodes on every machine, in place of --episodes deals."
     ] = None
+    chance_episodes: Annotated[
+        int,
+        "Episodes of each policy that sees nothing, up to 1,000; fewer where they would be 400,000 turns in all. Played once, "
+        "without pictures, and kept in the cache. 0 leaves chance out.",
+        COUNT,
+        Absent(1000, silent=True),
+    ] = 1000
     temperature: Annotated[float, "Sampling temperature; 0 takes the most likely token.", TEMPERATURE_OR_ZERO] = 0.0
     max_new_tokens: MaxNewTokens = 256
     on_invalid_reply: OnInvalidReply = "random"

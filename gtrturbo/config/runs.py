@@ -112,12 +112,6 @@ class CompareConfig:
     baseline: Annotated[
         str | None, "Method that the others are compared to, as the table names it; ppo if there, else the first."
     ] = None
-    prices: Prices = None
-    price: Annotated[
-        tuple[str, ...],
-        "KEY=VALUE, as report takes it: hour=PRICE is what an hour of this machine costs; repeatable.",
-        Checked(prices_of),
-    ] = ()
     out: Annotated[Path | None, "Folder for compare.json and compare.csv, with every iteration.", Role.RUNTIME] = None
 
 
@@ -131,7 +125,6 @@ class ReportConfig:
         str | None, "Method that the others are compared to, as the table names it; ppo if there, else the first."
     ] = None
     samples: Annotated[int, "Episodes to show of each run.", COUNT] = 2
-    prices: Prices = None
     price: Annotated[
         tuple[str, ...],
         "KEY=VALUE: what an API teacher would cost by call (per answered turn) or by million-tokens (read and written alike), "

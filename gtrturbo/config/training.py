@@ -147,8 +147,11 @@ class PpoStepConfig(StageConfig):
     ] = 1.0
     format_valid: Annotated[float, "Reward term of a reply that parses; 3 in the paper's Points24. 0 is ours.", ANY] = 0.0
     format_invalid: Annotated[
-        float, "Reward term of a reply that does not parse; -2 in the paper's Points24. -1 is ours.", ANY
-    ] = -1.0
+        float | None,
+        "Reward term of a reply that does not parse; -2 in the paper's Points24. If not given, the task's worst reward of a turn "
+        "less its best, so that it costs no less than a wrong move (docs/tasks.md); -1 where these are not known.",
+        ANY,
+    ] = None
     kl_coef: Annotated[float, "β: weight of the teacher's reverse KL; 1 as in the paper.", NOT_NEGATIVE] = 1.0
     kl_estimator: Annotated[
         str,

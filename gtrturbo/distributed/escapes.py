@@ -1,8 +1,11 @@
 """Texts of others as a terminal may show them: a name, a reply or an error must not steer it. Nothing is printed elsewhere."""
 
+import logging
 import shlex
 import sys
 import unicodedata
+import warnings
+from typing import Any
 
 # Of what Unicode counts as formats, those that letters and pictures of whole languages are joined with.
 JOINERS = "\u200c\u200d"
@@ -54,3 +57,23 @@ def say(text: str, *, end: str = "\n") -> None:
 def complain(text: str) -> None:
     """Print to stderr."""
     print(visible(text), file=sys.stderr, flush=True)
+
+
+def warn_visibly() -> None:
+    """Let what Python and its libraries warn of be told as all else: one line each, in which nothing steers the terminal."""
+    warnings.showwarning = _warn
+    if logging.lastResort:  # Of libraries that log and set up nothing.
+        logging.lastResort.setFormatter(_VisibleLines())
+
+
+def _warn(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    complain(one_line(f"{category.__name__}: {message}"))
+
+
+class _VisibleLines(logging.Formatter):
+    """Lays a record out as one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(record.getMessage())

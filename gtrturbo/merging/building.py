@@ -106,7 +106,9 @@ def _cache() -> Path:
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         raise _UnsafeError(f"{folder} is no folder of your own.")
-    if found.st_mode & OTHERS:
+    if found.st_mode & OTHERS == stat.S_IWGRP:  # As a umask of 002 makes folders; libraries of others in it are not taken.
+        folder.chmod(stat.S_IMODE(found.st_mode) & ~stat.S_IWGRP)
+    elif found.st_mode & OTHERS:
         raise _UnsafeError(f"others can write to {folder}; to keep them there: chmod go-w {shlex.quote(str(folder))}")
     for above in folder.resolve().parents:
         held = above.stat()

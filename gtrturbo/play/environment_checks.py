@@ -135,6 +135,7 @@ def success(task: Task, episodes: Episodes) -> Check:
     policies = 1 + len(task.allowed(next(states(episodes)).info))
     count = min(100, max(8, CHANCE_TURNS // (turns * policies)))
     levels = chance(task, episodes=count, seed=0)
+    assert levels is not None  # It may take as long as it takes.
     said = f"by chance {levels['random']:.2f} at random, {levels['constant']:.2f} with always one action ({count} episodes each)"
     won = [episode[-1].turn.won for episode in episodes if player(task, episode[0].state.episode) == "expert"]
     if not won:

@@ -6,6 +6,7 @@ from textwrap import wrap
 from typing import Any
 
 from gtrturbo.config import CheckTaskConfig
+from gtrturbo.config.games import is_game
 from gtrturbo.distributed.escapes import say, visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.built_in import build_processor, built_in_config
@@ -18,7 +19,6 @@ from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.play import environment_checks, reply_checks
 from gtrturbo.play.token_checks import lengths, tokens
 from gtrturbo.play.trial import Check, Episodes, check, play
-from gtrturbo.plugins import is_outside
 from gtrturbo.runs.presets import PRESETS
 from gtrturbo.store.json_files import read_json
 from gtrturbo.store.names import MODEL_CONFIG
@@ -88,7 +88,7 @@ def _with_model(config: CheckTaskConfig, task: Task, episodes: Episodes) -> list
 def renderer_of(config: CheckTaskConfig, task: Task) -> tuple[Renderer, int | None]:
     """Make the model's renderer as a run would, without its weights; return how many positions the model has, too."""
     if config.model in BUILT_IN:
-        processor = build_processor(task_texts(task) if is_outside(config.task) else None)
+        processor = build_processor(None if is_game(config.task) else task_texts(task))
         shape = built_in_config(config.model, processor.tokenizer).to_dict()
         return Renderer(processor), shape["text_config"]["max_position_embeddings"]
     folder = Path(config.model)
@@ -119,8 +119,8 @@ def lacking(task: Task, config: CheckTaskConfig) -> list[Check]:
         told.append("there is no random expert. To --model small add --set expert.random-expert-share=0.")
     if task.truth is None:
         told.append("there is no truth: nothing is said of how well a model reads the picture.")
-    if config.model == "tiny" and is_outside(config.task) and task.truth:
-        told.append("tiny reads the built-in games' pictures and little else: take small, which read FrozenLake's frames.")
+    if config.model == "tiny" and not is_game(config.task) and task.truth:
+        told.append("tiny reads the games' pictures and little else: take small, which read FrozenLake's frames.")
     return [Check("for a run", None, sentence) for sentence in told] or [Check("for a run", True, "nothing is missing.")]
 
 

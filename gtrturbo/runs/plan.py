@@ -21,6 +21,7 @@ from gtrturbo.config import DistillConfig, PpoStepConfig, RolloutConfig, RunConf
 from gtrturbo.config.addresses import served_model
 from gtrturbo.config.choices import AMONG_GROUPS, FULL, GAE, K2
 from gtrturbo.config.fields import build, fields
+from gtrturbo.config.games import has_tiny_image, is_game
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.teachers import CORRECT
 from gtrturbo.plugins import find, is_outside
@@ -86,7 +87,7 @@ class _Plan:
         self.config, self.method = config, method
         self.teacher = teacher_of(method, given=config.teacher is not None)
         self.preset = PRESETS.get(config.model)
-        self.env = self.preset.env_with(config.env) if self.preset and not is_outside(config.task) else config.env
+        self.env = self.preset.env_with(config.env) if self.preset and has_tiny_image(config.task) else config.env
         self.chosen = overrides(config.set)
         self.first = config.start or self.path("checkpoints", 0)
 
@@ -114,8 +115,8 @@ class _Plan:
         return steps
 
     def texts(self) -> dict[str, Any]:
-        """Name the task of the user's own whose words the tokenizer of a built-in model is made of."""
-        return {"task": self.config.task, "env": self.env} if self.preset and is_outside(self.config.task) else {}
+        """Name the task whose words the tokenizer of a built-in model is made of; the games share one."""
+        return {"task": self.config.task, "env": self.env} if self.preset and not is_game(self.config.task) else {}
 
     def taken(self, k: int) -> int:
         """Number the update at which the teacher of update k was made: the last of the interval, or the first of all."""

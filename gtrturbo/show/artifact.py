@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.text import Text
 
+from gtrturbo.analysis.history import collapse_of
 from gtrturbo.config import ShowConfig
 from gtrturbo.console import number
-from gtrturbo.distributed.escapes import shell_word
+from gtrturbo.distributed.escapes import shell_word, visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.show.leftovers import clean_run
 from gtrturbo.show.moved import moved_sections
@@ -104,6 +105,8 @@ def _show_run(console: Console, config: ShowConfig) -> None:
         turns = next((found.path for found in artifacts if found.manifest.kind == "turns"), path / "rollouts/…")
         raise GtrTurboError(f"{path} is a run, and has no episodes itself.", f"name turns in it: gtrturbo show {turns} …")
     print_run(console, path, artifacts)
+    if found := collapse_of(path):
+        console.print(Text(visible(f"collapsed at iteration {found.iteration}, {found.stage}: {found.what}"), "bold red"))
     if config.check:
         check_run(console, path, artifacts)
 

@@ -1,22 +1,31 @@
 """eval: how good is a checkpoint, on the same deals for every checkpoint?"""
 
+from functools import partial
+
 from gtrturbo.analysis.summary import summarize
 from gtrturbo.analysis.thoughts import thought_entropy, thought_information
 from gtrturbo.config import EvalConfig
+from gtrturbo.console import stderr
+from gtrturbo.distributed.escapes import visible
 from gtrturbo.models.checkpoint_files import renderer_hash
 from gtrturbo.play.agents import Endpoint, Opening, open_player
 from gtrturbo.play.recording import Episode, record_episodes
+from gtrturbo.plugins import is_outside
 from gtrturbo.stages import done, provenance
 from gtrturbo.store.draft import Result
 from gtrturbo.store.files import save_json
+from gtrturbo.store.kept import kept
 from gtrturbo.store.names import METRICS
 from gtrturbo.store.resume_log import ResumeLog
 from gtrturbo.store.run_cache import cached
 from gtrturbo.store.writing import writing
-from gtrturbo.tasks.chance import chance
+from gtrturbo.tasks.chance import chance, fewer_episodes
 from gtrturbo.tasks.loading import load_task
+from gtrturbo.tasks.origin import origin, rules
+from gtrturbo.tasks.task import Task
 
 CHANCE_EPISODES = 1000
+CHANCE_SECONDS = 600.0
 
 
 def run(config: EvalConfig) -> Result:
@@ -44,12 +53,37 @@ def run(config: EvalConfig) -> Result:
             on_invalid_reply=config.on_invalid_reply,
         )
         if turns:  # Of several processes the first has them all, the others none.
-            asked = (config.task, config.env, config.seed)
-            levels = cached("chance", asked, lambda: chance(task, episodes=CHANCE_EPISODES, seed=config.seed))
-            draft.metrics = summarize(turns) | {f"chance_{name}": value for name, value in levels.items()}
+            draft.metrics = summarize(turns) | _chance(config, task)
             draft.metrics |= thought_entropy(draft.folder)
             draft.metrics |= thought_information(draft.folder, turns, player.policy, temperature=config.temperature)
             save_json(draft.folder / METRICS, draft.metrics)
         draft.renderer, draft.timing = renderer_hash(config.checkpoint), player.machine()
     resume_log.remove()
     return done(draft)
+
+
+def _chance(config: EvalConfig, task: Task) -> dict[str, float]:
+    """Return the task's chance levels: kept from before, or played now without pictures; nothing where that takes too long."""
+    if not config.chance_episodes:
+        return {}
+    episodes = fewer_episodes(task, min(config.chance_episodes, CHANCE_EPISODES))
+    levels = cached("chance", (config.task, config.env, config.seed, episodes), lambda: _kept_chance(config, task, episodes))
+    if levels is None:
+        said = f"the chance levels of {task.name} took more than {CHANCE_SECONDS:g} s and are left out; add: --chance-episodes 0"
+        stderr.print(visible(said))
+    return {f"chance_{name}": value for name, value in (levels or {}).items()}
+
+
+def _kept_chance(config: EvalConfig, task: Task, episodes: int) -> dict[str, float] | None:
+    play = partial(chance, task, episodes=episodes, seed=config.seed, seconds=CHANCE_SECONDS)
+    if is_outside(config.task):  # Its code may change, and what it imports.
+        return play()
+    made_from = {
+        "task": task.name,
+        "options": dict(task.options),
+        "rules": rules(),
+        "played_with": origin(config.task, config.env),
+        "episodes": episodes,
+        "seed": config.seed,
+    }
+    return kept("chance", made_from, play)

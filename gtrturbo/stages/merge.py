@@ -149,7 +149,7 @@ def _write(config: MergeConfig, base: Path, draft: Draft, given: _Given) -> None
     _tell_of_density(config.density, outcome, draft.metrics)
     if inputs.as_adapter:
         point_to_base(draft.folder, name_for_all(inputs.under))
-    save_moved(draft.folder, map(_moved, outcome.reports), checkpoints=len(config.checkpoints) if outcome.complete else 0)
+    _save_moved(draft.folder, outcome, checkpoints=len(config.checkpoints))
     (draft.folder / CARD).write_text(_card(given(), outcome, draft.metrics).markdown(), encoding="utf-8")
 
 
@@ -203,6 +203,14 @@ def _tell_of_density(density: str, outcome: Outcome, metrics: dict[str, float]) 
             "are as in the base.",
             style="yellow",
         )
+
+
+def _save_moved(folder: Path, outcome: Outcome, *, checkpoints: int) -> None:
+    """Write what moved; of checkpoints that running sums stand for only what does not depend on which were read now."""
+    moved = [_moved(report) for report in outcome.reports]
+    if not outcome.complete:
+        moved, checkpoints = [replace(each, changed=0.0, touched=0.0) for each in moved], 0
+    save_moved(folder, moved, checkpoints=checkpoints)
 
 
 def _moved(report: TensorReport) -> MovedTensor:

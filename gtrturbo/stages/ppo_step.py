@@ -18,6 +18,7 @@ from gtrturbo.models.policy import Policy
 from gtrturbo.play.recording import Transcript, read_transcript
 from gtrturbo.stages import done, provenance
 from gtrturbo.stages.beforehand import require_player
+from gtrturbo.stages.resolve import with_penalty
 from gtrturbo.store.draft import Result
 from gtrturbo.store.ids import seed_for
 from gtrturbo.store.trackers import tracking
@@ -109,6 +110,11 @@ def optimizer_of(config: PpoStepConfig, policy: Policy) -> Optimizer:
     )
 
 
+def _present(penalty: float | None) -> float:
+    assert penalty is not None  # A config that resolved has one.
+    return penalty
+
+
 def prepared(
     config: PpoStepConfig, policy: Policy, transcript: Transcript, rollout: Rollout
 ) -> tuple[PpoBatch, dict[str, float]]:
@@ -118,7 +124,7 @@ def prepared(
         placement=None if config.kl_placement == "loss" else config.kl_placement,
         environment_coef=config.environment_coef,
         format_valid=config.format_valid,
-        format_invalid=config.format_invalid,
+        format_invalid=_present(with_penalty(config).format_invalid),
         kl_coef=config.kl_coef,
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,

@@ -1,12 +1,13 @@
-"""How the config of a merge resolves: its recipe is read, and the base that it was not given is found."""
+"""How configs resolve: a merge's recipe is read and its base found; an update asks its turns what an invalid reply costs."""
 
 from contextlib import AbstractContextManager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from gtrturbo.config import DistillConfig, MergeConfig
+from gtrturbo.config import DistillConfig, MergeConfig, PpoStepConfig
 from gtrturbo.config.addresses import served_model, teacher_address
+from gtrturbo.config.games import invalid_reply_cost
 from gtrturbo.console import stderr
 from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import GtrTurboError
@@ -23,6 +24,7 @@ from gtrturbo.store.apart import require_apart
 from gtrturbo.store.claims import require_outside_artifacts
 from gtrturbo.store.hashes import remembering_hashes
 from gtrturbo.store.ids import same_artifact
+from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.safetensors_files import read_layout
 from gtrturbo.teachers.templates import templates_of
@@ -31,6 +33,14 @@ HASHES = "hashes.json"
 HERE = "checkpoint"  # What a list of teachers calls one whose id is among the inputs.
 BESIDE_NO_RECIPE = ("include", "exclude", "rank", "state", "trim", "parameters", "task_vectors")
 RECIPE_SAYS = ("checkpoints", "base", "method", "weights", "density", "gamma", "scale", "normalize")
+
+
+def with_penalty(config: PpoStepConfig) -> PpoStepConfig:
+    """Fill in what a reply costs that cannot be read, by the task of the turns."""
+    if config.format_invalid is not None:
+        return config
+    played = str(read_manifest(config.rollouts, "turns").config["task"])
+    return replace(config, format_invalid=-invalid_reply_cost(played))
 
 
 def with_base(config: MergeConfig) -> MergeConfig:

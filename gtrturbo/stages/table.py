@@ -9,7 +9,15 @@ from typing import Any
 from gtrturbo.config import DistillConfig, EvalConfig, InitConfig, MergeConfig, PpoStepConfig, RolloutConfig, SftConfig
 from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.play.teachers import find_mode
-from gtrturbo.stages.resolve import held_checkpoints, prompt_texts, remembered_hashes, served_names, with_address, with_base
+from gtrturbo.stages.resolve import (
+    held_checkpoints,
+    prompt_texts,
+    remembered_hashes,
+    served_names,
+    with_address,
+    with_base,
+    with_penalty,
+)
 from gtrturbo.store.names import OPTIMIZER
 
 Identify = Callable[[Path], str]
@@ -84,7 +92,13 @@ STAGES = {
         texts=prompt_texts,
         names=served_names,
     ),
-    "ppo-step": Stage(config=PpoStepConfig, module="gtrturbo.stages.ppo_step", kind=_writes("checkpoint"), resumes=(OPTIMIZER,)),
+    "ppo-step": Stage(
+        config=PpoStepConfig,
+        module="gtrturbo.stages.ppo_step",
+        kind=_writes("checkpoint"),
+        resolve=with_penalty,
+        resumes=(OPTIMIZER,),
+    ),
     "merge": Stage(
         config=MergeConfig,
         module="gtrturbo.stages.merge",

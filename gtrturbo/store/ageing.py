@@ -11,7 +11,7 @@ from gtrturbo.config.renamed import RENAMED, VALUES
 from gtrturbo.plugins import is_outside
 
 # Knobs that are gone, with the value at which they changed nothing.
-GONE = {"compat": "none", "micro_batch_size": 32, "sign": "total", "adapter_space": "delta", "recursive": False}
+GONE = {"compat": "none", "micro_batch_size": 32, "update": [], "sign": "total", "adapter_space": "delta", "recursive": False}
 SERVED = ("engine", "server")  # one name now: vllm, sglang, or openai for what was called generic
 METRIC_NAMES = {
     "mismatch_mean": "sampler_trainer_gap_mean",

@@ -62,12 +62,12 @@ def read_regular(path: Path, *, most: int | None = None) -> bytes:
         return file.read()
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     """Write a file whole or not at all: into a hidden sibling, on the disk before it takes the file's name.
 
     The sibling is always made anew, under a name that nobody can know before, so that no link that lies there is followed.
     It is removed if the write fails, and so is what killed writers of this file left. Readers see what was there before, or all
-    of the content.
+    of the content. `mode`: who may do what with it, but for what the umask takes away.
 
     Raises:
         OSError: with the path.
@@ -75,12 +75,12 @@ def write_whole(path: Path, content: bytes) -> None:
     if not path.name:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     _remove_left(path)
-    write_one_of_many(path, content)
+    write_one_of_many(path, content, mode=mode)
 
 
-def write_one_of_many(path: Path, content: bytes) -> None:
+def write_one_of_many(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     """Write a file as `write_whole` does, in a folder of very many files, which is not searched for what was left in it."""
-    draft, descriptor = _made_anew(path)
+    draft, descriptor = _made_anew(path, mode)
     try:
         with naming(path), os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -92,11 +92,11 @@ def write_one_of_many(path: Path, content: bytes) -> None:
         raise
 
 
-def _made_anew(path: Path) -> tuple[Path, int]:
+def _made_anew(path: Path, mode: int) -> tuple[Path, int]:
     """Make the hidden sibling and lock it for as long as its writer lives; who finds it without a lock may remove it."""
     while True:
         draft = path.with_name(f".{path.name}.{secrets.token_hex(DRAFT_DIGITS // 2)}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
         if _is_locked(descriptor) and os.fstat(descriptor).st_nlink:
             return draft, descriptor
         os.close(descriptor)  # Another saw it before it was locked, and took it for one that was left.

@@ -29,7 +29,8 @@ Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
 @dataclass(frozen=True)
 class Manifest:
     """What stage.json holds. `config` are knobs only, no paths; `renderer` hashes tokenizer, processor and chat template.
-    `plugins` name code of the user's own by option: its `name` and the `sha256` of its file."""
+    `plugins` name by option what is not of this package: its `name`, with the `sha256` of the user's own file, or the
+    `version` of the environment that a task plays; and a panel, with the `sha256` of its episodes."""
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False, extra="forbid")
 

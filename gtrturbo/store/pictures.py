@@ -15,7 +15,7 @@ import numpy as np
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.errors import GtrTurboError, naming
 from gtrturbo.store.inside import open_inside
 
 # By the bytes that such a file begins with.
@@ -43,11 +43,12 @@ def copy_picture(source: Path, folder: Path, name: str) -> None:
     Raises:
         GtrTurboError: as `load_picture`, as far as its beginning tells.
     """
-    with _opened(source, name) as (_, content):
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("xb") as file:
-            file.write(content)
+    with _opened(source, name) as (_, read):
+        content = read
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with naming(target), target.open("xb") as file:  # What fails here, such as a full disk, is not the picture's fault.
+        file.write(content)
 
 
 @contextmanager

@@ -6,12 +6,14 @@ from typing import Any
 from gtrturbo.store.ids import short
 from gtrturbo.store.manifest import Manifest
 
+PANEL = "panel"
+
 
 @dataclass(frozen=True)
 class Provenance:
     """What an artifact is made from: the stage, its knobs, and the ids of its inputs, taken before the work starts.
 
-    `plugins` name code of the user's own by option, see `Manifest`; `absent` says what a knob means that a manifest lacks.
+    `plugins` name by option what is not of this package, see `Manifest`; `absent` says what a knob means that a manifest lacks.
     """
 
     stage: str
@@ -34,14 +36,24 @@ def difference(manifest: Manifest, wanted: Provenance) -> str | None:
         if was != now:
             return f"with --{name.replace('_', '-')} {_said(was)}, not {_said(now)}"
     for name in sorted(wanted.plugins.keys() | manifest.plugins.keys()):
-        was, now = (each.get(name, {}).get("sha256") for each in (manifest.plugins, wanted.plugins))
-        if was != now:
-            code = wanted.plugins.get(name, manifest.plugins.get(name, {}))["name"]
-            return f"with another text of {code} (--{name.replace('_', '-')}, {short(was)}, not {short(now)})"
+        if found := _other_code(name, manifest.plugins.get(name, {}), wanted.plugins.get(name, {})):
+            return found
     for name in sorted(wanted.inputs.keys() | manifest.inputs.keys()):
         was, now = manifest.inputs.get(name), wanted.inputs.get(name)
         if was != now:
             return f"from another --{name.replace('_', '-')} ({short(was)}, not {short(now)})"
+    return None
+
+
+def _other_code(name: str, was: dict[str, str], now: dict[str, str]) -> str | None:
+    """Say how code that is not of this package, or a panel, differs by version or text; a panel had no hash at first."""
+    called, option = (now or was)["name"], name.replace("_", "-")
+    if was.get("version") != now.get("version"):
+        versions = " not ".join([f"{was.get('version', 'unknown')},", now.get("version", "unknown")])
+        return f"with another version of {called} (--{option}, {versions})"
+    if was.get("sha256") != now.get("sha256") and (was or name != PANEL):
+        other = "other episodes" if name == PANEL else "another text"
+        return f"with {other} of {called} (--{option}, {short(was.get('sha256'))}, not {short(now.get('sha256'))})"
     return None
 
 

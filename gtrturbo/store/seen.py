@@ -49,7 +49,7 @@ def looks() -> dict[str, Look]:
     """Read the record: looks by absolute path. Empty where there is none, or none that is this user's alone."""
     file = _record()
     try:
-        return _parsed(file.read_bytes()) if file and _is_own(file) else {}
+        return _parsed(file.read_bytes()) if file and is_own(file) else {}
     except (OSError, ValidationError):
         return {}
 
@@ -77,7 +77,7 @@ def remember(folder: Path, hashed: Mapping[str, Look]) -> None:
     content = {path: {"sha256": look.sha256, "mark": look.mark} for path, look in newest.items()}
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_whole(file, json.dumps(content).encode())
+        write_whole(file, json.dumps(content).encode(), mode=0o600)  # Under a umask of 002 others could write it.
     except OSError:
         return
 
@@ -89,13 +89,18 @@ def _is_settled(mark: Mark) -> bool:
 
 
 def _record() -> Path | None:
+    folder = user_cache()
+    return folder / VERIFIED if folder else None
+
+
+def user_cache() -> Path | None:
+    """Return the folder of the user's own cache; None where there is no home."""
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # There is no home.
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gtrturbo"
+    except RuntimeError:
         return None
-    return folder / "gtrturbo" / VERIFIED
 
 
-def _is_own(file: Path) -> bool:
+def is_own(file: Path) -> bool:
     """Tell whether nobody else could have written a file: what it says is believed instead of reading gigabytes."""
     return all(path.stat().st_uid == os.getuid() and not path.stat().st_mode & 0o022 for path in (file, file.parent))

@@ -1,6 +1,6 @@
 """The games as tasks: which there are, and how each is made from its options."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from gtrturbo.config.games import GAME_IDS
+from gtrturbo.tasks.deals import panel_seeds
 from gtrturbo.tasks.games import blackjack, ezpoints, formula, numberline, points24
 from gtrturbo.tasks.options import Option
 from gtrturbo.tasks.task import Task
@@ -30,6 +31,7 @@ class Game:
     truth: Callable[[Info, Options], dict[str, Any]]
     expert: Callable[[Info, Options], tuple[str, str]]
     random_expert: Callable[[Info, Options, np.random.Generator], tuple[str, str]]
+    panels: Callable[[Options], Mapping[str, Sequence[int]]] = lambda options: {"fixed": panel_seeds()}
 
 
 GAMES = {
@@ -72,6 +74,7 @@ GAMES = {
         truth=points24.truth,
         expert=points24.expert,
         random_expert=points24.random_expert,
+        panels=points24.panels,
     ),
 }
 TASKS = tuple(GAMES)
@@ -95,6 +98,7 @@ def game_task(name: str, options: Options) -> Task:
         expert=lambda info: game.expert(info, options),
         random_expert=lambda info, rng: game.random_expert(info, options, rng),
         max_turns=game.max_turns(options),
+        panels=game.panels(options),
         options=options,
     )
 

@@ -1,6 +1,9 @@
 """What a policy that sees nothing achieves at a task."""
 
+import math
+import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 import gymnasium as gym
 import numpy as np
@@ -10,6 +13,8 @@ from gtrturbo.tasks.view import Ending, Info
 
 Choose = Callable[[Sequence[str]], str]
 MOST_TURNS = 1000
+FEWEST_EPISODES = 20
+MOST_TURNS_IN_ALL = 400_000
 
 
 def turn_limit(task: Task, env: gym.Env) -> int:
@@ -18,29 +23,43 @@ def turn_limit(task: Task, env: gym.Env) -> int:
     return task.max_turns or own or MOST_TURNS
 
 
-def chance(task: Task, *, episodes: int, seed: int) -> dict[str, float]:
+def fewer_episodes(task: Task, wanted: int) -> int:
+    """Return how many episodes each policy plays: what is wanted, or fewer, and at least 20, to be 400,000 turns in all.
+
+    That is no bound below 1,000 in any of the games.
+    """
+    with closing(task.blind() if task.blind else task.make()) as env:
+        policies = 1 + len(task.allowed(_first_info(task, env, 0)))
+        return min(wanted, max(FEWEST_EPISODES, MOST_TURNS_IN_ALL // (turn_limit(task, env) * policies)))
+
+
+def chance(task: Task, *, episodes: int, seed: int, seconds: float = math.inf) -> dict[str, float] | None:
     """Play without a model.
 
     Args:
         task: what is played; where it can be made without pictures it is.
         episodes: deals per policy, the same deals for each.
         seed: of the deals and of the random actions.
+        seconds: give up after so long.
 
-    Returns: `random`, success rate of uniformly random allowed actions, and `random_return`, their mean return; `constant`,
-        success rate of the best single action (of the n-th that is allowed, where they change), `constant_return` its mean
-        return and `constant_action` its number. Of actions with equal success the one with the highest return counts.
+    Returns: None where it took longer. Else `random`, success rate of uniformly random allowed actions, and `random_return`,
+        their mean return; `constant`, success rate of the best single action (of the n-th that is allowed, where they change),
+        `constant_return` its mean return and `constant_action` its number. Of actions with equal success the one with the highest
+        return counts.
     """
     env = task.blind() if task.blind else task.make()
     seeds = [int(word) for word in np.random.SeedSequence(seed).generate_state(episodes)]
     rng = np.random.default_rng(seed)
-    wins, mean_return = _play(task, env, seeds, lambda allowed: allowed[int(rng.integers(len(allowed)))])
-    count = len(task.allowed(_first_info(task, env, seeds[0])))
-    constants = [
-        (*_play(task, env, seeds, lambda allowed, number=number: allowed[number % len(allowed)]), -number)
-        for number in range(count)
-    ]
-    constant, constant_return, negative = max(constants)
-    env.close()
+    deadline = time.monotonic() + seconds
+    with closing(env):
+        count = len(task.allowed(_first_info(task, env, seeds[0])))
+        policies: list[Choose] = [lambda allowed: allowed[int(rng.integers(len(allowed)))]]
+        policies += [lambda allowed, number=number: allowed[number % len(allowed)] for number in range(count)]
+        played = [_play(task, env, seeds, choose, deadline) for choose in policies]
+    if None in played:
+        return None
+    (wins, mean_return), *others = [each for each in played if each]
+    constant, constant_return, negative = max((*each, -number) for number, each in enumerate(others))
     return {
         "random": wins,
         "random_return": mean_return,
@@ -55,10 +74,12 @@ def _first_info(task: Task, env: gym.Env, seed: int) -> Info:
     return task.know(env, observation, info)
 
 
-def _play(task: Task, env: gym.Env, seeds: Sequence[int], choose: Choose) -> tuple[float, float]:
-    """Return success rate and mean return over one episode per seed."""
+def _play(task: Task, env: gym.Env, seeds: Sequence[int], choose: Choose, deadline: float) -> tuple[float, float] | None:
+    """Return success rate and mean return over one episode per seed; None once it is too late."""
     wins, rewards, limit = 0, 0.0, turn_limit(task, env)
     for seed in seeds:
+        if time.monotonic() > deadline:
+            return None
         known, total = _first_info(task, env, seed), 0.0
         for _ in range(limit):
             action = choose(task.allowed(known))

@@ -9,11 +9,18 @@ from typing import Any, Literal
 from gtrturbo.config.games import game_name
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import find, is_outside, load
-from gtrturbo.tasks.built_in import GAMES, TASKS, game_task
+from gtrturbo.tasks.built_in import GAMES, game_task
 from gtrturbo.tasks.options import Choice, Number, Option, Switch, Text, Whole, default, read_option
 from gtrturbo.tasks.task import Task
+from gtrturbo.tasks.worlds.any_gym import any_gym
+from gtrturbo.tasks.worlds.frozenlake import frozen_lake
+from gtrturbo.tasks.worlds.minigrid import mini_grid
+from gtrturbo.tasks.worlds.sokoban import sokoban
 
 KIND = "task"
+# Each takes its options by keyword, as a function of the user's own does; those of a family take the environment's id before.
+WORLDS: dict[str, Callable[..., Task]] = {"frozenlake": frozen_lake, "sokoban": sokoban}
+BY_ID: dict[str, Callable[..., Task]] = {"gym": any_gym, "minigrid": mini_grid}
 ANY_WHOLE = 1 << 53
 
 
@@ -27,9 +34,14 @@ def load_task(name: str, options: Sequence[str] = ()) -> Task:
     if is_outside(name):
         return _own_task(name, load(KIND, name).value, options)
     known = game_name(name)
-    if known not in GAMES:
-        find(KIND, name, dict.fromkeys(TASKS))
-    return game_task(known, read_options(known, options, GAMES[known].settings))
+    if known in GAMES:
+        return game_task(known, read_options(known, options, GAMES[known].settings))
+    family, colon, environment = known.partition(":")
+    if colon and family in BY_ID:
+        return _made(known, BY_ID[family], options, environment)
+    if known not in WORLDS:
+        find(KIND, name, dict.fromkeys([*GAMES, *WORLDS, *(f"{each}:ID" for each in BY_ID)]))
+    return _made(known, WORLDS[known], options)
 
 
 def _own_task(name: str, found: Any, options: Sequence[str]) -> Task:
@@ -40,8 +52,13 @@ def _own_task(name: str, found: Any, options: Sequence[str]) -> Task:
         raise GtrTurboError(
             f"{name} is {_called(found)}, not a Task.", "make one of gtrturbo.tasks.Task, or a function that does."
         )
-    values = read_options(name, options, options_of(name, found))
-    made = found(**values)
+    return _made(name, found, options)
+
+
+def _made(name: str, make: Callable[..., Any], options: Sequence[str], *of: str) -> Task:
+    """Let a function make a task from its options; `of` is what it takes before them."""
+    values = read_options(name, options, options_of(name, make, after=len(of)))
+    made = make(*of, **values)
     if not isinstance(made, Task):
         raise GtrTurboError(f"{name} made {_called(made)}, not a Task.", "return a gtrturbo.tasks.Task.")
     return replace(made, options=made.options or values)
@@ -66,15 +83,15 @@ def read_options(task: str, texts: Sequence[str], settings: Mapping[str, Option]
     return values
 
 
-def options_of(name: str, function: Callable[..., Any]) -> dict[str, Option]:
-    """Read the options of a task off the keyword arguments of the function that makes it.
+def options_of(name: str, function: Callable[..., Any], *, after: int = 0) -> dict[str, Option]:
+    """Read the options of a task off the keyword arguments of the function that makes it, `after` so many others.
 
     Raises: GtrTurboError: an argument has no default, or is of a kind that no text can be read as.
     """
     hints = typing.get_type_hints(function)
     return {
         each.name: _option(name, each.name, hints.get(each.name, type(each.default)), each.default)
-        for each in inspect.signature(function).parameters.values()
+        for each in list(inspect.signature(function).parameters.values())[after:]
     }
 
 

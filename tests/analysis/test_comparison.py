@@ -190,6 +190,27 @@ def test_two_runs_of_one_method_and_seed_are_refused(tmp_path):
         compared(twice)
 
 
+def test_another_panel_and_another_version_of_an_environment_are_refused(tmp_path):
+    runs = [
+        make_run(tmp_path / name, method, 0, {0: outcomes(3)}) for name, method in zip("ab", ("ppo", "turbo-kl"), strict=True)
+    ]
+    panel, played = {"name": "held-out", "sha256": 64 * "1"}, {"name": "X-v0", "version": "x 1"}
+
+    def say(run, **plugins):
+        file = run / "evals" / "0000" / "stage.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"plugins": plugins}))
+
+    for run in runs:
+        say(run, panel=panel, task=played)
+    assert compared(runs)
+    say(runs[1], panel=panel | {"sha256": 64 * "2"}, task=played)
+    with pytest.raises(GtrTurboError, match=f"was evaluated with panel of sha256 {64 * '2'}, but .* with {64 * '1'}"):
+        compared(runs)
+    say(runs[1], panel=panel, task=played | {"version": "x 2"})
+    with pytest.raises(GtrTurboError, match=r"was evaluated with environment x 2, but .* with x 1: not the same deals"):
+        compared(runs)
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("seed", 8), ("temperature", 0.5), ("on_invalid_reply", "end"), ("max_new_tokens", 10)]
 )

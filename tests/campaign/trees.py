@@ -4,8 +4,8 @@ import hashlib
 import os
 from pathlib import Path
 
-# What belongs to no id: seconds and memory, and what of a merge this command alone had to do.
-TIMED = {"timing.json", "moved.json"}
+# What belongs to no id: seconds and memory.
+TIMED = {"timing.json"}
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -1,7 +1,9 @@
 """What ends a process: signals, and the death of the one that started it."""
 
+import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -116,6 +118,34 @@ def test_an_interrupted_command_does_not_wait_for_its_threads(start):
     process = start("-c", code)
     process.communicate(timeout=20)
     assert process.returncode == 143
+
+
+LARGE = 40_000_000  # entries, in the compiled loops on one core for a good part of a second
+
+
+def large_model(folder: Path) -> Path:
+    """A model of one large tensor of zeros, which takes no room on the disk."""
+    header = json.dumps({"w.weight": {"dtype": "BF16", "shape": [LARGE], "data_offsets": [0, 2 * LARGE]}}).encode()
+    header += b" " * (-len(header) % 8)
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + 2 * LARGE)
+    return folder
+
+
+def test_ctrl_c_ends_a_merge_in_its_compiled_loops(start, tmp_path):
+    a, b, base = (large_model(tmp_path / name) for name in ("a", "b", "base"))
+    out = tmp_path / "out"
+    process = start("-m", "gtrturbo", "merge", *map(str, (a, b)), "--base", str(base), "--out", str(out), "--threads", "1")
+    wait_for((tmp_path / ".out.partial" / "model.safetensors").exists)
+    told = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, stdout) == (130, "") and time.monotonic() - told < 10
+    assert stderr.splitlines()[-1] == "interrupted by SIGINT; the same command goes on from what was finished."
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "base"]
 
 
 RUN_CHILD = "import sys; from gtrturbo.distributed.children import run_child; run_child(['endless'])"

@@ -85,7 +85,6 @@ def plant(tmp_path: Path) -> None:
 
 UNSAFE = {
     "writable by all": lambda folder: folder.chmod(0o777),
-    "writable by a group": lambda folder: folder.chmod(0o770),
     "a link": lambda folder: (folder.rename(folder.with_name("real")), folder.symlink_to(folder.with_name("real"))),
     "below a folder of all": lambda folder: folder.parent.chmod(0o777),
 }
@@ -97,6 +96,15 @@ def test_nothing_is_loaded_from_where_others_write(tmp_path, compiler, unsafe, c
     assert content() == "planted"  # What a user puts into a folder of their own, with its hash, is their own affair.
     unsafe(tmp_path / "cache" / "gtrturbo")
     assert content() == "built" and "the merge's loops are built for this process alone: " in capsys.readouterr().err
+
+
+def test_a_folder_that_a_umask_made_writable_for_a_group_is_mended_and_used(tmp_path, compiler, capsys):
+    folder = tmp_path / "cache" / "gtrturbo"
+    content()
+    folder.chmod(0o770)
+    before = kept(tmp_path)
+    assert content() == "built" and capsys.readouterr().err == ""
+    assert kept(tmp_path) == before and stat.S_IMODE(folder.stat().st_mode) == 0o750
 
 
 def test_a_folder_of_another_user_is_not_used(tmp_path, compiler, monkeypatch, capsys):

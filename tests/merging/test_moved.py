@@ -82,6 +82,18 @@ def test_what_running_sums_did_not_read_is_not_claimed(merged, folders):
     assert [picture.title[:4] for picture in pictures(moved)] == ["‖ΔW‖", "shar"]
 
 
+def test_what_moved_does_not_depend_on_which_checkpoints_the_sums_held_already(merged, folders):
+    # As after a kill between the new state and the merge: the same command finds that all is in the sums.
+    paths, _ = merged
+    files = []
+    for name in ("one", "other"):
+        state = folders.root / name
+        if name == "other":
+            folders.merge(*paths[1:4], base=paths[0], state=state)
+        files.append(folders.merge(*paths[1:4], base=paths[0], state=state) / "moved.json")
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
 def test_a_picture_has_a_row_per_module_and_a_place_per_layer(merged):
     _, out = merged
     norm, conflicts, overlap = pictures(read_moved(out))

@@ -51,6 +51,8 @@ def test_a_run_whose_update_gives_no_finite_step_ends_as_collapsed(here, warm):
     rate = ("--set", "ppo-step.learning-rate=1e9", "--set", "ppo-step.minibatch-size=2")
     told = ended(CliRunner().invoke(app, small(1, "--start", str(warm), "--eval-every", "0", "--method", "ppo", *rate)))
     assert "the run collapsed at iteration 1, ppo-step: " in told
+    shown = CliRunner().invoke(app, ["show", str(here)])
+    assert shown.exit_code == 0 and "collapsed at iteration 1, ppo-step: " in shown.stdout
     assert read_history(here).collapsed is not None and sorted(read_history(here).at("student")) == [0, 1]
 
 

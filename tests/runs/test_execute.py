@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -418,6 +419,23 @@ def test_a_stage_may_be_a_process_of_its_own_with_the_same_bytes(whole, copy):
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     run(parsed(small(2, "--subprocess")))
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime > before
+    assert_same(contents(copy.parent.parent), contents(whole))
+
+
+def test_a_run_of_processes_that_is_killed_and_begun_again_at_once_goes_on_to_the_same_end(whole, copy):
+    # The process of the stage holds the lock of its draft, and has to die with the run.
+    shutil.rmtree(copy / "rollouts" / "0001")
+    words = [sys.executable, "-m", "gtrturbo", *small(2, "--subprocess")]
+    first = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    place = copy / "rollouts" / ".0001.partial"
+    deadline = time.monotonic() + 120
+    while not place.exists():
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    first.kill()
+    again = subprocess.run(words, capture_output=True, text=True, check=False)
+    first.wait()
+    assert again.returncode == 0, again.stderr
     assert_same(contents(copy.parent.parent), contents(whole))
 
 

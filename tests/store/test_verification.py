@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,22 @@ def test_a_record_that_cannot_be_read_costs_time_alone(made, cache, junk):
     flip(made / "large.bin")
     with pytest.raises(GtrTurboError, match=r"large.bin is not"):
         verify(made, "once")
+
+
+@pytest.fixture
+def for_a_group():
+    before = os.umask(0o002)
+    yield
+    os.umask(before)
+
+
+def test_a_record_that_is_written_under_any_umask_is_believed(for_a_group, made, cache, monkeypatch):
+    monkeypatch.setattr(seen, "SETTLED_BY_FINE_CLOCK", -1)
+    cache.unlink(missing_ok=True)
+    verify(made, "always")
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o600
+    monkeypatch.setattr("gtrturbo.store.verification.sha256_file", lambda file: "0" * 64)
+    verify(made, "once", reads=lambda name: name == "large.bin")
 
 
 def test_a_record_that_others_may_write_is_not_believed(made, cache, monkeypatch):

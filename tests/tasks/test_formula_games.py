@@ -74,13 +74,14 @@ def test_equals_judges_as_the_original_where_asked(cards, text, reward):
     assert play(text)[-1][1] == reward
 
 
-def test_the_twenty_second_action_truncates_points24():
+@pytest.mark.parametrize(("options", "place"), [([], 2), (["overlong=cut"], 3)])
+def test_the_twenty_second_action_ends_points24_or_cuts_it_as_in_the_original(options, place):
     # 21 illegal numbers cost -1 each, the 22nd action is ignored for another -1.
-    _, play = dealt("points24", FOUR)
+    _, play = dealt("points24", FOUR, *options)
     steps = play("9 " * 22)
-    assert [step[3] for step in steps] == [False] * 21 + [True]
+    assert [step[place] for step in steps] == [False] * 21 + [True]
     assert sum(step[1] for step in steps) == -22
-    assert not any(step[2] for step in steps)
+    assert not any(step[5 - place] for step in steps)
 
 
 def test_an_equals_sign_after_21_items_is_ignored():
@@ -88,12 +89,13 @@ def test_an_equals_sign_after_21_items_is_ignored():
     text = "( ( ( ( ( ( ( 10 ) ) ) ) ) ) ) + 10 + 4 * 1"  # 21 items, worth 24
     assert len(text.split()) == 21
     _, reward, terminated, truncated, info = play(f"{text} =")[-1]
-    assert (reward, terminated, truncated, info["won"]) == (-1, False, True, False)
+    assert (reward, terminated, truncated, info["won"]) == (-1, True, False, False)
 
 
-def test_the_seventh_action_truncates_ezpoints():
-    _, play = dealt("ezpoints", ["H5", "S7"])
-    assert [step[2:4] for step in play("+ + + + + + =")] == [(False, False)] * 6 + [(False, True)]
+def test_the_seventh_action_ends_ezpoints_or_cuts_it_as_in_the_original():
+    for options, end in (([], (True, False)), (["overlong=cut"], (False, True))):
+        _, play = dealt("ezpoints", ["H5", "S7"], *options)
+        assert [step[2:4] for step in play("+ + + + + + =")] == [(False, False)] * 6 + [end]
 
 
 @pytest.mark.parametrize(("text", "reward"), [("5 + 7 =", 10), ("7 + 5 =", 10), ("5 * 7 =", -1), ("5 =", -1), ("+ 5 + 7 =", 10)])

@@ -15,6 +15,8 @@ from gtrturbo.runs.plan import plan
 from gtrturbo.runs.warm_start import check_tasks
 from gtrturbo.stages import execute
 from gtrturbo.store.manifest import read_manifest
+from gtrturbo.tasks.loading import load_task
+from gtrturbo.tasks.panels import panel_id
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.view import ask
 
@@ -152,7 +154,9 @@ def test_a_panel_is_played_whole_with_its_own_seeds(tmp_path, init):
     turns = read_turns(out)
     assert [turn.seed for turn in turns] == [7, 7, 11]
     assert turns[0].info == turns[1].info
-    assert read_manifest(out).config["panel"] == "seven"
+    manifest = read_manifest(out)
+    assert manifest.config["panel"] == "seven"
+    assert manifest.plugins["panel"] == {"name": "seven", "sha256": panel_id(load_task(call["task"]), "seven")}
     with pytest.raises(GtrTurboError, match="lined has no panel 'eight'") as error:
         execute(EvalConfig(out=tmp_path / "other", panel="eight", **call))
     assert error.value.fix == "its panels are: seven."

@@ -189,7 +189,7 @@ def test_options_are_read():
         ("points24", ["solvable_only=yes"], "true or false, got 'yes'"),
         ("points24", ["family=products"], "family must be any or signs or sums, got 'products'"),
         ("points24", ["deals=test"], "deals must be all or train or held-out, got 'test'"),
-        ("ezpoints", ["deals=train"], "image, face_cards_as_10, arithmetic"),
+        ("ezpoints", ["deals=train"], "image, face_cards_as_10, arithmetic, overlong"),
         ("ezpoints", ["solvable_only=true"], "image, face_cards_as_10, arithmetic"),
     ],
 )

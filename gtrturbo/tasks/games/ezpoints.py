@@ -62,15 +62,17 @@ def make_env(
     image: Literal["full", "tiny"] = "full",
     face_cards_as_10: bool = True,
     arithmetic: Arithmetic = "exact",
+    overlong: formula.Overlong = "ends",
     render_mode: str | None = None,
 ) -> formula.FormulaEnv:
     """Make the environment; the arguments are those of `FormulaEnv`. The tiny picture is 168 x 56 pixels."""
     return formula.FormulaEnv(
         EZPOINTS,
-        lambda rng: deal_pair(rng, face_cards_as_10),
+        lambda rng, panel: deal_pair(rng, face_cards_as_10),
         image=image,
         face_cards_as_10=face_cards_as_10,
         arithmetic=arithmetic,
+        overlong=overlong,
         render_mode=render_mode,
     )
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 
+from gtrturbo.tasks.deals import panel_of
 from gtrturbo.tasks.games.arithmetic import Arithmetic, equals
 from gtrturbo.tasks.games.cards import Card, cards_of, shown_rank
 from gtrturbo.tasks.games.solver import completion
@@ -20,7 +21,10 @@ FORMULA_OPTIONS: dict[str, Option] = {
     "image": IMAGE,
     "face_cards_as_10": Switch(True),
     "arithmetic": Choice(("exact", "original")),
+    "overlong": Choice(("ends", "cut")),
 }
+Overlong = Literal["ends", "cut"]
+Deal = Callable[[np.random.Generator, int | None], tuple[Card, ...]]
 Draw = Callable[[tuple[Card, ...], tuple[str, ...]], np.ndarray]
 
 
@@ -63,14 +67,16 @@ class FormulaEnv(gym.Env):
 
     Rewards: for `=` +10 if the formula is worth the target and uses every card, else -1; -1 for a number that the cards
     do not (any longer) have, which appends a blank and goes on; 0 for any other item. Where the formula already has more
-    than `limit` items the action is ignored, the reward is -1 and the episode is truncated.
+    than `limit` items the action is ignored, the reward is -1 and the episode ends: nothing can win it any more.
 
     Args:
         rules: of EZPoints or Points24.
-        deal: draws a hand.
+        deal: draws a hand, of the panel of a place where one is given.
         image: `full` is 300 x 300 pixels; `tiny` is a grid of glyphs in cells of 28 x 28.
         face_cards_as_10: jack, queen and king count 10, else 11, 12 and 13.
         arithmetic: `exact` judges in fractions; `original` as Python judges the joined items (see `arithmetic`).
+        overlong: `ends` says that a formula that is too long has ended the episode (terminated), `cut` that it would have gone on
+            (truncated), as the original environments do, whose training nevertheless takes both for an end.
         render_mode: None or `rgb_array`.
     """
 
@@ -79,14 +85,17 @@ class FormulaEnv(gym.Env):
     def __init__(
         self,
         rules: Rules,
-        deal: Callable[[np.random.Generator], tuple[Card, ...]],
+        deal: Deal,
         *,
         image: Literal["full", "tiny"],
         face_cards_as_10: bool,
         arithmetic: Arithmetic,
+        overlong: Overlong,
         render_mode: str | None,
     ) -> None:
-        check_options({"image": image, "face_cards_as_10": face_cards_as_10, "arithmetic": arithmetic}, FORMULA_OPTIONS)
+        given = {"image": image, "face_cards_as_10": face_cards_as_10, "arithmetic": arithmetic, "overlong": overlong}
+        check_options(given, FORMULA_OPTIONS)
+        self.overlong = overlong
         self.rules, self.deal, self.image, self.render_mode = rules, deal, image, render_mode
         self.face_cards_as_10 = face_cards_as_10
         self.arithmetic: Arithmetic = arithmetic
@@ -102,7 +111,7 @@ class FormulaEnv(gym.Env):
         """
         super().reset(seed=seed)
         check_reset_keys(options or {}, ("cards",))
-        self.cards = cards_of(options["cards"], self.rules.hand) if options else self.deal(self.np_random)
+        self.cards = cards_of(options["cards"], self.rules.hand) if options else self.deal(self.np_random, panel_of(seed))
         self.values = [card.value(self.face_cards_as_10) for card in self.cards]
         self.formula: list[str] = []
         self.used: list[int] = []
@@ -112,7 +121,8 @@ class FormulaEnv(gym.Env):
         """Append an item or judge the formula; see the class for the rewards."""
         check_action(action, self.actions)
         if len(self.formula) > self.rules.limit:
-            return self.render(), -1.0, False, True, self._info(won=False)
+            ends = self.overlong == "ends"
+            return self.render(), -1.0, ends, not ends, self._info(won=False)
         item = self.actions[action]
         if item == "=":
             won = len(self.used) == self.rules.hand and equals(self.formula, self.rules.target, self.arithmetic)

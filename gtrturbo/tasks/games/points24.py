@@ -4,13 +4,14 @@ Rules as in RL4VLM (Zhai et al., 2024), `gym_cards/Points24-v0`; GTR (Wei et al.
 train on the same game. A hand need not have a solution: 20,876 of the 28,561 ordered draws have one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from zlib import crc32
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from gtrturbo.tasks.deals import HELD_OUT, panel_seeds
 from gtrturbo.tasks.games import formula
 from gtrturbo.tasks.games.arithmetic import Arithmetic
 from gtrturbo.tasks.games.cards import Card, random_card
@@ -26,7 +27,8 @@ POINTS24_OPTIONS: dict[str, Option] = {
     "family": Choice(("any", "signs", "sums")),
     "deals": Choice(("all", "train", "held-out")),
 }
-HELD_OUT = 5  # One hand in so many.
+PANELS = ("held-out", "solvable", "unsolvable")
+SOLVABLE: dict[int | None, bool] = {PANELS.index("solvable"): True, PANELS.index("unsolvable"): False}
 
 
 def _full(cards: tuple[Card, ...], items: tuple[str, ...]) -> np.ndarray:
@@ -73,21 +75,34 @@ def deal_four(
     solvable_only: bool = False,
     family: HandFamily = "any",
     deals: Deals = "all",
+    panel: int | None = None,
 ) -> tuple[Card, ...]:
-    """Draw four cards with replacement, rank and suit uniform; again and again until the hand is of those that are wanted."""
+    """Draw four cards with replacement, rank and suit uniform; again and again until the hand is of those that are wanted.
+
+    Hands of a panel are held out, whatever `deals` says.
+    """
+    half = deals == "held-out" or panel is not None
+    wanted = SOLVABLE.get(panel, True if solvable_only or family == "sums" else None)
     while True:
         cards = tuple(random_card(rng) for _ in range(POINTS24.hand))
         values = tuple(sorted(card.value(face_cards_as_10) for card in cards))
-        if deals != "all" and held_out(values) != (deals == "held-out"):
+        if (deals != "all" or half) and held_out(values) != half:
             continue
-        if not (solvable_only or family == "sums") or solve(values, POINTS24.target, FAMILIES[family]) is not None:
+        if wanted is None or wanted is (solve(values, POINTS24.target, FAMILIES[family]) is not None):
             return cards
+
+
+def panels(options: Mapping[str, Any]) -> dict[str, Sequence[int]]:
+    """Return the panels, of hands that are held out: as they are dealt, and, where not all have a solution, apart by that."""
+    names = ["held-out"] if options["solvable_only"] or options["family"] == "sums" else [*PANELS]
+    return {name: panel_seeds(PANELS.index(name)) for name in names}
 
 
 def make_env(
     image: Literal["full", "tiny"] = "full",
     face_cards_as_10: bool = True,
     arithmetic: Arithmetic = "exact",
+    overlong: formula.Overlong = "ends",
     solvable_only: bool = False,
     family: HandFamily = "any",
     deals: Deals = "all",
@@ -96,7 +111,7 @@ def make_env(
     """Make the environment. The tiny picture is 224 x 112 pixels.
 
     Args:
-        image, face_cards_as_10, arithmetic, render_mode: as for `FormulaEnv`.
+        image, face_cards_as_10, arithmetic, overlong, render_mode: as for `FormulaEnv`.
         solvable_only: deal until ordinary arithmetic with the family's operators makes 24 of the hand; by default any hand is
             dealt.
         family: `signs` lets both experts only add and subtract. `sums` does, too, and deals only hands that make 24 that
@@ -107,10 +122,11 @@ def make_env(
     check_options({"solvable_only": solvable_only, "family": family, "deals": deals}, POINTS24_OPTIONS)
     return formula.FormulaEnv(
         POINTS24,
-        lambda rng: deal_four(rng, face_cards_as_10, solvable_only, family, deals),
+        lambda rng, panel: deal_four(rng, face_cards_as_10, solvable_only, family, deals, panel),
         image=image,
         face_cards_as_10=face_cards_as_10,
         arithmetic=arithmetic,
+        overlong=overlong,
         render_mode=render_mode,
     )
 

@@ -1,0 +1,141 @@
+"""push: a checkpoint on the Hugging Face hub, with a card of what it is and how it was made."""
+
+import importlib
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gtrturbo import __version__
+from gtrturbo.config import PushConfig
+from gtrturbo.distributed.escapes import one_line, say, visible
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.store.ids import artifact_id, short
+from gtrturbo.store.inside import open_inside
+from gtrturbo.store.manifest import Manifest, read_manifest
+from gtrturbo.store.names import ADAPTER_CONFIG, CARD, MANIFEST, OPTIMIZER
+from gtrturbo.store.pruned import pruned_files, remake_command
+from gtrturbo.store.verification import verify
+
+MOST_TOLD = 300  # characters of what the hub says
+
+
+def push(config: PushConfig) -> str:
+    """Send a checkpoint to the hub; return its address there. With --dry-run print the card and the files instead.
+
+    Raises:
+        GtrTurboError: it is no whole checkpoint, an evaluation is of another one, or the hub refuses.
+    """
+    manifest = read_manifest(config.checkpoint, "checkpoint")
+    if gone := pruned_files(config.checkpoint):
+        raise GtrTurboError(
+            f"{', '.join(gone)} of {config.checkpoint} was pruned.", f"make it again with: {remake_command(config.checkpoint)}"
+        )
+    verify(config.checkpoint, "always", reads=lambda name: not name.startswith(OPTIMIZER))
+    card = card_of(config.checkpoint, manifest, config.evaluations)
+    names = [name for name in (*sorted(manifest.files), MANIFEST) if name != CARD and not name.startswith(OPTIMIZER)]
+    if config.dry_run:
+        say("\n".join([card, f"Files for {config.repository}:", CARD, *map(one_line, names)]))
+        return ""
+    with tempfile.TemporaryDirectory(prefix="gtrturbo-push-") as made:
+        folder = Path(made)
+        for name in names:
+            _copy(config.checkpoint, name, folder)
+        (folder / CARD).write_text(card, encoding="utf-8")
+        return _send(config, folder)
+
+
+def _copy(source: Path, name: str, folder: Path) -> None:
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open_inside(source, name) as file, target.open("xb") as copied:
+        shutil.copyfileobj(file, copied)
+
+
+def _send(config: PushConfig, folder: Path) -> str:
+    hub = importlib.import_module("huggingface_hub")
+    try:
+        api = hub.HfApi(library_name="gtrturbo", library_version=__version__)
+        address = api.create_repo(config.repository, private=config.private, exist_ok=True)
+        api.upload_folder(repo_id=config.repository, folder_path=folder, commit_message=f"gtrturbo {__version__}")
+    except (hub.errors.HfHubHTTPError, hub.errors.LocalTokenNotFoundError, OSError) as error:
+        said = one_line(str(error))[:MOST_TOLD]
+        raise GtrTurboError(
+            f"the hub did not take {config.repository}: {said}", "log in with: hf auth login, then give the same command again."
+        ) from None
+    return str(address)
+
+
+def card_of(checkpoint: Path, manifest: Manifest, evaluations: Sequence[Path]) -> str:
+    """Write the card: what it is, its numbers on which task, what it was made from by which command."""
+    front = {"library_name": "peft" if ADAPTER_CONFIG in manifest.files else "transformers"}
+    front |= {"pipeline_tag": "image-text-to-text", "tags": ["gtrturbo", manifest.stage]}
+    lines = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",
+        f"# A checkpoint of gtrturbo {manifest.stage}\n",
+        f"Id `{artifact_id(checkpoint)}` (sha256 of its `{MANIFEST}`, which holds the hash of every file), "
+        f"made by gtrturbo {_plain(manifest.version)}.\n",
+        *_evaluated(checkpoint, evaluations),
+        "## How it was made\n",
+        f"    gtrturbo {manifest.stage} {_options(manifest.config)}\n",
+        "| input | id |",
+        "|---|---|",
+        *(f"| {_plain(name)} | `{_plain(', '.join(_listed(ids)))}` |" for name, ids in manifest.inputs.items()),
+        "",
+        "| metric | value |",
+        "|---|---|",
+        *(f"| {_plain(name)} | {value:.6g} |" for name, value in manifest.metrics.items()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _evaluated(checkpoint: Path, evaluations: Sequence[Path]) -> list[str]:
+    if not evaluations:
+        return []
+    rows = [
+        "## Evaluations\n",
+        "| task | panel | episodes | success (95 %) | chance: random, constant |",
+        "|---|---|---|---|---|",
+    ]
+    for path in evaluations:
+        found = read_manifest(path, "evaluation")
+        if found.inputs.get("checkpoint") != artifact_id(checkpoint):
+            raise GtrTurboError(
+                f"{path} is of checkpoint {short(found.inputs.get('checkpoint'))}, not of {checkpoint}.",
+                f"evaluate it: gtrturbo eval --checkpoint {checkpoint} …",
+            )
+        rows.append(_row(found))
+    return [*rows, ""]
+
+
+def _row(found: Manifest) -> str:
+    numbers = found.metrics
+    chance = ", ".join(f"{numbers[name]:.3f}" for name in ("chance_random", "chance_constant") if name in numbers)
+    task = " ".join([str(found.config["task"]), *map(str, found.config.get("env") or ())])
+    success = f"{numbers['success_rate']:.3f} [{numbers['success_low']:.3f}, {numbers['success_high']:.3f}]"
+    seeds = found.config.get("panel") or f"seed {found.config.get('seed')}"
+    return f"| {_plain(task)} | {_plain(seeds)} | {numbers['episodes']:.0f} | {success} | {chance} |"
+
+
+def _options(config: dict[str, Any]) -> str:
+    given = [(name, value) for name, value in config.items() if value not in (None, "", [])]
+    return " ".join(_option(name.replace("_", "-"), value) for name, value in given)
+
+
+def _option(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name} {_plain(','.join(_listed(value)))}"
+
+
+def _listed(value: Any) -> list[str]:
+    return [str(each) for each in value] if isinstance(value, list | tuple) else [str(value)]
+
+
+def _plain(text: Any) -> str:
+    """Write text of others where it can neither end a cell or code nor steer a page."""
+    return visible(str(text)).replace("\n", " ").replace("|", "¦").replace("`", "'").replace("<", "‹")

@@ -1,0 +1,57 @@
+"""Frames of an environment in a size that a model can read."""
+
+import difflib
+import importlib.util
+import os
+
+import gymnasium as gym
+import numpy as np
+from PIL import Image
+
+from gtrturbo.errors import GtrTurboError
+
+# Pygame draws in memory: it needs no display, asks for none, and prints no greeting among our output.
+UNSEEN = {"SDL_VIDEODRIVER": "dummy", "PYGAME_HIDE_SUPPORT_PROMPT": "1"}
+
+
+def require_pygame(task: str) -> None:
+    """Refuse a task whose pictures Gymnasium draws with pygame where there is none, and let it draw unseen where there is.
+
+    Raises: GtrTurboError: with the line that installs it.
+    """
+    if importlib.util.find_spec("pygame") is None:
+        raise GtrTurboError(
+            f"{task} draws its pictures with pygame, which is not installed.", "run: pip install 'gymnasium[toy-text]'"
+        )
+    draw_unseen()
+
+
+def draw_unseen() -> None:
+    """Let pygame draw in memory, unless the user's environment says where it is to draw."""
+    for name, value in UNSEEN.items():
+        os.environ.setdefault(name, value)
+
+
+def scaled(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Scale a picture. [H, W, 3] uint8 -> [height, width, 3] uint8"""
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def shrunk(picture: np.ndarray, side: int) -> np.ndarray:
+    """Scale a picture so that its longer side has `side` pixels; 0 leaves it. [H, W, 3] uint8"""
+    height, width = picture.shape[:2]
+    scale = side / max(height, width)
+    return scaled(picture, max(1, round(width * scale)), max(1, round(height * scale))) if side else picture
+
+
+def require_known(environment: str, task: str, *, prefix: str = "") -> None:
+    """Refuse an environment that Gymnasium does not know.
+
+    Raises: GtrTurboError: with the ids that are spelt alike.
+    """
+    known = [name for name in gym.registry if name.startswith(prefix)]
+    if environment not in known:
+        close = difflib.get_close_matches(environment, known, n=3, cutoff=0.4)
+        raise GtrTurboError(
+            f"there is no environment {environment!r} for {task}.", f"the closest are: {', '.join(close) or 'none'}."
+        )

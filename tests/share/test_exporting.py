@@ -1,0 +1,147 @@
+"""Turns in the formats of other tools: what is written here, and with the tools themselves what they read (make test-export)."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gtrturbo.config import ExportConfig
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.share.exporting import export
+from gtrturbo.store.turns import read_turn_tokens, read_turns
+
+
+def exported(turns: Path, to: str, tmp_path: Path) -> Path:
+    return export(ExportConfig(turns=turns, to=to, out=tmp_path / to))
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def pixels(file: Path) -> np.ndarray:
+    return np.asarray(Image.open(file))
+
+
+def test_an_image_folder_has_a_row_per_turn_and_its_pictures(turns, tmp_path):
+    folder, played = exported(turns, "hf", tmp_path), read_turns(turns)
+    rows = lines(folder)
+    assert [(row["episode"], row["turn"], row["reward"], row["won"]) for row in rows] == [
+        (turn.episode, turn.turn, turn.reward, turn.won) for turn in played
+    ]
+    for row, turn in zip(rows, played, strict=True):
+        assert row["images_file_names"] == turn.images
+        assert [part["text"] for part in row["messages"][-1]["content"]] == [turn.reply]
+        assert (pixels(folder / turn.images[0]) == pixels(turns / turn.images[0])).all()
+    assert {path.name for path in folder.iterdir()} == {"metadata.jsonl", "images"}
+
+
+def test_prompts_and_completions_are_of_replies_that_parse(turns, tmp_path):
+    rows, legal = lines(exported(turns, "trl", tmp_path)), [turn for turn in read_turns(turns) if turn.legal]
+    assert 0 < len(rows) == len(legal) < len(read_turns(turns))
+    for row, turn in zip(rows, legal, strict=True):
+        assert row["completion"] == [{"role": "assistant", "content": [{"type": "text", "text": turn.reply}]}]
+        assert [part["type"] for part in row["prompt"][0]["content"]] == ["image", "text"]
+
+
+def test_a_trajectory_holds_an_episode_with_tokens_and_rewards(turns, tmp_path):
+    folder, played = exported(turns, "atif", tmp_path), read_turns(turns)
+    tokens = read_turn_tokens(turns, played)
+    files = sorted(folder.glob("episode-*.json"))
+    assert len(files) == len({turn.episode for turn in played})
+    said = []
+    for file in files:
+        trajectory = json.loads(file.read_text(encoding="utf-8"))
+        steps = trajectory["steps"]
+        assert [step["step_id"] for step in steps] == list(range(1, len(steps) + 1))
+        said += [step for step in steps if step["source"] == "agent"]
+        rewards = [step["extra"]["reward"] for step in steps if step["source"] == "agent"]
+        assert trajectory["final_metrics"]["extra"]["return"] == pytest.approx(sum(rewards))
+    assert [step["message"] for step in said] == [turn.reply for turn in played]
+    for step, ids, logprobs in zip(said, tokens.response_ids, tokens.sample_logprobs, strict=True):
+        assert step["metrics"]["completion_token_ids"] == ids.tolist()
+        assert step["metrics"]["logprobs"] == pytest.approx(logprobs.tolist())
+
+
+def test_an_experts_turns_have_no_tokens_and_are_exported_too(expert, tmp_path):
+    folder = exported(expert, "atif", tmp_path)
+    trajectory = json.loads((folder / "episode-000000.json").read_text(encoding="utf-8"))
+    assert all("metrics" not in step for step in trajectory["steps"])
+    assert trajectory["agent"]["model_name"] == "expert"
+
+
+def test_what_is_no_turns_is_refused(warm, tmp_path):
+    with pytest.raises(GtrTurboError, match="holds checkpoint, not turns"):
+        exported(warm, "hf", tmp_path)
+
+
+def test_nothing_is_replaced_and_nothing_is_half_there(turns, tmp_path, monkeypatch):
+    out = tmp_path / "hf"
+    out.mkdir()
+    with pytest.raises(GtrTurboError, match="exists"):
+        exported(turns, "hf", tmp_path)
+    with pytest.raises(GtrTurboError, match="stays as it is"):
+        export(ExportConfig(turns=turns, to="hf", out=turns / "exported"))
+    monkeypatch.setattr("gtrturbo.share.exporting.copy_picture", lambda *_: (_ for _ in ()).throw(OSError(28, "full", "x")))
+    with pytest.raises(OSError, match="full"):
+        exported(turns, "trl", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+def test_turns_without_a_reply_that_parses_are_no_demonstrations(turns, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from gtrturbo.share import exporting
+
+    monkeypatch.setattr(exporting, "read_turns", lambda path: [replace(turn, legal=False) for turn in read_turns(path)])
+    with pytest.raises(GtrTurboError, match="nothing to imitate"):
+        exported(turns, "trl", tmp_path)
+
+
+def test_datasets_loads_the_pictures(turns, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    folder = exported(turns, "hf", tmp_path)
+    rows = datasets.load_dataset("imagefolder", data_dir=str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    played = read_turns(turns)
+    assert rows["reward"][:] == [turn.reward for turn in played]
+    assert (np.asarray(rows[3]["images"][0]) == pixels(turns / played[3].images[0])).all()
+
+
+def test_the_atif_package_validates_every_trajectory(turns, expert, tmp_path):
+    atif = pytest.importorskip("atif")
+    for source in (turns, expert):
+        for file in exported(source, "atif", tmp_path / source.name).glob("*.json"):
+            trajectory = atif.Trajectory.model_validate(json.loads(file.read_text(encoding="utf-8")))
+            assert trajectory.has_multimodal_content()
+
+
+def test_parquet_holds_pictures_and_token_ids(turns, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = parquet.read_table(exported(turns, "parquet", tmp_path) / "turns.parquet").to_pylist()
+    played = read_turns(turns)
+    assert rows[2]["images"][0]["bytes"] == (turns / played[2].images[0]).read_bytes()
+    assert rows[2]["completion_token_ids"] == read_turn_tokens(turns, played).response_ids[2].tolist()
+
+
+def test_without_pyarrow_the_package_is_named(turns, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(GtrTurboError) as refused:
+        exported(turns, "parquet", tmp_path)
+    assert refused.value.fix == "install it with: pip install pyarrow"
+
+
+def test_trl_takes_a_supervised_step(turns, warm, policy, tmp_path):
+    datasets, trl = pytest.importorskip("datasets"), pytest.importorskip("trl")
+    folder = exported(turns, "trl", tmp_path)
+    rows = datasets.load_dataset("imagefolder", data_dir=str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    settings = trl.SFTConfig(
+        output_dir=str(tmp_path / "out"), max_steps=1, per_device_train_batch_size=2, report_to=[], use_cpu=True, bf16=False,
+        max_length=None, save_strategy="no", logging_steps=1,
+    )  # fmt: skip
+    trainer = trl.SFTTrainer(model=policy.model, args=settings, train_dataset=rows, processing_class=policy.processor)
+    trainer.train()
+    assert 0 < trainer.state.log_history[0]["loss"] < 5

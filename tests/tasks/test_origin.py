@@ -1,0 +1,77 @@
+"""Versions of what is played, and numbers that are kept for them."""
+
+from importlib import metadata
+
+import pytest
+
+from gtrturbo.store.kept import kept
+from gtrturbo.tasks.chance import chance, fewer_episodes
+from gtrturbo.tasks.loading import load_task
+from gtrturbo.tasks.origin import origin
+
+
+def test_what_is_played_is_named_with_its_version():
+    gymnasium = f"gymnasium {metadata.version('gymnasium')}"
+    assert origin("frozenlake", ()) == {"name": "FrozenLake-v1", "version": gymnasium}
+    assert origin("gym:CartPole-v1", ()) == {"name": "CartPole-v1", "version": gymnasium}
+    assert origin("sokoban", ())["version"] == "1"
+    assert origin("numberline", ()) == origin("mine.py:TASK", ()) == {}
+
+
+def test_a_file_of_settings_counts_by_its_text(tmp_path):
+    file = tmp_path / "a.yaml"
+    found = []
+    for text in ("size: 56", "size: 84", "size: 56"):
+        file.write_text(text)
+        found.append(origin("gym:CartPole-v1", (f"file={file}",))["sha256"])
+    assert found[0] == found[2] != found[1]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "gtrturbo"
+
+
+def test_numbers_are_found_once_for_the_same_and_again_for_others(cache):
+    calls = []
+
+    def make():
+        calls.append(1)
+        return {"random": 0.25}
+
+    for made_from in ({"a": 1}, {"a": 1}, {"a": 2}, {"a": 1}):
+        assert kept("chance", made_from, make) == {"random": 0.25}
+    assert len(calls) == 2 and len(list((cache / "chance").iterdir())) == 2
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"numbers": {"random": "x"}}', '{"numbers": {"random": 9}, "made_from": "else"}'])
+def test_a_damaged_record_is_made_again(cache, content):
+    kept("chance", {"a": 1}, lambda: {"random": 0.25})
+    [file] = (cache / "chance").iterdir()
+    file.write_text(content)
+    assert kept("chance", {"a": 1}, lambda: {"random": 0.5}) == {"random": 0.5}
+    assert kept("chance", {"a": 1}, lambda: {"random": 0.75}) == {"random": 0.5}
+
+
+def test_what_was_not_found_is_not_kept(cache):
+    assert kept("chance", {"a": 1}, lambda: None) is None
+    assert not cache.exists()
+
+
+def test_chance_is_bounded_in_turns_and_in_time():
+    # 400,000 turns over 1 + 4 policies of at most 100 turns each.
+    assert fewer_episodes(load_task("frozenlake", ["slippery=true"]), 1000) == 800
+    assert fewer_episodes(load_task("frozenlake", ["slippery=true"]), 30) == 30
+    assert fewer_episodes(load_task("frozenlake", ["horizon=1000", "size=16"]), 1000) == 80
+    for name in ("numberline", "ezpoints", "blackjack", "points24"):
+        assert fewer_episodes(load_task(name), 1000) == 1000
+    assert chance(load_task("numberline", ["image=tiny"]), episodes=5, seed=0, seconds=-1) is None
+
+
+def test_chance_draws_nothing(monkeypatch):
+    monkeypatch.setattr("gymnasium.envs.toy_text.frozen_lake.FrozenLakeEnv.render", lambda self: 1 / 0)
+    monkeypatch.setattr("gtrturbo.tasks.worlds.sokoban.drawn_level", lambda *_: 1 / 0)
+    for name in ("frozenlake", "sokoban"):
+        levels = chance(load_task(name), episodes=3, seed=0)
+        assert levels is not None and 0 <= levels["random"] <= 1
