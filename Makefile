@@ -8,7 +8,7 @@ RUN ?= runs/demo
 JOBS ?= 2
 CASES ?=
 
-.PHONY: install demo test test-trackers test-export campaign check lint format docs clean
+.PHONY: install demo test test-trackers test-export test-vllm campaign check lint format docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -35,6 +35,13 @@ test-trackers: install  ## TensorBoard, Weights & Biases and Trackio themselves,
 	$(PYTHON) -m venv .venv-trackers
 	.venv-trackers/bin/pip install --quiet --disable-pip-version-check -e '.[dev,tensorboard,wandb,trackio]'
 	.venv-trackers/bin/pytest tests/store/test_tracker_services.py
+
+test-vllm: install .venv-vllm/.ok  ## the stages against a real vLLM for CPUs, in an environment of its own: about half an hour on two cores
+	GTRTURBO_VLLM=$(CURDIR)/.venv-vllm/bin/python $(BIN)/pytest tests/stages/test_real_vllm.py
+
+.venv-vllm/.ok: tests/vllm_environment.sh
+	PYTHON=$(PYTHON) sh tests/vllm_environment.sh .venv-vllm
+	touch $@
 
 test-export: install  ## turns loaded by TRL, datasets, pyarrow and atif themselves, in an environment beside .venv
 	$(PYTHON) -m venv .venv-export

@@ -30,6 +30,7 @@ class Metric:
 
 
 PLAYED, LEARNED = ("rollout", "eval"), ("ppo-step",)
+ASKED = (*PLAYED, "distill")
 METRICS = {
     "episodes": Metric(PLAYED, "episodes that were finished"),
     "turns": Metric((*PLAYED, "distill", *LEARNED), "turns"),
@@ -84,6 +85,19 @@ METRICS = {
         LEARNED, "abs(sampler's − trainer's log-prob) per token, mean, nats", "rounding: 5e-7 in float32"
     ),
     "sampler_trainer_gap_max": Metric(LEARNED, "the largest of these, nats", "rounding: 2e-5 in float32"),
+    "sampler_trainer_gap_warns_above": Metric(
+        LEARNED, "of turns from a server: above this `sampler_trainer_gap_mean` it is told, nats per token"
+    ),
+    "sampler_trainer_gap_refuses_above": Metric(LEARNED, "of turns from a server: above this they are refused, nats per token"),
+    "probe_tokens": Metric(ASKED, "tokens by which it was proved what a server serves"),
+    "probe_gap_mean": Metric(ASKED, "mean |server's − own log-prob| of these, nats per token", "below `probe_warns_above`"),
+    "probe_gap_max": Metric(ASKED, "largest of them, nats"),
+    "probe_warns_above": Metric(ASKED, "above this mean it is told, by the type of the weights"),
+    "probe_refuses_above": Metric(ASKED, "above this mean it is refused, by the type of the weights"),
+    "probe_adapter_changes": Metric(ASKED, "mean change of these log-probs by the adapter, nats per token", "above the limits"),
+    "probe_visual_changes": Metric(
+        ASKED, "mean change of them by its layers on vision tower and projector, nats per token", "above the limits"
+    ),
     "sampler_trainer_gap_kl": Metric(
         LEARNED,
         "mean of sampler's − trainer's log-prob per token, an estimate of KL(sampler ‖ trainer), nats",

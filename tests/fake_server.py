@@ -100,12 +100,15 @@ def picture_of(url: str) -> np.ndarray:
 
 
 @contextmanager
-def serving(policy, **settings):
+def serving(policy, port=0, **settings):
     """Run a server in this process for as long as the block runs."""
     fake = Fake(policy, **settings)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
+            if self.path == "/health":
+                self.answer(200, "")
+                return
             listed = [{"id": name} for name in ("served", *fake.adapters)]
             self.answer(*((200, {"data": listed}) if self.path == "/v1/models" else (404, {})))
 
@@ -137,7 +140,7 @@ def serving(policy, **settings):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     fake.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -44,7 +44,7 @@ def rollout(options: Any) -> dict[str, float]:
     policy = policy_of_shape(options.shape, device=options.device, lora_rank=options.lora_rank)
     task = load_task("numberline", [*FULL_PICTURES, f"horizon={options.horizon}"])
     settings = Settings(task, options.seed, 0.6, options.new_tokens)
-    policy.sampler.end_id = -1
+    policy.sampler.end_ids = []
 
     def play() -> Any:
         return play_toolkit(policy, settings, episodes=options.num_envs, num_envs=options.num_envs)

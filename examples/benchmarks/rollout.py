@@ -219,14 +219,14 @@ def token_steps(policy: Policy, settings: Settings, *, rows: int, repeats: int) 
         "rollout, greedy": lambda: sample(None),
         "rollout, sampling": lambda: sample(numbers),
     }
-    end, policy.sampler.end_id = policy.sampler.end_id, -1
+    ends, policy.sampler.end_ids = policy.sampler.end_ids, []
     try:
         found: dict[str, list[TokenStep]] = {name: [] for name in ways}
         for _ in range(repeats):
             for name, way in ways.items():
                 found[name].append(_token_step(policy, way, longest))
     finally:
-        policy.sampler.end_id = end
+        policy.sampler.end_ids = ends
     return {
         name: TokenStep(*(statistics.median(getattr(one, part) for one in runs) for part in ("whole", "overhead")))
         for name, runs in found.items()

@@ -15,7 +15,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from gtrturbo.analysis.intervals import Interval, bootstrap, fewest_seeds, said
+from gtrturbo.analysis.exact import LEVEL, fewest_pairs, sign_flip
+from gtrturbo.analysis.intervals import Interval, bootstrap, said
 from gtrturbo.report.chart import Line, Point, Rule, curves
 
 HERE = Path(__file__).parent
@@ -61,10 +62,10 @@ def paired(one: Arm, other: Arm, value: Callable[[Run], float]) -> list[str]:
 
 def over_seeds(differences: list[float]) -> list[str]:
     """Say the mean of differences with its interval, bold where it is resolved; wins, ties, losses."""
-    interval = bootstrap([differences])
+    interval, p = bootstrap([differences]), sign_flip([differences])
     wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     told = said(interval, sign=True)
-    resolved = interval.resolved and len(differences) >= fewest_seeds()
+    resolved = interval.resolved and p < LEVEL and len(differences) >= fewest_pairs()
     return [f"**{told}**" if resolved else told, f"{wins}/{len(differences) - wins - losses}/{losses}"]
 
 

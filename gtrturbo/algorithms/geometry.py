@@ -88,7 +88,7 @@ def karcher_coefficients(gram: np.ndarray, weights: Sequence[float], *, max_iter
     for _ in range(max_iter):
         along = np.clip(cosines @ mean, -1, 1)  # ⟨m, u_i⟩
         angles = np.arccos(along)
-        far = valid & (angles >= tol)
+        far = valid & (angles >= tol) & (angles <= math.pi - tol)  # From the opposite point no direction is the shortest.
         stretch = np.where(far, pull * angles / np.sin(np.where(far, angles, 1.0)), 0.0)
         step = stretch - float(stretch @ along) * mean
         size = _length(cosines, step)

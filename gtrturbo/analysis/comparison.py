@@ -1,16 +1,18 @@
 """What runs say of their methods: which does better, how sure is that, and what does it cost?
 
 Runs are grouped by task and by method; settings in which runs of one method differ are part of its name. Within a group they
-differ in their seed, and two methods are paired by it. Intervals are for new seeds on these deals: `statistics.bootstrap`. A
-group of one seed has Wilson's interval, and its difference is paired by deals: both say nothing about other seeds.
+differ in their seed, and two methods are paired by it. Intervals are for new seeds on these deals: `intervals.bootstrap`, and
+beside them stands an exact test: `exact.sign_flip`. A group of one seed has Wilson's interval, and its difference is paired by
+deals, with McNemar's test: both say nothing about other seeds.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from gtrturbo.analysis.exact import LEVEL, fewest_pairs, holm, mcnemar, sign_flip
 from gtrturbo.analysis.groups import RunGroup, chance_of, group_runs, shared_iterations
 from gtrturbo.analysis.history import Entry, History
-from gtrturbo.analysis.intervals import Interval, area_under_curve, bootstrap, fewest_seeds
+from gtrturbo.analysis.intervals import Interval, area_under_curve, bootstrap
 from gtrturbo.analysis.summary import paired_difference, wilson
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.ids import short
@@ -48,13 +50,17 @@ class Estimate:
     wins: int = 0
     ties: int = 0
     losses: int = 0
+    p: float | None = None
 
     @property
     def resolved(self) -> bool | None:
-        """Whether the interval of the difference leaves 0 out and there are seeds enough to trust it; None without one."""
-        if self.difference is None:
+        """Whether the difference would be there with other seeds; None without one.
+
+        Its interval leaves 0 out, the exact test is below 0.05, and it is over seeds: the deals of one seed tell of that seed.
+        """
+        if self.difference is None or self.p is None:
             return None
-        return self.difference.resolved and (self.paired_by != "seed" or self.pairs >= fewest_seeds())
+        return self.difference.resolved and self.p < LEVEL and self.paired_by == "seed" and self.pairs >= fewest_pairs()
 
 
 @dataclass(frozen=True)
@@ -199,13 +205,15 @@ def _with_difference(estimate: Estimate, strata: Sequence[Sequence[float]]) -> E
         wins=wins,
         ties=len(flat) - wins - losses,
         losses=losses,
+        p=sign_flip(strata),
     )
 
 
 def _paired_by_deals(estimate: Estimate, before: Entry, after: Entry) -> Estimate:
     difference, wins, ties, losses = by_deals(before, after)
     pairs = wins + ties + losses
-    return replace(estimate, paired_by="deal", pairs=pairs, difference=difference, wins=wins, ties=ties, losses=losses)
+    found = replace(estimate, paired_by="deal", pairs=pairs, difference=difference, wins=wins, ties=ties, losses=losses)
+    return replace(found, p=mcnemar(wins, losses))
 
 
 def by_deals(before: Entry, after: Entry) -> tuple[Interval, int, int, int]:
@@ -276,10 +284,10 @@ def _pairing_notes(groups: Sequence[RunGroup], reference: RunGroup | None, basel
     for group in groups:
         if len(group.runs) == 1:
             notes.append(f"{group.task}, {group.method}: one seed only, so nothing is known about other seeds.")
-        elif len(group.runs) < fewest_seeds():
+        elif len(group.runs) < fewest_pairs():
             notes.append(
-                f"{group.task}, {group.method}: {len(group.runs)} seeds; fewer than {fewest_seeds()} give an interval that is "
-                "too short."
+                f"{group.task}, {group.method}: {len(group.runs)} seeds; with fewer than {fewest_pairs()} "
+                "no difference can be resolved."
             )
         if baseline is None or group is reference:
             continue
@@ -308,11 +316,16 @@ def _start_notes(group: RunGroup, reference: RunGroup) -> list[str]:
 
 
 def _many_note(estimates: Sequence[Estimate], last: dict[str, int]) -> list[str]:
-    """Warn that of many intervals some leave 0 out by chance: they are not adjusted for each other."""
+    """Warn that of many differences some are resolved by chance, and say how many still are when adjusted for each other."""
     ends = [each for each in estimates if each.difference and each.iteration in (None, last.get(each.task))]
     if len(ends) < MANY:
         return []
-    return [f"{len(ends)} differences are told; of 20 such intervals about one leaves 0 out by chance alone."]
+    adjusted = holm([1.0 if each.p is None else each.p for each in ends])
+    resolved = [p for each, p in zip(ends, adjusted, strict=True) if each.resolved]
+    return [
+        f"{len(ends)} differences are told, each as if it were the only one: of 20 about one is resolved by chance alone. "
+        f"{len(resolved)} are resolved, {sum(p < LEVEL for p in resolved)} of them with Holm's correction for their number, too."
+    ]
 
 
 def _resolution_note(each: Estimate, last: dict[str, int], baseline: str) -> str | None:
@@ -320,8 +333,16 @@ def _resolution_note(each: Estimate, last: dict[str, int], baseline: str) -> str
     final = each.task == ALL_TASKS or each.iteration == last[each.task]
     if each.metric != "success_rate" or not final or each.resolved is not False or each.difference is None:
         return None
-    why = "its interval includes 0" if not each.difference.resolved else f"{each.pairs} pairs are too few"
+    why = _why_not(each, each.difference)
     return f"{each.task}: the difference in success between {each.method} and {baseline} is not resolved: {why}."
+
+
+def _why_not(each: Estimate, difference: Interval) -> str:
+    if each.paired_by == "deal":
+        return "one seed tells of other deals, not of other seeds"
+    if not difference.resolved:
+        return "its interval includes 0"
+    return f"{each.pairs} pairs are too few" if each.pairs < fewest_pairs() else f"the exact sign-flip test has p = {each.p:.3f}"
 
 
 # Teachers and cost

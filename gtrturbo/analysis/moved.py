@@ -1,6 +1,6 @@
 """What a merge moved, laid out to be drawn: by module and layer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gtrturbo.store.moved import Moved, MovedTensor, conflict_share, moved_share, overlap
@@ -38,3 +38,9 @@ def _values(moved: Moved, measure: Callable[[list[MovedTensor]], float | None]) 
         name: [measure(row[layer]) if layer in row else None for layer in ([None] if None in row else layers)]
         for name, row in grid.items()
     }
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Leave out what comes before a module of a layer, and that it is a weight, unless two would have one name."""
+    short = [name.rpartition("*.")[2].removesuffix(".weight") for name in names]
+    return short if len(set(short)) == len(short) else list(names)

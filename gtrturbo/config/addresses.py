@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import get_args
 from urllib.parse import urlsplit
 
-from gtrturbo.config.choices import ServerName
+from gtrturbo.config.choices import VLLM, ServerName
 from gtrturbo.errors import GtrTurboError
 
 EXAMPLE = "--engine vllm:http://localhost:8000"
@@ -30,7 +30,7 @@ def kind_of(engine: str) -> str:
 
 
 def server_of(engine: str) -> str | None:
-    """Return the address of the server that an engine names, None where it names none.
+    """Return the address of the server that an engine names, None where it names none or one is started for it.
 
     Raises:
         GtrTurboError: a kind of server without an address, or with one that is none.
@@ -40,6 +40,8 @@ def server_of(engine: str) -> str | None:
         if "://" in engine:  # It may hold a secret: nothing of it is told.
             raise GtrTurboError("--engine names an address and no kind of server.", f"write it as in {EXAMPLE}")
         return None
+    if engine == VLLM:
+        return None  # One is started.
     if kind == engine:
         raise GtrTurboError(f"--engine {engine} asks a server, and none is named.", f"write it as in {EXAMPLE}")
     return address_of(engine.removeprefix(f"{kind}:"))

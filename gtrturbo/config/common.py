@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from gtrturbo.config.addresses import server_of
 from gtrturbo.config.bounds import SEED, SIDE_BY_SIDE, TOKENS, WordOrWhole
 from gtrturbo.config.choices import AUTO, InvalidReply, VerifyInputs
-from gtrturbo.config.fields import Checked, Role, Seam, check, fields
+from gtrturbo.config.fields import Absent, Checked, Role, Seam, check, fields
 
 Device = Annotated[str, "Where to compute: auto takes cuda if there is one, else cpu.", Role.RUNTIME]
 Dtype = Annotated[Literal["auto", "float32", "bfloat16"], "Type of the weights in memory; auto is the type on disk."]
@@ -27,7 +27,8 @@ Verify = Annotated[
 Out = Annotated[Path, "Folder to write; it appears when the stage is done.", Role.RUNTIME]
 TaskName = Annotated[
     str,
-    "numberline, ezpoints, blackjack or points24; one of your own: package.module:NAME or path/to/file.py:NAME.",
+    "numberline, ezpoints, blackjack, points24, frozenlake, sokoban, minigrid:ID or gym:ID, see docs/tasks.md; one of your own: "
+    "package.module:NAME or path/to/file.py:NAME.",
     Seam("task"),
 ]
 EnvOptions = Annotated[tuple[str, ...], "KEY=VALUE for the environment, such as image=tiny or horizon=5; repeatable."]
@@ -39,13 +40,21 @@ MaxNewTokens = Annotated[int, "Longest reply in tokens; 256 as in the paper.", T
 NumEnvs = Annotated[int, "Episodes played side by side, and replies generated in one batch.", SIDE_BY_SIDE]
 Engine = Annotated[
     str,
-    "Who answers: hf is this process, with transformers; a server by its kind and address, vllm:http://localhost:8000 or "
-    "sglang:http://localhost:30000; openai:http://… is any other that speaks the protocol, which returns no token ids and so "
-    "serves eval and thoughts alone; or an agent of your own, path/to/file.py:NAME.",
+    "Who answers: hf is this process, with transformers; vllm is a server that is started for this stage, see --vllm-python; a "
+    "running one by its kind and address, vllm:http://localhost:8000 or sglang:http://localhost:30000; openai:http://… is any "
+    "other that speaks the protocol, which returns no token ids and so serves eval and thoughts alone; or an agent of your own, "
+    "path/to/file.py:NAME.",
     Seam("engine"),
     Checked(server_of),
 ]
+VllmPython = Annotated[str, "Python of an environment that has vLLM (--engine vllm).", Role.RUNTIME]
 ServedModel = Annotated[str | None, "Model that the server is asked for; the first that it lists if not given."]
+Probe = Annotated[
+    bool,
+    "Before anything is played, prove by log-probs of a few replies that the server serves the checkpoint, which is loaded here "
+    "for that (--device; auto is the CPU).",
+    Absent(True, silent=True),
+]
 MicroBatchTokens = Annotated[
     str,
     "Tokens per forward pass, padding included: a number, or auto (8192 on a CPU, what fits on a GPU). Results change by "

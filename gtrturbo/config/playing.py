@@ -15,10 +15,12 @@ from gtrturbo.config.common import (
     MicroBatchTokens,
     NumEnvs,
     OnInvalidReply,
+    Probe,
     Seed,
     ServedModel,
     StageConfig,
     TaskName,
+    VllmPython,
 )
 from gtrturbo.config.fields import Absent, More, Role, Seam
 from gtrturbo.config.teaching import (
@@ -69,6 +71,8 @@ class RolloutConfig(StageConfig):
     num_envs: NumEnvs = 32
     engine: Engine = HF
     served_model: ServedModel = None
+    vllm_python: VllmPython = "python3"
+    probe: Probe = True
     seed: Seed = 0
     device: Device = "auto"
     dtype: Dtype = "auto"
@@ -140,6 +144,8 @@ class DistillConfig(StageConfig):
     micro_batch_tokens: MicroBatchTokens = "auto"
     engine: Engine = HF
     served_model: ServedModel = None
+    vllm_python: VllmPython = "python3"
+    probe: Probe = True
     seed: Seed = 0
     device: Device = "auto"
     dtype: Dtype = "auto"
@@ -169,6 +175,8 @@ class EvalConfig(StageConfig):
     num_envs: NumEnvs = 32
     engine: Engine = HF
     served_model: ServedModel = None
+    vllm_python: VllmPython = "python3"
+    probe: Probe = True
     seed: Annotated[int, "Chooses the deals; keep it to compare checkpoints pair by pair.", SEED] = 1_000_000
     device: Device = "auto"
     dtype: Dtype = "auto"

@@ -41,7 +41,9 @@ class InitConfig(StageConfig):
     lora_rank: Annotated[int, "Rank of the LoRA adapter to train; 0 trains the full weights. The paper: 128.", RANK] = 0
     lora_alpha: Annotated[float | None, "LoRA scale times rank; twice the rank if not given, as in the paper.", POSITIVE] = None
     lora_target: Annotated[
-        tuple[str, ...], "Module names that get an adapter; repeatable. All linear layers except the output head if not given."
+        tuple[str, ...],
+        "What gets an adapter: language, projector or vision, for all linear layers of that part, or names of modules; "
+        "repeatable. All linear layers except the output head if not given.",
     ] = ()
     dtype: Dtype = "auto"
     seed: Seed = 0

@@ -8,7 +8,8 @@ import numpy as np
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import Adapter
-from gtrturbo.merging.changes import Change, Directed, Experts, Product, Replaced, Residual, Shape, Tokens
+from gtrturbo.merging.changes import Change, Replaced, Shape, Tokens
+from gtrturbo.merging.factored import Directed, Experts, Product, Residual
 from gtrturbo.merging.matching import Pattern
 from gtrturbo.merging.naming import Tensors
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank

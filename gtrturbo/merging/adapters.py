@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.changes import Change, Directed, Experts, Product, Removed, Replaced, Residual, Scaled, Tokens
+from gtrturbo.merging.changes import Change, Replaced, Scaled, Tokens
+from gtrturbo.merging.factored import Directed, Experts, Product, Removed, Residual
 from gtrturbo.models.checkpoint_files import adapter_config
 from gtrturbo.store.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from gtrturbo.store.open_files import widen

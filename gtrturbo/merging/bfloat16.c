@@ -1,6 +1,6 @@
-/* The loops of kernel.c in which nearly all merges spend their time, once more for processors with AVX2, a base in bfloat16, and
-   inputs that are all bfloat16 weights, or all differences of one type, as adapters are: sums of an entry stay in registers. Where the
-   inputs are bfloat16 and all weights are 1 they are float32, eight entries at a time, as long as no sum can be rounded; elsewhere
+/* The loops of kernel.c in which nearly all merges spend their time, once more for processors with AVX2 (avx512.c: with
+   AVX-512), a base in bfloat16, and inputs that are all bfloat16 weights, or all differences of one type, as adapters are: sums of an
+   entry stay in registers. Where the inputs are bfloat16 and all weights are 1 they are float32, eight entries at a time, as long as no sum can be rounded; elsewhere
    they are float64, four at a time, with the operations of kernel.c in their order. Either way the bytes are the same.
 
    Why float32 is exact: let 2^e be the unit in the last place of the smallest number of an entry (base and k inputs, zeros aside),
@@ -11,12 +11,12 @@
    overflows where the largest number is below 2^113: k <= 256 of them stay below 2^(113+1+8). Float32's own smallest number, 2^-149,
    is below bfloat16's, 2^-133. */
 
-#include "kernel.h"
+#include "narrow.h"
 
-#ifdef __AVX2__
+#if defined(__AVX2__) && !defined(GTRTURBO_AVX512)
 #include <immintrin.h>
 
-enum { EIGHT = 8, PAIR = 16, MAGNITUDE = 0x7fff, LARGE = (113 + 127) << 7, MOST = 256 };
+enum { EIGHT = 8 };
 
 /* Vectors of GCC and clang. Comparisons give −1 where they hold, and 0. */
 typedef double Doubles __attribute__((vector_size(32)));
@@ -103,8 +103,6 @@ ALWAYS_INLINE Doubles finish_four(const int votes, const Rule *rule, Doubles ori
     return finish(either(elected, sums->plus, sums->minus) / divisor, sums->mean, origin, rule, totals);
 }
 
-ALWAYS_INLINE double least_kept(const Input *input) { return input->low > 0.0 ? input->low : 0x1p-1074; }
-
 /* Four entries of one checkpoint's task vector: as they are, or bfloat16 less the base. */
 ALWAYS_INLINE Doubles task_vector(const int dtype, const Input *input, int64_t i, Doubles origin) {
     if (dtype == FLOAT64) return (Doubles)_mm256_loadu_pd((const double *)input->data + i);
@@ -165,18 +163,6 @@ ALWAYS_INLINE void extend(Span *span, Shorts values) {
 /* Tell whether some sum of k differences may be rounded in float32, or is not finite; `limit` is 128 (15 − log2 k), rounded down. */
 ALWAYS_INLINE int rounds(const Span *span, int16_t limit) {
     return _mm256_movemask_epi8((__m256i)((span->most - span->least > limit) | (span->most >= LARGE)));
-}
-
-static int16_t limit_of(int64_t k) {
-    int16_t exponents = 15;
-    while ((int64_t)1 << (15 - exponents) < k) exponents--;
-    return (int16_t)(exponents << 7);
-}
-
-/* The smallest float32 that is not below a magnitude. */
-static float raised(double value) {
-    float single = (float)value;
-    return (double)single < value ? nextafterf(single, INFINITY) : single;
 }
 
 /* What is added up over the checkpoints, of each of eight entries. */
@@ -278,29 +264,16 @@ ALWAYS_INLINE void merge_in_float32(const int votes, int64_t k, int64_t start, i
 
 /* ---- what kernel.c calls ---- */
 
-static int fits(int64_t k, const Input *inputs, const Rule *rule) {
-    if (k < 1 || rule->keep < 1.0 || rule->vote == VOTE_COUNT || (rule->vote == NO_VOTE && rule->trimmed)) return 0;
-    const int64_t difference = inputs[0].difference, dtype = inputs[0].dtype;
-    if (difference ? dtype != FLOAT32 && dtype != FLOAT64 : dtype != BFLOAT16) return 0;
-    for (int64_t c = 0; c < k; c++)
-        if (inputs[c].dtype != dtype || inputs[c].difference != difference || inputs[c].high < INFINITY) return 0;
-    return 1;
-}
-
 /* See combine. Stops before the first chunk that holds what is not finite, and before the last few entries. */
 int64_t combine_bfloat16(int64_t n, const uint16_t *base, int64_t k, const Input *inputs, const Rule *rule, uint16_t *out, double *sums) {
     if (!fits(k, inputs, rule)) return 0;
-    int plain = k <= MOST && !inputs[0].difference, votes = rule->vote == VOTE_TOTAL;
     float lows[MOST];
-    for (int64_t c = 0; c < k && plain; c++) {
-        plain = inputs[c].weight == 1.0;
-        lows[c] = raised(least_kept(&inputs[c]));
-    }
+    const int single = plain(k, inputs, lows), votes = rule->vote == VOTE_TOTAL;
     n -= n % PAIR;
     for (int64_t start = 0; start < n; start += CHUNK, sums += SUMS) {
         int64_t stop = start + CHUNK < n ? start + CHUNK : n;
         Totals totals = {0};
-        if (!plain)
+        if (!single)
             merge_in_float64(votes, k, start, stop, base, inputs, rule, out, &totals);
         else if (votes)
             merge_in_float32(1, k, start, stop, base, inputs, lows, rule, out, &totals);
@@ -319,37 +292,6 @@ int64_t combine_bfloat16(int64_t n, const uint16_t *base, int64_t k, const Input
         sums[7] += count(totals.touched);
     }
     return n;
-}
-
-/* The bins that span counts in: magnitudes from `low` to below `high`, in all bits and as float32. */
-typedef struct {
-    uint64_t from, end;
-    double low, high;
-    float low_single, high_single;
-    uint32_t *tables;
-    double *rest;
-    int64_t room, *found;
-} Bins;
-
-static Bins bins_of(uint64_t first, uint64_t width, uint32_t *tables, double *rest, int64_t room, int64_t *found) {
-    Bins bins = {.from = first << 47, .end = (first + width) << 47, .tables = tables, .rest = rest, .room = room, .found = found};
-    memcpy(&bins.low, &bins.from, 8);
-    memcpy(&bins.high, &bins.end, 8);
-    bins.low_single = raised(bins.low);
-    bins.high_single = raised(bins.high);
-    return bins;
-}
-
-/* Count a magnitude that may lie in the bins. */
-ALWAYS_INLINE void look(double magnitude, const Bins *bins) {
-    uint64_t word;
-    memcpy(&word, &magnitude, 8);
-    if (word - bins->from >= bins->end - bins->from) return;
-    bins->tables[(word - bins->from) >> 31]++;
-    if (word & 0x7fffffffu) {
-        if (*bins->found < bins->room) bins->rest[*bins->found] = magnitude;
-        ++*bins->found;
-    }
 }
 
 /* Count those of eight numbers that lie in the bins, and in `over` those above. */
@@ -429,7 +371,7 @@ int64_t span_float64(int64_t n, const double *data, uint64_t first, uint64_t wid
     return total(checked) == 0.0 ? n : -1;
 }
 
-#else
+#elif !defined(GTRTURBO_AVX512)
 
 int64_t combine_bfloat16(int64_t n, const uint16_t *base, int64_t k, const Input *inputs, const Rule *rule, uint16_t *out, double *sums) {
     return 0;

@@ -21,8 +21,8 @@ from gtrturbo.console import stderr
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.inside import open_inside, remove_whole
 
-SOURCES = [Path(__file__).with_name(name) for name in ("streams.c", "mapping.c", "kernel.c", "bfloat16.c")]
-HEADER = Path(__file__).with_name("kernel.h")
+SOURCES = [Path(__file__).with_name(name) for name in ("streams.c", "mapping.c", "kernel.c", "bfloat16.c", "avx512.c")]
+HEADERS = [Path(__file__).with_name(name) for name in ("kernel.h", "narrow.h")]
 # Each operation is rounded on its own: contraction into fused multiply-adds would give other bytes than torch. The last two
 # change no result here (nothing traps, and no sum is ever −0), and without them loops with choices are not vectorised.
 FLAGS = (
@@ -85,7 +85,7 @@ def _fingerprint(compiler: list[str]) -> str:
     cpu, program = Path("/proc/cpuinfo"), Path(compiler[0]).resolve()
     features = [line for line in cpu.read_text().splitlines() if line.startswith(("flags", "Features"))] if cpu.exists() else []
     version = [str(program), str(program.stat().st_size), str(program.stat().st_mtime_ns)]
-    parts = [*(path.read_text() for path in (HEADER, *SOURCES)), *FLAGS, *compiler, *version, platform.machine(), *features[:1]]
+    parts = [*(path.read_text() for path in (*HEADERS, *SOURCES)), *FLAGS, *compiler, *version, platform.machine(), *features[:1]]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtrturbo.merging.methods import MergeRule, keywords
+from gtrturbo.merging.method import MergeRule, keywords
 from gtrturbo.merging.operands import Operand, RuleFailed, RuleInputs, Tile, TileRule
 from gtrturbo.merging.tiles import chunk_sums, store, task_vector, trim, uniform, wide
 from gtrturbo.plugins import explained

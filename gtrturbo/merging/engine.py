@@ -20,7 +20,7 @@ from gtrturbo.merging.measuring import MeasuredTensor, bounds, inner_products, m
 from gtrturbo.merging.operands import Combiner, Kernel, Operand, RuleFailed, Tile, TileRule, loaded
 from gtrturbo.merging.outcome import TensorReport, report_of
 from gtrturbo.merging.overflow import OutOfRange
-from gtrturbo.merging.parts import Full, LowRank, TileReader, narrow
+from gtrturbo.merging.parts import Full, LowRank, LowRankReader, TileReader, narrow
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.products import BufferPool, ProductCache
 from gtrturbo.merging.ranges import MERGE_RANGE
@@ -179,8 +179,9 @@ class Merge:
         """Find the magnitudes that bound what is kept of one checkpoint's tensor."""
         ranks = self._plan(target).ranks(target.entry.entries, index)
         base, read = target.base.reader(self.files), self._reader(target, index)
+        some_rows = read.some_rows() if isinstance(read, LowRankReader) else None
         try:
-            found = bounds(self.kernel, target, base, read, ranks) if ranks else (math.inf, math.inf)
+            found = bounds(self.kernel, target, base, read, ranks, some_rows) if ranks else (math.inf, math.inf)
             self.thresholds[target.name, index] = found
         except NotFinite:
             raise self._not_finite(target) from None

@@ -14,7 +14,7 @@ from gtrturbo.store.hashes import Digest
 from gtrturbo.store.open_files import Files
 
 STEP = 1 << 22  # bytes that are waited for
-PIECE = 1 << 18  # bytes that are read at once: they stay in the nearest cache
+PIECE = 1 << 19  # bytes that are read at once: they stay in the nearest caches
 FLUSH = 1 << 26  # bytes after which the disk is waited for
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.engine import Merge
 from gtrturbo.merging.global_trim import bounds_of, with_global_thresholds
-from gtrturbo.merging.methods import MergeRule
+from gtrturbo.merging.method import MergeRule
 from gtrturbo.merging.plan import MergeSettings, make_plan
 from gtrturbo.merging.rearranged import Held
 from gtrturbo.merging.sources import SPOT, TILE, Sources, Target, in_whole_rows

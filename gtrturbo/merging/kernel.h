@@ -19,7 +19,8 @@ typedef struct {
     double low, high; /* entries with low <= |d| <= high count */
     uint64_t key;     /* of the random drop */
     int64_t descriptor, place; /* of the file that the values are to be read from, and at which byte; −1: they are in memory */
-    int64_t mapped;            /* 1: that memory is a file's, see mapping.c */
+    int64_t mapped;            /* 1: that memory is a file's, see mapping.c; 2: and will be read again soon */
+    int64_t part, step;        /* a sample: of each `step` entries the first `part`; step 0: all. histogram alone looks at it */
 } Input;
 
 typedef struct {
@@ -32,6 +33,10 @@ typedef struct {
     int64_t trimmed;    /* 0: low, high and keep drop nothing */
 } Rule;
 
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define GTRTURBO_AVX512 1
+#endif
+
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 /* kernel.c: one tile in memory. */
@@ -43,7 +48,7 @@ int64_t gather(int64_t n, int64_t base_dtype, const void *base, const Input *inp
 int combine(int64_t n, int64_t offset, int64_t base_dtype, const void *base, int64_t k, const Input *inputs, const Rule *rule,
             double *state, int64_t stride, double decay, void *out, double *sums);
 
-/* bfloat16.c: how many entries from the first on were merged, or looked at, by its faster loops: the others are left to the caller. */
+/* bfloat16.c, or avx512.c where there is AVX-512: how many entries from the first on were merged, or looked at, by its faster loops: the others are left to the caller. */
 int64_t combine_bfloat16(int64_t n, const uint16_t *base, int64_t k, const Input *inputs, const Rule *rule, uint16_t *out, double *sums);
 int64_t span_bfloat16(int64_t n, const uint16_t *base, const Input *input, uint64_t first, uint64_t width, uint32_t *tables,
                       int64_t *above, double *rest, int64_t room, int64_t *found);

@@ -34,6 +34,8 @@ class _Input(ctypes.Structure):
         ("descriptor", ctypes.c_int64),
         ("place", ctypes.c_int64),
         ("mapped", ctypes.c_int64),
+        ("part", ctypes.c_int64),
+        ("step", ctypes.c_int64),
     )
 
 
@@ -60,9 +62,11 @@ class CompiledKernel:
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library), use_errno=True)
         self._library.gtrturbo_gather.restype = ctypes.c_int64
-        self._library.gtrturbo_room.restype = ctypes.c_int64
         self._library.gtrturbo_map.restype = ctypes.c_void_p
-        self._library.gtrturbo_start.restype = ctypes.c_void_p
+        # To let go of the interpreter for a call that takes no time is to wait for the other threads.
+        self._quick = ctypes.PyDLL(str(library))
+        self._quick.gtrturbo_room.restype = ctypes.c_int64
+        self._quick.gtrturbo_start.restype = ctypes.c_void_p
         self._local = threading.local()
         self._mapping = threading.Lock()
 
@@ -142,7 +146,7 @@ class CompiledKernel:
 
     def _buffers(self, k: int) -> ctypes.c_void_p:
         """Buffers of this thread for pieces of a base and k inputs."""
-        size = self._library.gtrturbo_room(ctypes.c_int64(k))
+        size = self._quick.gtrturbo_room(ctypes.c_int64(k))
         buffer = getattr(self._local, "buffer", None)
         if buffer is None or len(buffer) < size:
             buffer = self._local.buffer = np.empty(size, np.uint8)
@@ -152,6 +156,8 @@ class CompiledKernel:
         tile = self._tile(operand.data)
         tile.difference, tile.weight, tile.key = operand.difference, operand.weight, operand.key
         tile.low, tile.high = operand.low, operand.high
+        if operand.sample:
+            tile.part, tile.step = operand.sample
         return tile
 
     def _tile(self, data: Tile) -> _Input:
@@ -164,7 +170,7 @@ class CompiledKernel:
             mapped = data.files.mapped(data.path, self._map)
             if data.place + len(data) * data.dtype.itemsize > mapped.size:
                 raise data.unreadable(0)
-            tile.data, tile.mapped = mapped.start + data.place, 1
+            tile.data, tile.mapped = mapped.start + data.place, 1 + data.again
         return tile
 
     def _readable(self, result: int, base: Tile, operands: Sequence[Operand]) -> int:
@@ -185,18 +191,20 @@ class CompiledKernel:
             mapping = self._library.gtrturbo_map(ctypes.c_int(descriptor), ctypes.c_int64(size))
         if mapping is None:
             raise OSError(errno.ENODEV, "its file system maps no files", str(path))
-        return _Mapping(self._library, self._mapping, ctypes.c_void_p(mapping), size)
+        return _Mapping(self._library, self._quick, self._mapping, ctypes.c_void_p(mapping), size)
 
 
 class _Mapping:
     """A file in memory, see mapping.c."""
 
-    def __init__(self, library: ctypes.CDLL, lock: threading.Lock, mapping: ctypes.c_void_p, size: int) -> None:
-        self._library, self._lock, self._mapping = library, lock, mapping
-        self.start, self.size = library.gtrturbo_start(mapping), size
+    def __init__(
+        self, library: ctypes.CDLL, quick: ctypes.PyDLL, lock: threading.Lock, mapping: ctypes.c_void_p, size: int
+    ) -> None:
+        self._library, self._quick, self._lock, self._mapping = library, quick, lock, mapping
+        self.start, self.size = quick.gtrturbo_start(mapping), size
 
     def torn(self) -> bool:
-        return bool(self._library.gtrturbo_torn(self._mapping))
+        return bool(self._quick.gtrturbo_torn(self._mapping))
 
     def close(self) -> None:
         with self._lock:

@@ -12,7 +12,8 @@ import numpy as np
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapted import Names, adapter_sources, stored_by_name
 from gtrturbo.merging.adapters import PREFIX, Adapter
-from gtrturbo.merging.changes import Change, Directed, Product, Residual, rows_of
+from gtrturbo.merging.changes import Change, rows_of
+from gtrturbo.merging.factored import Directed, Product, Residual
 from gtrturbo.merging.matching import Pattern
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, Zeros
 from gtrturbo.merging.plan import MergePlan

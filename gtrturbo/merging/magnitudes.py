@@ -55,7 +55,7 @@ def kth_largest(kernel: Kernel, tiles: Tiles, n: int, ranks: list[int]) -> list[
 
 def _where_sampled(kernel: Kernel, tiles: Tiles, n: int, rank: int) -> float | None:
     """Look only where a sample says that the magnitude is, in one pass instead of two; None where it is not."""
-    sample, _ = _counts(kernel, partial(tiles, max(1, min(SHARE, n // SAMPLE))), prefix=0, prefix_shift=64, shift=SHIFTS[0])
+    sample = _sampled(kernel, partial(tiles, max(1, min(SHARE, n // SAMPLE))))
     at_least = sample[::-1].cumsum()  # From the highest bin down.
     places = at_least.searchsorted([(rank / n + off) * at_least[-1] for off in (MARGIN, -MARGIN)])
     first, last = (max(0, len(sample) - 1 - int(place)) for place in places)
@@ -68,7 +68,7 @@ def _where_sampled(kernel: Kernel, tiles: Tiles, n: int, rank: int) -> float | N
     # From the highest bin down, first as a whole, then by the next 16 bits.
     rank -= search.above
     bin_ = search.width - 1
-    totals = [int(search.tables[row].sum(dtype=np.int64)) for row in range(search.width)]
+    totals = search.tables[: search.width].sum(axis=1).tolist()
     while bin_ >= 0 and rank > totals[bin_]:
         rank -= totals[bin_]
         bin_ -= 1
@@ -124,6 +124,18 @@ def _counts(kernel: Kernel, tiles: Tiles, *, prefix: int, prefix_shift: int, shi
     for row in tables[1:]:
         counts += row
     return counts, more
+
+
+def _sampled(kernel: Kernel, tiles: Tiles) -> np.ndarray:
+    """Count by the first 16 bits, without the care that a count of all needs: its sums fit its counters."""
+    tables = _tables(kernel)
+    for base, operand in tiles():
+        if not kernel.histogram(base, operand, prefix=0, prefix_shift=64, shift=SHIFTS[0], tables=tables):
+            raise NotFinite
+    counts = tables[0] + tables[1]
+    for row in tables[2:]:
+        counts += row
+    return counts
 
 
 def _tables(kernel: Kernel) -> np.ndarray:

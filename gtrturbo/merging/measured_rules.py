@@ -9,7 +9,7 @@ import torch
 
 from gtrturbo.merging.custom import Entries, measure
 from gtrturbo.merging.magnitudes import NotFinite, kth_largest
-from gtrturbo.merging.methods import MergeRule
+from gtrturbo.merging.method import MergeRule
 from gtrturbo.merging.operands import Kernel, Operand, RuleInputs, Tile
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.sources import Target

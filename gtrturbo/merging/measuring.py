@@ -4,8 +4,8 @@ Each raises `NotFinite` where an entry is a NaN or an infinity.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -13,9 +13,12 @@ import numpy as np
 from gtrturbo.algorithms.weights import selected_shares
 from gtrturbo.merging.magnitudes import NotFinite, kth_largest
 from gtrturbo.merging.operands import Kernel, Operand, Tile, loaded
-from gtrturbo.merging.parts import TileReader
-from gtrturbo.merging.sources import Target
-from gtrturbo.store.open_files import Files, widen
+from gtrturbo.merging.parts import Full, TileReader
+from gtrturbo.merging.sources import SPOT, Target
+from gtrturbo.store.open_files import Files, StoredTile, widen
+
+SEVERAL = 4  # tiles that are measured at once
+STAYS = 1 << 25  # bytes of a tensor that may stay mapped between two looks at it
 
 
 @dataclass(frozen=True)
@@ -30,17 +33,54 @@ class MeasuredTensor:
     found: np.ndarray | None = None
 
 
-def bounds(kernel: Kernel, target: Target, base: TileReader, read: TileReader, ranks: list[int]) -> tuple[float, float]:
-    """Find the magnitudes of the given ranks, of the smallest entry that is kept and, where there is one, of the largest."""
-    found = kth_largest(kernel, partial(_pairs, target, base, read), target.entry.entries, ranks)
+def bounds(
+    kernel: Kernel,
+    target: Target,
+    base: TileReader,
+    read: TileReader,
+    ranks: list[int],
+    some_rows: Callable[[int], np.ndarray] | None = None,
+) -> tuple[float, float]:
+    """Find the magnitudes of the given ranks, of the smallest entry that is kept and, where there is one, of the largest.
+
+    Args:
+        kernel, target, base, read: of one checkpoint.
+        ranks: 1 is the largest.
+        some_rows: makes such a share of the task vector's rows, spread over all, where that takes less time than parts of tiles.
+    """
+    found = kth_largest(kernel, partial(_pairs, target, base, read, some_rows), target.entry.entries, ranks)
     return found[0], found[1] if len(found) > 1 else math.inf
 
 
-def _pairs(target: Target, base: TileReader, read: TileReader, share: int = 1) -> Iterator[tuple[Tile, Operand]]:
-    """Name all tiles, or the first such part of each."""
-    for first, last in target.tiles(0, target.entry.entries, share):
-        data, difference = read(first, last)
-        yield base(first, last)[0], Operand(data, difference)
+def _pairs(
+    target: Target,
+    base: TileReader,
+    read: TileReader,
+    some_rows: Callable[[int], np.ndarray] | None,
+    share: int = 1,
+) -> Iterator[tuple[Tile, Operand]]:
+    """Name all tiles, or such a part of them."""
+    entries = target.entry.entries
+    if share > 1 and some_rows:
+        yield np.zeros(1), Operand(some_rows(share), difference=True)
+        return
+    stored = target.row == 1 and isinstance(target.base, Full) and all(isinstance(part, Full) for part in target.parts)
+    for first, last in _several(target, share) if stored else target.tiles(0, entries, share):
+        (origin, _), (data, difference) = base(first, last), read(first, last)
+        sample = (-(-SPOT // share), SPOT) if stored and share > 1 else None
+        yield _again(target, origin), Operand(_again(target, data), difference, sample=sample)
+
+
+def _several(target: Target, share: int) -> list[tuple[int, int]]:
+    """Many tiles at once, where the kernel reads them by itself; of a sample it takes the parts by itself."""
+    entries = target.entry.entries
+    size = entries if share > 1 else SEVERAL * target.step
+    return [(first, min(first + size, entries)) for first in range(0, entries, size)]
+
+
+def _again(target: Target, tile: Tile) -> Tile:
+    """What is measured is merged next: of tensors that are not too large it stays mapped until then."""
+    return replace(tile, again=True) if isinstance(tile, StoredTile) and target.entry.size <= STAYS else tile
 
 
 def inner_products(files: Files, target: Target) -> np.ndarray:

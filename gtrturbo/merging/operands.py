@@ -29,6 +29,7 @@ class Operand:
         weight: relative to the largest, or a coefficient.
         low, high: entries count where low ≤ |d| ≤ high.
         key: decides which entries a random drop keeps.
+        sample: (part, step): of each `step` entries only the first `part` are counted by a histogram.
     """
 
     data: Tile
@@ -37,6 +38,7 @@ class Operand:
     low: float = 0.0
     high: float = math.inf
     key: int = 0
+    sample: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

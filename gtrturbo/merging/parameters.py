@@ -7,7 +7,7 @@ from typing import Any
 
 from gtrturbo.config.choices import Sign
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.methods import MergeMethod
+from gtrturbo.merging.method import MergeMethod
 
 NUMBER = re.compile(r"[+-]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,3})?")
 # Parameters of all methods that vote, and of every merge of adapters.

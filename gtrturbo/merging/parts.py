@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gtrturbo.merging.changes import Change, rows_of
+from gtrturbo.merging.changes import Change, OpenChange, RowReader, rows_of
+from gtrturbo.merging.factored import Delta
 from gtrturbo.merging.operands import Tile
 from gtrturbo.merging.products import ProductCache
 from gtrturbo.store.open_files import Files
@@ -59,26 +60,43 @@ class LowRank:
     origin: Change | None = None
     whole: bool = False
 
-    def reader(self, files: Files, cache: ProductCache | None = None) -> TileReader:
+    def reader(self, files: Files, cache: ProductCache | None = None) -> "LowRankReader":
         """Read tiles, float64; products are taken from `cache`, and put there."""
         weights = rows_of(files, self.under.entry, self.width)
         change = self.change.open(files, weights) if self.change else None
         origin = self.origin.open(files, weights) if self.origin else None
+        return LowRankReader(self, change, origin, weights, cache)
 
-        def read(first: int, last: int) -> tuple[np.ndarray, bool]:
-            rows = (first // self.width, last // self.width)
-            moved = cache.find(first, last) if cache else None
-            if moved is None and change:
-                moved = change.rows(*rows, cache.place(first, last) if cache else None).reshape(-1)
-            if moved is None:
-                moved = np.zeros(last - first)
-            if origin:
-                moved = moved - origin.rows(*rows).reshape(-1)
-            if self.whole:
-                moved = moved + weights(*rows).reshape(-1)
-            return moved, True
 
-        return read
+@dataclass(frozen=True)
+class LowRankReader:
+    """A part that is open: its changes, the weights under it, and where products are kept."""
+
+    part: LowRank
+    change: OpenChange | None
+    origin: OpenChange | None
+    weights: RowReader
+    cache: ProductCache | None
+
+    def __call__(self, first: int, last: int) -> tuple[np.ndarray, bool]:
+        rows, cache = (first // self.part.width, last // self.part.width), self.cache
+        moved = cache.find(first, last) if cache else None
+        if moved is None and self.change:
+            moved = self.change.rows(*rows, cache.place(first, last) if cache else None).reshape(-1)
+        if moved is None:
+            moved = np.zeros(last - first)
+        if self.origin:
+            moved = moved - self.origin.rows(*rows).reshape(-1)
+        if self.part.whole:
+            moved = moved + self.weights(*rows).reshape(-1)
+        return moved, True
+
+    def some_rows(self) -> Callable[[int], np.ndarray] | None:
+        """Return what makes a sample of the rows, see `Delta.some_rows`; None where a row is more than one product."""
+        change = self.change
+        if not isinstance(change, Delta) or self.origin or self.part.whole:
+            return None
+        return lambda share: change.some_rows(share).reshape(-1)
 
 
 @dataclass(frozen=True)

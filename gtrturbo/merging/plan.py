@@ -10,16 +10,8 @@ import numpy as np
 from gtrturbo.algorithms.weights import checkpoint_weights
 from gtrturbo.config.choices import Sign
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.methods import (
-    Measure,
-    MergeMethod,
-    MergeRule,
-    method_of,
-    name_of,
-    own_settings,
-    with_own_densities,
-    with_signed_weights,
-)
+from gtrturbo.merging.method import Measure, MergeMethod, MergeRule
+from gtrturbo.merging.methods import method_of, name_of, own_settings, with_own_densities, with_signed_weights
 from gtrturbo.merging.operands import RuleInputs, TileRule
 from gtrturbo.merging.parameters import without_sign
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from gtrturbo.merging.adapters import Adapter
 from gtrturbo.merging.matching import Match, Pattern
-from gtrturbo.merging.methods import MergeRule
+from gtrturbo.merging.method import MergeRule
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, Zeros
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.rearranged import Adapted, Gathered, Held
@@ -16,7 +16,7 @@ from gtrturbo.store.safetensors_files import Layout, TensorEntry
 TILE = 1 << 20  # entries
 SPOT = 1 << 18  # entries of a tile where all its vectors are in memory, or where a sample takes a part of it
 # Products B A are made in blocks of so many entries, whatever the tile, so that their bytes do not depend on it.
-BLOCK = 1 << 18
+BLOCK = 1 << 19
 
 
 @dataclass(frozen=True)

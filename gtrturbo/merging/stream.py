@@ -16,7 +16,7 @@ from gtrturbo.merging.engine import Merge
 from gtrturbo.merging.global_trim import bounds_of, with_global_thresholds
 from gtrturbo.merging.inputs import Inputs
 from gtrturbo.merging.kernel import compiled_kernel
-from gtrturbo.merging.methods import MergeRule
+from gtrturbo.merging.method import MergeRule
 from gtrturbo.merging.operands import Combiner, Kernel
 from gtrturbo.merging.outcome import Outcome, rounded
 from gtrturbo.merging.plan import MergePlan

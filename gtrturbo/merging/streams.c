@@ -57,15 +57,19 @@ int64_t gtrturbo_room(int64_t k) { return (k + 1) * STRIDE; }
 
 int gtrturbo_histogram(int64_t n, const Input *base, const Input *input, uint64_t prefix, int64_t prefix_shift, int64_t shift,
                        uint32_t *tables, char *room) {
+    const int64_t step = input->step ? input->step : n, part = input->step ? input->part : n;
     int seen = 1;
-    tell(expect, n, base, 1, input);
-    for (int64_t start = 0; start < n; start += PIECE) {
-        Input parts[2];
-        const int64_t count = least(PIECE, n - start);
-        int found = fetch_pair(base, input, start, count, room, parts);
-        if (!found) found = histogram(count, parts[0].dtype, parts[0].data, &parts[1], prefix, prefix_shift, shift, tables);
-        if (found <= 0) return found;
-        if (found > seen) seen = found;
+    if (!input->step) tell(expect, n, base, 1, input);
+    for (int64_t first = 0; first < n; first += step) {
+        const int64_t last = least(first + part, n);
+        for (int64_t start = first; start < last; start += PIECE) {
+            Input parts[2];
+            const int64_t count = least(PIECE, last - start);
+            int found = fetch_pair(base, input, start, count, room, parts);
+            if (!found) found = histogram(count, parts[0].dtype, parts[0].data, &parts[1], prefix, prefix_shift, shift, tables);
+            if (found <= 0) return found;
+            if (found > seen) seen = found;
+        }
     }
     tell(forget, n, base, 1, input);
     return seen;

@@ -23,6 +23,9 @@ class TorchKernel:
 
     def histogram(self, base: Tile, operand: Operand, *, prefix: int, prefix_shift: int, shift: int, tables: np.ndarray) -> int:
         words = self._magnitudes(base, operand)
+        if words is not None and operand.sample:
+            part, step = operand.sample
+            words = words[torch.arange(len(words), device=words.device) % step < part]
         if words is None:
             return 0
         if prefix_shift < 64:

@@ -9,7 +9,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from gtrturbo.merging.changes import Change, Directed, Experts, Product, Replaced, Residual, Scaled, Tokens
+from gtrturbo.merging.changes import Change, Replaced, Scaled, Tokens
+from gtrturbo.merging.factored import Directed, Experts, Product, Residual
 from gtrturbo.store.safetensors_files import TensorEntry
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from huggingface_hub.utils import disable_progress_bars
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 from transformers.utils import logging
 
 from gtrturbo.distributed.devices import require_device, resolve_device
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.adapter_parts import modules_of
 from gtrturbo.models.checkpoint_files import (
     adapter_config,
     base_of,
@@ -172,6 +173,15 @@ def load_architecture(path: Path) -> Any:
         return AutoConfig.from_pretrained(base_of(path) if is_adapter(path) else path, local_files_only=True)
 
 
+def load_generation(path: Path) -> GenerationConfig:
+    """Read how a checkpoint's model is to generate, as a loaded model says it: of its file, else what its config says."""
+    folder = base_of(path) if is_adapter(path) else path
+    try:
+        return GenerationConfig.from_pretrained(folder, local_files_only=True)
+    except OSError:
+        return GenerationConfig.from_model_config(load_architecture(path))
+
+
 def save_model(model: Any, folder: Path, *, base: str | None = None) -> None:
     """Write full weights or an adapter so that the same model gives the same bytes in every process.
 
@@ -220,7 +230,8 @@ def add_adapter(
     Dropout is 0: it would make the probability ratio of two equal policies differ from 1.
     """
     torch.manual_seed(seed)
-    names = target or (family or family_of(model.config.model_type)).lora_targets
+    family = family or family_of(model.config.model_type)
+    names = modules_of(model, family, target) if target else family.lora_targets
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]

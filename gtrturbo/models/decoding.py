@@ -7,7 +7,7 @@ On a CPU a row has the same bits whatever rows are beside it, see `MULTIPLE` and
 the rounding of products of another shape.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,14 +65,15 @@ class Sampler:
 
     Args:
         model: a transformers model, or a PEFT model around one.
-        pad_id, end_id: tokens that pad a prompt and that end a reply.
+        pad_id: token that pads a prompt.
+        end_ids: tokens that end a reply, each of them.
         forbidden: tokens that are never sampled. [F]
     """
 
-    def __init__(self, model: Any, *, pad_id: int, end_id: int, forbidden: Tensor) -> None:
+    def __init__(self, model: Any, *, pad_id: int, end_ids: Collection[int], forbidden: Tensor) -> None:
         self.model: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         self.pad_id = pad_id
-        self.end_id = end_id
+        self.end_ids = sorted(end_ids)
         self.forbidden = forbidden
         text = self.model.config.get_text_config()
         self._ready_masks = text._attn_implementation == "sdpa"
@@ -119,7 +120,7 @@ class Sampler:
             ids[rows, step] = chosen.cpu().numpy()
             places.append(rows)
             logprobs.append(chosen_logprobs)  # Fetched at the end: a GPU goes on meanwhile.
-            ended |= ids[rows, step] == self.end_id
+            ended |= np.isin(ids[rows, step], self.end_ids)
             if ended.all() or step == max_new_tokens - 1:
                 break
             if batch.graph is None and ended.mean() >= ENDED_SHARE and _can_leave(batch.cache):
@@ -201,7 +202,7 @@ class Sampler:
         batch.logits = logits[:, -1]
 
     def _cut(self, ids: np.ndarray, logprobs: np.ndarray, *, longest: int) -> Sample:
-        ends = np.flatnonzero(ids[:longest] == self.end_id)
+        ends = np.flatnonzero(np.isin(ids[:longest], self.end_ids))
         length = int(ends[0]) + 1 if len(ends) else longest
         return Sample(response_ids=ids[:length].copy(), logprobs=logprobs[:length].copy())
 

@@ -33,6 +33,7 @@ class Family:
             takes its place.
         window_towers: model types of vision towers that transformers runs window by window, and that can take all at once.
         towers: how the name of the vision tower's module ends.
+        projectors: names of the modules that lead from the tower to the text.
         lora_targets: which modules get a LoRA adapter where none are named: a word of PEFT's, or names.
     """
 
@@ -44,6 +45,7 @@ class Family:
     image_only: bool = False
     window_towers: tuple[str, ...] = ()
     towers: tuple[str, ...] = ("visual", "vision_tower", "vision_model")
+    projectors: tuple[str, ...] = ("multi_modal_projector", "connector", "merger", "deepstack_merger_list")
     lora_targets: str | tuple[str, ...] = "all-linear"
 
 
@@ -107,6 +109,13 @@ def require_picture_ids(path: Path, config: Any, processor: Any, family: Family)
     vocabulary = config.get_text_config().vocab_size
     if odd := sorted(identity for identity in forbidden_ids(config, family) if not 0 <= identity < vocabulary):
         raise GtrTurboError(f"the config of {path} names token {odd[0]}, and its vocabulary has {vocabulary}.", mend)
-    meant, put = getattr(config, family.repeated_id, None), getattr(processor, "image_token_id", None)
-    if isinstance(meant, int) and isinstance(put, int) and meant != put:
-        raise GtrTurboError(f"the config of {path} means token {meant} by a picture, and its processor writes {put}.", mend)
+    meant, put = getattr(config, family.repeated_id, None), written_ids(processor)
+    if isinstance(meant, int) and put and meant not in put:
+        raise GtrTurboError(f"the config of {path} means token {meant} by a picture, and its processor writes {put[0]}.", mend)
+
+
+def written_ids(processor: Any) -> list[int]:
+    """Name the ids that a processor writes for a picture, that of its content first; none where it does not say."""
+    # Gemma 3 calls the mark before a picture its image token, and names what stands for the picture in this list alone.
+    named = getattr(processor, "image_token_ids", None) or [getattr(processor, "image_token_id", None)]
+    return [identity for identity in named if isinstance(identity, int)]

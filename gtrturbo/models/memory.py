@@ -4,6 +4,7 @@ What autograd saves is counted operation by operation as transformers runs a dec
 dot-product attention, in the manner of Korthikanti et al., "Reducing Activation Recomputation" (arXiv 2205.05198), section 4.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -82,7 +83,7 @@ class Shape:
     parameters: all, without adapters.   vision, embeddings: those of the vision tower, and of input and output embeddings.
     adapters: of LoRA, float32; 0 without.   width: bytes per weight.   image_cell: pixels along an image token's side.
     patches: of the vision tower per image token, each of `patch_size` numbers.   image_tokens: of every picture, where the model
-    scales them to one size.
+    scales them to one size.   count: of a picture's tokens by height and breadth, where the model's processor is at hand.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Shape:
     patches: int
     patch_size: int
     image_tokens: int | None = None
+    count: Callable[[int, int], int] | None = None
 
     @property
     def weights(self) -> int:
@@ -131,6 +133,8 @@ class Shape:
 
     def tokens_of_image(self, height: int, breadth: int) -> int:
         """Count the tokens of a picture of so many pixels."""
+        if self.count is not None:
+            return self.count(height, breadth)
         if self.image_tokens is not None:
             return self.image_tokens
         return max(1, round(height / self.image_cell)) * max(1, round(breadth / self.image_cell))

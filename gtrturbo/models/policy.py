@@ -15,8 +15,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from gtrturbo.algorithms.vocabulary import LogitsReader
 from gtrturbo.models.decoding import Sample, Sampler
+from gtrturbo.models.end_of_turn import end_ids
 from gtrturbo.models.families import Family, family_of, forbidden_ids
-from gtrturbo.models.renderer import Prompt, Renderer
+from gtrturbo.models.renderer import Prompt, Renderer, require_context
 from gtrturbo.models.scorer import Scorer
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.models.window_attention import attend_at_once
@@ -50,7 +51,8 @@ class Policy:
         self.renderer = Renderer(processor, family)
         self.forbidden = torch.tensor(sorted(forbidden_ids(model.config, family)), dtype=torch.long, device=model.device)
         self.scorer = Scorer(model, pad_id=self.pad_id, forbidden=self.forbidden)
-        self.sampler = Sampler(model, pad_id=self.pad_id, end_id=processor.tokenizer.eos_token_id, forbidden=self.forbidden)
+        self.end_ids = end_ids(self.renderer.end_id, processor.tokenizer, model.generation_config)
+        self.sampler = Sampler(model, pad_id=self.pad_id, end_ids=self.end_ids, forbidden=self.forbidden)
 
     @property
     def device(self) -> torch.device:
@@ -71,7 +73,11 @@ class Policy:
                 else in the batch; None takes the most likely token. [B, max_new_tokens]
             temperature: of the softmax that is sampled from; the log-probs are at the same one.
             max_new_tokens: longest reply.
+
+        Raises:
+            GtrTurboError: a prompt is longer than what the model reads.
         """
+        require_context(prompts, self.model.config, self.model.name_or_path)
         return self.sampler.sample(prompts, uniforms, temperature=temperature, max_new_tokens=max_new_tokens)
 
     def score(
@@ -103,6 +109,10 @@ class Policy:
             if isinstance(module, GradientCheckpointingLayer):
                 module.training = True  # The layer's own flag, which switches recomputing on; dropout below it stays off.
         self.scorer.shares_prompts = False  # A layer that is run twice would write its keys and values twice.
+
+    def metrics(self) -> dict[str, float]:
+        """Say nothing: what answers in this process is the checkpoint itself."""
+        return {}
 
     def machine(self) -> dict[str, Any]:
         """Say where the model is and, on a GPU, the most memory that it took."""

@@ -1,20 +1,27 @@
 """Load a model's processor, with or without torchvision, and never a bare tokenizer by accident.
 
-Stock `AutoProcessor` needs torchvision for every Qwen-VL model, for the video half alone, and a custom class that is not
-registered comes back silently as a tokenizer. So without torchvision the image-only processor below takes its place.
+Stock `AutoProcessor` needs torchvision for every model that also takes videos, for the video half alone, and a custom class that
+is not registered comes back silently as a tokenizer. So without torchvision an image-only processor takes its place.
 """
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from transformers import AutoProcessor, ProcessorMixin, Qwen2_5_VLProcessor
+import transformers
+from transformers import AutoConfig, AutoProcessor, ProcessorMixin, Qwen2_5_VLProcessor
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.utils.import_utils import is_torchvision_available
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.descriptions import OF_PROMPTS, require_readable
 from gtrturbo.models.families import Family
+from gtrturbo.store.files import save_json
 from gtrturbo.store.names import TOKENIZER_CONFIG
+
+VIDEO_HALF = "video_processor"
+PROCESSOR_CONFIG = "processor_config.json"
 
 
 class ImageOnlyProcessor(Qwen2_5_VLProcessor):
@@ -41,8 +48,15 @@ def load_processor(source: str | Path, *, family: Family, **where: Any) -> Any:
     """
     if Path(source).is_dir():
         require_readable(Path(source), OF_PROMPTS)
-    loader = AutoProcessor if is_torchvision_available() or not family.image_only else ImageOnlyProcessor
-    processor = loader.from_pretrained(source, **where)
+    try:
+        processor = _loader(source, family, where).from_pretrained(source, **where)
+    except ImportError as error:
+        missing = next((name for name in ("num2words", "torchvision") if name in str(error)), None)
+        if missing is None:
+            raise
+        raise GtrTurboError(
+            f"the processor of {source} needs {missing}, which is not installed.", f"install it: pip install {missing}"
+        ) from None
     if not isinstance(processor, ProcessorMixin) or not hasattr(processor, "image_processor"):
         raise GtrTurboError(
             f"{source} has no image-and-text processor, only {type(processor).__name__}.",
@@ -59,11 +73,56 @@ def load_processor(source: str | Path, *, family: Family, **where: Any) -> Any:
     return processor
 
 
+def _loader(source: str | Path, family: Family, where: dict[str, Any]) -> Any:
+    """Choose what loads a processor: without torchvision one that leaves the video half out, where the model's has one."""
+    if is_torchvision_available():
+        return AutoProcessor
+    if family.image_only:
+        return ImageOnlyProcessor
+    kind = getattr(transformers, _class_name(source, where) or "", None)
+    if isinstance(kind, type) and issubclass(kind, ProcessorMixin) and VIDEO_HALF in kind.get_attributes():
+        return _without_videos(kind)
+    return AutoProcessor
+
+
+def _class_name(source: str | Path, where: dict[str, Any]) -> str | None:
+    """Name the class of a model's processor: as a saved one says it, else by the type of the model."""
+    try:
+        named = ProcessorMixin.get_processor_dict(source, **where)[0].get("processor_class")
+        return named or PROCESSOR_MAPPING_NAMES.get(AutoConfig.from_pretrained(source, **where).model_type)
+    except (OSError, ValueError):
+        return None
+
+
+def _without_videos(kind: type[ProcessorMixin]) -> Any:
+    """Make a class of processors, under the same name, whose video half is neither loaded nor saved."""
+
+    class ImageHalf(kind):
+        video_processor = SimpleNamespace(num_frames=None, fps=None)  # What some look at where there is no video, too.
+
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return [name for name in super().get_attributes() if name != VIDEO_HALF]
+
+        @classmethod
+        def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **settings: Any) -> Any:
+            made = super().from_args_and_dict([*args, None], processor_dict, **settings)  # None is for the video half.
+            (made[0] if isinstance(made, tuple) else made).video_half = processor_dict.get(VIDEO_HALF)
+            return made
+
+    ImageHalf.__name__ = ImageHalf.__qualname__ = kind.__name__
+    return ImageHalf
+
+
 def save_processor(processor: Any, folder: Path) -> None:
     """Save a processor so that stock transformers with torchvision loads it too, video half included."""
     processor.save_pretrained(folder)
     if isinstance(processor, ImageOnlyProcessor):
-        _add_video_half(folder / "processor_config.json")
+        _add_video_half(folder / PROCESSOR_CONFIG)
+    elif half := getattr(processor, "video_half", None):
+        config = json.loads((folder / PROCESSOR_CONFIG).read_text(encoding="utf-8"))
+        config.pop("video_half", None)
+        save_json(folder / PROCESSOR_CONFIG, config | {VIDEO_HALF: half})
 
 
 def _add_video_half(file: Path) -> None:

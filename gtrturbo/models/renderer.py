@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.end_of_turn import template_end
 from gtrturbo.models.families import DEFAULT, Family
 from gtrturbo.models.reading import reading_model
 from gtrturbo.store.records import Message
@@ -46,11 +48,12 @@ class Prompt:
 
 
 class Renderer:
-    """Turn chat messages with pictures into prompts, each rendered once."""
+    """Turn chat messages with pictures into prompts, each rendered once. `end_id` is the token that ends a reply."""
 
     def __init__(self, processor: Any, family: Family = DEFAULT) -> None:
         self.processor = processor
         self.family = family
+        self.end_id = template_end(processor)
         self._cache: dict[str, Prompt] = {}
         self._bytes = 0
         self._pieces: dict[int, str] = {}
@@ -72,18 +75,41 @@ class Renderer:
         return self._cache[key]
 
     def _render(self, messages: Sequence[Message], pictures: Sequence[np.ndarray]) -> Prompt:
-        images = [Image.fromarray(picture) for picture in pictures] or None
+        # Nested, as pictures of one prompt: LLaVA-OneVision cuts pictures into tiles where each is alone in its own.
+        images = [[Image.fromarray(picture) for picture in pictures]] if len(pictures) else None
         with reading_model(self.processor.tokenizer.name_or_path, "cannot render a prompt"):
             text = self.processor.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
-            batch = self.processor(text=[text], images=images, return_tensors="pt", padding=False)
+            batch = self.processor(text=[text], images=images, return_tensors="pt", padding=False, **self._own_start(text))
         return Prompt({name: value for name, value in batch.items() if isinstance(value, Tensor)}, self.family.per_token)
+
+    def _own_start(self, text: str) -> dict[str, bool]:
+        """Let the tokenizer write no beginning of sequence where the template has: transformers' own templates count on that."""
+        begins = self.processor.tokenizer.bos_token
+        return {"add_special_tokens": False} if begins and text.startswith(begins) else {}
+
+    def of_transformers(self, messages: Sequence[Message], pictures: Sequence[np.ndarray]) -> Any:
+        """Return the token ids that transformers itself renders a prompt to, to be compared with ours."""
+        waiting = iter(pictures)
+        filled = [
+            message
+            | {
+                "content": [
+                    {"type": "image", "image": Image.fromarray(next(waiting))} if part["type"] == "image" else part
+                    for part in message["content"]
+                ]
+            }
+            for message in messages
+        ]
+        return self.processor.apply_chat_template(filled, add_generation_prompt=True, tokenize=True, return_dict=True)[
+            "input_ids"
+        ]
 
     def response_ids(self, reply: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Tokenise a reply that no policy sampled, with the end-of-turn token; return ids and character offsets."""
         tokenizer = self.processor.tokenizer
         encoded = tokenizer(reply, add_special_tokens=False, return_offsets_mapping=True)
         end = (len(reply), len(reply))
-        return [*encoded["input_ids"], tokenizer.eos_token_id], [*map(tuple, encoded["offset_mapping"]), end]
+        return [*encoded["input_ids"], self.end_id], [*map(tuple, encoded["offset_mapping"]), end]
 
     def decode(self, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
         """Decode sampled ids; return the text without special tokens, and each token's characters in it.
@@ -119,6 +145,26 @@ def _content_key(messages: Sequence[Message], pictures: Sequence[np.ndarray]) ->
     for picture in pictures:
         digest.update(repr(picture.shape).encode() + picture.tobytes())
     return digest.hexdigest()
+
+
+def require_context(prompts: Sequence[Prompt], config: Any, name: str) -> None:
+    """Refuse prompts that leave no place for a reply in the positions that a model has.
+
+    Args:
+        prompts: rendered.
+        config: of the model, which may not say how many positions it has.
+        name: of the model, as an error says it.
+
+    Raises:
+        GtrTurboError: names both numbers.
+    """
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    longest = max((prompt.tensors["input_ids"].shape[1] for prompt in prompts), default=0)
+    if isinstance(positions, int) and longest >= positions:
+        raise GtrTurboError(
+            f"a prompt has {longest} tokens, and {name} reads {positions} at most.",
+            "shorten the task's prompt or history, make its pictures smaller, or choose a model with a longer context.",
+        )
 
 
 def collate(prompts: Sequence[Prompt], *, pad_id: int, multiple: int | None = None) -> dict[str, Tensor]:

@@ -1,17 +1,22 @@
 """Read a model's shape from its config, without its weights: its modules on the meta device, counted."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2_5_VLConfig
 
 from gtrturbo.distributed.devices import resolve_device
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.budget import CPU_TOKENS, tokens_that_fit
 from gtrturbo.models.built_in import build_processor, built_in_config
 from gtrturbo.models.checkpoint import DTYPES, add_adapter, quiet
-from gtrturbo.models.families import family_of
+from gtrturbo.models.families import family_of, read_family
 from gtrturbo.models.memory import Layers, Shape
+from gtrturbo.models.processor import load_processor
+from gtrturbo.models.renderer import Renderer
 from gtrturbo.models.shared_base import memory
 from gtrturbo.models.sizes import BUILT_IN, PUBLISHED
 
@@ -54,8 +59,8 @@ def read_shape(
             "adapters": _adapters(built, lora_rank, lora_target),
         }
     vision = getattr(config, "vision_config", None)
-    patch, merge = getattr(vision, "patch_size", 14), getattr(vision, "spatial_merge_size", 1)
-    size = getattr(vision, "image_size", None)
+    patch, merge = _side(getattr(vision, "patch_size", 14)), getattr(vision, "spatial_merge_size", 1)
+    size = _side(getattr(vision, "image_size", None))
     text = config.get_text_config()
     return Shape(
         name=model,
@@ -70,6 +75,7 @@ def read_shape(
         patches=merge * merge,
         patch_size=CHANNELS * getattr(vision, "temporal_patch_size", 1) * patch**2,
         image_tokens=(size // patch) ** 2 if size else None,
+        count=_counted(model, revision, config),
     )
 
 
@@ -113,6 +119,30 @@ def _adapters(model: Any, rank: int, target: tuple[str, ...]) -> int:
     return sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
 
 
+def _side(size: Any) -> Any:
+    """Return the one side of what some configs give as height and width."""
+    return size[0] if isinstance(size, list | tuple) else size
+
+
+def _counted(model: str, revision: str | None, config: Any) -> Callable[[int, int], int] | None:
+    """Let the model's own processor count the tokens of a picture; None where it is not on this machine."""
+    family = read_family(Path(model), config.model_type)
+    try:
+        processor = load_processor(model, family=family, revision=revision or "main", local_files_only=True)
+    except (OSError, ValueError, GtrTurboError):
+        return None
+    token = getattr(config, family.repeated_id, None)
+    if token is None or not processor.chat_template:
+        return None
+    renderer = Renderer(processor, family)
+
+    def count(height: int, breadth: int) -> int:
+        prompt = renderer.prompt([{"role": "user", "content": [{"type": "image"}]}], [np.zeros((height, breadth, 3), np.uint8)])
+        return int((prompt.ids == token).sum())
+
+    return count
+
+
 def _text_layers(config: Any) -> Layers:
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -125,5 +155,7 @@ def _vision_layers(config: Any) -> Layers | None:
         return None
     count = getattr(config, "depth", None) or config.num_hidden_layers
     heads = getattr(config, "num_heads", None) or config.num_attention_heads
-    width = config.hidden_size
-    return Layers(count, width, config.intermediate_size, width, width, heads, fused=True)
+    # Qwen2-VL calls the tower's width embed_dim, and the text's, which it ends in, hidden_size.
+    width = getattr(config, "embed_dim", None) or config.hidden_size
+    inner = getattr(config, "intermediate_size", None) or int(width * config.mlp_ratio)
+    return Layers(count, width, inner, width, width, heads, fused=True)

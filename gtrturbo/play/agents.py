@@ -1,21 +1,24 @@
-"""Who answers: this process with transformers (hf), a server that speaks the OpenAI protocol, or the user's own code."""
+"""Who answers: this process with transformers (hf), a server that speaks the OpenAI protocol, running already or started for the
+stage (vllm), or the user's own code."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from gtrturbo.config.addresses import kind_of, server_of
-from gtrturbo.config.choices import HF, OPENAI, SGLANG, VLLM, ServerName
+from gtrturbo.config.choices import AUTO, HF, OPENAI, SGLANG, VLLM, ServerName
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
 from gtrturbo.play.episodes import Agent, Response, State
+from gtrturbo.play.own_server import own_server
 from gtrturbo.play.policy_agent import PolicyAgent, ask_policy
 from gtrturbo.play.server import Server
-from gtrturbo.play.server_agent import ServerAgent, ServerPolicy, ask_server
+from gtrturbo.play.server_agent import Probing, ServerAgent, ServerPolicy, ask_server
 from gtrturbo.play.teachers import Question
 from gtrturbo.plugins import calling, find
 from gtrturbo.store.turn_checks import ROUNDING
@@ -44,12 +47,18 @@ class Opening:
         endpoint: counts for a server alone.
         for_training: replies without token ids and log-probs are of no use.
         device, dtype: of the weights, where they are loaded here.
+        python: of an environment that has vLLM, where one is started.
+        ending: what is started for as long as the checkpoint answers ends with it.
+        probe: prove that a server serves the checkpoint before it is believed.
     """
 
     endpoint: Endpoint
     for_training: bool
     device: str
     dtype: str
+    probe: bool = True
+    python: str = "python3"
+    ending: ExitStack = field(default_factory=ExitStack)
 
 
 @dataclass(frozen=True)
@@ -86,14 +95,17 @@ def _served(path: Path, opening: Opening) -> ServerPolicy:
     endpoint = opening.endpoint
     kind, address = cast(ServerName, kind_of(endpoint.engine)), server_of(endpoint.engine)
     if address is None:
-        raise ValueError(f"{endpoint.engine} is no server.")
+        address = opening.ending.enter_context(own_server(path, opening.python, dtype=opening.dtype))
     if opening.for_training and kind == OPENAI:
         raise GtrTurboError(
             "a server of kind openai returns no token ids: what it samples cannot be trained on.",
             f"use --engine vllm:{address} or sglang:{address}; openai is enough for eval.",
         )
     server = Server(kind, address, endpoint.model, needs_ids=opening.for_training)
-    return ServerPolicy(server, path, max_concurrency=endpoint.at_once)
+    # Where nothing is said the checkpoint is loaded beside no server's memory on a GPU.
+    device = "cpu" if opening.device == AUTO else opening.device
+    probing = Probing(device, opening.dtype, exact=opening.for_training) if opening.probe else None
+    return ServerPolicy(server, path, max_concurrency=endpoint.at_once, probing=probing)
 
 
 # Turns between two looks at what parses, of which fewer are asked for at once.
@@ -108,11 +120,13 @@ ENGINES = {
 
 @dataclass(frozen=True)
 class Player:
-    """A checkpoint that answers: its agent, the policy where its weights are in this process, and where it runs."""
+    """A checkpoint that answers: its agent, the policy where its weights are in this process, where it runs, and metrics of who
+    answered."""
 
     agent: Agent
     policy: Policy | None
     machine: Callable[[], dict[str, Any]]
+    metrics: Callable[[], dict[str, float]] = dict
 
 
 def open_player(path: Path, engine: str, opening: Opening, *, seed: int, temperature: float, max_new_tokens: int) -> Player:
@@ -136,7 +150,7 @@ def open_player(path: Path, engine: str, opening: Opening, *, seed: int, tempera
     )
     if isinstance(found, Engine):
         policy = found.open(path, opening)
-        return Player(found.agent(policy, **sampling), policy if found.in_process else None, policy.machine)
+        return Player(found.agent(policy, **sampling), policy if found.in_process else None, policy.machine, policy.metrics)
     agent = make_agent(engine, path, for_training=opening.for_training, **sampling)
     return Player(agent, None, lambda: {"engine": engine.rpartition("/")[2]})
 

@@ -81,7 +81,9 @@ _LOOKS: dict[str, Callable[[Played], Any]] = {
 
 def starts(task: Task, episodes: Episodes) -> Check:
     """Say whether episodes of different seeds begin differently."""
-    count = len({json.dumps(episode[0].state.info, sort_keys=True) for episode in episodes})
+    begun = [episode[0].state for episode in episodes]
+    looks = [b"".join(image.tobytes() for image in state.images) for state in begun]
+    count = len({(json.dumps(state.info, sort_keys=True), look) for state, look in zip(begun, looks, strict=True)})
     if count > 1:
         return Check("starts", None, f"{len(episodes)} seeds begin in {count} different ways.")
     return Check(

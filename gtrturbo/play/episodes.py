@@ -53,6 +53,10 @@ class Response:
     logprobs: np.ndarray | None = None
     agent: str | None = None
 
+    @property
+    def has_tokens(self) -> bool:
+        return self.response_ids is not None and self.logprobs is not None
+
 
 @dataclass(frozen=True)
 class Played:

@@ -3,11 +3,18 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.decoding import Sample
 from gtrturbo.models.policy import Policy
+from gtrturbo.models.renderer import Prompt
 from gtrturbo.play.episodes import Response, State
+from gtrturbo.play.limits import limits_of
 from gtrturbo.play.teachers import Question
 from gtrturbo.store.ids import seed_for
+
+COMPARED = 4  # replies
 
 
 class PolicyAgent:
@@ -25,6 +32,7 @@ class PolicyAgent:
         self.seed = seed
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
+        self._compared = False
 
     def __call__(self, states: Sequence[State]) -> list[Response]:
         renderer = self.policy.renderer
@@ -37,11 +45,33 @@ class PolicyAgent:
             temperature=1.0 if greedy else self.temperature,
             max_new_tokens=self.max_new_tokens,
         )
+        if not self._compared:
+            self._compared = True
+            require_own(self.policy, prompts[:COMPARED], samples[:COMPARED], temperature=1.0 if greedy else self.temperature)
         response = []
         for prompt, sample in zip(prompts, samples, strict=True):
             text, offsets = renderer.decode(sample.response_ids.tolist())
             response.append(Response(text, prompt.ids, sample.response_ids, offsets, sample.logprobs))
         return response
+
+
+def require_own(policy: Policy, prompts: Sequence[Prompt], samples: Sequence[Sample], *, temperature: float) -> None:
+    """Refuse a model that samples from another distribution than it scores by: what it plays could not be trained on.
+
+    Raises:
+        GtrTurboError: their log-probs differ by more than rounding.
+    """
+    ids = [sample.response_ids for sample in samples]
+    with torch.no_grad():
+        scored = policy.score(prompts, ids, temperature=temperature, values=False).logprobs.cpu().numpy()
+    own = np.concatenate([row[: len(each)] for row, each in zip(scored, ids, strict=True)])
+    gap = float(np.abs(own - np.concatenate([sample.logprobs for sample in samples])).mean())
+    if gap > limits_of(policy.model.dtype).refuses:
+        raise GtrTurboError(
+            f"{policy.model.name_or_path} samples with log-probs that are {gap:.2g} nats per token from the ones that it scores "
+            "them with.",
+            "this model cannot be trained from its own samples here; try --dtype float32.",
+        )
 
 
 def ask_policy(

@@ -12,6 +12,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -21,14 +22,16 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from gtrturbo.config.addresses import address_of
 from gtrturbo.config.choices import OPENAI, ServerName
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.checkpoint_files import adapter_config
 from gtrturbo.play.teachers import ROUNDING
-from gtrturbo.play.wire import request
+from gtrturbo.play.wire import NotFoundError, request
 from gtrturbo.store.records import Message
 
 T = TypeVar("T")
 LOAD_ADAPTER = {"vllm": "/v1/load_lora_adapter", "sglang": "/load_lora_adapter"}
 # No reply may come out of another distribution than it is scored under, whatever the model's generation_config.json says.
 PLAIN_SAMPLING = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+LEGAL_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # What vLLM takes as --max-lora-rank.
 NEVER = -100.0  # The lowest logit bias of the protocol.
 
 
@@ -50,6 +53,7 @@ LogProb = Annotated[float, Field(strict=True, ge=float(np.finfo(np.float32).min)
 @dataclass(frozen=True)
 class _ServedModel:
     id: Annotated[Text, Field(min_length=1)]
+    root: Text | None = None
 
 
 @dataclass(frozen=True)
@@ -122,12 +126,27 @@ class Server:
     def __init__(self, kind: ServerName, base_url: str, model: str | None = None, *, needs_ids: bool = True) -> None:
         self.kind = kind
         self.base_url = address_of(base_url)
-        self.model = model or self._served()[0]
         self.needs_ids = needs_ids
         self.adapter: str | None = None
+        self.starts = 0  # How often nobody listened: what listens after that may be another server.
+        self._adapter_path: Path | None = None
+        self._loading = Lock()
+        self.model = model or self._served()[0]
 
     def _served(self) -> list[str]:
         return [entry.id for entry in self._ask("/v1/models", _ServedModels).data]
+
+    def root(self) -> str | None:
+        """Return what the server says that it loaded its model from; None where it does not say."""
+        return next((entry.root for entry in self._ask("/v1/models", _ServedModels).data if entry.id == self.model), None)
+
+    @property
+    def tells_tokens(self) -> bool:
+        """Whether replies come with their tokens and log-probs; a server may still leave them out."""
+        return self.kind != OPENAI
+
+    def _refused(self) -> None:
+        self.starts += 1
 
     def load_adapter(self, name: str, path: Path) -> None:
         """Load a LoRA adapter under a name, unless the server has it, and ask it for all replies from now on.
@@ -140,9 +159,26 @@ class Server:
                 f"{path} is an adapter, and a server of kind openai loads none.",
                 "serve the model itself, or use --engine vllm:… or sglang:…",
             )
-        if name not in self._served():
-            request(self.base_url + LOAD_ADAPTER[self.kind], {"lora_name": name, "lora_path": str(path.resolve())}, plain=True)
-        self.adapter = name
+        with self._loading:
+            if name not in self._served():
+                self._load(name, path)
+        self.adapter, self._adapter_path = name, path
+
+    def _load(self, name: str, path: Path) -> None:
+        url = self.base_url + LOAD_ADAPTER[self.kind]
+        try:
+            request(url, {"lora_name": name, "lora_path": str(path.resolve())}, plain=True, on_refused=self._refused)
+        except NotFoundError as error:
+            raise GtrTurboError(
+                f"{self.base_url} loads no adapters while it runs, and {path} is one ({error.what.rpartition('/')[2]}).",
+                "start vLLM with --enable-lora, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 around it; SGLang with --enable-lora.",
+            ) from None
+        except GtrTurboError as error:
+            rank = adapter_config(path).get("r")
+            raise GtrTurboError(
+                f"{self.base_url} does not take the adapter {path} of rank {rank}: {error.what.removeprefix(url).strip()}",
+                f"start vLLM with --enable-lora --max-lora-rank {legal_rank(rank)}; it has to see that folder, too.",
+            ) from None
 
     def chat(
         self,
@@ -153,7 +189,7 @@ class Server:
         max_new_tokens: int,
         seed: int,
         forbidden: Sequence[int],
-        end_id: int,
+        end_ids: Sequence[int],
     ) -> Answer:
         """Ask for one reply.
 
@@ -163,7 +199,7 @@ class Server:
             max_new_tokens: longest reply.
             seed: of this reply.
             forbidden: tokens that are never sampled.
-            end_id: token that ends a reply.
+            end_ids: tokens that end a reply, each of them.
         """
         body: dict[str, Any] = {
             "model": self.model,
@@ -179,12 +215,23 @@ class Server:
             return Answer(self._ask(CHAT, _Chat, body).choices[0].message.content or "")
         body |= PLAIN_SAMPLING | {
             "logit_bias": {str(identity): NEVER for identity in forbidden},
-            "stop_token_ids": [end_id],
+            "stop_token_ids": list(end_ids),
             "logprobs": True,
             "top_logprobs": 0,
             "return_token_ids": True,
         }
-        return self._answer(self._ask(CHAT, _Completion, body))
+        return self._answer(self._reply(body))
+
+    def _reply(self, body: dict[str, Any]) -> _Completion:
+        """Ask; where the adapter is gone, as after a restart of the server, load it again and ask once more."""
+        try:
+            return self._ask(CHAT, _Completion, body)
+        except NotFoundError:
+            if not self.adapter or not self._adapter_path or self.adapter in self._served():
+                raise
+            self.starts += 1
+            self.load_adapter(self.adapter, self._adapter_path)
+            return self._ask(CHAT, _Completion, body)
 
     def _answer(self, completion: "_Completion") -> Answer:
         choice = completion.choices[0]
@@ -208,7 +255,7 @@ class Server:
         Raises:
             GtrTurboError: it is something else; names the place.
         """
-        answer = request(self.base_url + path, body)
+        answer = request(self.base_url + path, body, on_refused=self._refused)
         try:
             return TypeAdapter(kind).validate_python(answer)
         except ValidationError as error:
@@ -218,6 +265,11 @@ class Server:
                 f"{self.base_url}{path} does not answer as the protocol says: {where}: {first['msg']}.",
                 f"see that a server of kind {self.kind} is there, or name another with --engine.",
             ) from None
+
+
+def legal_rank(rank: Any) -> int:
+    """Return the least rank that vLLM can be started with and that holds an adapter's."""
+    return next((legal for legal in LEGAL_RANKS if isinstance(rank, int) and rank <= legal), LEGAL_RANKS[-1])
 
 
 def with_pictures(messages: Sequence[Message], pictures: Sequence[np.ndarray]) -> list[Message]:

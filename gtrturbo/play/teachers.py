@@ -111,6 +111,7 @@ class Teacher:
         retries: how often it is asked again about a turn for which its reply did not parse.
         account: tells of its work; None where there is nothing to tell.
         remembers: it keeps its answers itself, and is asked by one process alone.
+        metrics: what the manifest says of who answered, asked for in the end.
     """
 
     thoughts: Thoughts | None = None
@@ -121,6 +122,7 @@ class Teacher:
     retries: int = 0
     account: Callable[[], Account] | None = None
     remembers: bool = False
+    metrics: Callable[[], dict[str, float]] = dict
 
     def __post_init__(self) -> None:
         if self.at_once < 1 or self.retries < 0:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from gtrturbo.algorithms.tokens import TokenMasks, span_masks
+from gtrturbo.models.families import written_ids
 from gtrturbo.models.renderer import Prompt, Renderer
 from gtrturbo.play.reply_checks import MOST_STATES, worded
 from gtrturbo.play.trial import Check, Episodes, different, range_of
@@ -76,7 +77,7 @@ def lengths(task: Task, episodes: Episodes, renderer: Renderer, *, longest: int 
 
 
 def _image_token(renderer: Renderer) -> int:
-    return getattr(renderer.processor, "image_token_id", -1)
+    return next(iter(written_ids(renderer.processor)), -1)
 
 
 def _shrunk(prompts: Sequence[Prompt], shapes: Sequence[tuple[int, ...]]) -> str:

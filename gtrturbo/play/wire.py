@@ -13,6 +13,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from typing import Any
 
 from gtrturbo.errors import GtrTurboError
@@ -26,21 +27,40 @@ BLOCK = 1 << 16
 SHORTEST_KEY = 12  # characters of a key that is looked for in answers; shorter ones are words such as EMPTY
 SHOWN = 500  # characters of a refusal that are told
 TOO_MANY_REQUESTS = 429
+WAITED_FOR = (TOO_MANY_REQUESTS, 502, 503, 504)  # It is full, or it is not there yet behind what passes requests on to it.
+NOT_FOUND = 404
+# A server that is full or away is waited for; one that fails at a request most likely fails at it again.
+FAILED_TRIES = 3
 START = "start the server, or name another with --engine."
+SEE_LOG = "look at what the server itself writes, and start it anew."
 
 
 class TriedInVainError(Exception):
     """What may pass: the request may be sent again.
 
     Attributes:
+        tries: how often at most.
+        mend: what helps where it does not pass.
         after: seconds that the server asks to wait before; None where it says nothing of it.
         limited: the server is full, or the user's rate is (429).
         maybe_paid: the server may have done the work, and its answer did not arrive whole.
+        refused: nobody listens there.
     """
 
-    def __init__(self, said: str, *, after: float | None = None, limited: bool = False, maybe_paid: bool = False) -> None:
+    def __init__(
+        self,
+        said: str,
+        *,
+        tries: int = len(BACKOFF),
+        mend: str = START,
+        after: float | None = None,
+        limited: bool = False,
+        maybe_paid: bool = False,
+        refused: bool = False,
+    ) -> None:
         super().__init__(said)
-        self.after, self.limited, self.maybe_paid = after, limited, maybe_paid
+        self.tries, self.mend, self.after = tries, mend, after
+        self.limited, self.maybe_paid, self.refused = limited, maybe_paid, refused
 
 
 class RefusedError(GtrTurboError):
@@ -51,28 +71,38 @@ class RefusedError(GtrTurboError):
         self.code, self.said = code, said
 
 
-def request(url: str, body: dict[str, Any] | None = None, *, plain: bool = False) -> Any:
-    """Send one request; try again on what may pass: lost connections, a full server (429), its own failures (5xx).
+class NotFoundError(RefusedError):
+    """Say that a server does not have what it was asked for."""
+
+
+def request(
+    url: str, body: dict[str, Any] | None = None, *, plain: bool = False, on_refused: Callable[[], object] = lambda: None
+) -> Any:
+    """Send one request; try again on what may pass: lost connections, a full server (429, 503), its own failures (other 5xx) a
+    few times.
 
     Args:
         url: where to.
         body: sent as JSON; None asks by GET.
         plain: the answer is no JSON, and is not read.
+        on_refused: called when nobody listens there: a server that is there later is another one, or was started anew.
 
     Raises:
+        NotFoundError: the server does not have what is asked for.
         GtrTurboError: the server refuses the request, or does not answer however often it is asked.
     """
-    trouble, until = "", time.monotonic() + TIMEOUT + sum(BACKOFF)
-    for pause in (*BACKOFF, None):
+    until = time.monotonic() + TIMEOUT + sum(BACKOFF)
+    for tried, pause in enumerate((*BACKOFF, 0.0)):
         try:
             return request_once(url, body, plain=plain, timeout=max(1e-3, min(TIMEOUT, until - time.monotonic())))
         except TriedInVainError as error:
-            trouble = str(error)
-        # Of a server that takes all the time for one answer there is nothing to wait for.
-        if pause is None or time.monotonic() + pause >= until:
-            break
+            if error.refused:
+                on_refused()
+            # Of a server that takes all the time for one answer there is nothing to wait for.
+            if tried >= error.tries or time.monotonic() + pause >= until:
+                raise GtrTurboError(f"{url} {error}", error.mend) from None
         time.sleep(pause)
-    raise GtrTurboError(f"{url} {trouble}", START)
+    raise AssertionError("the last try either answers or raises.")
 
 
 def request_once(url: str, body: dict[str, Any] | None = None, *, plain: bool = False, timeout: float | None = None) -> Any:
@@ -121,9 +151,15 @@ def _answer(asked: urllib.request.Request, timeout: float, key: str) -> bytes:
             return _read(response)
     except urllib.error.HTTPError as error:
         raise _refusal(asked.full_url, error, key) from None
+    except http.client.IncompleteRead:
+        raise TriedInVainError("breaks off in the middle of its answer.", mend=SEE_LOG, maybe_paid=True) from None
     except (OSError, http.client.HTTPException, ValueError, OverflowError) as error:
-        maybe = began or isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError)
-        raise TriedInVainError(f"cannot be reached: {error or type(error).__name__}.", maybe_paid=maybe) from None
+        cause = getattr(error, "reason", error)
+        raise TriedInVainError(
+            f"cannot be reached: {error or type(error).__name__}.",
+            maybe_paid=began or isinstance(cause, TimeoutError),
+            refused=isinstance(cause, ConnectionRefusedError),
+        ) from None
 
 
 def _wait_of(error: urllib.error.HTTPError) -> float | None:
@@ -143,9 +179,13 @@ def _refusal(url: str, error: urllib.error.HTTPError, key: str) -> Exception:
             said = _without(error.read(SHOWN).decode(errors="replace"), key)
         except (OSError, http.client.HTTPException, ValueError):
             said = ""
-    if error.code >= 500 or error.code == TOO_MANY_REQUESTS:
+    if error.code in WAITED_FOR:
         limited = error.code == TOO_MANY_REQUESTS
         return TriedInVainError(f"answered {error.code}: {said}", after=_wait_of(error), limited=limited)
+    if error.code >= 500:
+        return TriedInVainError(f"answered {error.code}: {said}", after=_wait_of(error), tries=FAILED_TRIES, mend=SEE_LOG)
+    if error.code == NOT_FOUND:
+        return NotFoundError(url, error.code, said)
     if 300 <= error.code < 400:
         return GtrTurboError(f"{url} sends the request on to another address ({error.code}).", "name that one instead.")
     return RefusedError(url, error.code, said)
@@ -164,10 +204,13 @@ def _read(response: Any) -> bytes:
 
 def _parsed(content: bytes) -> Any:
     try:
-        return json.loads(content)
+        answer = json.loads(content)
     except (ValueError, RecursionError) as error:
         said = str(error) or type(error).__name__
         raise TriedInVainError(f"does not answer with JSON: {said}.", maybe_paid=True) from None
+    if isinstance(answer, dict) and answer.get("error") and not answer.keys() & {"choices", "data"}:
+        raise TriedInVainError(f"answers with an error: {str(answer['error'])[:SHOWN]}", tries=FAILED_TRIES, mend=SEE_LOG)
+    return answer
 
 
 class _NotSentOn(urllib.request.HTTPRedirectHandler):

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gtrturbo.analysis.comparison import ALL_TASKS, TITLES, Comparison, comparison, final
+from gtrturbo.analysis.exact import chance_said
 from gtrturbo.analysis.groups import RunGroup, group_runs
 from gtrturbo.analysis.history import read_history
 from gtrturbo.analysis.intervals import fewest_seeds, said
@@ -104,7 +105,9 @@ def _finding(result: Comparison, group: RunGroup) -> str:
         return f"{told}."
     resolved = "resolved" if estimate.resolved else "not resolved"
     by = f"{estimate.pairs} {estimate.paired_by}s" if estimate.pairs != 1 else f"1 {estimate.paired_by}"
-    return f"{told}; against {result.baseline} {said(estimate.difference, sign=True)} over {by}: {resolved}."
+    difference = f"{said(estimate.difference, sign=True)} over {by}, exact p {chance_said(estimate.p)}"
+    difference = f"{said(estimate.difference, sign=True)} over {by}, exact p {chance_said(estimate.p)}"
+    return f"{told}; against {result.baseline} {difference}: {resolved}."
 
 
 def _outcomes(result: Comparison, task: str, methods: Sequence[str], caption: str, metrics: Sequence[str]) -> str:
@@ -119,12 +122,17 @@ def _differences(result: Comparison, metrics: Sequence[str]) -> str:
     rows = [
         [
             *(TITLES[each.metric], each.method, each.task, said(each.difference, sign=True)),
-            *(f"{each.wins} / {each.ties} / {each.losses}", f"{each.paired_by}s", "yes" if each.resolved else "no"),
+            *(
+                f"{each.wins} / {each.ties} / {each.losses}",
+                chance_said(each.p),
+                f"{each.paired_by}s",
+                "yes" if each.resolved else "no",
+            ),
         ]
         for each in result.estimates
         if each.difference and each.metric in metrics and _at_end(result, each.task, each.iteration)
     ]
-    head = ["number", "method", "task", "difference", "wins / ties / losses", "of", "resolved"]
+    head = ["number", "method", "task", "difference", "wins / ties / losses", "exact p", "of", "resolved"]
     return table(f"paired difference to {result.baseline}", head, rows)
 
 

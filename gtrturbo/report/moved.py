@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from gtrturbo.analysis.groups import RunGroup
-from gtrturbo.analysis.moved import MovedPicture, pictures
+from gtrturbo.analysis.moved import MovedPicture, pictures, short_names
 from gtrturbo.report.chart import drawn
 from gtrturbo.report.page import details, paragraph, shown, table
 
@@ -34,9 +34,10 @@ def _squares(name: str, title: str, picture: MovedPicture) -> str:
     width = max(map(len, picture.rows.values()))
     side = min(SQUARE, (380 - NAME) / width)
     body, told = [], []
+    names = short_names(list(picture.rows))
     for place, (module, row) in enumerate(picture.rows.items()):
         top = place * ROW
-        body.append(f'<text x="0" y="{top + ROW - 4}">{shown(_short(module))}</text>')
+        body.append(f'<text x="0" y="{top + ROW - 4}">{shown(_short(names[place]))}</text>')
         for number, value in enumerate(row):
             if value is not None:
                 at = f'x="{NAME + number * side:.2f}" y="{top + 1}" width="{side:.2f}" height="{ROW - 2}"'

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gtrturbo.analysis.comparison import ALL_TASKS, TITLES, Comparison, Cost, Estimate, Gap, comparison, final
+from gtrturbo.analysis.exact import chance_said
 from gtrturbo.analysis.history import read_history
 from gtrturbo.analysis.intervals import Interval, said
 from gtrturbo.config import CompareConfig
@@ -55,7 +56,7 @@ RECORD = "compare.json"
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 CSV = (
     "task", "method", "iteration", "metric", "seeds", "mean", "low", "high",
-    "paired_by", "pairs", "difference", "difference_low", "difference_high", "wins", "ties", "losses", "resolved",
+    "paired_by", "pairs", "difference", "difference_low", "difference_high", "wins", "ties", "losses", "p", "resolved",
 )  # fmt: skip
 
 
@@ -76,7 +77,7 @@ def _is_number(text: str) -> bool:
 
 def _csv_row(each: Estimate) -> list[Any]:
     paired = each.difference or Interval(math.nan, None, None)
-    difference = [paired.mean, paired.low, paired.high, each.wins, each.ties, each.losses, each.resolved]
+    difference = [paired.mean, paired.low, paired.high, each.wins, each.ties, each.losses, each.p, each.resolved]
     head = [
         each.task,
         each.method,
@@ -87,7 +88,7 @@ def _csv_row(each: Estimate) -> list[Any]:
         each.value.low,
         each.value.high,
     ]
-    return [*head, *([each.paired_by, each.pairs, *difference] if each.difference else [None] * 9)]
+    return [*head, *([each.paired_by, each.pairs, *difference] if each.difference else [None] * 10)]
 
 
 def tables(result: Comparison) -> list[Table]:
@@ -128,7 +129,7 @@ def _table_over_tasks(result: Comparison) -> Table:
 
 def _difference_table(result: Comparison) -> Table:
     table = Table("task", "method", "", box=box.SIMPLE_HEAD, title=Text(visible(f"paired difference to {result.baseline}")))
-    for title in ("difference", "wins", "ties", "losses"):
+    for title in ("difference", "wins", "ties", "losses", "exact p"):
         table.add_column(title, justify="right")
     table.add_column("by")
     table.add_column("resolved")
@@ -138,7 +139,7 @@ def _difference_table(result: Comparison) -> Table:
             counts = map(str, (each.wins, each.ties, each.losses))
             resolved = "yes" if each.resolved else "no"
             names = (Text(visible(each.task)), Text(visible(each.method)), TITLES[each.metric])
-            table.add_row(*names, said(each.difference, sign=True), *counts, each.paired_by, resolved)
+            table.add_row(*names, said(each.difference, sign=True), *counts, chance_said(each.p), each.paired_by, resolved)
     return table
 
 

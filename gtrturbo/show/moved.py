@@ -3,19 +3,32 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from gtrturbo.analysis.moved import pictures
+from gtrturbo.analysis.moved import pictures, short_names
 from gtrturbo.show.text import Row
 from gtrturbo.store.moved import read_moved
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 MISSING = "·"  # The module has no such layer, or there is nothing to say of it.
+MOST = 36  # blocks of a row: with names and numbers a row fits a terminal of 80 columns
 
 
 def moved_sections(folder: Path) -> Iterator[tuple[str, list[Row]]]:
     """Yield a title and rows for each picture of a merge; none where it is no merge, or an earlier version's."""
     for picture in pictures(read_moved(folder)):
-        rows: list[Row] = [(name, f"{blocks(row, picture.top)}  {_range(row)}") for name, row in picture.rows.items()]
-        yield f"{picture.title}, by module and layer ({BLOCKS[0]} 0, {BLOCKS[-1]} {picture.top:.3g})", rows
+        several = -(-max(map(len, picture.rows.values())) // MOST)
+        names = short_names(list(picture.rows))
+        rows: list[Row] = [
+            (name, f"{blocks(largest(row, several), picture.top)}  {_range(row)}")
+            for name, row in zip(names, picture.rows.values(), strict=True)
+        ]
+        each = f"; a block is the largest of {several} layers" if several > 1 else ""
+        yield f"{picture.title}, by module and layer ({BLOCKS[0]} 0, {BLOCKS[-1]} {picture.top:.3g}{each})", rows
+
+
+def largest(values: Sequence[float | None], several: int) -> list[float | None]:
+    """The largest of each so many neighbours that there are."""
+    parts = [values[first : first + several] for first in range(0, len(values), several)]
+    return [max((value for value in part if value is not None), default=None) for part in parts]
 
 
 def blocks(values: Sequence[float | None], top: float) -> str:

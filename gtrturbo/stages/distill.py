@@ -1,6 +1,7 @@
 """distill: a teacher annotates turns. It writes guidance, not weights."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -137,7 +138,7 @@ def _check_checkpoint(config: DistillConfig, mode: Mode, teacher: Teacher | None
         raise GtrTurboError("--top-logprobs is for checkpoints that teach.", "leave it out, or name a checkpoint as --teacher.")
 
 
-def _open(config: DistillConfig, mode: Mode, on_progress: Callable[[int], None]) -> Teacher:
+def _open(config: DistillConfig, mode: Mode, on_progress: Callable[[int], None], ending: ExitStack) -> Teacher:
     """Open the model that teaches. Only where log-probs are asked for is a policy needed in this process."""
     if is_served(config):
         model = served_model(str(config.teacher)) or ""
@@ -145,7 +146,15 @@ def _open(config: DistillConfig, mode: Mode, on_progress: Callable[[int], None])
     checkpoint = checkpoint_of(config)
     assert checkpoint is not None
     endpoint = Endpoint(config.engine, config.served_model, at_once=REQUESTS_AT_ONCE)
-    opening = Opening(endpoint, for_training=False, device=config.device, dtype=config.dtype)
+    opening = Opening(
+        endpoint,
+        for_training=False,
+        device=config.device,
+        dtype=config.dtype,
+        probe=config.probe,
+        python=config.vllm_python,
+        ending=ending,
+    )
     sampling = {"temperature": config.temperature, "seed": config.seed}
     if kind_of(config.engine) not in ENGINES:
         agent = make_agent(config.engine, checkpoint, for_training=False, max_new_tokens=config.max_new_tokens, **sampling)
@@ -163,6 +172,7 @@ def _open(config: DistillConfig, mode: Mode, on_progress: Callable[[int], None])
         thoughts=thoughts_of(ask, **sampling),
         at_once=at_once,
         retries=config.retries,
+        metrics=policy.metrics,
         **(_scoring(config, policy, on_progress) if engine.in_process and mode.writes == "scores" else {}),
     )
 
@@ -264,8 +274,8 @@ def _scores_of(
     config: DistillConfig, mode: Mode, teacher: Teacher | None, turns: Sequence[Turn], tokens: TurnTokens, draft: Draft
 ) -> Scores:
     questions = _questions(config, turns, tokens, task=_task(config) if teacher else None)
-    with progress_bar("distill", len(turns)) as bar:
-        opened = teacher or _open(config, mode, bar.advance)
+    with progress_bar("distill", len(turns)) as bar, ExitStack() as ending:
+        opened = teacher or _open(config, mode, bar.advance, ending)
         found = _annotate(config, mode, opened, questions)
     if opened.policy:
         draft.timing |= opened.policy.policy.machine()
@@ -386,23 +396,30 @@ def _replies(
     """Ask about turns, as each kind of teacher is asked, and return what it said and tells of its work."""
     if teacher is None and (is_served(config) or mode.needs == "corrections"):
         return _asked_once(config, mode, questions)
-    opened = teacher or _open(config, mode, lambda _: None)
-    if opened.remembers:
-        raise ValueError("a teacher that remembers is asked once.")
-    return _shared(config, mode, opened, task, questions, resume_log), opened.account() if opened.account else Account()
+    with ExitStack() as ending:
+        opened = teacher or _open(config, mode, lambda _: None, ending)
+        if opened.remembers:
+            raise ValueError("a teacher that remembers is asked once.")
+        return _shared(config, mode, opened, task, questions, resume_log), _account_of(opened)
+
+
+def _account_of(teacher: Teacher) -> Account:
+    """Return what a teacher tells of its work, and what the manifest says of who answered."""
+    account = teacher.account() if teacher.account else Account()
+    return replace(account, metrics=account.metrics | teacher.metrics())
 
 
 def _asked_once(config: DistillConfig, mode: Mode, questions: Sequence[Question]) -> tuple[list[str | None], Account]:
     """Let the first process ask: a server answers many at once, and what it answered is kept."""
     told: tuple[list[str | None], Account] = ([], Account())
     if group().world.first:
-        with progress_bar("distill", len(questions)) as bar:
-            teacher = _open(config, mode, bar.advance)
+        with progress_bar("distill", len(questions)) as bar, ExitStack() as ending:
+            teacher = _open(config, mode, bar.advance, ending)
             texts: list[str | None] = []
             for start in range(0, len(questions), teacher.at_once):
                 part = questions[start : start + teacher.at_once]
                 texts += check_thoughts(f"mode {config.mode}", part, _annotate(config, mode, teacher, part))
-            told = (texts, teacher.account() if teacher.account else Account())
+            told = (texts, _account_of(teacher))
     texts = group().broadcast(told[0])
     return texts, told[1]
 

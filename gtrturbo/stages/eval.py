@@ -1,5 +1,6 @@
 """eval: how good is a checkpoint, on the same deals for every checkpoint?"""
 
+from contextlib import ExitStack
 from functools import partial
 
 from gtrturbo.analysis.summary import summarize
@@ -36,9 +37,18 @@ def run(config: EvalConfig) -> Result:
     with (
         writing(config.out, work, overwrite=config.overwrite) as draft,
         ResumeLog(config.out, work, Episode) as resume_log,
+        ExitStack() as ending,
     ):
         endpoint = Endpoint(config.engine, config.served_model, at_once=config.num_envs)
-        opening = Opening(endpoint, for_training=False, device=config.device, dtype=config.dtype)
+        opening = Opening(
+            endpoint,
+            for_training=False,
+            device=config.device,
+            dtype=config.dtype,
+            probe=config.probe,
+            python=config.vllm_python,
+            ending=ending,
+        )
         sampling = {"seed": config.seed, "temperature": config.temperature, "max_new_tokens": config.max_new_tokens}
         player = open_player(config.checkpoint, config.engine, opening, **sampling)
         turns = record_episodes(
@@ -54,7 +64,7 @@ def run(config: EvalConfig) -> Result:
         )
         if turns:  # Of several processes the first has them all, the others none.
             draft.metrics = summarize(turns) | _chance(config, task)
-            draft.metrics |= thought_entropy(draft.folder)
+            draft.metrics |= thought_entropy(draft.folder) | player.metrics()
             draft.metrics |= thought_information(draft.folder, turns, player.policy, temperature=config.temperature)
             save_json(draft.folder / METRICS, draft.metrics)
         draft.renderer, draft.timing = renderer_hash(config.checkpoint), player.machine()

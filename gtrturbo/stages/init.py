@@ -9,6 +9,7 @@ from gtrturbo.models.built_in import build
 from gtrturbo.models.checkpoint import add_adapter, load_foreign, quiet, save_model
 from gtrturbo.models.checkpoint_files import rebased_name, renderer_hash
 from gtrturbo.models.families import Family, find_family, read_family, save_family
+from gtrturbo.models.first_turn import require_turn
 from gtrturbo.models.processor import save_processor
 from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.stages import done, provenance
@@ -49,6 +50,8 @@ def run(config: InitConfig) -> Result:
             save_model(model, draft.folder)
         save_processor(processor, draft.folder)
         _keep_family(config, chosen, draft)
+        if config.model not in BUILT_IN:
+            require_turn(model, processor, chosen, config.model)
         draft.renderer = renderer_hash(draft.folder)
         draft.metrics = _sizes(model)
     return done(draft)

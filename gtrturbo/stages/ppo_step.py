@@ -59,7 +59,7 @@ def run(config: PpoStepConfig) -> Result:
         optimizer = optimizer_of(config, policy)
         batch, metrics = prepared(config, policy, transcript, rollout)
         whole = policy.model.dtype == torch.float32
-        require_own_logprobs(rollout, batch, metrics["sampler_trainer_gap_max"], whole=whole)
+        require_own_logprobs(rollout, batch, metrics, whole=whole)
         with tracking(config.log, draft.folder) as track:
             metrics |= learn(
                 config, Student(policy, optimizer, transcript, batch), rollout, demos, partial(track, NAME, config.out)

@@ -1,6 +1,7 @@
 """rollout: play episodes and write every turn."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,9 @@ def run(config: RolloutConfig) -> Result:
     with (
         writing(config.out, work, overwrite=config.overwrite) as draft,
         ResumeLog(config.out, work, Episode) as resume_log,
+        ExitStack() as ending,
     ):
-        player = _open(config, config.checkpoint) if config.checkpoint else None
+        player = _open(config, config.checkpoint, ending) if config.checkpoint else None
         turns = record_episodes(
             draft.folder,
             resume_log,
@@ -50,7 +52,7 @@ def run(config: RolloutConfig) -> Result:
         if config.expert:
             _require_readable(task, turns)
         if turns:  # Of several processes the first has them all, the others none.
-            draft.metrics = summarize(turns) | thought_entropy(draft.folder)
+            draft.metrics = summarize(turns) | thought_entropy(draft.folder) | (player.metrics() if player else {})
         if player and config.checkpoint:
             draft.renderer, draft.timing = renderer_hash(config.checkpoint), player.machine()
     resume_log.remove()
@@ -77,8 +79,16 @@ def _expert_reply(config: RolloutConfig, task: Task, state: State) -> str:
     return task.random_expert_reply(state.info, np.random.default_rng(seed_for(config.seed, "novice", state.episode, state.turn)))
 
 
-def _open(config: RolloutConfig, checkpoint: Path) -> Player:
+def _open(config: RolloutConfig, checkpoint: Path, ending: ExitStack) -> Player:
     endpoint = Endpoint(config.engine, config.served_model, at_once=config.num_envs)
-    opening = Opening(endpoint, for_training=True, device=config.device, dtype=config.dtype)
+    opening = Opening(
+        endpoint,
+        for_training=True,
+        device=config.device,
+        dtype=config.dtype,
+        probe=config.probe,
+        python=config.vllm_python,
+        ending=ending,
+    )
     sampling = {"seed": config.seed, "temperature": config.temperature, "max_new_tokens": config.max_new_tokens}
     return open_player(checkpoint, config.engine, opening, **sampling)

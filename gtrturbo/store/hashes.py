@@ -17,6 +17,7 @@ from gtrturbo.store.files import write_whole
 
 WORTH_REMEMBERING = 1 << 20  # bytes
 SETTLED = 2_000_000_000  # ns
+PIECE = 1 << 20  # bytes that are read at once
 HASHES_FORMAT = 2
 _hashed: dict[str, str] = {}
 
@@ -57,14 +58,21 @@ def content_hash(path: Path) -> str:
     key = f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
     if key in _hashed:
         return _hashed[key]
-    # Not from a mapping of the file: if it became shorter meanwhile, a signal would end the process. The type checker knows
-    # only hashes of hashlib's own signatures.
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, blake3).hexdigest()  # pyright: ignore[reportArgumentType]
+    digest = _hash_of(path)
     # A file that is being written may change again without a new time.
     if stat.st_size >= WORTH_REMEMBERING and time.time_ns() - stat.st_mtime_ns > SETTLED:
         _hashed[key] = digest
     return digest
+
+
+def _hash_of(path: Path) -> str:
+    # Not from a mapping of the file: if it became shorter meanwhile, a signal would end the process. In pieces that stay in the
+    # cache, and are large enough that threads seldom wait for each other.
+    digest, buffer = blake3(), bytearray(PIECE)
+    with path.open("rb", buffering=0) as file:
+        while got := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:got])
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -21,7 +21,10 @@ MOST_OPEN, FEWEST_OPEN = 256, 8
 
 @dataclass(frozen=True)
 class StoredTile:
-    """Entries that still lie in a file, from byte `place` on: in one that is open, or that `files` open when it is read."""
+    """Entries that still lie in a file, from byte `place` on: in one that is open, or that `files` open when it is read.
+
+    `again`: they are read again soon, so that what is mapped of them may stay.
+    """
 
     path: Path
     descriptor: int
@@ -29,6 +32,7 @@ class StoredTile:
     entries: int
     dtype: np.dtype
     files: "Files | None" = None
+    again: bool = False
 
     def __len__(self) -> int:
         return self.entries

@@ -65,7 +65,7 @@ def chance(task: Task, *, episodes: int, seed: int, seconds: float = math.inf) -
         "random_return": mean_return,
         "constant": constant,
         "constant_return": constant_return,
-        "constant_action": -negative,
+        "constant_action": float(-negative),  # as it is read where it was kept: an evaluation is the same file either way
     }
 
 

@@ -37,7 +37,7 @@ def bootstrap_values(policy: Policy, rollout: Rollout, transcript: Transcript, *
         )
     cut = [(row, turn.successor) for row, turn in enumerate(transcript.turns) if turn.truncated and turn.successor]
     prompts = [render(policy.renderer, rollout.path, state.messages, state.images) for _, state in cut]
-    end = np.array([policy.processor.tokenizer.eos_token_id])  # A value needs no reply, the forward pass needs one token.
+    end = np.array([policy.renderer.end_id])  # A value needs no reply, the forward pass needs one token.
     values = score_all(policy, prompts, [end] * len(cut), temperature=1.0, tokens=tokens).values
     if values is None:
         raise ValueError("without a value head there are no values.")

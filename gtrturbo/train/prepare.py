@@ -1,6 +1,6 @@
 """Before the first step: score the turns with the forward pass that trains, measure the KL, and credit each text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +11,11 @@ from gtrturbo.algorithms.credit import Credit, Credited, guided_credit
 from gtrturbo.algorithms.importance import SamplerTrainerGap, sampler_trainer_gap, truncated_importance_weights
 from gtrturbo.algorithms.tokens import masked_mean, weighted_turn_logprobs
 from gtrturbo.config.choices import Placement
+from gtrturbo.console import stderr
 from gtrturbo.errors import Collapse, GtrTurboError
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.scoring import pad, score_all
+from gtrturbo.play.limits import Limits, limits_of
 from gtrturbo.play.recording import Transcript
 from gtrturbo.store.records import Turn
 from gtrturbo.train.credit import earned_by
@@ -22,8 +24,6 @@ from gtrturbo.train.guidance import Guidance, StudentView
 from gtrturbo.train.inputs import Rollout
 from gtrturbo.train.ppo_batch import Importance, PpoBatch
 
-# Nats per token. Engines of one model differ by hundredths, in bfloat16 by tenths at most.
-OTHER_POLICY = 0.5
 # How far a token's log-prob may be from that of the same weights here, in nats: rounding of bfloat16 in the logits of an
 # unlikely token, and of float32.
 FAR, FAR_IN_FLOAT32 = 2.0, 0.1
@@ -110,7 +110,8 @@ def prepare(
     credited, advantages = _credit(transcript.turns, rewards, before.values, bootstrap, kl, crediting)
     sampled, replies = pad(transcript.tokens.sample_logprobs, thought.shape[1]), thought | action
     gap = sampler_trainer_gap(before.logprobs, sampled, replies)
-    _require_one_policy(rollout, gap)
+    limits = limits_of("float32" if policy.model.dtype == torch.float32 and rollout.same_type else "bfloat16")
+    _require_one_policy(rollout, gap, limits)
     batch = PpoBatch(
         thought_mask=thought,
         action_mask=action,
@@ -123,7 +124,8 @@ def prepare(
         importance=_importance(before.logprobs, sampled) if rollout.sampler else None,
         guidance=None if crediting.placement else guidance,
     )
-    return batch, metrics | _metrics(rewards, before, credited, gap)
+    told = limits.told("sampler_trainer_gap") if rollout.sampler else {}
+    return batch, metrics | _metrics(rewards, before, credited, gap) | told
 
 
 def _importance(logprobs: Tensor, sampled: Tensor) -> Importance:
@@ -213,29 +215,35 @@ def _require_finite(before: _Before, rollout: Rollout) -> None:
         )
 
 
-def _require_one_policy(rollout: Rollout, gap: SamplerTrainerGap) -> None:
-    if rollout.sampler and gap.mean > OTHER_POLICY:
+def _require_one_policy(rollout: Rollout, gap: SamplerTrainerGap, limits: Limits) -> None:
+    """Refuse turns that another policy sampled, and tell of a gap that is larger than that of the same weights."""
+    if not rollout.sampler or gap.mean <= limits.warns:
+        return
+    said = f"the {rollout.sampler}'s log-probs are {gap.mean:.2g} nats per token from the trainer's"
+    if gap.mean > limits.refuses:
         raise GtrTurboError(
-            f"the {rollout.sampler}'s log-probs are {gap.mean:.2f} nats per token from the trainer's: it played another "
-            "model, or returned log-probs before temperature.",
+            f"{said}: it played another model, or returned log-probs before temperature.",
             "serve the model under the checkpoint; start vLLM with --logprobs-mode processed_logprobs.",
         )
+    stderr.print(f"{said}; those of the same weights are within {limits.warns:g}.")
 
 
-def require_own_logprobs(rollout: Rollout, batch: PpoBatch, largest: float, *, whole: bool) -> None:
+def require_own_logprobs(rollout: Rollout, batch: PpoBatch, metrics: Mapping[str, float], *, whole: bool) -> None:
     """Refuse turns whose log-probs this checkpoint did not give, where it is what played.
 
     Args:
         rollout: how they were played.
         batch: of its turns.
-        largest: gap of a token between sampler and trainer, in nats.
+        metrics: with the gap between sampler and trainer, its mean over tokens and its largest, in nats.
         whole: the trainer computes in float32.
 
     Raises:
-        GtrTurboError: a token's log-prob is further off than rounding takes it.
+        GtrTurboError: a token's log-prob, or their mean, is further off than rounding takes it.
     """
-    most = FAR_IN_FLOAT32 if whole and rollout.same_type else FAR
-    if rollout.sampler is None and largest > most:
+    exact = whole and rollout.same_type
+    most, mean_most = FAR_IN_FLOAT32 if exact else FAR, limits_of("float32" if exact else "bfloat16").refuses
+    mean, largest = metrics["sampler_trainer_gap_mean"], metrics["sampler_trainer_gap_max"]
+    if rollout.sampler is None and (largest > most or mean > mean_most):
         row = int(batch.sampler_trainer_gap.argmax())
         raise GtrTurboError(
             f"log-probs in {rollout.path} are up to {largest:.3g} nats per token from those that --checkpoint gives "

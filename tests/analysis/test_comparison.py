@@ -60,7 +60,12 @@ def test_means_differences_and_counts_are_as_by_hand(runs):
     assert turbo.difference is not None and turbo.difference.mean == pytest.approx(13 / 120)
     assert (turbo.wins, turbo.ties, turbo.losses, turbo.paired_by, turbo.pairs) == (5, 1, 0, "seed", 6)
     assert ppo.difference is None and ppo.resolved is None
-    assert result.notes == [] and result.unresolved == []
+    assert result.notes == []
+    # Five wins and a tie: of 2⁶ signs those of the tie change nothing, so 4 of 64 are as far out.
+    assert turbo.p == pytest.approx(4 / 64) and turbo.resolved is False
+    assert result.unresolved == [
+        "numberline: the difference in success between turbo-kl and ppo is not resolved: the exact sign-flip test has p = 0.062."
+    ]
 
 
 def test_the_interval_of_the_difference_is_that_of_the_pairs(runs):
@@ -70,7 +75,13 @@ def test_the_interval_of_the_difference_is_that_of_the_pairs(runs):
     differences = np.array([4, 2, 2, 3, 0, 2]) / 20
     student = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
     assert (turbo.difference.low, turbo.difference.high) == pytest.approx((student.low, student.high), abs=0.03)
-    assert turbo.resolved is True
+
+
+def test_a_difference_is_resolved_where_interval_and_exact_test_agree(tmp_path):
+    won = TURBO | {4: (10, 13)}
+    result = compared([*make_all(tmp_path, won, "turbo-kl"), *make_all(tmp_path, PPO, "ppo")])
+    turbo = estimate(result, "turbo-kl")
+    assert (turbo.p, turbo.resolved, result.unresolved) == (pytest.approx(2 / 64), True, [])
 
 
 def test_areas_are_means_of_trapezoids_over_the_shared_iterations(runs):
@@ -106,7 +117,8 @@ def test_of_many_differences_chance_is_told(tmp_path):
     result = compared(runs)
     ends = [e for e in result.estimates if e.difference and e.iteration in (4, None)]
     assert [note for note in result.notes if "by chance alone" in note] == [
-        f"{len(ends)} differences are told; of 20 such intervals about one leaves 0 out by chance alone."
+        f"{len(ends)} differences are told, each as if it were the only one: of 20 about one is resolved by chance alone. "
+        "0 are resolved, 0 of them with Holm's correction for their number, too."
     ]
 
 
@@ -115,7 +127,7 @@ def test_few_seeds_resolve_nothing_however_far_apart(tmp_path):
     result = compared(few)
     turbo = estimate(result, "turbo-kl")
     assert turbo.difference is not None and turbo.difference.resolved and turbo.resolved is False
-    assert "2 seeds; fewer than 5" in result.notes[0]
+    assert "2 seeds; with fewer than 6 no difference" in result.notes[0]
     assert "2 pairs are too few" in result.unresolved[0]
 
 
@@ -148,7 +160,18 @@ def test_one_seed_is_paired_by_deals_with_wilsons_interval_around_each(tmp_path)
     assert found.difference is not None
     assert (found.difference.mean, found.difference.low, found.difference.high) == pytest.approx((0.25, 0.25 - half, 0.25 + half))
     assert estimate(result, "turbo-kl", "return_mean").value.low is None
-    assert [note for note in result.notes if "one seed only" in note] and "includes 0" in result.unresolved[0]
+    assert [note for note in result.notes if "one seed only" in note]
+    assert found.p == pytest.approx(stats.binomtest(3, 4).pvalue)
+
+
+def test_one_seed_against_one_seed_resolves_nothing_however_far_apart(tmp_path):
+    ppo = make_run(tmp_path / "ppo", "ppo", 3, {0: [0] * 20})
+    turbo = make_run(tmp_path / "turbo", "turbo-kl", 3, {0: [1] * 19 + [0]})
+    result = compared([ppo, turbo])
+    found = estimate(result, "turbo-kl")
+    assert found.difference is not None and found.difference.resolved and found.p is not None and found.p < 1e-4
+    assert found.resolved is False
+    assert result.unresolved[0].endswith("is not resolved: one seed tells of other deals, not of other seeds.")
 
 
 def test_settings_that_differ_are_part_of_the_methods_name_and_others_are_not(tmp_path):
@@ -290,7 +313,8 @@ def test_the_command_prints_tables_and_notes_and_writes_json_and_csv(runs, tmp_p
     rows = list(csv.DictReader((tmp_path / "out" / "compare.csv").open()))
     (row,) = [r for r in rows if (r["method"], r["metric"], r["iteration"]) == ("turbo-kl", "success_rate", "4")]
     assert float(row["difference"]) == pytest.approx(13 / 120)
-    assert (row["wins"], row["resolved"], row["seeds"], row["paired_by"]) == ("5", "True", "6", "seed")
+    assert (row["wins"], row["resolved"], row["seeds"], row["paired_by"]) == ("5", "False", "6", "seed")
+    assert float(row["p"]) == pytest.approx(4 / 64)
     content = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert len(content["estimates"]) == len(rows) and len(content["costs"]) == 12
     assert content["baseline"] == "ppo"

@@ -35,6 +35,7 @@ COMMANDS = {
 # What an option of some name needs beside it to mean anything.
 WITH = {
     "served_model": "--engine vllm:http://127.0.0.1:9",
+    "probe": "--engine vllm:http://127.0.0.1:9",
     "random_expert_share": "--expert",
     "lora_alpha": "--lora-rank 2",
     "lora_target": "--lora-rank 2",

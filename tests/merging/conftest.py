@@ -1,12 +1,15 @@
 """Fixtures that write checkpoints and merge them."""
 
+import platform
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from checkpoints import DEVICES, SHAPES, Folders, noisy
 
-from gtrturbo.merging.kernel import compiled_kernel
+from gtrturbo.merging import building
+from gtrturbo.merging.kernel import CompiledKernel, compiled_kernel
 from gtrturbo.merging.tiles import TorchKernel
 
 
@@ -17,6 +20,25 @@ def kernels(request):
     if compiled is None:
         pytest.skip("no C compiler")
     return compiled, TorchKernel(request.param)
+
+
+@pytest.fixture(scope="session", params=["-mno-avx512f", "-mno-avx2 -mno-avx512f"])
+def older_kernels(request, tmp_path_factory):
+    """The loops for processors that have less than this one, and the same in torch."""
+    if platform.machine() != "x86_64" or compiled_kernel() is None:
+        pytest.skip("no C compiler for such processors")
+    library = tmp_path_factory.mktemp("kernel") / "kernel.so"
+    words = [
+        *building._compiler(),
+        *building.FLAGS,
+        *request.param.split(),
+        "-o",
+        str(library),
+        *map(str, building.SOURCES),
+        "-lm",
+    ]
+    subprocess.run(words, check=True)
+    return CompiledKernel(library), TorchKernel("cpu")
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ Nothing here comes from the package: definitions are written anew from the paper
 """
 
 import argparse
-import hashlib
-import json
 import math
 import sys
 import tempfile
@@ -15,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import fuzz_adapters
+import fuzz_rules
 import numpy as np
-from checkpoints import Folders, Tensors, read, stored
-from safetensors.numpy import save_file
+from checkpoints import Folders, Tensors, read
 
 BITS = {"F64": 52, "F32": 23, "F16": 10, "BF16": 7}
 LEAST = {"F64": -1022, "F32": -126, "F16": -14, "BF16": -126}
@@ -27,7 +26,12 @@ FAMILIES = {
     "moe": ("model.layers.{}.experts.0.w1.weight", "model.layers.{}.experts.1.w1.weight", "model.layers.{}.gate.weight"),
     "vision": ("visual.blocks.{}.attn.qkv.weight", "visual.blocks.{}.norm1.bias", "model.layers.{}.self_attn.v_proj.weight"),
 }
-METHODS = ("ties", "ties", "linear", "task-arithmetic", "breadcrumbs", "slerp", "nuslerp", "dare-linear", "dare-ties")
+METHODS = (
+    "ties", "ties", "linear", "task-arithmetic", "breadcrumbs", "breadcrumbs-ties", "slerp", "nuslerp", "dare-linear",
+    "dare-ties", "della", "della-linear", "karcher", "nearswap", "arcee-fusion", "ram", "ram-plus", "passthrough",
+)  # fmt: skip
+ONE = ("nearswap", "arcee-fusion", "passthrough")  # checkpoint
+UNWEIGHTED = ("nearswap", "arcee-fusion", "ram", "ram-plus")
 
 
 @dataclass
@@ -46,7 +50,8 @@ class Case:
 def draw(seed: int, folders: Folders) -> tuple[Case, Path, list[Path]]:
     """Draw a case and write its inputs."""
     rng = np.random.default_rng([seed, 20260])
-    shapes = _shapes(rng)
+    adapters = rng.random() < 0.35
+    shapes = _shapes(rng) | (fuzz_adapters.shapes(rng) if adapters else {})
     floats = list(BITS)
     main = rng.choice(floats)
     dtypes = {name: str(rng.choice(floats) if rng.random() < 0.15 else main) for name in shapes}
@@ -56,8 +61,10 @@ def draw(seed: int, folders: Folders) -> tuple[Case, Path, list[Path]]:
     base = folders.write("base", wide | extra, dtypes, shards=int(rng.integers(1, 4)))
     case = Case(seed, read(base), dtypes, *_settings(rng))
     k = len(case.weights)
-    if rng.random() < 0.35 and case.settings["method"] not in ("slerp",):
+    if adapters and case.settings["method"] != "slerp":
         return case, base, _adapters(rng, case, folders, base, k)
+    if case.settings["method"] == "ties" and rng.random() < 0.25:
+        case.settings["trim"] = "global"
     paths = []
     for number in range(k):
         kinds = {
@@ -113,79 +120,56 @@ def _moved(rng: np.random.Generator, base: np.ndarray) -> np.ndarray:
 def _settings(rng: np.random.Generator) -> tuple[dict[str, Any], list[float]]:
     """Draw a method with options. Weights have many digits: with few, sums of small numbers cancel by luck of rounding."""
     method = str(rng.choice(METHODS))
-    k = 2 if method.endswith("slerp") else int(rng.integers(1, 6))
+    k = 2 if method.endswith("slerp") else 1 if method in ONE else int(rng.integers(1, 6))
     settings: dict[str, Any] = {"method": method}
-    if equal := bool(rng.random() < 0.5):
+    if equal := bool(method in UNWEIGHTED or rng.random() < 0.5):
         weights = [1.0] * k
     else:
         weights = [float(weight) for weight in rng.uniform(0.1, 1.5, k)]
         settings["weights"] = ",".join(map(repr, weights))
-    if method in ("ties", "dare-linear", "dare-ties", "breadcrumbs"):
-        densities = [float(rng.choice([1.0, 0.8, 0.5, 0.2, 1e-6]))] * k
+    if method in ("ties", "dare-linear", "dare-ties", "breadcrumbs", "breadcrumbs-ties", "della", "della-linear"):
+        densities = [float(rng.choice([1.0, 0.8, 0.5, 0.2, *([] if method.startswith("della") else [1e-6])]))] * k
         if method == "ties" and rng.random() < 0.3:
             densities = [float(value) for value in rng.uniform(0.05, 1, k)]
         settings["density"] = ",".join(map(repr, densities if len(set(densities)) > 1 else densities[:1]))
     if method == "ties" and rng.random() < 0.3:
         settings["parameters"] = ("count=true",)
-    if method == "breadcrumbs":
+    if method.startswith("breadcrumbs"):
         settings["gamma"] = float(rng.choice([0.0, 0.01, 0.3]))
     if method in ("ties", "task-arithmetic", "linear") and rng.random() < 0.3:
         settings["normalize"] = bool(rng.random() < 0.5) if method == "task-arithmetic" or not equal else True
-    if method not in ("slerp", "linear") and rng.random() < 0.3:
+    if method not in ("slerp", "linear", "karcher", "passthrough") and rng.random() < 0.3:
         settings["scale"] = float(rng.uniform(0.2, 2))
-    if method.startswith("dare"):
+    if method.startswith(("dare", "della")):
         settings["seed"] = int(rng.integers(0, 9))
+    if own := _parameters(rng, method):
+        settings["parameters"] = tuple(f"{name}={value!r}" for name, value in own.items())
     return settings, weights
 
 
+def _parameters(rng: np.random.Generator, method: str) -> dict[str, float]:
+    """Settings that a method has of its own; all but t have defaults."""
+    if method == "nearswap":
+        return {"t": float(10.0 ** rng.uniform(-5, 0))}
+    if rng.random() < 0.5:
+        return {}
+    if method.startswith("della"):
+        return {"epsilon": float(rng.uniform(0.01, 0.19))}
+    if method == "ram":
+        return {"epsilon": float(10.0 ** rng.uniform(-6, -1))}
+    return {"epsilon": 1e-4, "r": float(rng.uniform(0, 1)), "alpha": float(rng.uniform(0, 1))} if method == "ram-plus" else {}
+
+
 def _adapters(rng: np.random.Generator, case: Case, folders: Folders, base: Path, k: int) -> list[Path]:
-    """Write adapters of some of the matrices; ΔW = scale B A is added in float64 to what the base holds."""
-    matrices = [name for name, value in case.base.items() if value.ndim == 2 and value.size and "embed" not in name]
-    chosen = [name for name in matrices if name.endswith("proj.weight")] or matrices[:1]
-    modules = [name.removesuffix(".weight") for name in chosen]
+    """Write adapters; ΔW of each is added in float64 to what the base holds."""
     paths = []
     for number in range(k):
-        rank, alpha = int(rng.integers(1, 5)), float(rng.choice([1, 2, 16]))
-        rslora, pattern = bool(rng.random() < 0.3), {modules[0]: 3.0} if rng.random() < 0.3 else {}
-        tensors, whole = {}, {name: value.astype(np.float64) for name, value in case.base.items()}
-        kind = str(rng.choice(["F32", "F16", "BF16"]))
-        for module in modules:
-            rows, columns = case.base[f"{module}.weight"].shape
-            a, b = rng.normal(size=(rank, columns)), rng.normal(size=(rows, rank)) * 10.0 ** rng.integers(-3, 0)
-            a, b = (stored(each, kind) for each in (a, b))
-            scale = pattern.get(module, alpha) / (math.sqrt(rank) if rslora else rank)
-            tensors |= {f"base_model.model.{module}.lora_A.weight": a, f"base_model.model.{module}.lora_B.weight": b}
-            weight = f"{module}.weight"
-            whole[weight] = whole[weight] + scale * (_wide(b, kind) @ _wide(a, kind))
-            case.products[weight] = case.products.get(weight, 0) + scale * (abs(_wide(b, kind)) @ abs(_wide(a, kind)))
-        config = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "use_rslora": rslora, "alpha_pattern": pattern}
-        config |= {"target_modules": sorted({module.rsplit(".", 1)[-1] for module in modules}), "bias": "none"}
-        config |= {"base_model_name_or_path": str(base.resolve())}
-        folder = folders.root / f"a{number}"
-        folder.mkdir()
-        (folder / "adapter_config.json").write_text(json.dumps(config))
-        _save(folder / "adapter_model.safetensors", tensors, kind)
-        paths.append(folder)
-        case.checkpoints.append(whole)
+        written = fuzz_adapters.write(rng, folders.root / f"a{number}", case.base, base)
+        for name, size in written.sizes.items():
+            case.products[name] = case.products.get(name, 0) + size
+        paths.append(written.folder)
+        case.checkpoints.append(written.whole)
     return paths
-
-
-def _save(file: Path, tensors: dict[str, np.ndarray], kind: str) -> None:
-    if kind != "BF16":
-        save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, file)
-        return
-    header, place = {}, 0
-    for name, value in tensors.items():
-        header[name] = {"dtype": "BF16", "shape": list(value.shape), "data_offsets": [place, place + value.nbytes]}
-        place += value.nbytes
-    text, values = json.dumps(header).encode(), b"".join(value.tobytes() for value in tensors.values())
-    file.write_bytes(len(text).to_bytes(8, "little") + text + values)
-
-
-def _wide(values: np.ndarray, kind: str) -> np.ndarray:
-    if kind == "BF16":
-        return (values.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return values.astype(np.float64)
 
 
 # ---- the definitions
@@ -199,6 +183,15 @@ def expected(case: Case, name: str) -> tuple[np.ndarray, np.ndarray]:
     size = np.abs(base) + np.sum([np.abs(each) for each in whole], axis=0) + case.products.get(name, np.zeros_like(base))
     settings, weights, k = case.settings, case.weights, len(case.weights)
     method, scale = settings["method"], settings.get("scale", 1.0)
+    pairs = (text.partition("=") for text in settings.get("parameters", ()) if text != "count=true")
+    own = {name: float(value) for name, _, value in pairs}
+    if method == "passthrough":
+        return weights[0] * whole[0], size
+    if method == "karcher":
+        mean = fuzz_rules.mean_on_sphere(whole, weights)
+        return (np.full(base.shape, np.nan) if mean is None else mean), size
+    if method in UNWEIGHTED:
+        return base + scale * _unweighted(method, moved, base, own), size
     densities = [float(part) for part in settings.get("density", "0.8").split(",")]
     densities *= k // len(densities)
     if method == "slerp":
@@ -210,18 +203,48 @@ def expected(case: Case, name: str) -> tuple[np.ndarray, np.ndarray]:
     if method.startswith("dare"):
         moved = [_dropped(each, settings["seed"], number, name, densities[number]) for number, each in enumerate(moved)]
         size = size / min(densities)
-    if method == "breadcrumbs":
+    if method.startswith("della"):
+        half = own.get("epsilon", 0.15)
+        dice = [fuzz_rules.uniform(settings["seed"], number, name, base.size) for number in range(k)]
+        moved = [fuzz_rules.magnitude_pruned(each, densities[0], half, dice[number]) for number, each in enumerate(moved)]
+        size = size / (densities[0] - half if densities[0] < 1 else 1.0)
+    if method.startswith("breadcrumbs"):
         moved = [_between(each, densities[0], settings["gamma"]) for each in moved]
-    if method == "ties":
+    if settings.get("trim") == "global":
+        moved = [
+            np.where(np.abs(each) >= _least_of_all(case, number, densities[number]), each, 0.0)
+            for number, each in enumerate(moved)
+        ]
+    elif method == "ties":
         moved = [_trimmed(each, density) for each, density in zip(moved, densities, strict=True)]
-    if method in ("ties", "dare-ties"):
-        averaged = method == "ties" and settings.get("normalize") is not False
-        return base + scale * _elected(
-            moved, weights, by_count="count=true" in settings.get("parameters", ()), averaged=averaged
-        ), size
+    if method in ("ties", "dare-ties", "breadcrumbs-ties", "della"):
+        averaged = method in ("ties", "della") and settings.get("normalize") is not False
+        by_count = "count=true" in settings.get("parameters", ())
+        return base + scale * _elected(moved, weights, by_count=by_count, averaged=averaged), size
     total = np.sum([w * each for w, each in zip(weights, moved, strict=True)], axis=0)
     divides = settings.get("normalize", method == "linear")
     return base + scale * total / (math.fsum(weights) if divides else 1.0), size
+
+
+def _unweighted(method: str, moved: list[np.ndarray], base: np.ndarray, own: dict[str, float]) -> np.ndarray:
+    if method == "nearswap":
+        return np.sign(moved[0]) * np.minimum(np.abs(moved[0]), own["t"])
+    if method == "arcee-fusion":
+        fused, unsure = fuzz_rules.fused(moved[0], base)
+        return np.where(unsure, np.nan, fused)
+    epsilon = own.get("epsilon", 1e-5)
+    factors = [1.0] * len(moved)
+    if method == "ram-plus":
+        factors = fuzz_rules.ram_plus_factors(moved, epsilon=epsilon, r=own.get("r", 0.1), alpha=own.get("alpha", 0.2))
+    return fuzz_rules.alone_or_averaged(moved, epsilon, factors)
+
+
+def _least_of_all(case: Case, number: int, density: float) -> float:
+    """The least magnitude that is kept of a whole task vector."""
+    floats = [name for name, value in case.base.items() if case.dtypes[name] in BITS and value.size]
+    changes = [np.abs(case.checkpoints[number][name] - case.base[name].astype(np.float64)).ravel() for name in floats]
+    falling = np.sort(np.concatenate(changes))[::-1]
+    return float(falling[max(1, int(density * falling.size)) - 1])
 
 
 def _trimmed(vector: np.ndarray, density: float) -> np.ndarray:
@@ -253,12 +276,8 @@ def _elected(vectors: list[np.ndarray], weights: list[float], *, by_count: bool,
 def _dropped(vector: np.ndarray, seed: int, number: int, name: str, keep: float) -> np.ndarray:
     if keep == 1:
         return vector
-    key = int.from_bytes(hashlib.sha256(f"{seed}/dare/{number}/{name}".encode()).digest()[:8], "big") >> 1
-    word = np.uint64(key) + np.arange(1, vector.size + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    word = (word ^ word >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    word = (word ^ word >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    uniform = ((word ^ word >> np.uint64(31)) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return np.where((uniform < keep).reshape(vector.shape), vector / keep, 0.0)
+    kept = fuzz_rules.uniform(seed, number, name, vector.size) < keep
+    return np.where(kept.reshape(vector.shape), vector / keep, 0.0)
 
 
 def _arc(vectors: list[np.ndarray], weights: list[float], *, straight_above: float) -> np.ndarray:
@@ -286,11 +305,15 @@ def wrong(case: Case, found: Tensors) -> list[str]:
         if not value.size:
             continue
         wanted, size = expected(case, name)
-        exponent = np.frexp(np.maximum(np.abs(wanted), 2.0 ** LEAST[kind]))[1] - 1
-        # What cancels keeps the error of what was summed; an arc magnifies it.
-        lost = 2.0**-40 if case.settings["method"].endswith("slerp") else 2.0**-48
+        exponent = np.frexp(np.maximum(np.nan_to_num(np.abs(wanted)), 2.0 ** LEAST[kind]))[1] - 1
+        # What cancels keeps the error of what was summed; an arc magnifies it, and so do singular vectors and norms.
+        lost = 2.0**-40 if case.settings["method"].endswith("slerp") or name in case.products else 2.0**-48
+        lost = 2.0**-24 if case.settings["method"] == "karcher" else lost
         unit = np.maximum(np.ldexp(1.0, exponent - BITS[kind]), size * lost)
-        off = float((np.abs(found[name].astype(np.float64) - wanted) / unit).max())
+        sure = np.isfinite(wanted)  # Elsewhere rounding decides.
+        if not np.isfinite(found[name]).all():
+            said.append(f"{name} ({kind}): not finite")
+        off = float(np.where(sure, np.abs(found[name].astype(np.float64) - np.where(sure, wanted, 0.0)) / unit, 0.0).max())
         # In float64 both sides are rounded a few times, elsewhere once.
         if not off <= (4 if kind == "F64" else 1):
             said.append(f"{name} ({kind}): {off:.3g} units")

@@ -253,3 +253,24 @@ def test_weights_that_are_not_1_are_added_in_float64(kernels):
     operands = [Operand(numbers(rng, 5000, (115, 125)), weight=w) for w in (1.0, 0.9, math.pi / 4, 1e-9, 0.0)]
     for rule in RULES.values():
         assert_same(kernels, base, trimmed(operands, rule, 0.02), rule)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("k", [1, 4, 9])
+@pytest.mark.parametrize("exponents", [(0, 30), (118, 127), (0, 246)])
+def test_older_processors_give_torchs_bytes(older_kernels, rule, k, exponents):
+    test_numbers_of_any_size_give_torchs_bytes(older_kernels, rule, k, exponents)
+    test_differences_give_torchs_bytes(older_kernels, rule, k, (1.0, math.pi / 4), exponents, 20_011, np.float64(math.pi))
+    test_bins_are_counted_as_torch_and_numpy_count_them(older_kernels, exponents, 0.2, 3)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 6, 7, 8, 9, 11])
+@pytest.mark.parametrize(
+    "rule", [TIES, TileRule(divisor=3.0), TileRule(divisor=7.0), TileRule(divisor=(1 << 20) + 1.0), TileRule(divisor=1.3)]
+)
+def test_division_by_multiplication_is_division(kernels, k, rule):
+    # All 8 bits of mantissa for base and inputs, and exponents so near that quotients fall on the middle between two results.
+    rng = np.random.default_rng(k)
+    base = numbers(rng, 200_000, (120, 123))
+    inputs = [numbers(rng, 200_000, (120, 123)) for _ in range(k)]
+    assert_same(kernels, base, [Operand(values) for values in inputs], rule)

@@ -1,12 +1,14 @@
 """Random models and settings against float64 by numpy, see fuzz.py; `python tests/merging/fuzz.py` tries ten thousand."""
 
+import json
 import warnings
 
 import fuzz
+import fuzz_adapters
 import numpy as np
 import pytest
 
-CASES = 64
+CASES = 96
 
 
 @pytest.mark.parametrize("block", range(8))
@@ -30,3 +32,33 @@ def test_a_wrong_entry_is_found(tmp_path):
     found[name].flat[2] *= 1.1
     assert len(fuzz.wrong(case, found)) == 1
     assert np.isfinite(found[name]).all()
+
+
+def test_cases_are_of_all_methods_and_of_adapters_of_all_kinds(tmp_path):
+    drawn, files = set(), set()
+    for seed in range(160):
+        case, _, paths = fuzz.draw(seed, fuzz.Folders(tmp_path / str(seed)))
+        drawn |= {case.settings["method"], case.settings.get("trim")}
+        for path in paths:
+            if (path / "adapter_config.json").is_file():
+                config = json.loads((path / "adapter_config.json").read_text())
+                starts = {str(config["init_lora_weights"])}
+                files |= {key for key in config if config[key]} | starts | set(config["target_modules"])
+    assert drawn >= {*fuzz.METHODS, "global"}
+    layers = {"c_fc", "patch", "line", "embed_tokens", "target_parameters", "modules_to_save"}
+    assert files >= layers | {"use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "pissa", "olora"}
+
+
+def wide_matrix() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(7, 4))
+
+
+def test_what_an_initialisation_takes_out_is_a_projection_of_the_weights():
+    # By hand: of rank 4 it is the whole matrix, and below that what is left has nothing of the directions that were taken.
+    matrix = wide_matrix()
+    for taken in (fuzz_adapters._largest, fuzz_adapters._head_of_qr):
+        assert np.abs(taken(matrix, 4) - matrix).max() < 1e-12
+        part = taken(matrix, 2)
+        assert np.abs(part.T @ (matrix - part)).max() < 1e-12
+        assert np.linalg.matrix_rank(part) == 2
+    assert np.abs((matrix - fuzz_adapters._head_of_qr(matrix, 2))[:, :2]).max() < 1e-12

@@ -3,6 +3,7 @@
 import itertools
 import math
 import os
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -281,3 +282,19 @@ def test_a_mapped_file_that_becomes_shorter_between_two_reads_is_named(kernels, 
     files.open(path)
     assert loops[loop]() is not None
     files.close()
+
+
+@pytest.mark.parametrize(("part", "step"), [(1, 1), (3, 7), (64, 4096), (5, 100_000)])
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_sample_counts_the_first_entries_of_each_step(kernels, tmp_path, part, step, mapped):
+    values = np.random.default_rng(step).normal(size=50_021).astype(np.float32)
+    chosen = np.abs(values[np.arange(len(values)) % step < part].astype(np.float64)).view(np.uint64) >> np.uint64(47)
+    (tmp_path / "values").write_bytes(values.tobytes())
+    with closing(Files()) as files:
+        files.open(tmp_path / "values")
+        tile = StoredTile(tmp_path / "values", -1, 0, len(values), values.dtype, files) if mapped else values
+        for kernel in kernels:
+            tables = kernel.tables()
+            operand = Operand(tile, difference=True, sample=(part, step))
+            assert kernel.histogram(np.zeros(1), operand, prefix=0, prefix_shift=64, shift=47, tables=tables) == 2
+            assert np.array_equal(tables.sum(axis=0), np.bincount(chosen.astype(np.int64), minlength=1 << 16))

@@ -2,16 +2,19 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from checkpoints import noisy, read
 
-from gtrturbo.analysis.moved import pictures
+from gtrturbo.analysis.moved import MovedPicture, pictures, short_names
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.report.moved import _squares
+from gtrturbo.report.moved import _figure, _squares
+from gtrturbo.show import moved as show_moved
 from gtrturbo.show.moved import blocks
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.moved import read_moved
@@ -107,14 +110,51 @@ def test_a_picture_has_a_row_per_module_and_a_place_per_layer(merged):
     assert drawn.count("<rect") == 1 + 2 * LAYERS and 'fill-opacity="1.000"' in drawn
 
 
+def test_squares_of_a_page_are_labelled_and_as_dark_as_the_table_says(merged):
+    _, out = merged
+    for picture in pictures(read_moved(out)):
+        figure = ElementTree.fromstring(_figure("name", "A & B", picture))
+        cells = [[cell.text or "" for cell in row] for row in figure.iter("tr")]
+        assert [row[0] for row in cells[1:]] == list(picture.rows)
+        assert cells[0][1:] == [str(number) for number in range(LAYERS)]
+        svg = next(each for each in figure.iter() if each.tag.endswith("svg"))
+        labels = [each.text for each in svg.iter() if each.tag.endswith("text")]
+        assert labels == ["embed", "q", "mlp"]
+        squares = [each for each in svg.iter() if each.tag.endswith("rect")]
+        numbers = [float(text) for row in cells[1:] for text in row[1:] if text not in ("", "–")]
+        assert len(squares) == len(numbers) > LAYERS
+        top = float(re.findall(r"Darkest: (\S+)\. ?$", "".join(figure.find("p").itertext()))[0])
+        for square, number in zip(squares, numbers, strict=True):
+            assert float(square.get("fill-opacity")) * top == pytest.approx(number, rel=6e-3, abs=6e-4 * top)
+            assert float(square.get("x")) + float(square.get("width")) <= 380.01
+
+
 def test_show_draws_it(merged):
     _, out = merged
     done = subprocess.run([sys.executable, "-m", "gtrturbo", "show", str(out)], capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
     assert "‖ΔW‖ / ‖W‖, by module and layer (▁ 0, █ " in done.stdout
-    rows = [line.split() for line in done.stdout.splitlines() if "model.layers.*.q.weight" in line and "…" in line]
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("  q ") and "…" in line]
     assert all(len(row[1]) == LAYERS for row in rows) and len(rows) == 3
     assert rows[0][1][0] == "▁" and "█" in done.stdout
+
+
+def test_rows_fit_a_terminal_of_80_columns_whatever_the_model(monkeypatch, tmp_path):
+    names = [
+        "model.language_model.layers.*.self_attn.q_proj.weight",
+        "model.language_model.layers.*.post_attention_layernorm.weight",
+    ]
+    rows = {name: [0.01 * layer for layer in range(1, 81)] for name in names} | {"model.embed_tokens.weight": [0.5]}
+    monkeypatch.setattr(show_moved, "pictures", lambda _: [MovedPicture("‖ΔW‖ / ‖W‖", rows)])
+    [(title, found)] = show_moved.moved_sections(tmp_path)
+    assert title.endswith("(▁ 0, █ 0.8; a block is the largest of 3 layers)")
+    assert [name for name, _ in found] == ["self_attn.q_proj", "post_attention_layernorm", "model.embed_tokens"]
+    width = max(len(name) for name, _ in found)
+    assert all(2 + width + 2 + len(text) <= 80 for _, text in found)
+    drawn = found[0][1].split()[0]
+    # 27 blocks: layers 1 to 3 are 0.03 of 0.8, which is in the first eighth, and the last are 0.80 of it.
+    assert len(drawn) == 27 and drawn[0] == "▁" and drawn[-1] == "█"
+    assert short_names(["a.*.q.weight", "b.*.q.weight"]) == ["a.*.q.weight", "b.*.q.weight"]
 
 
 @pytest.mark.parametrize("change", [lambda c: c | {"checkpoints": 7}, lambda c: c | {"tensors": 1}])

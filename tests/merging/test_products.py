@@ -9,7 +9,7 @@ from checkpoints import content
 from safetensors.numpy import save_file
 
 from gtrturbo.merging import adapted, engine, magnitudes
-from gtrturbo.merging.changes import Delta
+from gtrturbo.merging.factored import Delta
 from gtrturbo.merging.products import BufferPool, ProductCache
 
 MODULES = {"layers.0.up_proj": (300, 40), "layers.0.down_proj": (40, 300), "layers.1.up_proj": (300, 40)}
@@ -37,7 +37,7 @@ def adapters(folders):
 
 @pytest.fixture
 def made(monkeypatch):
-    """The number of entries of each product that is made, in blocks of 2000 entries, samples of tiles among them."""
+    """The number of entries of each product that is made, in blocks of 2000 entries, samples of rows among them."""
     monkeypatch.setattr(adapted, "BLOCK", 2000)
     monkeypatch.setattr(magnitudes, "FEW", 100)
     monkeypatch.setattr(magnitudes, "WORTH_SAMPLING", 5000)
@@ -48,7 +48,15 @@ def made(monkeypatch):
         counts.append((last - first) * self.right.shape[1])
         return rows(self, first, last, out)
 
+    some_rows = Delta.some_rows
+
+    def sampled(self, share):
+        found = some_rows(self, share)
+        counts.append(found.size)
+        return found
+
     monkeypatch.setattr(Delta, "rows", counted)
+    monkeypatch.setattr(Delta, "some_rows", sampled)
     return counts
 
 

@@ -7,6 +7,7 @@ from checkpoints import content, read
 from test_against_mergekit import BASE, WEIGHTS, assert_close, theirs, vectors
 
 from gtrturbo.algorithms import geometry, merging, rules
+from gtrturbo.algorithms.geometry import karcher_coefficients
 from gtrturbo.merging import sources
 from gtrturbo.merging.methods import METHODS
 
@@ -235,3 +236,10 @@ def test_a_manifest_is_silent_about_what_is_not_set(folders, family):
     assert "trim" not in text and "parameters" not in text
     text = (folders.merge(*others, base=base, trim="global", method="ties") / "stage.json").read_text()
     assert '"trim": "global"' in text
+
+
+def test_the_karcher_mean_goes_nowhere_from_an_opposite_point():
+    # Scalars 1, −1 and 2: directions +, −, +, so the mean is + of the mean norm 4/3, and − is opposite to it.
+    vectors = np.array([1.0, -1.0, 2.0])
+    found = karcher_coefficients(np.outer(vectors, vectors), [1.0, 1.0, 1.0])
+    assert float(np.dot(found, vectors)) == pytest.approx(4 / 3)

@@ -98,7 +98,7 @@ def reference(model, prompts, *, pad_id: int, end_id: int | None, longest: int, 
 
 def test_greedy_replies_are_those_of_transformers_generate(policy):
     prompts = [*prompts_of(policy, 3), *prompts_of(policy, 5, "points24")]
-    theirs = reference(policy.model, prompts, pad_id=policy.pad_id, end_id=policy.sampler.end_id, longest=40)
+    theirs = reference(policy.model, prompts, pad_id=policy.pad_id, end_id=policy.renderer.end_id, longest=40)
     for sample, ids in zip(policy.generate(prompts, None, temperature=1.0, max_new_tokens=40), theirs, strict=True):
         assert sample.response_ids.tolist() == ids[: len(sample.response_ids)]
         assert set(ids[len(sample.response_ids) :]) <= {policy.pad_id}
@@ -138,7 +138,7 @@ def gemma_prompt(seed: int, length: int) -> Prompt:
 
 def test_a_model_with_sliding_windows_and_inputs_of_its_own_is_sampled_as_transformers_does(gemma):
     prompts = [gemma_prompt(seed, length) for seed, length in enumerate((5, 12, 9, 12, 5, 20))]
-    sampler = Sampler(gemma, pad_id=0, end_id=7, forbidden=torch.tensor([98]))
+    sampler = Sampler(gemma, pad_id=0, end_ids=[7], forbidden=torch.tensor([98]))
     samples = sampler.sample(prompts, None, temperature=1.0, max_new_tokens=24)
     theirs = reference(gemma, prompts, pad_id=0, end_id=7, longest=24, banned=98)
     for sample, ids in zip(samples, theirs, strict=True):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.models import families, processor
 from gtrturbo.models.built_in import build, build_processor
 from gtrturbo.models.checkpoint import add_adapter
@@ -77,3 +78,29 @@ def test_the_image_only_processor_is_for_families_that_say_so(monkeypatch):
     for model_type in ("some_vl", *FAMILIES):
         processor.load_processor(model_type, family=families.family_of(model_type))
     assert asked == ["some_vl", *FAMILIES]
+
+
+@pytest.mark.parametrize(
+    ("target", "parts"),
+    [
+        (("language",), {"language"}),
+        (("vision",), {"vision"}),
+        (("projector", "vision"), {"projector", "vision"}),
+        ((), {"language", "projector", "vision"}),
+    ],
+)
+def test_an_adapter_goes_on_the_parts_of_a_model_that_are_named(target, parts):
+    made, _ = build("tiny", seed=0)
+    adapted = add_adapter(made, rank=2, alpha=2.0, target=target, revision=None, seed=0)
+    trained = [name for name, value in adapted.named_parameters() if value.requires_grad]
+    # The names of Qwen2.5-VL's own modules: the merger leads from the tower to the text.
+    found = {"projector" if ".merger." in name else "vision" if ".visual." in name else "language" for name in trained}
+    assert found == parts
+
+
+def test_a_part_that_a_model_does_not_have_is_refused():
+    made, _ = build("tiny", seed=0)
+    made.config.model_type = "some_vl"
+    family = Family(projectors=("nowhere",))
+    with pytest.raises(GtrTurboError, match="no linear layer in its projector part"):
+        add_adapter(made, rank=2, alpha=2.0, target=("projector",), revision=None, seed=0, family=family)

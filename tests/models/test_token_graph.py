@@ -17,7 +17,7 @@ def samplers(policy):
     """Two that sample from one model: the second over fixed slots."""
     found = []
     for record in (None, again):
-        sampler = Sampler(policy.model, pad_id=policy.pad_id, end_id=policy.sampler.end_id, forbidden=policy.forbidden)
+        sampler = Sampler(policy.model, pad_id=policy.pad_id, end_ids=policy.sampler.end_ids, forbidden=policy.forbidden)
         sampler.multiple, sampler.record = None, record  # Prompts of all lengths share a batch, as on a GPU.
         found.append(sampler)
     return found

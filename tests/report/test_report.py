@@ -156,8 +156,8 @@ def test_the_page_is_whole_loads_nothing_and_says_what_the_runs_say(made, tmp_pa
     assert page.wrong == []
     assert "default-src 'none'" in text and "prefers-color-scheme: dark" in text and "width=device-width" in text
     assert "turbo-kl on numberline: success 0.750 [0.750, 0.750] over 2 seeds, not resolved above chance (0.250)" in text
-    assert "against ppo +0.375 [+0.250, +0.500] over 2 seeds: not resolved." in text
-    assert "ppo: 2 seeds; fewer than 5" in text
+    assert "against ppo +0.375 [+0.250, +0.500] over 2 seeds, exact p .500: not resolved." in text
+    assert "ppo: 2 seeds; with fewer than 6" in text
     pictures = [named for tag, named in page.tags if tag == "svg" and named.get("role") == "img"]
     assert len(pictures) > 5
     for named in pictures:

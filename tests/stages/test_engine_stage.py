@@ -19,6 +19,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.play import wire
 from gtrturbo.play.agents import has_exact_logprobs
+from gtrturbo.play.limits import Limits
 from gtrturbo.play.recording import read_transcript, read_turns
 from gtrturbo.stages import eval as eval_stage
 from gtrturbo.stages import execute
@@ -27,9 +28,11 @@ from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.pictures import load_picture
 from gtrturbo.store.records import Demo, read_rows
 from gtrturbo.store.tensors import load_turn_tokens
+from gtrturbo.train import prepare as train_prepare
 
 TASK = {"task": "numberline", "env": ("image=tiny",)}
-PLAY = TASK | {"episodes": 3, "max_new_tokens": 48, "temperature": 0.9, "num_envs": 3}
+# What a probe proves, and how, is in test_probe.py.
+PLAY = TASK | {"episodes": 3, "max_new_tokens": 48, "temperature": 0.9, "num_envs": 3, "probe": False}
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +195,7 @@ def test_a_generic_server_cannot_be_trained_from(rollout, served):
 
 def test_a_rollout_without_the_servers_address_is_refused(rollout, served):
     with serving(served) as fake, pytest.raises(GtrTurboError, match="none is named"):
-        rollout(fake, engine="vllm")
+        rollout(fake, engine="sglang")
 
 
 @pytest.mark.parametrize("server", [{"kind": "openai"}, {"kind": "vllm", "ids": False}])
@@ -200,7 +203,7 @@ def test_an_evaluation_needs_no_token_ids_and_a_strict_server_sees_standard_fiel
     served, warm, tmp_path, server, monkeypatch
 ):
     monkeypatch.setattr(eval_stage, "CHANCE_EPISODES", 50)
-    settings = TASK | {"checkpoint": warm, "episodes": 3, "max_new_tokens": 48}
+    settings = TASK | {"checkpoint": warm, "episodes": 3, "max_new_tokens": 48, "probe": False}
     here = execute(EvalConfig(out=tmp_path / "here", **settings)).out
     with serving(served, **server) as fake:
         config = EvalConfig(out=tmp_path / "there", **settings, engine=f"{fake.kind}:{fake.url}/v1/")
@@ -212,7 +215,7 @@ def test_an_evaluation_needs_no_token_ids_and_a_strict_server_sees_standard_fiel
 
 
 def test_what_may_pass_is_tried_again_after_longer_and_longer_pauses(rollout, served, pauses):
-    with serving(served, failures=[503, 429, 500]) as fake:
+    with serving(served, failures=[503, 429, 502]) as fake:
         turns = read_turns(rollout(fake, episodes=1, num_envs=1))
     assert pauses == [0.5, 1.0, 2.0]
     assert fake.tries == len(turns) + 3 and len(fake.requests) == len(turns)
@@ -222,6 +225,80 @@ def test_what_is_refused_is_not_tried_again(rollout, served, pauses):
     with serving(served, failures=[400]) as fake, pytest.raises(GtrTurboError, match=r"refused the request \(400\): .*not now"):
         rollout(fake, episodes=1)
     assert fake.tries == 1 and pauses == []
+
+
+def test_a_server_that_fails_again_and_again_is_given_up_sooner(rollout, served, pauses):
+    with (
+        serving(served, failures=[500] * 9) as fake,
+        pytest.raises(GtrTurboError, match=r"answered 500: .*\nlook at"),
+    ):
+        rollout(fake, episodes=1, num_envs=1)
+    assert pauses == [0.5, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"error": {"message": "no memory\x1b[2J"}}, "answers with an error"),
+        ("{", "does not answer with JSON"),
+        ("[" * 100_000, "does not answer with JSON"),
+        ("<html>busy</html>", "does not answer with JSON"),
+        ({}, "does not answer as the protocol says: choices"),
+    ],
+)
+def test_an_answer_that_helps_nobody_is_one_sentence(rollout, served, pauses, monkeypatch, body, said):
+    monkeypatch.setattr(Fake, "chat", lambda self, asked: (200, body))
+    with serving(served) as fake, pytest.raises(GtrTurboError, match=said):
+        rollout(fake, episodes=1, num_envs=1)
+
+
+def test_an_adapter_that_is_gone_after_a_restart_is_loaded_again(rollout, served, lora_warm, monkeypatch):
+    chat = Fake.chat
+
+    def forgetful(self, body):
+        if len(self.requests) == 2 and len(self.loads) == 1:
+            self.adapters.clear()
+        return chat(self, body)
+
+    monkeypatch.setattr(Fake, "chat", forgetful)
+    settings = {"checkpoint": lora_warm, "episodes": 3, "max_new_tokens": 6, "num_envs": 1, "probe": True}
+    with serving(served) as fake:
+        turns = read_turns(rollout(fake, **settings))
+    assert len(fake.loads) == 2 and fake.loads[0] == fake.loads[1]
+    monkeypatch.setattr(Fake, "chat", chat)
+    with serving(served) as other:
+        assert read_turns(rollout(other, **settings)) == turns
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (404, r"loads no adapters while it runs.*\n.*VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"),
+        (400, r"does not take the adapter .* of rank 4: .*\nstart vLLM with --enable-lora --max-lora-rank 8;"),
+        (500, r"does not take the adapter .* of rank 4: .*\nstart vLLM with --enable-lora --max-lora-rank 8;"),
+    ],
+)
+def test_a_server_that_takes_no_adapter_is_refused_by_what_it_needs(
+    rollout, served, lora_warm, pauses, monkeypatch, status, said
+):
+    monkeypatch.setattr(Fake, "load", lambda self, body: (status, {"message": "LoRA rank 4 is greater than max_lora_rank"}))
+    with serving(served) as fake, pytest.raises(GtrTurboError, match=said):
+        rollout(fake, checkpoint=lora_warm)
+    assert sum(pauses) < 10
+
+
+def test_a_reply_that_the_servers_context_cuts_is_refused_by_the_length_that_is_needed(rollout, served, monkeypatch):
+    right = Fake.reply
+
+    def cut(self, body, policy):
+        return right(self, body | {"max_tokens": 3}, policy)
+
+    monkeypatch.setattr(Fake, "reply", cut)
+    with (
+        serving(served) as fake,
+        pytest.raises(GtrTurboError, match=r"after 3 of at most 48 .*\n.*--max-model-len \d+"),
+    ):
+        rollout(fake)
 
 
 def test_a_server_that_is_not_there_is_given_up_after_all_pauses(warm, tmp_path, pauses):
@@ -238,7 +315,7 @@ def test_a_teacher_on_a_server_writes_demos_and_several_at_once(served, warm, tu
     with serving(served, seconds=0.01) as fake:
         config = DistillConfig(
             out=tmp_path / "demos", rollouts=turns, teacher=warm, mode="thoughts", max_new_tokens=48, temperature=0.5,
-            engine=f"vllm:{fake.url}",
+            probe=False, engine=f"vllm:{fake.url}",
         )  # fmt: skip
         out = execute(config).out
     assert 1 < fake.most_running <= 64
@@ -334,6 +411,12 @@ def test_scores_are_not_asked_of_a_server(turns, warm, tmp_path):
 
 
 @pytest.fixture
+def wide(monkeypatch):
+    """Let a server differ from the trainer by a lot, as none may: what then becomes of the gap is to be seen."""
+    monkeypatch.setattr(train_prepare, "limits_of", lambda _: Limits(warns=1.0, refuses=1.0))
+
+
+@pytest.fixture
 def update(warm, tmp_path):
     """One PPO update from turns that a server sampled, as far as what it holds fixed."""
 
@@ -343,7 +426,7 @@ def update(warm, tmp_path):
     return config
 
 
-def test_an_update_weighs_each_token_by_how_much_the_server_differs(rollout, served, update, critic):
+def test_an_update_weighs_each_token_by_how_much_the_server_differs(rollout, served, update, critic, wide):
     with serving(served, off=-0.4) as fake:
         turns = rollout(fake)
     transcript = read_transcript(turns, served.renderer)
@@ -356,7 +439,7 @@ def test_an_update_weighs_each_token_by_how_much_the_server_differs(rollout, ser
         assert samples.importance.weights[row, :length].numpy() == pytest.approx(np.exp(0.4), abs=1e-4)
 
 
-def test_weights_scale_gradients_and_leave_the_first_ratio_alone(rollout, served, update, critic):
+def test_weights_scale_gradients_and_leave_the_first_ratio_alone(rollout, served, update, critic, wide):
     with serving(served, off=-0.3) as fake:
         turns = rollout(fake)
     config, transcript = update(turns), read_transcript(turns, served.renderer)
@@ -377,14 +460,25 @@ def test_weights_scale_gradients_and_leave_the_first_ratio_alone(rollout, served
         torch.testing.assert_close(gradient(factor * ones), factor * plain, rtol=1e-4, atol=1e-5 * float(plain.norm()))
 
 
+@pytest.mark.parametrize(("off", "told"), [(0.0, False), (-5e-5, True)])
+def test_a_gap_above_that_of_the_same_weights_is_told_and_both_limits_are_in_the_manifest(
+    rollout, served, update, capsys, off, told
+):
+    with serving(served, off=off) as fake:
+        out = execute(update(rollout(fake), minibatch_size=4, epochs=1)).out
+    metrics = read_manifest(out).metrics
+    assert (metrics["sampler_trainer_gap_warns_above"], metrics["sampler_trainer_gap_refuses_above"]) == (1e-5, 1e-4)
+    assert ("nats per token from the trainer's" in capsys.readouterr().err) == told
+
+
 def test_a_server_that_plays_another_model_is_not_trained_on(rollout, served, update):
     with serving(served, off=-0.7) as fake:
         turns = rollout(fake)
-    with pytest.raises(GtrTurboError, match=r"the vllm server's log-probs are 0\.70 nats per token from the trainer's"):
+    with pytest.raises(GtrTurboError, match=r"the vllm server's log-probs are 0\.7 nats per token from the trainer's"):
         execute(update(turns))
 
 
-def test_a_step_on_a_servers_turns_starts_at_ratio_one(rollout, served, update):
+def test_a_step_on_a_servers_turns_starts_at_ratio_one(rollout, served, update, wide):
     with serving(served, off=-0.2) as fake:
         out = execute(update(rollout(fake), minibatch_size=4, epochs=1)).out
     metrics = read_manifest(out).metrics

@@ -128,14 +128,14 @@ def test_near_equal_checkpoints_give_a_teacher_that_moved_as_far_as_their_mean(m
             for name in base
         }
         copies.append(foreign(tmp_path / f"near{number}", siblings[0], nearby))
-    metrics = read_manifest(merge(*copies, density=0.8)).metrics
+    metrics = read_manifest(merge(*copies, density="0.8")).metrics
     # Dropping the smallest fifth costs little; the published code kept a quarter.
     assert 0.8 <= metrics["norm_ratio"] <= 1.2 and metrics["cosine"] > 0.95
     assert metrics["checkpoints"] == 4
 
 
 def test_the_reported_norms_are_those_of_the_files(merge, siblings, warm):
-    teacher = merge(*siblings, density=0.5)
+    teacher = merge(*siblings, density="0.5")
     base, files = weights(warm), [weights(path) for path in siblings]
     flat = lambda file: np.concatenate([(file[name].astype(np.float64) - base[name]).ravel() for name in sorted(base)])  # noqa: E731
     moved, mean = flat(weights(teacher)), np.mean([flat(file) for file in files], axis=0)

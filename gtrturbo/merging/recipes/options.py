@@ -6,7 +6,8 @@ from typing import Any
 
 from gtrturbo.console import stderr
 from gtrturbo.errors import GtrTurboError, of_system
-from gtrturbo.merging.methods import METHODS, MergeMethod
+from gtrturbo.merging.method import MergeMethod
+from gtrturbo.merging.methods import METHODS
 from gtrturbo.merging.recipes.recipe import OF_A_MODEL, SWITCHES, ModelRef, Recipe, Source, parse_recipe
 from gtrturbo.merging.recipes.values import settle, varies
 from gtrturbo.store.yaml_files import read_yaml

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.methods import METHODS, MergeMethod
+from gtrturbo.merging.method import MergeMethod
+from gtrturbo.merging.methods import METHODS
 from gtrturbo.merging.plan import MergePlan, MergeSettings, make_plan
 from gtrturbo.merging.recipes.options import GAMMA, WHOLE, operands, our_method
 from gtrturbo.merging.recipes.recipe import OF_A_MODEL, SWITCHES, ModelRef, Recipe, Source

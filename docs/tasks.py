@@ -1,0 +1,144 @@
+"""Write docs/tasks.md, a picture, prompt and expert's reply of each built-in task: `python -m docs.tasks`.
+
+A task whose package is not installed keeps the section that the page has of it.
+"""
+
+import importlib.util
+import re
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from gtrturbo.config.games import TURN_REWARDS, game_name, invalid_reply_cost
+from gtrturbo.tasks.chance import chance, turn_limit
+from gtrturbo.tasks.loading import load_task
+from gtrturbo.tasks.panels import panel_id
+from gtrturbo.tasks.task import Task
+from gtrturbo.tasks.view import View
+
+PAGE = Path(__file__).with_name("tasks.md")
+PICTURES = Path(__file__).with_name("pictures")
+EPISODES = 100
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One task of the page: its options there, what it is, and the package that it needs."""
+
+    name: str
+    what: str
+    options: tuple[str, ...] = ()
+    package: str = ""
+
+
+SHOWN = (
+    Shown("numberline", "Walk from one number to another."),
+    Shown(
+        "ezpoints", "Make 12 from two cards, an item a turn. A formula that is too long ends the episode; `overlong=cut` cuts it."
+    ),
+    Shown("blackjack", "Stand or hit."),
+    Shown(
+        "points24",
+        "Make 24 from four cards, an item a turn. `deals=train` never deals the hands of the panels, of which some have a "
+        "solution (`solvable`) and some have none (`unsolvable`). `overlong=cut` cuts a formula that is too long instead of "
+        "ending the episode, as the original environment says of itself.",
+    ),
+    Shown(
+        "frozenlake",
+        "Gymnasium's own environment, on a lake drawn for each episode; `lake=4x4` and `lake=8x8` are its fixed "
+        "ones, `slippery=true` lets moves slip, `look=place` asks less of a reply. The expert plans by value iteration.",
+    ),
+    Shown(
+        "sokoban",
+        "Push boxes onto targets. A level's shortest solution has `fewest_pushes` to `most_pushes` pushes, exactly; a state that "
+        "nothing solves any more ends the episode. The expert takes a solution with the fewest pushes. VAGEN's size is 6.",
+    ),
+    Shown(
+        "minigrid:MiniGrid-DoorKey-5x5-v0",
+        "Any environment of the package MiniGrid, untouched (`pip install 'gtrturbo[minigrid]'`). The expert plans breadth first "
+        "over the whole grid where the mission is to reach a goal, to fetch or go to a thing, or to open the door; other "
+        "missions have none.",
+        package="minigrid",
+    ),
+    Shown(
+        "gym:CliffWalking-v1",
+        "Any environment of Gymnasium's registry with frames and a discrete action space. `prompt`, `actions`, `size` (pixels of "
+        "the longer side), `frames` (the last ones, an image each), `history` (the last turns in words), `observation`, "
+        "`horizon` and `win_return` say how it is shown; `file` is a YAML file with any of these and `make`, the environment's "
+        "own arguments. There is no expert and no truth.",
+        ("prompt=Walk to the cookie, and not off the cliff.", "actions=up,right,down,left", "size=320", "horizon=60"),
+    ),
+)
+HEAD = """# The built-in tasks
+
+<!-- Written by `python -m docs.tasks`; do not edit. -->
+
+`gtrturbo play --task NAME --expert` shows a task turn by turn, `gtrturbo check-task NAME` checks it. `--env KEY=VALUE` sets an
+option; `image=tiny` draws small pictures. One of your own: [your-own-task.md](your-own-task.md).
+
+**Panels.** `gtrturbo eval --panel NAME` plays a fixed list of 200 episodes (`gtrturbo run --set eval.panel=NAME`). Its sha256 is
+of the task, the seeds and how each episode begins, and stands in the evaluation's manifest; `compare` refuses to pair others. A
+panel's seeds are 2³² and above, those of all other episodes below. Where a task has enough deals, a fifth of them, by a hash of
+their content, is dealt to panels alone: `held-out`. A `fixed` panel has no deals to itself.
+
+**Versions.** A manifest names the environment and the version of the package that holds it; with another one it is another game,
+and is refused as such.
+
+**An invalid reply** costs by default what the best turn of the task pays more than its worst, so that no reply is better left
+unread: `ppo-step --format-invalid`. The built-in models' presets say 1, but 3 for Blackjack and 10 for EZPoints, which is what
+their results were measured with. With 2 on NumberLine `make demo` ended at 0.845 instead of 0.820, and 58 % of the replies of its
+last rollout were illegal. The paper's value on Points24 is 2, with 3 for a valid one (`--format-valid 3`).
+
+**Chance** is the success rate of random actions, and of the best single action, by {episodes} episodes each here. `eval` plays up
+to 1,000 episodes a policy, and no more than 400,000 turns or 600 seconds in all, once: it keeps the numbers in
+`~/.cache/gtrturbo/chance`. `--chance-episodes 0` leaves them out.
+"""
+
+
+def page() -> str:
+    """Return the page's text, and write its pictures."""
+    return HEAD.replace("{episodes}", str(EPISODES)) + "".join(_section(shown) for shown in SHOWN)
+
+
+def _section(shown: Shown) -> str:
+    if shown.package and importlib.util.find_spec(shown.package) is None:
+        return _kept(shown.name)
+    task = load_task(shown.name, shown.options)
+    with closing(task.make()) as env:
+        observation, info = env.reset(seed=0)
+        known = task.know(env, observation, info)
+        prompt = task.ask(View(observation, known, render=env.render))
+        limit = turn_limit(task, env)
+    file = PICTURES / f"task-{re.sub(r'[^a-z0-9]+', '-', shown.name.lower())}.png"
+    Image.fromarray(prompt.images[-1]).save(file, optimize=True)
+    said = "\n".join(f"> {part['text']}" for message in prompt.messages for part in message["content"] if part["type"] == "text")
+    reply = f"```json\n{task.expert_reply(known)}\n```\n" if task.expert else ""
+    picture = f"![{shown.name}](pictures/{file.name})"
+    return f"\n## {shown.name}\n\n{shown.what}\n\n{picture}\n\n{said}\n\n{reply}\n{_facts(shown, task, limit)}"
+
+
+def _facts(shown: Shown, task: Task, limit: int) -> str:
+    levels = chance(task, episodes=EPISODES, seed=0)
+    assert levels is not None
+    paid = TURN_REWARDS.get(game_name(shown.name).partition(":")[0])
+    rows: dict[str, Any] = {
+        "options": ", ".join(f"`{name}={value}`" for name, value in task.options.items() if value != ""),
+        "a turn pays": f"{paid[0]:g} to {paid[1]:g}" if paid else "what the environment pays",
+        "an invalid reply costs": f"{invalid_reply_cost(shown.name):g}",
+        "turns at most": limit,
+        "chance": f"random {levels['random']:.2f}, one action {levels['constant']:.2f}",
+    } | {f"panel `{name}`": f"`{panel_id(task, name)[:12]}…`" for name in task.panels}
+    return "| | |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in rows.items())
+
+
+def _kept(name: str) -> str:
+    text = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
+    found = re.search(rf"\n## {re.escape(name)}\n.*?(?=\n## |\Z)", text, re.DOTALL)
+    return found[0] if found else ""
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

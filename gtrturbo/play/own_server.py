@@ -1,0 +1,128 @@
+"""A vLLM of our own: started for one stage, with flags that follow from its checkpoint, and ended with it.
+
+vLLM pins other versions than this package, so it is the Python of an environment of its own that runs it, and the artifacts on
+disk are the only channel.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gtrturbo.distributed.processes import group
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.checkpoint import load_architecture
+from gtrturbo.models.checkpoint_files import adapter_config, base_of, is_adapter
+from gtrturbo.play.server import legal_rank
+
+MODULE = "vllm.entrypoints.openai.api_server"
+HOST = "127.0.0.1"
+PATIENCE = 1800.0  # seconds until a large model is loaded
+GLANCE = 0.5  # seconds
+TIME_TO_END = 20.0  # seconds in which it may clear up
+LAST_WORDS = 300  # characters of its last line
+ADAPTERS = ("--enable-lora", "--enable-tower-connector-lora")
+AROUND = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+# Without a GPU: no binding to cores that others may have, and a prefill that is not cut: with a seed that would end the engine.
+ON_CPU = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"}
+WHOLE_PREFILL = ("--max-num-batched-tokens", "16384")
+
+
+def flags_of(path: Path, *, dtype: str, port: int, on_cpu: bool) -> list[str]:
+    """Return the flags with which vLLM serves a checkpoint as training needs it.
+
+    Args:
+        path: the checkpoint, full weights or an adapter.
+        dtype: of the weights; auto is the type on disk.
+        port: to listen at.
+        on_cpu: there is no GPU.
+    """
+    adapter = is_adapter(path)
+    model = base_of(path) if adapter else str(path)
+    stored = str(load_architecture(path).dtype or torch.float32).removeprefix("torch.")
+    flags = ["--model", str(Path(model).resolve()) if Path(model).is_dir() else model, "--host", HOST, "--port", str(port)]
+    flags += ["--logprobs-mode", "processed_logprobs", "--dtype", stored if dtype == "auto" else dtype]
+    if adapter:
+        flags += [*ADAPTERS, "--max-lora-rank", str(legal_rank(adapter_config(path).get("r")))]
+    return [*flags, *WHOLE_PREFILL] if on_cpu else flags
+
+
+@contextmanager
+def own_server(path: Path, python: str, *, dtype: str) -> Iterator[str]:
+    """Run vLLM for as long as the block runs, and give its address.
+
+    Args:
+        path: the checkpoint that is served.
+        python: of the environment that has vLLM.
+        dtype: see `flags_of`.
+
+    Raises:
+        GtrTurboError: it does not start; names what it wrote.
+    """
+    if group().world.size > 1:
+        raise GtrTurboError(
+            "--engine vllm starts one server, and there are several processes.",
+            "start it yourself, and give its address: --engine vllm:http://…",
+        )
+    on_cpu, port = not torch.cuda.is_available(), _free_port()
+    command = [python, "-m", MODULE, *flags_of(path, dtype=dtype, port=port, on_cpu=on_cpu)]
+    descriptor, name = tempfile.mkstemp(prefix="gtrturbo-vllm-", suffix=".log")
+    with os.fdopen(descriptor, "wb") as log:
+        process = _start(command, {**(ON_CPU if on_cpu else {}), **os.environ, **AROUND}, log)
+    url = f"http://{HOST}:{port}"
+    try:
+        _wait(process, url, Path(name))
+        yield url
+    finally:
+        _end(process)
+    Path(name).unlink(missing_ok=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        return free.getsockname()[1]
+
+
+def _start(command: list[str], environment: Mapping[str, str], log: Any) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    except OSError as error:
+        raise GtrTurboError(
+            f"{command[0]} cannot be run: {error.strerror}.", "name a Python that has vLLM: --vllm-python PATH"
+        ) from None
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        with suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=10.0):
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(GLANCE)
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["nothing"]
+    raise GtrTurboError(
+        f"vLLM did not start; the last that it says is: {lines[-1][:LAST_WORDS]}",
+        f"see {log}; --vllm-python names the Python of an environment that has vLLM.",
+    )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the server and what it started."""
+    for way in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, way)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(TIME_TO_END)

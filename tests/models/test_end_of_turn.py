@@ -1,0 +1,90 @@
+"""Which tokens end a turn: what the template writes after a reply, and all that the model's makers name."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from gtrturbo.models.built_in import build
+from gtrturbo.models.end_of_turn import end_ids, template_end
+from gtrturbo.models.policy import Policy
+
+TURNS = """{% for message in messages %}<|im_start|>{{ message['role'] }}
+{% for part in message['content'] %}{{ part['text'] }}{% endfor %}{end}{% endfor %}"""
+
+
+@pytest.fixture
+def made():
+    return build("tiny", seed=0)
+
+
+def token(processor, name: str) -> int:
+    return processor.tokenizer.convert_tokens_to_ids(name)
+
+
+@pytest.mark.parametrize("end", ["<|vision_pad|>", " <|vision_pad|>\n", "\n<|vision_pad|><|im_end|>"])
+def test_a_turn_ends_with_what_the_template_writes_after_a_reply(made, end):
+    _, processor = made
+    processor.chat_template = TURNS.replace("{end}", end)
+    assert template_end(processor) == token(processor, "<|vision_pad|>") != processor.tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize(
+    "template", [None, TURNS.replace("{end}", "\n"), "{{ raise_exception('no turns of assistants') }}", "{{ messages + 1 }}"]
+)
+def test_a_template_that_writes_no_end_leaves_the_tokenizers_own(made, template):
+    _, processor = made
+    processor.chat_template = template
+    assert template_end(processor) == processor.tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize(("named", "ends"), [(None, (3, 5)), (1, (1, 3, 5)), ([7, 1, 5], (1, 3, 5, 7)), ([900], (3, 5))])
+def test_all_that_the_generation_config_names_end_a_turn(named, ends):
+    class Tokenizer:
+        eos_token_id = 3
+
+        def __len__(self):
+            return 100
+
+    assert end_ids(5, Tokenizer(), SimpleNamespace(eos_token_id=named)) == ends
+    assert end_ids(5, Tokenizer(), None) == (3, 5)
+
+
+def test_a_reply_ends_at_each_of_them_and_a_written_reply_with_the_templates(made):
+    model, processor = made
+    first, second = token(processor, "<|im_end|>"), token(processor, "<|endoftext|>")
+    model.generation_config.eos_token_id = [first, second]
+    policy = Policy(model, processor)
+    assert policy.end_ids == tuple(sorted((first, second)))
+    prompt = policy.renderer.prompt([{"role": "user", "content": [{"type": "text", "text": "1"}]}], [])
+    uniforms = np.random.default_rng(0).random((64, 128))
+    samples = policy.generate([prompt] * 64, uniforms, temperature=20.0, max_new_tokens=128)  # Close to uniform.
+    ends = {int(sample.response_ids[-1]) for sample in samples if len(sample.response_ids) < 128}
+    assert ends == {first, second}
+    for sample in samples:
+        assert not np.isin(sample.response_ids[:-1], policy.end_ids).any()
+    assert policy.renderer.response_ids("x")[0][-1] == first
+
+
+def test_a_template_that_writes_the_beginning_is_tokenised_with_one(made):
+    _, processor = made
+    tokenizer = processor.tokenizer
+    tokenizer.bos_token = "<|vision_pad|>"
+    tokenizer._tokenizer.post_processor = None
+    from tokenizers.processors import TemplateProcessing
+
+    begin = tokenizer.bos_token_id
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="<|vision_pad|> $A", special_tokens=[("<|vision_pad|>", begin)]
+    )
+    messages = [{"role": "user", "content": [{"type": "text", "text": "1 + 1"}]}]
+    from gtrturbo.models.renderer import Renderer
+
+    for template in (processor.chat_template, "{{ bos_token }}" + processor.chat_template):
+        processor.chat_template = template
+        own = Renderer(processor).prompt(messages, []).ids
+        theirs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
+        assert own.tolist() == np.array(theirs).flatten().tolist()
+        assert (own == begin).sum() == 1
+    assert torch.is_tensor(Renderer(processor).prompt(messages, []).tensors["input_ids"])

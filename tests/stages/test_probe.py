@@ -1,0 +1,219 @@
+"""The probe: what a server serves is proved by log-probs before an episode is played, and what is wrong with it is named."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from fake_server import Fake, serving
+
+from gtrturbo.config import DistillConfig, EvalConfig, RolloutConfig
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.adapter_parts import adapter_layers, switched_off
+from gtrturbo.models.checkpoint import load_policy
+from gtrturbo.play import wire
+from gtrturbo.play.policy_agent import PolicyAgent
+from gtrturbo.stages import eval as eval_stage
+from gtrturbo.stages import execute
+from gtrturbo.store.manifest import read_manifest
+
+TASK = {"task": "numberline", "env": ("image=tiny",)}
+PLAY = TASK | {"episodes": 2, "max_new_tokens": 32, "num_envs": 2}
+
+
+@pytest.fixture(scope="module")
+def served(warm):
+    return load_policy(warm, device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    monkeypatch.setattr(eval_stage, "CHANCE_EPISODES", 50)
+    monkeypatch.setattr(wire.time, "sleep", lambda _: None)
+
+
+@dataclass
+class Stage:
+    """A stage that asks a server, and where it would write."""
+
+    config: type
+    out: object
+    settings: dict
+
+    def run(self, fake, **more):
+        config = self.config(**{"out": self.out, "engine": f"{fake.kind}:{fake.url}"} | PLAY | self.settings | more)
+        return read_manifest(execute(config).out).metrics
+
+
+@pytest.fixture
+def rollout(warm, tmp_path):
+    return Stage(RolloutConfig, tmp_path / "turns", {"checkpoint": warm, "temperature": 0.6})
+
+
+@pytest.fixture
+def evaluation(warm, tmp_path):
+    return Stage(EvalConfig, tmp_path / "eval", {"checkpoint": warm})
+
+
+def test_a_server_of_the_checkpoint_is_proved_to_be_one_and_the_manifest_says_by_how_much(rollout, served):
+    with serving(served) as fake:
+        metrics = rollout.run(fake)
+    assert 0 < metrics["probe_gap_mean"] < metrics["probe_warns_above"] == 1e-5
+    assert metrics["probe_refuses_above"] == 1e-4 and metrics["probe_tokens"] > 20
+    # Two states at two temperatures, before any turn: that of the model, and that of the rollout.
+    assert [body["temperature"] for body in fake.requests[:4]] == [0.6, 0.6, 1.0, 1.0]
+    assert len(fake.requests) == 4 + metrics["turns"]
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_a_server_of_another_checkpoint_is_refused_before_an_episode(rollout, evaluation, init, kind):
+    for stage in (rollout, evaluation):
+        with (
+            serving(load_policy(init, device="cpu"), kind=kind) as fake,
+            pytest.raises(
+                GtrTurboError, match=r"does not serve .*warm: its log-probs are .* nats per token from the checkpoint's"
+            ),
+        ):
+            stage.run(fake)
+        assert len(fake.requests) in (2, 4) and not stage.out.exists()
+
+
+def test_a_checkpoint_that_differs_by_one_update_is_refused(rollout, ppo):
+    with serving(load_policy(ppo, device="cpu")) as fake, pytest.raises(GtrTurboError, match="does not serve"):
+        rollout.run(fake)
+
+
+def test_a_teacher_on_a_server_is_proved_to_be_the_one_that_was_named(turns, warm, init, served, tmp_path):
+    teach = Stage(DistillConfig, tmp_path / "demos", {"rollouts": turns, "teacher": warm, "mode": "thoughts", "temperature": 0.5})
+    keys = {"max_new_tokens": 48}
+    with serving(load_policy(init, device="cpu")) as fake, pytest.raises(GtrTurboError, match="does not serve"):
+        execute(DistillConfig(out=teach.out, engine=f"vllm:{fake.url}", **teach.settings, **keys))
+    with serving(served) as fake:
+        out = execute(DistillConfig(out=teach.out, engine=f"vllm:{fake.url}", **teach.settings, **keys)).out
+    assert read_manifest(out).metrics["probe_gap_mean"] < 1e-5
+
+
+def test_log_probs_before_temperature_are_refused_for_training_and_do_for_an_evaluation(rollout, evaluation, served, monkeypatch):
+    right = Fake.reply
+
+    def raw(self, body, policy):
+        answer = right(self, body, policy)
+        choice = answer["choices"][0]
+        kept, policy.scorer.forbidden = policy.scorer.forbidden, policy.scorer.forbidden[:0]
+        with torch.no_grad():
+            scored = policy.score([rendered[-1]], [np.array(choice["token_ids"], np.int32)], temperature=1.0)
+        policy.scorer.forbidden = kept
+        choice["logprobs"]["content"] = [{"logprob": value} for value in scored.logprobs[0].tolist()]
+        return answer
+
+    rendered, render = [], served.renderer.prompt
+    monkeypatch.setattr(served.renderer, "prompt", lambda *given: rendered.append(render(*given)) or rendered[-1])
+    monkeypatch.setattr(Fake, "reply", raw)
+    with serving(served) as fake, pytest.raises(GtrTurboError, match=r"before temperature .*\n.*processed_logprobs"):
+        rollout.run(fake)
+    with serving(served) as fake:
+        assert evaluation.run(fake)["probe_gap_mean"] < 1e-5
+
+
+@pytest.fixture
+def trained_adapter(lora_warm):
+    """An adapter of which both halves say something."""
+    policy = load_policy(lora_warm, device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in policy.model.named_parameters():
+        if "lora_B" in name:
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    policy.model.save_pretrained(str(lora_warm.parent / "both"), save_embedding_layers=False)
+    for file in lora_warm.iterdir():
+        if file.is_file() and file.name not in ("stage.json", "adapter_model.safetensors", "optimizer.safetensors"):
+            (lora_warm.parent / "both" / file.name).write_bytes(file.read_bytes())
+    return lora_warm.parent / "both"
+
+
+@pytest.mark.parametrize(("visual", "said"), [(True, "--enable-tower-connector-lora"), (False, "--enable-lora; the adapter is")])
+def test_an_adapter_that_is_served_in_part_is_refused_by_the_flag_that_is_missing(
+    rollout, trained_adapter, monkeypatch, visual, said
+):
+    right = Fake.reply
+
+    def reply(self, body, policy):
+        with switched_off(adapter_layers(policy.model, policy.renderer.family, visual=visual)):
+            return right(self, body, policy)
+
+    served = load_policy(trained_adapter, device="cpu")
+    with serving(served) as fake:
+        fake.adapters["mine"] = served
+        rollout.settings |= {"checkpoint": trained_adapter}
+        monkeypatch.setattr("gtrturbo.play.server_agent.artifact_id", lambda _: "mine")
+        fake.adapters["gtrturbo-mine"] = served
+        metrics = rollout.run(fake)
+        assert metrics["probe_visual_changes"] > 1e-3 and metrics["probe_adapter_changes"] > metrics["probe_visual_changes"]
+        monkeypatch.setattr(Fake, "reply", reply)
+        with pytest.raises(GtrTurboError, match=said):
+            rollout.run(fake, seed=1, overwrite=True)
+
+
+def test_a_server_in_a_narrower_type_is_refused_by_that_and_told_within_the_band(rollout, served, init):
+    with (
+        serving(served, off=-6e-4) as fake,
+        pytest.raises(GtrTurboError, match="--dtype float32; or, if it is to compute in bfl"),
+    ):
+        rollout.run(fake)
+    with serving(served, off=-6e-4) as fake:
+        metrics = rollout.run(fake, dtype="bfloat16", temperature=1.0)
+    assert metrics["probe_refuses_above"] == 0.05
+
+
+def test_a_gap_within_the_band_is_told(rollout, served, capsys):
+    with serving(served, off=-5e-5) as fake:
+        metrics = rollout.run(fake)
+    assert metrics["probe_gap_mean"] == pytest.approx(5e-5, abs=5e-6)
+    assert "right ones are within 1e-05" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("server", [{"kind": "openai"}, {"kind": "vllm", "ids": False}])
+def test_a_server_that_tells_no_log_probs_is_judged_by_its_greedy_replies(evaluation, served, init, server):
+    with serving(served, **server) as fake:
+        assert evaluation.run(fake)["probe_gap_mean"] == 0
+    with serving(load_policy(init, device="cpu"), **server) as fake, pytest.raises(GtrTurboError, match="greedy replies are"):
+        evaluation.run(fake, seed=3, overwrite=True)
+
+
+def test_a_server_that_was_away_is_proved_anew(rollout, served, init, monkeypatch):
+    right, other = Fake.reply, load_policy(init, device="cpu")
+    asked = []
+
+    def reply(self, body, policy):
+        asked.append(body)
+        return right(self, body, policy if len(asked) <= 5 else other)
+
+    from gtrturbo.play.server import Server
+
+    count = []
+    chat = Server.chat
+
+    def away(self, *given, **named):
+        count.append(1)
+        self.starts += len(count) == 6  # What a refused connection does.
+        return chat(self, *given, **named)
+
+    monkeypatch.setattr(Fake, "reply", reply)
+    monkeypatch.setattr(Server, "chat", away)
+    with serving(served) as fake, pytest.raises(GtrTurboError, match="does not serve"):
+        rollout.run(fake, episodes=4, num_envs=1)
+
+
+def test_what_is_sampled_in_this_process_is_compared_as_well(served, monkeypatch):
+    from gtrturbo.models.decoding import Sample
+    from gtrturbo.play.episodes import State
+
+    state = State(0, 0, [{"role": "user", "content": [{"type": "text", "text": "1"}]}], [], {})
+    right = served.sampler.sample
+
+    def off(*given, **named):
+        return [Sample(each.response_ids, each.logprobs - 0.01) for each in right(*given, **named)]
+
+    assert PolicyAgent(served, seed=0, temperature=0.7, max_new_tokens=8)([state])
+    monkeypatch.setattr(served.sampler, "sample", off)
+    with pytest.raises(GtrTurboError, match=r"0\.01 nats per token from the ones that it scores them with"):
+        PolicyAgent(served, seed=0, temperature=0.7, max_new_tokens=8)([state])

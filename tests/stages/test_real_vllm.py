@@ -1,0 +1,167 @@
+"""The stages against a real vLLM, as `make test-vllm` runs them: skipped where GTRTURBO_VLLM names no Python that has it."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from threading import Timer
+
+import pytest
+
+from gtrturbo.config import DistillConfig, EvalConfig, InitConfig, PpoStepConfig, RolloutConfig, RunConfig, SftConfig
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.runs.execute import run
+from gtrturbo.stages import execute
+from gtrturbo.store.manifest import read_manifest
+
+PYTHON = os.environ.get("GTRTURBO_VLLM")
+pytestmark = [pytest.mark.skipif(not PYTHON, reason="make test-vllm"), pytest.mark.timeout(3600)]
+TASK = {"task": "numberline", "env": ("image=tiny",)}
+PLAY = TASK | {"episodes": 4, "max_new_tokens": 48, "num_envs": 4}
+RIGHT = ("--dtype", "float32", "--logprobs-mode", "processed_logprobs", "--enable-lora", "--max-lora-rank", "8",
+         "--enable-tower-connector-lora")  # fmt: skip
+WRONG = ("--dtype", "float32", "--logprobs-mode", "processed_logprobs", "--enable-lora", "--max-lora-rank", "8")
+AROUND = {
+    "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small(root, expert) -> Path:
+    """The built-in model whose heads vLLM takes, after so many steps that most replies parse."""
+    first = execute(InitConfig(out=root / "small", model="small")).out
+    warm = SftConfig(out=root / "small_warm", data=(expert,), checkpoint=first, steps=80, learning_rate=3e-3, batch_size=16)
+    return execute(warm).out
+
+
+@pytest.fixture(scope="module")
+def adapter(root, small, expert) -> Path:
+    first = execute(InitConfig(out=root / "small_lora", model=str(small), lora_rank=8)).out
+    trained = SftConfig(out=root / "small_adapter", data=(expert,), checkpoint=first, steps=20, learning_rate=1e-2, batch_size=16)
+    return execute(trained).out
+
+
+class Vllm:
+    """A server that may be stopped and started again at the same address."""
+
+    def __init__(self, model: Path, log: Path, *flags: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = log
+        self._command = [
+            str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--host", "127.0.0.1",
+            "--port", str(self.port), "--max-model-len", "2048", "--max-num-batched-tokens", "16384", *flags,
+        ]  # fmt: skip
+
+    def start(self, *, wait: bool = True) -> None:
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, env=os.environ | AROUND, cwd=self.log.parent, stdout=log, stderr=log, start_new_session=True
+            )
+        until = time.monotonic() + 900
+        while wait:
+            try:
+                urllib.request.urlopen(self.url + "/health", timeout=5).close()
+                return
+            except OSError:
+                assert self._process.poll() is None and time.monotonic() < until, self.log.read_text()[-3000:]
+                time.sleep(2)
+
+    def stop(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+@contextmanager
+def vllm(model: Path, folder: Path, *flags: str):
+    server = Vllm(model, folder / "vllm.log", *flags)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def right(small, tmp_path_factory):
+    with vllm(small, tmp_path_factory.mktemp("right"), *RIGHT) as server:
+        yield server
+
+
+@pytest.fixture(params=["full weights", "adapter"])
+def checkpoint(request, small, adapter):
+    return small if request.param == "full weights" else adapter
+
+
+def test_turns_of_the_server_are_trained_on_and_its_log_probs_are_ours(right, checkpoint, tmp_path):
+    play = RolloutConfig(out=tmp_path / "turns", checkpoint=checkpoint, temperature=0.6, engine=f"vllm:{right.url}", **PLAY)
+    turns = execute(play).out
+    assert read_manifest(turns).metrics["probe_gap_mean"] < 1e-5
+    update = PpoStepConfig(
+        out=tmp_path / "next", checkpoint=checkpoint, rollouts=turns, epochs=1, minibatch_size=8, learning_rate=1e-4
+    )
+    metrics = read_manifest(execute(update).out).metrics
+    assert metrics["sampler_trainer_gap_mean"] < 1e-5 and metrics["first_ratio_error"] < 1e-5
+
+
+def test_an_evaluation_and_a_teacher_are_proved_as_well(right, checkpoint, turns, tmp_path):
+    settings = {"engine": f"vllm:{right.url}", "max_new_tokens": 48}
+    played = EvalConfig(out=tmp_path / "eval", checkpoint=checkpoint, episodes=4, **TASK, **settings)
+    taught = DistillConfig(out=tmp_path / "demos", rollouts=turns, teacher=checkpoint, mode="thoughts", **settings)
+    for config in (played, taught):
+        assert read_manifest(execute(config).out).metrics["probe_gap_mean"] < 1e-5
+
+
+def test_a_server_of_another_checkpoint_is_refused(right, root, tmp_path):
+    play = RolloutConfig(out=tmp_path / "turns", checkpoint=root / "small", engine=f"vllm:{right.url}", **PLAY)
+    with pytest.raises(GtrTurboError, match="does not serve"):
+        execute(play)
+    with pytest.raises(GtrTurboError, match="does not serve"):
+        execute(EvalConfig(out=tmp_path / "eval", checkpoint=root / "small", engine=f"vllm:{right.url}", **PLAY))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_goes_through_two_iterations_with_adapters_that_the_server_loads(right, adapter, tmp_path):
+    asked = [f"{stage}.engine=vllm:{right.url}" for stage in ("rollout", "eval")]
+    config = RunConfig(
+        out=tmp_path / "run", start=adapter, task="numberline", env=("image=tiny",), iterations=2, eval_every=2, episodes=4,
+        eval_episodes=4, set=(*asked, "ppo-step.minibatch-size=8"),
+    )  # fmt: skip
+    run(config)
+    probes = [read_manifest(file.parent).metrics.get("probe_gap_mean") for file in (tmp_path / "run").glob("*/*/stage.json")]
+    assert len([gap for gap in probes if gap is not None]) >= 3 and all(gap is None or gap < 1e-5 for gap in probes)
+
+
+@pytest.mark.parametrize(
+    ("flags", "mends"),
+    [
+        (WRONG, "--enable-tower-connector-lora"),
+        ((*RIGHT[:2], *RIGHT[4:]), "--logprobs-mode processed_logprobs"),
+        (("--dtype", "bfloat16", *RIGHT[2:]), "--dtype float32"),
+        ((*RIGHT[:5], "--max-lora-rank", "1", RIGHT[-1]), "--max-lora-rank 8"),
+        (RIGHT[:4], "--enable-lora"),
+    ],
+    ids=["no tower", "raw", "bfloat16", "rank", "no adapters"],
+)
+def test_a_wrong_server_is_refused_by_the_flag_that_mends_it(small, adapter, tmp_path, flags, mends):
+    with vllm(small, tmp_path, *flags) as server:
+        play = RolloutConfig(out=tmp_path / "turns", checkpoint=adapter, temperature=0.6, engine=f"vllm:{server.url}", **PLAY)
+        with pytest.raises(GtrTurboError, match=mends):
+            execute(play)
+    assert not (tmp_path / "turns").exists()
+
+
+def test_a_server_that_is_started_anew_gets_its_adapter_again(small, adapter, tmp_path):
+    play = RolloutConfig(out=tmp_path / "turns", checkpoint=adapter, temperature=0.6, **PLAY)
+    with vllm(small, tmp_path, *RIGHT) as server:
+        Timer(60, lambda: (server.stop(), server.start(wait=False))).start()
+        metrics = read_manifest(execute(replace(play, engine=f"vllm:{server.url}", episodes=200)).out).metrics
+    assert metrics["episodes"] == 200 and metrics["probe_gap_mean"] < 1e-5

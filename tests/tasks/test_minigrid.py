@@ -1,0 +1,105 @@
+"""MiniGrid: the package's environments untouched, a planner that wins, and what the picture tells."""
+
+import importlib.util
+
+import pytest
+
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.tasks.deals import held_out
+from gtrturbo.tasks.loading import load_task
+from gtrturbo.tasks.view import View
+from gtrturbo.tasks.worlds.grids import goal_of, planned
+
+needs_minigrid = pytest.mark.skipif(importlib.util.find_spec("minigrid") is None, reason="the package minigrid is not installed")
+EMPTY, WALL, GOAL = [1, 0, 0], [2, 5, 0], [8, 1, 0]
+
+
+def state(*lines, row=1, column=1, facing="right", carrying="nothing", mission="get to the green goal square"):
+    """Write a grid by marks: # wall, G goal, D locked yellow door, K yellow key, B red ball, L lava."""
+    kinds = {"#": WALL, " ": EMPTY, "G": GOAL, "D": [4, 4, 2], "K": [5, 4, 0], "B": [6, 0, 0], "L": [9, 0, 0]}
+    grid = [[kinds[mark] for mark in line] for line in lines]
+    return {"row": row, "column": column, "facing": facing, "carrying": carrying, "mission": mission, "grid": grid}
+
+
+@pytest.mark.parametrize(
+    ("info", "action"),
+    [
+        (state("#####", "#  G#", "#####"), "forward"),
+        (state("#####", "#  G#", "#####", facing="left"), "left"),
+        (state("#####", "#   #", "#G  #", "#####"), "right"),
+        (state("######", "# KDG#", "######"), "pickup"),
+        (state("######", "# DG##", "######", carrying="yellow key"), "toggle"),
+        (state("######", "# B  #", "######", mission="go fetch a red ball"), "pickup"),
+        (state("######", "# B  #", "######", mission="go to the red ball"), "done"),
+        (state("#####", "# LG#", "#   #", "#####"), "right"),
+    ],
+)
+def test_the_first_action_of_a_shortest_plan(info, action):
+    assert planned(info)[0] == action
+
+
+def test_missions_that_the_planner_does_not_know_have_no_goal():
+    assert goal_of("put the red ball near the green box") is None
+    assert goal_of("open the red door then the blue door") is None
+
+
+def test_without_the_package_the_line_that_installs_it_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(GtrTurboError, match="needs the package minigrid, which is not installed") as error:
+        load_task("minigrid:MiniGrid-Empty-5x5-v0")
+    assert error.value.fix == "run: pip install 'gtrturbo[minigrid]'"
+
+
+@needs_minigrid
+@pytest.mark.parametrize("name", ["Empty-Random-6x6", "DoorKey-5x5", "LavaGapS5", "Fetch-5x5-N2", "GoToDoor-5x5", "Unlock"])
+def test_the_expert_wins(name):
+    task = load_task(f"minigrid:MiniGrid-{name}-v0", ["image=tiny"])
+    env = task.blind()
+    for seed in range(8):
+        observation, info = env.reset(seed=seed)
+        total, ended = 0.0, False
+        for _ in range(task.max_turns):
+            known = task.know(env, observation, info)
+            reply = task.read(task.expert_reply(known), known)
+            assert reply is not None and task.perception_correct(reply, known)
+            observation, reward, ended, _, info = env.step(task.given(reply.action, known))
+            total += float(reward)
+            if ended:
+                break
+        assert ended and total > 0.8
+
+
+@needs_minigrid
+def test_the_mission_stands_in_the_prompt_and_a_cell_has_28_pixels():
+    task = load_task("minigrid:MiniGrid-Fetch-5x5-N2-v0", ["image=tiny"])
+    env = task.make()
+    observation, info = env.reset(seed=1)
+    known = task.know(env, observation, info)
+    asked = task.ask(View(observation, known, render=env.render))
+    assert f"Mission: {env.unwrapped.mission}." in asked.messages[0]["content"][-1]["text"]
+    assert asked.images[0].shape == (5 * 28, 5 * 28, 3)
+    assert task.truth(known) == {"row": known["row"], "column": known["column"], "facing": known["facing"]}
+
+
+@needs_minigrid
+def test_grids_of_panels_are_none_that_are_trained_on():
+    task = load_task("minigrid:MiniGrid-FourRooms-v0")
+    env = task.blind()
+
+    def dealt(seed):
+        return str(task.know(env, *env.reset(seed=seed)))
+
+    assert all(held_out(dealt(seed)) for seed in task.panel("held-out")[:20])
+    assert not any(held_out(dealt(seed)) for seed in range(20))
+
+
+@needs_minigrid
+def test_an_unknown_id_names_the_closest():
+    with pytest.raises(GtrTurboError, match="no environment 'MiniGrid-Emty-5x5-v0'") as error:
+        load_task("minigrid:MiniGrid-Emty-5x5-v0")
+    assert "MiniGrid-Empty-5x5-v0" in error.value.fix
+
+
+@needs_minigrid
+def test_an_environment_of_three_actions_has_three():
+    assert load_task("minigrid:MiniGrid-Dynamic-Obstacles-5x5-v0").allowed({}) == ("left", "right", "forward")
