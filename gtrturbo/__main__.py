@@ -4,8 +4,9 @@ import gc
 import importlib
 
 from gtrturbo.distributed.children import follow_parent
-from gtrturbo.distributed.escapes import warn_visibly
+from gtrturbo.distributed.escapes import complain, one_line, warn_visibly
 from gtrturbo.distributed.interrupts import answer_signals, exit_code, leave
+from gtrturbo.errors import GtrTurboError
 
 
 def main() -> None:
@@ -20,6 +21,10 @@ def main() -> None:
         gc.freeze()
         gc.enable()
         cli.main()
+    except GtrTurboError as error:  # While it was loading: of the environment.
+        complain(one_line(error.what))
+        complain(one_line(error.fix))
+        leave(SystemExit(2))
     except KeyboardInterrupt as error:  # While it was loading, or between commands.
         leave(SystemExit(exit_code(error)))
     except SystemExit as error:

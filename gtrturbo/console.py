@@ -14,6 +14,7 @@ from gtrturbo.distributed.escapes import visible
 from gtrturbo.distributed.processes import world
 
 EXACT = 1e15
+WIDTH = 80  # of a terminal that does not say it
 SECONDS_BETWEEN = 0.2  # two looks of a notebook at a bar
 
 
@@ -22,6 +23,8 @@ class PlainConsole(Console):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(markup=False, highlight=False, emoji=False, **settings)
+        if self.width < 1:  # As COLUMNS=0 says, and nothing would be shown.
+            self.width = WIDTH
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         """Lay out as rich does, whose own colours and movements are no text."""

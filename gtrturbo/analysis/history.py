@@ -1,6 +1,7 @@
 """A run folder as data: what it was asked to do, and what its artifacts say by iteration."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -289,4 +290,4 @@ def _entries(folder: Path) -> list[Entry]:
 
 
 def _is_whole(path: Path) -> bool:
-    return (path / MANIFEST).is_file()
+    return os.path.lexists(path / MANIFEST)  # What is no file in its place is told when it is read.

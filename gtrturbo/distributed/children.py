@@ -39,7 +39,7 @@ def run_child(words: Sequence[str]) -> int:
 def follow_parent() -> None:
     """End this process with the one that started it by `run_child`; do nothing in any other."""
     parent = os.environ.pop(PARENT, None)  # Not for processes that this one starts.
-    if parent is None:
+    if parent is None or not parent.isdecimal():
         return
     _followed.append(parent)
     if sys.platform == "linux":

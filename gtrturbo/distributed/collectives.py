@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from gtrturbo.distributed.processes import World, group, working_in, world
+from gtrturbo.distributed.processes import UNSET, World, group, working_in, world
+from gtrturbo.errors import GtrTurboError
 
 # One process may play on while the others wait; a process that dies closes its connections, which ends the waiting at once.
 PATIENCE = timedelta(days=1)
 LAST_WORDS = 5.0
 FAILED = "failed"
+MOST_TOLD = 200  # characters of what torch says
 
 
 class Processes:
@@ -69,12 +71,20 @@ def _decoded(content: Tensor) -> Any:
 
 @cache
 def join() -> Processes:
-    """Connect with the other processes of this torchrun, once; they part when the process ends."""
-    store, rank, size = next(rendezvous("env://"))
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(world().local_rank)
-    dist.init_process_group(backend, store=PrefixStore("gtrturbo", store), rank=rank, world_size=size, timeout=PATIENCE)
+    """Connect with the other processes of this torchrun, once; they part when the process ends.
+
+    Raises:
+        GtrTurboError: the environment does not say where they are, or they cannot be reached.
+    """
+    try:
+        store, rank, size = next(rendezvous("env://"))
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        if torch.cuda.is_available():
+            torch.cuda.set_device(world().local_rank)
+        dist.init_process_group(backend, store=PrefixStore("gtrturbo", store), rank=rank, world_size=size, timeout=PATIENCE)
+    except (ValueError, RuntimeError) as error:
+        what = " ".join(str(error).split())[:MOST_TOLD]
+        raise GtrTurboError(f"the other of {world().size} processes cannot be reached: {what}.", UNSET) from error
     atexit.register(dist.destroy_process_group)
     return Processes(world(), store)
 

@@ -10,6 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from gtrturbo.errors import GtrTurboError
+
+MOST_DIGITS = 9
+UNSET = "start several processes with torchrun, which sets it; of one alone: unset RANK WORLD_SIZE LOCAL_RANK"
+
 
 @dataclass(frozen=True)
 class World:
@@ -30,9 +35,22 @@ class World:
 
 
 def world() -> World:
-    """Read RANK, WORLD_SIZE and LOCAL_RANK, which torchrun sets; without them the process is alone."""
-    rank, size, local_rank = (int(os.environ.get(name, low)) for name, low in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    """Read RANK, WORLD_SIZE and LOCAL_RANK, which torchrun sets; without them the process is alone.
+
+    Raises:
+        GtrTurboError: they are no numbers, or not those of one of several processes.
+    """
+    rank, size, local_rank = _counted("RANK", 0), _counted("WORLD_SIZE", 1), _counted("LOCAL_RANK", 0)
+    if not rank < size:
+        raise GtrTurboError(f"RANK is {rank} and WORLD_SIZE {size}, which is no process of theirs.", UNSET)
     return World(rank, size, local_rank)
+
+
+def _counted(name: str, alone: int) -> int:
+    text = os.environ.get(name, str(alone))
+    if not (text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS):
+        raise GtrTurboError(f"the environment variable {name} is {text!r:.60}, which is no number.", UNSET)
+    return int(text)
 
 
 class Group(Protocol):

@@ -4,7 +4,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from gtrturbo.config import PpoStepConfig
+from gtrturbo.config import EvalConfig, PpoStepConfig, RolloutConfig
 from gtrturbo.config.fields import input_paths
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import names_code
@@ -26,8 +26,8 @@ def refuse_early(config: Any) -> None:
         for path in value if isinstance(value, tuple) else (value,):
             if name in READ_AS and not names_code(path) and (path / MANIFEST).is_file():
                 read_manifest(path, READ_AS[name])
-    if task := getattr(config, "task", None):
-        importlib.import_module("gtrturbo.tasks.loading").load_task(task, config.env)
+    if isinstance(config, RolloutConfig | EvalConfig) and config.task:  # distill has the turns' own options of its task.
+        importlib.import_module("gtrturbo.tasks.loading").load_task(config.task, config.env)
     if isinstance(config, PpoStepConfig):
         require_player(config.rollouts, config.checkpoint)
 

@@ -1,6 +1,7 @@
 """show: what is printed of each kind of artifact, with the numbers worked out by hand."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -475,3 +476,13 @@ def test_written_turns_keep_the_characters_of_each_token(tmp_path):
     tokens = load_turn_tokens(tmp_path / TOKENS)
     assert tokens.response_spans[0].tolist() == [list(span) for span in SPANS]
     assert tokens.thought_mask[0].tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize("columns", ["0", "00", "-1", "x", ""])
+def test_a_terminal_of_no_width_is_shown_what_another_is(tmp_path, columns):
+    (tmp_path / "model").mkdir()
+    words = [sys.executable, "-m", "gtrturbo", "show", str(tmp_path / "model")]
+    save_file({"w": np.zeros(3, np.float32)}, tmp_path / "model" / "model.safetensors")
+    (tmp_path / "model" / "config.json").write_text("{}")
+    done = subprocess.run(words, env=os.environ | {"COLUMNS": columns}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "model.safetensors" in done.stdout, done

@@ -49,9 +49,9 @@ def test_the_advantages_are_those_worked_out_by_hand(own_config, warm, turns):
     policy = load_policy(warm, device="cpu")
     batch, _ = prepare(own_config, policy, read_transcript(turns, policy.renderer))
     played = read_turns(turns)
-    # Each episode is a group of its own, so its return less the group's mean is 0, and only texts of illegal turns earn.
+    # Each episode is a group of its own: its return less the mean is 0, and only texts of illegal turns earn, -2 on NumberLine.
     legal = np.array([turn.legal for turn in played])
-    assert batch.advantages.numpy() == pytest.approx(np.where(legal, 0.0, -1.0))
+    assert batch.advantages.numpy() == pytest.approx(np.where(legal, 0.0, -2.0))
     assert batch.old_values is None and batch.value_targets is None
 
 

@@ -257,12 +257,13 @@ def test_a_weight_of_zero_switches_the_guidance_off_in_every_place(ppo_config, c
 
 def test_guidance_in_the_advantage_is_the_normalised_advantage_less_the_kl(ppo_config, critic, transcript, scores):
     config = replace(ppo_config, scores=scores, kl_placement="advantage", kl_coef=2.0, gamma=0.9, gae_lambda=0.5)
+    # An invalid reply costs 2 here: a turn of NumberLine pays -1 to 1.
     samples, measured = prepare(config, critic, transcript)
     good, kl = legal(transcript), kl_by_hand(critic, transcript, scores)
-    rewards = np.array([turn.reward for turn in transcript.turns]) + np.where(good, 0.0, -1.0)
+    rewards = np.array([turn.reward for turn in transcript.turns]) + np.where(good, 0.0, -2.0)
     advantages = discounted(transcript, rewards, discount=0.45) - 2.0 * kl
     spread = advantages[good].std() + 1e-5
-    expected = np.where(good, (advantages - advantages[good].mean()) / spread, (-1.0 - 2.0 * kl) / spread)
+    expected = np.where(good, (advantages - advantages[good].mean()) / spread, (-2.0 - 2.0 * kl) / spread)
     assert samples.advantages.numpy() == pytest.approx(expected, abs=1e-4)
     assert measured["kl_mean"] == pytest.approx(kl.mean(), abs=1e-5)
 
