@@ -89,7 +89,8 @@ def _class_name(source: str | Path, where: dict[str, Any]) -> str | None:
     """Name the class of a model's processor: as a saved one says it, else by the type of the model."""
     try:
         named = ProcessorMixin.get_processor_dict(source, **where)[0].get("processor_class")
-        return named or processing_auto.PROCESSOR_MAPPING_NAMES.get(AutoConfig.from_pretrained(source, **where).model_type)
+        names: Any = vars(processing_auto)["PROCESSOR_MAPPING_NAMES"]
+        return named or names.get(AutoConfig.from_pretrained(source, **where).model_type)
     except (OSError, ValueError):
         return None
 
