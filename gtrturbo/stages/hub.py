@@ -14,6 +14,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import bases_under
 from gtrturbo.plugins import is_outside, load, names_code
 from gtrturbo.stages.beforehand import refuse_early
+from gtrturbo.stages.played import played_with
 from gtrturbo.stages.table import STAGES, Stage, resumable_files
 from gtrturbo.store.apart import require_apart
 from gtrturbo.store.draft import Draft, Result
@@ -24,9 +25,6 @@ from gtrturbo.store.pruned import pruned_files, remake_command
 from gtrturbo.store.trackers import require_trackers, tracking
 from gtrturbo.store.verification import verify
 from gtrturbo.store.writing import finished
-from gtrturbo.tasks.loading import load_task
-from gtrturbo.tasks.origin import origin
-from gtrturbo.tasks.panels import panel_id
 
 # Of what has several built-in names, the one that counts.
 CANONICAL = {"task": game_name, "engine": kind_of}
@@ -167,22 +165,11 @@ def provenance(config: Any, identify: Callable[[Path], str] = artifact_id) -> Pr
         kind=stage.kind(config),
         config=chosen,
         inputs=inputs,
-        plugins=_played_with(config)
+        plugins=played_with(config)
         | {name: {"name": each.name, "sha256": each.sha256} for name, each in outside.items()}
         | texts,
         absent=absent_knobs(type(config)),
     )
-
-
-def _played_with(config: Any) -> dict[str, dict[str, str]]:
-    """Name the version of the environment that a built-in task plays, and the episodes of a panel: others are another game."""
-    task, env, panel = (getattr(config, name, None) for name in ("task", "env", "panel"))
-    found = {}
-    if task and not is_outside(task) and (played := origin(task, env or ())):
-        found["task"] = played
-    if task and panel:
-        found["panel"] = {"name": panel, "sha256": panel_id(load_task(task, env or ()), panel)}
-    return found
 
 
 def canonical(kind: str, name: str) -> str:
