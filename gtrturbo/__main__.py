@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import os
 
 from gtrturbo.distributed.children import follow_parent
 from gtrturbo.distributed.escapes import complain, one_line, warn_visibly
@@ -15,6 +16,7 @@ def main() -> None:
     answer_signals()
     warn_visibly()
     try:
+        _require_place()
         # Imports make thousands of objects that stay: to search them for garbage takes a quarter of the time to start and end.
         gc.disable()
         cli = importlib.import_module("gtrturbo.cli")
@@ -29,6 +31,14 @@ def main() -> None:
         leave(SystemExit(exit_code(error)))
     except SystemExit as error:
         leave(error)
+
+
+def _require_place() -> None:
+    """Refuse to begin in a folder that is gone: libraries that are loaded from there end the process."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise GtrTurboError("the folder that this command is given in is gone.", "change to another: cd") from None
 
 
 if __name__ == "__main__":

@@ -509,3 +509,11 @@ def test_an_option_that_was_folded_into_another_names_that(line, option, fix):
 )
 def test_what_is_gone_names_what_is_in_its_place(line):
     assert "examples/reproduce/release.py" in refused(*line.split(), code=2)[-1]
+
+
+def test_a_command_in_a_folder_that_is_gone_says_so(tmp_path):
+    (tmp_path / "gone").mkdir()
+    words = ["sh", "-c", f"cd gone; rmdir ../gone; exec {sys.executable} -m gtrturbo init --out ../out"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "") and list(tmp_path.iterdir()) == []
+    assert done.stderr == "the folder that this command is given in is gone.\nchange to another: cd\n"

@@ -32,7 +32,7 @@ PICTURES = [
 
 
 # What of the files of transformers and tokenizers no one but they can judge: another value may be another model.
-THEIRS = {*JSON_VALUES, "nothing inside", "key twice"}
+THEIRS = {*JSON_VALUES, "nothing inside", "other top", "key twice"}
 
 
 def _theirs(mutations: list[Mutation], names: set[str]) -> list[Mutation]:
