@@ -46,7 +46,7 @@ def page() -> str:
 
 def section(name: str, config: type) -> str:
     """Describe one command: what it does, how it is called, and a row per option."""
-    settings = fields(config)
+    settings = [field for field in fields(config) if not field.rest_of]
     rows = [f"| `{_shown(field)}` | {_values(field)} | {_default(field)} | {_escape(field.help)} |" for field in settings]
     table = ["| option | values | default | |", "|---|---|---|---|", *rows]
     return "\n".join([f"## {name}", "", config.__doc__ or "", "", f"    {usage(name, settings)}", "", *table, ""])

@@ -152,7 +152,7 @@ def add_command(
             action(settings)
 
     tables = built_in or {}
-    known = fields(config)
+    known = [field for field in fields(config) if not field.rest_of]
     old = old_options(config, frozenset(field.name for field in known))
     parameters = [*(_parameter(field, tables.get(field.name, {})) for field in known), *map(_old_parameter, old), *_EXTRA]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -245,7 +245,7 @@ def _old_parameter(name: str) -> inspect.Parameter:
 
 
 def _typer_kind(field: Field) -> Any:
-    if field.is_list:
+    if field.is_list or field.more:
         return list[str] | None
     return (bool if field.kind is bool else str) | None  # build() turns text into numbers, paths and choices
 

@@ -41,7 +41,7 @@ LEARNED = [
 # What decides how an update is computed or repeated, not what is learned.
 AS_IS = {
     "seed", "dtype", "engine", "served_model", "micro_batch_tokens", "gradient_checkpointing",
-    "include", "exclude", "rank", "expert", "mode", "task", "probe",
+    "include", "exclude", "rank", "expert", "mode", "task", "address", "reply_format", "probe",
 }  # fmt: skip
 
 

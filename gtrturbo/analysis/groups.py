@@ -14,7 +14,7 @@ from gtrturbo.errors import GtrTurboError
 BESIDE = {"panel of sha256": ("panel", "sha256"), "environment": ("task", "version")}
 DEALS = ("task", "env", "seed", "episodes", "panel", "temperature", "max_new_tokens", "on_invalid_reply")
 # Settings that name a method; the seed pairs runs, and the others say how long and how closely they were watched.
-NAMING = ("model", "teacher", "lora_rank", "episodes", "group_size", "merge_every", "set")
+NAMING = ("model", "teacher", "more_teachers", "address", "hints", "lora_rank", "episodes", "group_size", "merge_every", "set")
 DEFAULTS = {field.name: field.default for field in fields(RunConfig)}
 
 

@@ -31,7 +31,10 @@ from gtrturbo.store.turns import read_turns
 RECORD = "run.json"
 AGAIN = "run it again with the same options: what is there stays."
 # Where and how to work, not what: the rest names a run.
-UNRECORDED = {"out", "keep_teachers", "keep_optimizers", "subprocess", "dry_run", "device", "overwrite", "log", "verify_inputs"}
+UNRECORDED = {
+    *("out", "keep_teachers", "keep_optimizers", "subprocess", "dry_run", "device", "overwrite", "log", "verify_inputs"),
+    *("prices", "max_calls", "max_cost", "answers"),
+}
 # What a run's stages are called by what they are for; `merge` and `distill` are the teacher's.
 TEACHER_STAGES = ("merge", "distill")
 FOLDERS = {
@@ -107,7 +110,9 @@ def record_run(
 
 
 def _content(config: RunConfig, own: Mapping[str, Plugin]) -> dict[str, Any]:
-    values = {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.name not in UNRECORDED}
+    told = [f for f in fields(type(config)) if f.name not in UNRECORDED]
+    shown = [f for f in told if not (f.absent and f.absent.hides(getattr(config, f.name)))]
+    values = {f.name: _plain(getattr(config, f.name)) for f in shown}
     content = {"version": __version__, "config": values | {name: code.name for name, code in own.items()}}
     return content | ({"sources": {code.name: code.sha256 for code in own.values()}} if own else {})
 

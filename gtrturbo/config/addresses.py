@@ -1,5 +1,6 @@
 """Who answers, as a user writes it: an engine, or a kind of server and its address, which holds no secret and speaks HTTP."""
 
+from pathlib import Path
 from typing import get_args
 from urllib.parse import urlsplit
 
@@ -8,6 +9,18 @@ from gtrturbo.errors import GtrTurboError
 
 EXAMPLE = "--engine vllm:http://localhost:8000"
 LONGEST_NAME = 63  # characters between two dots of a host's name
+SERVED_BY = "openai:"
+
+
+def served_model(teacher: str | Path) -> str | None:
+    """Return MODEL of a teacher that is named openai:MODEL, which a server of that protocol has; None of all other names."""
+    name = str(teacher)
+    return name.removeprefix(SERVED_BY) if name.startswith(SERVED_BY) else None
+
+
+def teacher_address(url: str) -> str:
+    """Return the address of a teacher's server as `address_of` does."""
+    return address_of(url, told="--address", example="--address http://localhost:8000")
 
 
 def kind_of(engine: str) -> str:
@@ -34,31 +47,31 @@ def server_of(engine: str) -> str | None:
     return address_of(engine.removeprefix(f"{kind}:"))
 
 
-def address_of(url: str) -> str:
-    """Return a server's address without a final slash and /v1.
+def address_of(url: str, *, told: str = "the address of --engine", example: str = EXAMPLE) -> str:
+    """Return a server's address without a final slash and /v1; `told` is where the user wrote it.
 
     Raises:
         GtrTurboError: it is no http address of a host, or it holds what may be a secret, which would be seen wherever the
             address is told; what is told of it then is nothing of it.
     """
-    fix = f"write it as in {EXAMPLE}"
+    fix = f"write it as in {example}"
     key = "give a key as OPENAI_API_KEY instead."
     if "@" in url:
-        raise GtrTurboError("the address of --engine holds a user's name or password, which would be shown and recorded.", key)
+        raise GtrTurboError(f"{told} holds a user's name or password, which would be shown and recorded.", key)
     if "?" in url or "#" in url:
-        raise GtrTurboError("the address of --engine holds more than host and path, which would be shown and recorded.", key)
+        raise GtrTurboError(f"{told} holds more than host and path, which would be shown and recorded.", key)
     if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
-        raise GtrTurboError(f"the address of --engine {url} holds characters that no address has.", fix)
+        raise GtrTurboError(f"{told} {url} holds characters that no address has.", fix)
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise GtrTurboError(f"the address of --engine {url} is no address: {error}.", fix) from None
+        raise GtrTurboError(f"{told} {url} is no address: {error}.", fix) from None
     if (
         parts.scheme not in ("http", "https")
         or not host
         or port == 0
         or any(len(name) > LONGEST_NAME for name in host.split("."))
     ):
-        raise GtrTurboError(f"the address of --engine {url} is no address of a server.", fix)
+        raise GtrTurboError(f"{told} {url} is no address of a server.", fix)
     return url.rstrip("/").removesuffix("/v1")

@@ -11,6 +11,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
+from gtrturbo.config.addresses import served_model
 from gtrturbo.config.bounds import Between, WordOrWhole, real, whole
 from gtrturbo.config.renamed import refuse_old, refuse_old_value
 from gtrturbo.errors import GtrTurboError
@@ -54,6 +55,20 @@ class Checked:
 
 
 @dataclass(frozen=True)
+class More:
+    """The option may be given several times: the first value is this field's, the others go into the list called `rest`."""
+
+    rest: str
+
+
+@dataclass(frozen=True)
+class RestOf:
+    """The field holds further values of another one's option, by that field's name, and has no option of its own."""
+
+    first: str
+
+
+@dataclass(frozen=True)
 class Field:
     """One setting, read off its annotation. `kind` is the type without Annotated; `optional` says that None is allowed."""
 
@@ -67,6 +82,8 @@ class Field:
     seam: Seam | None = None
     absent: Absent | None = None
     checked: Checked | None = None
+    more: More | None = None
+    rest_of: RestOf | None = None
 
     @property
     def required(self) -> bool:
@@ -74,7 +91,7 @@ class Field:
 
     @property
     def option(self) -> str:
-        return "--" + self.name.replace("_", "-")
+        return "--" + (self.rest_of.first if self.rest_of else self.name).replace("_", "-")
 
     @property
     def shown(self) -> str:
@@ -112,6 +129,8 @@ def _field(field: dataclasses.Field, hint: Any) -> Field:
         seam=next((note for note in notes if isinstance(note, Seam)), None),
         absent=next((note for note in notes if isinstance(note, Absent)), None),
         checked=next((note for note in notes if isinstance(note, Checked)), None),
+        more=next((note for note in notes if isinstance(note, More)), None),
+        rest_of=next((note for note in notes if isinstance(note, RestOf)), None),
     )
 
 
@@ -147,15 +166,30 @@ def absent_knobs(config: type) -> dict[str, Any]:
 
 def seams(config: Any) -> dict[str, tuple[str, str]]:
     """Return the fields that name something built in or outside: by field name the kind of thing, and the name that is chosen."""
-    named = {f.name: (f.seam.kind, getattr(config, f.name)) for f in fields(type(config)) if f.seam}
-    return {name: (kind, str(value)) for name, (kind, value) in named.items() if value is not None}
+    found = {}
+    for field in [f for f in fields(type(config)) if f.seam]:
+        value = getattr(config, field.name)
+        listed = value if isinstance(value, tuple) else (value,)
+        names = (
+            {field.name: listed[0]} if not field.is_list else {f"{field.name}.{place}": each for place, each in enumerate(listed)}
+        )
+        kind = field.seam.kind if field.seam else ""
+        found |= {name: (kind, str(each)) for name, each in names.items() if each is not None and served_model(each) is None}
+    return found
 
 
 def input_paths(config: Any) -> dict[str, Path | tuple[Path, ...]]:
-    """Return the artifacts that a stage reads, by field name; those not given are left out."""
+    """Return the artifacts that a stage reads, by field name; those not given are left out, and models on servers."""
     wanted = {Role.INPUT, Role.POSITIONAL}
     named = {f.name: getattr(config, f.name) for f in fields(type(config)) if f.roles & wanted}
-    return {name: value for name, value in named.items() if value not in (None, ())}
+    here = {name: _not_served(value) for name, value in named.items()}
+    return {name: value for name, value in here.items() if value not in (None, ())}
+
+
+def _not_served(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(each for each in value if served_model(each) is None)
+    return value if value is None or served_model(value) is None else None
 
 
 def _plain(value: Any) -> Any:
@@ -235,6 +269,8 @@ def build(config: type, values: dict[str, Any]) -> Any:
             alternatives = ", ".join(f.replace("_", "-") for f in known)
             raise GtrTurboError(f"unknown setting {key}.", f"known: {alternatives}")
         refuse_old_value(name, value)
+        if (more := known[name].more) and isinstance(value, list | tuple) and value:
+            value, given[more.rest] = value[0], parse(known[more.rest], value[1:])
         given[name] = parse(known[name], value)
     missing = [f.shown for f in known.values() if f.required and f.name not in given]
     if missing:

@@ -22,7 +22,23 @@ from gtrturbo.config.common import (
     TaskName,
     VllmPython,
 )
-from gtrturbo.config.fields import Absent, Role, Seam
+from gtrturbo.config.fields import Absent, More, Role, Seam
+from gtrturbo.config.teaching import (
+    Address,
+    Answers,
+    AnswerTimeout,
+    AtOnce,
+    Hints,
+    Ledger,
+    MaxCalls,
+    MaxCost,
+    MoreTeachers,
+    Prices,
+    PromptFile,
+    RepairFile,
+    ReplyFormat,
+    TeacherWeights,
+)
 from gtrturbo.errors import GtrTurboError
 
 
@@ -73,19 +89,39 @@ class RolloutConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig(StageConfig):
-    """Let a teacher annotate turns: log-probs of the student's tokens (kl), or thoughts of its own (thoughts)."""
+    """Let a teacher annotate turns: log-probs of the student's tokens (kl), thoughts of its own (thoughts), or corrections of the
+    student's (correct)."""
 
     rollouts: Annotated[Path, "Turns to annotate.", Role.INPUT]
     teacher: Annotated[
         Path | None,
-        "Checkpoint that teaches, or a teacher of your own, path/to/file.py:NAME; not with --expert.",
+        "Checkpoint or any Hugging Face model's folder that teaches; openai:MODEL on a server, see --address; or a teacher of "
+        "your own, path/to/file.py:NAME. Repeatable, see --teacher-weights; not with --expert.",
         Role.INPUT,
         Seam("teacher"),
+        More("more_teachers"),
     ] = None
-    expert: Annotated[bool, "The task's scripted expert teaches (--mode thoughts only): GTR with a correct corrector."] = False
+    more_teachers: MoreTeachers = ()
+    teacher_weights: TeacherWeights = None
+    expert: Annotated[bool, "The task's scripted expert teaches, no --mode kl: GTR with a correct corrector."] = False
     mode: Annotated[
-        str, "kl writes scores, thoughts writes demos; or a mode of your own, path/to/file.py:NAME.", Seam("mode")
+        str,
+        "kl writes scores; thoughts writes demos of what the teacher itself thinks; correct writes demos of the student's "
+        "thoughts as the teacher corrects them, where they are wrong; or a mode of your own, path/to/file.py:NAME.",
+        Seam("mode"),
     ] = "kl"
+    address: Address = None
+    hints: Hints = False
+    prompt: PromptFile = None
+    repair_prompt: RepairFile = None
+    reply_format: ReplyFormat = "auto"
+    prices: Prices = None
+    max_calls: MaxCalls = None
+    max_cost: MaxCost = None
+    answers: Answers = None
+    ledger: Ledger = None
+    at_once: AtOnce = 16
+    answer_timeout: AnswerTimeout = 120.0
     task: Annotated[
         str | None,
         "Task of the turns, where it is one of your own: code is loaded only because you name it.",

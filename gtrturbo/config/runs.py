@@ -6,8 +6,9 @@ from typing import Annotated
 
 from gtrturbo.config.bounds import AT_LEAST_ONE, COUNT, ITERATIONS, RANK
 from gtrturbo.config.common import Device, EnvOptions, Log, Seed, TaskName, Verify
-from gtrturbo.config.fields import Checked, Role, check, fields
+from gtrturbo.config.fields import Checked, More, Role, check, fields
 from gtrturbo.config.prices import prices_of
+from gtrturbo.config.teaching import Address, Answers, Hints, MaxCalls, MaxCost, MoreTeachers, Prices, TeacherWeights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,20 @@ class RunConfig:
     ] = "turbo-kl"
     model: Annotated[str, "tiny (built in), a Hugging Face id, or a folder. Any but tiny takes the paper's settings."] = "tiny"
     start: Annotated[Path | None, "Start from this checkpoint: no init and no sft. --model still chooses the settings."] = None
-    teacher: Annotated[Path | None, "External teacher, for a method that takes one."] = None
+    teacher: Annotated[
+        Path | None,
+        "External teacher, for a method that takes one: a checkpoint, a Hugging Face model's folder, openai:MODEL on a server, "
+        "or one of your own, path/to/file.py:NAME; repeatable.",
+        More("more_teachers"),
+    ] = None
+    more_teachers: MoreTeachers = ()
+    teacher_weights: TeacherWeights = None
+    address: Address = None
+    hints: Hints = False
+    prices: Prices = None
+    max_calls: MaxCalls = None
+    max_cost: MaxCost = None
+    answers: Answers = None
     task: TaskName = "numberline"
     env: EnvOptions = ()
     eval_env: Annotated[

@@ -11,7 +11,7 @@ from typing import Any
 
 import transformers
 from transformers import AutoConfig, AutoProcessor, ProcessorMixin, Qwen2_5_VLProcessor
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+from transformers.models.auto import processing_auto
 from transformers.utils.import_utils import is_torchvision_available
 
 from gtrturbo.errors import GtrTurboError
@@ -89,7 +89,8 @@ def _class_name(source: str | Path, where: dict[str, Any]) -> str | None:
     """Name the class of a model's processor: as a saved one says it, else by the type of the model."""
     try:
         named = ProcessorMixin.get_processor_dict(source, **where)[0].get("processor_class")
-        return named or PROCESSOR_MAPPING_NAMES.get(AutoConfig.from_pretrained(source, **where).model_type)
+        names: Any = vars(processing_auto)["PROCESSOR_MAPPING_NAMES"]
+        return named or names.get(AutoConfig.from_pretrained(source, **where).model_type)
     except (OSError, ValueError):
         return None
 
@@ -107,7 +108,8 @@ def _without_videos(kind: type[ProcessorMixin]) -> Any:
         @classmethod
         def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **settings: Any) -> Any:
             made = super().from_args_and_dict([*args, None], processor_dict, **settings)  # None is for the video half.
-            (made[0] if isinstance(made, tuple) else made).video_half = processor_dict.get(VIDEO_HALF)
+            processor: Any = made[0] if isinstance(made, tuple) else made
+            processor.video_half = processor_dict.get(VIDEO_HALF)
             return made
 
     ImageHalf.__name__ = ImageHalf.__qualname__ = kind.__name__

@@ -5,7 +5,7 @@ as questions, and each of the kind that is asked for. Nothing here loads a model
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,14 +19,16 @@ from gtrturbo.store.records import Message
 from gtrturbo.store.tensors import TopLogprobs
 from gtrturbo.store.turn_checks import ROUNDING
 
+CORRECT, SERVER_AT_ONCE = "correct", 1024
 BLIND = "release.py:BLIND"  # What an earlier version called --compat release.
 
 if TYPE_CHECKING:  # What only reads artifacts must not wait for Gymnasium.
     from gtrturbo.tasks.task import Task
 
 AT_ONCE = 64
+EXPERT = "expert"
 
-Needs = Literal["thoughts", "logprobs", "policy"]
+Needs = Literal["thoughts", "corrections", "logprobs", "policy"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,23 @@ class Scores:
     top: TopLogprobs | None = None
 
 
+@dataclass(frozen=True)
+class Account:
+    """What a teacher tells of its work when it is done.
+
+    Attributes:
+        metrics: numbers that follow from its answers, for the manifest.
+        timing: what it took, such as calls that were paid now and their seconds, for timing.json.
+        about: who it was, for a file of the artifact; empty where the manifest says it.
+        example: an answer that could not be read, and why.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    timing: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
+    example: str = ""
+
+
 Thoughts = Callable[[Sequence[Question]], Sequence[str | None]]
 Logprobs = Callable[[Sequence[Question]], Sequence[np.ndarray] | Scores]
 
@@ -85,18 +104,24 @@ class Teacher:
 
     Attributes:
         thoughts: for each turn a whole reply, or None for nothing to say.
+        corrections: for each turn the student's reply as it should have been, or None where it is right or nothing can be said.
         logprobs: for each turn the log-probs of the student's own tokens, in nats. [R]
         policy: a checkpoint in this process, for modes that compute with it; see `LocalPolicy`.
         at_once: most questions in one call of `thoughts`.
         retries: how often it is asked again about a turn for which its reply did not parse.
+        account: tells of its work; None where there is nothing to tell.
+        remembers: it keeps its answers itself, and is asked by one process alone.
         metrics: what the manifest says of who answered, asked for in the end.
     """
 
     thoughts: Thoughts | None = None
+    corrections: Thoughts | None = None
     logprobs: Logprobs | None = None
     policy: Any = None
     at_once: int = AT_ONCE
     retries: int = 0
+    account: Callable[[], Account] | None = None
+    remembers: bool = False
     metrics: Callable[[], dict[str, float]] = dict
 
     def __post_init__(self) -> None:
@@ -106,19 +131,23 @@ class Teacher:
 
 def _correct(questions: Sequence[Question]) -> list[str | None]:
     """GTR's corrector is silent where the student is right: it reads the picture truly and acts as the expert does."""
-    return [_correction(question) for question in questions]
+    return [None if is_right(question) else _expert(question) for question in questions]
 
 
-def _correction(question: Question) -> str | None:
+def _expert(question: Question) -> str:
     assert question.task is not None
-    text = question.task.expert_reply(question.info)
-    reply = question.task.read(text, question.info)
-    right = reply and question.perception_correct and question.action == reply.action
-    return None if right else text
+    return question.task.expert_reply(question.info)
+
+
+def is_right(question: Question) -> bool:
+    """Tell whether the student reads the pictures truly and acts as the scripted expert does."""
+    assert question.task is not None
+    reply = question.task.read(_expert(question), question.info)
+    return bool(reply and question.perception_correct and question.action == reply.action)
 
 
 # Checkpoints are no entries: a folder is opened by the engine that is to run it.
-TEACHERS = {"expert": Teacher(thoughts=_correct)}
+TEACHERS = {EXPERT: Teacher(thoughts=_correct, corrections=_correct)}
 
 
 @dataclass(frozen=True)
@@ -148,9 +177,15 @@ def _ask_thoughts(teacher: Teacher, questions: Sequence[Question]) -> Sequence[s
     return teacher.thoughts(questions)
 
 
+def _ask_corrections(teacher: Teacher, questions: Sequence[Question]) -> Sequence[str | None]:
+    assert teacher.corrections is not None
+    return teacher.corrections(questions)
+
+
 MODES = {
     "kl": Mode(writes="scores", needs="logprobs", annotate=_ask_logprobs, comparable=True),
     "thoughts": Mode(writes="demos", needs="thoughts", annotate=_ask_thoughts),
+    CORRECT: Mode(writes="demos", needs="corrections", annotate=_ask_corrections),
 }
 
 
@@ -173,26 +208,33 @@ def find_teacher(name: str, needs: Needs) -> Teacher:
         GtrTurboError: there is none of that name, it is none, or it cannot.
     """
     found: Any = find("teacher", name, TEACHERS)
-    alone = {"thoughts": Teacher(thoughts=found), "logprobs": Teacher(logprobs=found)}
+    alone = {
+        "thoughts": Teacher(thoughts=found),
+        "corrections": Teacher(corrections=found),
+        "logprobs": Teacher(logprobs=found),
+    }
     teacher = alone[needs] if callable(found) and needs in alone else found
     if not isinstance(teacher, Teacher):
         raise GtrTurboError(
             f"{name} is no teacher: it is {type(teacher).__name__}.", "make it a gtrturbo.play.teachers.Teacher, or a function."
         )
     if getattr(teacher, needs) is None:
-        can = [each for each in ("thoughts", "logprobs") if getattr(teacher, each) is not None]
+        can = [each for each in ("thoughts", "corrections", "logprobs") if getattr(teacher, each) is not None]
         raise GtrTurboError(f"teacher {name} gives no {needs}.", f"it gives: {', '.join(can) or 'nothing'}.")
-    return replace(teacher, thoughts=_checked_thoughts(name, teacher), logprobs=_checked_logprobs(name, teacher))
+    checked = {each: _checked_thoughts(name, getattr(teacher, each)) for each in ("thoughts", "corrections")}
+    return replace(teacher, **checked, logprobs=_checked_logprobs(name, teacher))
 
 
-def _checked_thoughts(name: str, teacher: Teacher) -> Thoughts | None:
+def _checked_thoughts(name: str, thoughts: Thoughts | None) -> Thoughts | None:
+    if thoughts is None:
+        return None
+
     def ask(questions: Sequence[Question]) -> list[str | None]:
-        assert teacher.thoughts is not None
         with calling("teacher", name):
-            replies = list(teacher.thoughts(questions))
+            replies = list(thoughts(questions))
         return check_thoughts(f"teacher {name}", questions, replies)
 
-    return ask if teacher.thoughts else None
+    return ask
 
 
 def _checked_logprobs(name: str, teacher: Teacher) -> Logprobs | None:

@@ -4,6 +4,7 @@ What answers may be anything. An answer is bounded in bytes and in time, it is a
 redirect would take the API key along), and nothing of it is believed before it is read as JSON.
 """
 
+import email.utils
 import http.client
 import io
 import json
@@ -23,8 +24,10 @@ BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 TIMEOUT = 600.0
 LONGEST = 64 << 20  # bytes of an answer: a reply of 32,768 tokens with log-probs takes a tenth of it
 BLOCK = 1 << 16
+SHORTEST_KEY = 12  # characters of a key that is looked for in answers; shorter ones are words such as EMPTY
 SHOWN = 500  # characters of a refusal that are told
-WAITED_FOR = (429, 502, 503, 504)  # It is full, or it is not there yet behind what passes requests on to it.
+TOO_MANY_REQUESTS = 429
+WAITED_FOR = (TOO_MANY_REQUESTS, 502, 503, 504)  # It is full, or it is not there yet behind what passes requests on to it.
 NOT_FOUND = 404
 # A server that is full or away is waited for; one that fails at a request most likely fails at it again.
 FAILED_TRIES = 3
@@ -32,15 +35,43 @@ START = "start the server, or name another with --engine."
 SEE_LOG = "look at what the server itself writes, and start it anew."
 
 
-class _TriedInVainError(Exception):
-    """What may pass: the request is sent again, `tries` times at most."""
+class TriedInVainError(Exception):
+    """What may pass: the request may be sent again.
 
-    def __init__(self, what: str, *, tries: int = len(BACKOFF), mend: str = START) -> None:
-        super().__init__(what)
-        self.tries, self.mend = tries, mend
+    Attributes:
+        tries: how often at most.
+        mend: what helps where it does not pass.
+        after: seconds that the server asks to wait before; None where it says nothing of it.
+        limited: the server is full, or the user's rate is (429).
+        maybe_paid: the server may have done the work, and its answer did not arrive whole.
+        refused: nobody listens there.
+    """
+
+    def __init__(
+        self,
+        said: str,
+        *,
+        tries: int = len(BACKOFF),
+        mend: str = START,
+        after: float | None = None,
+        limited: bool = False,
+        maybe_paid: bool = False,
+        refused: bool = False,
+    ) -> None:
+        super().__init__(said)
+        self.tries, self.mend, self.after = tries, mend, after
+        self.limited, self.maybe_paid, self.refused = limited, maybe_paid, refused
 
 
-class NotFoundError(GtrTurboError):
+class RefusedError(GtrTurboError):
+    """Say that a server refuses a request, and will as often as it is sent; `said` is its text, `code` its status."""
+
+    def __init__(self, url: str, code: int, said: str) -> None:
+        super().__init__(f"{url} refused the request ({code}): {said}")
+        self.code, self.said = code, said
+
+
+class NotFoundError(RefusedError):
     """Say that a server does not have what it was asked for."""
 
 
@@ -60,15 +91,12 @@ def request(
         NotFoundError: the server does not have what is asked for.
         GtrTurboError: the server refuses the request, or does not answer however often it is asked.
     """
-    content = None if body is None else json.dumps(body, allow_nan=False).encode()
-    asked = urllib.request.Request(url, data=content, headers=_headers())
     until = time.monotonic() + TIMEOUT + sum(BACKOFF)
     for tried, pause in enumerate((*BACKOFF, 0.0)):
         try:
-            answer = _answer(asked, max(1e-3, min(TIMEOUT, until - time.monotonic())))
-            return None if plain else _parsed(answer)
-        except _TriedInVainError as error:
-            if isinstance(error.__cause__, ConnectionRefusedError):
+            return request_once(url, body, plain=plain, timeout=max(1e-3, min(TIMEOUT, until - time.monotonic())))
+        except TriedInVainError as error:
+            if error.refused:
                 on_refused()
             # Of a server that takes all the time for one answer there is nothing to wait for.
             if tried >= min(error.tries, len(BACKOFF)) or time.monotonic() + pause >= until:
@@ -77,47 +105,90 @@ def request(
     raise AssertionError("the last try either answers or raises.")
 
 
-def _headers() -> dict[str, str]:
-    key = os.environ.get("OPENAI_API_KEY")
+def request_once(url: str, body: dict[str, Any] | None = None, *, plain: bool = False, timeout: float | None = None) -> Any:
+    """Send one request once; see `request`.
+
+    Args:
+        timeout: seconds for the whole answer; TIMEOUT if not given.
+
+    Raises:
+        TriedInVainError: it may be sent again.
+        GtrTurboError: the server refuses it.
+    """
+    content = None if body is None else json.dumps(body, allow_nan=False).encode()
+    key = _key()
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    answer = _answer(urllib.request.Request(url, data=content, headers=headers), timeout or TIMEOUT, key)
+    return None if plain else _without(_parsed(answer), key)
+
+
+def _key() -> str:
+    key = os.environ.get("OPENAI_API_KEY", "")
     if key and not (key.isascii() and key.isprintable()):
         raise GtrTurboError("OPENAI_API_KEY holds characters that no key has, such as an end of line.", "set it anew.")
-    return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    return key
 
 
-def _answer(asked: urllib.request.Request, seconds: float) -> bytes:
-    """Ask once, for an answer within so many seconds.
+def _without(content: Any, key: str) -> Any:
+    """Return what a server said without the key, which it may repeat: what it says is shown and kept."""
+    if len(key) < SHORTEST_KEY:
+        return content
+    if isinstance(content, str):
+        return content.replace(key, "[key]")
+    if isinstance(content, list):
+        return [_without(each, key) for each in content]
+    if isinstance(content, dict):
+        return {name.replace(key, "[key]"): _without(value, key) for name, value in content.items()}
+    return content
 
-    What is wrong with a connection, or with HTTP on it, may pass; a refusal does not.
-    """
+
+def _answer(asked: urllib.request.Request, timeout: float, key: str) -> bytes:
+    """Ask once. What is wrong with a connection, or with HTTP on it, may pass; a refusal does not."""
+    began = False
     try:
-        with _open(asked, seconds) as response:
+        with _open(asked, timeout) as response:
+            began = True
             return _read(response)
     except urllib.error.HTTPError as error:
-        raise _refusal(asked.full_url, error) from None
+        raise _refusal(asked.full_url, error, key) from None
     except http.client.IncompleteRead:
-        raise _TriedInVainError("breaks off in the middle of its answer.", mend=SEE_LOG) from None
+        raise TriedInVainError("breaks off in the middle of its answer.", mend=SEE_LOG, maybe_paid=True) from None
     except (OSError, http.client.HTTPException, ValueError, OverflowError) as error:
         cause = getattr(error, "reason", error)
-        raise _TriedInVainError(f"cannot be reached: {error or type(error).__name__}.") from (
-            cause if isinstance(cause, ConnectionRefusedError) else None
-        )
+        raise TriedInVainError(
+            f"cannot be reached: {error or type(error).__name__}.",
+            maybe_paid=began or isinstance(cause, TimeoutError),
+            refused=isinstance(cause, ConnectionRefusedError),
+        ) from None
 
 
-def _refusal(url: str, error: urllib.error.HTTPError) -> Exception:
+def _wait_of(error: urllib.error.HTTPError) -> float | None:
+    """Read Retry-After: seconds, or a date."""
+    told = error.headers.get("Retry-After", "").strip() if error.headers else ""
+    if told.isdecimal() and len(told) < 10:
+        return float(told)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(told).timestamp() - time.time()) if told else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _refusal(url: str, error: urllib.error.HTTPError, key: str) -> Exception:
     with error:
         try:
-            said = error.read(SHOWN).decode(errors="replace")
+            said = _without(error.read(SHOWN).decode(errors="replace"), key)
         except (OSError, http.client.HTTPException, ValueError):
             said = ""
     if error.code in WAITED_FOR:
-        return _TriedInVainError(f"answered {error.code}: {said}")
+        limited = error.code == TOO_MANY_REQUESTS
+        return TriedInVainError(f"answered {error.code}: {said}", after=_wait_of(error), limited=limited)
     if error.code >= 500:
-        return _TriedInVainError(f"answered {error.code}: {said}", tries=FAILED_TRIES, mend=SEE_LOG)
+        return TriedInVainError(f"answered {error.code}: {said}", after=_wait_of(error), tries=FAILED_TRIES, mend=SEE_LOG)
     if error.code == NOT_FOUND:
-        return NotFoundError(f"{url} refused the request ({error.code}): {said}")
+        return NotFoundError(url, error.code, said)
     if 300 <= error.code < 400:
-        return GtrTurboError(f"{url} sends the request on to another address ({error.code}).", "name that one with --engine.")
-    return GtrTurboError(f"{url} refused the request ({error.code}): {said}")
+        return GtrTurboError(f"{url} sends the request on to another address ({error.code}).", "name that one instead.")
+    return RefusedError(url, error.code, said)
 
 
 def _read(response: Any) -> bytes:
@@ -125,7 +196,7 @@ def _read(response: Any) -> bytes:
     while block := response.read1(BLOCK):
         content += block
         if len(content) > LONGEST:
-            raise _TriedInVainError(f"answers with more than {LONGEST >> 20} MiB.")
+            raise TriedInVainError(f"answers with more than {LONGEST >> 20} MiB.")
     if response.length:  # As the head says, more was to come.
         raise http.client.IncompleteRead(b"", response.length)
     return bytes(content)
@@ -136,9 +207,9 @@ def _parsed(content: bytes) -> Any:
         answer = json.loads(content)
     except (ValueError, RecursionError) as error:
         said = str(error) or type(error).__name__
-        raise _TriedInVainError(f"does not answer with JSON: {said}.") from None
+        raise TriedInVainError(f"does not answer with JSON: {said}.", maybe_paid=True) from None
     if isinstance(answer, dict) and answer.get("error") and not answer.keys() & {"choices", "data"}:
-        raise _TriedInVainError(f"answers with an error: {str(answer['error'])[:SHOWN]}", tries=FAILED_TRIES, mend=SEE_LOG)
+        raise TriedInVainError(f"answers with an error: {str(answer['error'])[:SHOWN]}", tries=FAILED_TRIES, mend=SEE_LOG)
     return answer
 
 

@@ -3,7 +3,10 @@
 `run --method` takes a name of this table, or a `Method` of the user's own as package.module:NAME or path/to/file.py:NAME.
 """
 
+from pathlib import Path
+
 from gtrturbo.config import RunConfig
+from gtrturbo.config.addresses import served_model
 from gtrturbo.config.choices import GROUP, STEP_GROUP
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import find
@@ -85,6 +88,35 @@ def method_of(name: str) -> Method:
     return found
 
 
+def given_teachers(config: RunConfig) -> list[Path]:
+    """List the teachers of `--teacher`."""
+    return [*([config.teacher] if config.teacher else []), *config.more_teachers]
+
+
+def _check_server(method: Method, config: RunConfig) -> None:
+    """Refuse what does not go with teachers on servers, or without them."""
+    served = [each for each in given_teachers(config) if served_model(each) is not None]
+    for option in ("address", "prices", "max_calls", "max_cost", "answers"):
+        if getattr(config, option) is not None and not served:
+            raise GtrTurboError(f"--{option.replace('_', '-')} is for a teacher on a server.", "add: --teacher openai:MODEL")
+    if config.hints and not config.teacher:
+        raise GtrTurboError("--hints are for a teacher that is asked in words.", "add: --teacher openai:MODEL")
+    if not served:
+        return
+    if method.annotation != "thoughts":
+        raise GtrTurboError(
+            f"{served[0]} gives no log-probs of the student's tokens, which --method {config.method} needs.",
+            "use --method gtr, or name a checkpoint with the student's tokenizer as --teacher.",
+        )
+    if config.address is None:
+        raise GtrTurboError(
+            f"--teacher {served[0]} is on a server, and none is named.",
+            "add: --address https://api.openai.com, or that of a server of your own, such as http://localhost:8000",
+        )
+    if config.max_cost is not None and config.prices is None:
+        raise GtrTurboError("--max-cost needs to know what a call costs.", "add: --prices FILE.yaml")
+
+
 def check_options(method: Method, config: RunConfig) -> None:
     """Refuse options of a run that its method has no use for.
 
@@ -98,6 +130,7 @@ def check_options(method: Method, config: RunConfig) -> None:
         raise GtrTurboError(f"{name} {does} teacher.", f"leave out --teacher, or use --method {takers}.")
     if method.teacher == "given" and method.fallback == "none" and not config.teacher:
         raise GtrTurboError(f"{name} distils a teacher from outside, and none is given.", "add: --teacher CHECKPOINT")
+    _check_server(method, config)
     if config.eval_teachers and not merges_teachers(method):
         raise GtrTurboError(f"{name} merges no teachers to evaluate.", "leave out --eval-teachers.")
     if config.merge_every > 1 and not merges_teachers(method):

@@ -18,17 +18,20 @@ from typing import Any
 
 from gtrturbo.algorithms.kl import ESTIMATORS, require_loss
 from gtrturbo.config import DistillConfig, PpoStepConfig, RolloutConfig, RunConfig, SftConfig
+from gtrturbo.config.addresses import served_model
 from gtrturbo.config.choices import AMONG_GROUPS, FULL, GAE, K2
 from gtrturbo.config.fields import build, fields
 from gtrturbo.config.games import has_tiny_image, is_game
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.play.teachers import CORRECT
 from gtrturbo.plugins import find, is_outside
 from gtrturbo.runs.method import Method, teacher_of
-from gtrturbo.runs.methods import check_options, method_of
+from gtrturbo.runs.methods import check_options, given_teachers, method_of
 from gtrturbo.runs.overrides import ADAPTER, EXPERT, overrides
 from gtrturbo.runs.presets import PRESETS
 from gtrturbo.stages import STAGES
 from gtrturbo.store.ids import seed_for
+from gtrturbo.store.names import LEDGER
 
 MODES = {"logprobs": "kl", "distributions": "kl", "thoughts": "thoughts"}
 
@@ -144,11 +147,25 @@ class _Plan:
             "static": self.first,
             "given": self.config.teacher,
         }
-        who = {"expert": True} if self.teacher == "expert" else {"teacher": teachers[self.teacher]}
+        who: dict[str, Any] = {"expert": True} if self.teacher == "expert" else {"teacher": teachers[self.teacher]}
         how: dict[str, Any] = {"mode": MODES[self.method.annotation], "top_logprobs": self.method.top_logprobs}
-        if how["mode"] == "thoughts" and is_outside(self.config.task):
+        if self.teacher == "given":
+            who, how = who | self.given(), how | self.asked()
+        if how["mode"] != "kl" and is_outside(self.config.task):
             how["task"] = self.config.task  # Code is loaded because the user names it, not because an artifact does.
         return [self.step("distill", k + 1, out=self.path("guidance", k), rollouts=self.path("rollouts", k), **who, **how)]
+
+    def given(self) -> dict[str, Any]:
+        """Say what goes with teachers from outside: further ones, and their weights."""
+        return {"more_teachers": self.config.more_teachers, "teacher_weights": self.config.teacher_weights}
+
+    def asked(self) -> dict[str, Any]:
+        """Say how a model on a server is asked, which corrects where thoughts are imitated, and what may be paid in the run."""
+        names = ("address", "hints", "prices", "max_calls", "max_cost", "answers")
+        told = {name: getattr(self.config, name) for name in names}
+        if not any(served_model(each) is not None for each in given_teachers(self.config)):
+            return {"hints": self.config.hints}
+        return told | {"mode": CORRECT, "ledger": self.config.out / LEDGER}
 
     def ppo_step(self, k: int) -> list[Step]:
         update = {"checkpoint": self.checkpoint(k), "rollouts": self.path("rollouts", k), **self.guided(k)}
@@ -204,6 +221,8 @@ class _Plan:
         # The paper's cosine falls over the whole run; a built-in model's learning rate stays.
         whole = {"schedule_updates": self.config.iterations}
         preset = self.preset.settings(name, self.config.task) if self.preset else whole
+        if stage == "distill" and values.get("address"):
+            preset = {}  # What a built-in model was measured with says nothing of a model on a server.
         known = {field.name for field in fields(kind)}
         settings = {key: value for key, value in (common | preset).items() if key in known}
         return Step(stage, build(kind, settings | values | self.chosen.get(name, {})), k)

@@ -27,7 +27,8 @@ def function_of(name: str, config: type, action: Callable[[Any], Result]) -> Cal
     It returns where the artifact lies (`path`), its `id` and its `metrics`, and raises `GtrTurboError` where the command would
     end with that sentence. A list of numbers stands for `0.2,0.8`, a mapping for several KEY=VALUE, a result for its path.
     """
-    known = {field.name: field for field in fields(config) if field.name not in OF_THE_COMMAND_ALONE}
+    out = [field for field in fields(config) if field.name not in OF_THE_COMMAND_ALONE and not field.rest_of]
+    known = {field.name: field for field in out}
     signature = inspect.Signature([_parameter(field) for field in sorted(known.values(), key=_order)], return_annotation=Result)
 
     def function(*positional: Any, **options: Any) -> Result:
@@ -55,7 +56,7 @@ def _as_written(field: Field, value: Any) -> Any:
     """Write a value as a person would on the command line."""
     if isinstance(value, Mapping):
         return [f"{key}={_numbers(each)}" for key, each in value.items()]
-    if field.is_list:
+    if field.is_list or (field.more and isinstance(value, list | tuple)):
         return [_plain(each) for each in ([value] if isinstance(value, str | os.PathLike) else value)]
     return _numbers(value) if isinstance(value, list | tuple) else _plain(value)
 

@@ -14,19 +14,17 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import bases_under
 from gtrturbo.plugins import is_outside, load, names_code
 from gtrturbo.stages.beforehand import refuse_early
+from gtrturbo.stages.played import played_with
 from gtrturbo.stages.table import STAGES, Stage, resumable_files
 from gtrturbo.store.apart import require_apart
 from gtrturbo.store.draft import Draft, Result
-from gtrturbo.store.ids import artifact_id
+from gtrturbo.store.ids import artifact_id, sha256_file
 from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.provenance import Provenance
 from gtrturbo.store.pruned import pruned_files, remake_command
 from gtrturbo.store.trackers import require_trackers, tracking
 from gtrturbo.store.verification import verify
 from gtrturbo.store.writing import finished
-from gtrturbo.tasks.loading import load_task
-from gtrturbo.tasks.origin import origin
-from gtrturbo.tasks.panels import panel_id
 
 # Of what has several built-in names, the one that counts.
 CANONICAL = {"task": game_name, "engine": kind_of}
@@ -152,8 +150,7 @@ def provenance(config: Any, identify: Callable[[Path], str] = artifact_id) -> Pr
         GtrTurboError: an input is missing, or code of the user's own cannot be imported.
     """
     stage, chosen = _stage(config), knobs(config)
-    artifacts = {name: value for name, value in input_paths(config).items() if isinstance(value, tuple) or not names_code(value)}
-    inputs = {name: _ids(value, identify) for name, value in artifacts.items()}
+    inputs = {name: _ids(value, identify) for name, value in input_paths(config).items() if not _is_code(value)}
     for name, ids in stage.held(config).items():
         inputs[name] = [*ids, *(identity for identity in inputs.get(name, []) if identity not in ids)]
     for name, folder in stage.folders(config).items():
@@ -161,25 +158,18 @@ def provenance(config: Any, identify: Callable[[Path], str] = artifact_id) -> Pr
     named = seams(config).items()
     outside = {name: load(kind, value) for name, (kind, value) in named if names_code(Path(value))}
     chosen |= {name: canonical(kind, value) for name, (kind, value) in named if name in chosen}
+    chosen |= stage.names(config)
+    texts = {name: {"name": file.name, "sha256": sha256_file(file)} for name, file in stage.texts(config).items()}
     return Provenance(
         stage=stage_of(config),
         kind=stage.kind(config),
         config=chosen,
         inputs=inputs,
-        plugins=_played_with(config) | {name: {"name": each.name, "sha256": each.sha256} for name, each in outside.items()},
+        plugins=played_with(config)
+        | {name: {"name": each.name, "sha256": each.sha256} for name, each in outside.items()}
+        | texts,
         absent=absent_knobs(type(config)),
     )
-
-
-def _played_with(config: Any) -> dict[str, dict[str, str]]:
-    """Name the version of the environment that a built-in task plays, and the episodes of a panel: others are another game."""
-    task, env, panel = (getattr(config, name, None) for name in ("task", "env", "panel"))
-    found = {}
-    if task and not is_outside(task) and (played := origin(task, env or ())):
-        found["task"] = played
-    if task and panel:
-        found["panel"] = {"name": panel, "sha256": panel_id(load_task(task, env or ()), panel)}
-    return found
 
 
 def canonical(kind: str, name: str) -> str:
@@ -189,10 +179,15 @@ def canonical(kind: str, name: str) -> str:
     return CANONICAL[kind](name) if kind in CANONICAL else name
 
 
+def _is_code(value: Path | tuple[Path, ...]) -> bool:
+    """Tell whether all that is named is code of the user's own."""
+    return all(map(names_code, value)) if isinstance(value, tuple) else names_code(value)
+
+
 def _ids(value: Path | tuple[Path, ...], identify: Callable[[Path], str]) -> Any:
     if not isinstance(value, tuple):
         return identify(value)
-    return map_at_once(identify, value)
+    return map_at_once(identify, [each for each in value if not names_code(each)])
 
 
 def done(draft: Draft) -> Result:

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 
 from gtrturbo.config import PpoStepConfig
+from gtrturbo.console import stderr
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.batches import token_budget
 from gtrturbo.models.checkpoint import load_policy
@@ -48,6 +49,8 @@ def run(config: PpoStepConfig) -> Result:
         transcript = read_transcript(config.rollouts, policy.renderer)
         # There may be none: a corrector has nothing to say where the student was right every time.
         demos = read_examples(config.demos, policy.renderer)
+        if config.demos and not demos:
+            _warn_of_nothing(config)
         if config.gradient_checkpointing:
             policy.recompute_activations()
         if config.fsdp:
@@ -67,6 +70,12 @@ def run(config: PpoStepConfig) -> Result:
         optimizer.save(draft.folder)
         draft.metrics, draft.timing = metrics, policy.machine()
     return done(draft)
+
+
+def _warn_of_nothing(config: PpoStepConfig) -> None:
+    named = str(config.demos[-1]) if len(config.demos) == 1 else f"{len(config.demos)} --demos folders up to {config.demos[-1]}"
+    guided = "the teacher's scores alone guide it" if config.scores else "this update is plain PPO"
+    stderr.print(f"there is no demo in {named}: {guided}.", style="yellow", soft_wrap=True)
 
 
 def check_inputs(config: PpoStepConfig) -> Rollout:

@@ -5,7 +5,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from gtrturbo.config import MergeConfig, PpoStepConfig
+from gtrturbo.config import DistillConfig, MergeConfig, PpoStepConfig
+from gtrturbo.config.addresses import served_model, teacher_address
 from gtrturbo.config.games import invalid_reply_cost
 from gtrturbo.console import stderr
 from gtrturbo.distributed.escapes import visible
@@ -17,6 +18,8 @@ from gtrturbo.merging.recipes import as_options, read_recipe
 from gtrturbo.merging.recipes.folders import numbered, our_name
 from gtrturbo.merging.state import read_state
 from gtrturbo.models.checkpoint_files import base_of, is_adapter, named_base
+from gtrturbo.play.teachers import find_mode
+from gtrturbo.plugins import names_code
 from gtrturbo.store.apart import require_apart
 from gtrturbo.store.claims import require_outside_artifacts
 from gtrturbo.store.hashes import remembering_hashes
@@ -24,8 +27,10 @@ from gtrturbo.store.ids import same_artifact
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.safetensors_files import read_layout
+from gtrturbo.teachers.templates import templates_of
 
 HASHES = "hashes.json"
+HERE = "checkpoint"  # What a list of teachers calls one whose id is among the inputs.
 BESIDE_NO_RECIPE = ("include", "exclude", "rank", "state", "trim", "parameters", "task_vectors")
 RECIPE_SAYS = ("checkpoints", "base", "method", "weights", "density", "gamma", "scale", "normalize")
 
@@ -206,3 +211,48 @@ def held_checkpoints(config: MergeConfig) -> dict[str, list[str]]:
     """Name the checkpoints whose sums are in the merge's state: they count as merged, also where they are gone."""
     held = read_state(config.state) if config.state else None
     return {"checkpoints": held.checkpoints} if held else {}
+
+
+def with_address(config: DistillConfig) -> DistillConfig:
+    """Write the address of a teacher's server in one way, whichever of several the user wrote."""
+    return replace(config, address=teacher_address(config.address)) if config.address else config
+
+
+def prompt_texts(config: DistillConfig) -> dict[str, Path]:
+    """Name the files of what a teacher is asked, where it is asked in words: on a server, or as a corrector.
+
+    Raises:
+        GtrTurboError: a file is not there.
+    """
+    return templates_of(config.prompt, config.repair_prompt, corrects=_corrects(config)) if asks_in_words(config) else {}
+
+
+def asks_in_words(config: DistillConfig) -> bool:
+    """Tell whether a teacher is asked by a template: what a model on a server, and any model that corrects, is."""
+    served = any(served_model(teacher) is not None for teacher in teachers_of(config))
+    here = [teacher for teacher in teachers_of(config) if not names_code(teacher)]
+    return served or (_corrects(config) and bool(here))
+
+
+def _corrects(config: DistillConfig) -> bool:
+    return find_mode(config.mode).needs == "corrections"
+
+
+def teachers_of(config: DistillConfig) -> list[Path]:
+    """List the teachers that are named; none where the expert teaches."""
+    return [*([config.teacher] if config.teacher else []), *config.more_teachers]
+
+
+def served_names(config: DistillConfig) -> dict[str, Any]:
+    """Say who teaches where an id among the inputs does not say it: a model on a server, or several teachers."""
+    named = teachers_of(config)
+    if len(named) == 1 and served_model(named[0]) is None:
+        return {}
+    told = list(map(_told, named))
+    return {"teacher": told[0] if len(told) == 1 else told} if told else {}
+
+
+def _told(teacher: Path) -> str:
+    if served_model(teacher) is not None:
+        return str(teacher)
+    return teacher.name if names_code(teacher) else HERE

@@ -9,7 +9,15 @@ from typing import Any
 from gtrturbo.config import DistillConfig, EvalConfig, InitConfig, MergeConfig, PpoStepConfig, RolloutConfig, SftConfig
 from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.play.teachers import find_mode
-from gtrturbo.stages.resolve import held_checkpoints, remembered_hashes, with_base, with_penalty
+from gtrturbo.stages.resolve import (
+    held_checkpoints,
+    prompt_texts,
+    remembered_hashes,
+    served_names,
+    with_address,
+    with_base,
+    with_penalty,
+)
 from gtrturbo.store.names import OPTIMIZER
 
 Identify = Callable[[Path], str]
@@ -30,6 +38,8 @@ class Stage:
         folders: what it reads besides the inputs that its config names, by the name that the manifest gives it.
         held: ids that count as inputs although their folders may be gone, by name.
         resumes: files of its inputs, by how their names begin, that it alone goes on from.
+        texts: files of words that it works with, by the option that names another; their hashes go into the manifest.
+        names: teachers that are no artifacts, as the manifest calls them, by knob.
         fetches: whether it may ask the network for a model.
     """
 
@@ -43,6 +53,8 @@ class Stage:
     folders: Callable[[Any], dict[str, Path]] = lambda config: {}
     held: Callable[[Any], dict[str, list[str]]] = lambda config: {}
     resumes: tuple[str, ...] = ()
+    texts: Callable[[Any], dict[str, Path]] = lambda config: {}
+    names: Callable[[Any], dict[str, Any]] = lambda config: {}
     fetches: Callable[[Any], bool] = lambda config: False
 
 
@@ -76,6 +88,9 @@ STAGES = {
         config=DistillConfig,
         module="gtrturbo.stages.distill",
         kind=lambda config: find_mode(config.mode).writes,
+        resolve=with_address,
+        texts=prompt_texts,
+        names=served_names,
     ),
     "ppo-step": Stage(
         config=PpoStepConfig,

@@ -74,13 +74,17 @@ class Turn:
 
 @dataclass(frozen=True)
 class Demo:
-    """One reply to imitate. Characters of the reply inside `masked_spans` ([start, end) pairs) carry no loss: the action."""
+    """One reply to imitate. Characters of the reply inside `masked_spans` ([start, end) pairs) carry no loss: the action.
+
+    `teacher` is whose reply it is; None where that was not recorded.
+    """
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False, extra="forbid")
 
     messages: list[Message]
     images: list[PlainName]
     masked_spans: Annotated[list[tuple[int, int]], _named("masked_spans", "unlearned")]
+    teacher: str | None = None
 
 
 def said(reply: str) -> Message:

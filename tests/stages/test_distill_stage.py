@@ -122,7 +122,9 @@ def test_the_expert_corrects_every_legal_turn_that_is_not_right_and_no_other(cor
     legal = [turn for turn in read_turns(turns) if turn.legal]
     assert 0 < len(demos) == len(wrong) < len(legal)
     assert [demo.messages[0] for demo in demos] == [turn.messages[0] for turn in wrong]
-    assert read_manifest(out).metrics == {"turns": len(legal), "demos": len(demos), "unparsed": 0}
+    told = {"turns": len(legal), "demos": len(demos), "unparsed": 0, "usable_share": 1.0, "right_share": 1.0}
+    assert {name: read_manifest(out).metrics[name] for name in told} == told
+    assert {demo.teacher for demo in demos} == {"expert"}
 
 
 def test_a_correction_has_true_thoughts_and_the_students_action(corrected):

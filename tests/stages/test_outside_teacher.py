@@ -50,7 +50,9 @@ def test_a_teacher_of_the_users_own_writes_demos_where_it_has_something_to_say(t
         reply = TASK.read(demo.messages[-1]["content"][0]["text"], {})
         assert reply.action == turn.action and "leads to" in reply.fields["thoughts"]
     manifest = read_manifest(tmp_path / "demos")
-    assert manifest.metrics == {"turns": len(legal), "demos": len(wrong), "unparsed": 0}
+    told = {"turns": len(legal), "demos": len(wrong), "unparsed": 0, "usable_share": 1.0}
+    assert {name: manifest.metrics[name] for name in told} == told
+    assert {demo.teacher for demo in written} == {"terse_teacher.py:TEACHER"}
     assert manifest.inputs.keys() == {"rollouts"} and manifest.kind == "demos"
     code = Path(TEACHER.removesuffix(":TEACHER"))
     assert manifest.plugins == {"teacher": {"name": "terse_teacher.py:TEACHER", "sha256": sha256_file(code)}}
@@ -84,8 +86,20 @@ def teach(questions):
 def test_what_does_not_parse_is_counted_and_asked_once(own, turns):
     legal = sum(turn.legal for turn in read_turns(turns))
     once = "assert all(question.attempt == 0 for question in questions)"
-    out = own(f"def teach(questions):\n    {once}\n    return ['no reply'] * len(questions)\n", retries=3)
-    assert read_manifest(out).metrics == {"turns": legal, "demos": 0, "unparsed": legal}
+    odd = "[question.task.expert_reply(question.info) if question.row == 1 else 'no reply' for question in questions]"
+    out = own(f"def teach(questions):\n    {once}\n    return {odd}\n", retries=3)
+    metrics = read_manifest(out).metrics
+    assert (metrics["turns"], metrics["demos"], metrics["unparsed"]) == (legal, 1, legal - 1)
+    assert metrics["usable_share"] == pytest.approx(1 / legal)
+
+
+def test_a_teacher_of_whose_replies_none_can_be_used_is_refused(own, turns, tmp_path):
+    legal = sum(turn.legal for turn in read_turns(turns))
+    with pytest.raises(
+        GtrTurboError, match=f"none of the {legal} replies of teacher own.py:teach could be used. One .*'no reply'"
+    ):
+        own("def teach(questions):\n    return ['no reply'] * len(questions)\n")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,134 @@
+"""Make a teacher of what the user named: a model on a server, or a local one that is asked in words."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.play.checkpoint_teacher import hotter
+from gtrturbo.play.teachers import SERVER_AT_ONCE, Account, Question, Teacher
+from gtrturbo.store.ids import seed_for
+from gtrturbo.store.prices import read_prices
+from gtrturbo.teachers.budget import Budget
+from gtrturbo.teachers.chat import ChatModel, Sampling, Schema
+from gtrturbo.teachers.kept_answers import Answered, KeptAnswers, default_folder
+from gtrturbo.teachers.templates import Templates
+from gtrturbo.teachers.worded import WordedTeacher
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a teacher is asked in words.
+
+    Attributes:
+        corrects: the student's thoughts; else thoughts of its own are asked for.
+        templates: what is asked.
+        hints: it is told what the task knows.
+        temperature, max_tokens: of sampling; longest answer in tokens.
+        seed: of what is random in local answers.
+    """
+
+    corrects: bool
+    templates: Templates
+    hints: bool
+    temperature: float
+    max_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Paying:
+    """Where a model on a server is, and what may be paid for it; see `DistillConfig` for each."""
+
+    address: str | None
+    reply_format: Any
+    prices: Path | None
+    max_calls: int | None
+    max_cost: float | None
+    answers: Path | None
+    ledger: Path | None
+    at_once: int
+    timeout: float
+
+
+def open_served(model: str, asking: Asking, paying: Paying, *, on_answer: Callable[[], None]) -> Teacher:
+    """Make a teacher of a model on a server.
+
+    Raises:
+        GtrTurboError: no address, no name, or no price where money is bounded.
+    """
+    if not model:
+        raise GtrTurboError("--teacher openai: names no model.", "write it as in --teacher openai:gpt-4o")
+    if paying.address is None:
+        raise GtrTurboError(
+            f"--teacher openai:{model} is on a server, and none is named.",
+            "add: --address https://api.openai.com, or that of a server of your own, such as http://localhost:8000",
+        )
+    prices = read_prices(paying.prices) if paying.prices else None
+    price = prices.of(model) if prices else None
+    budget = Budget(model, price, max_calls=paying.max_calls, max_cost=paying.max_cost, ledger=paying.ledger)
+    sampling = Sampling(asking.temperature, asking.max_tokens, paying.reply_format)
+    kept = KeptAnswers(paying.answers or default_folder())
+    served = ChatModel(paying.address, model, kept, budget, sampling, at_once=paying.at_once, timeout=paying.timeout)
+
+    def ask(questions: Sequence[Question], schema: Schema) -> list[Answered]:
+        return served.ask(questions, schema, on_answer=on_answer)
+
+    worded = WordedTeacher(ask, asking.templates, corrects=asking.corrects, hints=asking.hints)
+
+    def account() -> Account:
+        paid: dict[str, Any] = {"paid_calls": budget.calls, "teacher_seconds": round(budget.seconds, 3)}
+        if price and prices:
+            paid["paid"] = round(budget.cost, 6)
+            paid["cost"] = round(price.of(int(worded.counts["calls"]), worded.tokens), 6)
+            paid |= {"currency": prices.currency, "prices_dated": prices.dated.isoformat()}
+        return Account(
+            metrics=worded.metrics | worded.token_metrics,
+            timing=paid,
+            example=worded.example,
+            about=_about(f"openai:{model}", asking)
+            | {"address": served.address, "models": sorted(worded.models), "fingerprints": sorted(worded.fingerprints)},
+        )
+
+    return _teacher(worded, account, at_once=SERVER_AT_ONCE)
+
+
+def open_local(ask: Callable[..., list[str]], asking: Asking, *, name: str, at_once: int) -> Teacher:
+    """Make a teacher of a model that replies to questions in this process.
+
+    Args:
+        ask: replies to questions, each with a seed, at a temperature.
+        name: of it, as demos tell.
+    """
+
+    def answer(questions: Sequence[Question], _: Schema) -> list[Answered]:
+        answers = []
+        for start in range(0, len(questions), at_once):
+            part = questions[start : start + at_once]
+            [attempt] = {question.attempt for question in part}
+            seeds = [seed_for(asking.seed, "answer", question.row, attempt) for question in part]
+            answers += [Answered(text) for text in ask(part, seeds=seeds, temperature=hotter(asking.temperature, attempt))]
+        return answers
+
+    worded = WordedTeacher(answer, asking.templates, corrects=asking.corrects, hints=asking.hints)
+    return _teacher(
+        worded,
+        lambda: Account(metrics=worded.metrics, about=_about(name, asking), example=worded.example),
+        at_once=SERVER_AT_ONCE,
+    )
+
+
+def _about(name: str, asking: Asking) -> dict[str, Any]:
+    sampling = {"temperature": asking.temperature, "max_tokens": asking.max_tokens}
+    return {
+        "teacher": name,
+        "mode": "correct" if asking.corrects else "thoughts",
+        "templates": asking.templates.sha256,
+        "hints": asking.hints,
+        "sampling": sampling,
+    }
+
+
+def _teacher(worded: WordedTeacher, account: Callable[[], Account], *, at_once: int) -> Teacher:
+    return Teacher(thoughts=worded, corrections=worded, at_once=at_once, account=account, remembers=True)

@@ -1,0 +1,87 @@
+"""Runs with a teacher on a server: GTR end to end, stopped and gone on, and what its plan says before."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from examples.teachers.corrector_server import Corrector, serving
+from gtrturbo.cli import app
+from gtrturbo.config import DistillConfig, PpoStepConfig, RunConfig
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.runs.execute import run
+from gtrturbo.runs.plan import plan
+from gtrturbo.runs.script import command_words
+from gtrturbo.stages import execute
+from gtrturbo.store.manifest import read_manifest
+from gtrturbo.store.names import LEDGER
+
+PRICES = "dated: 2026-01-31\ncurrency: USD\nmodels: {solver: {input: 2, cached: 1, output: 8}}\n"
+SMALL = ("rollout.max-new-tokens=48", "rollout.num-envs=4", "ppo-step.epochs=1", "eval.max-new-tokens=24", "eval.num-envs=4")
+
+
+@pytest.fixture
+def gtr(warm, tmp_path):
+    def config(corrector, **settings):
+        given = {"out": tmp_path / "run", "method": "gtr", "teacher": Path("openai:solver"), "address": corrector.url}
+        given |= {"hints": True, "start": warm, "env": ("image=tiny", "horizon=3"), "iterations": 2, "episodes": 4}
+        return RunConfig(**given | {"eval_episodes": 2, "set": SMALL, "answers": tmp_path / "answers"} | settings)
+
+    return config
+
+
+def of(config, stage):
+    return [step for step in plan(config) if step.stage == stage]
+
+
+def test_a_plan_of_gtr_asks_the_server_to_correct_and_imitates_all_corrections_since_the_start(gtr, tmp_path):
+    config = gtr(Corrector(url="http://127.0.0.1:9"), max_calls=7)
+    asked, updates = of(config, "distill"), of(config, "ppo-step")
+    for step in asked:
+        assert (step.config.mode, step.config.teacher, step.config.hints) == ("correct", Path("openai:solver"), True)
+        assert (step.config.max_calls, step.config.ledger) == (7, tmp_path / "run" / LEDGER)
+        # What the tiny model was measured with as a teacher is not what a server is asked with.
+        assert (step.config.max_new_tokens, step.config.temperature) == (256, 0.2)
+    assert updates[1].config.demos == tuple(tmp_path / "run" / "guidance" / name for name in ("0000", "0001"))
+    words = command_words(asked[0])
+    assert words[words.index("--teacher") + 1] == "openai:solver" and "--hints" in words
+
+
+def test_gtr_runs_stops_at_its_budget_and_goes_on_and_a_second_run_pays_nothing(gtr, tmp_path):
+    prices = tmp_path / "prices.yaml"
+    prices.write_text(PRICES)
+    with serving(Corrector(wrong=0.2)) as corrector:
+        with pytest.raises(GtrTurboError, match="--max-calls 3 allows no further call"):
+            run(gtr(corrector, max_calls=3))
+        assert corrector.tries == 3
+        run(gtr(corrector, prices=prices))
+        calls = corrector.tries
+        assert len((tmp_path / "run" / LEDGER).read_text().splitlines()) == calls
+        run(gtr(corrector, out=tmp_path / "again", max_calls=1))
+        assert corrector.tries == calls  # All of it was answered before.
+    ends = [tmp_path / name / "checkpoints" / "0002" / "stage.json" for name in ("run", "again")]
+    assert ends[0].read_bytes() == ends[1].read_bytes()
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["config"]["teacher"] == "openai:solver" and "max_calls" not in record["config"]
+    assert read_manifest(tmp_path / "run" / "guidance" / "0000").metrics["teacher_calls"] > 0
+
+
+def test_a_log_prob_method_refuses_a_server_before_any_work(gtr, tmp_path):
+    with pytest.raises(GtrTurboError, match=r"gives no log-probs of the student's tokens, which --method opd needs"):
+        plan(gtr(Corrector(url="http://127.0.0.1:9"), method="opd"))
+    with pytest.raises(GtrTurboError, match="is on a server, and none is named"):
+        plan(gtr(Corrector(url="http://127.0.0.1:9"), address=None))
+    with pytest.raises(GtrTurboError, match="--prices is for a teacher on a server"):
+        plan(RunConfig(out=tmp_path / "x", prices=tmp_path / "prices.yaml"))
+
+
+def test_an_update_from_no_demos_says_that_it_is_plain_ppo(warm, turns, tmp_path):
+    own = tmp_path / "silent.py"
+    own.write_text("def teach(questions):\n    return [None for _ in questions]\n")
+    silent = execute(DistillConfig(out=tmp_path / "demos", rollouts=turns, teacher=Path(f"{own}:teach"), mode="thoughts")).out
+    command = ["ppo-step", "--checkpoint", str(warm), "--rollouts", str(turns), "--epochs", "1", "--demos", str(silent)]
+    result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "next")])
+    assert result.exit_code == 0 and f"there is no demo in {silent}: this update is plain PPO." in result.output
+    plain = execute(PpoStepConfig(out=tmp_path / "plain", checkpoint=warm, rollouts=turns, epochs=1)).out
+    assert (plain / "model.safetensors").read_bytes() == (tmp_path / "next" / "model.safetensors").read_bytes()
