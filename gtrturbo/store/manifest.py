@@ -23,6 +23,17 @@ MADE_BY = {
     "demos": "gtrturbo distill --mode thoughts",
     "evaluation": "gtrturbo eval",
 }
+# Numbers that sums and intervals are made of: shares, and counts with the least they can be. No artifact has others.
+SHARES = (
+    "success_rate",
+    "success_low",
+    "success_high",
+    "positive_return_rate",
+    "illegal_rate",
+    "invalid_rate",
+    "thought_accuracy",
+)
+LEAST = {"episodes": 1, "turns": 0}
 Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
 
 
@@ -89,7 +100,18 @@ def _parsed(file: Path, text: bytes) -> Manifest:
     if manifest.kind not in MADE_BY or manifest.stage not in CONFIGS:
         raise ValueError(f"no stage {manifest.stage!r} that writes {manifest.kind!r} is known")
     require_recorded(manifest.stage, manifest.config)
+    _require_sane(manifest.metrics)
     return manifest
+
+
+def _require_sane(metrics: dict[str, float]) -> None:
+    """Refuse shares beyond 0 and 1, and counts that nothing can be divided by."""
+    for name in SHARES:
+        if not 0 <= metrics.get(name, 0) <= 1:
+            raise ValueError(f"metrics.{name} is {metrics[name]}, which is no share")
+    for name, least in LEAST.items():
+        if metrics.get(name, least) < least or metrics.get(name, least) % 1:
+            raise ValueError(f"metrics.{name} is {metrics[name]}, which is no number of {name}")
 
 
 def _require_format(file: Path, content: Any) -> None:
