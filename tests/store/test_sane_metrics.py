@@ -19,7 +19,7 @@ def test_a_share_or_a_count_that_cannot_be_is_damage(name, value, turns, tmp_pat
     assert name in content["metrics"]
     content["metrics"][name] = value
     (copy / "stage.json").write_text(json.dumps(content))
-    with pytest.raises(GtrTurboError, match=rf"is damaged: metrics\.{name} is {value}, which is no"):
+    with pytest.raises(GtrTurboError, match=rf"is damaged: metrics\.{name} is {float(value)}, which is no"):
         read_manifest(copy)
 
 
