@@ -130,3 +130,15 @@ def test_tensors_that_do_not_fit_are_named(change, said):
     change(other)
     with pytest.raises(GtrTurboError, match=said):
         gtrturbo.merge_tensors(base, [other])
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [("file/out", "file is no folder"), ("n" * 300, "is too long for its disk"), ("/proc/out", "nothing can be made in /proc")],
+)
+def test_a_place_where_nothing_can_be_made_is_told_in_the_commands_sentence(tmp_path, place, said):
+    base, others = states(1)
+    (tmp_path / "file").write_text("")
+    folders = [save(tmp_path / name, tensors) for name, tensors in (("base", base), ("one", others[0]))]
+    with pytest.raises(GtrTurboError, match=said):
+        gtrturbo.merge(folders[1:], base=folders[0], out=tmp_path / place)

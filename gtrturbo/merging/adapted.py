@@ -11,7 +11,7 @@ from gtrturbo.merging.adapters import Adapter
 from gtrturbo.merging.changes import Change, Replaced, Shape, Tokens
 from gtrturbo.merging.factored import Directed, Experts, Product, Residual
 from gtrturbo.merging.matching import Pattern
-from gtrturbo.merging.naming import Tensors
+from gtrturbo.merging.naming import Tensors, require_ties
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank
 from gtrturbo.merging.sources import BLOCK, TILE, Sources, Target
 from gtrturbo.store.safetensors_files import Layout, TensorEntry
@@ -78,7 +78,8 @@ def without_copies(adapter: Adapter, base: Layout) -> Adapter:
         for name, entry in whole.items()
         if _tail(name) not in tails and any(_tail(other) in tails and _same(entry, held) for other, held in whole.items())
     }
-    return replace(adapter, choices={name: choice for name, choice in adapter.choices.items() if name not in copies})
+    kept = {name: choice for name, choice in adapter.choices.items() if name not in copies}
+    return replace(adapter, choices=kept, untied=() if copies else adapter.untied)
 
 
 def _tail(name: str) -> str:
@@ -110,8 +111,9 @@ def bound(adapter: Adapter, base: Layout, stored: dict[str, str]) -> Changes:
         stored: the base's names by names in memory.
 
     Raises:
-        GtrTurboError: none fits, or two.
+        GtrTurboError: none fits, or two, or the adapter ends a tie that the base is stored with.
     """
+    require_ties(base, adapter.folder, adapter.untied)
     fitting = {name: _fitting(choice, base.entries[stored[name]].shape) for name, choice in adapter.choices.items()}
     taken = {found[0].entries[0].name for found in fitting.values() if len(found) == 1}
     left = {

@@ -6,7 +6,7 @@ Source: PEFT's `get_peft_model_state_dict` and its layers; scale α/r, or α/√
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,12 +46,14 @@ class Adapter:
     """One adapter.
 
     `choices`: by the name of a tensor in memory, what the adapter does to it, in each of the shapes that it may have there;
-    `flipped`: the config says that layers store their weights as [in, out].
+    `flipped`: the config says that layers store their weights as [in, out]; `untied`: tensors that were trained as copies of
+    their own, so that what the model ties to them kept its weights.
     """
 
     folder: Path
     choices: dict[str, tuple[Change, ...]] = field(default_factory=dict)
     flipped: bool = False
+    untied: tuple[str, ...] = ()
 
     @property
     def entries(self) -> list[TensorEntry]:
@@ -95,7 +97,16 @@ def read_adapter(folder: Path) -> Adapter:
     for name, entry in saved.items():
         above = choices.get(name, ())
         choices[name] = tuple(Replaced(entry, change) for change in above if change.shape == entry.shape) or (Replaced(entry),)
-    return Adapter(folder, choices, bool(config.get("fan_in_fan_out")))
+    return Adapter(folder, choices, bool(config.get("fan_in_fan_out")), _untied(config, saved))
+
+
+def _untied(config: dict[str, Any], saved: Collection[str]) -> tuple[str, ...]:
+    """Name the tensors that PEFT copied for training (`modules_to_save`) without copying what is tied to them."""
+    modules = config.get("modules_to_save") or ()
+    if config.get("ensure_weight_tying"):
+        return ()
+    marks = [f".{module}." for module in ([modules] if isinstance(modules, str) else modules)]
+    return tuple(name for name in saved if any(mark in f".{name}" for mark in marks))
 
 
 def changes_nothing(adapter: Adapter) -> bool:

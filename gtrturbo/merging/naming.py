@@ -85,3 +85,31 @@ def _by_transformers(folder: Path, tensors: Tensors) -> dict[str, str]:
     except (OSError, ValueError) as error:
         raise GtrTurboError(f"transformers does not know the model in {folder}: {error}") from None
     return {tensor: in_memory[tensor] for tensor, _ in tensors if tensor in in_memory}
+
+
+def require_ties(base: Layout, adapter: Path, untied: Sequence[str]) -> None:
+    """Refuse an adapter that gave one of two tied tensors weights of its own, where the base stores both as one.
+
+    Args:
+        base: the model on disk; nothing is known of ties where transformers does not know it.
+        adapter: its folder.
+        untied: tensors, as PEFT knows them, that were trained as copies.
+
+    Raises:
+        GtrTurboError: the other tensor of a tie kept its weights, for which the base has no place.
+    """
+    if not untied:
+        return
+    from gtrturbo.models.stored_names import model_names  # Takes seconds to import, and is rarely needed.
+
+    try:
+        names = model_names(base.folder)
+    except (OSError, ValueError):
+        return
+    held = set(names.in_memory.values())
+    for tensor in untied:
+        if twin := next((each for each in names.tied_with(tensor) if each not in held), None):
+            raise GtrTurboError(
+                f"{adapter} holds {tensor} apart from {twin}, and {base.folder} stores both as one.",
+                f"untie them in the base, or train anew with ensure_weight_tying=True; as it is, PEFT leaves {twin} unchanged.",
+            )

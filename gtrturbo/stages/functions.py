@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.config.fields import Field, Role, build, fields
+from gtrturbo.errors import of_system
 from gtrturbo.stages.hub import execute
 from gtrturbo.stages.table import STAGES
 from gtrturbo.store.draft import Result
@@ -33,7 +34,12 @@ def function_of(name: str, config: type, action: Callable[[Any], Result]) -> Cal
 
     def function(*positional: Any, **options: Any) -> Result:
         given = signature.bind_partial(*positional, **options).arguments
-        return action(build(config, {key: _as_written(known[key], value) for key, value in given.items() if value is not None}))
+        try:
+            return action(
+                build(config, {key: _as_written(known[key], value) for key, value in given.items() if value is not None})
+            )
+        except OSError as error:
+            raise of_system(error) from error
 
     function.__name__ = function.__qualname__ = name
     function.__signature__ = signature  # type: ignore[attr-defined]

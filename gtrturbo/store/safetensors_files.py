@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.store.files import open_regular
 from gtrturbo.store.weight_files import FETCH, weights_of
 
 # Exactly one key: safetensors writes metadata in hash order, so two keys would give other bytes in another process.
@@ -103,10 +104,10 @@ def read_header(path: Path) -> tuple[bytes, list[TensorEntry]]:
     """Read a safetensors file's header: its bytes, length included, and its tensors in the order of their bytes.
 
     Raises:
-        GtrTurboError: missing, truncated or damaged.
+        GtrTurboError: missing, truncated or damaged, or no file but a pipe or a device.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             prefix = file.read(8)
             length = int.from_bytes(prefix, "little")
             if len(prefix) < 8 or length > HEADER_LIMIT:
@@ -114,6 +115,7 @@ def read_header(path: Path) -> tuple[bytes, list[TensorEntry]]:
             text = file.read(length)
             size = os.fstat(file.fileno()).st_size
         header = json.loads(text, object_pairs_hook=_once)
+        _require_texts(header)
         entries = [_entry(path, name, fields, 8 + length) for name, fields in header.items() if name != "__metadata__"]
         entries.sort(key=lambda entry: (entry.start, entry.size))
         _require_whole(entries, 8 + length, size)
@@ -132,6 +134,15 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise ValueError("its header names something twice")
     return found
+
+
+def _require_texts(header: Any) -> None:
+    """Refuse what the format's own reader refuses: a header that is no object, notes in it that are more than texts."""
+    if not isinstance(header, dict):
+        raise ValueError("its header is no JSON object")
+    notes = header.get("__metadata__")
+    if notes is not None and not (isinstance(notes, dict) and all(isinstance(note, str) for note in notes.values())):
+        raise ValueError("its __metadata__ is not made of texts")
 
 
 def _entry(path: Path, name: str, fields: dict[str, Any], data: int) -> TensorEntry:

@@ -438,3 +438,27 @@ def test_a_tied_head_that_was_trained_with_its_embedding_is_merged_as_one_and_ot
     changed(path, lambda tensors: tensors | {"base_model.model.lm_head.weight": held["base_model.model.lm_head.weight"] + 1})
     with pytest.raises(GtrTurboError, match="does not hold as a tensor of its own"):
         folders.merge(path, base=base)
+
+
+def test_an_embedding_that_was_trained_apart_from_its_tied_head_is_refused_and_merged_into_an_untied_base(folders):
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    base, path = folders.root / "tied", folders.root / "adapter"
+    Qwen2ForCausalLM(config).save_pretrained(base)
+    adapter(path, base, seed=1, modules_to_save=["embed_tokens"])
+    peft = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), path).merge_and_unload()
+    assert not torch.equal(peft.lm_head.weight, peft.model.embed_tokens.weight)
+    with pytest.raises(GtrTurboError, match=r"holds model.embed_tokens.weight apart from lm_head.weight"):
+        folders.merge(path, base=base, method="linear")
+    untied = folders.root / "untied"
+    shutil.copytree(base, untied)
+    weights = load_file(base / "model.safetensors")
+    save_file(weights | {"lm_head.weight": weights["model.embed_tokens.weight"]}, untied / "model.safetensors", {"format": "pt"})
+    (untied / "config.json").write_text(json.dumps(config.to_dict() | {"tie_word_embeddings": False}))
+    found, expected = read(folders.merge(path, base=untied, method="linear")), peft.state_dict()
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert np.allclose(found[name], value.numpy(), rtol=1e-6, atol=1e-6)

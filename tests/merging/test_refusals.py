@@ -74,7 +74,9 @@ def stretched(fields: dict) -> dict:
         (lambda raw: b"", "cannot be read: it has no header"),
         (lambda raw: b"\xff" * 8 + raw[8:], "cannot be read: it has no header"),
         (lambda raw: raw[:8] + b"}" + raw[9:], "cannot be read"),
-        (lambda raw: with_header(raw, lambda h: [1]), "cannot be read"),
+        (lambda raw: with_header(raw, lambda h: [1]), "its header is no JSON object"),
+        (lambda raw: with_header(raw, lambda h: h | {"__metadata__": {"note": [1]}}), "__metadata__ is not made of texts"),
+        (lambda raw: with_header(raw, lambda h: h | {"__metadata__": ["note"]}), "__metadata__ is not made of texts"),
         (lambda raw: with_header(raw, stretched), "scalar has 8 bytes for shape"),
         (
             lambda raw: with_header(raw, lambda h: h | {"scalar": h["scalar"] | {"dtype": "F8_E4M3"}}),
@@ -87,12 +89,19 @@ def stretched(fields: dict) -> dict:
             "for shape",
         ),
     ],
-    ids=range(12),
+    ids=range(14),
 )
 def test_a_damaged_file_is_named(folders, family, change, said):
     base, others = family(2)
     bad = broken(folders, others[1], change)
     assert str(bad / "model.safetensors") in refused(folders, said, others[0], bad, base=base).what
+
+
+def test_a_pipe_in_the_place_of_a_shard_is_not_waited_for(folders, family):
+    base, others = family(2, shards=3)
+    (others[1] / "model-2-of-3.safetensors").unlink()
+    os.mkfifo(others[1] / "model-2-of-3.safetensors")
+    refused(folders, r"model-2-of-3.safetensors is no regular file, but a pipe or a device", *others, base=base)
 
 
 def test_a_missing_shard_is_named(folders, family):
@@ -350,6 +359,19 @@ def test_a_recipe_takes_what_all_models_share_and_mergekits_defaults(folders):
     [
         ({"models": [{"model": "a", "parameters": {"weight": 1}}, {"model": "b"}]}, "weight"),
         ({"slices": [{"sources": [{"model": "a", "layer_range": [0, 0]}]}], "merge_method": "passthrough"}, "layer_range"),
+        (
+            {
+                "models": [
+                    {"model": "a", "parameters": {"weight": 1}},
+                    {"model": "b", "parameters": {"weight": [{"filter": "no_such", "value": 1}]}},
+                ]
+            },
+            r"the recipe gives /.*checkpoint0-1 no weight for ",
+        ),
+        (
+            {"slices": [{"sources": [{"model": "b", "layer_range": [0, 9]}]}], "merge_method": "passthrough"},
+            r"layer_range \[0, 9\] of /.*checkpoint0-1: it has 1 layers",
+        ),
         ({"models": [{"model": "a"}, {"model": "wide"}]}, "shape"),
         ({"models": [{"model": "a"}, {"model": "quantised"}]}, "are quantised"),
     ],

@@ -22,7 +22,7 @@ from gtrturbo.merging.recipes.files import write_files
 from gtrturbo.merging.recipes.layers import VOCABULARY
 from gtrturbo.merging.recipes.layout import layout_of_new
 from gtrturbo.merging.recipes.models import Model, models_of
-from gtrturbo.merging.recipes.plans import merged
+from gtrturbo.merging.recipes.plans import Merged, merged
 from gtrturbo.merging.recipes.recipe import ModelRef, Recipe, parse_recipe
 from gtrturbo.merging.recipes.tensors import MadeTensor, Restacked, made_tensors
 from gtrturbo.merging.recipes.tokens import Vocabulary, vocabulary_of
@@ -89,7 +89,10 @@ class RecipeInputs:
         made, _, _ = self._made
         if not made:
             raise GtrTurboError("the recipe merges no tensor.", "name modules that the model has.")
-        return merged(self.recipe, made[0], self.recipe.base).plan
+        return self._settled(made[0]).plan
+
+    def _settled(self, made: MadeTensor) -> Merged:
+        return merged(self.recipe, made, self.recipe.base, {ref: model.given for ref, model in self.models.items()})
 
     def tell(self, note: str) -> None:
         """Say something that a user has to know, once; the card says it, too."""
@@ -187,7 +190,7 @@ class RecipeInputs:
         return found
 
     def _target(self, made: MadeTensor, entry: TensorEntry) -> Target:
-        how = merged(self.recipe, made, self.recipe.base)
+        how = self._settled(made)
         plan = how.plan
         around = how.base or how.inputs[0]
         parts = [self._part(ref, name, made, entry, whole=plan.whole) for ref, name in how.inputs]

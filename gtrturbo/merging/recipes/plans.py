@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from gtrturbo.errors import GtrTurboError
@@ -23,13 +24,16 @@ class Merged:
     base: tuple[ModelRef, str] | None
 
 
-def merged(recipe: Recipe, made: MadeTensor, base: ModelRef | None) -> Merged:
+def merged(recipe: Recipe, made: MadeTensor, base: ModelRef | None, given: Mapping[ModelRef, Path]) -> Merged:
     """Settle one tensor.
+
+    Args:
+        given: the folders that a user knows the models by.
 
     Raises:
         GtrTurboError: a parameter or the base is missing, or the method takes another number of models.
     """
-    return _Settling(recipe, made, made.part.base or base).merged()
+    return _Settling(recipe, made, made.part.base or base, given).merged()
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class _Settling:
     recipe: Recipe
     made: MadeTensor
     base: ModelRef | None
+    given: Mapping[ModelRef, Path]
 
     def merged(self) -> Merged:
         name = our_method(self.recipe.method, self.shared)
@@ -47,7 +52,8 @@ class _Settling:
         if method.whole == "always" and not method.takes_base:
             return self._two(name)
         if not kept:
-            raise GtrTurboError(f"{self.recipe.method} has no model to merge into {self.base}.", "name another than base_model.")
+            into = self.given[self.base] if self.base else "nothing"
+            raise GtrTurboError(f"{self.recipe.method} has no model to merge into {into}.", "name another than base_model.")
         around = None if method.takes_base else self.base
         plan = make_plan(self._settings(name, method, kept), len(kept), whole=_whole(method, around))
         gammas = tuple(self.number(source, "gamma", GAMMA) for source in kept) if method.keeps == "middle" else None
@@ -62,7 +68,9 @@ class _Settling:
         """The name that the tensor has in the base; where layers are stacked anew, a slice must name the base's."""
         assert self.base is not None
         if self.base not in names and self.made.module.restacks:
-            raise GtrTurboError(f"a slice names no layers of base_model {self.base}.", "list it among the slice's sources.")
+            raise GtrTurboError(
+                f"a slice names no layers of base_model {self.given[self.base]}.", "list it among the slice's sources."
+            )
         return names.get(self.base, self.made.name)
 
     def _two(self, name: str) -> Merged:
@@ -84,7 +92,7 @@ class _Settling:
             )
             weights = [self.number(source, weight, default) for source in kept]
             if None in weights:
-                missing = kept[weights.index(None)].model
+                missing = self.given[kept[weights.index(None)].model]
                 raise GtrTurboError(
                     f"the recipe gives {missing} no {weight} for {self.made.name}.", f"give it under parameters: {weight}."
                 )

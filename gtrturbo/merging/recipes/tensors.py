@@ -136,6 +136,6 @@ def _span(source: Source, model: Model, stack: str) -> tuple[int, int]:
         raise GtrTurboError(f"a slice names no layer_range of {model.given}.", "write layer_range: [first, last).")
     if source.layers[1] > (count := model.depths.get(stack, 0)):
         raise GtrTurboError(
-            f"layer_range {list(source.layers)} of {source.model}: it has {count} layers.", "count from 0 to their number."
+            f"layer_range {list(source.layers)} of {model.given}: it has {count} layers.", "count from 0 to their number."
         )
     return source.layers
