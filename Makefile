@@ -8,7 +8,7 @@ RUN ?= runs/demo
 JOBS ?= 2
 CASES ?=
 
-.PHONY: install demo test test-trackers test-export test-vllm campaign check lint format docs clean
+.PHONY: install demo test test-trackers test-export test-vllm newcomer campaign check lint format docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -48,6 +48,9 @@ test-export: install  ## turns loaded by TRL, datasets, pyarrow and atif themsel
 	.venv-export/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' atif datasets
 	.venv-export/bin/pip install --quiet --disable-pip-version-check --no-deps trl accelerate
 	.venv-export/bin/pytest tests/share
+
+newcomer: install  ## type every line of the README, the quick start and the page of stages, in a fresh copy: half an hour
+	$(BIN)/python tests/newcomer.py
 
 check: lint test  ## lint and test
 

@@ -13,7 +13,7 @@ ITERATIONS=${ITERATIONS:-25}
 
 task=(--task numberline --env image=tiny --env horizon=5)
 step=(--epochs 3 --minibatch-size 64 --learning-rate 2e-4 --value-learning-rate 2e-3
-      --clip-range 0.2 --value-clip-range 10 --max-grad-norm 0.5)
+      --clip-range 0.2 --value-clip-range 10 --max-grad-norm 0.5 --format-invalid -1)
 
 evaluate() { # CHECKPOINT NUMBER: play the same deals with every checkpoint
   gtrturbo eval --checkpoint "$1" "${task[@]}" --max-new-tokens 64 --out "$OUT/evals/$2"

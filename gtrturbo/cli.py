@@ -334,8 +334,20 @@ def run_loop(config: RunConfig) -> None:
         _print_path(run_with_progress(config))
 
 
+def require_task(config: CheckTaskConfig | PlayConfig) -> None:
+    """Refuse an unknown task, or option of it, before what plays it is imported."""
+    importlib.import_module("gtrturbo.tasks.loading").load_task(config.task, config.env)
+
+
+def check_task(config: CheckTaskConfig) -> None:
+    """Play a task and check it."""
+    require_task(config)
+    importlib.import_module("gtrturbo.runs.check_task").check_task(config)
+
+
 def play(config: PlayConfig) -> None:
     """Let a person play."""
+    require_task(config)
     by_hand = importlib.import_module("gtrturbo.play.by_hand")
     by_hand.play_by_hand(config.task, config.env, seed=config.seed, out=config.out, expert=config.expert)
 
@@ -344,11 +356,6 @@ def push(config: PushConfig) -> None:
     """Send a checkpoint to the hub, and print its address there."""
     if address := importlib.import_module("gtrturbo.share.pushing").push(config):
         say(address)
-
-
-def require_task(config: CheckTaskConfig | PlayConfig) -> None:
-    """Refuse an unknown task, or option of it, before what plays it is imported."""
-    importlib.import_module("gtrturbo.tasks.loading").load_task(config.task, config.env)
 
 
 def _version(wanted: bool | None) -> None:
@@ -377,11 +384,8 @@ add_command(
     verify=plan,
     built_in={"method": {name: method.summary for name, method in METHODS.items()}},
 )
-_CHECK_TASK = "gtrturbo.runs.check_task"
-add_command(
-    "check-task", CheckTaskConfig, lambda config: importlib.import_module(_CHECK_TASK).check_task(config), verify=require_task
-)
-add_command("play", PlayConfig, play, verify=require_task)
+add_command("check-task", CheckTaskConfig, check_task)
+add_command("play", PlayConfig, play)
 add_command("show", ShowConfig, lambda config: importlib.import_module("gtrturbo.show.artifact").show(config))
 add_command("compare", CompareConfig, lambda config: importlib.import_module("gtrturbo.show.comparison").compare(config))
 add_command(

@@ -27,29 +27,34 @@ def make_run(
     seconds: dict[str, float] | None = None,
     start: str = "start",
     deals: dict[str, Any] | None = None,
+    chance: dict[str, float] = CHANCE,
     **settings: Any,
 ) -> Path:
     """Write a run: `won` says by iteration which deals were won (1) or not (0), `teachers` the same of its teachers.
 
-    `seconds` are by folder, for each artifact in it; `start` names the first checkpoint.
+    `seconds` are by folder, for each artifact in it; `start` names the first checkpoint;
+    `chance` is what the evaluations measured of it.
     """
     record_run(RunConfig(out=folder, method=method, seed=seed, **settings), replace=False)
     played = DEALS | {"task": settings.get("task", "numberline")} | (deals or {})
     for name, evaluations in (("evals", won), ("teacher-evals", teachers or {})):
         for iteration, outcomes in evaluations.items():
-            evaluation(folder / name / f"{iteration:04d}", outcomes, start if iteration == 0 else f"{folder}{iteration}", played)
+            checkpoint = start if iteration == 0 else f"{folder}{iteration}"
+            evaluation(folder / name / f"{iteration:04d}", outcomes, checkpoint, played, chance)
     for name, taken in (seconds or {}).items():
         stage = {"rollouts": "rollout", "checkpoints": "ppo-step", "teachers": "merge", "guidance": "distill"}.get(name, name)
         empty(folder / name / "0001", stage, taken)
     return folder
 
 
-def evaluation(out: Path, outcomes: Sequence[int], checkpoint: str, deals: dict[str, Any]) -> None:
+def evaluation(
+    out: Path, outcomes: Sequence[int], checkpoint: str, deals: dict[str, Any], chance: dict[str, float] = CHANCE
+) -> None:
     config = deals | {"episodes": len(outcomes)}
     with writing(out, Provenance("eval", "evaluation", config, {"checkpoint": checkpoint})) as draft:
         turns = [_turn(episode, bool(won), deals["seed"]) for episode, won in enumerate(outcomes)]
         write_rows(draft.folder / "turns.jsonl", turns)
-        draft.metrics = summarize(turns) | CHANCE
+        draft.metrics = summarize(turns) | chance
     timed(out, 2.0)
 
 

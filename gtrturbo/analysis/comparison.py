@@ -95,12 +95,13 @@ class Comparison:
     """All that `compare` says.
 
     last: by task, the last iteration that all its runs were evaluated at. chance: by task, success of the better of random
-    actions and the best single one. notes: what weakens the numbers. unresolved: differences in success that may be none.
+    actions and the best single one, None where it was not measured. notes: what weakens the numbers. unresolved: differences
+    in success that may be none.
     """
 
     baseline: str | None
     last: dict[str, int]
-    chance: dict[str, float]
+    chance: dict[str, float | None]
     estimates: list[Estimate]
     gaps: list[Gap]
     costs: list[Cost]
@@ -124,7 +125,7 @@ def comparison(runs: Sequence[History], baseline: str | None = None) -> Comparis
         raise GtrTurboError(f"there is no method {baseline} among these runs.", f"there are: {'; '.join(methods)}")
     compared = baseline if len(methods) > 1 else None
     last: dict[str, int] = {}
-    chance: dict[str, float] = {}
+    chance: dict[str, float | None] = {}
     estimates: list[Estimate] = []
     notes: list[str] = []
     for task in dict.fromkeys(group.task for group in groups):

@@ -95,7 +95,15 @@ def _deals(entry: Entry) -> dict[str, Any]:
     return found | beside
 
 
-def chance_of(group: RunGroup, iteration: int) -> float:
-    """Return what a policy that sees nothing achieves: the better of random actions and the best single one."""
+def chance_of(group: RunGroup, iteration: int) -> float | None:
+    """Return what a policy that sees nothing achieves: the better of random actions and the best single one.
+
+    None where the evaluation left chance out.
+    """
     metrics = next(iter(group.runs.values())).at("student")[iteration].metrics
-    return max(metrics.get("chance_random", 0.0), metrics.get("chance_constant", 0.0))
+    return max((metrics[name] for name in ("chance_random", "chance_constant") if name in metrics), default=None)
+
+
+def level_said(chance: float | None) -> str:
+    """Write a chance level of success."""
+    return "chance not measured" if chance is None else f"chance {chance:.3f}"

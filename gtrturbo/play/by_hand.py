@@ -10,6 +10,7 @@ from PIL import Image
 
 from gtrturbo.console import number
 from gtrturbo.distributed.escapes import say
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.episodes import Response, Slot, State
 from gtrturbo.store.claims import require_own_file
 from gtrturbo.tasks.loading import load_task
@@ -32,7 +33,10 @@ def play_by_hand(name: str, options: Sequence[str], *, seed: int, out: Path, exp
     Raises: GtrTurboError: the folder is an artifact, or there is no expert to show.
     """
     require_own_file(out / PICTURE.format(0))
-    slot = Slot.open(load_task(name, options), seed, 0)
+    task = load_task(name, options)
+    if expert and task.expert is None:
+        raise GtrTurboError(f"{task.name} has no expert.", "leave out --expert.")
+    slot = Slot.open(task, seed, 0)
     while not slot.done:
         _show(slot.task, slot.state, out, expert=expert)
         text = _asked(slot.task, slot.state)

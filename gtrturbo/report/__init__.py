@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gtrturbo.analysis.comparison import ALL_TASKS, TITLES, Comparison, comparison, final
 from gtrturbo.analysis.exact import chance_said
-from gtrturbo.analysis.groups import RunGroup, group_runs
+from gtrturbo.analysis.groups import RunGroup, group_runs, level_said
 from gtrturbo.analysis.history import read_history
 from gtrturbo.analysis.intervals import fewest_seeds, said
 from gtrturbo.config import ReportConfig
@@ -83,7 +83,7 @@ def _found(result: Comparison, groups: Sequence[RunGroup]) -> str:
     parts = [listing([_finding(result, group) for group in groups], kind="found"), listing(result.notes, kind="found faint")]
     for task in result.last:
         methods = [group.method for group in groups if group.task == task]
-        caption = f"{task}: iteration {result.last[task]}; chance {result.chance[task]:.3f}"
+        caption = f"{task}: iteration {result.last[task]}; {level_said(result.chance[task])}"
         parts.append(_outcomes(result, task, methods, caption, FIRST))
         parts.append(details("all numbers", _outcomes(result, task, methods, caption, tuple(TITLES))))
     if result.baseline:
@@ -98,14 +98,14 @@ def _finding(result: Comparison, group: RunGroup) -> str:
     assert estimate is not None
     value, chance = estimate.value, result.chance[group.task]
     enough = len(group.runs) == 1 or len(group.runs) >= fewest_seeds()
-    above = "resolved" if enough and value.low is not None and value.low > chance else "not resolved"
+    above = "resolved" if enough and value.low is not None and chance is not None and value.low > chance else "not resolved"
     over = "one run" if len(group.runs) == 1 else f"{len(group.runs)} seeds"
-    told = f"{group.method} on {group.task}: success {said(value)} over {over}, {above} above chance ({chance:.3f})"
+    beside = level_said(chance) if chance is None else f"{above} above chance ({chance:.3f})"
+    told = f"{group.method} on {group.task}: success {said(value)} over {over}, {beside}"
     if estimate.difference is None:
         return f"{told}."
     resolved = "resolved" if estimate.resolved else "not resolved"
     by = f"{estimate.pairs} {estimate.paired_by}s" if estimate.pairs != 1 else f"1 {estimate.paired_by}"
-    difference = f"{said(estimate.difference, sign=True)} over {by}, exact p {chance_said(estimate.p)}"
     difference = f"{said(estimate.difference, sign=True)} over {by}, exact p {chance_said(estimate.p)}"
     return f"{told}; against {result.baseline} {difference}: {resolved}."
 
@@ -143,7 +143,8 @@ def _at_end(result: Comparison, task: str, iteration: int | None) -> bool:
 def _task_sections(
     name: str, task: str, groups: Sequence[RunGroup], result: Comparison, prices: Prices, count: int
 ) -> Iterator[str]:
-    rules = {"Success": [Rule("chance", result.chance[task])], TEACHER[0].title: [Rule("mean change", 1.0)]}
+    chance = result.chance[task]
+    rules = {"Success": [] if chance is None else [Rule("chance", chance)], TEACHER[0].title: [Rule("mean change", 1.0)]}
     of = f": {task}" if len(result.last) > 1 else ""
     outcomes = grid(figures(f"{name}-o", OUTCOMES, groups, rules=rules))
     yield section(f"Success and return{of}", paragraph(INTERVALS, kind="faint"), outcomes)

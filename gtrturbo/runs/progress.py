@@ -61,11 +61,12 @@ def before_after(before: Path, after: Path, *, ended: str = "") -> Table:
     table = Table(title=f"{ended}{int(first['episodes'])} episodes on the same deals")
     for column in ("", "before", "after", "chance"):
         table.add_column(column, justify="left" if not column else "right")
-    chance = f"random {first['chance_random']:.3f}, constant {first['chance_constant']:.3f}"
+    measured = "chance_random" in first  # Not with --chance-episodes 0, nor where it took too long.
+    chance = f"random {first['chance_random']:.3f}, constant {first['chance_constant']:.3f}" if measured else "not measured"
     table.add_row("success (95 % interval)", _interval(first), _interval(last), chance)
     table.add_row("difference, paired", "", f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]", "")
     table.add_row("return > 0", f"{first['positive_return_rate']:.3f}", f"{last['positive_return_rate']:.3f}", "")
-    chance = f"random {first['chance_random_return']:.2f}"
+    chance = f"random {first['chance_random_return']:.2f}" if measured else ""
     table.add_row("mean return", f"{first['return_mean']:.2f}", f"{last['return_mean']:.2f}", chance)
     table.add_row("turns per episode", f"{first['length_mean']:.2f}", f"{last['length_mean']:.2f}", "")
     if "thought_accuracy" in first and "thought_accuracy" in last:

@@ -56,17 +56,24 @@ def _copy(source: Path, name: str, folder: Path) -> None:
 
 
 def _send(config: PushConfig, folder: Path) -> str:
-    hub = importlib.import_module("huggingface_hub")
+    hub, refusals = importlib.import_module("huggingface_hub"), importlib.import_module("huggingface_hub.errors")
     try:
         api = hub.HfApi(library_name="gtrturbo", library_version=__version__)
         address = api.create_repo(config.repository, private=config.private, exist_ok=True)
         api.upload_folder(repo_id=config.repository, folder_path=folder, commit_message=f"gtrturbo {__version__}")
-    except (hub.errors.HfHubHTTPError, hub.errors.LocalTokenNotFoundError, OSError) as error:
+    except (*_lost_connections(refusals), OSError) as error:  # What the hub itself answers is an OSError too.
         said = one_line(str(error))[:MOST_TOLD]
+        answered = isinstance(error, refusals.HfHubHTTPError | refusals.LocalTokenNotFoundError)
+        mend = "log in with: hf auth login" if answered else "check the connection"
         raise GtrTurboError(
-            f"the hub did not take {config.repository}: {said}", "log in with: hf auth login, then give the same command again."
+            f"the hub did not take {config.repository}: {said}", f"{mend}, then give the same command again."
         ) from None
     return str(address)
+
+
+def _lost_connections(refusals: Any) -> tuple[type[Exception], ...]:
+    """Return what the hub's HTTP client raises, whichever it is in the version that is installed."""
+    return tuple(each for each in refusals.HfHubHTTPError.__mro__ if each.__name__ == "HTTPError")
 
 
 def card_of(checkpoint: Path, manifest: Manifest, evaluations: Sequence[Path]) -> str:

@@ -173,6 +173,8 @@ def _success(manifest: Manifest) -> str:
 
 def _about_evaluation(path: Path, manifest: Manifest) -> list[Row]:
     success, episodes = _about_turns(path, manifest)
+    if "chance_random" not in manifest.metrics:  # --chance-episodes 0, or it took too long.
+        return [success, ("by chance", "not measured"), episodes]
     chance, constant = (100 * manifest.metrics[f"chance_{name}"] for name in ("random", "constant"))
     return [success, ("by chance", f"{chance:.1f} % with random actions, {constant:.1f} % with always the same one"), episodes]
 

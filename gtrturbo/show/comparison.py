@@ -14,6 +14,7 @@ from rich.text import Text
 
 from gtrturbo.analysis.comparison import ALL_TASKS, TITLES, Comparison, Cost, Estimate, Gap, comparison, final
 from gtrturbo.analysis.exact import chance_said
+from gtrturbo.analysis.groups import level_said
 from gtrturbo.analysis.history import read_history
 from gtrturbo.analysis.intervals import Interval, said
 from gtrturbo.config import CompareConfig
@@ -106,7 +107,7 @@ def tables(result: Comparison) -> list[Table]:
 def _table_of(result: Comparison, task: str) -> Table:
     """Lay out numbers by method, a column each; those that no run has recorded are left out."""
     methods = list(dict.fromkeys(each.method for each in result.estimates if each.task == task))
-    title = f"{task}, iteration {result.last[task]}; chance {result.chance[task]:.3f}"
+    title = f"{task}, iteration {result.last[task]}; {level_said(result.chance[task])}"
     table = Table("", box=box.SIMPLE_HEAD, title=Text(visible(title)))
     for method in methods:
         table.add_column(Text(visible(method)), justify="right")

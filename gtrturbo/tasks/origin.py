@@ -10,6 +10,7 @@ from pathlib import Path
 import gymnasium as gym
 
 from gtrturbo.config.games import game_name
+from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.worlds import sokoban
 
 FILE = "file="
@@ -19,6 +20,8 @@ def origin(task: str, options: Sequence[str]) -> dict[str, str]:
     """Name what a world is played with, for a manifest: `name` and `version`, and the `sha256` of a file of settings.
 
     Nothing is said of the games, whose rules are this package's and do not change, nor of a task of the user's own.
+
+    Raises: GtrTurboError: there is no such environment.
     """
     name = game_name(task)
     family, _, environment = name.partition(":")
@@ -29,6 +32,8 @@ def origin(task: str, options: Sequence[str]) -> dict[str, str]:
     if family not in ("gym", "minigrid"):
         return {}
     environment = environment.rpartition(":")[2]
+    if environment not in gym.registry:
+        load_task(task, options)  # Imports the module that makes it known, or says what is missing.
     return {"name": environment, "version": _version(environment)} | _file(options)
 
 
@@ -48,7 +53,7 @@ def _version(environment: str) -> str:
     entry = spec.entry_point if spec else None
     module = (entry if isinstance(entry, str) else getattr(entry, "__module__", "")).partition(":")[0].partition(".")[0]
     for package in metadata.packages_distributions().get(module, [module]):
-        with suppress(metadata.PackageNotFoundError):
+        with suppress(metadata.PackageNotFoundError, ValueError):  # A name that is empty is a ValueError.
             return f"{package.lower()} {metadata.version(package)}"
     return module
 

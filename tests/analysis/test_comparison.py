@@ -112,6 +112,14 @@ def test_a_difference_whose_interval_includes_0_is_called_unresolved(tmp_path):
     ]
 
 
+def test_chance_that_was_not_measured_is_not_0(tmp_path):
+    run = make_run(tmp_path / "run", "ppo", 0, {0: [1, 0], 1: [1, 1]}, chance={})
+    assert compared([run]).chance == {TASK: None}
+    result = CliRunner().invoke(app, ["compare", str(run), "--out", str(tmp_path / "out")])
+    assert "numberline, iteration 1; chance not measured" in " ".join(result.stdout.split())
+    assert json.loads((tmp_path / "out" / "compare.json").read_text())["chance"] == {TASK: None}
+
+
 def test_of_many_differences_chance_is_told(tmp_path):
     runs = [*make_all(tmp_path, TURBO, "turbo-kl"), *make_all(tmp_path, PPO, "ppo"), *make_all(tmp_path, PPO, "gtr")]
     result = compared(runs)

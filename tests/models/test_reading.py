@@ -41,7 +41,7 @@ def test_a_damaged_file_is_told_with_the_model_and_its_check(copy, name, content
         load_policy(copy, device="cpu")
     assert str(copy) in error.value.what
     assert len(error.value.what) < 600
-    assert error.value.fix == f"see: gtrturbo show {copy} --check"
+    assert error.value.fix.removeprefix("put the file back, or ") == f"see: gtrturbo show {copy} --check"
 
 
 @pytest.mark.parametrize(("name", "value", "told"), [
@@ -78,9 +78,9 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(copy, name):
 @pytest.mark.parametrize("template", ["{% for %}", "{{ x.y.z }}", "{{ 1 / 0 }}", "{% for i in range(10 ** 9) %}{% endfor %}"])
 def test_a_damaged_chat_template_is_told_with_the_model(copy, template):
     (copy / "chat_template.jinja").write_text(template)
-    policy = load_policy(copy, device="cpu")
-    with pytest.raises(GtrTurboError, match=f"^{copy} cannot render a prompt: "):
-        policy.renderer.prompt([{"role": "user", "content": "hello"}], [])
+    # What a conversation is rendered by is tried when a model is loaded.
+    with pytest.raises(GtrTurboError, match=f"^{copy} cannot (be loaded|render a prompt): "):
+        load_policy(copy, device="cpu").renderer.prompt([{"role": "user", "content": "hello"}], [])
 
 
 def test_too_little_memory_is_not_the_fault_of_the_files(copy):

@@ -166,6 +166,13 @@ def test_the_page_is_whole_loads_nothing_and_says_what_the_runs_say(made, tmp_pa
     assert text.count("<summary>numbers</summary>") == len(pictures)
 
 
+def test_chance_that_was_not_measured_is_no_level(tmp_path):
+    run = make_run(tmp_path / "run", "ppo", 0, {0: [1, 0], 1: [1, 1]}, chance={})
+    text = report(ReportConfig(runs=(run,), out=tmp_path / "page.html", samples=0)).read_text()
+    assert "ppo on numberline: success 1.000 [0.342, 1.000] over one run, chance not measured." in text
+    assert "chance 0.000" not in text and ">chance<" not in text and "chance (" not in text
+
+
 def test_what_no_run_recorded_is_said_so(made, tmp_path):
     text = report(ReportConfig(runs=tuple(made), out=tmp_path / "page.html", samples=0)).read_text()
     figure = next(part for part in text.split("<figure") if "<figcaption>Clip fraction" in part)

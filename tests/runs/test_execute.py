@@ -1,6 +1,7 @@
 """A run as bytes: its shell script gives the same, a killed one goes on, and what is pruned changes nothing else."""
 
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -16,7 +17,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_runs import make_run
 from parsed import parsed
+from rich.console import Console
 from small_runs import assert_same, contents, run_config, small
 from typer.testing import CliRunner
 
@@ -177,6 +180,15 @@ def test_a_run_whose_own_method_was_changed_is_refused_by_its_name(own):
     assert file.read_bytes() == before
     assert again("--overwrite").exit_code == 0
     assert json.loads(file.read_text())["sources"]["mine.py:METHOD"][:6] == now
+
+
+def test_a_run_without_chance_ends_in_its_table(tmp_path):
+    run = make_run(tmp_path / "run", "ppo", 0, {0: [1, 0], 1: [1, 1]}, chance={})
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(progress.before_after(run / "evals" / "0000", run / "evals" / "0001"))
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in console.export_text().splitlines() if "│" in line]
+    assert cells[0] == ["success (95 % interval)", "0.500 [0.095, 0.905]", "1.000 [0.342, 1.000]", "not measured"]
+    assert ["mean return", "0.00", "1.00", ""] in cells
 
 
 def test_a_method_that_is_edited_while_its_run_works_is_recorded_as_it_was(own, monkeypatch):

@@ -126,6 +126,16 @@ def test_a_name_that_is_no_repositorys_is_refused(name, ppo):
         parsed(["push", str(ppo), name])
 
 
+def test_a_connection_that_is_not_made_is_told(ppo, monkeypatch):
+    # Nothing listens at the address; the client and its errors are the real ones.
+    monkeypatch.setenv("HF_TOKEN", "none")
+    made = huggingface_hub.HfApi
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda **how: made(endpoint="http://127.0.0.1:9", **how))
+    with pytest.raises(GtrTurboError, match="the hub did not take me/lake: ") as refused:
+        push(PushConfig(checkpoint=ppo, repository="me/lake"))
+    assert refused.value.fix == "check the connection, then give the same command again."
+
+
 def test_what_the_hub_says_is_told_in_one_line(ppo, monkeypatch):
     class Hub:
         def __init__(self, **_):

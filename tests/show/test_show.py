@@ -184,6 +184,11 @@ def test_evaluation_shows_success_beside_chance(tmp_path, capsys):
     assert "by chance 20.0 % with random actions, 25.0 % with always the same one" in lines(printed(capsys, path))
 
 
+def test_evaluation_without_chance_says_so(tmp_path, capsys):
+    path = make_turns(tmp_path / "e", kind="evaluation", metrics=SUCCESS)
+    assert "by chance not measured" in lines(printed(capsys, path))
+
+
 def test_scores_show_turns_and_mean(tmp_path, capsys):
     path = make_scores(tmp_path / "s", make_turns(tmp_path / "t"))
     # (−3 − 0.5 − 0.25 − 4.125) / 4 = −1.96875

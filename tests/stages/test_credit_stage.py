@@ -61,14 +61,14 @@ def test_episodes_of_one_group_are_credited_against_each_other(own_config, warm,
     paired = [replace(turn, group=turn.episode // 2) for turn in transcript.turns]
     batch, metrics = prepare(replace(own_config, gamma=0.5), policy, replace(transcript, turns=paired))
     returns = {
-        episode: sum(0.5**turn.turn * (turn.reward - (not turn.legal)) for turn in paired if turn.episode == episode)
+        episode: sum(0.5**turn.turn * (turn.reward - 2 * (not turn.legal)) for turn in paired if turn.episode == episode)
         for episode in range(8)
     }
     raw = np.array([returns[turn.episode] - (returns[turn.group * 2] + returns[turn.group * 2 + 1]) / 2 for turn in paired])
     legal = np.array([turn.legal for turn in paired])
     spread = raw[legal].std() + 1e-5
     assert spread > 0.1 and metrics["advantage_std"] == pytest.approx(spread, abs=1e-4)
-    expected = np.where(legal, (raw - raw[legal].mean()) / spread, -1.0 / spread)
+    expected = np.where(legal, (raw - raw[legal].mean()) / spread, -2.0 / spread)
     assert batch.advantages.numpy() == pytest.approx(expected, abs=1e-4)
 
 
@@ -148,12 +148,12 @@ def test_an_update_takes_the_advantages_of_the_credit_as_they_are_but_for_random
     transcript = read_transcript(grouped, policy.renderer)
     config = replace(ppo_config, rollouts=grouped, credit=credit)
     batch, _ = prepare(config, policy, transcript)
-    rewards = torch.tensor([turn.reward - (not turn.legal) for turn in transcript.turns])
+    rewards = torch.tensor([turn.reward - 2 * (not turn.legal) for turn in transcript.turns])
     earned = earned_by(transcript.turns, rewards, values=None, bootstrap_values=None, gamma=config.gamma, gae_lambda=0.0)
     assert earned.groups.tolist() == [turn.episode // 4 for turn in transcript.turns]
     given = CREDITS[credit].assign(earned).advantages
     # A text whose executed action was random has its own format reward.
-    expected = [a if turn.legal else -1.0 for a, turn in zip(given.tolist(), transcript.turns, strict=True)]
+    expected = [a if turn.legal else -2.0 for a, turn in zip(given.tolist(), transcript.turns, strict=True)]
     assert batch.advantages.tolist() == pytest.approx(expected) != given.tolist()
     assert batch.advantages.abs().max() > 0.5 and batch.old_values is None
 

@@ -86,6 +86,7 @@ def test_first_ratios_that_are_not_one_stop_the_stage(ppo_config, monkeypatch, t
         return replace(scored, logprobs=[row + 0.05 for row in scored.logprobs])
 
     monkeypatch.setattr(preparing, "score_all", off)
+    monkeypatch.setattr(ppo_step, "require_own_logprobs", lambda *_, **__: None)  # Which notices it first.
     with pytest.raises(GtrTurboError, match=r"the first ratios are 0\.\d+ to 0\.\d+, not 1"):
         execute(replace(ppo_config, out=tmp_path / "x"))
     assert list(tmp_path.iterdir()) == []

@@ -2,8 +2,10 @@
 
 from importlib import metadata
 
+import gymnasium as gym
 import pytest
 
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.kept import kept
 from gtrturbo.tasks.chance import chance, fewer_episodes
 from gtrturbo.tasks.loading import load_task
@@ -16,6 +18,21 @@ def test_what_is_played_is_named_with_its_version():
     assert origin("gym:CartPole-v1", ()) == {"name": "CartPole-v1", "version": gymnasium}
     assert origin("sokoban", ())["version"] == "1"
     assert origin("numberline", ()) == origin("mine.py:TASK", ()) == {}
+
+
+def test_an_environment_is_named_after_its_module_is_imported(tmp_path, monkeypatch):
+    entry = "gymnasium.envs.classic_control:CartPoleEnv"
+    (tmp_path / "brings_one.py").write_text(f"import gymnasium\n\ngymnasium.register('Brought-v0', entry_point='{entry}')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "Brought-v0" not in gym.registry
+    found = origin("gym:brings_one:Brought-v0", ())
+    assert found == {"name": "Brought-v0", "version": f"gymnasium {metadata.version('gymnasium')}"}
+
+
+@pytest.mark.parametrize("task", ["gym:NoSuch-v1", "gym:", "gym:no_such_module:X-v0", "minigrid:Nope"])
+def test_what_does_not_exist_is_refused_before_it_is_named(task):
+    with pytest.raises(GtrTurboError, match=f"no environment .* for {task}|cannot be imported|needs the package minigrid"):
+        origin(task, ())
 
 
 def test_a_file_of_settings_counts_by_its_text(tmp_path):
