@@ -97,8 +97,7 @@ def tables(result: Comparison) -> list[Table]:
     found = [_table_of(result, task) for task in result.last]
     if any(each.task == ALL_TASKS for each in result.estimates):
         found.append(_table_over_tasks(result))
-    if any(each.difference for each in result.estimates):
-        found.append(_difference_table(result))
+    found += _difference_tables(result)
     if result.gaps:
         found.append(_gap_table(result.gaps))
     return [*found, _cost_table(result.costs)]
@@ -128,19 +127,28 @@ def _table_over_tasks(result: Comparison) -> Table:
     return table
 
 
-def _difference_table(result: Comparison) -> Table:
-    table = Table("task", "method", "", box=box.SIMPLE_HEAD, title=Text(visible(f"paired difference to {result.baseline}")))
-    for title in ("difference", "wins", "ties", "losses", "exact p"):
-        table.add_column(title, justify="right")
-    table.add_column("by")
-    table.add_column("resolved")
-    for each in result.estimates:
-        at_end = each.iteration is None or each.iteration == result.last.get(each.task)
-        if each.difference and at_end:
-            counts = map(str, (each.wins, each.ties, each.losses))
-            resolved = "yes" if each.resolved else "no"
-            names = (Text(visible(each.task)), Text(visible(each.method)), TITLES[each.metric])
-            table.add_row(*names, said(each.difference, sign=True), *counts, chance_said(each.p), each.paired_by, resolved)
+def _difference_tables(result: Comparison) -> list[Table]:
+    """Lay out the differences of each method on each task at its end, narrow enough for 80 columns."""
+    ends = [
+        each
+        for each in result.estimates
+        if each.difference and (each.iteration is None or each.iteration == result.last.get(each.task))
+    ]
+    pairs = dict.fromkeys((each.task, each.method) for each in ends)
+    return [_difference_table(result, task, method, ends) for task, method in pairs]
+
+
+def _difference_table(result: Comparison, task: str, method: str, ends: Sequence[Estimate]) -> Table:
+    title = f"{task}: {method}, paired difference to {result.baseline}"
+    table = Table("", box=box.SIMPLE_HEAD, title=Text(visible(title)))
+    for name in ("difference", "w/t/l", "of", "exact p"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("resolved", no_wrap=True)
+    for each in ends:
+        if each.difference and (each.task, each.method) == (task, method):
+            counts = "/".join(map(str, (each.wins, each.ties, each.losses)))
+            cells = (said(each.difference, sign=True), counts, f"{each.paired_by}s", chance_said(each.p))
+            table.add_row(TITLES[each.metric], *cells, "yes" if each.resolved else "no")
     return table
 
 
