@@ -2,10 +2,13 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 # What belongs to no id: seconds and memory.
 TIMED = {"timing.json"}
+# A demo names the checkpoint that taught it by the beginning of its id, which is another where a manifest was sealed again.
+NAMED_TEACHER = re.compile(rb'"checkpoint [0-9a-f]{12}"')
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -26,7 +29,7 @@ def _described(path: Path) -> str:
         return f"link to {os.readlink(path)}"
     if not path.is_file():
         return "special"
-    return "timed" if path.name in TIMED else hashlib.sha256(path.read_bytes()).hexdigest()
+    return "timed" if path.name in TIMED else hashlib.sha256(NAMED_TEACHER.sub(b"", path.read_bytes())).hexdigest()
 
 
 def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
