@@ -8,7 +8,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,13 +59,17 @@ def _parsed(content: bytes) -> dict[str, Look]:
     return TypeAdapter(dict[str, Look]).validate_json(content)
 
 
-def remember(folder: Path, hashed: Mapping[str, Look]) -> None:
+def remember(folder: Path, hashed: Mapping[str, Look], *, just_written: bool = False) -> None:
     """Record how files looked before they were hashed; those that are small, or may change without a new time, are left out.
 
     Args:
         folder: of an artifact.
         hashed: by name in it.
+        just_written: the files are so new that their times may not yet tell them from a later state: wait for that, if it is
+            shorter than a twentieth of a second.
     """
+    if just_written:
+        _settle([look.mark for look in hashed.values() if is_large(look)])
     found = {name: look for name, look in hashed.items() if is_large(look) and _is_settled(look.mark)}
     file = _record()
     if not found or file is None:
@@ -80,6 +84,12 @@ def remember(folder: Path, hashed: Mapping[str, Look]) -> None:
         write_whole(file, json.dumps(content).encode(), mode=0o600)  # Under a umask of 002 others could write it.
     except OSError:
         return
+
+
+def _settle(marks: Sequence[Mark]) -> None:
+    fine = [mark for mark in marks if mark[1] % FINE]
+    newest = max((max(mark[1], mark[2]) for mark in fine), default=0)
+    time.sleep(max(0, newest + SETTLED_BY_FINE_CLOCK - time.time_ns()) / 1e9 if newest <= time.time_ns() else 0)
 
 
 def _is_settled(mark: Mark) -> bool:

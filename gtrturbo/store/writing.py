@@ -83,7 +83,7 @@ def writing(out: Path, provenance: Provenance | Callable[[], Provenance], *, ove
         files = seal(draft, provenance() if callable(provenance) else provenance)
         _require_free(out, overwrite=overwrite)  # Something of others may lie there by now.
         put_in_place(folder, out)
-        remember(out, files)
+        remember(out, files, just_written=True)
         draft.result = Result(out=out, id=artifact_id(out), metrics=draft.metrics)
         group().broadcast([draft.result.id, draft.metrics])
 
