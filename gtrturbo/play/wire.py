@@ -8,14 +8,17 @@ import email.utils
 import http.client
 import io
 import json
+import math
 import os
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from typing import Any
 
+from gtrturbo.distributed.escapes import complain
 from gtrturbo.errors import GtrTurboError
 
 # Seconds before each further try: a server that restarts or is full is waited for, about two minutes in all.
@@ -31,6 +34,9 @@ WAITED_FOR = (TOO_MANY_REQUESTS, 502, 503, 504)  # It is full, or it is not ther
 NOT_FOUND = 404
 # A server that is full or away is waited for; one that fails at a request most likely fails at it again.
 FAILED_TRIES = 3
+SOON, TOLD_EVERY = 2, 60.0  # tries in vain after which a user is told, and seconds between two such words of one address
+_told: dict[str, float] = {}
+_telling = threading.Lock()
 START = "start the server, or name another with --engine."
 SEE_LOG = "look at what the server itself writes, and start it anew."
 
@@ -101,8 +107,20 @@ def request(
             # Of a server that takes all the time for one answer there is nothing to wait for.
             if tried >= min(error.tries, len(BACKOFF)) or time.monotonic() + pause >= until:
                 raise GtrTurboError(f"{url} {error}", error.mend) from None
+            if tried == SOON:
+                tell_waiting(url, error)
         time.sleep(pause)
     raise AssertionError("the last try either answers or raises.")
+
+
+def tell_waiting(url: str, why: Exception) -> None:
+    """Say that a server is waited for, once a minute however many requests wait for it."""
+    with _telling:
+        now = time.monotonic()
+        if now - _told.get(url, -math.inf) < TOLD_EVERY:
+            return
+        _told[url] = now
+    complain(f"{url} {why} It is waited for.")
 
 
 def request_once(url: str, body: dict[str, Any] | None = None, *, plain: bool = False, timeout: float | None = None) -> Any:

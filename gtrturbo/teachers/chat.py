@@ -19,7 +19,7 @@ from gtrturbo.config.addresses import address_of
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.server import CHAT, Text, with_pictures
 from gtrturbo.play.teachers import Question
-from gtrturbo.play.wire import BACKOFF, RefusedError, TriedInVainError, request_once
+from gtrturbo.play.wire import BACKOFF, SOON, RefusedError, TriedInVainError, request_once, tell_waiting
 from gtrturbo.store.prices import TokenCounts
 from gtrturbo.teachers.budget import CHARACTERS_PER_TOKEN, Budget, SpentError, picture_tokens
 from gtrturbo.teachers.kept_answers import Answered, KeptAnswers, key_of
@@ -187,6 +187,8 @@ class ChatModel:
             except TriedInVainError as error:
                 said, paid = str(error), likely if error.maybe_paid else None
                 limited, tries = limited + error.limited, tries + (not error.limited)
+                if trouble == SOON:
+                    tell_waiting(self.address + CHAT, error)
                 self._pause(error, trouble)
                 trouble += 1
             except RefusedError as error:

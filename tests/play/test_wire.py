@@ -157,3 +157,14 @@ def test_a_port_where_nobody_listens_is_told():
         free.bind(("127.0.0.1", 0))
         with pytest.raises(GtrTurboError, match=r"cannot be reached: .*refused.*\nstart the server"):
             wire.request(f"http://127.0.0.1:{free.getsockname()[1]}")
+
+
+def test_that_a_server_is_waited_for_is_told_once_a_minute(capsys, monkeypatch):
+    from gtrturbo.play import wire
+
+    monkeypatch.setattr(wire, "_told", {})
+    for url in ("http://a", "http://a", "http://b"):
+        wire.tell_waiting(url, ValueError("cannot be reached:\x1b[31m no."))
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in said] == ["http://a", "http://b"]
+    assert said[0].endswith("It is waited for.") and "\x1b" not in said[0]
