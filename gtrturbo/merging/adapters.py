@@ -39,6 +39,9 @@ PART = re.compile(
     r"token_adapter\.trainable_tokens_delta)(?P<kind>\.weight|\.bias)?$"
 )
 NOT_LINEAR = re.compile(r"(\.|^)(lora_|hada_|lokr_|oft_|boft_|ia3_|vera_|vblora_|\w*_magnitude)")
+# Of names of modules in rank_pattern and alpha_pattern, which are regular expressions.
+LONGEST_PATTERN, MOST_REPEATED = 500, 4
+SLOW, REPEATED = re.compile(r"\)\s*[*+{]"), re.compile(r"[*+{]")
 
 
 @dataclass(frozen=True)
@@ -295,7 +298,17 @@ def _of_pattern(pattern: dict[str, Any] | None, module: str, default: Any) -> An
         raise GtrTurboError(f"{ADAPTER_CONFIG} says {pattern!r} where numbers by module are meant.", MEND)
     for key in pattern or {}:
         try:
+            _require_quick(str(key))
             re.compile(key)
         except re.error as error:
             raise GtrTurboError(f"{key} in {ADAPTER_CONFIG} is no regular expression: {error}.", MEND) from None
     return next((value for key, value in (pattern or {}).items() if re.match(rf"(.*\.)?({key})$", module)), default)
+
+
+def _require_quick(key: str) -> None:
+    """Refuse a pattern that could keep the matching busy without end: repeated groups, and many repetitions in a row."""
+    if len(key) > LONGEST_PATTERN or SLOW.search(key) or len(REPEATED.findall(key)) > MOST_REPEATED:
+        raise GtrTurboError(
+            f"the adapter's config has the pattern {key[:80]!r}, with which matching a name may take without end.",
+            "write the modules' names out in rank_pattern and alpha_pattern.",
+        )

@@ -79,6 +79,7 @@ def test_an_adapter_config_that_is_none_is_refused(folders, base, adapter, text)
         ({"lora_alpha": True}, "lora_alpha of .* is True"),
         ({"lora_alpha": "gone"}, "lora_alpha of .* is None"),
         ({"alpha_pattern": {"*q_proj": 3}}, "is no regular expression"),
+        ({"alpha_pattern": {"(.*)*(.*)*(.*)*x": 3}}, "may take without end"),
         ({"alpha_pattern": ["q_proj"]}, "where numbers by module are meant"),
         ({"alpha_pattern": {"q_proj": "3"}}, "lora_alpha of .* is '3'"),
     ],
