@@ -83,7 +83,7 @@ def test_an_adapter_config_that_is_none_is_refused(folders, base, adapter, text)
         ({"alpha_pattern": ["q_proj"]}, "where numbers by module are meant"),
         ({"alpha_pattern": {"q_proj": "3"}}, "lora_alpha of .* is '3'"),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_an_adapter_config_of_odd_values_is_refused(folders, base, adapter, said, refusal):
     with pytest.raises(GtrTurboError, match=refusal):
