@@ -153,7 +153,7 @@ def test_every_link_to_a_file_leads_somewhere(page):
     assert [link for link in links if link and not (page.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("page", ["commands", "metrics"])
+@pytest.mark.parametrize("page", ["commands", "metrics", "messages"])
 def test_a_page_that_is_made_from_the_code_is_current(page):
     written = runpy.run_path(str(ROOT / "docs" / f"{page}.py"))["page"]()
     assert (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8") == written, f"run: python -m docs.{page}"
