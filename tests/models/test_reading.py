@@ -56,6 +56,14 @@ def test_tokens_of_pictures_that_the_model_and_its_processor_do_not_share_are_re
         load_policy(copy, device="cpu")
 
 
+@pytest.mark.parametrize("name", ["eos_token", "pad_token"])
+def test_a_tokenizer_that_writes_tokens_the_model_has_not_is_refused(copy, name):
+    config = json.loads((copy / "tokenizer_config.json").read_text())
+    (copy / "tokenizer_config.json").write_text(json.dumps(config | {name: "<|another|>"}))
+    with pytest.raises(GtrTurboError, match=rf"the {name} of the tokenizer of .* is token \d+, and the model has \d+ of them"):
+        load_policy(copy, device="cpu")
+
+
 @pytest.mark.parametrize("uniforms", [np.full((1, 4), 0.5), None], ids=["drawn", "greedy"])
 def test_logits_that_are_no_numbers_are_refused_and_no_token_is_made_of_them(copy, uniforms):
     policy = load_policy(copy, device="cpu")
