@@ -3,7 +3,6 @@
 Source: PEFT's `get_peft_model_state_dict` and its layers; scale α/r, or α/√r (Kalajdzievski, arXiv 2312.03732).
 """
 
-import math
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -20,6 +19,7 @@ from gtrturbo.models.checkpoint_files import adapter_config
 from gtrturbo.store.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from gtrturbo.store.open_files import widen
 from gtrturbo.store.safetensors_files import FLOATS, TensorEntry, read_header
+from gtrturbo.store.strict_json import is_number
 
 PREFIX = "base_model.model."
 MEND = "fetch or write the adapter again, or write there what PEFT wrote."
@@ -283,7 +283,7 @@ def _tokens(folder: Path, config: dict[str, Any], module: str, entry: TensorEntr
 def scale_of(config: dict[str, Any], module: str, rank: int) -> float:
     """Return the scale of one module's B A: α/r, or α/√r with rsLoRA, with the module's own α where a pattern names it."""
     alpha = _of_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha"))
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+    if not is_number(alpha):
         raise GtrTurboError(f"lora_alpha of {module} is {alpha!r} in {ADAPTER_CONFIG}, not a number.", MEND)
     return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 

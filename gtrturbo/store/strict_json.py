@@ -1,6 +1,7 @@
 """JSON as it is written here: UTF-8, each key once, numbers that are numbers. Whatever else a parser lets through is refused."""
 
 import json
+import math
 from typing import Any
 
 
@@ -30,3 +31,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(text: str) -> Any:
     raise ValueError(f"it holds {text}, which is no number")
+
+
+def is_number(value: object) -> bool:
+    """Tell whether a value of JSON is a number that a float can hold: a whole one may have thousands of digits."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False

@@ -1,11 +1,11 @@
 """What timing.json says: seconds, memory and machine of an artifact, which are no part of it; it may be gone."""
 
-import math
 from pathlib import Path
 from typing import Any
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.json_files import read_json
+from gtrturbo.store.strict_json import is_number
 
 
 def read_timing(file: Path) -> dict[str, Any]:
@@ -18,6 +18,6 @@ def read_timing(file: Path) -> dict[str, Any]:
     timing = read_json(file, dict[str, Any], mend=mend)
     for name in ("seconds", "peak_memory_gib"):
         value = timing.get(name, 0.0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        if not is_number(value) or value < 0:
             raise GtrTurboError(f"{file} is damaged: {name} is no number of at least 0.", mend)
     return timing

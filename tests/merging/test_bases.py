@@ -77,13 +77,14 @@ def test_an_adapter_config_that_is_none_is_refused(folders, base, adapter, text)
         ({"lora_alpha": None}, "lora_alpha of .* is None"),
         ({"lora_alpha": "8"}, "lora_alpha of .* is '8'"),
         ({"lora_alpha": True}, "lora_alpha of .* is True"),
+        ({"lora_alpha": 10**400}, "lora_alpha of .* is 1000"),
         ({"lora_alpha": "gone"}, "lora_alpha of .* is None"),
         ({"alpha_pattern": {"*q_proj": 3}}, "is no regular expression"),
         ({"alpha_pattern": {"(.*)*(.*)*(.*)*x": 3}}, "may take without end"),
         ({"alpha_pattern": ["q_proj"]}, "where numbers by module are meant"),
         ({"alpha_pattern": {"q_proj": "3"}}, "lora_alpha of .* is '3'"),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_an_adapter_config_of_odd_values_is_refused(folders, base, adapter, said, refusal):
     with pytest.raises(GtrTurboError, match=refusal):

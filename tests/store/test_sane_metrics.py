@@ -7,6 +7,7 @@ import pytest
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.manifest import read_manifest
+from gtrturbo.store.timing import read_timing
 
 
 @pytest.mark.parametrize(
@@ -25,3 +26,10 @@ def test_a_share_or_a_count_that_cannot_be_is_damage(name, value, turns, tmp_pat
 
 def test_numbers_as_they_are_recorded_are_read(turns):
     assert read_manifest(turns).metrics["episodes"] == 8
+
+
+@pytest.mark.parametrize("value", ["1" + "0" * 400, "-1", "true", '"1"', "null"])
+def test_seconds_that_are_none_are_damage(value, turns, tmp_path):
+    (tmp_path / "timing.json").write_text(f'{{"seconds": {value}}}')
+    with pytest.raises(GtrTurboError, match="seconds is no number of at least 0"):
+        read_timing(tmp_path / "timing.json")
