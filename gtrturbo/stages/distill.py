@@ -333,6 +333,7 @@ class Said:
 def _teach(config: DistillConfig, mode: Mode, teachers: Sequence[Named], draft: Draft, resume_log: ResumeLog[Said]) -> None:
     """Write the teacher's thought for each legal turn, with the student's action in place of the teacher's."""
     task, turns = _task(config), [turn for turn in read_turns(config.rollouts) if turn.legal]
+    _require_own_actions(config, task, turns)
     questions = _questions(config, turns, None, task=task)
     drawn = shares(len(turns), parts_of(config.teacher_weights, len(teachers)), seed=config.seed)
     taught: dict[int, Taught] = {}
@@ -347,6 +348,23 @@ def _teach(config: DistillConfig, mode: Mode, teachers: Sequence[Named], draft: 
             taught[question.row] = Taught(turn, text, reply, name)
     if group().world.first:
         _write(config, task, [taught[row] for row in range(len(turns))], accounts, draft)
+
+
+def _require_own_actions(config: DistillConfig, task: Task, turns: Sequence[Turn]) -> None:
+    """Refuse turns that name another action than their reply: it is what a demo keeps.
+
+    Raises:
+        GtrTurboError: names the first.
+    """
+    for turn in turns:
+        said = task.read(turn.reply, turn.info)
+        if said is None or said.action != turn.action:
+            read = "none that the task allows" if said is None else repr(said.action)
+            raise GtrTurboError(
+                f"{config.rollouts} is damaged: turn {turn.turn} of episode {turn.episode} names action {turn.action!r}, and its "
+                f"reply {read}.",
+                "play again: gtrturbo rollout …",
+            )
 
 
 def _write(config: DistillConfig, task: Task, taught: Sequence[Taught], accounts: dict[str, Account], draft: Draft) -> None:

@@ -1,5 +1,6 @@
 """distill: the teacher sees what the student saw and speaks about what the student said."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -257,3 +258,15 @@ def test_turns_of_an_expert_have_no_tokens_to_score(distill, expert, warm):
 def test_a_checkpoint_is_no_turns(distill, warm):
     with pytest.raises(GtrTurboError, match=r"holds checkpoint \(made by sft\), not turns"):
         distill(rollouts=warm, teacher=warm)
+
+
+def test_turns_that_name_another_action_than_their_reply_are_refused(distill, turns, tmp_path):
+    copy = shutil.copytree(turns, tmp_path / "turns")
+    rows = [json.loads(line) for line in (copy / "turns.jsonl").read_text().splitlines()]
+    row = next(row for row in rows if row["legal"])
+    other = {"+": "-", "-": "+"}[row["action"]]
+    row["action"] = row["executed"] = other
+    (copy / "turns.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reseal(copy)
+    with pytest.raises(GtrTurboError, match=rf"names action '\{other}', and its reply '"):
+        execute(DistillConfig(out=tmp_path / "x", rollouts=copy, mode="thoughts", expert=True))
