@@ -87,9 +87,10 @@ def remember(folder: Path, hashed: Mapping[str, Look], *, just_written: bool = F
 
 
 def _settle(marks: Sequence[Mark]) -> None:
-    fine = [mark for mark in marks if mark[1] % FINE]
-    newest = max((max(mark[1], mark[2]) for mark in fine), default=0)
-    time.sleep(max(0, newest + SETTLED_BY_FINE_CLOCK - time.time_ns()) / 1e9 if newest <= time.time_ns() else 0)
+    newest = max((max(mark[1], mark[2]) for mark in marks if mark[1] % FINE), default=0)
+    left = newest + SETTLED_BY_FINE_CLOCK - time.time_ns()
+    if 0 < left <= SETTLED_BY_FINE_CLOCK:  # Not of a time to come, as that of another machine's clock.
+        time.sleep(left / 1e9)
 
 
 def _is_settled(mark: Mark) -> bool:
