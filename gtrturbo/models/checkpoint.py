@@ -64,6 +64,7 @@ def load_policy(path: Path, *, device: str, dtype: str = "auto", trainable: bool
     family = read_family(path, model.config.model_type)
     renderer = _renderer(path, family)
     require_picture_ids(path, model.config, renderer.processor, family)
+    renderer.rows = model.get_input_embeddings().num_embeddings
     require_text_ids(path, model.get_input_embeddings().num_embeddings, renderer.processor.tokenizer)
     policy = Policy(model, renderer.processor, head.to(model.device) if head else None, family)
     policy.renderer = renderer

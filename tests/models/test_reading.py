@@ -94,3 +94,11 @@ def test_a_damaged_chat_template_is_told_with_the_model(copy, template):
 def test_too_little_memory_is_not_the_fault_of_the_files(copy):
     with pytest.raises(MemoryError), reading_model(copy):
         raise MemoryError
+
+
+def test_a_token_that_the_model_has_no_embedding_for_is_refused_where_it_is_written(policy):
+    policy.renderer.rows = 3
+    with pytest.raises(GtrTurboError, match=r"writes token \d+, and the model has 3 of them"):
+        policy.renderer.prompt([{"role": "user", "content": "hello"}], [])
+    with pytest.raises(GtrTurboError, match=r"writes token \d+, and the model has 3 of them"):
+        policy.renderer.response_ids("hello")
