@@ -47,7 +47,7 @@ test-export: install  ## turns loaded by TRL, datasets, pyarrow and atif themsel
 	$(PYTHON) -m venv .venv-export
 	.venv-export/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' atif datasets
 	.venv-export/bin/pip install --quiet --disable-pip-version-check --no-deps trl accelerate
-	.venv-export/bin/pytest tests/share
+	.venv-export/bin/pytest tests/report/test_exporting.py tests/report/test_pushing.py
 
 newcomer: install  ## type every line of the README, the quick start and the page of stages, in a fresh copy: half an hour
 	$(BIN)/python tests/newcomer.py

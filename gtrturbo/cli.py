@@ -354,7 +354,7 @@ def play(config: PlayConfig) -> None:
 
 def push(config: PushConfig) -> None:
     """Send a checkpoint to the hub, and print its address there."""
-    if address := importlib.import_module("gtrturbo.share.pushing").push(config):
+    if address := importlib.import_module("gtrturbo.report.pushing").push(config):
         say(address)
 
 
@@ -389,7 +389,7 @@ add_command("play", PlayConfig, play)
 add_command("show", ShowConfig, lambda config: importlib.import_module("gtrturbo.show.artifact").show(config))
 add_command("compare", CompareConfig, lambda config: importlib.import_module("gtrturbo.show.comparison").compare(config))
 add_command(
-    "export", ExportConfig, lambda config: _print_path(importlib.import_module("gtrturbo.share.exporting").export(config))
+    "export", ExportConfig, lambda config: _print_path(importlib.import_module("gtrturbo.report.exporting").export(config))
 )
 add_command("push", PushConfig, push)
 add_command("report", ReportConfig, lambda config: _print_path(importlib.import_module("gtrturbo.report").report(config)))

@@ -6,7 +6,7 @@ prompt is made of never depends on its neighbours. Sampled ids are trained on as
 
 import hashlib
 import itertools
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,9 +59,8 @@ class Renderer:
         self._pieces: dict[int, str] = {}
         self.rows: int | None = None  # of the model's embedding, where it is known
 
-    def _require_known(self, ids: Iterable[int]) -> None:
+    def _require_known(self, largest: int) -> None:
         """Refuse tokens that the model has no embedding for, as of a tokenizer that was made for another one."""
-        largest = max(ids, default=0)
         if self.rows is not None and largest >= self.rows:
             where = self.processor.tokenizer.name_or_path
             raise GtrTurboError(
@@ -91,7 +90,7 @@ class Renderer:
         with reading_model(self.processor.tokenizer.name_or_path, "cannot render a prompt"):
             text = self.processor.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
             batch = self.processor(text=[text], images=images, return_tensors="pt", padding=False, **self._own_start(text))
-        self._require_known(batch["input_ids"][0].tolist())
+        self._require_known(int(batch["input_ids"].max()))
         return Prompt({name: value for name, value in batch.items() if isinstance(value, Tensor)}, self.family.per_token)
 
     def _own_start(self, text: str) -> dict[str, bool]:
@@ -121,7 +120,7 @@ class Renderer:
         tokenizer = self.processor.tokenizer
         encoded = tokenizer(reply, add_special_tokens=False, return_offsets_mapping=True)
         end = (len(reply), len(reply))
-        self._require_known([*encoded["input_ids"], self.end_id])
+        self._require_known(max([*encoded["input_ids"], self.end_id]))
         return [*encoded["input_ids"], self.end_id], [*map(tuple, encoded["offset_mapping"]), end]
 
     def decode(self, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:

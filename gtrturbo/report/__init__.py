@@ -1,4 +1,4 @@
-"""report: one self-contained HTML page about one or more runs."""
+"""What others are given: a self-contained HTML page about runs (here), turns in the formats of other tools, checkpoints on a hub."""
 
 import os
 from collections.abc import Iterator, Sequence

@@ -9,10 +9,11 @@ from gtrturbo.config import EvalConfig
 from gtrturbo.console import stderr
 from gtrturbo.distributed.escapes import visible
 from gtrturbo.models.checkpoint_files import renderer_hash
-from gtrturbo.play.agents import Endpoint, Opening, open_player
+from gtrturbo.play.agents import open_player
 from gtrturbo.play.recording import Episode, record_episodes
 from gtrturbo.plugins import is_outside
 from gtrturbo.stages import done, provenance
+from gtrturbo.stages.opening import opening_of
 from gtrturbo.store.draft import Result
 from gtrturbo.store.files import save_json
 from gtrturbo.store.kept import kept
@@ -39,16 +40,7 @@ def run(config: EvalConfig) -> Result:
         ResumeLog(config.out, work, Episode) as resume_log,
         ExitStack() as ending,
     ):
-        endpoint = Endpoint(config.engine, config.served_model, at_once=config.num_envs)
-        opening = Opening(
-            endpoint,
-            for_training=False,
-            device=config.device,
-            dtype=config.dtype,
-            probe=config.probe,
-            python=config.vllm_python,
-            ending=ending,
-        )
+        opening = opening_of(config, at_once=config.num_envs, for_training=False, ending=ending)
         sampling = {"seed": config.seed, "temperature": config.temperature, "max_new_tokens": config.max_new_tokens}
         player = open_player(config.checkpoint, config.engine, opening, **sampling)
         turns = record_episodes(

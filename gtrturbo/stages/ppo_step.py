@@ -17,7 +17,6 @@ from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
 from gtrturbo.play.recording import Transcript, read_transcript
 from gtrturbo.stages import done, provenance
-from gtrturbo.stages.beforehand import require_player
 from gtrturbo.stages.resolve import with_penalty
 from gtrturbo.store.draft import Result
 from gtrturbo.store.ids import seed_for
@@ -87,7 +86,6 @@ def check_inputs(config: PpoStepConfig) -> Rollout:
             "use --kl-placement reward or advantage.",
         )
     rollout = read_rollout(config.rollouts, dtype=config.dtype)
-    require_player(config.rollouts, config.checkpoint)
     if credit.needs_groups:
         require_groups(rollout, config.credit)
     if config.scores:

@@ -19,6 +19,7 @@ from gtrturbo.merging.recipes.folders import numbered, our_name
 from gtrturbo.merging.state import read_state
 from gtrturbo.models.checkpoint_files import base_of, is_adapter, named_base
 from gtrturbo.play.teachers import find_mode
+from gtrturbo.play.teaching.templates import templates_of
 from gtrturbo.plugins import names_code
 from gtrturbo.store.apart import require_apart
 from gtrturbo.store.claims import require_outside_artifacts
@@ -27,7 +28,6 @@ from gtrturbo.store.ids import same_artifact
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.safetensors_files import read_layout
-from gtrturbo.teachers.templates import templates_of
 
 HASHES = "hashes.json"
 HERE = "checkpoint"  # What a list of teachers calls one whose id is among the inputs.

@@ -11,10 +11,11 @@ from gtrturbo.analysis.thoughts import thought_entropy
 from gtrturbo.config import RolloutConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import renderer_hash
-from gtrturbo.play.agents import Endpoint, Opening, Player, open_player
+from gtrturbo.play.agents import Player, open_player
 from gtrturbo.play.episodes import Agent, Response, State
 from gtrturbo.play.recording import Episode, record_episodes
 from gtrturbo.stages import done, provenance
+from gtrturbo.stages.opening import opening_of
 from gtrturbo.store.draft import Result
 from gtrturbo.store.ids import seed_for
 from gtrturbo.store.records import Turn
@@ -80,15 +81,6 @@ def _expert_reply(config: RolloutConfig, task: Task, state: State) -> str:
 
 
 def _open(config: RolloutConfig, checkpoint: Path, ending: ExitStack) -> Player:
-    endpoint = Endpoint(config.engine, config.served_model, at_once=config.num_envs)
-    opening = Opening(
-        endpoint,
-        for_training=True,
-        device=config.device,
-        dtype=config.dtype,
-        probe=config.probe,
-        python=config.vllm_python,
-        ending=ending,
-    )
+    opening = opening_of(config, at_once=config.num_envs, for_training=True, ending=ending)
     sampling = {"seed": config.seed, "temperature": config.temperature, "max_new_tokens": config.max_new_tokens}
     return open_player(checkpoint, config.engine, opening, **sampling)

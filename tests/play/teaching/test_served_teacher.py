@@ -15,11 +15,11 @@ from gtrturbo.cli import app
 from gtrturbo.config import DistillConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.recording import read_turns
+from gtrturbo.play.teaching import chat, templates
 from gtrturbo.stages import execute
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.records import Demo, read_rows
 from gtrturbo.tasks.loading import load_task
-from gtrturbo.teachers import chat, templates
 
 TASK = load_task("numberline", ["image=tiny"])
 KEY = "sk-no-file-may-hold-this-0123456789"

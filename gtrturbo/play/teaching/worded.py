@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gtrturbo.play.teachers import Question, is_right
+from gtrturbo.play.teaching.answers import UnreadableError, correction_schema, read_correction, read_thought, thought_schema
+from gtrturbo.play.teaching.kept_answers import Answered
+from gtrturbo.play.teaching.templates import Templates, filled
 from gtrturbo.store.prices import TokenCounts
 from gtrturbo.store.records import Message, said
-from gtrturbo.teachers.answers import UnreadableError, correction_schema, read_correction, read_thought, thought_schema
-from gtrturbo.teachers.kept_answers import Answered
-from gtrturbo.teachers.templates import Templates, filled
 
 UNREADABLE = ""  # What is given for an answer that could not be read: no task reads it either.
 Ask = Callable[[Sequence[Question], Callable[[Question], dict[str, Any] | None]], list[Answered]]

@@ -19,10 +19,10 @@ from gtrturbo.config.addresses import address_of
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.server import CHAT, Text, with_pictures
 from gtrturbo.play.teachers import Question
+from gtrturbo.play.teaching.budget import CHARACTERS_PER_TOKEN, Budget, SpentError, picture_tokens
+from gtrturbo.play.teaching.kept_answers import Answered, KeptAnswers, key_of
 from gtrturbo.play.wire import BACKOFF, SOON, RefusedError, TriedInVainError, request_once, tell_waiting
 from gtrturbo.store.prices import TokenCounts
-from gtrturbo.teachers.budget import CHARACTERS_PER_TOKEN, Budget, SpentError, picture_tokens
-from gtrturbo.teachers.kept_answers import Answered, KeptAnswers, key_of
 
 ReplyFormat = Literal["auto", "schema", "json", "text"]
 # From the form that holds an answer most to none; a server that refuses one is sent the next.

@@ -10,7 +10,7 @@ import pytest
 
 from gtrturbo.config import EvalConfig, PushConfig
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.share.pushing import push
+from gtrturbo.report.pushing import push
 from gtrturbo.stages import execute
 from gtrturbo.store.ids import sha256_file
 

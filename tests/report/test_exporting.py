@@ -9,7 +9,7 @@ from PIL import Image
 
 from gtrturbo.config import ExportConfig
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.share.exporting import export
+from gtrturbo.report.exporting import export
 from gtrturbo.store.turns import read_turn_tokens, read_turns
 
 
@@ -84,7 +84,7 @@ def test_nothing_is_replaced_and_nothing_is_half_there(turns, tmp_path, monkeypa
         exported(turns, "hf", tmp_path)
     with pytest.raises(GtrTurboError, match="stays as it is"):
         export(ExportConfig(turns=turns, to="hf", out=turns / "exported"))
-    monkeypatch.setattr("gtrturbo.share.exporting.copy_picture", lambda *_: (_ for _ in ()).throw(OSError(28, "full", "x")))
+    monkeypatch.setattr("gtrturbo.report.exporting.copy_picture", lambda *_: (_ for _ in ()).throw(OSError(28, "full", "x")))
     with pytest.raises(OSError, match="full"):
         exported(turns, "trl", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
@@ -93,7 +93,7 @@ def test_nothing_is_replaced_and_nothing_is_half_there(turns, tmp_path, monkeypa
 def test_turns_without_a_reply_that_parses_are_no_demonstrations(turns, tmp_path, monkeypatch):
     from dataclasses import replace
 
-    from gtrturbo.share import exporting
+    from gtrturbo.report import exporting
 
     monkeypatch.setattr(exporting, "read_turns", lambda path: [replace(turn, legal=False) for turn in read_turns(path)])
     with pytest.raises(GtrTurboError, match="nothing to imitate"):

@@ -8,13 +8,13 @@ from typing import Any
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.checkpoint_teacher import hotter
 from gtrturbo.play.teachers import SERVER_AT_ONCE, Account, Question, Teacher
+from gtrturbo.play.teaching.budget import Budget
+from gtrturbo.play.teaching.chat import ChatModel, Sampling, Schema
+from gtrturbo.play.teaching.kept_answers import Answered, KeptAnswers, default_folder
+from gtrturbo.play.teaching.templates import Templates
+from gtrturbo.play.teaching.worded import WordedTeacher
 from gtrturbo.store.ids import seed_for
 from gtrturbo.store.prices import read_prices
-from gtrturbo.teachers.budget import Budget
-from gtrturbo.teachers.chat import ChatModel, Sampling, Schema
-from gtrturbo.teachers.kept_answers import Answered, KeptAnswers, default_folder
-from gtrturbo.teachers.templates import Templates
-from gtrturbo.teachers.worded import WordedTeacher
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from gtrturbo.tasks.reply import Reply
 from gtrturbo.tasks.task import Task
 
 LEAST_USABLE = 0.5
-SHOWN = 120  # characters of a reply that an error shows
+EXAMPLE_SHOWN = 120  # characters of a reply that an error shows
 LOOK = "look at what it is asked and answers (docs/teachers.md): --prompt, --max-new-tokens, --reply-format, or another teacher."
 
 
@@ -84,7 +84,7 @@ def require_useful(name: str, metrics: dict[str, float], *, example: str) -> Non
         GtrTurboError: not one of its replies could be used.
     """
     share, turns = metrics.get("usable_share", 1.0), int(metrics["turns"])
-    shown = f" One of them: {example[:SHOWN]}" if example else ""
+    shown = f" One of them: {example[:EXAMPLE_SHOWN]}" if example else ""
     if turns and not share:
         raise GtrTurboError(f"none of the {turns} replies of teacher {name} could be used.{shown}", LOOK)
     if share < LEAST_USABLE:

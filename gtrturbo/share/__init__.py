@@ -1,1 +1,0 @@
-"""Artifacts for others: turns in the formats that other tools load, and checkpoints with a card on the Hugging Face hub."""
