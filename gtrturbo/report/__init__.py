@@ -1,4 +1,4 @@
-"""What others are given: a self-contained HTML page about runs (here), turns in the formats of other tools, checkpoints on a hub."""
+"""What others are given: a page of HTML about runs (here), turns in the formats of other tools, checkpoints on a hub."""
 
 import os
 from collections.abc import Iterator, Sequence
