@@ -1,7 +1,7 @@
 """Make a teacher of what the user named: a model on a server, or a local one that is asked in words."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,8 @@ def open_served(model: str, asking: Asking, paying: Paying, *, on_answer: Callab
             timing=paid,
             example=worded.example,
             about=_about(f"openai:{model}", asking)
-            | {"address": served.address, "models": sorted(worded.models), "fingerprints": sorted(worded.fingerprints)},
+            | {"address": served.address, "models": sorted(worded.models), "fingerprints": sorted(worded.fingerprints)}
+            | {"calls": int(worded.counts["calls"]), "tokens": asdict(worded.tokens)},
         )
 
     return _teacher(worded, account, at_once=SERVER_AT_ONCE)
