@@ -5,8 +5,9 @@ It needs Python alone.
     python examples/teachers/corrector_server.py --port 8123 --wrong 0.2
     gtrturbo run --method gtr --teacher openai:solver --address http://127.0.0.1:8123 --hints --iterations 5 --out runs/gtr
 
-With a command after `--` it serves for as long as that runs, and ends as it does. It knows no task and sees no picture: with `--hints` each question holds the task's truth and its scripted expert's reply, of
-which it makes its answer. `GET /calls` says how often it was asked. The tests of this repository use it, faults and all.
+With a command after `--` it serves while that runs. It knows no task and sees no picture: with `--hints` each
+question holds the task's truth and its scripted expert's reply, of which it makes its answer. `GET /calls` says how often it was
+asked. The tests of this repository use it, faults and all.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """What the teachers of a run were asked and cost: calls and tokens of those on servers, the time of those that are computed here.
 
-All answers that were used count, also those that an earlier run had paid for: a run is told as if it had been alone.
+All answers that were used count, each as if it had been asked for alone; beside them stand the calls that the run paid for, which
+are fewer where the same was asked twice, or in an earlier run.
 """
 
 from collections.abc import Sequence
@@ -10,8 +11,9 @@ from pathlib import Path
 from gtrturbo.analysis.history import Entry, History
 from gtrturbo.config.addresses import served_model
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.play.teaching.budget import read_ledger
 from gtrturbo.store.json_files import read_json
-from gtrturbo.store.names import TEACHER, TIMING
+from gtrturbo.store.names import LEDGER, TEACHER, TIMING
 from gtrturbo.store.prices import PriceList, TokenCounts
 from gtrturbo.store.strict_json import is_number
 from gtrturbo.store.timing import read_timing
@@ -33,19 +35,21 @@ class Spending:
     """What a run's teachers came to.
 
     Attributes:
-        calls, tokens: of models on servers.
-        waited: seconds of their answers, summed; several are under way at once.
+        calls, tokens: answers of models on servers that were used, and their tokens.
+        money: for these; None where no price is known.
+        paid_calls, waited, paid: calls that the run paid for, their seconds, which overlap, and their money.
         seconds: of merges and annotations, by the clock.
-        money: for calls and tokens; None where no price is known.
         machine: money for the seconds; None where an hour has no price.
         currency, dated: of prices; empty where there are none.
     """
 
     calls: int
     tokens: TokenCounts
-    waited: float
-    seconds: float
     money: float | None
+    paid_calls: int
+    waited: float
+    paid: float | None
+    seconds: float
     machine: float | None
     currency: str = ""
     dated: str = ""
@@ -68,30 +72,31 @@ def spending_of(run: History, prices: PriceList | None) -> Spending:
     """Add up what the teachers of a run were asked.
 
     Args:
-        prices: by which to count; if None as each artifact told when it was made.
+        prices: by which to count; if None as the run told when it was made.
 
     Raises:
-        GtrTurboError: the prices lack a model that was asked.
+        GtrTurboError: the prices lack a model that was asked, or there are none and the run was paid by several.
     """
     entries = [entry for entry in run.entries["guidance"] if read_asked(entry.path)]
     asked = [each for entry in entries for each in read_asked(entry.path)]
-    timings = [_timing(entry) for entry in entries]
-    told = [timing.get("cost") for timing in timings]
+    paid = read_ledger(run.path / LEDGER)
     if prices:
-        money = sum(prices.of(_model(each)).of(each.calls, each.tokens) for each in asked)
+        money = _sum([prices.of(_model(each)).of(each.calls, each.tokens) for each in asked])
+        spent = _sum([prices.of(call.model).of(1, call.tokens) for call in paid])
+        currency, dated = prices.currency, prices.dated.isoformat()
     else:
-        money = sum(map(float, told)) if all(map(is_number, told)) else None  # type: ignore[arg-type]
-    named = {(str(timing["currency"]), str(timing["prices_dated"])) for timing in timings if "currency" in timing}
-    if prices is None and len(named) > 1:
-        raise GtrTurboError(f"{run.path} was paid by prices of several days.", "add: --prices FILE.yaml")
-    currency, dated = (prices.currency, prices.dated.isoformat()) if prices else next(iter(named), ("", ""))
+        told = [_timing(entry) for entry in entries]
+        money, spent = _sum([each.get("cost") for each in told]), _sum([call.cost for call in paid])
+        currency, dated = _one_of({(str(each["currency"]), str(each["prices_dated"])) for each in told if "cost" in each}, run)
     hour = prices.hour if prices else None
     return Spending(
         calls=sum(each.calls for each in asked),
         tokens=sum((each.tokens for each in asked), TokenCounts()),
-        waited=sum(float(timing.get("teacher_seconds", 0.0)) for timing in timings),
-        seconds=run.teacher_seconds,
         money=money,
+        paid_calls=len(paid),
+        waited=sum(call.seconds for call in paid),
+        paid=spent,
+        seconds=run.teacher_seconds,
         machine=None if hour is None else run.teacher_seconds / HOUR * hour,
         currency=currency,
         dated=dated,
@@ -102,34 +107,46 @@ def _model(asked: Asked) -> str:
     return served_model(asked.teacher) or ""
 
 
+def _sum(values: Sequence[object]) -> float | None:
+    """Add money up; None where one of it is not known."""
+    known = [float(value) for value in values if is_number(value)]  # type: ignore[arg-type]
+    return sum(known) if len(known) == len(values) else None
+
+
+def _one_of(named: set[tuple[str, str]], run: History) -> tuple[str, str]:
+    if len(named) > 1:
+        raise GtrTurboError(f"{run.path} was paid by prices of several days.", "add: --prices FILE.yaml")
+    return next(iter(named), ("", ""))
+
+
 def _timing(entry: Entry) -> dict[str, object]:
     file = entry.path / TIMING
     return read_timing(file) if file.exists() else {}
 
 
-def cost_table(costs: Sequence[tuple[str, Sequence[Spending]]]) -> tuple[list[str], list[list[str]]]:
-    """Lay out means over the runs of each method: a head and rows; a column that nobody has a number for is left out."""
+def cost_table(costs: Sequence[tuple[str, Sequence[Spending]]]) -> tuple[list[str], list[list[str]], str]:
+    """Lay out means over the runs of each method: a head, rows, and words that tell of which day prices are.
+
+    There are no rows where nobody was asked and nothing has a price.
+    """
     every = [each for _, runs in costs for each in runs]
-    currency = next((each.currency for each in every if each.currency), "")
-    priced, hours = any(each.currency for each in every), any(each.machine is not None for each in every)
-    head = ["method", "calls", "tokens in", "cached", "tokens out", "teacher seconds"]
-    head += [f"server, {currency}"] * priced + [f"machine, {currency}", f"together, {currency}"] * hours
-    return head, [_cells(name, runs, priced=priced, hours=hours) for name, runs in costs]
+    priced, hours = [each for each in every if each.currency], any(each.machine is not None for each in every)
+    if not priced and not any(each.calls for each in every):
+        return [], [], ""
+    currency, dated = (priced[0].currency, f", prices of {priced[0].dated}") if priced else ("", "")
+    head = ["method", "answers", "tokens in", "cached", "out", *[f"worth, {currency}"] * bool(priced)]
+    head += ["paid calls", *[f"paid, {currency}"] * bool(priced), "teacher s", *[f"machine, {currency}"] * hours]
+    return head, [_cells(name, runs, priced=bool(priced), hours=hours) for name, runs in costs], dated
 
 
 def _cells(name: str, runs: Sequence[Spending], *, priced: bool, hours: bool) -> list[str]:
     tokens = sum((each.tokens for each in runs), TokenCounts())
     counts = [sum(each.calls for each in runs), tokens.input, tokens.cached, tokens.output]
-    money, machine = _mean([each.money for each in runs]), _mean([each.machine for each in runs])
-    together = None if money is None or machine is None else money + machine
-    cells = [name, *(f"{count / len(runs):,.0f}" for count in counts), f"{sum(each.seconds for each in runs) / len(runs):.1f}"]
-    return cells + [_money(money)] * priced + [_money(machine), _money(together)] * hours
+    cells = [name, *(f"{count / len(runs):,.0f}" for count in counts), *[_mean([each.money for each in runs])] * priced]
+    cells += [f"{sum(each.paid_calls for each in runs) / len(runs):,.0f}", *[_mean([each.paid for each in runs])] * priced]
+    return [*cells, f"{sum(each.seconds for each in runs) / len(runs):.1f}", *[_mean([each.machine for each in runs])] * hours]
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(values) if len(known) == len(values) else None
-
-
-def _money(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:,.4f}"
+def _mean(values: Sequence[float | None]) -> str:
+    total = _sum(values)
+    return "unknown" if total is None else f"{total / len(values):,.4f}"

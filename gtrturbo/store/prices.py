@@ -69,12 +69,14 @@ class PriceList:
         return self.models[model]
 
 
-def read_prices(file: Path) -> PriceList:
-    """Read a file of prices.
+def read_prices(file: Path | None) -> PriceList | None:
+    """Read a file of prices; None where none is named.
 
     Raises:
         GtrTurboError: it holds something else, or a price below 0.
     """
+    if file is None:
+        return None
     try:
         return TypeAdapter(PriceList).validate_python(read_yaml(file))
     except ValidationError as error:

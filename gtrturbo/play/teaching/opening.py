@@ -65,7 +65,7 @@ def open_served(model: str, asking: Asking, paying: Paying, *, on_answer: Callab
             f"--teacher openai:{model} is on a server, and none is named.",
             "add: --address https://api.openai.com, or that of a server of your own, such as http://localhost:8000",
         )
-    prices = read_prices(paying.prices) if paying.prices else None
+    prices = read_prices(paying.prices)
     price = prices.of(model) if prices else None
     budget = Budget(model, price, max_calls=paying.max_calls, max_cost=paying.max_cost, ledger=paying.ledger)
     sampling = Sampling(asking.temperature, asking.max_tokens, paying.reply_format)
