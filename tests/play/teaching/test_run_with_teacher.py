@@ -1,6 +1,7 @@
 """Runs with a teacher on a server: GTR end to end, stopped and gone on, and what its plan says before."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,15 @@ from examples.teachers.corrector_server import Corrector, serving
 from gtrturbo.cli import app
 from gtrturbo.config import DistillConfig, PpoStepConfig, RunConfig
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.runs.estimate import notes
 from gtrturbo.runs.execute import run
 from gtrturbo.runs.plan import plan
+from gtrturbo.runs.sample import sample
 from gtrturbo.runs.script import command_words
 from gtrturbo.stages import execute
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import LEDGER
+from gtrturbo.tasks.loading import load_task
 
 PRICES = "dated: 2026-01-31\ncurrency: USD\nmodels: {solver: {input: 2, cached: 1, output: 8}}\n"
 SMALL = ("rollout.max-new-tokens=48", "rollout.num-envs=4", "ppo-step.epochs=1", "eval.max-new-tokens=24", "eval.num-envs=4")
@@ -85,3 +89,36 @@ def test_an_update_from_no_demos_says_that_it_is_plain_ppo(warm, turns, tmp_path
     assert result.exit_code == 0 and f"there is no demo in {silent}: this update is plain PPO." in result.output
     plain = execute(PpoStepConfig(out=tmp_path / "plain", checkpoint=warm, rollouts=turns, epochs=1)).out
     assert (plain / "model.safetensors").read_bytes() == (tmp_path / "next" / "model.safetensors").read_bytes()
+
+
+def test_a_dry_run_says_how_often_a_server_will_be_asked_and_what_that_may_cost(gtr, tmp_path):
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("dated: 2026-01-31\ncurrency: EUR\nmodels: {solver: {input: 0, output: 0, call: 0.5}}\n")
+    config = gtr(Corrector(url="http://127.0.0.1:9"), prices=prices, iterations=3, episodes=8)
+    play = sample(load_task("numberline", ["image=tiny", "horizon=3"]))
+    calls = round(3 * 8 * play.turns)
+    [line] = [line for line in notes(config) if line.startswith("openai:")]
+    assert f"asked about {calls} times" in line and f": {calls * 0.5:,.2f} EUR by prices of 2026-01-31." in line
+    # Of two teachers each gets its part, and only those on servers are told.
+    both = gtr(Corrector(url="http://127.0.0.1:9"), more_teachers=(Path("openai:other"),), teacher_weights="3,1")
+    told = [line for line in notes(both) if line.startswith("openai:")]
+    assert [int(line.split(" asked about ")[1].split()[0]) for line in told] == [
+        round(2 * 4 * play.turns * part) for part in (0.75, 0.25)
+    ]
+    assert "--prices FILE says what they cost" in told[0]
+
+
+def test_a_dry_run_counts_about_what_is_then_asked(gtr, tmp_path):
+    with serving(Corrector()) as corrector:
+        config = gtr(corrector)
+        told = [
+            int(number.replace(",", ""))
+            for line in notes(config)
+            if "openai:" in line
+            for number in re.findall(r" ([\d,]+) ", line)
+        ]
+        run(config)
+    found = [read_manifest(tmp_path / "run" / "guidance" / name).metrics for name in ("0000", "0001")]
+    asked, read = (sum(metrics[name] for metrics in found) for name in ("teacher_calls", "teacher_input_tokens"))
+    # The corrector counts four characters a token, and 85 for a picture; GPT-4o 255 for one of this size.
+    assert 0.5 < told[0] / asked < 2 and 0.7 < told[1] / told[0] / (read / asked * 4 / 3 + 170) < 1.5
