@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from gtrturbo.config.yaml_files import read_yaml
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.json_files import told
-from gtrturbo.store.yaml_files import read_yaml
 
 MILLION = 1e6
 Money = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
