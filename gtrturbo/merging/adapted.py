@@ -13,7 +13,7 @@ from gtrturbo.merging.factored import Directed, Experts, Product, Residual
 from gtrturbo.merging.matching import Pattern
 from gtrturbo.merging.naming import Tensors, require_ties
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank
-from gtrturbo.merging.sources import BLOCK, TILE, Sources, Target
+from gtrturbo.merging.sources import BLOCK, TILE, Sources, Target, require_numbers
 from gtrturbo.store.safetensors_files import Layout, TensorEntry
 
 Names = Callable[[Tensors], dict[str, str]]
@@ -58,6 +58,7 @@ def adapter_sources(
     changes, under = found[: len(adapters)], found[len(adapters)] if origin else {}
     changed = {name for each in found for name in each}
     pattern.require_used(base.entries)
+    require_numbers(base, pattern)
     selected = pattern.chosen(base.entries)
     targets, copied = [], []
     for name, entry in base.entries.items():

@@ -22,7 +22,7 @@ from gtrturbo.store.safetensors_files import BITS, Layout, TensorEntry
 
 Tensors = Mapping[str, Tensor]
 TYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-PLAIN = (Tensor, Parameter, Buffer)
+PLAIN_TENSORS = (Tensor, Parameter, Buffer)
 MEMORY = Path("memory")
 
 
@@ -104,10 +104,10 @@ def _tensor(what: str, value: Any) -> Tensor:
     """Take a tensor whose numbers lie in memory one after another, or an array of numpy."""
     if isinstance(value, np.ndarray):
         try:
-            return torch.from_numpy(np.require(value, requirements=["C", "W"]))
+            return torch.from_numpy(np.require(value, requirements=["C", "W"]).reshape(value.shape))
         except (TypeError, ValueError):
             raise GtrTurboError(f"{what} is an array of {value.dtype}, which torch does not have.", _OF_NUMBERS) from None
-    if type(value) not in PLAIN:
+    if type(value) not in PLAIN_TENSORS:
         raise GtrTurboError(f"{what} is of type {type(value).__name__}, no plain tensor.", _OF_NUMBERS)
     if value.is_nested or value.is_quantized or value.layout != torch.strided or value.is_meta:
         kind = "nested" if value.is_nested else "quantised" if value.is_quantized else value.layout
