@@ -3,6 +3,7 @@
 import difflib
 import importlib.util
 import os
+from collections.abc import Sequence
 
 import gymnasium as gym
 import numpy as np
@@ -49,7 +50,14 @@ def require_known(environment: str, task: str, *, prefix: str = "") -> None:
 
     Raises: GtrTurboError: with the ids that are spelt alike.
     """
-    known = [name for name in gym.registry if name.startswith(prefix)]
+    refuse_unknown(environment, task, [name for name in gym.registry if name.startswith(prefix)])
+
+
+def refuse_unknown(environment: str, task: str, known: Sequence[str]) -> None:
+    """Refuse an environment that is none of those that are known.
+
+    Raises: GtrTurboError: with the ids that are spelt alike.
+    """
     if environment not in known:
         close = difflib.get_close_matches(environment, known, n=3, cutoff=0.4)
         raise GtrTurboError(
