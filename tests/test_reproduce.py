@@ -72,6 +72,24 @@ def test_guards_are_one_change_each_to_ppo_from_one_start():
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_correctors_differ_by_how_often_they_are_wrong_and_each_run_has_a_server_of_its_own():
+    text = subprocess.run(
+        ["make", "-n", "-C", "examples/reproduce", "corrected", "OUT=runs", "GTRTURBO=gtrturbo"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout.replace("\\\n", " ")  # fmt: skip
+    lines = [re.split(r"corrector_server.py (.*) -- (?=gtrturbo)", line) for line in text.splitlines() if "--label" in line]
+    taught = {words[-1].strip(): words[1].split() for words in lines if len(words) == 3}
+    alone = [words[0].strip() for words in lines if len(words) == 1]
+    assert (len(taught), len(alone)) == (18, 18) and len({server[1] for server in taught.values()}) == 18
+    for command, (_, port, _, wrong, _, seed) in taught.items():
+        config = parsed(command)
+        assert config.label == f"gtr-wrong-{round(100 * float(wrong)):02d}" and str(config.seed) == seed
+        assert config.address == f"http://127.0.0.1:{port}" and plan(config)
+    updates = {(config.task, config.iterations) for config in map(parsed, [*taught, *alone])}
+    assert updates == {("numberline", 6), ("ezpoints", 4)}
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 @pytest.mark.parametrize(("code", "kept"), [(0, True), (3, True), (1, False)])
 def test_a_guarded_run_that_collapsed_is_a_result_and_one_that_failed_is_none(tmp_path, code, kept):
     start = tmp_path / "numberline/start/3/evals/0000/stage.json"
@@ -155,6 +173,10 @@ def test_tables_are_as_by_hand(recorded):
     [_, earned] = page.table("numberline", "returns", ["turbo-kl"])
     assert earned[2:4] == ["-0.200", "0.400"] and earned[4].startswith("+0.600")
     [_, gap] = page.table("numberline", "teachers")
+    # No model on a server was asked; 4 seconds at 2 an hour.
+    head, cost = page.table("numberline", "costs", ["turbo-kl"])
+    told = dict(zip(head, cost, strict=True))
+    assert (told["answers"], told["paid calls"], told["teacher s"], told["machine, USD"]) == ("0", "0", "4.0", "0.0022")
     assert gap[:4] == ["`turbo-kl`", "3", "2", "0.700"] and gap[4].startswith("-0.400") and gap[5] == "0/0/3"
 
 

@@ -57,6 +57,20 @@ arm-gtr := --method gtr
 arm-opd = --method opd --teacher $(call teacher,$(1),$(2))/checkpoints/0000
 arm-static-kl := --method static-kl
 
+# GTR with a corrector on a server: of 100 answers so many are wrong. $(1) task, $(2) seed, $(3) arm. A run's server has a port of its
+# own, as answers are kept by the server's address, and keeps what it paid for in its own folder, so that it pays for all it uses.
+wrong-00 := 0
+wrong-20 := 0.2
+wrong-50 := 0.5
+first-port-numberline := 20000
+first-port-ezpoints := 26000
+port = $(shell expr $(first-port-$(1)) + 100 \* $(patsubst gtr-wrong-%,%,$(3)) + $(2))
+corrector = $(PYTHON) ../teachers/corrector_server.py --port $(port) --wrong $($(3:gtr-%=%)) --seed $(2) --
+corrected = --method gtr --teacher openai:solver --address http://127.0.0.1:$(port) --hints --prices ../teachers/prices.yaml \
+  --answers $(OUT)/$(1)/$(3)/$(2)/answers
+$(foreach w,00 20 50,$(eval arm-gtr-wrong-$(w) = $$(call corrected,$$(1),$$(2),gtr-wrong-$(w))))
+$(foreach w,00 20 50,$(eval with-gtr-wrong-$(w) = $$(call corrector,$$(1),$$(2),gtr-wrong-$(w))))
+
 # Changes to turbo-kl, one at a time; on EZPoints to turbo-kl-10.
 turbo = --method turbo-kl --eval-teachers $(kl-$(1))
 kl-ezpoints := --set ppo-step.kl-coef=10

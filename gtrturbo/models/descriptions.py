@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from gtrturbo.config.regular_files import read_regular
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.files import read_regular
 from gtrturbo.store.inside import leads_out
 from gtrturbo.store.names import ADAPTER_CONFIG, FAMILY, GENERATION_CONFIG, MODEL_CONFIG, RENDERER_FILES
 
