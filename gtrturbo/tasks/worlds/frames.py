@@ -1,6 +1,7 @@
-"""Frames of an environment in a size that a model can read."""
+"""Environments of other packages: whether they are there, and their frames in a size that a model can read."""
 
 import difflib
+import importlib
 import importlib.util
 import os
 from collections.abc import Sequence
@@ -25,6 +26,18 @@ def require_pygame(task: str) -> None:
             f"{task} draws its pictures with pygame, which is not installed.", "run: pip install 'gymnasium[toy-text]'"
         )
     draw_unseen()
+
+
+def import_extra(package: str, task: str) -> None:
+    """Import the package that holds a task's environments, which makes them known.
+
+    Raises: GtrTurboError: it is not installed; with the line that does.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise GtrTurboError(
+            f"{task} needs the package {package}, which is not installed.", f"run: pip install 'gtrturbo[{package}]'"
+        )
+    importlib.import_module(package)
 
 
 def draw_unseen() -> None:

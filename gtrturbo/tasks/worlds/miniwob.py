@@ -3,26 +3,22 @@
 Source: Shi et al., "World of Bits" (2017); Liu et al., "Reinforcement Learning on Web Interfaces …" (2018).
 """
 
-import importlib
-import importlib.util
 import json
 from functools import partial
 
 import gymnasium as gym
 import numpy as np
 
-from gtrturbo.errors import GtrTurboError
 from gtrturbo.tasks.deals import panel_seeds
 from gtrturbo.tasks.options import Option, Whole, check_options
 from gtrturbo.tasks.reply import Reply, read_reply
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.view import ChatPrompt, Ending, Info, View, ask
 from gtrturbo.tasks.worlds.browser import PageEnv, require_browser
-from gtrturbo.tasks.worlds.frames import refuse_unknown
+from gtrturbo.tasks.worlds.frames import import_extra, refuse_unknown
 from gtrturbo.tasks.worlds.page import HEIGHT, TYPE, WIDTH, action_of, action_text, actions, in_words
 from gtrturbo.tasks.worlds.web_experts import EXPERTS
 
-INSTALL = "run: pip install 'gtrturbo[miniwob]'"
 NAMED = "miniwob/{}-v1"
 CHANCE_TURNS = 1000  # A turn in a browser takes some 50 ms.
 WEB_BOUNDS: dict[str, Option] = {"horizon": Whole(10, 1, 1000), "seconds": Whole(0, 0, 86_400), "patience": Whole(30, 1, 3600)}
@@ -42,9 +38,7 @@ def web_page(page: str, *, elements: bool = True, horizon: int = 10, seconds: in
     """
     check_options({"horizon": horizon, "seconds": seconds, "patience": patience}, WEB_BOUNDS)
     name = f"miniwob:{page}"
-    if importlib.util.find_spec("miniwob") is None:
-        raise GtrTurboError(f"{name} needs the package miniwob, which is not installed.", INSTALL)
-    importlib.import_module("miniwob")
+    import_extra("miniwob", name)
     refuse_unknown(page, name, pages())
     require_browser(name)
     make = partial(PageEnv, NAMED.format(page), seconds=seconds, patience=float(patience))
