@@ -1,5 +1,6 @@
 """How configs resolve: a merge's recipe is read and its base found; an update asks its turns what an invalid reply costs."""
 
+import os
 from contextlib import AbstractContextManager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -55,7 +56,7 @@ def with_base(config: MergeConfig) -> MergeConfig:
         GtrTurboError: the chain leads to a checkpoint that lies neither in the list nor beside it.
     """
     if config.recipe:
-        return config if config.recipe.startswith("{") else _by_recipe(config, Path(config.recipe))
+        return config if config.recipe.startswith("{") else _by_recipe(config, Path(os.path.expanduser(config.recipe)))
     config = replace(config, checkpoints=tuple(map(on_disk, config.checkpoints)))
     base = on_disk(config.base) if config.base else _base_of(config)
     if config.ahead:
