@@ -46,6 +46,24 @@ def test_all_that_it_runs_can_be_run_and_all_arms_of_a_seed_start_from_one_check
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_free_teachers_of_a_seed_start_from_one_checkpoint_and_differ_by_who_teaches(monkeypatch):
+    monkeypatch.chdir(ROOT / "examples" / "reproduce")  # Where make works, and methods of the example's own are.
+    who = {each.group(1) for each in re.finditer(r"^who-(\S+)", Path("settings.mk").read_text(), re.MULTILINE)}
+    commands = [command for command in made_by("survival", f"WHO={' '.join(sorted(who))}") if "--label" in command]
+    configs = [parsed(command.removesuffix("|| [ $? -eq 3 ]")) for command in commands]
+    for task in ("numberline", "ezpoints"):
+        of_task = [config for config in configs if config.task == task]
+        assert {config.label for config in of_task} == who
+        assert len({str(config.start) for config in of_task}) == 1
+        assert len({(config.episodes, config.iterations, config.seed) for config in of_task}) == 1
+        assert len({str(config.out) for config in of_task}) == len(of_task) == 4 * len(who)
+        of_rate = [config for config in of_task if "ppo-step.learning-rate=1e-3" in config.set]
+        one = [plan(replace(config, out=Path("run"))) for config in of_rate]
+        assert len({repr(steps) for steps in one}) == len(who)
+        assert {step.config.learning_rate for steps in one for step in steps if step.stage == "ppo-step"} == {1e-3}
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 @pytest.mark.parametrize("task", ["numberline", "ezpoints"])
 def test_the_arm_full_loss_is_the_method_turbo_loss_under_its_old_name(task):
     [command] = [command for command in made_by("ablations", f"TASKS={task}") if "--label full-loss" in command]
