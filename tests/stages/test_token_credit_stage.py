@@ -14,6 +14,8 @@ from gtrturbo.models.value_head import ValueHead
 from gtrturbo.stages import execute
 from gtrturbo.store.ids import sha256_file
 from gtrturbo.store.manifest import read_manifest
+from gtrturbo.train.critic import bootstrap_values
+from gtrturbo.train.inputs import read_rollout
 
 
 @pytest.fixture
@@ -41,13 +43,16 @@ def values_of(critic, transcript):
     return found
 
 
-def returns_of(transcript, *, gamma):
-    """γ-discounted reward from each turn on, by a double loop; an illegal reply of NumberLine costs 2."""
+def returns_of(transcript, after, *, gamma):
+    """γ-discounted reward from each turn on and the value after a cut, by a double loop; an illegal reply costs 2."""
     turns = transcript.turns
+    earned = [
+        turn.reward - 2 * (not turn.legal) + gamma * value * turn.truncated for turn, value in zip(turns, after, strict=True)
+    ]
     return [
         sum(
-            gamma ** (other.turn - turn.turn) * (other.reward - 2 * (not other.legal))
-            for other in turns
+            gamma ** (other.turn - turn.turn) * reward
+            for other, reward in zip(turns, earned, strict=True)
             if other.episode == turn.episode and other.turn >= turn.turn
         )
         for turn in turns
@@ -76,8 +81,9 @@ def test_without_decay_a_token_has_the_return_less_its_value(config, critic, tra
     batch, metrics = prepare(replace(config, credit=credit), critic, transcript)
     replies = batch.thought_mask | batch.action_mask
     values = values_of(critic, transcript)
-    assert not any(turn.truncated for turn in transcript.turns)
-    raw = [[total - value for value in row] for total, row in zip(returns_of(transcript, gamma=0.9), values, strict=True)]
+    after = bootstrap_values(critic, read_rollout(config.rollouts), transcript, tokens=10_000).tolist()
+    returns = returns_of(transcript, after, gamma=0.9)
+    raw = [[total - value for value in row] for total, row in zip(returns, values, strict=True)]
     legal = [turn.legal for turn in transcript.turns]
     counted = np.concatenate([row for row, parsed in zip(raw, legal, strict=True) if parsed])
     spread = counted.std() + 1e-5
