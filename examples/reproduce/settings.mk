@@ -42,9 +42,10 @@ loop-points24 := --episodes 64 --iterations $(iterations-points24) --eval-every 
 teacher-numberline := --set sft.stop-loss=0.004 --set sft.steps=400
 
 arm-ppo := --method ppo
-# Chosen on seeds 0 and 9 of NumberLine: one step per epoch. Eight deals an update are too few to take PPO's nine steps after.
-arm-grpo := --method grpo --set ppo-step.minibatch-size=256
-arm-gigpo := --method gigpo --set ppo-step.minibatch-size=256
+# On NumberLine, chosen on seeds 0 and 9, one step per epoch: eight deals an update are too few for PPO's nine steps.
+one-step-numberline := --set ppo-step.minibatch-size=256
+arm-grpo = --method grpo $(one-step-$(1))
+arm-gigpo = --method gigpo $(one-step-$(1))
 arm-turbo-kl := --method turbo-kl --eval-teachers
 arm-turbo-sft := --method turbo-sft --eval-teachers
 arm-gtr := --method gtr
