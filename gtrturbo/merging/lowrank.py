@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,14 @@ LORA_ALONE = {
 
 
 def module_sources(
-    base: Layout, adapters: Sequence[Adapter], origin: Adapter | None, names: Names, folder: Path, *, whole: bool
+    base: Layout,
+    adapters: Sequence[Adapter],
+    origin: Adapter | None,
+    names: Names,
+    folder: Path,
+    *,
+    whole: bool,
+    tell: Callable[[str], None],
 ) -> Sources:
     """Lay out a merge whose output is W + ΔW of the tensors that the adapters change, in float64 and in a file of its own.
 
@@ -49,11 +56,12 @@ def module_sources(
         names: see `adapter_sources`.
         folder: where that file goes.
         whole: weights are merged as they are.
+        tell: see `adapter_sources`.
 
     Raises:
         GtrTurboError: an adapter changes what no product of two factors can stand for.
     """
-    full = adapter_sources(base, adapters, origin, names, pattern=Pattern(), whole=whole)
+    full = adapter_sources(base, adapters, origin, names, pattern=Pattern(), whole=whole, tell=tell)
     for adapter in full.adapters:
         require_factors(adapter)
     in_memory = {stored: name for name, stored in stored_by_name(full.adapters, names).items()}

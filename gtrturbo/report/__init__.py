@@ -13,13 +13,14 @@ from gtrturbo.config import ReportConfig
 from gtrturbo.config.prices import Prices, prices_of
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.report.chart import Rule
-from gtrturbo.report.cost import outside_teacher, time_figure
+from gtrturbo.report.cost import outside_teacher, teacher_costs, time_figure
 from gtrturbo.report.episodes import samples
 from gtrturbo.report.moved import moved_figures
 from gtrturbo.report.page import DOCTYPE, details, grid, listing, page, paragraph, section, table
 from gtrturbo.report.panels import COLLAPSE, OUTCOMES, TEACHER, UPDATES, figures, gap_figure
 from gtrturbo.store.claims import require_own_file
 from gtrturbo.store.files import write_whole
+from gtrturbo.store.prices import read_prices
 
 INTERVALS = (
     "Bands are 95 % intervals: over seeds (bootstrap, expanded for few seeds) where there are several, else Wilson's over the "
@@ -39,7 +40,7 @@ def report(config: ReportConfig) -> Path:
     """
     _require_page(config.out)
     runs = [read_history(path) for path in config.runs]
-    result = comparison(runs, config.baseline)
+    result = comparison(runs, config.baseline, read_prices(config.prices))
     groups = group_runs(runs)
     prices = prices_of(config.price)
     sections = [_asked(result, groups), _found(result, groups)]
@@ -155,7 +156,9 @@ def _task_sections(
         f"The merged teacher{of}",
         grid([*figures(f"{name}-m", TEACHER, groups, rules=rules), gap, *moved_figures(f"{name}-w", groups)]),
     )
-    yield section(f"Time and cost{of}", time_figure(f"{name}-b", groups), outside_teacher(groups, prices))
+    yield section(
+        f"Time and cost{of}", time_figure(f"{name}-b", groups), teacher_costs(task, result), outside_teacher(groups, prices)
+    )
     shown = []
     for group in groups:
         seed = min(group.runs)
