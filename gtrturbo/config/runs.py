@@ -127,6 +127,12 @@ class ReportConfig:
         str | None, "Method that the others are compared to, as the table names it; ppo if there, else the first."
     ] = None
     samples: Annotated[int, "Episodes to show of each run.", COUNT] = 2
+    watch: Annotated[
+        int | None,
+        "Write the page anew every N seconds until all runs have ended, and say how far they are; an open page reloads itself.",
+        AT_LEAST_ONE,
+        Role.RUNTIME,
+    ] = None
     prices: Prices = None
     price: Annotated[
         tuple[str, ...],
