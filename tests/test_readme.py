@@ -198,16 +198,6 @@ def test_the_page_of_commands_names_every_setting():
             assert all(choice in row for choice in field.choices)
 
 
-def test_the_page_of_options_has_every_option_and_a_reason_for_each_that_nothing_uses():
-    page = runpy.run_path(str(ROOT / "docs" / "options.py"))
-    unused = page["unused"]()
+def test_an_option_that_nothing_uses_has_a_reason_to_stay():
+    unused = runpy.run_path(str(ROOT / "docs" / "options.py"))["unused"]()
     assert [key for key, reason in unused.items() if not reason] == []
-    assert [key for key in page["REASONS"] if key not in unused] == []  # A reason that is no longer needed goes.
-    text = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
-    listed = {
-        f"{section.split(':')[0]} {option}"
-        for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]
-        for option in re.findall(r"^\| `(--\S+)` \|", section, re.MULTILINE)
-    }
-    options = {f"{name} {field.option}" for name, config in CONFIGS.items() for field in page["shown"](config)}
-    assert listed == options, "run: python -m docs.options"
