@@ -31,8 +31,12 @@ AWAY = (400, 400)  # Where the mouse rests, beside the picture.
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 CHROMEDRIVER = ("chromedriver",)
 BINARIES = {"MINIWOB_CHROME_BINARY": CHROMIUM, "MINIWOB_CHROMEDRIVER": CHROMEDRIVER}
-# What was dealt, without the numbers that the package gives to elements: it does not depend on fonts, as places do.
-DEALT = "return document.getElementById('wrap').outerHTML.replace(/ data-[a-z_]+=\"[^\"]*\"/g, '')"
+# What was dealt, without what the package adds to each page and to its elements: it does not depend on fonts, as places do.
+DEALT = r"""
+const page = document.body.cloneNode(true);
+for (const id of ["reward-display", "sync-task-cover", "click-canvas"]) page.querySelector("#" + id)?.remove();
+return page.innerHTML.replace(/ data-[a-z_]+="[^"]*"/g, "");
+"""
 STILL = """
 addEventListener("DOMContentLoaded", () => {
   const style = document.createElement("style");
@@ -146,6 +150,7 @@ class PageEnv(gym.Env):
             self.picture = page.get_observation(use_cached_fields=True)[0]["screenshot"]
 
     def _start(self) -> Any:
+        require_browser(self.environment)  # Else selenium looks for one itself, in the network too.
         paid = importlib.import_module("miniwob.reward").get_raw_reward
         made = gym.make(self.environment, disable_env_checker=True, reward_processor=paid).unwrapped
         clock = self.seconds * 1000 or NEVER
