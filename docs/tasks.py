@@ -64,6 +64,22 @@ SHOWN = (
         package="minigrid",
     ),
     Shown(
+        "alfworld",
+        "Household tasks of six types in TextWorld's engine (`pip install 'gtrturbo[alfworld]'`: a C compiler and cmake "
+        "build two of its parts). What may be done changes with the state, and an action is taken whole: `shelf 1` is not "
+        "`shelf 10`. What is told stands in the prompt, in a picture (`look=picture`), or in both.\n\n"
+        "120 games are written here. Where ALFWORLD_DATA names the folder of `alfworld-download` the real ones are "
+        "played, but for `games=written`. Episodes are dealt from `train`; the panels `seen` (its rooms) and `unseen` "
+        "(others) play each game of theirs once. An evaluation tells success by type, too. The expert is the engine's "
+        "planner, which knows the whole state.\n\n"
+        "A turn pays 50 for a win and what the share of the goal's conditions that hold has risen by; `pays=level` is the "
+        "original's, which pays that share every turn, so that idling pays. The cost of an invalid reply is the paper's. "
+        "Its λ here is 0.2, where the default is 0.5: `ppo-step --thought-coef 0.2`, or `--set ppo-step.thought-coef=0.2` "
+        "of a run. THOR's engine: [alfworld-thor.md](alfworld-thor.md).",
+        ("look=both", "games=written"),
+        package="textworld",
+    ),
+    Shown(
         "gym:CliffWalking-v1",
         "Any environment of Gymnasium's registry with frames and a discrete action space. `prompt`, `actions`, `size` (pixels of "
         "the longer side), `frames` (the last ones, an image each), `history` (the last turns in words), `observation`, "
