@@ -8,7 +8,7 @@ RUN ?= runs/demo
 JOBS ?= 2
 CASES ?=
 
-.PHONY: install demo test test-trackers test-export test-vllm newcomer campaign check lint format docs clean
+.PHONY: install demo test test-alfworld test-trackers test-export test-vllm newcomer campaign check lint format docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -35,6 +35,11 @@ test-trackers: install  ## TensorBoard, Weights & Biases and Trackio themselves,
 	$(PYTHON) -m venv .venv-trackers
 	.venv-trackers/bin/pip install --quiet --disable-pip-version-check -e '.[dev,tensorboard,wandb,trackio]'
 	.venv-trackers/bin/pytest tests/store/test_tracker_services.py
+
+test-alfworld: install  ## ALFWorld in TextWorld itself, in an environment beside .venv: needs gcc and cmake, 6 minutes the first time
+	$(PYTHON) -m venv .venv-alfworld
+	.venv-alfworld/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,alfworld]'
+	.venv-alfworld/bin/pytest -rA tests/tasks/test_alfworld_*.py tests/stages/test_real_alfworld.py
 
 test-vllm: install .venv-vllm/.ok  ## the stages against a real vLLM for CPUs, in an environment of its own: about half an hour on two cores
 	GTRTURBO_VLLM=$(CURDIR)/.venv-vllm/bin/python $(BIN)/pytest tests/stages/test_real_vllm.py

@@ -22,7 +22,7 @@ COMMANDS = ("go to shelf 1", "go to shelf 10", "look", "stow mug 1")
 class Scripted:
     """An engine of three rooms: every command but `look` comes nearer to the end."""
 
-    def __init__(self):
+    def __init__(self, *, plans=True):
         self.closed = 0
 
     def start(self, game):

@@ -5,7 +5,7 @@ after Zhai et al. (2024), whose other half is GTR's.
 """
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from typing import Any, Literal
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.tasks.alf.house_env import HOUSE_PANELS, HouseEnv, Pays, Size, textworld_engine
 from gtrturbo.tasks.alf.library import SPLITS, TRAJECTORY, Library, Source, Split, chosen_kinds, games_version, library
+from gtrturbo.tasks.alf.scenes import HouseEngine
 from gtrturbo.tasks.deals import panel_seeds
 from gtrturbo.tasks.options import Option, Whole, check_options
 from gtrturbo.tasks.task import Task
@@ -61,11 +62,11 @@ def alfworld(
             INSTALL_ALFWORLD if engine == "textworld" else "see: docs/alfworld-thor.md",
         )
     found = _libraries(split, games, kinds, engine)
-    make = partial(HouseEnv, _engine(engine, found), found, pays, image)
+    engines = {plans: partial(HouseEnv, _engine(engine, found, plans), found, pays, image) for plans in (True, False)}
     return Task(
         name="alfworld",
-        make=partial(make, render_mode="rgb_array"),
-        blind=make,
+        make=partial(engines[True], render_mode="rgb_array"),
+        blind=engines[False],
         prompt=partial(_prompt, look=look, history=history),
         actions=commands,
         act=lambda action, info: action,
@@ -94,9 +95,10 @@ def _libraries(split: Split, source: Source, kinds: Sequence[str], engine: Engin
     return found
 
 
-def _engine(name: EngineName, found: Mapping[str, Library]):
+def _engine(name: EngineName, found: Mapping[str, Library], plans: bool) -> Callable[[], HouseEngine]:
+    """Return what makes an engine; without a model nobody asks for plans, and TextWorld's takes half of the time with them."""
     if name == "textworld":
-        return textworld_engine
+        return partial(textworld_engine, plans=plans)
     from_data = importlib.import_module("gtrturbo.tasks.alf.thor_engine")
     return partial(from_data.made_thor, found["dealt"].root)
 

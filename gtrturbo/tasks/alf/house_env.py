@@ -131,6 +131,6 @@ def drawn_words(text: str, size: Size) -> np.ndarray:
     return np.asarray(picture)
 
 
-def textworld_engine() -> HouseEngine:
+def textworld_engine(*, plans: bool = True) -> HouseEngine:
     """Make TextWorld's engine; its package is imported only now."""
-    return importlib.import_module("gtrturbo.tasks.alf.textworld_engine").TextWorldEngine()
+    return importlib.import_module("gtrturbo.tasks.alf.textworld_engine").TextWorldEngine(plans=plans)

@@ -29,9 +29,14 @@ _WAITING: list[Any] = []  # Engines that were closed: each holds a copy of the p
 
 
 class TextWorldEngine:
-    """Plays games in PDDL with TextWorld; the expert is its planner, Fast Downward, which knows the whole state."""
+    """Plays games in PDDL with TextWorld; the expert is its planner, Fast Downward, which knows the whole state.
 
-    def __init__(self) -> None:
+    Args:
+        plans: whether the expert is asked, which takes half of the time.
+    """
+
+    def __init__(self, *, plans: bool = True) -> None:
+        self._plans = plans
         self._inner: Any = None
         self._plan: tuple[str, ...] = ()
         self._goal: Goal | None = None
@@ -47,7 +52,7 @@ class TextWorldEngine:
                 self._goal = Goal.of(game.content["pddl_domain"], game.content["pddl_problem"])
                 self._inner.load(dict(game.content))
                 _name(self._inner, written=not game.folder)
-                self._inner.request_infos.policy_commands = True
+                self._inner.request_infos.policy_commands = self._plans
                 state = self._inner.reset()
             except (KeyError, TypeError, ValueError, SystemExit) as error:  # The translator exits on what is no PDDL.
                 said = " ".join(str(error).split())
@@ -59,7 +64,7 @@ class TextWorldEngine:
     def act(self, command: str) -> Scene:
         """Do one of the scene's commands. Where it is what the expert planned, the rest of the plan still holds."""
         as_planned, rest = self._plan[:1] == (command,), self._plan[1:]
-        self._inner.request_infos.policy_commands = not (as_planned and rest)
+        self._inner.request_infos.policy_commands = self._plans and not (as_planned and rest)
         with _arguments_kept():
             state, _, _ = self._inner.step(command)
         return self._scene(state, rest if as_planned else ())
