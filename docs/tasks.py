@@ -26,12 +26,13 @@ EPISODES = 100
 
 @dataclass(frozen=True)
 class Shown:
-    """One task of the page: its options there, what it is, and the package that it needs."""
+    """One task of the page: its options there, what it is, the package that it needs, and episodes by which chance is told."""
 
     name: str
     what: str
     options: tuple[str, ...] = ()
     package: str = ""
+    episodes: int = EPISODES
 
 
 SHOWN = (
@@ -78,6 +79,7 @@ SHOWN = (
         "of a run. THOR's engine: [alfworld-thor.md](alfworld-thor.md).",
         ("look=both", "games=written"),
         package="textworld",
+        episodes=10,
     ),
     Shown(
         "gym:CliffWalking-v1",
@@ -108,8 +110,8 @@ unread: `ppo-step --format-invalid`. The built-in models' presets say 1, but 3 f
 their results were measured with. With 2 on NumberLine `make demo` ended at 0.845 instead of 0.820, and 58 % of the replies of its
 last rollout were illegal. The paper's value on Points24 is 2, with 3 for a valid one (`--format-valid 3`).
 
-**Chance** is the success rate of random actions, and of the best single action, by {episodes} episodes each here. `eval` plays up
-to 1,000 episodes a policy, and no more than 400,000 turns or 600 seconds in all, once: it keeps the numbers in
+**Chance** is the success rate of random actions, and of the best single action, by {episodes} episodes each or as is said.
+`eval` plays up to 1,000 episodes a policy, and no more than 400,000 turns or 600 seconds in all, once: it keeps the numbers in
 `~/.cache/gtrturbo/chance`. `--chance-episodes 0` leaves them out.
 """
 
@@ -137,7 +139,7 @@ def _section(shown: Shown) -> str:
 
 
 def _facts(shown: Shown, task: Task, limit: int) -> str:
-    levels = chance(task, episodes=EPISODES, seed=0)
+    levels = chance(task, episodes=shown.episodes, seed=0)
     assert levels is not None
     paid = TURN_REWARDS.get(game_name(shown.name).partition(":")[0])
     rows: dict[str, Any] = {
@@ -145,7 +147,8 @@ def _facts(shown: Shown, task: Task, limit: int) -> str:
         "a turn pays": f"{paid[0]:g} to {paid[1]:g}" if paid else "what the environment pays",
         "an invalid reply costs": f"{invalid_reply_cost(shown.name):g}",
         "turns at most": limit,
-        "chance": f"random {levels['random']:.2f}, one action {levels['constant']:.2f}",
+        "chance": f"random {levels['random']:.2f}, one action {levels['constant']:.2f}"
+        + (f", by {shown.episodes} episodes each" if shown.episodes != EPISODES else ""),
     } | {f"panel `{name}`": f"`{panel_id(task, name)[:12]}…`" for name in task.panels}
     return "| | |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in rows.items())
 
