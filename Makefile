@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 RUN ?= runs/demo
 
 JOBS ?= 2
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 CASES ?=
 
-.PHONY: install demo test test-alfworld test-trackers test-export test-vllm newcomer campaign check lint format docs clean
+.PHONY: install demo test test-alfworld test-trackers test-miniwob test-export test-vllm newcomer campaign check lint format docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -40,6 +41,12 @@ test-alfworld: install  ## ALFWorld in TextWorld itself, in an environment besid
 	$(PYTHON) -m venv .venv-alfworld
 	.venv-alfworld/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,alfworld]'
 	.venv-alfworld/bin/pytest -rA tests/tasks/test_alfworld_*.py tests/stages/test_real_alfworld.py
+
+test-miniwob: install  ## MiniWoB's pages in a real Chromium, in an environment beside .venv: the experts, killed browsers, a rollout
+	command -v chromedriver >/dev/null || { $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends chromium chromium-driver; }
+	$(PYTHON) -m venv .venv-miniwob
+	.venv-miniwob/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,miniwob,minigrid]'
+	GTRTURBO_MINIWOB=all .venv-miniwob/bin/pytest tests/tasks/test_miniwob.py tests/tasks/test_miniwob_browser.py tests/tasks/test_minigrid.py
 
 test-vllm: install .venv-vllm/.ok  ## the stages against a real vLLM for CPUs, in an environment of its own: about half an hour on two cores
 	GTRTURBO_VLLM=$(CURDIR)/.venv-vllm/bin/python $(BIN)/pytest tests/stages/test_real_vllm.py

@@ -13,7 +13,7 @@ _STAGES = ("init", "sft", "rollout", "distill", "ppo_step", "merge", "evaluate",
 OFFERED = {
     **dict.fromkeys(_STAGES, "gtrturbo.stages.functions"),
     "run": "gtrturbo.runs.functions",
-    "merge_tensors": "gtrturbo.merging.in_memory",
+    "merge_tensors": "gtrturbo.stages.tensors",
     "GtrTurboError": "gtrturbo.errors",
 }
 

@@ -27,6 +27,7 @@ from gtrturbo.config import (
 )
 from gtrturbo.config.fields import Field, Role, build, fields
 from gtrturbo.config.renamed import FLAGS, old_options
+from gtrturbo.config.yaml_files import read_yaml
 from gtrturbo.console import stderr
 from gtrturbo.distributed.escapes import complain, one_line, say
 from gtrturbo.distributed.interrupts import exit_code
@@ -42,7 +43,6 @@ from gtrturbo.runs.progress import run_with_progress
 from gtrturbo.runs.script import shell
 from gtrturbo.stages import STAGES, execute, preview, stage_of
 from gtrturbo.store.draft import Result
-from gtrturbo.store.yaml_files import read_yaml
 
 ORDER = ("init", "sft", "rollout", "distill", "ppo-step", "merge", "eval")
 UNTOLD, UNTOLD_CODE = "unexpected error", 70  # EX_SOFTWARE of BSD's sysexits.h

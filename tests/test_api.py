@@ -133,6 +133,99 @@ def test_tensors_that_do_not_fit_are_named(change, said):
 
 
 @pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda value: value.to("meta"), "is on the meta device"),
+        (lambda value: value.to_sparse(), "is torch.sparse_coo"),
+        (lambda value: value.to_sparse_csr(), "is torch.sparse_csr"),
+        (lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8), "is quantised"),
+        (lambda value: torch.nested.as_nested_tensor([value[0], value[1]]), "is nested"),
+        (lambda value: value.tolist(), "is of type list, no plain tensor"),
+        (lambda value: None, "is of type NoneType"),
+        (lambda value: value.numpy().astype(object), "is an array of object"),
+        (lambda value: value.to(torch.float8_e4m3fn), "is of type torch.float8_e4m3fn"),
+    ],
+)
+@pytest.mark.parametrize("of_base", [True, False])
+@pytest.mark.filterwarnings("ignore")
+def test_what_holds_no_plain_numbers_is_refused_by_name(change, said, of_base):
+    base, (other,) = states(1)
+    changed = base if of_base else other
+    changed["a.weight"] = change(changed["a.weight"])
+    with pytest.raises(GtrTurboError, match=f"a.weight of (the base|checkpoint 1) .*{said}|in the base torch.float8_e4m3fn"):
+        gtrturbo.merge_tensors(base, [other])
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "said"),
+    [
+        (lambda other: other, "checkpoints are of type dict, not a list"),
+        (lambda other: {"one": other}, "checkpoints are of type dict, not a list"),
+        (lambda other: torch.nn.Linear(2, 2), "checkpoints are of type Linear"),
+        (lambda other: "runs/one", "checkpoints are of type str"),
+        (lambda other: [torch.nn.Linear(2, 2)], "checkpoint 1 is of type Linear, not a dictionary"),
+        (lambda other: [other, None], "checkpoint 2 is of type NoneType"),
+        (lambda other: ["runs/one"], "checkpoint 1 is of type str"),
+        (lambda other: [dict(enumerate(other.values()))], "checkpoint 1 has a tensor called 0"),
+        (lambda other: iter([]), "there is nothing to merge: no checkpoints"),
+    ],
+)
+def test_what_is_no_list_of_state_dicts_is_refused(checkpoints, said):
+    base, (other,) = states(1)
+    with pytest.raises(GtrTurboError, match=said):
+        gtrturbo.merge_tensors(base, checkpoints(other))
+
+
+def test_arrays_of_numpy_and_lists_that_are_made_on_the_way_give_what_tensors_in_a_list_give():
+    base, others = states(2)
+    expected = gtrturbo.merge_tensors(base, others, weights=[1, 2], density=[0.5, 0.75])
+    arrays = [{name: np.array(value.numpy()) for name, value in each.items()} for each in (base, *others)]
+    for each in arrays:
+        each["a.weight"].flags.writeable = False
+    given = gtrturbo.merge_tensors(arrays[0], iter(arrays[1:]), weights=np.array([1, 2]), density=torch.tensor([0.5, 0.75]))
+    for name, value in expected.items():
+        assert torch.equal(given[name], value) and given[name].shape == value.shape, name
+
+
+@pytest.mark.parametrize("state", [{}, {"step": torch.arange(3)}, {"a": torch.zeros(0, 3)}])
+def test_where_nothing_is_a_number_to_merge_that_is_said(state):
+    with pytest.raises(GtrTurboError, match="there is nothing to merge: the base holds no floating-point numbers"):
+        gtrturbo.merge_tensors(state, [dict(state)])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"gamma": "x"}, "gamma must be a number, got 'x'"),
+        ({"gamma": 2}, "gamma must be in"),
+        ({"trim": "all"}, "trim must be one of tensor, global, got all"),
+        ({"scale": float("nan")}, "scale must be in"),
+        ({"scale": "much"}, "scale must be a number"),
+        ({"normalize": "maybe"}, "normalize must be true or false"),
+        ({"seed": -1}, "seed must be in"),
+        ({"seed": 1.5}, "seed must be a whole number"),
+        ({"threads": -1}, "threads must be in"),
+        ({"density": None}, "density must be in .0, 1., got None"),
+        ({"weights": [None]}, "weights must be sma"),
+        ({"parameters": ["count=true"]}, "parameters are of type list"),
+        ({"parameters": {"count": "x"}}, "parameter count must be"),
+    ],
+)
+def test_settings_in_memory_are_of_the_commands_kinds_and_ranges(settings, said):
+    base, others = states(1)
+    with pytest.raises(GtrTurboError, match=said):
+        gtrturbo.merge_tensors(base, others, **settings)
+
+
+def test_results_out_of_range_are_refused_or_saturated_in_memory():
+    base, other = {"a": torch.full((3,), 6e4).half()}, {"a": torch.full((3,), 6.5e4).half()}
+    with pytest.raises(GtrTurboError, match="3 of 3 entries"):
+        gtrturbo.merge_tensors(base, [other], "task-arithmetic", scale=5)
+    merged = gtrturbo.merge_tensors(base, [other], "task-arithmetic", scale=5, saturate=True)
+    assert merged["a"].tolist() == [65504.0] * 3  # The largest number of float16.
+
+
+@pytest.mark.parametrize(
     ("place", "said"),
     [("file/out", "file is no folder"), ("n" * 300, "is too long for its disk"), ("/proc/out", "nothing can be made in /proc")],
 )

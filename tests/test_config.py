@@ -181,7 +181,7 @@ def test_an_unknown_key_is_refused_and_the_known_ones_are_listed():
         build(MergeConfig, {"out": "x", "densty": 0.5})
     assert error.value.what == "unknown setting densty."
     assert error.value.fix == (
-        "known: out, overwrite, log, verify-inputs, checkpoints, base, method, weights, density, gamma, parameters, "
+        "known: out, overwrite, log, verify-inputs, checkpoints, base, ahead, method, weights, density, gamma, parameters, "
         "trim, scale, normalize, task-vectors, include, exclude, "
         "saturate, missing, rank, seed, recipe, cache, state, verify, dry-run, threads, device"
     )

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from gtrturbo.config.regular_files import open_regular, read_regular
 from gtrturbo.errors import hidden, naming, of_system
-from gtrturbo.store.files import open_regular, read_regular, write_whole
+from gtrturbo.store.files import write_whole
 
 
 def told(work) -> str:

@@ -46,6 +46,24 @@ def test_all_that_it_runs_can_be_run_and_all_arms_of_a_seed_start_from_one_check
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_free_teachers_of_a_seed_start_from_one_checkpoint_and_differ_by_who_teaches(monkeypatch):
+    monkeypatch.chdir(ROOT / "examples" / "reproduce")  # Where make works, and methods of the example's own are.
+    who = {each.group(1) for each in re.finditer(r"^who-(\S+)", Path("settings.mk").read_text(), re.MULTILINE)}
+    commands = [command for command in made_by("survival", f"WHO={' '.join(sorted(who))}") if "--label" in command]
+    configs = [parsed(command.removesuffix("|| [ $? -eq 3 ]")) for command in commands]
+    for task in ("numberline", "ezpoints"):
+        of_task = [config for config in configs if config.task == task]
+        assert {config.label for config in of_task} == who
+        assert len({str(config.start) for config in of_task}) == 1
+        assert len({(config.episodes, config.iterations, config.seed) for config in of_task}) == 1
+        assert len({str(config.out) for config in of_task}) == len(of_task) == 4 * len(who)
+        of_rate = [config for config in of_task if "ppo-step.learning-rate=1e-3" in config.set]
+        one = [plan(replace(config, out=Path("run"))) for config in of_rate]
+        assert len({repr(steps) for steps in one}) == len(who)
+        assert {step.config.learning_rate for steps in one for step in steps if step.stage == "ppo-step"} == {1e-3}
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 @pytest.mark.parametrize("task", ["numberline", "ezpoints"])
 def test_the_arm_full_loss_is_the_method_turbo_loss_under_its_old_name(task):
     [command] = [command for command in made_by("ablations", f"TASKS={task}") if "--label full-loss" in command]
@@ -69,6 +87,24 @@ def test_guards_are_one_change_each_to_ppo_from_one_start():
     assert {update.learning_rate for update in updates.values()} == {1e-3}
     changed = {label: (update.guard, update.target_kl, update.adam_epsilon) for label, update in updates.items()}
     assert len(set(changed.values())) == 6 and changed["unguarded"] == ("none", None, 1e-8)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_correctors_differ_by_how_often_they_are_wrong_and_each_run_has_a_server_of_its_own():
+    text = subprocess.run(
+        ["make", "-n", "-C", "examples/reproduce", "corrected", "OUT=runs", "GTRTURBO=gtrturbo"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout.replace("\\\n", " ")  # fmt: skip
+    lines = [re.split(r"corrector_server.py (.*) -- (?=gtrturbo)", line) for line in text.splitlines() if "--label" in line]
+    taught = {words[-1].strip(): words[1].split() for words in lines if len(words) == 3}
+    alone = [words[0].strip() for words in lines if len(words) == 1]
+    assert (len(taught), len(alone)) == (18, 18) and len({server[1] for server in taught.values()}) == 18
+    for command, (_, port, _, wrong, _, seed) in taught.items():
+        config = parsed(command)
+        assert config.label == f"gtr-wrong-{round(100 * float(wrong)):02d}" and str(config.seed) == seed
+        assert config.address == f"http://127.0.0.1:{port}" and plan(config)
+    updates = {(config.task, config.iterations) for config in map(parsed, [*taught, *alone])}
+    assert updates == {("numberline", 6), ("ezpoints", 4)}
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
@@ -155,6 +191,10 @@ def test_tables_are_as_by_hand(recorded):
     [_, earned] = page.table("numberline", "returns", ["turbo-kl"])
     assert earned[2:4] == ["-0.200", "0.400"] and earned[4].startswith("+0.600")
     [_, gap] = page.table("numberline", "teachers")
+    # No model on a server was asked; 4 seconds at 2 an hour.
+    head, cost = page.table("numberline", "costs", ["turbo-kl"])
+    told = dict(zip(head, cost, strict=True))
+    assert (told["answers"], told["paid calls"], told["teacher s"], told["machine, USD"]) == ("0", "0", "4.0", "0.0022")
     assert gap[:4] == ["`turbo-kl`", "3", "2", "0.700"] and gap[4].startswith("-0.400") and gap[5] == "0/0/3"
 
 

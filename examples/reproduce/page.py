@@ -1,4 +1,4 @@
-"""Fill docs/results.md and the README with tables from results/*.jsonl, and draw their pictures.
+"""Fill docs/results.md, docs/teachers.md and the README with tables from results/*.jsonl, and draw their pictures.
 
     python -m examples.reproduce.page           # write them
     python -m examples.reproduce.page --check   # say whether they are as written
@@ -17,12 +17,14 @@ from typing import Any
 
 from gtrturbo.analysis.exact import LEVEL, fewest_pairs, sign_flip
 from gtrturbo.analysis.intervals import Interval, bootstrap, said
+from gtrturbo.analysis.spending import Spending, cost_table
 from gtrturbo.report.chart import Line, Point, Rule, curves
+from gtrturbo.store.prices import TokenCounts
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 ROOT = HERE.parents[1]
-PAGES = (ROOT / "docs" / "results.md", ROOT / "README.md")
+PAGES = (ROOT / "docs" / "results.md", ROOT / "docs" / "teachers.md", ROOT / "README.md")
 PICTURED = ROOT / "docs" / "pictures"
 MARKED = re.compile(r"(<!-- table: (\S+) (\S+)((?: \S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 DRAWN = ("ppo", "turbo-kl", "turbo-kl-10", "turbo-sft", "gtr", "static-kl", "opd")
@@ -160,6 +162,17 @@ def teachers(arms: Mapping[str, Arm], names: Sequence[str]) -> list[list[str]]:
     return rows
 
 
+def costs(arms: Mapping[str, Arm], names: Sequence[str]) -> list[list[str]]:
+    """What the teacher of each arm was asked and cost, per run, by the prices of examples/teachers/prices.yaml."""
+    told = [(f"`{name}`", [_spending(run["teacher_cost"]) for run in arms[name].values()]) for name in names]
+    head, rows, _ = cost_table(told)
+    return [["arm", *head[1:]], *rows]
+
+
+def _spending(told: Mapping[str, Any]) -> Spending:
+    return Spending(**{**told, "tokens": TokenCounts(**told["tokens"])})
+
+
 def merges(task: str) -> list[list[str]]:
     """Other merges of the same checkpoints, evaluated on the same deals as the student."""
     found: dict[tuple[str, int], dict[int, tuple[float, float]]] = {}
@@ -192,7 +205,7 @@ def table(task: str, name: str, chosen: Sequence[str] = ()) -> list[list[str]]:
         return against(arms, [arm for arm in shown if arm != reference], reference)
     if name == "teachers":
         return teachers(arms, [arm for arm in shown if any(run["teachers"] for run in arms[arm].values())])
-    return {"methods": outcomes, "learning": learning, "returns": returns}[name](arms, shown)
+    return {"methods": outcomes, "learning": learning, "returns": returns, "costs": costs}[name](arms, shown)
 
 
 def filled(text: str) -> str:

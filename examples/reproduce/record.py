@@ -9,12 +9,16 @@ machine, where a seed gives the same numbers: runs of another go into files of a
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from gtrturbo.analysis.history import Entry, History, read_history
+from gtrturbo.analysis.spending import spending_of
+from gtrturbo.store.prices import read_prices
 
 RESULTS = Path(__file__).with_name("results")
+PRICES = RESULTS.parents[1] / "teachers" / "prices.yaml"
 EVALUATED = (
     "success_rate", "return_mean", "positive_return_rate", "thought_accuracy", "illegal_rate", "invalid_rate", "thought_length",
     "self_bleu", "thought_information", "thought_entropy", "episodes", "chance_random", "chance_constant",
@@ -63,6 +67,7 @@ def _run(history: History, task: str, arm: str, seed: int, commit: str) -> dict[
         "rollouts": {entry.iteration: _chosen(entry, PLAYED) for entry in history.entries["rollouts"]},
         "updates": {entry.iteration: _chosen(entry, UPDATED) for entry in history.updates()},
         "seconds": {name: round(value, 1) for name, value in history.seconds.items()},
+        "teacher_cost": asdict(spending_of(history, read_prices(PRICES))),
     }
 
 

@@ -38,6 +38,13 @@ loop-points24 := --episodes 64 --iterations $(iterations-points24) --eval-every 
   --set eval.num-envs=100 --set ppo-step.learning-rate=1e-4 --set ppo-step.value-learning-rate=1e-2 --set ppo-step.epochs=2 \
   --set ppo-step.gamma=1 --set ppo-step.format-invalid=-10 --set ppo-step.detach-value=true --set ppo-step.value-coef=0.02
 
+# Tried on seed 11 alone, with 1400 supervised steps. The lake is one and the same: what is read is where one stands.
+seeds-frozenlake := 1 2 3 4 5
+iterations-frozenlake := 6
+task-frozenlake := --model small --task frozenlake --env lake=4x4 --env look=place --set eval.panel=fixed
+start-frozenlake := --set sft.steps=900
+loop-frozenlake := --episodes 48 --iterations $(iterations-frozenlake) --eval-every 6 --set ppo-step.schedule-updates=6
+
 # A teacher from outside for on-policy distillation: the same supervised steps, until next to nothing is left to learn.
 teacher-numberline := --set sft.stop-loss=0.004 --set sft.steps=400
 
@@ -49,6 +56,20 @@ arm-turbo-sft := --method turbo-sft --eval-teachers
 arm-gtr := --method gtr
 arm-opd = --method opd --teacher $(call teacher,$(1),$(2))/checkpoints/0000
 arm-static-kl := --method static-kl
+
+# GTR with a corrector on a server: of 100 answers so many are wrong. $(1) task, $(2) seed, $(3) arm. A run's server has a port of its
+# own, as answers are kept by the server's address, and keeps what it paid for in its own folder, so that it pays for all it uses.
+wrong-00 := 0
+wrong-20 := 0.2
+wrong-50 := 0.5
+first-port-numberline := 20000
+first-port-ezpoints := 26000
+port = $(shell expr $(first-port-$(1)) + 100 \* $(patsubst gtr-wrong-%,%,$(3)) + $(2))
+corrector = $(PYTHON) ../teachers/corrector_server.py --port $(port) --wrong $($(3:gtr-%=%)) --seed $(2) --
+corrected = --method gtr --teacher openai:solver --address http://127.0.0.1:$(port) --hints --prices ../teachers/prices.yaml \
+  --answers $(OUT)/$(1)/$(3)/$(2)/answers
+$(foreach w,00 20 50,$(eval arm-gtr-wrong-$(w) = $$(call corrected,$$(1),$$(2),gtr-wrong-$(w))))
+$(foreach w,00 20 50,$(eval with-gtr-wrong-$(w) = $$(call corrector,$$(1),$$(2),gtr-wrong-$(w))))
 
 # Changes to turbo-kl, one at a time; on EZPoints to turbo-kl-10.
 turbo = --method turbo-kl --eval-teachers $(kl-$(1))
@@ -87,6 +108,36 @@ merge-every-2 :=
 merge-every-5 :=
 every-merge-every-2 := 2
 every-merge-every-5 := 5
+
+# Which teacher keeps PPO alive where it learns too fast, at learning rates RATES, over so many updates; from seeds that nothing was chosen by.
+rates-numberline := 2e-4 5e-4 1e-3 2e-3
+long-numberline := 30
+fresh-numberline := 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40
+rates-ezpoints := 1e-4 2e-4 5e-4 1e-3
+long-ezpoints := 15
+fresh-ezpoints := 10 11 12 13 14 15 16 17
+long = --episodes 64 --iterations $(long-$(1)) $(evaluated-$(1))
+evaluated-ezpoints := --eval-episodes 100
+own := free_teachers.py
+who-ppo := --method ppo
+who-merged := --method turbo-loss
+who-static := --method $(own):STATIC
+who-newest := --method $(own):NEWEST
+who-gated := --method $(own):GATED
+who-gated-newest := --method $(own):GATED --set merge.method=linear --set merge.weights=ema:1
+who-sma := --method turbo-loss --set merge.method=linear
+who-ema-0.1 := --method turbo-loss --set merge.method=linear --set merge.weights=ema:0.1
+who-ema-0.5 := --method turbo-loss --set merge.method=linear --set merge.weights=ema:0.5
+who-ema-0.9 := --method turbo-loss --set merge.method=linear --set merge.weights=ema:0.9
+who-ram := --method turbo-loss --set merge.method=ram
+who-reward := --method turbo-kl
+who-reward-10 := --method turbo-kl --set ppo-step.kl-coef=10
+who-reward-30 := --method turbo-kl --set ppo-step.kl-coef=30
+who-imitation := --method turbo-sft
+who-both := --method $(own):BOTH
+who-expert := --method gtr
+# The positive control: a checkpoint that supervised steps on the expert made.
+who-trained = --method $(own):GIVEN --teacher $(call teacher,$(1),$(2))/checkpoints/0000
 
 # PPO on NumberLine at a learning rate at which it collapses, alone and with one guard each; from NumberLine's starts.
 seeds-collapse := 1 2 3

@@ -5,14 +5,17 @@ It needs Python alone.
     python examples/teachers/corrector_server.py --port 8123 --wrong 0.2
     gtrturbo run --method gtr --teacher openai:solver --address http://127.0.0.1:8123 --hints --iterations 5 --out runs/gtr
 
-It knows no task and sees no picture: with `--hints` each question holds the task's truth and its scripted expert's reply, of
-which it makes its answer. `GET /calls` says how often it was asked. The tests of this repository use it, faults and all.
+With a command after `--` it serves while that runs. It knows no task and sees no picture: with `--hints` each
+question holds the task's truth and its scripted expert's reply, of which it makes its answer. `GET /calls` says how often it was
+asked. The tests of this repository use it, faults and all.
 """
 
 import argparse
 import hashlib
 import json
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -293,15 +296,20 @@ def serving(corrector: Corrector, port: int = 0) -> Iterator[Corrector]:
 
 
 def main() -> None:
-    """Serve until Ctrl-C."""
+    """Serve until Ctrl-C, or while a command runs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--port", type=int, default=8123)
     parser.add_argument("--wrong", type=float, default=0.0, help="share of the answers that are wrong")
     parser.add_argument("--style", choices=STYLES, default="strict", help="how answers are written")
     parser.add_argument("--seconds", type=float, default=0.0, help="that an answer takes")
     parser.add_argument("--seed", type=int, default=0, help="chooses which answers are wrong")
+    parser.add_argument("command", nargs="*", help="after --: serve while it runs")
     given = parser.parse_args()
-    server = listening(Corrector(wrong=given.wrong, style=given.style, seconds=given.seconds, seed=given.seed), given.port)
+    corrector = Corrector(wrong=given.wrong, style=given.style, seconds=given.seconds, seed=given.seed)
+    if given.command:
+        with serving(corrector, given.port):
+            sys.exit(subprocess.run(given.command).returncode)
+    server = listening(corrector, given.port)
     print(f"listening at {server.corrector.url}", flush=True)
     try:
         server.serve_forever()

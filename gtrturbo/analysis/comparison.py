@@ -13,9 +13,11 @@ from gtrturbo.analysis.exact import LEVEL, fewest_pairs, holm, mcnemar, sign_fli
 from gtrturbo.analysis.groups import RunGroup, chance_of, group_runs, shared_iterations
 from gtrturbo.analysis.history import Entry, History
 from gtrturbo.analysis.intervals import Interval, area_under_curve, bootstrap
+from gtrturbo.analysis.spending import Spending, spending_of
 from gtrturbo.analysis.summary import paired_difference, wilson
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.ids import short
+from gtrturbo.store.prices import PriceList
 
 METRICS = {
     "success_rate": "success",
@@ -78,7 +80,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of a run's loop, and those of them that its teacher took."""
+    """Seconds of a run's loop, those of them that its teacher took, and what the teacher cost."""
 
     task: str
     method: str
@@ -88,6 +90,7 @@ class Cost:
     teacher_seconds: float
     warm_start_seconds: float
     evaluation_seconds: float
+    spending: Spending
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,8 @@ class Comparison:
     unresolved: list[str] = field(default_factory=list)
 
 
-def comparison(runs: Sequence[History], baseline: str | None = None) -> Comparison:
-    """Group, pair and estimate.
+def comparison(runs: Sequence[History], baseline: str | None = None, prices: PriceList | None = None) -> Comparison:
+    """Group, pair and estimate; `prices` are those of teachers.
 
     Raises:
         GtrTurboError: no runs, two of one method and seed, evaluations on other deals, or an unknown baseline.
@@ -140,7 +143,7 @@ def comparison(runs: Sequence[History], baseline: str | None = None) -> Comparis
     unresolved = [note for each in estimates if (note := _resolution_note(each, last, baseline))]
     notes += _many_note(estimates, last)
     gaps = [gap for group in groups for gap in _gaps(group)]
-    return Comparison(compared, last, chance, estimates, gaps, _costs(groups), notes, unresolved)
+    return Comparison(compared, last, chance, estimates, gaps, _costs(groups, prices), notes, unresolved)
 
 
 # Estimates
@@ -367,7 +370,7 @@ def _gaps(group: RunGroup) -> list[Gap]:
     return [*found, *(pooled if len(group.runs) > 1 else [])]
 
 
-def _costs(groups: Sequence[RunGroup]) -> list[Cost]:
+def _costs(groups: Sequence[RunGroup], prices: PriceList | None) -> list[Cost]:
     return [
         Cost(
             task=group.task,
@@ -378,10 +381,18 @@ def _costs(groups: Sequence[RunGroup]) -> list[Cost]:
             teacher_seconds=run.teacher_seconds,
             warm_start_seconds=run.seconds.get("warm start", 0.0),
             evaluation_seconds=run.seconds.get("eval", 0.0) + run.seconds.get("teacher eval", 0.0),
+            spending=spending_of(run, prices),
         )
         for group in groups
         for seed, run in sorted(group.runs.items())
     ]
+
+
+def spendings(result: Comparison, task: str) -> list[tuple[str, list[Spending]]]:
+    """List what the runs of a task spent on their teachers, by method."""
+    own = [cost for cost in result.costs if cost.task == task]
+    methods = dict.fromkeys(cost.method for cost in own)
+    return [(method, [cost.spending for cost in own if cost.method == method]) for method in methods]
 
 
 def final(result: Comparison, task: str, method: str, metric: str) -> Estimate | None:

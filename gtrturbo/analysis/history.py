@@ -235,6 +235,11 @@ class History:
         return sum(self.seconds.get(name, 0.0) for name in TEACHER_STAGES)
 
 
+def is_recorded(path: Path) -> bool:
+    """Tell whether a folder is that of a run."""
+    return (path / RECORD).exists()
+
+
 def read_history(path: Path) -> History:
     """Read a run folder; artifacts that are still being written are left out.
 
@@ -255,7 +260,7 @@ def collapse_of(path: Path) -> Collapsed | None:
     Raises:
         GtrTurboError: run.json is damaged.
     """
-    return _read_record(path).collapsed if (path / RECORD).exists() else None
+    return _read_record(path).collapsed if is_recorded(path) else None
 
 
 def _read_record(path: Path) -> Record:

@@ -1,6 +1,7 @@
 """What a config class says about its fields, read off their annotations: kinds, bounds, roles, and how text becomes a value."""
 
 import dataclasses
+import os
 import reprlib
 import types
 import typing
@@ -227,7 +228,7 @@ def _scalar(field: Field, kind: type, value: Any) -> Any:
     text = str(value)
     if not text.strip() or "\0" in text or text != text.encode(errors="replace").decode():
         raise refusal
-    return kind(text)
+    return kind(os.path.expanduser(text) if kind is Path else text)
 
 
 def _number(kind: type, value: Any) -> int | float | None:

@@ -12,7 +12,7 @@ GAME_IDS = {
 
 WORLDS = ("frozenlake", "sokoban")
 HOUSES = ("alfworld",)  # Their engines are packages of others.
-FAMILIES = ("gym", "minigrid")
+FAMILIES = ("gym", "minigrid", "miniwob")
 
 # What a turn pays at least and at most.
 TURN_REWARDS = {
@@ -24,6 +24,7 @@ TURN_REWARDS = {
     "sokoban": (-2.0, 1.0),
     "minigrid": (0.0, 1.0),
     "alfworld": (-1.0, 51.0),
+    "miniwob": (-1.0, 1.0),
 }
 # Where a wrong turn ends nothing, it loses at most what it takes back itself: the paper's cost is as much.
 OWN_COSTS = {"alfworld": 1.0}

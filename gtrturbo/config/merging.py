@@ -23,6 +23,13 @@ class MergeConfig(StageConfig):
         "trained from if not given.",
         Role.INPUT,
     ] = None
+    ahead: Annotated[
+        tuple[Path, ...],
+        "Turns that a checkpoint or the base played; repeatable. Merge only those that were ahead: their episodes returned more "
+        "than those of the last one that was, and as few replies were illegal, or at most one in twenty (docs/merge.md).",
+        Role.INPUT,
+        Absent((), silent=True),
+    ] = ()
     method: Annotated[
         str,
         "How checkpoints become one, ties as in the paper: a name of the table in gtrturbo/merging/methods.py, or a rule of your "

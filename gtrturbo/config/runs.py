@@ -91,6 +91,7 @@ class ShowConfig:
     artifact: Annotated[Path, "Folder to look at.", Role.POSITIONAL]
     episode: Annotated[int | None, "Print this episode turn by turn.", COUNT] = None
     turn: Annotated[int | None, "Print this row of turns.jsonl (counted from 0), as error messages name them.", COUNT] = None
+    prices: Prices = None
     scores: Annotated[Path | None, "Colour the reply's tokens by the teacher's KL from these scores."] = None
     check: Annotated[bool, "Hash every file again and compare with the manifest."] = False
     clean: Annotated[
@@ -112,6 +113,7 @@ class CompareConfig:
     baseline: Annotated[
         str | None, "Method that the others are compared to, as the table names it; ppo if there, else the first."
     ] = None
+    prices: Prices = None
     out: Annotated[Path | None, "Folder for compare.json and compare.csv, with every iteration.", Role.RUNTIME] = None
 
 
@@ -125,6 +127,13 @@ class ReportConfig:
         str | None, "Method that the others are compared to, as the table names it; ppo if there, else the first."
     ] = None
     samples: Annotated[int, "Episodes to show of each run.", COUNT] = 2
+    watch: Annotated[
+        int | None,
+        "Write the page anew every N seconds until all runs have ended, and say how far they are; an open page reloads itself.",
+        AT_LEAST_ONE,
+        Role.RUNTIME,
+    ] = None
+    prices: Prices = None
     price: Annotated[
         tuple[str, ...],
         "KEY=VALUE: what an API teacher would cost by call (per answered turn) or by million-tokens (read and written alike), "

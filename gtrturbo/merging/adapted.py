@@ -13,7 +13,7 @@ from gtrturbo.merging.factored import Directed, Experts, Product, Residual
 from gtrturbo.merging.matching import Pattern
 from gtrturbo.merging.naming import Tensors, require_ties
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank
-from gtrturbo.merging.sources import BLOCK, TILE, Sources, Target
+from gtrturbo.merging.sources import BLOCK, TILE, Sources, Target, require_numbers
 from gtrturbo.store.safetensors_files import Layout, TensorEntry
 
 Names = Callable[[Tensors], dict[str, str]]
@@ -29,6 +29,7 @@ def adapter_sources(
     pattern: Pattern,
     whole: bool,
     scales: bool = False,
+    tell: Callable[[str], None] = lambda note: None,
 ) -> Sources:
     """Match adapters with the tensors of the model under them; what an adapter does not change it leaves as it is.
 
@@ -40,6 +41,7 @@ def adapter_sources(
         pattern: which of the base's tensors are merged.
         whole: take W + ΔW as vectors of their own.
         scales: merging equal weights gives others, so tensors that no adapter changes are merged too.
+        tell: takes what a user has to know.
 
     Raises:
         GtrTurboError: the adapters change tensors that the base does not hold, or in another shape.
@@ -49,9 +51,14 @@ def adapter_sources(
     used = (*adapters, *([origin] if origin else []))
     stored = stored_by_name(used, names)
     found = [bound(adapter, base, stored) for adapter in used]
+    for adapter, each in zip(used, found, strict=True):
+        if absent := without_tensors(adapter, base, each):
+            more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+            tell(f"{adapter.folder} names {absent[0]}{more} in its config and holds no factors of it: it stays as it is.")
     changes, under = found[: len(adapters)], found[len(adapters)] if origin else {}
     changed = {name for each in found for name in each}
     pattern.require_used(base.entries)
+    require_numbers(base, pattern)
     selected = pattern.chosen(base.entries)
     targets, copied = [], []
     for name, entry in base.entries.items():
@@ -67,30 +74,41 @@ def adapter_sources(
 
 def without_copies(adapter: Adapter, base: Layout) -> Adapter:
     """Leave out what an adapter holds twice and the base once: a head that is tied to the embedding, and was trained so."""
-    whole = {
-        name: choice[0].entry
-        for name, choice in adapter.choices.items()
-        if isinstance(choice[0], Replaced) and not choice[0].above
-    }
     tails = {_tail(name) for name in base.entries}
+    kept = {name: choice for name, choice in adapter.choices.items() if _tail(name) in tails}
     copies = {
         name
-        for name, entry in whole.items()
-        if _tail(name) not in tails and any(_tail(other) in tails and _same(entry, held) for other, held in whole.items())
+        for name, choice in adapter.choices.items()
+        if name not in kept and any(_same_change(each, held[0]) for held in kept.values() for each in choice)
     }
-    kept = {name: choice for name, choice in adapter.choices.items() if name not in copies}
-    return replace(adapter, choices=kept, untied=() if copies else adapter.untied)
+    left = {name: choice for name, choice in adapter.choices.items() if name not in copies}
+    return replace(adapter, choices=left, untied=() if copies else adapter.untied)
 
 
 def _tail(name: str) -> str:
     return ".".join(name.split(".")[-2:])
 
 
-def _same(one: TensorEntry, other: TensorEntry) -> bool:
-    """Tell whether two tensors of a file are equal, bit by bit."""
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
+def _same_change(one: Change, other: Change) -> bool:
+    """Tell whether two changes give the same tensor: equal weights, or the factors of a head that are an embedding's, turned."""
+    if isinstance(one, Replaced) and isinstance(other, Replaced):
+        above = one.above is other.above is None or (one.above and other.above and _same_change(one.above, other.above))
+        return bool(above) and _same(one.entry, other.entry)
+    if not isinstance(one, Product) or not isinstance(other, Product):
+        return False
+    if one.embedding == other.embedding or one.scale != other.scale or one.shape != other.shape or one.diagonal:
+        return False
+    return _same(one.a, other.b, turned=True) and _same(one.b, other.a, turned=True)
+
+
+def _same(one: TensorEntry, other: TensorEntry, *, turned: bool = False) -> bool:
+    """Tell whether two tensors of a file are equal, bit by bit; turned: whether one is the other's transpose."""
+    shape = tuple(reversed(other.shape)) if turned else other.shape
+    if (one.dtype, one.shape) != (other.dtype, shape):
         return False
     first, second = (np.memmap(each.file, np.uint8, "r", each.start, each.size) for each in (one, other))
+    if turned:
+        second = second.reshape(*other.shape, -1).swapaxes(0, 1).reshape(-1)
     return np.array_equal(first, second)
 
 
@@ -122,6 +140,12 @@ def bound(adapter: Adapter, base: Layout, stored: dict[str, str]) -> Changes:
     clear = {_transposed(found[0]) for found in left.values() if len(found) == 1 and _is_matrix(found[0])}
     way = _Way(base.folder, clear, flipped=adapter.flipped)
     return {stored[name]: way.choose(adapter, name, found) for name, found in left.items()}
+
+
+def without_tensors(adapter: Adapter, base: Layout, changes: Changes) -> list[str]:
+    """List modules of the base that an adapter's config names, and of which it holds nothing; see `Named.without_tensors`."""
+    matrices = [name for name, entry in base.entries.items() if len(entry.shape) > 1 and entry.is_float]
+    return adapter.named.without_tensors(matrices, changes)
 
 
 def _fitting(choice: Sequence[Change], shape: Shape) -> list[Change]:

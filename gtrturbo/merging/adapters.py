@@ -15,6 +15,7 @@ import numpy as np
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.changes import Change, Replaced, Scaled, Tokens
 from gtrturbo.merging.factored import Directed, Experts, Product, Removed, Residual
+from gtrturbo.merging.targets import DEFAULT_RANK, MEND, Named, is_quick
 from gtrturbo.models.checkpoint_files import adapter_config
 from gtrturbo.store.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from gtrturbo.store.open_files import widen
@@ -22,7 +23,6 @@ from gtrturbo.store.safetensors_files import FLOATS, TensorEntry, read_header
 from gtrturbo.store.strict_json import is_number
 
 PREFIX = "base_model.model."
-MEND = "fetch or write the adapter again, or write there what PEFT wrote."
 A, B = ".lora_A.weight", ".lora_B.weight"
 # Parts of PEFT with which an adapter stands for no change of weights, or for one that its files alone do not tell.
 REFUSED = ("use_qalora", "megatron_config", "layer_replication", "alora_invocation_tokens", "arrow_config", "use_bdlora")
@@ -39,9 +39,6 @@ PART = re.compile(
     r"token_adapter\.trainable_tokens_delta)(?P<kind>\.weight|\.bias)?$"
 )
 NOT_LINEAR = re.compile(r"(\.|^)(lora_|hada_|lokr_|oft_|boft_|ia3_|vera_|vblora_|\w*_magnitude)")
-# Of names of modules in rank_pattern and alpha_pattern, which are regular expressions.
-LONGEST_PATTERN, MOST_REPEATED = 500, 4
-SLOW, REPEATED = re.compile(r"\)\s*[*+{]"), re.compile(r"[*+{]")
 
 
 @dataclass(frozen=True)
@@ -50,13 +47,14 @@ class Adapter:
 
     `choices`: by the name of a tensor in memory, what the adapter does to it, in each of the shapes that it may have there;
     `flipped`: the config says that layers store their weights as [in, out]; `untied`: tensors that were trained as copies of
-    their own, so that what the model ties to them kept its weights.
+    their own, so that what the model ties to them kept its weights; `named`: the modules that the config names.
     """
 
     folder: Path
     choices: dict[str, tuple[Change, ...]] = field(default_factory=dict)
     flipped: bool = False
     untied: tuple[str, ...] = ()
+    named: Named = field(default_factory=Named)
 
     @property
     def entries(self) -> list[TensorEntry]:
@@ -100,16 +98,26 @@ def read_adapter(folder: Path) -> Adapter:
     for name, entry in saved.items():
         above = choices.get(name, ())
         choices[name] = tuple(Replaced(entry, change) for change in above if change.shape == entry.shape) or (Replaced(entry),)
-    return Adapter(folder, choices, bool(config.get("fan_in_fan_out")), _untied(config, saved))
+    return Adapter(folder, choices, bool(config.get("fan_in_fan_out")), _untied(config, saved, choices), Named(folder, config))
 
 
-def _untied(config: dict[str, Any], saved: Collection[str]) -> tuple[str, ...]:
-    """Name the tensors that PEFT copied for training (`modules_to_save`) without copying what is tied to them."""
-    modules = config.get("modules_to_save") or ()
+def _untied(config: dict[str, Any], saved: Collection[str], choices: dict[str, tuple[Change, ...]]) -> tuple[str, ...]:
+    """Name the tensors that PEFT changes without changing what is tied to them: copies (`modules_to_save`), and factors.
+
+    Only what lies outside of numbered layers is tied to anything; the rows of trained tokens PEFT ties by itself.
+    """
     if config.get("ensure_weight_tying"):
         return ()
+    modules = config.get("modules_to_save") or ()
     marks = [f".{module}." for module in ([modules] if isinstance(modules, str) else modules)]
-    return tuple(name for name in saved if any(mark in f".{name}" for mark in marks))
+    copied = [name for name in saved if any(mark in f".{name}" for mark in marks)]
+    factored = [
+        name
+        for name, (first, *_) in choices.items()
+        if isinstance((isinstance(first, Replaced) and first.above) or first, Product | Residual | Directed)
+        and not any(map(str.isdigit, name.split(".")))
+    ]
+    return (*copied, *factored)
 
 
 def changes_nothing(adapter: Adapter) -> bool:
@@ -198,6 +206,8 @@ def _of_module(folder: Path, config: dict[str, Any], module: str, parts: dict[st
     """Name what the parts of one module change, and take them out."""
     embedding = "lora_embedding_A" in parts
     a, b = _pair(folder, module, parts, ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B"))
+    rank = _of_pattern(config.get("rank_pattern"), module, config.get("r", DEFAULT_RANK))
+    Named(folder, config).require(module, a.shape[0], rank)
     scale = scale_of(config, module, a.shape[0])
     straight, across = (b.shape[0], *a.shape[1:]), (*a.shape[1:], b.shape[0])
     diagonal = parts.pop("lora_diag", None)
@@ -306,8 +316,8 @@ def _of_pattern(pattern: dict[str, Any] | None, module: str, default: Any) -> An
 
 
 def _require_quick(key: str) -> None:
-    """Refuse a pattern that could keep the matching busy without end: repeated groups, and many repetitions in a row."""
-    if len(key) > LONGEST_PATTERN or SLOW.search(key) or len(REPEATED.findall(key)) > MOST_REPEATED:
+    """Refuse a pattern that could keep the matching busy without end."""
+    if not is_quick(key):
         raise GtrTurboError(
             f"the adapter's config has the pattern {key[:80]!r}, with which matching a name may take without end.",
             "write the modules' names out in rank_pattern and alpha_pattern.",

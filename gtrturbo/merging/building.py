@@ -20,6 +20,7 @@ from pathlib import Path
 from gtrturbo.console import stderr
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.inside import open_inside, remove_whole
+from gtrturbo.store.seen import user_cache
 
 SOURCES = [Path(__file__).with_name(name) for name in ("streams.c", "mapping.c", "kernel.c", "bfloat16.c", "avx512.c")]
 HEADERS = [Path(__file__).with_name(name) for name in ("kernel.h", "narrow.h")]
@@ -96,10 +97,10 @@ def _cache() -> Path:
         _UnsafeError: others can write there, or put another folder in its place.
         OSError: it cannot be made.
     """
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "gtrturbo"
-    except RuntimeError:
-        raise _UnsafeError("you have no home folder.") from None
+    cache = user_cache()
+    if cache is None:
+        raise _UnsafeError("you have no home folder.")
+    folder = cache.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     if not os.path.lexists(folder):
         folder.mkdir(mode=0o700)

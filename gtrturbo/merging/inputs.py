@@ -64,8 +64,8 @@ class Inputs:
                     f"weights that sum to {math.fsum(plan.weights):g} scale the whole model here: no adapter stands for it.",
                     "leave out --rank or --no-normalize, or give weights that sum to 1.",
                 )
-            return module_sources(base, self.adapters, self.origin, names, folder, whole=plan.whole)
-        chosen = {"pattern": self.pattern, "whole": plan.whole, "scales": plan.scales_base}
+            return module_sources(base, self.adapters, self.origin, names, folder, whole=plan.whole, tell=self.tell)
+        chosen = {"pattern": self.pattern, "whole": plan.whole, "scales": plan.scales_base, "tell": self.tell}
         return adapter_sources(base, self.adapters, self.origin, names, **chosen)
 
     def tell(self, note: str) -> None:

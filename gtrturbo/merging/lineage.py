@@ -12,7 +12,7 @@ from gtrturbo.store.open_files import same_bytes
 from gtrturbo.store.safetensors_files import read_layout
 
 TRAINED_BY = "ppo-step"
-
+LONGEST_ID = 96  # characters of a model's id on the hub
 
 # Of a model on the hub, what merge neither reads nor copies.
 NOT_FETCHED = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5", "*.msgpack", "*.onnx*", "*.pkl", "consolidated*.safetensors"]
@@ -55,7 +55,8 @@ def found_here(model: str) -> Path | None:
 
 def could_be_id(model: Path) -> bool:
     """Tell whether a name has the form of an id: owner/name, or a name alone."""
-    return not model.is_absolute() and len(model.parts) in (1, 2) and model.parts[0] not in (".", "..", "~")
+    of_two = not model.is_absolute() and len(model.parts) in (1, 2) and model.parts[0] not in (".", "..", "~")
+    return of_two and len(str(model)) <= LONGEST_ID
 
 
 def find_base(checkpoints: Sequence[Path]) -> Path:

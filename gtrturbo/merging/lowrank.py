@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,14 @@ LORA_ALONE = {
 
 
 def module_sources(
-    base: Layout, adapters: Sequence[Adapter], origin: Adapter | None, names: Names, folder: Path, *, whole: bool
+    base: Layout,
+    adapters: Sequence[Adapter],
+    origin: Adapter | None,
+    names: Names,
+    folder: Path,
+    *,
+    whole: bool,
+    tell: Callable[[str], None],
 ) -> Sources:
     """Lay out a merge whose output is W + ΔW of the tensors that the adapters change, in float64 and in a file of its own.
 
@@ -49,13 +56,20 @@ def module_sources(
         names: see `adapter_sources`.
         folder: where that file goes.
         whole: weights are merged as they are.
+        tell: see `adapter_sources`.
 
     Raises:
         GtrTurboError: an adapter changes what no product of two factors can stand for.
     """
-    full = adapter_sources(base, adapters, origin, names, pattern=Pattern(), whole=whole)
-    for adapter in full.adapters:
-        require_factors(adapter)
+    full = adapter_sources(base, adapters, origin, names, pattern=Pattern(), whole=whole, tell=tell)
+    given = (*adapters, *([origin] if origin else []))
+    for adapter, kept in zip(given, full.adapters, strict=True):
+        require_factors(kept)
+        if tied := sorted(adapter.choices.keys() - kept.choices.keys()):
+            raise GtrTurboError(
+                f"{adapter.folder} changes {tied[0]} with what it is tied to, which an adapter of another rank would not.",
+                "leave out --rank: full weights hold it.",
+            )
     in_memory = {stored: name for name, stored in stored_by_name(full.adapters, names).items()}
     layout = _planned(folder / DELTAS, {in_memory[each.name]: ("F64", each.entry.shape) for each in full.targets})
     targets = tuple(replace(each, entry=layout.entries[in_memory[each.name]], base=_in_float64(each)) for each in full.targets)

@@ -30,7 +30,7 @@ def tensors_of(base: Layout, tensors: Tensors) -> dict[str, str]:
         if name is None or name not in base.entries:
             raise GtrTurboError(
                 f"the adapters change {tensor}, which {base.folder} does not hold as a tensor of its own.",
-                "where it is tied to another, untie them in the base, or write full weights with PEFT's merge_and_unload.",
+                "where it is tied to another, untie them in the base; else give the adapters' own base with --base.",
             )
         if not _fits(base.entries[name].shape, shapes):
             raise GtrTurboError(
@@ -88,12 +88,12 @@ def _by_transformers(folder: Path, tensors: Tensors) -> dict[str, str]:
 
 
 def require_ties(base: Layout, adapter: Path, untied: Sequence[str]) -> None:
-    """Refuse an adapter that gave one of two tied tensors weights of its own, where the base stores both as one.
+    """Refuse an adapter that gave one of two tied tensors a change of its own, where the base stores both as one.
 
     Args:
         base: the model on disk; nothing is known of ties where transformers does not know it.
         adapter: its folder.
-        untied: tensors, as PEFT knows them, that were trained as copies.
+        untied: tensors, as PEFT knows them, that were trained apart from what is tied to them.
 
     Raises:
         GtrTurboError: the other tensor of a tie kept its weights, for which the base has no place.
@@ -110,6 +110,6 @@ def require_ties(base: Layout, adapter: Path, untied: Sequence[str]) -> None:
     for tensor in untied:
         if twin := next((each for each in names.tied_with(tensor) if each not in held), None):
             raise GtrTurboError(
-                f"{adapter} holds {tensor} apart from {twin}, and {base.folder} stores both as one.",
+                f"{adapter} changes {tensor} apart from {twin}, and {base.folder} stores both as one.",
                 f"untie them in the base, or train anew with ensure_weight_tying=True; as it is, PEFT leaves {twin} unchanged.",
             )

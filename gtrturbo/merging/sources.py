@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import Adapter
 from gtrturbo.merging.matching import Match, Pattern
 from gtrturbo.merging.method import MergeRule
@@ -98,6 +99,7 @@ def full_sources(
         vectors: all vectors of a tile will lie in memory at once, in float64.
     """
     pattern.require_used({name for layout in (base, *(layout for layout, _ in checkpoints)) for name in layout.entries})
+    require_numbers(base, pattern)
     selected = pattern.chosen(base.entries)
     shared = {name: source for _, match in checkpoints for name, source in match.shared}
     targets, copied = [], []
@@ -113,6 +115,21 @@ def full_sources(
         else:
             copied.append(entry)
     return Sources(base, tuple(targets), tuple(copied), (base, *(layout for layout, _ in checkpoints)), ())
+
+
+def require_numbers(base: Layout, pattern: Pattern) -> None:
+    """Refuse a merge in which no tensor could change.
+
+    Raises:
+        GtrTurboError: the base holds no floating-point numbers, or all are left out.
+    """
+    numbers = {name for name, entry in base.entries.items() if entry.is_float and entry.entries}
+    if not numbers:
+        raise GtrTurboError(f"there is nothing to merge: {base.folder} holds no floating-point numbers.", "name another model.")
+    if not pattern.chosen(base.entries) & numbers:
+        raise GtrTurboError(
+            "--include and --exclude leave nothing of the model to be merged.", "leave them out to merge all, or copy the base."
+        )
 
 
 def in_whole_rows(sources: Sources, plan: MergePlan) -> Sources:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from gtrturbo.config.regular_files import read_regular
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.claims import claimed_anew, holds_no_links, replaced, require_outside_artifacts
-from gtrturbo.store.files import read_regular, save_json
+from gtrturbo.store.files import save_json
 from gtrturbo.store.hashes import content_hash, sealed_by
 from gtrturbo.store.names import STATE
 

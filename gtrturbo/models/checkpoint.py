@@ -24,7 +24,7 @@ from gtrturbo.models.checkpoint_files import (
     renderer_hash,
 )
 from gtrturbo.models.descriptions import OF_WEIGHTS, require_readable
-from gtrturbo.models.families import Family, family_of, read_family, require_picture_ids, require_text_ids
+from gtrturbo.models.families import Family, family_of, read_family, require_picture_ids
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.processor import load_processor
 from gtrturbo.models.reading import reading_model
@@ -64,8 +64,7 @@ def load_policy(path: Path, *, device: str, dtype: str = "auto", trainable: bool
     family = read_family(path, model.config.model_type)
     renderer = _renderer(path, family)
     require_picture_ids(path, model.config, renderer.processor, family)
-    renderer.rows = model.get_input_embeddings().num_embeddings
-    require_text_ids(path, model.get_input_embeddings().num_embeddings, renderer.processor.tokenizer)
+    renderer.fit(model.get_input_embeddings().num_embeddings)
     policy = Policy(model, renderer.processor, head.to(model.device) if head else None, family)
     policy.renderer = renderer
     return policy

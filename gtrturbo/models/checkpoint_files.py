@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from gtrturbo.config.regular_files import read_regular
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.descriptions import OF_PROMPTS, require_readable
 from gtrturbo.models.side_files import copy_side_files, stays_behind
-from gtrturbo.store.files import read_regular, save_json
+from gtrturbo.store.files import save_json
 from gtrturbo.store.inside import copy_own
 from gtrturbo.store.names import (
     ADAPTER_CONFIG,

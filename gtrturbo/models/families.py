@@ -114,26 +114,6 @@ def require_picture_ids(path: Path, config: Any, processor: Any, family: Family)
         raise GtrTurboError(f"the config of {path} means token {meant} by a picture, and its processor writes {put[0]}.", mend)
 
 
-def require_text_ids(path: Path, rows: int, tokenizer: Any) -> None:
-    """Refuse a tokenizer that writes tokens which the model has no embedding for, as one whose special tokens were renamed.
-
-    Args:
-        path: of the model.
-        rows: of its embedding.
-        tokenizer: of its processor.
-
-    Raises:
-        GtrTurboError: names the first.
-    """
-    for name in ("eos_token", "bos_token", "pad_token"):
-        identity = getattr(tokenizer, f"{name}_id", None)
-        if isinstance(identity, int) and identity >= rows:
-            raise GtrTurboError(
-                f"the {name} of the tokenizer of {path} is token {identity}, and the model has {rows} of them.",
-                f"put its tokenizer back; see: gtrturbo show {path} --check",
-            )
-
-
 def written_ids(processor: Any) -> list[int]:
     """Name the ids that a processor writes for a picture, that of its content first; none where it does not say."""
     # Gemma 3 calls the mark before a picture its image token, and names what stands for the picture in this list alone.

@@ -57,15 +57,25 @@ class Renderer:
         self._cache: dict[str, Prompt] = {}
         self._bytes = 0
         self._pieces: dict[int, str] = {}
-        self.rows: int | None = None  # of the model's embedding, where it is known
+        self._rows: int | None = None
 
-    def _require_known(self, largest: int) -> None:
-        """Refuse tokens that the model has no embedding for, as of a tokenizer that was made for another one."""
-        if self.rows is not None and largest >= self.rows:
+    def fit(self, rows: int) -> None:
+        """Write only tokens that the model has one of so many rows of its embedding for.
+
+        Raises:
+            GtrTurboError: the tokenizer was made for another model, as one whose special tokens were renamed.
+        """
+        self._rows = rows
+        tokenizer = self.processor.tokenizer
+        special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        self._require_known([self.end_id, *(each for each in special if each is not None)])
+
+    def _require_known(self, ids: Sequence[int]) -> None:
+        if self._rows is not None and max(ids) >= self._rows:
             where = self.processor.tokenizer.name_or_path
             raise GtrTurboError(
-                f"the tokenizer of {where} writes token {largest}, and the model has {self.rows} of them.",
-                "put its tokenizer back.",
+                f"the tokenizer of {where} writes token {max(ids)}, and the model has {self._rows} of them.",
+                f"put its tokenizer back; see: gtrturbo show {where} --check",
             )
 
     def prompt(self, messages: Sequence[Message], pictures: Sequence[np.ndarray]) -> Prompt:
@@ -90,7 +100,7 @@ class Renderer:
         with reading_model(self.processor.tokenizer.name_or_path, "cannot render a prompt"):
             text = self.processor.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
             batch = self.processor(text=[text], images=images, return_tensors="pt", padding=False, **self._own_start(text))
-        self._require_known(int(batch["input_ids"].max()))
+        self._require_known([int(batch["input_ids"].max())])
         return Prompt({name: value for name, value in batch.items() if isinstance(value, Tensor)}, self.family.per_token)
 
     def _own_start(self, text: str) -> dict[str, bool]:
@@ -120,8 +130,9 @@ class Renderer:
         tokenizer = self.processor.tokenizer
         encoded = tokenizer(reply, add_special_tokens=False, return_offsets_mapping=True)
         end = (len(reply), len(reply))
-        self._require_known(max([*encoded["input_ids"], self.end_id]))
-        return [*encoded["input_ids"], self.end_id], [*map(tuple, encoded["offset_mapping"]), end]
+        ids = [*encoded["input_ids"], self.end_id]
+        self._require_known(ids)
+        return ids, [*map(tuple, encoded["offset_mapping"]), end]
 
     def decode(self, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
         """Decode sampled ids; return the text without special tokens, and each token's characters in it.

@@ -1,7 +1,9 @@
 """What others are given: a page of HTML about runs (here), turns in the formats of other tools, checkpoints on a hub."""
 
 import os
+import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from gtrturbo.analysis.comparison import ALL_TASKS, TITLES, Comparison, comparison, final
@@ -13,13 +15,15 @@ from gtrturbo.config import ReportConfig
 from gtrturbo.config.prices import Prices, prices_of
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.report.chart import Rule
-from gtrturbo.report.cost import outside_teacher, time_figure
+from gtrturbo.report.cost import outside_teacher, teacher_costs, time_figure
 from gtrturbo.report.episodes import samples
 from gtrturbo.report.moved import moved_figures
 from gtrturbo.report.page import DOCTYPE, details, grid, listing, page, paragraph, section, table
 from gtrturbo.report.panels import COLLAPSE, OUTCOMES, TEACHER, UPDATES, figures, gap_figure
+from gtrturbo.report.progress import progress_section, watch
 from gtrturbo.store.claims import require_own_file
 from gtrturbo.store.files import write_whole
+from gtrturbo.store.prices import read_prices
 
 INTERVALS = (
     "Bands are 95 % intervals: over seeds (bootstrap, expanded for few seeds) where there are several, else Wilson's over the "
@@ -32,22 +36,27 @@ COMPARED = ("success_rate", "success_area")
 
 
 def report(config: ReportConfig) -> Path:
-    """Write the page and return its path.
+    """Write the page and return its path; with `watch` again and again, until all runs have ended.
 
     Raises:
         GtrTurboError: as `comparison` and `read_history` do.
     """
     _require_page(config.out)
+    return watch(config.runs, partial(_write, config), every=config.watch) if config.watch else _write(config)
+
+
+def _write(config: ReportConfig) -> Path:
     runs = [read_history(path) for path in config.runs]
-    result = comparison(runs, config.baseline)
+    result = comparison(runs, config.baseline, read_prices(config.prices))
     groups = group_runs(runs)
     prices = prices_of(config.price)
-    sections = [_asked(result, groups), _found(result, groups)]
+    going = progress_section(runs, now=time.time()) if config.watch else ""
+    sections = [going, _asked(result, groups), _found(result, groups)]
     for place, task in enumerate(result.last):
         of_task = [group for group in groups if group.task == task]
         sections += _task_sections(f"t{place}", task, of_task, result, prices, config.samples)
     sections.append(_made(groups))
-    text = page(_title(groups), sections)
+    text = page(_title(groups), filter(None, sections), reload=config.watch if going else None)
     config.out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(config.out, text.encode())
     return config.out
@@ -155,7 +164,9 @@ def _task_sections(
         f"The merged teacher{of}",
         grid([*figures(f"{name}-m", TEACHER, groups, rules=rules), gap, *moved_figures(f"{name}-w", groups)]),
     )
-    yield section(f"Time and cost{of}", time_figure(f"{name}-b", groups), outside_teacher(groups, prices))
+    yield section(
+        f"Time and cost{of}", time_figure(f"{name}-b", groups), teacher_costs(task, result), outside_teacher(groups, prices)
+    )
     shown = []
     for group in groups:
         seed = min(group.runs)

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+from gtrturbo.analysis.comparison import Comparison, spendings
 from gtrturbo.analysis.groups import RunGroup
 from gtrturbo.analysis.history import Entry, History
+from gtrturbo.analysis.spending import cost_table
 from gtrturbo.config.prices import Prices
 from gtrturbo.report.chart import bars
 from gtrturbo.report.page import details, listing, paragraph, shown, table
@@ -26,6 +28,12 @@ def time_figure(name: str, groups: Sequence[RunGroup]) -> str:
 
 def _mean_seconds(group: RunGroup, stage: str) -> float:
     return mean(run.seconds.get(stage, 0.0) for run in group.runs.values())
+
+
+def teacher_costs(task: str, result: Comparison) -> str:
+    """Tabulate what the teachers of a task's runs were asked and cost; nothing where nobody was asked and nothing has a price."""
+    head, rows, dated = cost_table(spendings(result, task))
+    return table(f"What the teacher was asked and cost, per run{dated}", head, rows) if rows else ""
 
 
 def outside_teacher(groups: Sequence[RunGroup], prices: Prices) -> str:

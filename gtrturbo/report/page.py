@@ -17,8 +17,8 @@ def shown(text: str) -> str:
     return escape(visible(text))
 
 
-def page(title: str, sections: Iterable[str]) -> str:
-    """Return a whole HTML document."""
+def page(title: str, sections: Iterable[str], *, reload: int | None = None) -> str:
+    """Return a whole HTML document, which is read anew every so many seconds if it says so."""
     return "\n".join(
         [
             DOCTYPE,
@@ -26,6 +26,7 @@ def page(title: str, sections: Iterable[str]) -> str:
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark">',
+            *([f'<meta http-equiv="refresh" content="{reload}">'] if reload else []),
             f"<title>{shown(title)}</title>",
             f"<style>\n{STYLE.read_text(encoding='utf-8')}</style></head>",
             "<body><main>",

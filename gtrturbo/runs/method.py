@@ -13,7 +13,8 @@ Teacher = Literal["none", "merged", "static", "newest", "given", "expert"]
 Fallback = Literal["none", "static", "expert"]
 Annotation = Literal["none", "logprobs", "distributions", "thoughts"]
 Guidance = Literal["none", AnyPlacement, "imitation"]
-Refresh = Literal["every", "never"]
+Beside = Literal["none", "imitation"]
+Refresh = Literal["every", "ahead", "never"]
 
 # What may be made of an annotation.
 BY_KL = get_args(AnyPlacement)
@@ -42,8 +43,9 @@ class Method:
     fallback: Annotated[Fallback, "Who teaches where a given teacher is not given; with none it must be given."] = "none"
     refresh: Annotated[
         Refresh,
-        "every: a merged teacher is made anew at each interval of --merge-every, the newest taken anew at each update. never: "
-        "it is that of the first update throughout. The other teachers stay what they are.",
+        "every: a merged teacher is made anew at each interval of --merge-every, the newest taken anew at each update. ahead: a "
+        "merged teacher is made of those checkpoints that were measured ahead in the run's own rollouts. never: it is that of "
+        "the first update throughout. The other teachers stay what they are.",
     ] = "every"
     annotation: Annotated[
         Annotation,
@@ -56,6 +58,7 @@ class Method:
         "Where it enters the update: the KL to the teacher as a reward, in the advantage alone, in the return too, or as a loss "
         "beside PPO; imitation of thoughts, all since the start.",
     ] = "none"
+    beside: Annotated[Beside, "What enters beside a KL: imitation of the same teacher's thoughts, all since the start."] = "none"
     credit: Annotated[str, "How rewards become advantages: what ppo-step --credit is given."] = GAE
     group_size: Annotated[int, "How many episodes share a deal, where run --group-size does not say.", AT_LEAST_ONE] = 1
     gamma: Annotated[
@@ -89,10 +92,14 @@ def _contradictions(method: Method) -> Iterator[tuple[str, str]]:
     if method.guidance not in ENTERS[method.annotation]:
         ways = " or ".join(ENTERS[method.annotation])
         yield f"guidance {method.guidance} is not made of annotation {method.annotation}.", f"with it goes guidance: {ways}."
+    if method.beside != "none" and method.guidance not in BY_KL:
+        yield f"{method.beside} beside guidance {method.guidance}.", "it goes beside a KL, such as guidance='loss'."
     if "expert" in (method.teacher, method.fallback) and method.annotation != "thoughts":
         yield "a scripted expert has no log-probs.", "with it goes: annotation='thoughts'."
     if method.fallback != "none" and method.teacher != "given":
         yield f"fallback {method.fallback} beside teacher {method.teacher}.", "only a given teacher may be missing."
+    if method.refresh == "ahead" and method.teacher != "merged":
+        yield f"refresh ahead with teacher {method.teacher}.", "only a teacher that is merged moves on evidence."
     if (method.annotation == "distributions") != (method.top_logprobs > 0):
         yield (
             f"top_logprobs {method.top_logprobs} with annotation {method.annotation}.",
@@ -109,4 +116,4 @@ def teacher_of(method: Method, *, given: bool) -> Teacher:
 
 def merges_teachers(method: Method) -> bool:
     """Tell whether a run merges teachers of its own checkpoints on its way."""
-    return method.teacher == "merged" and method.refresh == "every"
+    return method.teacher == "merged" and method.refresh != "never"

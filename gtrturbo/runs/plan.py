@@ -57,14 +57,15 @@ def plan(config: RunConfig) -> list[Step]:
     steps = [] if config.start else run.warm_start()
     steps += run.evaluate(0)
     for k in range(config.iterations):
-        steps += run.merge(k)
-        steps += run.rollout(k)
+        steps += run.rollout(k) + run.merge(k) if run.gated else run.merge(k) + run.rollout(k)
         steps += run.distill(k)
         steps += run.ppo_step(k)
         steps += run.evaluate(k + 1)
-    guidance, updates = ([step.config for step in steps if step.stage == stage] for stage in ("distill", "ppo-step"))
-    for taught, update in zip(guidance, updates, strict=False):
-        require_fitting_guidance(taught, update, "--set distill.top-logprobs=64")
+    updates = [step.config for step in steps if step.stage == "ppo-step"]
+    taught_by = {step.config.out: step.config for step in steps if step.stage == "distill"}
+    for update in updates:
+        if update.scores in taught_by:
+            require_fitting_guidance(taught_by[update.scores], update, "--set distill.top-logprobs=64")
     for played, update in zip(
         (step.config for step in steps if step.stage == "rollout" and step.iteration), updates, strict=True
     ):
@@ -86,6 +87,7 @@ class _Plan:
     def __init__(self, config: RunConfig, method: Method) -> None:
         self.config, self.method = config, method
         self.teacher = teacher_of(method, given=config.teacher is not None)
+        self.gated = method.refresh == "ahead"
         self.preset = PRESETS.get(config.model)
         self.env = self.preset.env_with(config.env) if self.preset and has_tiny_image(config.task) else config.env
         self.chosen = overrides(config.set)
@@ -127,7 +129,12 @@ class _Plan:
         if self.teacher != "merged" or self.taken(k) != k:
             return []
         every = self.config.merge_every
-        merged = {"base": self.first, "checkpoints": tuple(self.checkpoint(i) for i in range(every, k + 1, every))}
+        merged: dict[str, Any] = {
+            "base": self.first,
+            "checkpoints": tuple(self.checkpoint(i) for i in range(every, k + 1, every)),
+        }
+        if self.gated:
+            merged["ahead"] = tuple(self.path("rollouts", i) for i in range(0, k + 1, every))
         # What was measured of older checkpoints is not measured again.
         step = self.step("merge", k + 1, out=self.path("teachers", k), **merged, cache=self.config.out / "thresholds")
         return [step, *self.evaluate_teacher(k)]
@@ -151,9 +158,18 @@ class _Plan:
         how: dict[str, Any] = {"mode": MODES[self.method.annotation], "top_logprobs": self.method.top_logprobs}
         if self.teacher == "given":
             who, how = who | self.given(), how | self.asked()
-        if how["mode"] != "kl" and is_outside(self.config.task):
-            how["task"] = self.config.task  # Code is loaded because the user names it, not because an artifact does.
-        return [self.step("distill", k + 1, out=self.path("guidance", k), rollouts=self.path("rollouts", k), **who, **how)]
+        steps = [self.annotated(k, self.path("guidance", k), **who, **how)]
+        if self.method.beside == "imitation":
+            steps.append(self.annotated(k, self.demos(k), **who, mode=MODES["thoughts"]))
+        return steps
+
+    def annotated(self, k: int, out: Path, **values: Any) -> Step:
+        if values["mode"] != "kl" and is_outside(self.config.task):
+            values["task"] = self.config.task  # Code is loaded because the user names it, not because an artifact does.
+        return self.step("distill", k + 1, out=out, rollouts=self.path("rollouts", k), **values)
+
+    def demos(self, k: int) -> Path:
+        return self.path("demos" if self.method.beside == "imitation" else "guidance", k)
 
     def given(self) -> dict[str, Any]:
         """Say what goes with teachers from outside: further ones, and their weights."""
@@ -179,9 +195,9 @@ class _Plan:
             values["credit"] = method.credit
         if method.gamma is not None:
             values["gamma"] = method.gamma
-        if method.guidance == "imitation":
-            values["demos"] = tuple(self.path("guidance", i) for i in range(k + 1))
-        elif method.guidance != "none":
+        if "imitation" in (method.guidance, method.beside):
+            values["demos"] = tuple(self.demos(i) for i in range(k + 1))
+        if method.guidance not in ("none", "imitation"):
             values |= {"scores": self.path("guidance", k), "kl_placement": method.guidance}
         if method.annotation == "distributions":
             values["kl_estimator"] = FULL

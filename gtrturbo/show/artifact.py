@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.text import Text
 
-from gtrturbo.analysis.history import collapse_of
+from gtrturbo.analysis.history import collapse_of, is_recorded, read_history
+from gtrturbo.analysis.spending import Spending, spending_of
 from gtrturbo.config import ShowConfig
 from gtrturbo.console import number
 from gtrturbo.distributed.escapes import shell_word, visible
@@ -23,6 +24,7 @@ from gtrturbo.store.files import list_files
 from gtrturbo.store.ids import artifact_id, is_model_folder
 from gtrturbo.store.manifest import Manifest, read_manifest
 from gtrturbo.store.names import MANIFEST, TIMING
+from gtrturbo.store.prices import read_prices
 from gtrturbo.store.pruned import pruned_files, remake_command
 from gtrturbo.store.records import mean
 from gtrturbo.store.timing import read_timing
@@ -54,6 +56,8 @@ def _check_options(config: ShowConfig) -> None:
         raise GtrTurboError(f"there is no folder {config.artifact}.", "name the folder of an artifact or of a run.")
     if config.episode is not None and config.turn is not None:
         raise GtrTurboError("--episode and --turn are both given.", "give one of the two.")
+    if config.prices and (_wants_turns(config) or not is_recorded(config.artifact)):
+        raise GtrTurboError(f"--prices is for a run, and {config.artifact} is none.", "name the folder that gtrturbo run wrote.")
     if config.clean and (config.check or _wants_turns(config)):
         raise GtrTurboError("--clean removes what was left, and shows nothing.", "give it alone.")
     if config.scores and not _wants_turns(config):
@@ -107,8 +111,26 @@ def _show_run(console: Console, config: ShowConfig) -> None:
     print_run(console, path, artifacts)
     if found := collapse_of(path):
         console.print(Text(visible(f"collapsed at iteration {found.iteration}, {found.stage}: {found.what}"), "bold red"))
+    if is_recorded(path):
+        section(console, "the teacher", _about_teacher(spending_of(read_history(path), read_prices(config.prices))))
     if config.check:
         check_run(console, path, artifacts)
+
+
+def _about_teacher(spent: Spending) -> list[Row]:
+    """Say what a run's teachers were asked and cost, as far as there is something to say."""
+    tokens, rows = spent.tokens, list[Row]()
+    if spent.calls:
+        rows.append(("answers", f"{number(spent.calls)} used, {number(spent.paid_calls)} paid for by this run"))
+        said = f"{number(tokens.input)} read, {number(tokens.cached)} of them cached, {number(tokens.output)} written"
+        rows.append(("tokens", said))
+    if spent.calls and spent.money is not None:
+        paid = "unknown" if spent.paid is None else f"{spent.paid:.4g}"
+        rows.append(("money", f"{spent.money:.4g} {spent.currency} if each were paid for, paid {paid}; prices of {spent.dated}"))
+    if spent.seconds:
+        machine = "" if spent.machine is None else f", {spent.machine:.4g} {spent.currency} of this machine"
+        rows.append(("seconds", f"{spent.seconds:.1f} of merging and annotating{machine}"))
+    return rows
 
 
 def _print_manifest(console: Console, path: Path, manifest: Manifest) -> None:

@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,18 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from gtrturbo.analysis.comparison import ALL_TASKS, TITLES, Comparison, Cost, Estimate, Gap, comparison, final
+from gtrturbo.analysis.comparison import ALL_TASKS, TITLES, Comparison, Cost, Estimate, Gap, comparison, final, spendings
 from gtrturbo.analysis.exact import chance_said
 from gtrturbo.analysis.groups import level_said
 from gtrturbo.analysis.history import read_history
 from gtrturbo.analysis.intervals import Interval, said
+from gtrturbo.analysis.spending import cost_table
 from gtrturbo.config import CompareConfig
 from gtrturbo.distributed.escapes import visible
 from gtrturbo.show.text import stdout
 from gtrturbo.store.claims import require_own_file
 from gtrturbo.store.files import save_json, write_whole
+from gtrturbo.store.prices import read_prices
 from gtrturbo.store.records import mean
 
 
@@ -29,7 +31,7 @@ def compare(config: CompareConfig) -> None:
     """Print the comparison; write it to --out."""
     if config.out:
         require_own_file(config.out / RECORD)
-    result = comparison([read_history(path) for path in config.runs], config.baseline)
+    result = comparison([read_history(path) for path in config.runs], config.baseline, read_prices(config.prices))
     if config.out:
         write_comparison(config.out, result)
     with stdout() as console:
@@ -100,7 +102,7 @@ def tables(result: Comparison) -> list[Table]:
     found += _difference_tables(result)
     if result.gaps:
         found.append(_gap_table(result.gaps))
-    return [*found, _cost_table(result.costs)]
+    return [*found, _time_table(result.costs), *_cost_tables(result)]
 
 
 def _table_of(result: Comparison, task: str) -> Table:
@@ -163,7 +165,7 @@ def _gap_table(gaps: Sequence[Gap]) -> Table:
     return table
 
 
-def _cost_table(costs: Sequence[Cost]) -> Table:
+def _time_table(costs: Sequence[Cost]) -> Table:
     table = Table(
         "task", "method", box=box.SIMPLE_HEAD, title="seconds per run, mean over seeds, without warm start and evaluations"
     )
@@ -175,3 +177,16 @@ def _cost_table(costs: Sequence[Cost]) -> Table:
         share = f"{teacher / seconds:.0%}" if seconds else ""
         table.add_row(Text(visible(task)), Text(visible(method)), f"{seconds:.1f}", f"{teacher:.1f}", share)
     return table
+
+
+def _cost_tables(result: Comparison) -> Iterator[Table]:
+    """Lay out what teachers were asked and cost, by task; nothing where nobody was asked and nothing has a price."""
+    for task in result.last:
+        head, rows, dated = cost_table(spendings(result, task))
+        if rows:
+            table = Table(head[0], box=box.SIMPLE_HEAD, title=Text(visible(f"{task}: the teacher, per run{dated}")))
+            for name in head[1:]:
+                table.add_column(Text(visible(name)), justify="right")
+            for name, *cells in rows:
+                table.add_row(Text(visible(name)), *cells)
+            yield table

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.style import Style
 from rich.table import Table
@@ -17,6 +18,8 @@ from gtrturbo.distributed.escapes import visible
 from gtrturbo.store.ids import short
 
 NO_WRAP = 10_000
+INDENT, GAP = 2, 2
+LEAST_NAME, LEAST_VALUE = 16, 30  # columns that a long name or value leaves to the other
 
 Row = tuple[str, str | Text]
 
@@ -42,14 +45,26 @@ def has_colours(console: Console) -> bool:
 
 def section(console: Console, title: str, rows: Iterable[Row]) -> None:
     """Print a title and, indented, names beside their values; nothing where there are no rows."""
-    table = Table.grid(padding=(0, 2))
+    rows = list(rows)
+    widest = max((cell_len(value if isinstance(value, str) else value.plain) for _, value in rows), default=0)
+    room = max(LEAST_NAME, console.width - INDENT - 2 * GAP - min(widest, max(LEAST_VALUE, console.width // 2)))
+    table = Table.grid(padding=(0, GAP))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(f"  {visible(name)}", Text(visible(value)) if isinstance(value, str) else value)
+        table.add_row(" " * INDENT + cut(visible(name), room), Text(visible(value)) if isinstance(value, str) else value)
     if table.row_count:
         console.print(Text(visible(title), "bold"))
         console.print(table)
+
+
+def cut(text: str, room: int) -> str:
+    """Leave out the middle of a text that is wider than `room` columns: names of tensors differ at both ends."""
+    if cell_len(text) <= room:
+        return text
+    last = (room - 1) // 2
+    ending = set_cell_size(text[::-1], last)[::-1]
+    return f"{set_cell_size(text, room - 1 - last)}…{ending}"
 
 
 def setting(value: Any) -> str:

@@ -210,7 +210,7 @@ def _write(config: DistillConfig, task: Task, taught: Sequence[Taught], accounts
         require_useful(name, draft.metrics if len(accounts) == 1 else usefulness(task, own), example=example)
         for metric, value in account.metrics.items():
             draft.metrics[metric] = draft.metrics.get(metric, 0.0) + value
-        draft.timing |= account.timing
+        draft.timing |= {name: _together(draft.timing.get(name), value) for name, value in account.timing.items()}
         _tell_paid(name, account)
     write_rows(
         draft.folder / DEMOS,
@@ -225,6 +225,11 @@ def _write(config: DistillConfig, task: Task, taught: Sequence[Taught], accounts
     if about := [account.about for account in accounts.values() if account.about]:
         save_json(draft.folder / TEACHER, about)
     draft.renderer = _renderer(config)
+
+
+def _together(before: Any, value: Any) -> Any:
+    """Add up what teachers took; what is no number, such as a currency, they share."""
+    return round(before + value, 6) if isinstance(value, int | float) and before is not None else value
 
 
 def _tell_paid(name: str, account: Account) -> None:

@@ -60,6 +60,7 @@ def _parameter(field: Field) -> inspect.Parameter:
 
 def _as_written(field: Field, value: Any) -> Any:
     """Write a value as a person would on the command line."""
+    value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, Mapping):
         return [f"{key}={_numbers(each)}" for key, each in value.items()]
     if field.is_list or (field.more and isinstance(value, list | tuple)):

@@ -1,5 +1,6 @@
 """How configs resolve: a merge's recipe is read and its base found; an update asks its turns what an invalid reply costs."""
 
+import os
 from contextlib import AbstractContextManager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from gtrturbo.models.checkpoint_files import base_of, is_adapter, named_base
 from gtrturbo.play.teachers import find_mode
 from gtrturbo.play.teaching.templates import templates_of
 from gtrturbo.plugins import names_code
+from gtrturbo.stages.ahead import only_ahead
 from gtrturbo.store.apart import require_apart
 from gtrturbo.store.claims import require_outside_artifacts
 from gtrturbo.store.hashes import remembering_hashes
@@ -31,7 +33,7 @@ from gtrturbo.store.safetensors_files import read_layout
 
 HASHES = "hashes.json"
 HERE = "checkpoint"  # What a list of teachers calls one whose id is among the inputs.
-BESIDE_NO_RECIPE = ("include", "exclude", "rank", "state", "trim", "parameters", "task_vectors")
+BESIDE_NO_RECIPE = ("ahead", "include", "exclude", "rank", "state", "trim", "parameters", "task_vectors")
 RECIPE_SAYS = ("checkpoints", "base", "method", "weights", "density", "gamma", "scale", "normalize")
 
 
@@ -54,9 +56,11 @@ def with_base(config: MergeConfig) -> MergeConfig:
         GtrTurboError: the chain leads to a checkpoint that lies neither in the list nor beside it.
     """
     if config.recipe:
-        return config if config.recipe.startswith("{") else _by_recipe(config, Path(config.recipe))
+        return config if config.recipe.startswith("{") else _by_recipe(config, Path(os.path.expanduser(config.recipe)))
     config = replace(config, checkpoints=tuple(map(on_disk, config.checkpoints)))
     base = on_disk(config.base) if config.base else _base_of(config)
+    if config.ahead:
+        config = replace(config, base=base, checkpoints=only_ahead(base, config.checkpoints, config.ahead), ahead=())
     if method_of(config.method).whole == "always" or (config.base is None and not _has_base(config)):
         return replace(config, base=base)
     kept = tuple(path for path in config.checkpoints if not same_artifact(path, base))

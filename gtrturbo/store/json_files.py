@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from gtrturbo.config.regular_files import open_regular, read_regular
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.files import open_regular, read_regular
 
 Content = TypeVar("Content")
 MOST_OF_JSON = 256 << 20

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from gtrturbo.store.files import read_regular, write_whole
+from gtrturbo.config.regular_files import read_regular
+from gtrturbo.store.files import write_whole
 from gtrturbo.store.seen import is_own, user_cache
 
 Numbers = dict[str, float]

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
 from gtrturbo.config.recorded import CONFIGS, require_recorded
+from gtrturbo.config.regular_files import read_regular
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.ageing import upgraded
-from gtrturbo.store.files import read_regular
 from gtrturbo.store.inside import PlainName
 from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.strict_json import parse_json

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from gtrturbo.config.regular_files import read_regular
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.files import read_regular, save_json
+from gtrturbo.store.files import save_json
 from gtrturbo.store.hashes import sealed_by
 from gtrturbo.store.names import MOVED
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from gtrturbo.config.yaml_files import read_yaml
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.json_files import told
-from gtrturbo.store.yaml_files import read_yaml
 
 MILLION = 1e6
 Money = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
@@ -48,13 +48,14 @@ class Price:
 
 @dataclass(frozen=True)
 class PriceList:
-    """Prices by the model's name, as it is asked for."""
+    """Prices by the model's name, as it is asked for, and of an hour of the machine that trains."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     dated: date
     currency: Annotated[str, Field(min_length=1, max_length=16)]
     models: dict[str, Price] = field(default_factory=dict)
+    hour: Money | None = None
 
     def of(self, model: str) -> Price:
         """Return the price of a model.
@@ -68,12 +69,14 @@ class PriceList:
         return self.models[model]
 
 
-def read_prices(file: Path) -> PriceList:
-    """Read a file of prices.
+def read_prices(file: Path | None) -> PriceList | None:
+    """Read a file of prices; None where none is named.
 
     Raises:
         GtrTurboError: it holds something else, or a price below 0.
     """
+    if file is None:
+        return None
     try:
         return TypeAdapter(PriceList).validate_python(read_yaml(file))
     except ValidationError as error:

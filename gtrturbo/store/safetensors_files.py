@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from gtrturbo.config.regular_files import open_regular
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.files import open_regular
 from gtrturbo.store.weight_files import FETCH, weights_of
 
 # Exactly one key: safetensors writes metadata in hash order, so two keys would give other bytes in another process.

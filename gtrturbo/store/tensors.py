@@ -9,8 +9,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from gtrturbo.config.regular_files import read_regular
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.files import read_regular, write_whole
+from gtrturbo.store.files import write_whole
 from gtrturbo.store.safetensors_files import SAFETENSORS_METADATA
 
 # Type and number of dimensions of each array in a file.

@@ -172,6 +172,86 @@ def test_what_the_files_do_not_tell_is_refused_by_name(folders, model, change, s
         folders.merge(path, base=model)
 
 
+ADAPTED = {f"model.layers.{layer}.{module}.weight" for layer in (0, 1) for module in ("self_attn.q_proj", "mlp.down_proj")}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"target_modules": ["down_proj", "q_proj"]}, None),
+        ({"target_modules": [*(name.removesuffix(".weight") for name in ADAPTED)]}, None),
+        ({"target_modules": ["self_attn.q_proj", "mlp.down_proj"], "layers_to_transform": [0, 1]}, None),
+        ({"layers_to_transform": [0, 1], "layers_pattern": "layers"}, None),
+        ({"layers_to_transform": []}, None),
+        ({"target_modules": r".*\.(q_proj|down_proj)"}, None),
+        ({"exclude_modules": ["o_proj"]}, None),
+        ({"exclude_modules": ".*k_proj"}, None),
+        ({"r": 99, "rank_pattern": {".*_proj": 4}}, None),
+        ({"fan_in_fan_out": True}, None),
+        ({"target_modules": ["q_proj"]}, "down_proj, which its"),
+        ({"target_modules": ["proj"]}, "which its"),
+        ({"target_modules": []}, "which its"),
+        ({"target_modules": None}, "which its"),
+        ({"target_modules": r".*\.q_proj"}, "down_proj, which its"),
+        ({"target_modules": r"q_proj|down_proj"}, "which its"),
+        ({"target_modules": 5}, "target_modules is 5"),
+        ({"layers_to_transform": [1]}, "layers.0.*which its"),
+        ({"layers_to_transform": 0, "layers_pattern": ["layers"]}, "layers.1.*which its"),
+        ({"layers_to_transform": [0, 1], "layers_pattern": ["h"]}, "which its"),
+        ({"exclude_modules": ["q_proj"]}, "q_proj, which its"),
+        ({"exclude_modules": ".*down_proj"}, "down_proj, which its"),
+        ({"modules_to_save": ["lm_head"]}, "holds nothing of lm_head"),
+        ({"modules_to_save": ["self_attn"]}, "q_proj, which its"),
+        ({"r": 8}, "has rank 4, and 8"),
+        ({"r": None}, "has rank 4, and None"),
+        ({"r": "4"}, "has rank 4, and '4'"),
+        ({"rank_pattern": {"layers.1.mlp.down_proj": 2}}, "layers.1.mlp.down_proj .* has rank 4, and 2"),
+    ],
+)
+def test_a_config_that_does_not_fit_the_tensors_is_refused_where_peft_leaves_some_out(folders, model, change, said):
+    path = folders.root / "adapter"
+    adapter(path, model, seed=0)
+    expected = content(folders.merge(path, base=model))
+    config = json.loads((path / "adapter_config.json").read_text())
+    (path / "adapter_config.json").write_text(json.dumps(config | change))
+    if said is None:
+        assert _changed_by_peft(path, model) == ADAPTED and content(folders.merge(path, base=model)) == expected
+        return
+    assert _changed_by_peft(path, model) != ADAPTED
+    with pytest.raises(GtrTurboError, match=said):
+        folders.merge(path, base=model)
+
+
+def _changed_by_peft(path: Path, model: Path) -> set[str]:
+    """The tensors that PEFT itself changes; none where it refuses the adapter, in whatever way."""
+    before = read(model)
+    try:
+        merged = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), path).merge_and_unload()
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        return set()
+    return {name for name, value in merged.state_dict().items() if not np.array_equal(value.detach().numpy(), before[name])}
+
+
+def test_modules_that_only_a_config_names_stay_and_are_told(folders, model, capsys):
+    path = folders.root / "adapter"
+    adapter(path, model, seed=0)
+    expected = content(folders.merge(path, base=model))
+    config = json.loads((path / "adapter_config.json").read_text())
+    (path / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["q_proj", "down_proj", "k_proj", "odd"]}))
+    assert _changed_by_peft(path, model) == ADAPTED and "holds no factors" not in capsys.readouterr().err
+    assert content(folders.merge(path, base=model)) == expected
+    assert "names model.layers.0.self_attn.k_proj and 1 more in its config and holds no factors of it" in capsys.readouterr().err
+
+
+def test_a_pattern_that_could_match_without_end_is_not_tried(folders, model):
+    path = folders.root / "adapter"
+    adapter(path, model, seed=0)
+    expected = content(folders.merge(path, base=model))
+    config = json.loads((path / "adapter_config.json").read_text())
+    (path / "adapter_config.json").write_text(json.dumps(config | {"target_modules": r"(([a-z]+)*)*!"}))
+    assert content(folders.merge(path, base=model)) == expected
+
+
 def test_what_is_empty_in_a_config_is_not_there(folders, model):
     path = folders.root / "adapter"
     adapter(path, model, seed=0)
@@ -451,7 +531,7 @@ def test_an_embedding_that_was_trained_apart_from_its_tied_head_is_refused_and_m
     adapter(path, base, seed=1, modules_to_save=["embed_tokens"])
     peft = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), path).merge_and_unload()
     assert not torch.equal(peft.lm_head.weight, peft.model.embed_tokens.weight)
-    with pytest.raises(GtrTurboError, match=r"holds model.embed_tokens.weight apart from lm_head.weight"):
+    with pytest.raises(GtrTurboError, match=r"changes model.embed_tokens.weight apart from lm_head.weight"):
         folders.merge(path, base=base, method="linear")
     untied = folders.root / "untied"
     shutil.copytree(base, untied)
@@ -462,3 +542,42 @@ def test_an_embedding_that_was_trained_apart_from_its_tied_head_is_refused_and_m
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert np.allclose(found[name], value.numpy(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("targets", [["embed_tokens"], ["lm_head"], ["q_proj", "embed_tokens"]])
+@pytest.mark.parametrize("ensured", [True, False])
+def test_factors_of_a_tied_embedding_compute_what_was_trained_or_are_refused(folders, targets, ensured):
+    """Logits of the adapted model are the truth: PEFT adds both changes to the one tensor when it merges, and so changes them."""
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    base, path = folders.root / "tied", folders.root / "adapter"
+    Qwen2ForCausalLM(config).save_pretrained(base)
+    trained = adapter(path, base, seed=1, target_modules=targets, ensure_weight_tying=ensured).eval()
+    if not ensured:
+        said = (
+            "lm_head.weight, which .* does not hold"
+            if targets == ["lm_head"]
+            else "embed_tokens.weight apart from lm_head.weight"
+        )
+        with pytest.raises(GtrTurboError, match=said):
+            folders.merge(path, base=base)
+        return
+    merged = AutoModelForCausalLM.from_pretrained(folders.merge(path, base=base, density="1")).eval()
+    with torch.no_grad():
+        expected = trained(IDS).logits
+        plain = AutoModelForCausalLM.from_pretrained(base)(IDS).logits
+        assert float((merged(IDS).logits - expected).abs().max()) < 1e-4 < 0.1 < float((plain - expected).abs().max())
+    tensors = load_file(path / "adapter_model.safetensors")
+    alone = {name: value for name, value in tensors.items() if "base_layer" not in name}  # As PEFT saves factors of a head.
+    changed(path, lambda _: alone)
+    with pytest.raises(GtrTurboError, match=r"changes lm_head.weight with what it is tied to.*\n.*leave out --rank"):
+        folders.merge(path, base=base, method="linear", rank=4)
+    assert content(folders.merge(path, base=base, density="1"))
+    changed(path, lambda _: tensors)
+    head = "base_model.model.lm_head.lora_B.weight"
+    changed(path, lambda tensors: tensors | {head: tensors[head] + 1})
+    with pytest.raises(GtrTurboError, match=r"lm_head.weight, which .* does not hold"):
+        folders.merge(path, base=base)

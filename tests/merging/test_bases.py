@@ -112,7 +112,7 @@ def test_a_rank_names_its_base_so_that_peft_finds_it_from_anywhere(folders, base
     out = folders.merge(Path("adapter"), base=Path("base"), method="linear", rank=2)
     monkeypatch.chdir("/")
     AutoPeftModelForCausalLM.from_pretrained(out)
-    renamed(adapter, layers_to_transform=[1, None])
+    renamed(adapter, layers_to_transform=[0, 1, 2, 3, None])
     folders.merge(adapter, base=base, method="linear", parameters=("factors=true",))
 
 

@@ -1,5 +1,6 @@
 """What a merge says of where it moved, by module and layer: beside the weights, outside the id, in the terminal and on a page."""
 
+import io
 import json
 import os
 import re
@@ -10,12 +11,15 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from checkpoints import noisy, read
+from rich.cells import cell_len
+from rich.console import Console
 
 from gtrturbo.analysis.moved import MovedPicture, pictures, short_names
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.report.moved import _figure, _squares
 from gtrturbo.show import moved as show_moved
 from gtrturbo.show.moved import blocks
+from gtrturbo.show.text import section
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.moved import read_moved
 
@@ -137,6 +141,21 @@ def test_show_draws_it(merged):
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("  q ") and "…" in line]
     assert all(len(row[1]) == LAYERS for row in rows) and len(rows) == 3
     assert rows[0][1][0] == "▁" and "█" in done.stdout
+
+
+@pytest.mark.parametrize("letters", ["x", "é漢"])
+def test_names_of_any_length_leave_room_for_what_is_said_of_them(letters):
+    """Both ends of a name stay, and columns are counted, not letters: 漢 takes two."""
+    rows = [(f"model.layers.{number}." + letters * 40 + f".weight{number}", "3 × [6, 6] F32") for number in range(2)]
+    console = Console(width=80, record=True, file=io.StringIO())
+    section(console, "tensors", rows)
+    lines = [line.rstrip() for line in console.export_text().splitlines()[1:]]
+    assert [line.split("…")[0][:20] for line in lines] == [
+        "  model.layers.0." + (letters * 9)[:3],
+        "  model.layers.1." + (letters * 9)[:3],
+    ]
+    assert [".weight0  3 × [6, 6] F32" in lines[0], ".weight1  3 × [6, 6] F32" in lines[1]] == [True, True]
+    assert all(cell_len(line) <= 80 for line in lines) and len(lines) == 2
 
 
 def test_rows_fit_a_terminal_of_80_columns_whatever_the_model(monkeypatch, tmp_path):

@@ -22,7 +22,7 @@ def adapters(folders):
     noise = np.random.default_rng(0)
     base = folders.write("base", {f"model.{name}.weight": noise.normal(size=shape) for name, shape in MODULES.items()}, "BF16")
     paths = [folders.root / f"adapter{i}" for i in range(4)]
-    config = {"peft_type": "LORA", "r": 5, "lora_alpha": 3, "base_model_name_or_path": str(base)}
+    config = {"peft_type": "LORA", "r": 5, "lora_alpha": 3, "base_model_name_or_path": str(base), "target_modules": "all-linear"}
     for path in paths:
         path.mkdir()
         tensors = {}

@@ -1,10 +1,13 @@
 """What recipes may say, and what is refused with a sentence: bad YAML, dangerous YAML, and settings that no recipe has."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 from checkpoints import content, read
 
+import gtrturbo
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.recipes import as_options, parse_recipe, read_recipe
 from gtrturbo.merging.recipes.recipe import ModelRef
@@ -174,6 +177,44 @@ def test_a_parameter_that_a_method_does_not_read_is_told(folders, capsys):
     file.write_text("merge_method: linear\nmodels: [{model: m}]\nparameters: {lambda: 0.5, int8_mask: true, weight: 1}\n")
     assert as_options(read_recipe(file)) is not None
     assert "linear does not read lambda" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("template", ["{% for", "{{ messages[0]", "{% nosuch %}", " ", "nosuch"])
+def test_a_chat_template_that_is_none_is_refused_before_the_work(folders, family, template):
+    base, others = family(1)
+    recipe = {
+        "merge_method": "linear",
+        "base_model": str(base),
+        "models": [{"model": str(others[0]), "parameters": {"weight": 1}}],
+    }
+    (folders.root / "r.yml").write_text(json.dumps(recipe | {"chat_template": template}))
+    with pytest.raises(GtrTurboError, match=r"chat_template .* cannot be used: it is no template"):
+        folders.merge(recipe=str(folders.root / "r.yml"))
+    assert not (folders.root / "merged1").exists()
+
+
+def test_a_home_folder_is_meant_by_its_sign(folders, family, monkeypatch):
+    base, others = family(1)
+    expected = content(folders.merge(others[0], base=base))
+    monkeypatch.setenv("HOME", str(folders.root))
+    recipe = {"merge_method": "ties", "base_model": f"~/{base.name}", "parameters": {"density": 0.8, "weight": 1}}
+    (folders.root / "r.yml").write_text(json.dumps(recipe | {"models": [{"model": f"~/{others[0].name}"}]}))
+    assert content(folders.merge(recipe="~/r.yml")) == expected
+    made = gtrturbo.merge([f"~/{others[0].name}"], base=Path(f"~/{base.name}"), out="~/out")
+    assert made.out == folders.root / "out" and content(made.out) == expected
+
+
+def test_a_recipe_of_whole_numbers_alone_is_refused(folders):
+    paths = [folders.write(name, {"ids": np.arange(3)}, "I64") for name in ("base", "other")]
+    recipe = {
+        "merge_method": "ties",
+        "base_model": str(paths[0]),
+        "models": [{"model": str(paths[1])}],
+        "chat_template": "chatml",
+    }
+    (folders.root / "r.yml").write_text(json.dumps(recipe))
+    with pytest.raises(GtrTurboError, match="there is nothing to merge: the recipe's tensors hold no floating-point numbers"):
+        folders.merge(recipe=str(folders.root / "r.yml"))
 
 
 def test_a_recipe_has_the_id_of_its_content_wherever_its_models_lie(folders, family, tmp_path):

@@ -160,6 +160,22 @@ def test_tensors_that_do_not_fit_are_named(folders, family, change, said):
     refused(folders, said, folders.write("odd", change(read(others[0]))), base=base)
 
 
+@pytest.mark.parametrize("tensors", [{}, {"ids": np.arange(3)}, {"none.weight": np.zeros((0, 3), np.float32)}])
+def test_a_model_without_numbers_to_merge_is_refused(folders, tensors):
+    kinds = {name: "I64" if value.dtype == np.int64 else "F32" for name, value in tensors.items()}
+    paths = [folders.write(name, tensors, kinds) for name in ("base", "other")]
+    with pytest.raises(GtrTurboError, match=r"nothing to merge: .*base holds no floating-point numbers"):
+        folders.merge(paths[1], base=paths[0])
+    assert not (folders.root / "merged1").exists()
+
+
+@pytest.mark.parametrize("chosen", [{"exclude": ("*",)}, {"include": ("norm*",), "exclude": ("*.weight",)}])
+def test_patterns_that_leave_nothing_are_refused(folders, family, chosen):
+    base, others = family(1)
+    with pytest.raises(GtrTurboError, match="leave nothing of the model to be merged"):
+        folders.merge(*others, base=base, **chosen)
+
+
 def test_numbers_and_integers_are_not_merged(folders):
     paths = [folders.write("b", {"w": np.ones(2)}, "F32"), folders.write("c", {"w": np.ones(2)}, "I64")]
     refused(folders, r"w in .* is of type I64, in the base F32", paths[1], base=paths[0])

@@ -35,7 +35,10 @@ def test_what_is_no_json_object_is_refused_by_its_name(tmp_path, name, content, 
     assert "--check" in error.value.fix
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe{}", b"", b" \n", b"{{ a }}\0"])
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe{}", b"", b" \n", b"{{ a }}\0", b"{% for", b"{{ a ", b"{% nosuch %}", b"{% generation %}{{ a }}", b"{" * 9],
+)
 def test_what_is_no_text_is_no_template(tmp_path, content):
     (tmp_path / "chat_template.jinja").write_bytes(content)
     with pytest.raises(GtrTurboError, match=r"chat_template\.jinja is damaged"):
@@ -44,7 +47,9 @@ def test_what_is_no_text_is_no_template(tmp_path, content):
 
 def test_objects_templates_and_infinity_are_taken(tmp_path):
     (tmp_path / "config.json").write_text('{"time_step_limit": [0.0, Infinity], "ß": null}', encoding="utf-8")
-    (tmp_path / "chat_template.jinja").write_text("{{ 'ß' }}", encoding="utf-8")
+    # The last two blocks are not Jinja's own: transformers has them in its environment.
+    template = "{{ 'ß' }}{% for a in b %}{% generation %}{{ a }}{% endgeneration %}{% if a %}{% break %}{% endif %}{% endfor %}"
+    (tmp_path / "chat_template.jinja").write_text(template, encoding="utf-8")
     (tmp_path / "merges.txt").write_bytes(b"\xff")  # What is no JSON has other readers.
     require_readable(tmp_path)
 

@@ -60,7 +60,7 @@ def test_tokens_of_pictures_that_the_model_and_its_processor_do_not_share_are_re
 def test_a_tokenizer_that_writes_tokens_the_model_has_not_is_refused(copy, name):
     config = json.loads((copy / "tokenizer_config.json").read_text())
     (copy / "tokenizer_config.json").write_text(json.dumps(config | {name: "<|another|>"}))
-    with pytest.raises(GtrTurboError, match=rf"the {name} of the tokenizer of .* is token \d+, and the model has \d+ of them"):
+    with pytest.raises(GtrTurboError, match=r"the tokenizer of .* writes token \d+, and the model has \d+ of them"):
         load_policy(copy, device="cpu")
 
 
@@ -87,7 +87,7 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(copy, name):
 def test_a_damaged_chat_template_is_told_with_the_model(copy, template):
     (copy / "chat_template.jinja").write_text(template)
     # What a conversation is rendered by is tried when a model is loaded.
-    with pytest.raises(GtrTurboError, match=f"^{copy} cannot (be loaded|render a prompt): "):
+    with pytest.raises(GtrTurboError, match=f"^{copy}(/chat_template.jinja is damaged: | cannot (be loaded|render a prompt): )"):
         load_policy(copy, device="cpu").renderer.prompt([{"role": "user", "content": "hello"}], [])
 
 
@@ -97,8 +97,8 @@ def test_too_little_memory_is_not_the_fault_of_the_files(copy):
 
 
 def test_a_token_that_the_model_has_no_embedding_for_is_refused_where_it_is_written(policy):
-    policy.renderer.rows = 3
-    with pytest.raises(GtrTurboError, match=r"writes token \d+, and the model has 3 of them"):
-        policy.renderer.prompt([{"role": "user", "content": "hello"}], [])
-    with pytest.raises(GtrTurboError, match=r"writes token \d+, and the model has 3 of them"):
-        policy.renderer.response_ids("hello")
+    policy.renderer.processor.tokenizer.add_tokens(["zyzzyva"])
+    with pytest.raises(GtrTurboError, match=r"writes token \d+, and the model has \d+ of them"):
+        policy.renderer.prompt([{"role": "user", "content": "zyzzyva"}], [])
+    with pytest.raises(GtrTurboError, match=r"writes token \d+, and the model has \d+ of them"):
+        policy.renderer.response_ids("zyzzyva")

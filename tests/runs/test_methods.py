@@ -71,6 +71,40 @@ def test_a_teacher_that_is_never_made_anew_is_that_of_the_first_update(monkeypat
         plan(run_config(method="mine", merge_every=2))
 
 
+def test_a_teacher_that_moves_on_evidence_is_merged_after_the_newest_checkpoint_has_played(monkeypatch):
+    method = Method(summary="", teacher="merged", refresh="ahead", annotation="logprobs", guidance="reward")
+    monkeypatch.setitem(METHODS, "mine", method)
+    steps = plan(run_config(method="mine", iterations=3))
+    assert [step.stage for step in steps if step.iteration == 3 and step.stage != "eval"] == [
+        "rollout",
+        "merge",
+        "distill",
+        "ppo-step",
+    ]
+    merges = [step.config for step in steps if step.stage == "merge"]
+    assert [[path.as_posix() for path in merge.ahead] for merge in merges] == [
+        ["r/rollouts/0000"],
+        ["r/rollouts/0000", "r/rollouts/0001"],
+        ["r/rollouts/0000", "r/rollouts/0001", "r/rollouts/0002"],
+    ]
+    assert [path.as_posix() for path in merges[2].checkpoints] == ["r/checkpoints/0001", "r/checkpoints/0002"]
+
+
+def test_imitation_goes_beside_a_kl(monkeypatch):
+    """Both channels of one teacher: its scores of this update's turns, and all its thoughts since the start."""
+    taught = {"teacher": "merged", "annotation": "distributions", "top_logprobs": 8, "guidance": "loss"}
+    monkeypatch.setitem(METHODS, "mine", Method(summary="", beside="imitation", **taught))
+    steps = plan(run_config(method="mine", iterations=2))
+    asked = [
+        (step.config.out.as_posix(), step.config.mode, step.config.top_logprobs) for step in steps if step.stage == "distill"
+    ]
+    assert asked[2:] == [("r/guidance/0001", "kl", 8), ("r/demos/0001", "thoughts", 0)]
+    assert {step.config.teacher.as_posix() for step in steps if step.stage == "distill"} == {"r/teachers/0000", "r/teachers/0001"}
+    last = [step.config for step in steps if step.stage == "ppo-step"][-1]
+    assert last.scores.as_posix() == "r/guidance/0001"
+    assert [path.as_posix() for path in last.demos] == ["r/demos/0000", "r/demos/0001"]
+
+
 def test_the_kl_of_single_tokens_as_a_loss_is_the_one_whose_gradient_is_the_kls(monkeypatch):
     monkeypatch.setitem(METHODS, "mine", Method(summary="", teacher="static", annotation="logprobs", guidance="loss"))
     updates = [step.config for step in plan(run_config(method="mine")) if step.stage == "ppo-step"]
@@ -148,7 +182,7 @@ TAUGHT = {"summary": "", "teacher": "merged", "annotation": "logprobs", "guidanc
         ({"teacher": "wise"}, "teacher must be one of none, merged, static, newest, given, expert, got wise."),
         ({"annotation": "grades"}, "annotation must be one of none, logprobs, distributions, thoughts, got grades."),
         ({"guidance": "hope"}, "guidance must be one of none, reward, advantage, return, loss, imitation, got hope."),
-        ({"refresh": "sometimes"}, "refresh must be one of every, never, got sometimes."),
+        ({"refresh": "sometimes"}, "refresh must be one of every, ahead, never, got sometimes."),
         ({"environment": -1.0}, "environment must be in [0, 1e+09], got -1.0."),
         ({"environment": "all"}, "environment of a method must be a number, got 'all'."),
         ({"credit": 3}, "credit of a method must be text, got 3."),
@@ -160,6 +194,8 @@ TAUGHT = {"summary": "", "teacher": "merged", "annotation": "logprobs", "guidanc
         ({"teacher": "expert"}, "a scripted expert has no log-probs."),
         ({"teacher": "given", "fallback": "expert"}, "a scripted expert has no log-probs."),
         ({"fallback": "static"}, "fallback static beside teacher merged."),
+        ({"teacher": "newest", "refresh": "ahead"}, "refresh ahead with teacher newest."),
+        ({"annotation": "thoughts", "guidance": "imitation", "beside": "imitation"}, "imitation beside guidance imitation."),
         ({"annotation": "distributions"}, "top_logprobs 0 with annotation distributions."),
         ({"top_logprobs": 8}, "top_logprobs 8 with annotation logprobs."),
         ({"teacher": "none", "annotation": "none", "guidance": "none", "environment": 0.0}, "environment 0 without a teacher"),

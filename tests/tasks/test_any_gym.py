@@ -1,5 +1,7 @@
 """gym:ID: environments that others wrote, by their id; what cannot be played is refused by name."""
 
+import os
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -168,7 +170,7 @@ def test_a_file_says_all_of_it_and_the_command_line_counts(tmp_path):
         ("size: many", "size in .* is 'many'"),
         ("size: true", "size in .* is True"),
         ("make: 3", "make in .* is 3"),
-        ("a: [", "cannot be read"),
+        ("a: [", "line 1: "),
         ("size: -1", "size must be a whole number"),
         ("make: {no_such: 1}", "cannot be made"),
     ],
@@ -178,5 +180,21 @@ def test_a_wrong_file_is_refused(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(GtrTurboError, match=message):
         load_task("gym:TestOdd-v0", [f"file={file}"])
-    with pytest.raises(GtrTurboError, match=r"none\.yaml cannot be read"):
+    with pytest.raises(FileNotFoundError, match=r"none\.yaml"):
         load_task("gym:TestOdd-v0", [f"file={tmp_path}/none.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [("horizon: 3\nhorizon: 4\n", "there twice"), ("horizon: 1:30\n", "another number in YAML"), ("[", "is no YAML|line 1")],
+)
+def test_a_file_that_reads_as_something_else_than_it_seems_is_refused(tmp_path, content, told):
+    (tmp_path / "odd.yaml").write_text(content)
+    with pytest.raises(GtrTurboError, match=told):
+        load_task("gym:TestOdd-v0", [f"file={tmp_path}/odd.yaml"])
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(GtrTurboError, match="no regular file"):
+        load_task("gym:TestOdd-v0", [f"file={tmp_path}/pipe.yaml"])

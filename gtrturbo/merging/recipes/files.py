@@ -12,6 +12,7 @@ from gtrturbo.merging.recipes.models import Model
 from gtrturbo.merging.recipes.templates import TEMPLATES
 from gtrturbo.merging.recipes.tensors import Restacked
 from gtrturbo.merging.recipes.tokens import Vocabulary
+from gtrturbo.models.descriptions import template_fault
 from gtrturbo.store.files import save_json
 from gtrturbo.store.names import CHAT_TEMPLATE, MODEL_CONFIG, MODEL_INDEX, TOKENIZER_CONFIG
 from gtrturbo.store.safetensors_files import Layout
@@ -140,23 +141,30 @@ def _moved(ids: Any, before: dict[int, str], vocabulary: Vocabulary) -> Any:
     return vocabulary.ids.get(before[ids], ids) if isinstance(ids, int) and ids in before else ids
 
 
-def write_template(folder: Path, wanted: str, tokenizers: Sequence[Path]) -> None:
-    """Write a chat template; `auto` is the one that most models have, the first of several.
+def require_template(wanted: str | None) -> None:
+    """Refuse what a recipe asks for as a chat template, before any work.
 
     Raises:
         GtrTurboError: it is neither a template nor the name of one.
     """
+    if wanted is None or wanted == "auto" or wanted in TEMPLATES:
+        return
+    fault = template_fault(wanted) if "{" in wanted else "it is no template"
+    if fault:
+        raise GtrTurboError(
+            f"chat_template {wanted[:40]!r} cannot be used: {fault}.",
+            f"write one in Jinja, auto, or one of {', '.join(TEMPLATES)}.",
+        )
+
+
+def write_template(folder: Path, wanted: str, tokenizers: Sequence[Path]) -> None:
+    """Write a chat template; `auto` is the one that most models have, the first of several."""
     if wanted == "auto":
         found = Counter(text for text in map(template_in, tokenizers) if text)
         if not found:
             return
         wanted = found.most_common(1)[0][0]
-    elif "{" not in wanted:
-        if wanted not in TEMPLATES:
-            raise GtrTurboError(
-                f"chat_template {wanted[:40]!r} is no template.", f"write one in Jinja, auto, or one of {', '.join(TEMPLATES)}."
-            )
-        wanted = TEMPLATES[wanted]
+    wanted = TEMPLATES.get(wanted, wanted)
     (folder / CHAT_TEMPLATE).write_text(wanted, encoding="utf-8")
     config = _tokenizer_config(folder)
     if "chat_template" in config:

@@ -18,7 +18,7 @@ from gtrturbo.merging.matching import Match, Pattern, match, names_in_memory
 from gtrturbo.merging.parts import Full
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.rearranged import Adapted, Gathered
-from gtrturbo.merging.recipes.files import write_files
+from gtrturbo.merging.recipes.files import require_template, write_files
 from gtrturbo.merging.recipes.layers import VOCABULARY
 from gtrturbo.merging.recipes.layout import layout_of_new
 from gtrturbo.merging.recipes.models import Model, models_of
@@ -114,6 +114,8 @@ class RecipeInputs:
                 targets.append(self._target(each, layout.entries[each.name]))
             else:
                 moved.append((self._own(each), layout.entries[each.name]))
+        if not targets:
+            raise GtrTurboError("there is nothing to merge: the recipe's tensors hold no floating-point numbers.", "name others.")
         moved += [(self.lead.layout.entries[name], layout.entries[name]) for name in left]
         layouts = {model.layout.folder: model.layout for model in self.models.values()}
         return Sources(layout, tuple(targets), (), tuple(layouts.values()), self.adapters, tuple(moved))
@@ -230,6 +232,7 @@ class RecipeInputs:
 def recipe_inputs(text: str, base: Path, checkpoints: Sequence[Path], *, missing: Missing) -> RecipeInputs:
     """Read a recipe as a manifest holds it, its models being numbers of folders."""
     recipe = parse_recipe(json.loads(text), "the recipe", exists=lambda path: False)
+    require_template(recipe.chat_template)
     return RecipeInputs(recipe, base, tuple(checkpoints), missing)
 
 

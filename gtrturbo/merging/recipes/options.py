@@ -4,13 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gtrturbo.config.yaml_files import read_yaml
 from gtrturbo.console import stderr
 from gtrturbo.errors import GtrTurboError, of_system
 from gtrturbo.merging.method import MergeMethod
 from gtrturbo.merging.methods import METHODS
 from gtrturbo.merging.recipes.recipe import OF_A_MODEL, SWITCHES, ModelRef, Recipe, Source, parse_recipe
 from gtrturbo.merging.recipes.values import settle, varies
-from gtrturbo.store.yaml_files import read_yaml
 
 OURS = {method.mergekit: name for name, method in METHODS.items() if method.mergekit}
 # mergekit's density and gamma where a recipe gives none.

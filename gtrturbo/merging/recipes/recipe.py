@@ -1,6 +1,7 @@
 """What a recipe of mergekit says, checked: models, slices, modules, parameters, types and tokens."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -253,7 +254,7 @@ class _Parser:
             return f"{self._path(path, where)}@{revision}" if revision else self._path(path, where)
         if not isinstance(value, str) or not value.strip() or "\0" in value:
             raise self._wrong(f"{where} must be a folder or a Hugging Face id, got {str(value)[:40]!r}.")
-        return value
+        return os.path.expanduser(value)
 
     def _tokens(self, content: dict[Any, Any]) -> WantedTokens | None:
         source, section = content.get("tokenizer_source"), content.get("tokenizer")

@@ -21,6 +21,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.claims import require_outside_artifacts
 from gtrturbo.store.files import write_one_of_many
 from gtrturbo.store.prices import TokenCounts
+from gtrturbo.store.seen import user_cache
 
 FORMAT = 1
 LOCK = "asking.lock"
@@ -69,10 +70,10 @@ def default_folder() -> Path:
     Raises:
         GtrTurboError: the user has no home.
     """
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gtrturbo" / "answers"
-    except RuntimeError:
-        raise GtrTurboError("there is no home to keep the teacher's answers in.", "add: --answers FOLDER") from None
+    folder = user_cache()
+    if folder is None:
+        raise GtrTurboError("there is no home to keep the teacher's answers in.", "add: --answers FOLDER")
+    return folder / "answers"
 
 
 class KeptAnswers:

@@ -1,7 +1,7 @@
 """Make a teacher of what the user named: a model on a server, or a local one that is asked in words."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def open_served(model: str, asking: Asking, paying: Paying, *, on_answer: Callab
             f"--teacher openai:{model} is on a server, and none is named.",
             "add: --address https://api.openai.com, or that of a server of your own, such as http://localhost:8000",
         )
-    prices = read_prices(paying.prices) if paying.prices else None
+    prices = read_prices(paying.prices)
     price = prices.of(model) if prices else None
     budget = Budget(model, price, max_calls=paying.max_calls, max_cost=paying.max_cost, ledger=paying.ledger)
     sampling = Sampling(asking.temperature, asking.max_tokens, paying.reply_format)
@@ -88,7 +88,8 @@ def open_served(model: str, asking: Asking, paying: Paying, *, on_answer: Callab
             timing=paid,
             example=worded.example,
             about=_about(f"openai:{model}", asking)
-            | {"address": served.address, "models": sorted(worded.models), "fingerprints": sorted(worded.fingerprints)},
+            | {"address": served.address, "models": sorted(worded.models), "fingerprints": sorted(worded.fingerprints)}
+            | {"calls": int(worded.counts["calls"]), "tokens": asdict(worded.tokens)},
         )
 
     return _teacher(worded, account, at_once=SERVER_AT_ONCE)

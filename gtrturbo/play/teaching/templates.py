@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gtrturbo.config.regular_files import read_regular
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.teachers import Question
-from gtrturbo.store.files import read_regular
 
 if TYPE_CHECKING:  # What only names the files must not wait for Gymnasium.
     from gtrturbo.tasks.task import Task

@@ -21,6 +21,7 @@ from gtrturbo.tasks.view import ChatPrompt, Info, View, ask
 
 INSTALL_ALFWORLD = "run: pip install 'gtrturbo[alfworld]'"
 HOUSE_BOUNDS: dict[str, Option] = {"horizon": Whole(40, 1, 1000), "history": Whole(40, 0, 1000)}
+HOUSE_TURNS = 20_000  # Of about 2 ms each.
 PACKAGES = ("textworld", "alfworld", "ai2thor")
 Look = Literal["text", "picture", "both"]
 EngineName = Literal["textworld", "thor"]
@@ -74,6 +75,7 @@ def alfworld(
         won=lambda end: bool(end.info["won"]),
         kind=lambda info: info["type"],
         max_turns=horizon,
+        chance_turns=HOUSE_TURNS,
         panels={name: panel_seeds(HOUSE_PANELS.index(name), len(found[name].names)) for name in HOUSE_PANELS if name in found},
     )
 

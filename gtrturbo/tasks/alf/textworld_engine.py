@@ -54,7 +54,9 @@ class TextWorldEngine:
                 _name(self._inner, written=not game.folder)
                 self._inner.request_infos.policy_commands = self._plans
                 state = self._inner.reset()
-            except (KeyError, TypeError, ValueError, SystemExit) as error:  # The translator exits on what is no PDDL.
+            except GtrTurboError:
+                raise
+            except (Exception, SystemExit) as error:  # Whatever its parsers say of what is no game; the translator exits.
                 said = " ".join(str(error).split())
                 raise GtrTurboError(
                     f"the game {game.name} cannot be read: {type(error).__name__} {said}.", "download it again."

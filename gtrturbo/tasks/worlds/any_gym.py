@@ -10,10 +10,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import yaml
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.error import DependencyNotInstalled
 
+from gtrturbo.config.yaml_files import read_yaml
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.tasks.deals import panel_seeds
 from gtrturbo.tasks.options import Option, Whole, check_options
@@ -103,10 +103,7 @@ def any_gym(
 
 def _with_file(given: Frames, file: Path) -> Frames:
     """Take from a YAML file what is not given otherwise than it is by default."""
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise GtrTurboError(f"{file} cannot be read: {_sentence(error)}.", "give a YAML file.") from None
+    found = read_yaml(file)
     known = {field.name: field for field in fields(Frames)}
     if not isinstance(found, dict) or (odd := [str(key) for key in found if key not in known]):
         wrong = f"holds {', '.join(odd)}" if isinstance(found, dict) else "is no mapping of names to values"

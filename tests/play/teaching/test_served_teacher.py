@@ -228,7 +228,7 @@ def test_what_may_pass_is_waited_for_and_costs_nothing_of_the_result(distill, tm
     with serving(Corrector()) as corrector:
         calm = distill(corrector)
         calls, corrector.faults = corrector.tries, [fault, "", fault]
-        out = distill(corrector, out=tmp_path / "again", answers=tmp_path / "others", answer_timeout=0.4)
+        out = distill(corrector, out=tmp_path / "again", answers=tmp_path / "others", answer_timeout=2.0)
         assert corrector.tries == calls + calls + 2
     assert (out / "stage.json").read_bytes() == (calm / "stage.json").read_bytes()
 
@@ -366,6 +366,13 @@ def test_demos_of_several_teachers_in_parts(distill, legal, tmp_path):
     assert names.count("openai:solver") > 1.5 * names.count("openai:other")
     assert read_manifest(out).config["teacher"] == ["openai:solver", "openai:other"]
     assert {body["model"] for body in corrector.requests} == {"solver", "other"}
+    # What each was asked, and what both were paid for together.
+    about = {each["teacher"]: each for each in json.loads((out / "teacher.json").read_text())}
+    for name in ("solver", "other"):
+        assert about[f"openai:{name}"]["calls"] == names.count(f"openai:{name}")
+    tokens = [each["tokens"] for each in about.values()]
+    assert sum(each["input"] for each in tokens) == read_manifest(out).metrics["teacher_input_tokens"] > 0
+    assert timing(out)["paid_calls"] == len(corrector.requests)
 
 
 def test_two_commands_at_once_ask_once(distill, tmp_path):

@@ -6,12 +6,11 @@ from typing import Any
 
 import yaml
 
+from gtrturbo.config.bounds import MOST_DIGITS
+from gtrturbo.config.regular_files import read_regular
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.files import read_regular
 
 MOST_OF_YAML = 1 << 20
-# More digits than any setting takes; Python refuses to turn thousands of them into a number.
-MOST_DIGITS = 40
 MOST_ALIASES = 100
 LINES = "write it as lines such as: seed: 1"
 PLAIN = re.compile(r"[+-]?(0|[1-9][0-9]*)")

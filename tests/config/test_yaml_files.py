@@ -4,8 +4,8 @@ import os
 
 import pytest
 
+from gtrturbo.config.yaml_files import read_yaml
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.yaml_files import read_yaml
 
 
 @pytest.fixture
