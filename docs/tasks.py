@@ -130,8 +130,8 @@ what their results were measured with. With 2 on NumberLine `make demo` ended at
 of its last rollout were illegal. The paper's value on Points24 is 2, with 3 for a valid one (`--format-valid 3`).
 
 **Chance** is the success rate of random actions, and of the best single action, by {episodes} episodes each here, by 20 in
-a browser, by 10 in ALFWorld. `eval` plays up to 1,000 episodes a policy, and no more than 400,000 turns (1,000 in a browser, 20,000
-in ALFWorld, but 20 episodes a policy) or 600 seconds in all, once: it keeps the numbers in `~/.cache/gtrturbo/chance`.
+a browser, by 10 in ALFWorld. `eval` plays up to 1,000 episodes a policy, and no more than 400,000 turns (1,000 in a browser,
+20,000 in ALFWorld, but 20 episodes a policy) or 600 seconds in all, once: it keeps the numbers in `~/.cache/gtrturbo/chance`.
 `--chance-episodes 0` leaves them out.
 """
 
