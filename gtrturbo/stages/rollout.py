@@ -57,6 +57,7 @@ def run(config: RolloutConfig) -> Result:
             draft.metrics |= player.metrics() if player else {}
         if player and config.checkpoint:
             draft.renderer, draft.timing = renderer_hash(config.checkpoint), player.machine()
+            draft.tokenizer = player.tokenizer
     resume_log.remove()
     return done(draft)
 

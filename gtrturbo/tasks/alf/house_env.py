@@ -48,7 +48,9 @@ class HouseEnv(gym.Env):
         size: Size,
         render_mode: str | None = None,
     ) -> None:
-        self.games, self.pays, self.size, self.render_mode = games, pays, size, render_mode
+        self.games, self.render_mode = games, render_mode
+        self.pays: Pays = pays
+        self.size: Size = size
         self.engine = engine()
         self.scene: Scene | None = None
         self.action_space = gym.spaces.Text(MOST_LETTERS, charset=frozenset(map(chr, range(32, 0x250))))

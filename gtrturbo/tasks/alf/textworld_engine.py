@@ -85,7 +85,7 @@ class TextWorldEngine:
         self._plan = () if won else tuple(planned)
         facts = {(fact.name, *fact.names) for fact in state["_facts"]}
         commands = tuple(state["admissible_commands"])
-        plan = self._plan if self._plan[:1] and self._plan[0] in commands else ()
+        plan = self._plan if set(self._plan[:1]).issubset(commands) else ()
         return Scene(" ".join(state["feedback"].split()), commands, won, self._goal.rate(facts), plan)
 
 
