@@ -11,7 +11,7 @@ GAME_IDS = {
 }
 
 WORLDS = ("frozenlake", "sokoban")
-FAMILIES = ("gym", "minigrid")
+FAMILIES = ("gym", "minigrid", "miniwob")
 
 # What a turn pays at least and at most.
 TURN_REWARDS = {
@@ -22,6 +22,7 @@ TURN_REWARDS = {
     "frozenlake": (0.0, 1.0),
     "sokoban": (-2.0, 1.0),
     "minigrid": (0.0, 1.0),
+    "miniwob": (-1.0, 1.0),
 }
 UNKNOWN_COST = 1.0
 

@@ -62,8 +62,14 @@ def module_sources(
         GtrTurboError: an adapter changes what no product of two factors can stand for.
     """
     full = adapter_sources(base, adapters, origin, names, pattern=Pattern(), whole=whole, tell=tell)
-    for adapter in full.adapters:
-        require_factors(adapter)
+    given = (*adapters, *([origin] if origin else []))
+    for adapter, kept in zip(given, full.adapters, strict=True):
+        require_factors(kept)
+        if tied := sorted(adapter.choices.keys() - kept.choices.keys()):
+            raise GtrTurboError(
+                f"{adapter.folder} changes {tied[0]} with what it is tied to, which an adapter of another rank would not.",
+                "leave out --rank: full weights hold it.",
+            )
     in_memory = {stored: name for name, stored in stored_by_name(full.adapters, names).items()}
     layout = _planned(folder / DELTAS, {in_memory[each.name]: ("F64", each.entry.shape) for each in full.targets})
     targets = tuple(replace(each, entry=layout.entries[in_memory[each.name]], base=_in_float64(each)) for each in full.targets)

@@ -91,8 +91,8 @@ def _asked(task: Task, state: State) -> str | None:
 def _meant(task: Task, state: State, text: str) -> str | None:
     allowed = task.allowed(state.info)
     named = {str(place): action for place, action in enumerate(allowed)} | {action: action for action in allowed}
-    if text in named:
-        reply = reply_with(task, state.info, named[text])
+    if text in named or task.is_action(text, state.info):
+        reply = reply_with(task, state.info, named.get(text, text))
         if reply is None:
             _say("this task reads replies of its own form, and has no expert to show one: type a whole reply.")
         return reply

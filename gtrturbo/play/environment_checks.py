@@ -135,7 +135,7 @@ def success(task: Task, episodes: Episodes) -> Check:
     """Play without a model, and compare the expert."""
     turns = max(1, max(map(len, episodes)))
     policies = 1 + len(task.allowed(next(states(episodes)).info))
-    count = min(100, max(8, CHANCE_TURNS // (turns * policies)))
+    count = min(100, max(8, min(CHANCE_TURNS, task.chance_turns) // (turns * policies)))
     levels = chance(task, episodes=count, seed=0)
     assert levels is not None  # It may take as long as it takes.
     said = f"by chance {levels['random']:.2f} at random, {levels['constant']:.2f} with always one action ({count} episodes each)"

@@ -44,8 +44,6 @@ TINY = Preset(
         "distill": {"temperature": 0.6, "max_new_tokens": 64},
         "eval": {"max_new_tokens": 64},
         "ppo-step": {
-            # NumberLine's rewards say -2: the demo then ended at 0.845, with 58 % of the replies that were sampled illegal.
-            "format_invalid": -1.0,
             "learning_rate": 2e-4,
             "value_learning_rate": 2e-3,
             "epochs": 3,
@@ -55,9 +53,11 @@ TINY = Preset(
             "max_grad_norm": 0.5,
         },
     },
-    # A won EZPoints hand pays 10, not 1. So the value loss would drown the policy's gradient, and a reply that does not parse
-    # would cost less than a lost turn unless its penalty grows too.
+    # What an unreadable reply costs follows from a task's rewards, but where a game was measured with another number. A won
+    # EZPoints hand pays 10, not 1: the value loss would drown the policy's gradient.
     tasks={
+        # Its rewards say -2: the demo then ended at 0.845, with 58 % of the replies that were sampled illegal.
+        "numberline": {"ppo-step": {"format_invalid": -1.0}},
         "blackjack": {
             "expert": {"random_expert_share": 0.7, "episodes": 4000},  # To add up a hand takes many examples.
             "sft": {"stop_loss": 0.0, "steps": 1200},

@@ -14,7 +14,6 @@ from gtrturbo.tasks.view import Ending, Info
 Choose = Callable[[Sequence[str]], str]
 MOST_TURNS = 1000
 FEWEST_EPISODES = 20
-MOST_TURNS_IN_ALL = 400_000
 
 
 def turn_limit(task: Task, env: gym.Env) -> int:
@@ -24,13 +23,13 @@ def turn_limit(task: Task, env: gym.Env) -> int:
 
 
 def fewer_episodes(task: Task, wanted: int) -> int:
-    """Return how many episodes each policy plays: what is wanted, or fewer, and at least 20, to be 400,000 turns in all.
+    """Return how many episodes each policy plays: what is wanted, or fewer, but 20, to be no more turns than the task allows.
 
-    That is no bound below 1,000 in any of the games.
+    The usual 400,000 are no bound below 1,000 episodes in any of the games.
     """
     with closing(task.blind() if task.blind else task.make()) as env:
         policies = 1 + len(task.allowed(_first_info(task, env, 0)))
-        return min(wanted, max(FEWEST_EPISODES, MOST_TURNS_IN_ALL // (turn_limit(task, env) * policies)))
+        return min(wanted, max(FEWEST_EPISODES, task.chance_turns // (turn_limit(task, env) * policies)))
 
 
 def chance(task: Task, *, episodes: int, seed: int, seconds: float = math.inf) -> dict[str, float] | None:

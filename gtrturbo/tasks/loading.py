@@ -15,12 +15,13 @@ from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.worlds.any_gym import any_gym
 from gtrturbo.tasks.worlds.frozenlake import frozen_lake
 from gtrturbo.tasks.worlds.minigrid import mini_grid
+from gtrturbo.tasks.worlds.miniwob import web_page
 from gtrturbo.tasks.worlds.sokoban import sokoban
 
 KIND = "task"
 # Each takes its options by keyword, as a function of the user's own does; those of a family take the environment's id before.
 WORLDS: dict[str, Callable[..., Task]] = {"frozenlake": frozen_lake, "sokoban": sokoban}
-BY_ID: dict[str, Callable[..., Task]] = {"gym": any_gym, "minigrid": mini_grid}
+BY_ID: dict[str, Callable[..., Task]] = {"gym": any_gym, "minigrid": mini_grid, "miniwob": web_page}
 ANY_WHOLE = 1 << 53
 
 

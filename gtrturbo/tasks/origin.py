@@ -9,9 +9,10 @@ from pathlib import Path
 
 import gymnasium as gym
 
-from gtrturbo.config.games import game_name
+from gtrturbo.config.games import FAMILIES, game_name
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.worlds import sokoban
+from gtrturbo.tasks.worlds.miniwob import NAMED
 
 FILE = "file="
 
@@ -29,9 +30,9 @@ def origin(task: str, options: Sequence[str]) -> dict[str, str]:
         return {"name": "sokoban", "version": sokoban.VERSION}
     if name == "frozenlake":
         return {"name": "FrozenLake-v1", "version": f"gymnasium {metadata.version('gymnasium')}"}
-    if family not in ("gym", "minigrid"):
+    if family not in FAMILIES:
         return {}
-    environment = environment.rpartition(":")[2]
+    environment = NAMED.format(environment) if family == "miniwob" else environment.rpartition(":")[2]
     if environment not in gym.registry:
         load_task(task, options)  # Imports the module that makes it known, or says what is missing.
     return {"name": environment, "version": _version(environment)} | _file(options)

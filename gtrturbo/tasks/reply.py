@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,18 @@ class Member:
     value_span: tuple[int, int]
 
 
-def read_reply(text: str, *, required: Sequence[str], actions: Sequence[str]) -> Reply | None:
+def plain_action(value: Any) -> str | None:
+    """Return the text of an action that is a text or a whole number."""
+    return str(value) if isinstance(value, str) or type(value) is int else None
+
+
+def read_reply(
+    text: str,
+    *,
+    required: Sequence[str],
+    actions: Container[str] | None = None,
+    written: Callable[[Any], str | None] = plain_action,
+) -> Reply | None:
     """Read a reply, or return None.
 
     The text must be one JSON object, bare or in a ``` or ```json fence, with every required field, text as `thoughts`,
@@ -51,7 +62,8 @@ def read_reply(text: str, *, required: Sequence[str], actions: Sequence[str]) ->
     Args:
         text: the whole reply.
         required: names of the fields that must be there; others may be.
-        actions: legal actions; a number may also stand without quotes.
+        actions: legal actions; any if not given.
+        written: the action's text from its JSON value, None where it is none; if not given, texts and whole numbers are.
     """
     match = FENCED.fullmatch(text) or BARE.fullmatch(text)
     if match is None:
@@ -66,8 +78,8 @@ def read_reply(text: str, *, required: Sequence[str], actions: Sequence[str]) ->
         return None
     start, end = last.value_span
     quoted = isinstance(last.value, str)
-    action = str(last.value) if quoted or type(last.value) is int else ""
-    if action not in actions or not isinstance(fields["thoughts"], str):
+    action = written(last.value)
+    if action is None or (actions is not None and action not in actions) or not isinstance(fields["thoughts"], str):
         return None
     if text[slice(*last.name_span)] != '"action"':
         return None

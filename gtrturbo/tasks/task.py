@@ -31,6 +31,8 @@ class Task:
         prompt: puts a state into words and pictures.
         actions: the texts that a reply may choose, in the order of the environment's action numbers; or a function of what is
             known of a state, where they change with it.
+        accepts: whether a text that is not among `actions` is an action of a state too, where there are more than can be listed:
+            `actions` are then those that play by chance chooses from.
         act: turns an action's text into what the environment is given; its place among `actions` if not given.
         parse: reads a reply, with the places of thought and action; None where it cannot. If not given, a reply is one JSON
             object with `reads`, `thoughts` and, last, `action`; see `read_reply`.
@@ -46,6 +48,7 @@ class Task:
         max_turns: turns after which no episode goes on; the environment's own limit if not given.
         panels: fixed lists of episodes by name, each the seeds that the environment is reset with: `eval --panel NAME`.
         blind: makes an environment of the same rules that draws nothing, for play without a model.
+        chance_turns: turns that play without a model takes at most, over all policies, but at least 20 episodes of each.
         options: what the task was made with; of a function that makes it, the values of its keywords, if not given.
     """
 
@@ -53,6 +56,7 @@ class Task:
     make: Callable[[], gym.Env]
     prompt: Callable[[View], ChatPrompt]
     actions: Sequence[str] | Callable[[Info], Sequence[str]]
+    accepts: Callable[[str, Info], bool] | None = None
     act: Callable[[str, Info], Any] | None = None
     parse: Callable[[str, Info], Reply | None] | None = None
     known: Callable[[gym.Env, Any, dict[str, Any]], Info] | None = None
@@ -64,6 +68,7 @@ class Task:
     max_turns: int | None = None
     panels: Mapping[str, Sequence[int]] = field(default_factory=dict)
     blind: Callable[[], gym.Env] | None = None
+    chance_turns: int = 400_000
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -121,6 +126,10 @@ class Task:
             raise GtrTurboError(f"{self.name} has no panel {name!r}.", f"its panels are: {', '.join(self.panels) or 'none'}.")
         return self.panels[name]
 
+    def is_action(self, text: str, info: Info) -> bool:
+        """Say whether a text is an action that a state allows."""
+        return text in self.allowed(info) or (self.accepts is not None and self.accepts(text, info))
+
     def given(self, action: str, info: Info) -> Any:
         """Return what the environment is given for an action's text."""
         return self.act(action, info) if self.act else self.allowed(info).index(action)
@@ -145,7 +154,7 @@ class Task:
             raise GtrTurboError(
                 f"the parser of {self.name} returns {described(reply)}, not a Reply.", "return gtrturbo.tasks.Reply, or None."
             )
-        if reply is None or reply.action not in self.allowed(info):
+        if reply is None or not self.is_action(reply.action, info):
             return None
         start, end = reply.action_span
         first, last = reply.thought_span or (0, 0)

@@ -294,5 +294,5 @@ tokenizer:
     .replace("weight: 0.3", "weight: 0.4"),
     "chat_template auto": f"merge_method: linear\n{TWO}parameters: {{{{weight: 0.5}}}}\nchat_template: auto\n",
     "chat_template, a text": f"merge_method: linear\n{TWO}parameters: {{{{weight: 0.5}}}}\n"
-    "chat_template: \"{{{{% for message in messages %}}}}{{{{{{{{ message['content'] }}}}}}}}{{{{% endfor %}}}}\"\n",
+    "chat_template: \"{{% for message in messages %}}{{{{ message['content'] }}}}{{% endfor %}}\"\n",
 }

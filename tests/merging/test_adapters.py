@@ -570,6 +570,13 @@ def test_factors_of_a_tied_embedding_compute_what_was_trained_or_are_refused(fol
         expected = trained(IDS).logits
         plain = AutoModelForCausalLM.from_pretrained(base)(IDS).logits
         assert float((merged(IDS).logits - expected).abs().max()) < 1e-4 < 0.1 < float((plain - expected).abs().max())
+    tensors = load_file(path / "adapter_model.safetensors")
+    alone = {name: value for name, value in tensors.items() if "base_layer" not in name}  # As PEFT saves factors of a head.
+    changed(path, lambda _: alone)
+    with pytest.raises(GtrTurboError, match=r"changes lm_head.weight with what it is tied to.*\n.*leave out --rank"):
+        folders.merge(path, base=base, method="linear", rank=4)
+    assert content(folders.merge(path, base=base, density="1"))
+    changed(path, lambda _: tensors)
     head = "base_model.model.lm_head.lora_B.weight"
     changed(path, lambda tensors: tensors | {head: tensors[head] + 1})
     with pytest.raises(GtrTurboError, match=r"lm_head.weight, which .* does not hold"):

@@ -152,6 +152,14 @@ def test_blackjack_plays_and_is_evaluated_at_one_temperature():
     assert (changed["sft"][0].steps, changed["ppo-step"][0].epochs, changed["ppo-step"][0].format_invalid) == (1200, 1, -3.0)
 
 
+@pytest.mark.parametrize(
+    ("model", "task", "cost"),
+    [("tiny", "numberline", -1.0), ("tiny", "points24", None), ("small", "numberline", None), ("small", "sokoban", None)],
+)
+def test_what_an_unreadable_reply_costs_follows_from_the_task_but_where_a_game_was_measured(model, task, cost):
+    assert steps_with(model=model, task=task)["ppo-step"][0].format_invalid == cost
+
+
 def test_only_the_tiny_model_has_presets():
     steps = plan(run_config(model="org/model", method="turbo-sft"))
     (sft,) = [step.config for step in steps if step.stage == "sft"]

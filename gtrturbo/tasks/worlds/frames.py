@@ -1,8 +1,10 @@
-"""Frames of an environment in a size that a model can read."""
+"""Environments of other packages: whether they are there, and their frames in a size that a model can read."""
 
 import difflib
+import importlib
 import importlib.util
 import os
+from collections.abc import Sequence
 
 import gymnasium as gym
 import numpy as np
@@ -24,6 +26,18 @@ def require_pygame(task: str) -> None:
             f"{task} draws its pictures with pygame, which is not installed.", "run: pip install 'gymnasium[toy-text]'"
         )
     draw_unseen()
+
+
+def import_extra(package: str, task: str) -> None:
+    """Import the package that holds a task's environments, which makes them known.
+
+    Raises: GtrTurboError: it is not installed; with the line that does.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise GtrTurboError(
+            f"{task} needs the package {package}, which is not installed.", f"run: pip install 'gtrturbo[{package}]'"
+        )
+    importlib.import_module(package)
 
 
 def draw_unseen() -> None:
@@ -49,7 +63,14 @@ def require_known(environment: str, task: str, *, prefix: str = "") -> None:
 
     Raises: GtrTurboError: with the ids that are spelt alike.
     """
-    known = [name for name in gym.registry if name.startswith(prefix)]
+    refuse_unknown(environment, task, [name for name in gym.registry if name.startswith(prefix)])
+
+
+def refuse_unknown(environment: str, task: str, known: Sequence[str]) -> None:
+    """Refuse an environment that is none of those that are known.
+
+    Raises: GtrTurboError: with the ids that are spelt alike.
+    """
     if environment not in known:
         close = difflib.get_close_matches(environment, known, n=3, cutoff=0.4)
         raise GtrTurboError(

@@ -3,8 +3,6 @@
 Source: Chevalier-Boisvert et al., "Minigrid & Miniworld" (2023).
 """
 
-import importlib
-import importlib.util
 from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
@@ -12,17 +10,15 @@ from typing import Any, Literal
 
 import gymnasium as gym
 
-from gtrturbo.errors import GtrTurboError
 from gtrturbo.tasks.deals import draw_until, is_for_panels, panel_seeds
 from gtrturbo.tasks.games.drawing import CELL
 from gtrturbo.tasks.options import Option, Whole, check_options
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.view import ChatPrompt, View, ask
-from gtrturbo.tasks.worlds.frames import require_known, scaled
+from gtrturbo.tasks.worlds.frames import import_extra, require_known, scaled
 from gtrturbo.tasks.worlds.grids import ACTIONS, FACING, goal_of, planned
 
 PREFIX = "MiniGrid-"
-INSTALL = "run: pip install 'gtrturbo[minigrid]'"
 MEANINGS = {
     "left": "turn left",
     "right": "turn right",
@@ -82,9 +78,7 @@ def mini_grid(environment: str, *, image: Literal["full", "tiny"] = "full", hori
     Raises: GtrTurboError: the package is missing, or has no such environment; names the closest.
     """
     check_options({"horizon": horizon}, GRID_BOUNDS)
-    if importlib.util.find_spec("minigrid") is None:
-        raise GtrTurboError(f"minigrid:{environment} needs the package minigrid, which is not installed.", INSTALL)
-    importlib.import_module("minigrid")
+    import_extra("minigrid", f"minigrid:{environment}")
     require_known(environment, f"minigrid:{environment}", prefix=PREFIX)
     blind = partial(_make, environment, None)
     with closing(blind()) as env:
