@@ -5,6 +5,7 @@ from pathlib import Path
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.sizes import BUILT_IN
+from gtrturbo.store.names import MODEL_CONFIG
 
 PATIENCE = 10  # seconds until the hub has to answer
 MEND = f"give {', '.join(BUILT_IN)}, a local folder, or the Hugging Face id of a model that can be reached or was fetched before."
@@ -32,7 +33,7 @@ def require_found(model: str, revision: str | None) -> None:
     if meant := get_close_matches(model, BUILT_IN, n=1):
         raise GtrTurboError(f"there is no model {model!r}.", f"did you mean {meant[0]}?")
     try:
-        hf_hub_download(model, "config.json", revision=revision, etag_timeout=PATIENCE)
+        hf_hub_download(model, MODEL_CONFIG, revision=revision, etag_timeout=PATIENCE)
     except GatedRepoError:
         raise GtrTurboError(
             f"{model} is shown only to those whom its owner has let in.", "ask on its page, then: hf auth login"
