@@ -9,7 +9,7 @@ JOBS ?= 2
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 CASES ?=
 
-.PHONY: install demo test test-trackers test-miniwob test-export test-vllm newcomer campaign check lint format docs clean
+.PHONY: install demo test test-trackers test-miniwob test-teachers test-export test-vllm newcomer campaign check lint format docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -36,6 +36,11 @@ test-trackers: install  ## TensorBoard, Weights & Biases and Trackio themselves,
 	$(PYTHON) -m venv .venv-trackers
 	.venv-trackers/bin/pip install --quiet --disable-pip-version-check -e '.[dev,tensorboard,wandb,trackio]'
 	.venv-trackers/bin/pytest tests/store/test_tracker_services.py
+
+test-teachers: install  ## a teacher on `transformers serve`, in an environment beside .venv
+	$(PYTHON) -m venv .venv-teachers
+	.venv-teachers/bin/pip install --quiet --disable-pip-version-check -e . 'transformers[serving]>=5.23'
+	GTRTURBO_SERVE=$(CURDIR)/.venv-teachers/bin/python $(BIN)/pytest tests/stages/test_real_serve.py
 
 test-miniwob: install  ## MiniWoB's pages in a real Chromium, in an environment beside .venv: the experts, killed browsers, a rollout
 	command -v chromedriver >/dev/null || { $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends chromium chromium-driver; }
@@ -71,7 +76,7 @@ format: install  ## format the code
 	$(BIN)/ruff check --fix gtrturbo tests docs examples
 
 docs: install  ## write the pages that are made from the code, and build the site into build/site
-	$(BIN)/python -m docs.commands && $(BIN)/python -m docs.metrics && $(BIN)/python -m docs.messages
+	$(BIN)/python -m docs.commands && $(BIN)/python -m docs.metrics && $(BIN)/python -m docs.messages && $(BIN)/python -m docs.options
 	test -x .venv-docs/bin/mkdocs || $(PYTHON) -m venv .venv-docs
 	.venv-docs/bin/pip install --quiet --disable-pip-version-check 'mkdocs-material>=9.7'
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict

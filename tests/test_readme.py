@@ -196,3 +196,8 @@ def test_the_page_of_commands_names_every_setting():
             assert field.option in row or field.name.upper() in row
             assert field.help.replace("|", "\\|") in row
             assert all(choice in row for choice in field.choices)
+
+
+def test_an_option_that_nothing_uses_has_a_reason_to_stay():
+    unused = runpy.run_path(str(ROOT / "docs" / "options.py"))["unused"]()
+    assert [key for key, reason in unused.items() if not reason] == []

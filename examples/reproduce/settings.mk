@@ -50,8 +50,10 @@ loop-frozenlake := --episodes 48 --iterations $(iterations-frozenlake) --eval-ev
 teacher-numberline := --set sft.stop-loss=0.004 --set sft.steps=400
 
 arm-ppo := --method ppo
-arm-grpo := --method grpo
-arm-gigpo := --method gigpo
+# On NumberLine, chosen on seeds 0 and 9, one step per epoch: eight deals an update are too few for PPO's nine steps.
+one-step-numberline := --set ppo-step.minibatch-size=256
+arm-grpo = --method grpo $(one-step-$(1))
+arm-gigpo = --method gigpo $(one-step-$(1))
 arm-turbo-kl := --method turbo-kl --eval-teachers
 arm-turbo-sft := --method turbo-sft --eval-teachers
 arm-gtr := --method gtr

@@ -60,7 +60,7 @@ def gae(
     current = values.detach().double()
     following = torch.where(ends, bootstrap_values.detach().double(), current.roll(-1)).where(~terminated, 0.0)
     deltas = rewards.detach().double() + gamma * following - current
-    advantages = discounted_sums(deltas.tolist(), ends.tolist(), discount=gamma * gae_lambda)
+    advantages = discounted_sums(deltas.tolist(), until_ends(ends, gamma * gae_lambda))
     advantages = torch.tensor(advantages, dtype=torch.float64, device=values.device)
     return GaeResult(advantages=advantages.float(), returns=(advantages + current).float())
 
@@ -124,10 +124,15 @@ def normalized_credit(advantages: Tensor, *, text_rewards: Tensor, random_action
     return torch.where(legal, normalize(advantages, legal), text_credit / scale)
 
 
-def discounted_sums(terms: list[float], ends: list[bool], *, discount: float) -> list[float]:
-    """Σ_l discount^l terms[t + l], up to and including the first end."""
+def until_ends(ends: Tensor, discount: float) -> list[float]:
+    """Return the discount of each turn, 0 where its episode ends; in float64."""
+    return [0.0 if end else discount for end in ends.tolist()]
+
+
+def discounted_sums(terms: list[float], discounts: list[float]) -> list[float]:
+    """S_t = terms[t] + discounts[t] S_{t+1}: a discount of 0 ends a sum."""
     sums, following = [0.0] * len(terms), 0.0
     for t in reversed(range(len(terms))):
-        following = terms[t] + (0.0 if ends[t] else discount * following)
+        following = terms[t] + discounts[t] * following
         sums[t] = following
     return sums

@@ -3,17 +3,19 @@
 A way of giving credit is one pure function. Those built in stand in `CREDITS`; a user's own is a `Credit` too, or the function.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gtrturbo.algorithms.advantages import gae
+from gtrturbo.algorithms.advantages import GaeResult, gae
 from gtrturbo.algorithms.groups import group_advantages, step_group_advantages
 from gtrturbo.algorithms.shapes import require_finite, require_same_shape
-from gtrturbo.config.choices import GAE, GROUP, GROUP_MEAN, STEP_GROUP, STEP_GROUP_MEAN, Placement
+from gtrturbo.algorithms.token_advantages import bi_level_gae, token_gae
+from gtrturbo.config.choices import BI_LEVEL, GAE, GROUP, GROUP_MEAN, STEP_GROUP, STEP_GROUP_MEAN, TOKEN, Placement
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class Earned:
         states: hash of what each turn was shown, messages and pictures: equal where two turns were given the same state. N
         gamma: γ, discount per turn, in [0, 1].
         gae_lambda: λ, in [0, 1], for what makes use of it.
+        token_values: V before each token of each reply, so that the first column is `values`; None where the credit is not
+            per token. [N, R] float32
+        replies: real tokens of each reply; None where the credit is not per token. [N, R] bool
     """
 
     rewards: Tensor
@@ -44,15 +49,17 @@ class Earned:
     states: list[str]
     gamma: float
     gae_lambda: float
+    token_values: Tensor | None = None
+    replies: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Credited:
-    """What each turn is credited with, in units of reward.
+    """What each turn, or each token of its reply, is credited with, in units of reward.
 
     Attributes:
-        advantages: Â; see `Credit.normalizes`. [N]
-        value_targets: what the value head learns; None exactly where the credit needs no values. [N]
+        advantages: Â; see `Credit.normalizes`. [N], or [N, R] where the credit is per token, anything finite outside the replies
+        value_targets: what the value head learns; None exactly where the credit needs no values. As the advantages.
     """
 
     advantages: Tensor
@@ -72,28 +79,48 @@ class Credit:
         needs_groups: turns are refused whose episodes share no deals.
         normalizes: ppo-step centres and scales advantages over the turns that parsed (`normalized_credit`); without, they stay as
             they are (`raw_credit`). Either way a turn whose executed action was random has what its text itself earned.
+        per_token: each token has a value and an advantage of its own, and a ratio of its own in PPO's loss; needs values.
+
+    Raises:
+        ValueError: per token without values.
     """
 
     assign: Assign
     needs_values: bool = True
     needs_groups: bool = False
     normalizes: bool = True
+    per_token: bool = False
+
+    def __post_init__(self) -> None:
+        if self.per_token and not self.needs_values:
+            raise ValueError("a credit per token needs values.")
 
 
 def by_gae(earned: Earned) -> Credited:
     """Credit turns by generalised advantage estimation, see `gae`."""
     if earned.values is None or earned.bootstrap_values is None:
         raise ValueError("generalised advantage estimation needs values.")
-    found = gae(
-        earned.rewards,
-        earned.values,
-        terminated=earned.terminated,
-        truncated=earned.truncated,
-        bootstrap_values=earned.bootstrap_values,
-        gamma=earned.gamma,
-        gae_lambda=earned.gae_lambda,
+    found = gae(earned.rewards, earned.values, bootstrap_values=earned.bootstrap_values, **_over_turns(earned))
+    return Credited(found.advantages, found.returns)
+
+
+def by_token(earned: Earned, *, estimate: Callable[..., GaeResult]) -> Credited:
+    """Credit the tokens of replies, see `token_gae` and `bi_level_gae`."""
+    if earned.token_values is None or earned.replies is None or earned.bootstrap_values is None:
+        raise ValueError("advantages of tokens need values of tokens.")
+    found = estimate(
+        earned.rewards, earned.token_values, earned.replies, bootstrap_values=earned.bootstrap_values, **_over_turns(earned)
     )
     return Credited(found.advantages, found.returns)
+
+
+def _over_turns(earned: Earned) -> Mapping[str, Any]:
+    return {
+        "terminated": earned.terminated,
+        "truncated": earned.truncated,
+        "gamma": earned.gamma,
+        "gae_lambda": earned.gae_lambda,
+    }
 
 
 def by_group(earned: Earned, *, scaled: bool) -> Credited:
@@ -127,6 +154,8 @@ def _among_groups(assign: Callable[..., Credited], *, scaled: bool) -> Credit:
 
 CREDITS = {
     GAE: Credit(by_gae),
+    TOKEN: Credit(partial(by_token, estimate=token_gae), per_token=True),
+    BI_LEVEL: Credit(partial(by_token, estimate=bi_level_gae), per_token=True),
     GROUP: _among_groups(by_group, scaled=True),
     GROUP_MEAN: _among_groups(by_group, scaled=False),
     STEP_GROUP: _among_groups(by_step_group, scaled=True),
@@ -162,6 +191,8 @@ def guided_credit(earned: Earned, kl: Tensor, *, assign: Assign, beta: float, pl
     if placement == "reward":
         return assign(replace(earned, rewards=earned.rewards - penalty))
     plain = assign(earned)
+    if plain.advantages.ndim == 2:
+        penalty = penalty[:, None]
     if placement == "advantage":
         return replace(plain, advantages=plain.advantages - penalty)
     if plain.value_targets is None:

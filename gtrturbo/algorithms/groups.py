@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from gtrturbo.algorithms.advantages import discounted_sums
+from gtrturbo.algorithms.advantages import discounted_sums, until_ends
 from gtrturbo.algorithms.shapes import require_finite, require_same_shape
 
 GROUP_EPSILON = 1e-6  # added to a group's standard deviation, as verl's GRPO and GiGPO do
@@ -12,10 +12,11 @@ GROUP_EPSILON = 1e-6  # added to a group's standard deviation, as verl's GRPO an
 def group_advantages(rewards: Tensor, episodes: Tensor, groups: Tensor, *, scaled: bool) -> Tensor:
     """Credit every turn of an episode with what the episode earned, against its group.
 
-    R_i = Σ_t r_t,   Â = (R_i − mean R) / (std R + 1e-6), mean and std over the group's episodes; not scaled: Â = R_i − mean R
+    R_i = Σ_t r_t,   Â = (R_i − mean R) / (std R + 1e-6), mean and std over the group's turns; not scaled: Â = R_i − mean R
 
-    The standard deviation is that of a sample, divided by G − 1. An episode alone in its group has nothing to be measured
-    against: Â = 0.
+    A turn counts with its episode's R, so that the advantages of a group's turns add up to 0. Over episodes they would not where
+    lost ones are the longer ones, and most replies would be made less likely whatever they are. The standard deviation is that
+    of a sample, divided by one less than the turns. An episode alone in its group has nothing to be measured against: Â = 0.
 
     Args:
         rewards: r_t of each turn. [N]
@@ -26,15 +27,15 @@ def group_advantages(rewards: Tensor, episodes: Tensor, groups: Tensor, *, scale
 
     Raises: ValueError: Shapes differ, or a reward is not finite.
 
-    Source: Shao et al., "DeepSeekMath" (arXiv 2402.03300), section 4.1.2, outcome supervision; not scaled: Liu et al.,
-        "Understanding R1-Zero-Like Training" (arXiv 2503.20783), section 3.2, Dr. GRPO.
+    Source: Shao et al., "DeepSeekMath" (arXiv 2402.03300), section 4.1.2, outcome supervision, where an episode is one turn;
+        not scaled: Liu et al., "Understanding R1-Zero-Like Training" (arXiv 2503.20783), section 3.2, Dr. GRPO; over turns as in
+        verl-agent, GiGPO's published code, by default.
     """
     require_same_shape(rewards=rewards, episodes=episodes, groups=groups)
     require_finite(rewards=rewards)
     _, place = episodes.unique(return_inverse=True)
-    returns = torch.bincount(place, weights=rewards.detach().double())
-    of_episode = torch.empty(len(returns), dtype=groups.dtype).scatter_(0, place, groups)
-    return _among(returns, of_episode, scaled=scaled)[place].float()
+    returns = torch.bincount(place, weights=rewards.detach().double())[place]
+    return _among(returns, groups, scaled=scaled).float()
 
 
 def step_group_advantages(
@@ -61,7 +62,7 @@ def step_group_advantages(
     """
     require_same_shape(rewards=rewards, states=states, terminated=terminated, truncated=truncated)
     require_finite(rewards=rewards)
-    following = discounted_sums(rewards.detach().double().tolist(), (terminated | truncated).tolist(), discount=gamma)
+    following = discounted_sums(rewards.detach().double().tolist(), until_ends(terminated | truncated, gamma))
     return _among(torch.tensor(following, dtype=torch.float64), states, scaled=scaled).float()
 
 

@@ -15,7 +15,10 @@ LEAST_RATIO, LARGEST_RATIO = 2.0**-149, torch.finfo(torch.float32).max
 
 @dataclass(frozen=True)
 class PolicyLoss:
-    """loss: to be averaged and minimised. [B]   ratio: π_new / π_old, detached. [B]   clipped: no gradient. [B] bool"""
+    """loss: to be averaged and minimised. [B]   ratio: π_new / π_old, detached. [B]   clipped: no gradient. [B] bool
+
+    Of `token_policy_loss` ratio and clipped are those of all tokens, one after another. [M]
+    """
 
     loss: Tensor
     ratio: Tensor
@@ -73,6 +76,45 @@ def clipped_policy_loss(
     # Masked before exp, because the gradient of an overflowing ratio that does not count would be 0 · inf = nan.
     unclipped = log_ratio.masked_fill(clipped | (advantages == 0), 0.0).exp()
     return PolicyLoss(loss=-torch.where(clipped, bound, unclipped) * advantages, ratio=ratio, clipped=clipped)
+
+
+def token_policy_loss(
+    new_logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    thought_mask: Tensor,
+    action_mask: Tensor,
+    *,
+    thought_coef: float,
+    clip_range: float,
+    guard: Guard = GUARDS[NO_GUARD],
+) -> PolicyLoss:
+    """Compute PPO's clipped surrogate with a ratio and an advantage per token, negated, per turn.
+
+    L = λ Σ_{thought} L_j + Σ_{action} L_j,   L_j = −min(ρ_j Â_j, clip(ρ_j, 1 − ε, 1 + ε) Â_j)
+
+    Where all tokens of a turn have the same advantage, its gradient at ρ = 1 is that of `clipped_policy_loss` of the turn.
+
+    Args:
+        new_logprobs, old_logprobs, advantages: of each token; anything outside both masks. [B, R]
+        thought_mask, action_mask: tokens of the two parts. [B, R] bool
+        thought_coef: λ, in [0, 1].
+        clip_range, guard: as in `clipped_policy_loss`.
+
+    Returns: Loss per turn, and the ratios of its tokens.
+
+    Raises: ValueError: As by `clipped_policy_loss`.
+    """
+    require_same_shape(
+        new_logprobs=new_logprobs, old_logprobs=old_logprobs, advantages=advantages, thought=thought_mask, action=action_mask
+    )
+    tokens = thought_mask | action_mask
+    of_tokens = clipped_policy_loss(
+        new_logprobs[tokens], old_logprobs[tokens], advantages[tokens], clip_range=clip_range, guard=guard
+    )
+    weight = thought_coef * thought_mask + 1.0 * action_mask
+    placed = torch.zeros_like(weight).masked_scatter(tokens, of_tokens.loss)
+    return PolicyLoss(loss=(weight * placed).sum(-1), ratio=of_tokens.ratio, clipped=of_tokens.clipped)
 
 
 def ratio_statistics(ratio: Tensor, clipped: Tensor) -> RatioStatistics:

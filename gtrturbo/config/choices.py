@@ -18,7 +18,7 @@ ExportFormat = Literal["hf", "trl", "atif", "parquet"]
 Missing = Literal["dropped", "base", "error"]
 # Built-ins that others than their own table name: who answers, what a turn is credited with, how a KL is estimated.
 HF, VLLM, SGLANG, OPENAI = "hf", "vllm", "sglang", "openai"
-GAE = "gae"
+GAE, TOKEN, BI_LEVEL = "gae", "token", "bi-level"
 GROUP, GROUP_MEAN, STEP_GROUP, STEP_GROUP_MEAN = "group", "group-mean", "step-group", "step-group-mean"
 # Credits that compare episodes of one deal.
 AMONG_GROUPS = (GROUP, GROUP_MEAN, STEP_GROUP, STEP_GROUP_MEAN)

@@ -73,7 +73,9 @@ class RunConfig:
         int | None, "Keep the optimiser's state of the newest N checkpoints; all if not given. The weights stay.", AT_LEAST_ONE
     ] = None
     subprocess: Annotated[bool, "Run each stage as a process of its own, so that nothing of it stays in memory."] = False
-    dry_run: Annotated[bool, "Print the run as a shell script with estimates of memory and disk, and do nothing."] = False
+    dry_run: Annotated[
+        bool, "Print the run as a shell script with estimates of memory, disk, and calls to a teacher's server, and do nothing."
+    ] = False
     device: Device = "auto"
     overwrite: Annotated[bool, "Replace what exists and differs."] = False
     log: Log = ()

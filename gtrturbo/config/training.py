@@ -130,13 +130,19 @@ class PpoStepConfig(StageConfig):
     gamma: Annotated[float, "Discount per turn; 0.9 as in the paper. group and group-mean make no use of it.", FRACTION] = 0.9
     credit: Annotated[
         str,
-        "What each turn is credited with: gae, generalised advantage estimation over turns, as in the paper; group, the reward "
-        "of its episode against the episodes of the same deal, in standard deviations (GRPO); step-group, also what followed it "
-        "against the turns in the same state (GiGPO); group-mean and step-group-mean, less the mean alone (Dr. GRPO); or one of "
-        "your own, package.module:NAME or path/to/file.py:NAME.",
+        "What each turn is credited with: gae, generalised advantage estimation over turns, as in the paper; token and bi-level, "
+        "over the tokens of replies, which have values and ratios of their own (VAGEN); group, the reward of its episode against "
+        "those of the same deal, in standard deviations (GRPO); step-group, also what followed it against the turns in the same "
+        "state (GiGPO); group-mean and step-group-mean, less the mean alone (Dr. GRPO); or one of your own, package.module:NAME "
+        "or path/to/file.py:NAME.",
         Seam("credit"),
     ] = GAE
-    gae_lambda: Annotated[float, "λ of generalised advantage estimation; 0.95 as in the paper.", FRACTION] = 0.95
+    gae_lambda: Annotated[
+        float,
+        "λ of generalised advantage estimation; 0.95 as in the paper. Per turn; with token and bi-level, for which VAGEN has 1, "
+        "per token.",
+        FRACTION,
+    ] = 0.95
     thought_coef: Annotated[
         float,
         "λ: weight of thought tokens in a turn's log-prob; 0.5 as in the paper's card games, 0.2 in its ALFWorld.",

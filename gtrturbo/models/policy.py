@@ -25,7 +25,7 @@ from gtrturbo.models.window_attention import attend_at_once
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """What one forward pass says of B replies of up to R tokens: log-probs [B, R], values [B] or None, mask [B, R].
+    """What one forward pass says of B replies of up to R tokens: log-probs [B, R], values [B], [B, R] or None, mask [B, R].
 
     `read` is what a reader saw in the distributions of the M real tokens, in the order of the mask. [M, …] each
     """
@@ -87,18 +87,23 @@ class Policy:
         *,
         temperature: float,
         values: bool = True,
+        token_values: bool = False,
         detach_value: bool = False,
         read: LogitsReader | None = None,
     ) -> ScoredBatch:
         """Score given replies, token by token, and value the states that they were given in.
 
         One forward pass serves both: the input of the output head at the last prompt token is the value head's input, and
-        from there on its logits predict the reply. `values` asks for values where there is a value head; `detach_value` keeps
-        their gradient out of the model. `read` is shown the whole distribution of each reply token.
+        from there on its logits predict the reply. `values` asks for values where there is a value head, `token_values` for those
+        before each reply token instead, 0 outside the replies; `detach_value` keeps their gradient out of the model. `read` is
+        shown the whole distribution of each reply token.
         """
         scored = self.scorer.score(prompts, responses, temperature=temperature, read=read)
-        states = (scored.states.detach() if detach_value else scored.states).float()
+        states = scored.states if token_values else scored.states[:, 0]
+        states = (states.detach() if detach_value else states).float()
         valued = self.value_head(states) if values and self.value_head else None
+        if valued is not None and token_values:
+            valued = valued.masked_fill(~scored.mask, 0.0)
         return ScoredBatch(logprobs=scored.logprobs, values=valued, mask=scored.mask, read=scored.read)
 
     def recompute_activations(self) -> None:

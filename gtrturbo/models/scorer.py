@@ -47,7 +47,7 @@ class Reading:
 
     Attributes:
         logprobs: of the reply's tokens, in nats, 0 outside the replies. [B, R] float32
-        states: the output head's input at the last prompt token. [B, H]
+        states: the output head's input at the last prompt token and at each reply token but the last. [B, R, H]
         mask: real reply tokens. [B, R] bool
         read: what a reader saw in the distributions of the M real reply tokens, in the order of the mask. [M, …] each
     """
@@ -88,12 +88,12 @@ class Scorer:
             ids = ids.masked_fill(~mask, 0)
             rows = gather_logprobs(predicted.logits, ids, **sampling)
             seen = read_logits(predicted.logits[mask], read, **sampling) if read else ()
-            return Reading(rows.masked_fill(~mask, 0.0), predicted.hidden[:, 0], mask, seen)
+            return Reading(rows.masked_fill(~mask, 0.0), predicted.hidden, mask, seen)
         with _without_logits(head):
             hidden = self._run(prompts, responses, ids, mask).hidden
         flat = linear_logprobs(hidden[mask], head.weight, ids[mask], chunk=LOGIT_CHUNK, **sampling)
         seen = read_linear(hidden[mask], head.weight, read, **sampling) if read else ()
-        return Reading(torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, flat), hidden[:, 0], mask, seen)
+        return Reading(torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, flat), hidden, mask, seen)
 
     def _chunks_logits(self, head: Any, prompt: Prompt) -> bool:
         if type(head) is not nn.Linear or head.bias is not None or logit_chunk(head.out_features) is None:

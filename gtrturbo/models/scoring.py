@@ -21,7 +21,7 @@ class ScoredReplies:
 
     Attributes:
         logprobs: in nats. N × [R] float32
-        values: of the states that they were given in, None without a value head. [N]
+        values: of the states that they were given in, or before each token; None without a value head. [N] or [N, R]
         read: what a reader saw, one list per tensor that it returns. N × [R, …]
     """
 
@@ -38,6 +38,7 @@ def score_all(
     *,
     temperature: float,
     tokens: int,
+    token_values: bool = False,
     parts: Sequence[Sequence[int]] | None = None,
     reader: Callable[[Sequence[int]], LogitsReader | None] | None = None,
     on_progress: Callable[[int], None] = lambda _: None,
@@ -49,6 +50,7 @@ def score_all(
         prompts, responses: N prompts and the token ids of N replies.
         temperature: of the softmax, the one that was sampled at.
         tokens: per forward pass.
+        token_values: a value before each token of a reply, 0 outside the replies, not of its state alone.
         parts: rows that are split into passes apart, together all N. Where they are the minibatches of a training epoch, its
             passes are repeated and give these log-probs again bit by bit. All rows are one part if not given.
         reader: gives what is to be shown the whole distributions of the replies of some rows.
@@ -57,18 +59,20 @@ def score_all(
     if not responses:
         return ScoredReplies([], torch.zeros(0) if policy.value_head else None, [])
     logprobs = torch.zeros(len(responses), max(map(len, responses)))
-    values = torch.zeros(len(responses)) if policy.value_head else None
+    values = torch.zeros(logprobs.shape if token_values else len(responses)) if policy.value_head else None
     read = _Ragged([len(response) for response in responses])
     for part in [range(len(responses))] if parts is None else parts:
         for batch in micro_batches(part, prompts, responses, tokens=tokens, world=group().world):
             own = [responses[row] for row in batch.rows]
             asked = [prompts[row] for row in batch.rows]
-            scored = policy.score(asked, own, temperature=temperature, read=reader(batch.rows) if reader else None)
+            how = {"temperature": temperature, "token_values": token_values}
+            scored = policy.score(asked, own, **how, read=reader(batch.rows) if reader else None)
             read.add(batch.rows if batch.counted else [], scored.read)
             if batch.counted:
                 logprobs[batch.rows, : scored.logprobs.shape[1]] = scored.logprobs.cpu()
                 if values is not None and scored.values is not None:
-                    values[batch.rows] = scored.values.cpu()
+                    found = scored.values.cpu()
+                    values[(batch.rows, slice(found.shape[1])) if token_values else batch.rows] = found
                 on_progress(len(own))
     rows = zip(total(logprobs), responses, strict=True)
     return ScoredReplies(

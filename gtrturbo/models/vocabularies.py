@@ -1,5 +1,7 @@
-"""Tokenizers of several models as one."""
+"""Tokenizers of several models: as one, and whether two mean the same by their ids."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,24 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # So it says of files that it cannot read.
         raise GtrTurboError(f"the tokenizer of {folder} cannot be loaded: {error}") from None
+
+
+def contents_of(tokenizer: Tokenizer, end_id: int) -> dict[str, str]:
+    """Hash what decides how text becomes ids, however its files are written: `vocabulary`, `merges`, and `special` tokens.
+
+    Args:
+        end_id: of the token that ends a reply, which is one of what is special.
+
+    Returns: sha256 of each, over tokens with their ids, pairs in their order, and added tokens with their ids.
+    """
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())["model"] if tokenizer.is_fast else {}
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in backend.get("merges") or []]
+    parts = {
+        "vocabulary": sorted(tokenizer.get_vocab().items()),
+        "merges": merges,
+        "special": [end_id, *sorted((place, token.content) for place, token in tokenizer.added_tokens_decoder.items())],
+    }
+    return {name: hashlib.sha256(json.dumps(part).encode()).hexdigest() for name, part in parts.items()}
 
 
 def add_all(out: Tokenizer, others: Sequence[Tokenizer]) -> None:

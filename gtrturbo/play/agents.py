@@ -14,6 +14,7 @@ from gtrturbo.config.choices import AUTO, HF, OPENAI, SGLANG, VLLM, ServerName
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
+from gtrturbo.models.vocabularies import contents_of
 from gtrturbo.play.episodes import Agent, Response, State
 from gtrturbo.play.own_server import own_server
 from gtrturbo.play.policy_agent import PolicyAgent, ask_policy
@@ -120,13 +121,14 @@ ENGINES = {
 
 @dataclass(frozen=True)
 class Player:
-    """A checkpoint that answers: its agent, the policy where its weights are in this process, where it runs, and metrics of who
-    answered."""
+    """A checkpoint that answers: its agent, the policy where its weights are in this process, where it runs, metrics of who
+    answered, and hashes of its tokenizer's contents where the replies have tokens."""
 
     agent: Agent
     policy: Policy | None
     machine: Callable[[], dict[str, Any]]
     metrics: Callable[[], dict[str, float]] = dict
+    tokenizer: dict[str, str] | None = None
 
 
 def open_player(path: Path, engine: str, opening: Opening, *, seed: int, temperature: float, max_new_tokens: int) -> Player:
@@ -150,7 +152,9 @@ def open_player(path: Path, engine: str, opening: Opening, *, seed: int, tempera
     )
     if isinstance(found, Engine):
         policy = found.open(path, opening)
-        return Player(found.agent(policy, **sampling), policy if found.in_process else None, policy.machine, policy.metrics)
+        contents = contents_of(policy.renderer.processor.tokenizer, policy.renderer.end_id)
+        agent = found.agent(policy, **sampling)
+        return Player(agent, policy if found.in_process else None, policy.machine, policy.metrics, contents)
     agent = make_agent(engine, path, for_training=opening.for_training, **sampling)
     return Player(agent, None, lambda: {"engine": engine.rpartition("/")[2]})
 

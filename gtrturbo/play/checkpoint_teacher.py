@@ -13,6 +13,7 @@ from gtrturbo.models.scoring import score_all
 from gtrturbo.play.recording import Transcript, read_transcript
 from gtrturbo.play.teachers import Logprobs, Question, Scores, Thoughts
 from gtrturbo.store.ids import seed_for
+from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.tensors import TopLogprobs
 
 HOTTER, HOTTEST = 1.1, 0.9
@@ -39,12 +40,14 @@ class LocalPolicy:
     on_progress: Callable[[int], None]
 
     def transcript(self) -> Transcript:
-        """Read the turns with their tokens and prompts, as this checkpoint renders them.
+        """Read the turns with their tokens, and the prompts as this checkpoint renders them, which may be of another family.
 
         Raises:
-            GtrTurboError: they carry no tokens, or render to others than were played.
+            GtrTurboError: they carry no tokens, or nobody knows the student's tokenizer and they render to others than were
+                played.
         """
-        return read_transcript(self.rollouts, self.policy.renderer)
+        known = read_manifest(self.rollouts).tokenizer is not None
+        return read_transcript(self.rollouts, self.policy.renderer, own_prompts=known)
 
 
 def logprobs_of(local: LocalPolicy, *, top: int) -> Logprobs:

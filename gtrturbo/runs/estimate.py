@@ -1,9 +1,10 @@
-"""What a run will take, before it is started, as lines for a reader: memory at the peak of each stage, and disk."""
+"""What a run will take, before it is started, as lines for a reader: memory at each stage's peak, disk, and what is paid for."""
 
 from rich.filesize import decimal
 
 from gtrturbo.config import EvalConfig, RunConfig
 from gtrturbo.models.memory import Memory, Shape
+from gtrturbo.runs.asking import about_asking
 from gtrturbo.runs.disk import Disk, disk_of
 from gtrturbo.runs.peaks import shape_of, stage_peaks
 from gtrturbo.runs.plan import plan
@@ -19,12 +20,13 @@ def notes(config: RunConfig) -> list[str]:
     steps = plan(config)
     check_tasks(steps)
     shape = shape_of(config, [step.config for step in steps])
-    if shape is None:
-        return [f"Memory and disk are not known: the config of {config.model} is not on this machine."]
     play = sample(load_task(config.task, next(step.config.env for step in steps if isinstance(step.config, EvalConfig))))
+    asked = about_asking(config, steps, play)
+    if shape is None:
+        return [f"Memory and disk are not known: the config of {config.model} is not on this machine.", *asked]
     peaks = stage_peaks(config, steps, shape, play)
     disk = disk_of(config, steps, shape, play)
-    return [*_about(shape, play), *_table(peaks), *_about_disk(config, disk)]
+    return [*_about(shape, play), *_table(peaks), *_about_disk(config, disk), *asked]
 
 
 def _about(shape: Shape, play: Play) -> list[str]:

@@ -24,6 +24,7 @@ from gtrturbo.play.teachers import (
     find_mode,
 )
 from gtrturbo.play.teaching.mixing import mixture, parts_of, shares
+from gtrturbo.play.teaching.opening import AnswerLog
 from gtrturbo.play.teaching.taught import Taught, keep_action, require_useful, unread, usefulness
 from gtrturbo.plugins import calling, is_outside, load
 from gtrturbo.stages import canonical, done, provenance
@@ -159,10 +160,12 @@ def _task(config: DistillConfig) -> Task:
 
 @dataclass(frozen=True)
 class Said:
-    """What the teacher said in the end of one legal turn, counted from 0; whether it parses or not; None: nothing."""
+    """What the teacher said of one legal turn, counted from 0: in the end, whether it parses or not; None: nothing. Of a local
+    corrector every answer stands here, also to the question that repairs one (`attempt` 1)."""
 
     row: int
     text: str | None
+    attempt: int = 0
 
 
 def _teach(config: DistillConfig, mode: Mode, teachers: Sequence[Named], draft: Draft, resume_log: ResumeLog[Said]) -> None:
@@ -253,7 +256,7 @@ def _replies(
 ) -> tuple[list[str | None], Account]:
     """Ask about turns, as each kind of teacher is asked, and return what it said and tells of its work."""
     if teacher is None and (is_served(config) or mode.needs == "corrections"):
-        return _asked_once(config, mode, questions)
+        return _asked_once(config, mode, questions, resume_log)
     with ExitStack() as ending:
         opened = teacher or open_teacher(config, mode, lambda _: None, ending)
         if opened.remembers:
@@ -267,12 +270,21 @@ def _account_of(teacher: Teacher) -> Account:
     return replace(account, metrics=account.metrics | teacher.metrics())
 
 
-def _asked_once(config: DistillConfig, mode: Mode, questions: Sequence[Question]) -> tuple[list[str | None], Account]:
+def _asked_once(
+    config: DistillConfig, mode: Mode, questions: Sequence[Question], resume_log: ResumeLog[Said]
+) -> tuple[list[str | None], Account]:
     """Let the first process ask: a server answers many at once, and what it answered is kept."""
     told: tuple[list[str | None], Account] = ([], Account())
     if group().world.first:
         with progress_bar("distill", len(questions)) as bar, ExitStack() as ending:
-            teacher = open_teacher(config, mode, bar.advance, ending)
+            found = {(each.row, each.attempt): each.text or "" for each in resume_log.found}
+
+            def keep(row: int, attempt: int, text: str) -> None:
+                resume_log.append(Said(row, text, attempt))
+                bar.advance()
+
+            log = AnswerLog(found, keep)
+            teacher = open_teacher(config, mode, bar.advance, ending, log)
             texts: list[str | None] = []
             for start in range(0, len(questions), teacher.at_once):
                 part = questions[start : start + teacher.at_once]

@@ -56,6 +56,7 @@ def run(config: RolloutConfig) -> Result:
             draft.metrics = summarize(turns) | thought_entropy(draft.folder) | (player.metrics() if player else {})
         if player and config.checkpoint:
             draft.renderer, draft.timing = renderer_hash(config.checkpoint), player.machine()
+            draft.tokenizer = player.tokenizer
     resume_log.remove()
     return done(draft)
 

@@ -13,8 +13,9 @@ from gtrturbo.config.choices import AUTO, REPLIES_AT_ONCE
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.batches import token_budget
 from gtrturbo.models.policy import Policy
+from gtrturbo.models.vocabularies import contents_of
 from gtrturbo.play.agents import ENGINES, ask_agent, is_in_process, make_agent
-from gtrturbo.play.checkpoint_teacher import LocalPolicy, logprobs_of, thoughts_of
+from gtrturbo.play.checkpoint_teacher import Ask, LocalPolicy, logprobs_of, thoughts_of
 from gtrturbo.play.teachers import (
     EXPERT,
     Mode,
@@ -23,7 +24,7 @@ from gtrturbo.play.teachers import (
     find_teacher,
 )
 from gtrturbo.play.teaching.mixing import parts_of
-from gtrturbo.play.teaching.opening import Asking, Paying, open_local, open_served
+from gtrturbo.play.teaching.opening import AnswerLog, Asking, Paying, open_local, open_served
 from gtrturbo.play.teaching.templates import read_templates
 from gtrturbo.plugins import names_code
 from gtrturbo.stages.opening import opening_of
@@ -93,8 +94,14 @@ def check_able(config: DistillConfig, mode: Mode, teacher: Teacher | None) -> No
         raise GtrTurboError("--top-logprobs is for checkpoints that teach.", "leave it out, or name a checkpoint as --teacher.")
 
 
-def open_teacher(config: DistillConfig, mode: Mode, on_progress: Callable[[int], None], ending: ExitStack) -> Teacher:
-    """Open the model that teaches. Only where log-probs are asked for is a policy needed in this process."""
+def open_teacher(
+    config: DistillConfig, mode: Mode, on_progress: Callable[[int], None], ending: ExitStack, log: AnswerLog | None = None
+) -> Teacher:
+    """Open the model that teaches. Only where log-probs are asked for is a policy needed in this process.
+
+    Args:
+        log: of a local model's answers, where corrections are asked for.
+    """
     if is_served(config):
         model = served_model(str(config.teacher)) or ""
         return open_served(model, _asking(config, mode), _paying(config), on_answer=partial(on_progress, 1))
@@ -105,15 +112,14 @@ def open_teacher(config: DistillConfig, mode: Mode, on_progress: Callable[[int],
     if kind_of(config.engine) not in ENGINES:
         agent = make_agent(config.engine, checkpoint, for_training=False, max_new_tokens=config.max_new_tokens, **sampling)
         if mode.needs == "corrections":
-            ask = partial(_ask_unseeded, agent)
-            return open_local(ask, _asking(config, mode), name=name_of(config), at_once=REQUESTS_AT_ONCE)
+            return _in_words(config, mode, partial(_ask_unseeded, agent), at_once=REQUESTS_AT_ONCE, log=log)
         return Teacher(thoughts=partial(ask_agent, agent), at_once=REQUESTS_AT_ONCE)
     engine = ENGINES[kind_of(config.engine)]
     policy = engine.open(checkpoint, opening)
     ask = partial(engine.ask, policy, max_new_tokens=config.max_new_tokens)
     at_once = engine.asked_at_once or _replies_at_once(config)
     if mode.needs == "corrections":
-        return open_local(ask, _asking(config, mode), name=name_of(config), at_once=at_once)
+        return _in_words(config, mode, ask, at_once=at_once, log=log)
     return Teacher(
         thoughts=thoughts_of(ask, **sampling),
         at_once=at_once,
@@ -121,6 +127,11 @@ def open_teacher(config: DistillConfig, mode: Mode, on_progress: Callable[[int],
         metrics=policy.metrics,
         **(_scoring(config, policy, on_progress) if engine.in_process and mode.writes == "scores" else {}),
     )
+
+
+def _in_words(config: DistillConfig, mode: Mode, ask: Ask, *, at_once: int, log: AnswerLog | None) -> Teacher:
+    nothing = AnswerLog({}, lambda *_: None)
+    return open_local(ask, _asking(config, mode), name=name_of(config), at_once=at_once, log=log or nothing)
 
 
 def _ask_unseeded(agent: Any, questions: Sequence[Question], **_: Any) -> list[str]:
@@ -176,7 +187,26 @@ def _longest_prompt(rollouts: Path) -> int:
     return max((len(ids) for ids in read_turn_tokens(rollouts, read_turns(rollouts)).prompt_ids), default=0)
 
 
+def _require_tokenizer(config: DistillConfig, policy: Policy) -> None:
+    """Refuse a teacher whose ids mean other tokens than the student's: its log-probs of them would be nonsense.
+
+    Raises:
+        GtrTurboError: names the parts that differ.
+    """
+    renderer, was = policy.renderer, read_manifest(config.rollouts).tokenizer
+    own = contents_of(renderer.processor.tokenizer, renderer.end_id)
+    other = [name for name in own if was and was[name] != own[name]]  # type: ignore[index]
+    if other:
+        told = {"vocabulary": "vocabulary", "merges": "merges", "special": "special tokens"}
+        raise GtrTurboError(
+            f"the tokenizer of {config.teacher} has not the {' and '.join(told[name] for name in other)} of the student's, which "
+            f"played {config.rollouts}.",
+            "use --mode correct or --mode thoughts, which ask in words, or a teacher with the student's tokenizer.",
+        )
+
+
 def _scoring(config: DistillConfig, policy: Policy, on_progress: Callable[[int], None]) -> dict[str, Any]:
+    _require_tokenizer(config, policy)
     local = LocalPolicy(
         policy,
         config.rollouts,

@@ -44,6 +44,7 @@ class Draft:
     shards: list[Path] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
     renderer: str | None = None
+    tokenizer: dict[str, str] | None = None
     hashes: dict[str, str] = field(default_factory=dict)
     timing: dict[str, Any] = field(default_factory=dict)
     result: Result | None = None
@@ -68,6 +69,8 @@ def seal(draft: Draft, provenance: Provenance) -> dict[str, Look]:
         "metrics": draft.metrics,
         "renderer": draft.renderer,
     }
+    if draft.tokenizer:
+        manifest["tokenizer"] = draft.tokenizer
     if provenance.plugins:
         manifest["plugins"] = provenance.plugins
     save_json(draft.folder / MANIFEST, manifest)

@@ -3,12 +3,13 @@
 import functools
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
 from gtrturbo.config.recorded import CONFIGS, require_recorded
 from gtrturbo.config.regular_files import read_regular
+from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.ageing import upgraded
 from gtrturbo.store.inside import PlainName
@@ -41,7 +42,8 @@ Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
 class Manifest:
     """What stage.json holds. `config` are knobs only, no paths; `renderer` hashes tokenizer, processor and chat template.
     `plugins` name by option what is not of this package: its `name`, with the `sha256` of the user's own file, or the
-    `version` of the environment that a task plays; and a panel, with the `sha256` of its episodes."""
+    `version` of the environment that a task plays; and a panel, with the `sha256` of its episodes. `tokenizer` hashes, of turns
+    that a model played, the contents of its tokenizer, by which scores of another model may be told apart from nonsense."""
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False, extra="forbid")
 
@@ -55,6 +57,7 @@ class Manifest:
     metrics: dict[str, Annotated[float, Strict()]]
     renderer: Sha256 | None
     plugins: dict[str, dict[str, str]] = field(default_factory=dict)
+    tokenizer: dict[Literal["vocabulary", "merges", "special"], Sha256] | None = None
 
 
 class _Part(dict[str, Any]):
@@ -129,6 +132,9 @@ def absent(path: Path) -> GtrTurboError:
     """Return the error that says why no artifact is there."""
     if path.is_dir():
         return GtrTurboError(f"{path} has no {MANIFEST}: the stage did not finish.", "run it again with the same --out.")
+    if not path.is_absolute() and len(path.parts) == 2 and not path.parent.exists():  # OWNER/NAME
+        fix = f"if it is a model of the hub, fetch it with: gtrturbo init --model {shell_word(str(path))} --out FOLDER"
+        return GtrTurboError(f"{path} does not exist.", fix)
     return GtrTurboError(f"{path} does not exist.")
 
 

@@ -45,18 +45,20 @@ def _assign(name: str, credit: Credit, earned: Earned) -> Credited:
         )
     columns = {"advantages": credited.advantages} | ({} if targets is None else {"value_targets": targets})
     for column, numbers in columns.items():
-        _require_one_per_turn(f"credit {name}: {column}", numbers, count=len(earned.rewards))
+        _require_shape(f"credit {name}: {column}", numbers, credit, earned)
     whole = {column: numbers.detach().float() for column, numbers in columns.items()}
     return Credited(**whole)
 
 
-def _require_one_per_turn(what: str, numbers: Tensor, *, count: int) -> None:
-    if not isinstance(numbers, Tensor) or list(numbers.shape) != [count]:
+def _require_shape(what: str, numbers: Tensor, credit: Credit, earned: Earned) -> None:
+    wanted = earned.replies if credit.per_token and earned.replies is not None else earned.rewards
+    if not isinstance(numbers, Tensor) or numbers.shape != wanted.shape:
         found = list(numbers.shape) if isinstance(numbers, Tensor) else type(numbers).__name__
-        raise GtrTurboError(f"{what} must be a tensor of shape [{count}], one number per turn, got {found}.")
+        each = "token" if credit.per_token else "turn"
+        raise GtrTurboError(f"{what} must be a tensor of shape {list(wanted.shape)}, one number per {each}, got {found}.")
     if not numbers.isfinite().all():
-        row = int((~numbers.isfinite()).nonzero()[0])
-        raise GtrTurboError(f"{what} is {numbers[row].item()} at turn {row}.", "nothing was written.")
+        place = tuple((~numbers.isfinite()).nonzero()[0].tolist())
+        raise GtrTurboError(f"{what} is {numbers[place].item()} at turn {place[0]}.", "nothing was written.")
 
 
 def earned_by(
@@ -67,8 +69,12 @@ def earned_by(
     bootstrap_values: Tensor | None,
     gamma: float,
     gae_lambda: float,
+    replies: Tensor | None = None,
 ) -> Earned:
-    """Put together what turns earned, see `Earned`."""
+    """Put together what turns earned, see `Earned`; `values` are those of tokens [N, R] where there are `replies`."""
+    token_values = None
+    if replies is not None and values is not None:
+        token_values, values = values, values[:, 0]
     return Earned(
         rewards=rewards,
         values=values,
@@ -81,6 +87,8 @@ def earned_by(
         states=[_state(turn) for turn in turns],
         gamma=gamma,
         gae_lambda=gae_lambda,
+        token_values=token_values,
+        replies=replies,
     )
 
 

@@ -46,9 +46,16 @@ def bootstrap_values(policy: Policy, rollout: Rollout, transcript: Transcript, *
     return placed
 
 
-def critic_metrics(values: Tensor | None, targets: Tensor | None) -> dict[str, float]:
-    """Say how well the values before the update foretell their targets; nothing where there are none."""
+def critic_metrics(values: Tensor | None, targets: Tensor | None, replies: Tensor) -> dict[str, float]:
+    """Say how well the values before the update foretell their targets; nothing where there are none.
+
+    Args:
+        values, targets: of turns [N], or of tokens [N, R]
+        replies: real tokens of each reply. [N, R] bool
+    """
     if values is None or targets is None:
         return {}
+    if values.ndim == 2:
+        values, targets = values[replies], targets[replies]
     error = (values - targets).square().mean().sqrt().item()
     return {"explained_variance": explained_variance(values, targets), "value_error": error}

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from gtrturbo.algorithms.guards import GUARDS, Guard
 from gtrturbo.algorithms.importance import weighted_logprobs
-from gtrturbo.algorithms.ppo import PolicyLoss, clipped_policy_loss, clipped_value_loss
-from gtrturbo.algorithms.tokens import weighted_turn_logprobs
+from gtrturbo.algorithms.ppo import PolicyLoss, clipped_policy_loss, clipped_value_loss, token_policy_loss
+from gtrturbo.algorithms.tokens import masked_mean, weighted_turn_logprobs
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.policy import Policy
 from gtrturbo.play.recording import Transcript
@@ -29,9 +29,9 @@ class Importance:
 class PpoBatch:
     """N turns on the device, with what the update holds fixed.
 
-    thought_mask, action_mask: [N, R] bool   old_logprobs: λ-weighted, per turn [N]
-    advantages: credited to the text, normalised [N]
-    old_values, value_targets: [N], None where the credit needs no values
+    thought_mask, action_mask: [N, R] bool   old_logprobs: λ-weighted, per turn [N]; of tokens where credit is per token [N, R]
+    advantages: credited to the text, normalised [N]; or to its tokens [N, R]
+    old_values, value_targets: as the advantages, None where the credit needs no values
     sampler_trainer_gap: mean |trainer's − sampler's log-prob| over each turn's tokens, in nats [N]
     tokens: per forward pass, the same for old and new log-probs
     guidance: where the teacher's KL is a loss
@@ -47,6 +47,10 @@ class PpoBatch:
     tokens: int
     importance: Importance | None = None
     guidance: Guidance | None = None
+
+    @property
+    def per_token(self) -> bool:
+        return self.advantages.ndim == 2
 
 
 def find_guard(name: str) -> Guard:
@@ -89,7 +93,10 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class Losses:
-    """Of B turns, one number each: PPO's surrogate, the value loss where there is a critic, the KL where it is a loss. [B]"""
+    """Of B turns, one number each: PPO's surrogate, the value loss where there is a critic, the KL where it is a loss. [B]
+
+    Where credit is per token, the surrogate's ratios and what was clipped are of the B turns' tokens. [M]
+    """
 
     surrogate: PolicyLoss
     values: Tensor | None
@@ -117,6 +124,7 @@ def losses(
         [transcript.prompts[row] for row in part],
         [transcript.tokens.response_ids[row] for row in part],
         temperature=settings.temperature,
+        token_values=batch.per_token,
         detach_value=settings.detach_value,
         read=guidance.reader(part) if guidance else None,
     )
@@ -126,17 +134,27 @@ def losses(
         old, weights = (tensor[part, :replies].to(device) for tensor in (other.old_logprobs, other.weights))
         logprobs = weighted_logprobs(logprobs, old, weights)
     thought, action = (mask[part, :replies].to(device) for mask in (batch.thought_mask, batch.action_mask))
-    surrogate = clipped_policy_loss(
-        weighted_turn_logprobs(logprobs, thought, action, thought_coef=settings.thought_coef),
-        batch.old_logprobs[part].to(device),
-        batch.advantages[part].to(device),
-        clip_range=settings.clip_range,
-        guard=settings.guard,
-    )
+    # Of tokens, what is fixed is as wide as the longest reply of all.
+    fixed = {
+        name: tensor[part, :replies].to(device) if batch.per_token else tensor[part].to(device)
+        for name in ("old_logprobs", "advantages", "old_values", "value_targets")
+        if (tensor := getattr(batch, name)) is not None
+    }
+    bounds = {"clip_range": settings.clip_range, "guard": settings.guard}
+    coef = settings.thought_coef
+    if batch.per_token:
+        surrogate = token_policy_loss(
+            logprobs, fixed["old_logprobs"], fixed["advantages"], thought, action, thought_coef=coef, **bounds
+        )
+    else:
+        turns = weighted_turn_logprobs(logprobs, thought, action, thought_coef=coef)
+        surrogate = clipped_policy_loss(turns, fixed["old_logprobs"], fixed["advantages"], **bounds)
     value_loss = None
-    if scored.values is not None and batch.old_values is not None and batch.value_targets is not None:
-        old_values, targets = batch.old_values[part].to(device), batch.value_targets[part].to(device)
-        value_loss = clipped_value_loss(scored.values, old_values, targets, clip_range=settings.value_clip_range)
+    if scored.values is not None and "value_targets" in fixed:
+        width = settings.value_clip_range
+        value_loss = clipped_value_loss(scored.values, fixed["old_values"], fixed["value_targets"], clip_range=width)
+        if batch.per_token:
+            value_loss = masked_mean(value_loss, scored.mask)
     if guidance is None:
         return Losses(surrogate, value_loss, None)
     read = torch.zeros_like(scored.logprobs).masked_scatter(scored.mask, scored.read[0]) if scored.read else None

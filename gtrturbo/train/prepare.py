@@ -62,7 +62,10 @@ class _Rewards:
 
 @dataclass(frozen=True)
 class _Before:
-    """What the student says before the first step: log-probs [N, R], values [N] or None, and what the guidance's reader saw."""
+    """What the student says before the first step: log-probs [N, R], values and what the guidance's reader saw.
+
+    values: of each turn's state [N], before each token where the credit is per token [N, R], or None
+    """
 
     logprobs: Tensor
     values: Tensor | None
@@ -103,19 +106,25 @@ def prepare(
         GtrTurboError: another model played.
     """
     thought, action = token_masks(transcript)
-    rewards, valued = _rewards(transcript.turns, rollout, crediting), crediting.credit.needs_values
-    before = _score(policy, transcript, rollout, guidance, values=valued, tokens=tokens, parts=parts)
+    rewards, replies = _rewards(transcript.turns, rollout, crediting), thought | action
+    before = _score(policy, transcript, rollout, guidance, credit=crediting.credit, tokens=tokens, parts=parts)
     kl, metrics = _kl(policy, transcript, rollout, guidance, before, tokens=tokens)
-    bootstrap = bootstrap_values(policy, rollout, transcript, tokens=tokens) if valued else None
-    credited, advantages = _credit(transcript.turns, rewards, before.values, bootstrap, kl, crediting)
-    sampled, replies = pad(transcript.tokens.sample_logprobs, thought.shape[1]), thought | action
+    valued = {
+        "values": before.values,
+        "bootstrap_values": bootstrap_values(policy, rollout, transcript, tokens=tokens) if before.values is not None else None,
+        "replies": replies if crediting.credit.per_token else None,
+    }
+    credited, advantages = _credit(transcript.turns, rewards, valued, kl, crediting)
+    sampled = pad(transcript.tokens.sample_logprobs, thought.shape[1])
     gap = sampler_trainer_gap(before.logprobs, sampled, replies)
     limits = limits_of("float32" if policy.model.dtype == torch.float32 and rollout.same_type else "bfloat16")
     _require_one_policy(rollout, gap, limits)
     batch = PpoBatch(
         thought_mask=thought,
         action_mask=action,
-        old_logprobs=weighted_turn_logprobs(before.logprobs, thought, action, thought_coef=thought_coef),
+        old_logprobs=before.logprobs
+        if crediting.credit.per_token
+        else weighted_turn_logprobs(before.logprobs, thought, action, thought_coef=thought_coef),
         old_values=before.values,
         advantages=advantages,
         value_targets=credited.value_targets,
@@ -125,7 +134,7 @@ def prepare(
         guidance=None if crediting.placement else guidance,
     )
     told = limits.told("sampler_trainer_gap") if rollout.sampler else {}
-    return batch, metrics | _metrics(rewards, before, credited, gap) | told
+    return batch, metrics | _metrics(rewards, before, credited, replies, gap) | told
 
 
 def _importance(logprobs: Tensor, sampled: Tensor) -> Importance:
@@ -143,18 +152,23 @@ def _kl(
 
 
 def _credit(
-    turns: Sequence[Turn], rewards: _Rewards, values: Tensor | None, bootstrap: Tensor | None, kl: Tensor, crediting: Crediting
+    turns: Sequence[Turn], rewards: _Rewards, valued: Mapping[str, Tensor | None], kl: Tensor, crediting: Crediting
 ) -> tuple[Credited, Tensor]:
     """Return what the turns are credited with, and the advantages to learn from: each text with what it earned itself, and all
-    normalised where the credit asks for it. [N]"""
+    normalised where the credit asks for it. [N], or per token [N, R]"""
     numbers = {"gamma": crediting.gamma, "gae_lambda": crediting.gae_lambda}
-    earned = earned_by(turns, rewards.environment + rewards.text, values=values, bootstrap_values=bootstrap, **numbers)
+    earned = earned_by(turns, rewards.environment + rewards.text, **valued, **numbers)
     beta = crediting.kl_coef if crediting.placement else 0.0
     placement = crediting.placement or "reward"
     credited = guided_credit(earned, kl, assign=crediting.credit.assign, beta=beta, placement=placement)
     text, random_action = rewards.text - beta * kl, rewards.random_action
     by_text = normalized_credit if crediting.credit.normalizes else raw_credit
-    return credited, by_text(credited.advantages, text_rewards=text, random_action_mask=random_action)
+    if earned.replies is None:
+        return credited, by_text(credited.advantages, text_rewards=text, random_action_mask=random_action)
+    replies = earned.replies  # Each token counts as a turn does elsewhere.
+    spread = {name: column[:, None].expand_as(replies)[replies] for name, column in (("text", text), ("random", random_action))}
+    tokens = by_text(credited.advantages[replies], text_rewards=spread["text"], random_action_mask=spread["random"])
+    return credited, torch.zeros(replies.shape).masked_scatter(replies, tokens)
 
 
 def _rewards(turns: Sequence[Turn], rollout: Rollout, crediting: Crediting) -> _Rewards:
@@ -179,7 +193,7 @@ def _score(
     rollout: Rollout,
     guidance: Guidance | None,
     *,
-    values: bool,
+    credit: Credit,
     tokens: int,
     parts: Sequence[Sequence[int]],
 ) -> _Before:
@@ -191,12 +205,13 @@ def _score(
         replies,
         temperature=rollout.temperature,
         tokens=tokens,
+        token_values=credit.per_token,
         parts=parts,
         reader=guidance.reader if guidance else None,
     )
     before = _Before(
         logprobs=pad(scored.logprobs, longest),
-        values=scored.values if values else None,
+        values=scored.values if credit.needs_values else None,
         read=pad(scored.read[0], longest) if scored.read else None,
     )
     _require_finite(before, rollout)
@@ -206,7 +221,7 @@ def _score(
 def _require_finite(before: _Before, rollout: Rollout) -> None:
     bad = ~before.logprobs.isfinite().all(dim=1)
     if before.values is not None:
-        bad |= ~before.values.isfinite()
+        bad |= ~before.values.isfinite().reshape(len(bad), -1).all(dim=1)
     if bad.any():
         row = int(bad.nonzero()[0])
         raise Collapse(
@@ -252,15 +267,16 @@ def require_own_logprobs(rollout: Rollout, batch: PpoBatch, metrics: Mapping[str
         )
 
 
-def _metrics(rewards: _Rewards, before: _Before, credited: Credited, gap: SamplerTrainerGap) -> dict[str, float]:
+def _metrics(rewards: _Rewards, before: _Before, credited: Credited, replies: Tensor, gap: SamplerTrainerGap) -> dict[str, float]:
     legal = rewards.legal
+    counted = legal if credited.advantages.ndim == 1 else replies & legal[:, None]
     return {
         "turns": len(legal),
         "reward_mean": rewards.environment.mean().item(),
         "format_reward_mean": rewards.text.mean().item(),
         "illegal_rate": (~legal).float().mean().item(),
-        "advantage_std": credited.advantages[legal].std(correction=0).item(),
-        **critic_metrics(before.values, credited.value_targets),
+        "advantage_std": credited.advantages[counted].std(correction=0).item(),
+        **critic_metrics(before.values, credited.value_targets, replies),
         # 0 up to rounding where sampler and trainer are one model.
         "sampler_trainer_gap_mean": gap.mean,
         "sampler_trainer_gap_max": gap.largest,

@@ -115,7 +115,8 @@ def add_gradients(
         "ratio_p50": statistics.median,
         "ratio_p95": statistics.high,
         "clip_fraction": statistics.clipped_share,
-        "approx_kl": statistics.approximate_kl,
+        # Per turn, whose tokens have ratios of their own where credit is per token.
+        "approx_kl": statistics.approximate_kl * sum(len(share[1]) for share in shares) / len(turns),
         "sampler_trainer_gap": student.batch.sampler_trainer_gap[turns].mean().item(),
     }
 

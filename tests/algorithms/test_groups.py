@@ -30,11 +30,27 @@ def earned(rewards, episodes, groups, states, ends, *, gamma):
 
 
 def test_group_advantages_by_hand():
-    # Episodes of deal 0 earn 0, 3, −3: mean 0, standard deviation √((0 + 9 + 9) / 2) = 3. Episode 3 has nobody beside it.
-    scaled = group_advantages(REWARDS, EPISODES, GROUPS, scaled=True)
-    assert scaled.tolist() == pytest.approx([0, 0, 1, -1, -1, -1, 0], abs=1e-6)
+    # Episodes of deal 0 earn 0, 3, −3 in 2, 1, 3 turns: mean −1 over the turns, squares about it 1, 1, 16, 4, 4, 4, so that the
+    # standard deviation is √(30 / 5). Episode 3 has nobody beside it.
     centred = group_advantages(REWARDS, EPISODES, GROUPS, scaled=False)
-    assert centred.tolist() == pytest.approx([0, 0, 3, -3, -3, -3, 0], abs=1e-6)
+    assert centred.tolist() == pytest.approx([1, 1, 4, -2, -2, -2, 0], abs=1e-6)
+    scaled = group_advantages(REWARDS, EPISODES, GROUPS, scaled=True)
+    assert scaled.tolist() == pytest.approx([a / math.sqrt(6) for a in (1, 1, 4, -2, -2, -2, 0)], abs=1e-5)
+
+
+def test_an_episode_of_many_turns_alone_in_its_group_has_nothing_to_be_measured_against():
+    one = torch.zeros(4, dtype=torch.int64)
+    assert group_advantages(torch.tensor([1.0, -2.0, 0.1, 0.3]), one, one, scaled=True).tolist() == pytest.approx(
+        [0.0] * 4, abs=1e-9
+    )
+
+
+def test_advantages_of_a_group_add_up_to_nothing_however_long_its_episodes_are():
+    lengths = [1, 5, 2, 5]
+    episodes = torch.tensor([episode for episode, length in enumerate(lengths) for _ in range(length)])
+    rewards = torch.randn(13, generator=torch.Generator().manual_seed(0))
+    for scaled in (True, False):
+        assert abs(group_advantages(rewards, episodes, torch.zeros_like(episodes), scaled=scaled).sum()) < 1e-5
 
 
 def test_step_group_advantages_by_hand():
@@ -80,8 +96,7 @@ def slow(rewards, episodes, groups, states, *, gamma, scaled, steps):
 
     found = []
     for t in turns:
-        members = {episodes[k] for k in turns if groups[k] == groups[t]}
-        advantage = against(return_of(episodes[t]), [return_of(episode) for episode in members])
+        advantage = against(return_of(episodes[t]), [return_of(episodes[k]) for k in turns if groups[k] == groups[t]])
         if steps:
             anchored = [followed(k) for k in turns if groups[k] == groups[t] and states[k] == states[t]]
             advantage += against(followed(t), anchored)

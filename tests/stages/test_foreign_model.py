@@ -3,19 +3,10 @@
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.numpy import load_file
-from transformers import (
-    CLIPImageProcessorPil,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-)
+from tiny_families import students_llava
 
 from gtrturbo.config import DistillConfig, InitConfig, MergeConfig, PpoStepConfig, RolloutConfig, SftConfig
-from gtrturbo.models.built_in import CHAT_TEMPLATE, build_processor
 from gtrturbo.stages import execute
 from gtrturbo.store.manifest import read_manifest
 
@@ -24,27 +15,7 @@ TASK = {"task": "blackjack", "env": ("image=tiny",)}
 
 @pytest.fixture(scope="module")
 def llava(root) -> Path:
-    """A folder as the hub holds it: random weights, an unused last vision layer, processor and chat template."""
-    folder = root / "llava"
-    tokenizer = build_processor().tokenizer
-    image = tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
-    text = LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=2, **sizes, **ids)
-    vision = CLIPVisionConfig(image_size=28, patch_size=14, **sizes)
-    torch.manual_seed(0)
-    config = LlavaConfig(text_config=text, vision_config=vision, image_token_index=image)
-    LlavaForConditionalGeneration(config).save_pretrained(folder)
-    LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
-        tokenizer=tokenizer,
-        patch_size=14,
-        vision_feature_select_strategy="default",
-        image_token="<|image_pad|>",
-        chat_template=CHAT_TEMPLATE,
-        num_additional_image_tokens=1,
-    ).save_pretrained(folder)
-    return folder
+    return students_llava(root / "llava")
 
 
 def test_a_llava_goes_through_two_iterations(llava, tmp_path):

@@ -52,6 +52,14 @@ class Paying:
     timeout: float
 
 
+@dataclass(frozen=True)
+class AnswerLog:
+    """Answers of a local model by row and attempt, those that an interrupted command had `found`, and where more are kept."""
+
+    found: dict[tuple[int, int], str]
+    keep: Callable[[int, int, str], None]
+
+
 def open_served(model: str, asking: Asking, paying: Paying, *, on_answer: Callable[[], None]) -> Teacher:
     """Make a teacher of a model on a server.
 
@@ -95,22 +103,26 @@ def open_served(model: str, asking: Asking, paying: Paying, *, on_answer: Callab
     return _teacher(worded, account, at_once=SERVER_AT_ONCE)
 
 
-def open_local(ask: Callable[..., list[str]], asking: Asking, *, name: str, at_once: int) -> Teacher:
+def open_local(ask: Callable[..., list[str]], asking: Asking, *, name: str, at_once: int, log: AnswerLog) -> Teacher:
     """Make a teacher of a model that replies to questions in this process.
 
     Args:
         ask: replies to questions, each with a seed, at a temperature.
         name: of it, as demos tell.
+        log: of what it answered, which is not asked again.
     """
 
     def answer(questions: Sequence[Question], _: Schema) -> list[Answered]:
-        answers = []
-        for start in range(0, len(questions), at_once):
-            part = questions[start : start + at_once]
+        missing = [question for question in questions if (question.row, question.attempt) not in log.found]
+        for start in range(0, len(missing), at_once):
+            part = missing[start : start + at_once]
             [attempt] = {question.attempt for question in part}
             seeds = [seed_for(asking.seed, "answer", question.row, attempt) for question in part]
-            answers += [Answered(text) for text in ask(part, seeds=seeds, temperature=hotter(asking.temperature, attempt))]
-        return answers
+            texts = ask(part, seeds=seeds, temperature=hotter(asking.temperature, attempt))
+            for question, text in zip(part, texts, strict=True):
+                log.keep(question.row, attempt, text)
+                log.found[question.row, attempt] = text
+        return [Answered(log.found[question.row, question.attempt]) for question in questions]
 
     worded = WordedTeacher(answer, asking.templates, corrects=asking.corrects, hints=asking.hints)
     return _teacher(

@@ -1,21 +1,31 @@
 """Runs with a teacher on a server: GTR end to end, stopped and gone on, and what its plan says before."""
 
 import json
+import re
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
+from tiny_families import students_llava
 from typer.testing import CliRunner
 
 from examples.teachers.corrector_server import Corrector, serving
 from gtrturbo.cli import app
 from gtrturbo.config import DistillConfig, PpoStepConfig, RunConfig
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.play.teaching import chat
+from gtrturbo.runs.estimate import notes
 from gtrturbo.runs.execute import run
 from gtrturbo.runs.plan import plan
+from gtrturbo.runs.sample import sample
 from gtrturbo.runs.script import command_words
 from gtrturbo.stages import execute
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import LEDGER
+from gtrturbo.tasks.loading import load_task
 
 PRICES = "dated: 2026-01-31\ncurrency: USD\nmodels: {solver: {input: 2, cached: 1, output: 8}}\n"
 SMALL = ("rollout.max-new-tokens=48", "rollout.num-envs=4", "ppo-step.epochs=1", "eval.max-new-tokens=24", "eval.num-envs=4")
@@ -85,3 +95,104 @@ def test_an_update_from_no_demos_says_that_it_is_plain_ppo(warm, turns, tmp_path
     assert result.exit_code == 0 and f"there is no demo in {silent}: this update is plain PPO." in result.output
     plain = execute(PpoStepConfig(out=tmp_path / "plain", checkpoint=warm, rollouts=turns, epochs=1)).out
     assert (plain / "model.safetensors").read_bytes() == (tmp_path / "next" / "model.safetensors").read_bytes()
+
+
+def test_a_dry_run_says_how_often_a_server_will_be_asked_and_what_that_may_cost(gtr, tmp_path):
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("dated: 2026-01-31\ncurrency: EUR\nmodels: {solver: {input: 0, output: 0, call: 0.5}}\n")
+    config = gtr(Corrector(url="http://127.0.0.1:9"), prices=prices, iterations=3, episodes=8)
+    play = sample(load_task("numberline", ["image=tiny", "horizon=3"]))
+    calls = round(3 * 8 * play.turns)
+    [line] = [line for line in notes(config) if line.startswith("openai:")]
+    assert f"asked about {calls} times" in line and f": {calls * 0.5:,.2f} EUR by prices of 2026-01-31." in line
+    # Of two teachers each gets its part, and only those on servers are told.
+    both = gtr(Corrector(url="http://127.0.0.1:9"), more_teachers=(Path("openai:other"),), teacher_weights="3,1")
+    told = [line for line in notes(both) if line.startswith("openai:")]
+    assert [int(line.split(" asked about ")[1].split()[0]) for line in told] == [
+        round(2 * 4 * play.turns * part) for part in (0.75, 0.25)
+    ]
+    assert "--prices FILE says what they cost" in told[0]
+
+
+def test_a_dry_run_counts_about_what_is_then_asked(gtr, tmp_path):
+    with serving(Corrector()) as corrector:
+        config = gtr(corrector)
+        told = [
+            int(number.replace(",", ""))
+            for line in notes(config)
+            if "openai:" in line
+            for number in re.findall(r" ([\d,]+) ", line)
+        ]
+        run(config)
+    found = [read_manifest(tmp_path / "run" / "guidance" / name).metrics for name in ("0000", "0001")]
+    asked, read = (sum(metrics[name] for metrics in found) for name in ("teacher_calls", "teacher_input_tokens"))
+    # The corrector counts four characters a token, and 85 for a picture; GPT-4o 255 for one of this size.
+    assert 0.5 < told[0] / asked < 2 and 0.7 < told[1] / told[0] / (read / asked * 4 / 3 + 170) < 1.5
+
+
+KEY = "sk-no-file-may-hold-this-0123456789"
+SERVER = Path(__file__).parents[3] / "examples" / "teachers" / "corrector_server.py"
+
+
+def test_a_run_whose_server_is_killed_goes_on_and_pays_for_the_rest_alone_and_no_file_holds_the_key(
+    gtr, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setattr(chat, "BACKOFF", (0.01, 0.02, 0.04))
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    slow = (*SMALL, "distill.at-once=1")
+    with serving(Corrector(key=KEY, echo=KEY)) as corrector:
+        port = int(corrector.url.rpartition(":")[2])
+        corrector.faults = ["500", "half", "", "bad"]
+        calm = gtr(corrector, out=tmp_path / "calm", answers=tmp_path / "calm" / "answers", set=slow)
+        run(calm)
+        paid = corrector.tries - 3  # Three of the requests had no answer.
+    command = [sys.executable, str(SERVER), "--port", str(port), "--seconds", "0.05"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert server.stdout and "listening" in server.stdout.readline()
+    killed = gtr(corrector, set=slow)
+    ledger = killed.out / LEDGER
+
+    def kill() -> None:
+        while not (ledger.exists() and len(ledger.read_text().splitlines()) >= 5):
+            time.sleep(0.005)
+        server.kill()
+
+    watching = threading.Thread(target=kill, daemon=True)
+    watching.start()
+    with pytest.raises(GtrTurboError) as error:
+        run(killed)
+    watching.join()
+    server.wait()
+    assert "give the same command again: what was answered is kept" in str(error.value.fix)
+    there = len([*(tmp_path / "answers").rglob("*.json")])
+    assert 5 <= there < paid
+    with serving(Corrector(), port) as restarted:
+        run(killed)
+        assert restarted.tries == paid - there
+    ends = [each.out / "checkpoints" / "0002" / "stage.json" for each in (calm, killed)]
+    assert ends[0].read_bytes() == ends[1].read_bytes()
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(files) > 50 and not [file for file in files if KEY.encode() in file.read_bytes()]
+    told = capfd.readouterr()
+    assert KEY not in told.out + told.err + str(error.value) and "\x1b[31m" not in told.err
+
+
+def test_on_policy_distillation_of_a_folder_of_another_family(warm, tmp_path):
+    teacher = students_llava(tmp_path / "teacher")
+    given = {
+        "method": "opd",
+        "teacher": teacher,
+        "start": warm,
+        "env": ("image=tiny", "horizon=3"),
+        "iterations": 1,
+        "episodes": 4,
+    }
+    config = RunConfig(out=tmp_path / "run", eval_episodes=2, set=SMALL, **given)
+    run(config)
+    scores = read_manifest(tmp_path / "run" / "guidance" / "0000")
+    assert scores.kind == "scores" and scores.metrics["thought_kl_k1"] > 1  # An untaught teacher is far away.
+    update = read_manifest(tmp_path / "run" / "checkpoints" / "0001")
+    assert update.config["environment_coef"] == 0 and update.metrics["kl_mean"] > 0
+    with pytest.raises(GtrTurboError, match="Nobody/model-7B does not exist") as error:
+        run(RunConfig(out=tmp_path / "other", **given | {"teacher": Path("Nobody/model-7B")}))
+    assert "gtrturbo init --model Nobody/model-7B" in str(error.value.fix)

@@ -1,6 +1,7 @@
 """Tiny random models of many families, with tokenizers and processors made by code: folders as a hub holds them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,15 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from gtrturbo.models.built_in import build_tokenizer
+from gtrturbo.config import InitConfig, SftConfig
+from gtrturbo.models.built_in import CHAT_TEMPLATE, build_processor, build_tokenizer
 from gtrturbo.models.processor import _without_videos
+from gtrturbo.stages import execute
+from gtrturbo.store.pictures import copy_picture
+from gtrturbo.store.provenance import Provenance
+from gtrturbo.store.records import Demo, chat, said, write_rows
+from gtrturbo.store.turns import read_turns
+from gtrturbo.store.writing import writing
 from gtrturbo.tasks.texts import corpus
 
 TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
@@ -150,3 +158,42 @@ def make(name: str, folder: Path) -> Path:
     model.float().save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+def students_llava(folder: Path) -> Path:
+    """Write a LLaVA with the built-in models' tokenizer, and an unused last vision layer, as a hub holds it."""
+    tokens = build_processor().tokenizer
+    image = tokens.convert_tokens_to_ids("<|image_pad|>")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ids = {"eos_token_id": tokens.eos_token_id, "pad_token_id": tokens.pad_token_id, "bos_token_id": None}
+    text = hf.LlamaConfig(vocab_size=len(tokens), num_key_value_heads=2, **sizes, **ids)
+    vision = hf.CLIPVisionConfig(image_size=28, patch_size=14, **sizes)
+    torch.manual_seed(0)
+    config = hf.LlavaConfig(text_config=text, vision_config=vision, image_token_index=image)
+    hf.LlavaForConditionalGeneration(config).save_pretrained(folder)
+    hf.LlavaProcessor(
+        image_processor=hf.CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
+        tokenizer=tokens,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        image_token="<|image_pad|>",
+        chat_template=CHAT_TEMPLATE,
+        num_additional_image_tokens=1,
+    ).save_pretrained(folder)
+    return folder
+
+
+def says(text: str, model: Path, turns: Path, folder: Path, *, asked: str | None = None) -> Path:
+    """Teach a model to answer whatever turns show with one text; `asked` is what it is asked, the student's prompt if None."""
+    played = read_turns(turns)
+    with writing(folder / "lessons", Provenance("distill", "demos", {}, {})) as draft:
+        for name in {name for turn in played for name in turn.images}:
+            copy_picture(turns, draft.folder, name)
+        rows = []
+        for turn in played:
+            questions = turn.messages[:-1] if asked is None else chat(asked)
+            rows.append(Demo(messages=[*questions, said(text)], images=turn.images, masked_spans=[]))
+        write_rows(draft.folder / "demos.jsonl", rows)
+    born = execute(InitConfig(out=folder / "born", model=str(model))).out
+    lessons = SftConfig(out=folder / "taught", checkpoint=born, data=(folder / "lessons",), steps=120, learning_rate=5e-3)
+    return execute(replace(lessons, batch_size=8)).out
