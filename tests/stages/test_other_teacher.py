@@ -92,16 +92,16 @@ def test_each_part_of_a_tokenizer_counts(llava):
     assert [name for name in before if after[name] != before[name]] == ["vocabulary", "special"]
 
 
-@pytest.mark.parametrize("mode", ["thoughts", "correct"])
-def test_a_model_of_another_family_with_another_tokenizer_teaches_in_words(onevision, turns, tmp_path, mode):
+def test_a_model_of_another_family_with_another_tokenizer_teaches_in_words(onevision, turns, tmp_path):
     legal = [turn for turn in read_turns(turns) if turn.legal]
     reply = TASK.expert_reply(legal[0].info)
-    text = reply if mode == "thoughts" else json.dumps({"verdict": "wrong", "reply": json.loads(reply)})
-    taught = says(text, onevision, turns, tmp_path)
-    config = DistillConfig(
-        out=tmp_path / "demos", teacher=taught, rollouts=turns, mode=mode, temperature=0.01, max_new_tokens=200
+    taught = says(reply, onevision, turns, tmp_path)
+    sampling = {"mode": "thoughts", "temperature": 0.01, "max_new_tokens": 200}
+    written = list(
+        read_rows(
+            execute(DistillConfig(out=tmp_path / "demos", teacher=taught, rollouts=turns, **sampling)).out / "demos.jsonl", Demo
+        )
     )
-    written = list(read_rows(execute(config).out / "demos.jsonl", Demo))
     assert len(written) == len(legal)
     for demo, turn in zip(written, legal, strict=True):
         found = TASK.read(demo.messages[-1]["content"][0]["text"], turn.info)
