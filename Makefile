@@ -9,7 +9,7 @@ JOBS ?= 2
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 CASES ?=
 
-.PHONY: install demo test test-trackers test-miniwob test-teachers test-export test-vllm newcomer campaign check lint format docs clean
+.PHONY: install demo test test-alfworld test-trackers test-miniwob test-teachers test-export test-vllm newcomer campaign check lint format docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -36,6 +36,11 @@ test-trackers: install  ## TensorBoard, Weights & Biases and Trackio themselves,
 	$(PYTHON) -m venv .venv-trackers
 	.venv-trackers/bin/pip install --quiet --disable-pip-version-check -e '.[dev,tensorboard,wandb,trackio]'
 	.venv-trackers/bin/pytest tests/store/test_tracker_services.py
+
+test-alfworld: install  ## ALFWorld in TextWorld itself, in an environment beside .venv: needs gcc and cmake, 6 minutes the first time
+	$(PYTHON) -m venv .venv-alfworld
+	.venv-alfworld/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,alfworld]'
+	.venv-alfworld/bin/pytest -rA tests/tasks/test_alfworld_*.py tests/stages/test_real_alfworld.py
 
 test-teachers: install  ## a teacher on `transformers serve`, in an environment beside .venv
 	$(PYTHON) -m venv .venv-teachers

@@ -37,6 +37,8 @@ METRICS = {
     "success_rate": Metric(PLAYED, "episodes won / episodes", "above `chance_random` and `chance_constant`"),
     "success_low": Metric(PLAYED, "lower end of Wilson's 95 % interval of `success_rate`"),
     "success_high": Metric(PLAYED, "upper end of it"),
+    "success_rate_KIND": Metric(PLAYED, "of a task whose episodes are of several kinds: won / episodes, of each kind apart"),
+    "episodes_KIND": Metric(PLAYED, "episodes of that kind"),
     "positive_return_rate": Metric(
         PLAYED, "episodes with return > 0 / episodes: what the papers report as success", "beside `success_rate`"
     ),

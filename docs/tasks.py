@@ -29,7 +29,7 @@ EPISODES = 100
 
 @dataclass(frozen=True)
 class Shown:
-    """One task of the page: its options there, what it is, and the package that it needs."""
+    """One task of the page: its options there, what it is, the package that it needs, and episodes by which chance is told."""
 
     name: str
     what: str
@@ -66,6 +66,23 @@ SHOWN = (
         "over the whole grid where the mission is to reach a goal, to fetch or go to a thing, or to open the door; other "
         "missions have none.",
         package="minigrid",
+    ),
+    Shown(
+        "alfworld",
+        "Household tasks of six types in TextWorld's engine (`pip install 'gtrturbo[alfworld]'`: a C compiler and cmake "
+        "build two of its parts). What may be done changes with the state, and an action is taken whole: `shelf 1` is not "
+        "`shelf 10`. What is told stands in the prompt, in a picture (`look=picture`), or in both.\n\n"
+        "120 games are written here. Where ALFWORLD_DATA names the folder of `alfworld-download` the real ones are "
+        "played, but for `games=written`. Episodes are dealt from `train`; the panels `seen` (its rooms) and `unseen` "
+        "(others) play each game of theirs once. An evaluation tells success by type, too. The expert is the engine's "
+        "planner, which knows the whole state.\n\n"
+        "A turn pays 50 for a win and what the share of the goal's conditions that hold has risen by; `pays=level` is the "
+        "original's, which pays that share every turn, so that idling pays. The cost of an invalid reply is the paper's. "
+        "Its λ here is 0.2, where the default is 0.5: `ppo-step --thought-coef 0.2`, or `--set ppo-step.thought-coef=0.2` "
+        "of a run. THOR's engine: [alfworld-thor.md](alfworld-thor.md).",
+        ("look=both", "games=written"),
+        package="textworld",
+        episodes=10,
     ),
     Shown(
         "miniwob:enter-text",
@@ -113,8 +130,9 @@ what their results were measured with. With 2 on NumberLine `make demo` ended at
 of its last rollout were illegal. The paper's value on Points24 is 2, with 3 for a valid one (`--format-valid 3`).
 
 **Chance** is the success rate of random actions, and of the best single action, by {episodes} episodes each here, by 20 in
-a browser. `eval` plays up to 1,000 episodes a policy, and no more than 400,000 turns (1,000 in a browser, but 20 episodes a
-policy) or 600 seconds in all, once: it keeps the numbers in `~/.cache/gtrturbo/chance`. `--chance-episodes 0` leaves them out.
+a browser, by 10 in ALFWorld. `eval` plays up to 1,000 episodes a policy, and no more than 400,000 turns (1,000 in a browser,
+20,000 in ALFWorld, but 20 episodes a policy) or 600 seconds in all, once: it keeps the numbers in `~/.cache/gtrturbo/chance`.
+`--chance-episodes 0` leaves them out.
 """
 
 

@@ -42,6 +42,7 @@ from gtrturbo.runs.plan import plan
 from gtrturbo.runs.progress import run_with_progress
 from gtrturbo.runs.script import shell
 from gtrturbo.stages import STAGES, execute, preview, stage_of
+from gtrturbo.stages.mistyped import meant_by
 from gtrturbo.store.draft import Result
 
 ORDER = ("init", "sft", "rollout", "distill", "ppo-step", "merge", "eval")
@@ -101,9 +102,17 @@ def _plain_mistakes() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(message := getattr(error, "message", None), str):
-            error.message = one_line(message)  # type: ignore[attr-defined]
+        if isinstance(getattr(error, "message", None), str):
+            _name_the_option(error)
+            error.message = one_line(error.message)  # type: ignore[attr-defined]
         raise
+
+
+def _name_the_option(error: Any) -> None:
+    """Say of an option that there is not where what was meant by it is given."""
+    command, typed = getattr(getattr(error, "ctx", None), "info_name", None), getattr(error, "option_name", None)
+    if command and typed and hasattr(error, "possibilities") and (meant := meant_by(command, typed)):
+        error.message, error.possibilities = f"No such option: {typed}. It is given as {meant}", None
 
 
 JOBS = (

@@ -421,7 +421,7 @@ def test_a_loss_that_is_not_finite_writes_nothing(tmp_path, warm, turns):
 
 
 TASKS_LISTED = (
-    "built in: numberline, ezpoints, blackjack, points24, frozenlake, sokoban, gym:ID, minigrid:ID, miniwob:ID; "
+    "built in: numberline, ezpoints, blackjack, points24, frozenlake, sokoban, alfworld, gym:ID, minigrid:ID, miniwob:ID; "
     "one of your own: package.module:NAME or path/to/file.py:NAME."
 )
 

@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -72,6 +72,21 @@ def summarize(turns: Sequence[Turn]) -> dict[str, float]:
         | _perception(turns)
         | _thoughts(turns)
     )
+
+
+def success_by_kind(turns: Sequence[Turn], kind: Callable[[dict[str, Any]], str] | None) -> dict[str, float]:
+    """Tell success apart for each kind of episode: success_rate_KIND of episodes_KIND episodes.
+
+    Args:
+        kind: tells it of what is known of an episode's state, see `Task.kind`; without it nothing is told.
+    """
+    if kind is None:
+        return {}
+    won: dict[str, list[bool]] = {}
+    for episode in by_episode(turns):
+        won.setdefault(kind(episode[0].info), []).append(episode[-1].won)
+    rates = {f"success_rate_{name}": mean(found) for name, found in sorted(won.items())}
+    return rates | {f"episodes_{name}": float(len(found)) for name, found in sorted(won.items())}
 
 
 def _perception(turns: Sequence[Turn]) -> dict[str, float]:

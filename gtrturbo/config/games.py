@@ -11,6 +11,7 @@ GAME_IDS = {
 }
 
 WORLDS = ("frozenlake", "sokoban")
+HOUSES = ("alfworld",)  # Their engines are packages of others.
 FAMILIES = ("gym", "minigrid", "miniwob")
 
 # What a turn pays at least and at most.
@@ -22,8 +23,11 @@ TURN_REWARDS = {
     "frozenlake": (0.0, 1.0),
     "sokoban": (-2.0, 1.0),
     "minigrid": (0.0, 1.0),
+    "alfworld": (-1.0, 51.0),
     "miniwob": (-1.0, 1.0),
 }
+# Where a wrong turn ends nothing, it loses at most what it takes back itself: the paper's cost is as much.
+OWN_COSTS = {"alfworld": 1.0}
 UNKNOWN_COST = 1.0
 
 
@@ -32,8 +36,9 @@ def invalid_reply_cost(text: str) -> float:
 
     A wrong move loses what it pays itself and what the right one would have paid: then to write nothing readable is no way out.
     """
-    lowest, highest = TURN_REWARDS.get(game_name(text).partition(":")[0], (0.0, UNKNOWN_COST))
-    return highest - lowest
+    task = game_name(text).partition(":")[0]
+    lowest, highest = TURN_REWARDS.get(task, (0.0, UNKNOWN_COST))
+    return OWN_COSTS.get(task, highest - lowest)
 
 
 def game_name(text: str) -> str:
@@ -53,4 +58,4 @@ def is_game(text: str) -> bool:
 def has_tiny_image(text: str) -> bool:
     """Tell whether a task is built in and draws small pictures when asked to, with image=tiny."""
     name = game_name(text)
-    return name in GAME_IDS or name in WORLDS or name.startswith("minigrid:")
+    return name in GAME_IDS or name in WORLDS or name in HOUSES or name.startswith("minigrid:")

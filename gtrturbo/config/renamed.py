@@ -2,6 +2,19 @@
 
 from gtrturbo.errors import GtrTurboError
 
+# What other toolkits call an option.
+ALSO_CALLED_OPTIONS = {
+    "lr": "learning-rate",
+    "batch-size": "minibatch-size",
+    "num-epochs": "epochs",
+    "max-tokens": "max-new-tokens",
+    "beta": "kl-coef",
+    "model-path": "checkpoint",
+    "env-id": "task",
+    "output": "out",
+    "output-dir": "out",
+}
+
 # By the old name: the new one.
 RENAMED = {
     "illegal": "on_invalid_reply",

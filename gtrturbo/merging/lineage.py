@@ -26,6 +26,11 @@ def on_disk(model: Path, *, revision: str | None = None) -> Path:
     """
     if model.exists() or not could_be_id(model):
         return model
+    if odd := set("*?[") & set(str(model)):
+        raise GtrTurboError(
+            f"nothing is there that {model} stands for: the shell left its {min(odd)} as it is.",
+            "check the names of the folders.",
+        )
     if len(model.parts) == 1:  # As old ids are, and as folders are that are spelt wrongly.
         return found_here(str(model)) or model
     from huggingface_hub import snapshot_download  # Takes half a second to import.

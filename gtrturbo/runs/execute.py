@@ -21,6 +21,7 @@ from gtrturbo.runs.pruning import leftovers, schedule
 from gtrturbo.runs.script import command, command_words
 from gtrturbo.runs.warm_start import check_tasks
 from gtrturbo.stages import execute, existing, read_by, stage_of
+from gtrturbo.stages.beforehand import refuse_early
 from gtrturbo.store.draft import Result
 from gtrturbo.store.ids import artifact_id, require_there
 from gtrturbo.store.names import MANIFEST
@@ -46,6 +47,9 @@ def run(config: RunConfig, *, on_step: OnStep | None = None) -> list[Result]:
     check_sources(config, own)
     check_tasks(steps)
     _check_inputs(steps)
+    _check_later(steps)
+    if not (steps[0].config.out / MANIFEST).is_file():
+        refuse_early(steps[0].config)
     require_trackers(config.log)
     if world().first:
         record_run(config, replace=False, own=own)
@@ -106,6 +110,15 @@ def _check_inputs(steps: Sequence[Step]) -> None:
     for path in {path for step in steps for path in read_by(step.config)} - made:
         if not names_code(path):
             require_there(path)
+
+
+def _check_later(steps: Sequence[Step]) -> None:
+    """Refuse before any work what lies where later steps will write and is of another run, as of one from another start."""
+    there = [(step.config.out / MANIFEST).is_file() for step in steps]
+    missing = there.index(False) if False in there else len(there)
+    for step, done in zip(steps[missing:], there[missing:], strict=True):
+        if done and all(path.exists() for path in read_by(step.config)):
+            existing(step.config)
 
 
 def _check_world(config: RunConfig) -> None:

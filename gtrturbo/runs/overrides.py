@@ -1,9 +1,10 @@
 """What a user sets of the stages of a run: `run --set STAGE.OPTION=VALUE`."""
 
+from difflib import get_close_matches
 from typing import Any
 
 from gtrturbo.config.fields import Field, Role, fields
-from gtrturbo.config.renamed import refuse_old
+from gtrturbo.config.renamed import ALSO_CALLED_OPTIONS, refuse_old
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.stages import STAGES
 
@@ -44,7 +45,10 @@ def _settable(stage: str, name: str) -> Field:
     field = known.get(name.replace("-", "_"))
     if field is None:
         refuse_old(STAGES[command].config, frozenset(known), name)
-        raise GtrTurboError(f"{told}: {stage} has no such option.", f"see: gtrturbo {command} --help")
+        options = [known_name.replace("_", "-") for known_name in known]
+        meant = [ALSO_CALLED_OPTIONS[name]] if name in ALSO_CALLED_OPTIONS else get_close_matches(name, options, n=1)
+        mend = f"did you mean {stage}.{meant[0]}?" if meant and meant[0] in options else f"see: gtrturbo {command} --help"
+        raise GtrTurboError(f"{told}: {stage} has no such option.", mend)
     if field.name == "out" or field.roles & {Role.INPUT, Role.POSITIONAL}:
         raise GtrTurboError(f"{told} cannot be set: the run decides what its stages read and write.")
     return field

@@ -30,6 +30,7 @@ from gtrturbo.runs.methods import check_options, given_teachers, method_of
 from gtrturbo.runs.overrides import ADAPTER, EXPERT, overrides
 from gtrturbo.runs.presets import PRESETS
 from gtrturbo.stages import STAGES
+from gtrturbo.stages.beforehand import require_taught
 from gtrturbo.store.ids import seed_for
 from gtrturbo.store.names import LEDGER
 
@@ -64,6 +65,7 @@ def plan(config: RunConfig) -> list[Step]:
     updates = [step.config for step in steps if step.stage == "ppo-step"]
     taught_by = {step.config.out: step.config for step in steps if step.stage == "distill"}
     for update in updates:
+        require_taught(update)
         if update.scores in taught_by:
             require_fitting_guidance(taught_by[update.scores], update, "--set distill.top-logprobs=64")
     for played, update in zip(

@@ -4,9 +4,10 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from gtrturbo.config import EvalConfig, PpoStepConfig, RolloutConfig
-from gtrturbo.config.fields import input_paths
+from gtrturbo.config import EvalConfig, InitConfig, PpoStepConfig, RolloutConfig
+from gtrturbo.config.fields import fields, input_paths
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.hub_names import require_found
 from gtrturbo.plugins import names_code
 from gtrturbo.store.ids import artifact_id, short
 from gtrturbo.store.manifest import read_manifest
@@ -28,8 +29,22 @@ def refuse_early(config: Any) -> None:
                 read_manifest(path, READ_AS[name])
     if isinstance(config, RolloutConfig | EvalConfig) and config.task:  # distill has the turns' own options of its task.
         importlib.import_module("gtrturbo.tasks.loading").load_task(config.task, config.env)
+    if isinstance(config, InitConfig):
+        require_found(config.model, config.revision)
     if isinstance(config, PpoStepConfig):
+        require_taught(config)
         require_player(config.rollouts, config.checkpoint)
+
+
+def require_taught(config: PpoStepConfig) -> None:
+    """Refuse settings of a teacher's guidance in an update that has none."""
+    for field in fields(PpoStepConfig):
+        guidance = "scores" if field.name.startswith("kl_") else "demos" if field.name == "demo_coef" else None
+        if guidance and not getattr(config, guidance) and getattr(config, field.name) != field.default:
+            raise GtrTurboError(
+                f"{field.option} has no part in an update without --{guidance}.",
+                f"leave it out, or add: --{guidance} GUIDANCE, which distill writes.",
+            )
 
 
 def require_player(rollouts: Path, checkpoint: Path) -> None:

@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from functools import partial
 
-from gtrturbo.analysis.summary import summarize
+from gtrturbo.analysis.summary import success_by_kind, summarize
 from gtrturbo.analysis.thoughts import thought_entropy, thought_information
 from gtrturbo.config import EvalConfig
 from gtrturbo.console import stderr
@@ -55,7 +55,7 @@ def run(config: EvalConfig) -> Result:
             on_invalid_reply=config.on_invalid_reply,
         )
         if turns:  # Of several processes the first has them all, the others none.
-            draft.metrics = summarize(turns) | _chance(config, task)
+            draft.metrics = summarize(turns) | success_by_kind(turns, task.kind) | _chance(config, task)
             draft.metrics |= thought_entropy(draft.folder) | player.metrics()
             draft.metrics |= thought_information(draft.folder, turns, player.policy, temperature=config.temperature)
             save_json(draft.folder / METRICS, draft.metrics)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gtrturbo.analysis.summary import summarize
+from gtrturbo.analysis.summary import success_by_kind, summarize
 from gtrturbo.analysis.thoughts import thought_entropy
 from gtrturbo.config import RolloutConfig
 from gtrturbo.errors import GtrTurboError
@@ -53,7 +53,8 @@ def run(config: RolloutConfig) -> Result:
         if config.expert:
             _require_readable(task, turns)
         if turns:  # Of several processes the first has them all, the others none.
-            draft.metrics = summarize(turns) | thought_entropy(draft.folder) | (player.metrics() if player else {})
+            draft.metrics = summarize(turns) | success_by_kind(turns, task.kind) | thought_entropy(draft.folder)
+            draft.metrics |= player.metrics() if player else {}
         if player and config.checkpoint:
             draft.renderer, draft.timing = renderer_hash(config.checkpoint), player.machine()
             draft.tokenizer = player.tokenizer

@@ -8,7 +8,7 @@ away before the next one begins, if it bears a sign that it was left by us; a fo
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gtrturbo.distributed.escapes import shell_word
@@ -73,7 +73,9 @@ def _made(place: Path, busy: GtrTurboError) -> int:
 def _sign(place: Path, lock: int) -> None:
     try:
         _sign_within(lock)
-    except BaseException:  # As where the disk is full.
+    except BaseException:  # As where the disk is full, or Ctrl-C comes when the mark is just there.
+        with suppress(FileNotFoundError):
+            os.unlink(DRAFT_MARK, dir_fd=lock)
         os.close(lock)
         place.rmdir()
         raise

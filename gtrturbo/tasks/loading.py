@@ -9,6 +9,7 @@ from typing import Any, Literal
 from gtrturbo.config.games import game_name
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import find, is_outside, load
+from gtrturbo.tasks.alf.alfworld import alfworld
 from gtrturbo.tasks.built_in import GAMES, game_task
 from gtrturbo.tasks.options import Choice, Number, Option, Switch, Text, Whole, default, read_option
 from gtrturbo.tasks.task import Task
@@ -20,7 +21,7 @@ from gtrturbo.tasks.worlds.sokoban import sokoban
 
 KIND = "task"
 # Each takes its options by keyword, as a function of the user's own does; those of a family take the environment's id before.
-WORLDS: dict[str, Callable[..., Task]] = {"frozenlake": frozen_lake, "sokoban": sokoban}
+WORLDS: dict[str, Callable[..., Task]] = {"frozenlake": frozen_lake, "sokoban": sokoban, "alfworld": alfworld}
 BY_ID: dict[str, Callable[..., Task]] = {"gym": any_gym, "minigrid": mini_grid, "miniwob": web_page}
 ANY_WHOLE = 1 << 53
 

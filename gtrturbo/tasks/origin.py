@@ -10,7 +10,8 @@ from pathlib import Path
 import gymnasium as gym
 
 from gtrturbo.config.games import FAMILIES, game_name
-from gtrturbo.tasks.loading import load_task
+from gtrturbo.tasks.alf.alfworld import alfworld, alfworld_origin
+from gtrturbo.tasks.loading import load_task, options_of, read_options
 from gtrturbo.tasks.worlds import sokoban
 from gtrturbo.tasks.worlds.miniwob import NAMED
 
@@ -30,6 +31,8 @@ def origin(task: str, options: Sequence[str]) -> dict[str, str]:
         return {"name": "sokoban", "version": sokoban.VERSION}
     if name == "frozenlake":
         return {"name": "FrozenLake-v1", "version": f"gymnasium {metadata.version('gymnasium')}"}
+    if name == "alfworld":
+        return alfworld_origin(read_options(name, options, options_of(name, alfworld)))
     if family not in FAMILIES:
         return {}
     environment = NAMED.format(environment) if family == "miniwob" else environment.rpartition(":")[2]

@@ -45,6 +45,7 @@ class Task:
         random_expert: thoughts and an action of one who reads truly and acts at random. If not given, and the task has no parser
             of its own, it tries any action that is allowed.
         won: whether an episode was won; see `won_by_info`.
+        kind: of which kind an episode is, by what is known of its state, where success is to be told for each kind apart.
         max_turns: turns after which no episode goes on; the environment's own limit if not given.
         panels: fixed lists of episodes by name, each the seeds that the environment is reset with: `eval --panel NAME`.
         blind: makes an environment of the same rules that draws nothing, for play without a model.
@@ -65,6 +66,7 @@ class Task:
     expert: Callable[[Info], Advice] | None = None
     random_expert: Callable[[Info, np.random.Generator], Advice] | None = None
     won: Callable[[Ending], bool] = won_by_info
+    kind: Callable[[Info], str] | None = None
     max_turns: int | None = None
     panels: Mapping[str, Sequence[int]] = field(default_factory=dict)
     blind: Callable[[], gym.Env] | None = None

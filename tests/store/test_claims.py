@@ -144,6 +144,19 @@ def test_a_disk_that_is_full_when_the_draft_is_signed_leaves_no_draft(tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_interrupt_just_after_the_mark_is_written_is_told_as_that_and_leaves_nothing(tmp_path, monkeypatch):
+    sign = claims._sign_within
+
+    def interrupted(folder):
+        sign(folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(claims, "_sign_within", interrupted)
+    with pytest.raises(KeyboardInterrupt), claimed_anew(tmp_path / "out", BUSY):
+        pytest.fail("the folder was made")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("target", ["nowhere", "out", "kept"])
 def test_a_state_is_never_put_in_the_place_of_a_link(tmp_path, target):
     add(tmp_path / "kept")

@@ -3,7 +3,7 @@
 import pytest
 
 from docs import tasks
-from gtrturbo.config.games import FAMILIES, GAME_IDS, WORLDS
+from gtrturbo.config.games import FAMILIES, GAME_IDS, HOUSES, WORLDS
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.view import View
 
@@ -12,7 +12,7 @@ TEXT = tasks.PAGE.read_text(encoding="utf-8")
 
 def test_every_built_in_task_has_a_section_and_a_picture():
     shown = {each.name.partition(":")[0] for each in tasks.SHOWN}
-    assert shown == {*GAME_IDS, *WORLDS, *FAMILIES}
+    assert shown == {*GAME_IDS, *WORLDS, *HOUSES, *FAMILIES}
     assert TEXT.startswith(tasks.HEAD.replace("{episodes}", str(tasks.EPISODES)))
     assert len(list(tasks.PICTURES.glob("task-*.png"))) == len(tasks.SHOWN) == TEXT.count("](pictures/task-")
 

@@ -1,0 +1,50 @@
+"""Names of models on the hub, looked up before anything heavy is imported."""
+
+from difflib import get_close_matches
+from pathlib import Path
+
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.sizes import BUILT_IN
+from gtrturbo.store.names import MODEL_CONFIG
+
+PATIENCE = 10  # seconds until the hub has to answer
+MEND = f"give {', '.join(BUILT_IN)}, a local folder, or the Hugging Face id of a model that can be reached or was fetched before."
+
+
+def require_found(model: str, revision: str | None) -> None:
+    """Refuse a name that is no built-in model and no folder, and that the hub does not know or cannot be asked about.
+
+    Raises:
+        GtrTurboError: says which it is, and which built-in name is nearest.
+    """
+    if model in BUILT_IN or Path(model).is_dir():
+        return
+    from huggingface_hub import hf_hub_download  # Takes half a second to import.
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if meant := get_close_matches(model, BUILT_IN, n=1):
+        raise GtrTurboError(f"there is no model {model!r}.", f"did you mean {meant[0]}?")
+    try:
+        hf_hub_download(model, MODEL_CONFIG, revision=revision, etag_timeout=PATIENCE)
+    except GatedRepoError:
+        raise GtrTurboError(
+            f"{model} is shown only to those whom its owner has let in.", "ask on its page, then: hf auth login"
+        ) from None
+    except RepositoryNotFoundError:
+        raise GtrTurboError(f"the hub knows no model {model}, or does not show it to you.", MEND) from None
+    except RevisionNotFoundError:
+        raise GtrTurboError(f"{model} has no revision {revision}.", "see its page for those that it has.") from None
+    except HFValidationError:
+        raise GtrTurboError(f"{model} is no folder, and no name of a model either.", MEND) from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+        raise GtrTurboError(f"{model} is no folder, was not fetched before, and the hub is not reached.", MEND) from None
+    except EntryNotFoundError:
+        return  # What it holds instead is told by the library that reads it.
