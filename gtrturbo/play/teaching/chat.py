@@ -78,6 +78,15 @@ class Sampling:
     reply_format: ReplyFormat = "auto"
 
 
+@dataclass(frozen=True)
+class _Fields:
+    """The fields that a server is sent beside the messages: the form it is held to, its limit's name, a temperature or none."""
+
+    form: ReplyFormat
+    limit: str = OLD_LIMIT
+    heats: bool = True
+
+
 Schema = Callable[[Question], dict[str, Any] | None]
 
 
@@ -99,8 +108,7 @@ class ChatModel:
         self.address, self.model, self.kept, self.budget, self.sampling = address_of(address), model, kept, budget, sampling
         self._at_once, self._timeout = at_once, timeout
         self._stop, self._lock, self._not_before = threading.Event(), threading.Lock(), 0.0
-        self._formats = [*FORMATS] if sampling.reply_format == "auto" else [sampling.reply_format]
-        self._limit, self._heats = OLD_LIMIT, True
+        self._fields = _Fields(FORMATS[0] if sampling.reply_format == "auto" else sampling.reply_format)
 
     def ask(self, questions: Sequence[Question], schema: Schema, *, on_answer: Callable[[], None]) -> list[Answered]:
         """Answer questions, from what was answered before where it was; equal ones are asked once.
@@ -180,8 +188,10 @@ class ChatModel:
             self._wait()
             reserved, started = self.budget.begin(likely), time.monotonic()
             paid: TokenCounts | None = None
+            sent = self._fields
             try:
-                answer = self._read(request_once(self.address + CHAT, self._body(messages, schema), timeout=self._timeout))
+                body = self._body(messages, schema, sent)
+                answer = self._read(request_once(self.address + CHAT, body, timeout=self._timeout))
                 paid = answer.tokens if answer.told else likely
                 return replace(answer, seconds=round(time.monotonic() - started, 3))
             except TriedInVainError as error:
@@ -192,7 +202,7 @@ class ChatModel:
                 self._pause(error, trouble)
                 trouble += 1
             except RefusedError as error:
-                if not self._leave_out(error):
+                if not self._leave_out(error, sent):
                     raise
             finally:
                 self.budget.end(reserved, paid, time.monotonic() - started)
@@ -221,31 +231,33 @@ class ChatModel:
         else:
             self._stop.wait(pause)
 
-    def _body(self, messages: list[dict[str, Any]], schema: dict[str, Any] | None) -> dict[str, Any]:
-        body: dict[str, Any] = {"model": self.model, "messages": messages, self._limit: self.sampling.max_tokens}
-        if self._heats:
+    def _body(self, messages: list[dict[str, Any]], schema: dict[str, Any] | None, fields: _Fields) -> dict[str, Any]:
+        body: dict[str, Any] = {"model": self.model, "messages": messages, fields.limit: self.sampling.max_tokens}
+        if fields.heats:
             body["temperature"] = self.sampling.temperature
-        form = self._formats[0]
-        if schema and form == "schema":
+        if schema and fields.form == "schema":
             body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
-        elif schema and form == "json":
+        elif schema and fields.form == "json":
             body["response_format"] = {"type": "json_object"}
         return body
 
-    def _leave_out(self, error: RefusedError) -> bool:
-        """Leave out of all further requests what a server does not take; return False where it is none of these.
+    def _leave_out(self, error: RefusedError, sent: _Fields) -> bool:
+        """Leave out of all further requests what a server does not take of `sent`; return False where it is none of these.
 
-        Models that reason take no temperature, and their limit has another name.
+        Models that reason take no temperature, and their limit has another name. Where another request learned meanwhile what
+        is not taken, nothing more is left out: this one is sent again as that one is.
         """
         with self._lock:
             if error.code not in UNPROCESSABLE:
                 return False
-            if NEW_LIMIT in error.said and self._limit == OLD_LIMIT:
-                self._limit = NEW_LIMIT
-            elif "temperature" in error.said and self._heats:
-                self._heats = False
-            elif len(self._formats) > 1:
-                del self._formats[0]
+            if self._fields != sent:
+                return True
+            if NEW_LIMIT in error.said and sent.limit == OLD_LIMIT:
+                self._fields = replace(sent, limit=NEW_LIMIT)
+            elif "temperature" in error.said and sent.heats:
+                self._fields = replace(sent, heats=False)
+            elif self.sampling.reply_format == "auto" and sent.form != FORMATS[-1]:
+                self._fields = replace(sent, form=FORMATS[FORMATS.index(sent.form) + 1])
             else:
                 return False
             return True

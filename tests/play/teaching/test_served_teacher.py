@@ -275,6 +275,14 @@ def test_a_server_is_sent_what_it_takes(distill):
     assert corrector.tries == len(corrector.requests) + 3  # Each of the three is found out once.
 
 
+@pytest.mark.parametrize("refuses", ["no_schema", "new_limit"])
+def test_what_many_requests_are_refused_for_at_once_is_left_out_once(distill, refuses):
+    with serving(Corrector(seconds=0.1, **{refuses: True})) as corrector:
+        distill(corrector, at_once=16)
+    forms = {body["response_format"]["type"] for body in corrector.requests}
+    assert forms == {"json_object" if refuses == "no_schema" else "json_schema"}
+
+
 def test_the_schema_is_of_the_tasks_reply(distill, tmp_path):
     with serving(Corrector()) as corrector:
         distill(corrector)
