@@ -10,7 +10,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import Adapter
 from gtrturbo.merging.changes import Change, Replaced, Shape, Tokens
 from gtrturbo.merging.factored import Directed, Experts, Product, Residual
-from gtrturbo.merging.matching import Pattern
+from gtrturbo.merging.matching import Pattern, names_in_memory
 from gtrturbo.merging.naming import Tensors, require_ties
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank
 from gtrturbo.merging.sources import BLOCK, TILE, Sources, Target, require_numbers
@@ -46,8 +46,8 @@ def adapter_sources(
     Raises:
         GtrTurboError: the adapters change tensors that the base does not hold, or in another shape.
     """
-    adapters = [without_copies(adapter, base) for adapter in adapters]
-    origin = without_copies(origin, base) if origin else None
+    adapters = [by_stored_parts(without_copies(adapter, base), base) for adapter in adapters]
+    origin = by_stored_parts(without_copies(origin, base), base) if origin else None
     used = (*adapters, *([origin] if origin else []))
     stored = stored_by_name(used, names)
     found = [bound(adapter, base, stored) for adapter in used]
@@ -85,6 +85,25 @@ def without_copies(adapter: Adapter, base: Layout) -> Adapter:
     return replace(adapter, choices=left, untied=() if copies else adapter.untied)
 
 
+def by_stored_parts(adapter: Adapter, base: Layout) -> Adapter:
+    """Take an adapter's change of a stack of experts apart, where the base stores each expert by itself."""
+    tails = {_tail(name) for name in base.entries}
+    stacked = [name for name, choice in adapter.choices.items() if isinstance(choice[0], Experts) and _tail(name) not in tails]
+    known = names_in_memory(base.folder) if stacked else None
+    choices, parts = dict(adapter.choices), set[str]()
+    for name in stacked if known else ():
+        made = known.stacks.get(name, ())
+        columns = base.entries[made[0].stored].shape[1] if made else 0
+        shape = (len({part.expert for part in made}), sum(base.entries[p.stored].shape[0] for p in made if not p.expert), columns)
+        if fitting := [change for change in choices[name] if isinstance(change, Experts) and change.shape == shape]:
+            del choices[name]
+            for part in made:
+                own = base.entries[part.stored].shape
+                choices[part.stored] = tuple(replace(each, shape=own, first=part.expert, top=part.top) for each in fitting)
+                parts.add(part.stored)
+    return replace(adapter, choices=choices, by_stored=frozenset(parts))
+
+
 def _tail(name: str) -> str:
     return ".".join(name.split(".")[-2:])
 
@@ -117,8 +136,10 @@ def stored_by_name(adapters: Sequence[Adapter], names: Names) -> dict[str, str]:
     shapes: dict[str, list[Shape]] = {}
     for adapter in adapters:
         for name, choice in adapter.choices.items():
-            shapes.setdefault(name, []).extend(change.shape for change in choice)
-    return names(list(shapes.items())) if shapes else {}
+            if name not in adapter.by_stored:
+                shapes.setdefault(name, []).extend(change.shape for change in choice)
+    own = {name: name for adapter in adapters for name in adapter.by_stored}
+    return own | (names(list(shapes.items())) if shapes else {})
 
 
 def bound(adapter: Adapter, base: Layout, stored: dict[str, str]) -> Changes:

@@ -47,7 +47,8 @@ class Adapter:
 
     `choices`: by the name of a tensor in memory, what the adapter does to it, in each of the shapes that it may have there;
     `flipped`: the config says that layers store their weights as [in, out]; `untied`: tensors that were trained as copies of
-    their own, so that what the model ties to them kept its weights; `named`: the modules that the config names.
+    their own, so that what the model ties to them kept its weights; `named`: the modules that the config names; `by_stored`:
+    names among the choices that are those on disk, of parts of what is one tensor in memory.
     """
 
     folder: Path
@@ -55,6 +56,7 @@ class Adapter:
     flipped: bool = False
     untied: tuple[str, ...] = ()
     named: Named = field(default_factory=Named)
+    by_stored: frozenset[str] = frozenset()
 
     @property
     def entries(self) -> list[TensorEntry]:
@@ -185,7 +187,7 @@ def _factors(folder: Path, config: dict[str, Any], parts: Parts) -> dict[str, tu
         if TOKENS in left:
             entry = left.pop(TOKENS)
             choices[f"{module}.weight"] = (Tokens(entry, _tokens(folder, config, module, entry), (-1, *entry.shape[1:])),)
-        elif targeted := _parameters(config, _unwrapped(module)):
+        elif targeted := _parameters(folder, config, _unwrapped(module), levels[_unwrapped(module)]):
             if levels[_unwrapped(module)] != len(targeted):
                 raise GtrTurboError(f"{folder} adapts {levels[_unwrapped(module)]} of the parameters {', '.join(targeted)}.")
             for name in targeted:
@@ -195,6 +197,8 @@ def _factors(folder: Path, config: dict[str, Any], parts: Parts) -> dict[str, tu
             choices |= _of_module(folder, config, module, left)
         if left:
             raise GtrTurboError(f"{folder} holds {next(iter(left.values())).name}, which is no factor of a layer.")
+    if unfit := next((name for name, choice in choices.items() if not choice), None):
+        raise GtrTurboError(f"{folder} holds no factors of {unfit} of the rank that its {ADAPTER_CONFIG} says.", MEND)
     return choices
 
 
@@ -253,14 +257,19 @@ def _pair(folder: Path, module: str, parts: dict[str, TensorEntry], names: tuple
     return a, b
 
 
-def _parameters(config: dict[str, Any], module: str) -> list[str]:
-    """Name the parameters of a module that are adapted by themselves: stacked experts."""
-    found = []
+def _parameters(folder: Path, config: dict[str, Any], module: str, count: int) -> list[str]:
+    """Name the parameters of a module that are adapted by themselves: stacked experts, or a router.
+
+    A target without its module (`down_proj`) may be of any, which has it or not. It is none of a module that is adapted as a
+    layer; and where there are more targets than the `count` pairs of factors, those that name this module are meant.
+    """
+    found, own = [], []
     for target in sorted(set(config.get("target_parameters") or [])):
         name = f"{module}.{target.rpartition('.')[2]}"
         if name == target or name.endswith(f".{target}"):
             found.append(name)
-    return found
+            own += [name] if "." in target else []
+    return own if len(found) > count == len(own) or (found and Named(folder, config).adapts(module)) else found
 
 
 def _of_parameter(folder: Path, config: dict[str, Any], name: str, parts: dict[str, TensorEntry]) -> tuple[Change, ...]:
@@ -270,10 +279,12 @@ def _of_parameter(folder: Path, config: dict[str, Any], name: str, parts: dict[s
     rank = _of_pattern(config.get("rank_pattern"), name, config.get("r"))
     if type(rank) is not int or rank < 1:
         raise GtrTurboError(f"the rank of {name} is {rank!r} in {ADAPTER_CONFIG}, not a whole number.", MEND)
-    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or a.shape[0] % rank:
+    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
         raise GtrTurboError(
             f"{folder}: {a.name} has shape {list(a.shape)} and its lora_B {list(b.shape)}: no factors of experts."
         )
+    if a.shape[0] % rank:  # Those of another parameter of the module, or of none.
+        return ()
     scale, experts = scale_of(config, name, rank), a.shape[0] // rank
     if experts == 1:
         return (Product(a, b, scale, (b.shape[0], a.shape[1])),)

@@ -116,14 +116,14 @@ class Experts:
         return (self.a, self.b)
 
     def open(self, files: Files, weights: RowReader) -> OpenChange:
-        a, b = (in_double(_matrix(files, entry)) for entry in self.entries)
-        a = a.reshape(self.experts, -1, a.shape[1]) * self.scale  # [experts, r, in]
-        b = b.reshape(len(b), -1, self.experts).transpose(2, 0, 1)  # [experts, out, r]
-        left, right = (a.transpose(0, 2, 1), b.transpose(0, 2, 1)) if self.transposed else (b, a)
+        a, b = (_matrix(files, entry) for entry in self.entries)
         height = self.shape[-2]
         count = self.shape[0] if len(self.shape) == 3 else 1
-        chosen = range(self.first, self.first + count)
-        return _Stack([Delta(left[e, self.top : self.top + height], right[e]) for e in chosen], height)
+        chosen = slice(self.first, self.first + count)
+        a = in_double(a.reshape(self.experts, -1, a.shape[1])[chosen]) * self.scale  # [count, r, in]
+        b = in_double(b.reshape(len(b), -1, self.experts)[:, :, chosen]).transpose(2, 0, 1)  # [count, out, r]
+        left, right = (a.transpose(0, 2, 1), b.transpose(0, 2, 1)) if self.transposed else (b, a)
+        return _Stack([Delta(left[e, self.top : self.top + height], right[e]) for e in range(count)], height)
 
 
 @dataclass(frozen=True)

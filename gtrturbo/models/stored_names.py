@@ -1,5 +1,6 @@
 """How transformers names a model's stored tensors in memory, found without loading weights."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,11 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.core_model_loading import Concatenate, MergeModulelist, WeightConverter, WeightRenaming, rename_source_key
 from transformers.pytorch_utils import Conv1D
 
-from gtrturbo.models.names_in_memory import ModelNames
-from gtrturbo.store.safetensors_files import read_layout
+from gtrturbo.models.names_in_memory import ModelNames, StackPart
+from gtrturbo.store.safetensors_files import TensorEntry, read_layout
 
 KINDS = (AutoModelForImageTextToText, AutoModelForCausalLM, AutoModel)
 
@@ -33,8 +34,45 @@ def model_names(folder: Path) -> ModelNames:
     converters = [change for change in changes if isinstance(change, WeightConverter)]
     state = model.state_dict()
     stored = read_layout(folder).entries
-    names = {name: rename_source_key(name, renamings, converters, model.base_model_prefix, state)[0] for name in stored}
-    return ModelNames(names, frozenset(state), dict(model.all_tied_weights_keys))
+    found = {name: rename_source_key(name, renamings, converters, model.base_model_prefix, state) for name in stored}
+    names = {name: place for name, (place, _) in found.items()}
+    by_source = {name: (place, pattern) for name, (place, pattern) in found.items() if pattern}
+    stacks = _stacks(by_source, converters, stored, {name: tuple(value.shape) for name, value in state.items()})
+    return ModelNames(names, frozenset(state), dict(model.all_tied_weights_keys), stacks)
+
+
+def _stacks(
+    found: Mapping[str, tuple[str, str]],
+    converters: Sequence[WeightConverter],
+    stored: Mapping[str, TensorEntry],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, tuple[StackPart, ...]]:
+    """Say what stacks of experts are made of: of each expert one matrix, or several one below the other.
+
+    Args:
+        found: for each stored name that is converted, the name in memory and the pattern of the conversion that it fits.
+        converters: how transformers makes tensors in memory of stored ones.
+        stored: the tensors on disk.
+        shapes: of the tensors in memory.
+    """
+    ways = [(MergeModulelist, 0)], [(MergeModulelist, 0), (Concatenate, 1)]
+    plain = [each for each in converters if [(type(step), getattr(step, "dim", None)) for step in each.operations] in ways]
+    order = {pattern: place for each in plain for place, pattern in enumerate(each.source_patterns) if "*" in pattern}
+    members: dict[str, list[tuple[int, int, str]]] = {}
+    for name, (place, pattern) in found.items():
+        numbers = [part for part in name.split(".") if part.isdigit()]
+        if pattern in order and numbers and len(stored[name].shape) == 2:
+            members.setdefault(place, []).append((int(numbers[-1]), order[pattern], name))
+    stacks = {}
+    for place, each in members.items():
+        parts, heights = [], dict[int, int]()
+        for expert, _, name in sorted(each):
+            parts.append(StackPart(name, expert, heights.get(expert, 0)))
+            heights[expert] = parts[-1].top + stored[name].shape[0]
+        # Of a model that lacks experts, or has others, nothing is known.
+        if [(expert, *shapes.get(place, ())[1:2]) for expert in range(len(heights))] == sorted(heights.items()):
+            stacks[place] = tuple(parts)
+    return stacks
 
 
 def transposed_layers(folder: Path) -> set[str] | None:
