@@ -194,7 +194,8 @@ def test_an_interrupt_ends_it_and_leaves_nothing(tmp_path):
         except subprocess.TimeoutExpired:
             continue
     assert process.returncode == 130, process.communicate()[1]
-    assert not (tmp_path / "turns").exists() and list((tmp_path / "t").iterdir()) == []
+    left = [path.name for path in (tmp_path / "t").iterdir() if not path.name.startswith("torchinductor")]  # torch's own.
+    assert not (tmp_path / "turns").exists() and left == []
 
 
 def test_a_game_that_is_no_pddl_is_named_and_its_grammar_runs_nothing(tmp_path):
