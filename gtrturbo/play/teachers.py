@@ -82,13 +82,15 @@ class Account:
     """What a teacher tells of its work when it is done.
 
     Attributes:
-        metrics: numbers that follow from its answers, for the manifest.
+        metrics: counts that follow from its answers, for the manifest; those of several teachers are added up.
+        parts: shares that follow from its answers, each as its part and the whole.
         timing: what it took, such as calls that were paid now and their seconds, for timing.json.
         about: who it was, for a file of the artifact; empty where the manifest says it.
         example: an answer that could not be read, and why.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, tuple[float, float]] = field(default_factory=dict)
     timing: dict[str, Any] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
     example: str = ""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -175,15 +176,18 @@ def _teach(config: DistillConfig, mode: Mode, teachers: Sequence[Named], draft: 
     questions = _questions(config, turns, None, task=task)
     drawn = shares(len(turns), parts_of(config.teacher_weights, len(teachers)), seed=config.seed)
     taught: dict[int, Taught] = {}
-    accounts: dict[str, Account] = {}
-    for place, (alone, teacher) in enumerate(teachers):
-        own = [question for question in questions if drawn[question.row] == place]
-        name = name_of(alone)
-        texts, accounts[name] = _replies(alone, mode, teacher, task, own, resume_log)
-        for question, text in zip(own, texts, strict=True):
-            turn = turns[question.row]
-            reply = task.read(text, turn.info) if text is not None else None
-            taught[question.row] = Taught(turn, text, reply, name)
+    accounts: list[tuple[str, Account]] = []
+    with TemporaryDirectory() as folder:
+        ledger = config.ledger or Path(folder) / "calls.jsonl"  # Bounds are of all teachers together.
+        for place, (alone, teacher) in enumerate(teachers):
+            own = [question for question in questions if drawn[question.row] == place]
+            name = name_of(alone)
+            texts, account = _replies(replace(alone, ledger=ledger), mode, teacher, task, own, resume_log)
+            accounts.append((name, account))
+            for question, text in zip(own, texts, strict=True):
+                turn = turns[question.row]
+                reply = task.read(text, turn.info) if text is not None else None
+                taught[question.row] = Taught(turn, text, reply, name)
     if group().world.first:
         _write(config, task, [taught[row] for row in range(len(turns))], accounts, draft)
 
@@ -205,16 +209,22 @@ def _require_own_actions(config: DistillConfig, task: Task, turns: Sequence[Turn
             )
 
 
-def _write(config: DistillConfig, task: Task, taught: Sequence[Taught], accounts: dict[str, Account], draft: Draft) -> None:
+def _write(
+    config: DistillConfig, task: Task, taught: Sequence[Taught], accounts: Sequence[tuple[str, Account]], draft: Draft
+) -> None:
     draft.metrics = usefulness(task, taught)
-    for name, account in accounts.items():
+    parts: dict[str, np.ndarray] = {}
+    for name, account in accounts:
         own = [each for each in taught if each.teacher == name]
         example = account.example or next(unread(own), "")
         require_useful(name, draft.metrics if len(accounts) == 1 else usefulness(task, own), example=example)
         for metric, value in account.metrics.items():
             draft.metrics[metric] = draft.metrics.get(metric, 0.0) + value
+        for metric, share in account.parts.items():
+            parts[metric] = parts.get(metric, np.zeros(2)) + share
         draft.timing |= {name: _together(draft.timing.get(name), value) for name, value in account.timing.items()}
         _tell_paid(name, account)
+    draft.metrics |= {metric: float(part / whole) for metric, (part, whole) in parts.items() if whole}
     write_rows(
         draft.folder / DEMOS,
         [
@@ -225,7 +235,7 @@ def _write(config: DistillConfig, task: Task, taught: Sequence[Taught], accounts
             if each.text is not None and each.reply
         ],
     )
-    if about := [account.about for account in accounts.values() if account.about]:
+    if about := [account.about for _, account in accounts if account.about]:
         save_json(draft.folder / TEACHER, about)
     draft.renderer = _renderer(config)
 

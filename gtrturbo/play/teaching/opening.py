@@ -93,6 +93,7 @@ def open_served(model: str, asking: Asking, paying: Paying, *, on_answer: Callab
             paid |= {"currency": prices.currency, "prices_dated": prices.dated.isoformat()}
         return Account(
             metrics=worded.metrics | worded.token_metrics,
+            parts=worded.parts,
             timing=paid,
             example=worded.example,
             about=_about(f"openai:{model}", asking)
@@ -127,7 +128,7 @@ def open_local(ask: Callable[..., list[str]], asking: Asking, *, name: str, at_o
     worded = WordedTeacher(answer, asking.templates, corrects=asking.corrects, hints=asking.hints)
     return _teacher(
         worded,
-        lambda: Account(metrics=worded.metrics, about=_about(name, asking), example=worded.example),
+        lambda: Account(metrics=worded.metrics, parts=worded.parts, about=_about(name, asking), example=worded.example),
         at_once=SERVER_AT_ONCE,
     )
 

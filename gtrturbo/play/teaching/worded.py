@@ -110,10 +110,12 @@ class WordedTeacher:
             "truncated",
             *(("right", "wrong", "unsolvable") if self._corrects else ()),
         )
-        told: dict[str, float] = {f"teacher_{name}": self.counts[name] for name in names}
-        if self.counts["verdicts"]:
-            told["teacher_verdict_agreement"] = self.counts["agreed"] / self.counts["verdicts"]
-        return told
+        return {f"teacher_{name}": self.counts[name] for name in names}
+
+    @property
+    def parts(self) -> dict[str, tuple[float, float]]:
+        """Shares that follow from the answers: the part and the whole of each."""
+        return {"teacher_verdict_agreement": (self.counts["agreed"], self.counts["verdicts"])}
 
     @property
     def token_metrics(self) -> dict[str, float]:

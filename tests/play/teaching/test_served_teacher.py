@@ -383,6 +383,25 @@ def test_demos_of_several_teachers_in_parts(distill, legal, tmp_path):
     assert timing(out)["paid_calls"] == len(corrector.requests)
 
 
+@pytest.mark.parametrize("more", ["openai:other", "openai:solver"])
+def test_numbers_of_several_teachers_are_of_all_their_answers(distill, tmp_path, legal, more):
+    both = {"more_teachers": (Path(more),)}
+    with serving(Corrector(wrong=0.5)) as corrector:
+        alone = read_manifest(distill(corrector)).metrics
+        mixed = read_manifest(distill(corrector, out=tmp_path / "both", **both)).metrics
+    assert mixed == alone and 0 < alone["teacher_verdict_agreement"] < 1 and alone["teacher_calls"] == len(legal)
+
+
+def test_a_budget_is_of_all_teachers_together(distill, tmp_path):
+    both = {"more_teachers": (Path("openai:other"),)}
+    with serving(Corrector()) as corrector:
+        distill(corrector, **both)
+        calls = corrector.tries
+        with pytest.raises(GtrTurboError, match=f"--max-calls {calls - 1} allows no further"):
+            distill(corrector, max_calls=calls - 1, answers=tmp_path / "others", out=tmp_path / "more", **both)
+        assert corrector.tries == 2 * calls - 1
+
+
 def test_two_commands_at_once_ask_once(distill, tmp_path):
     with serving(Corrector(seconds=0.01)) as corrector:
         distill(corrector, out=tmp_path / "alone", answers=tmp_path / "others")
