@@ -34,7 +34,7 @@ campaign: install  ## kill, damage and mislead every command thousands of times:
 
 test-trackers: install  ## TensorBoard, Weights & Biases and Trackio themselves, in an environment beside .venv
 	$(PYTHON) -m venv .venv-trackers
-	.venv-trackers/bin/pip install --quiet --disable-pip-version-check -e '.[dev,tensorboard,wandb,trackio]'
+	.venv-trackers/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,tensorboard,wandb,trackio]'
 	.venv-trackers/bin/pytest tests/store/test_tracker_services.py
 
 test-alfworld: install  ## ALFWorld in TextWorld itself, in an environment beside .venv: needs gcc and cmake, 6 minutes the first time
@@ -44,7 +44,7 @@ test-alfworld: install  ## ALFWorld in TextWorld itself, in an environment besid
 
 test-teachers: install  ## a teacher on `transformers serve`, in an environment beside .venv
 	$(PYTHON) -m venv .venv-teachers
-	.venv-teachers/bin/pip install --quiet --disable-pip-version-check -e . 'transformers[serving]>=5.23'
+	.venv-teachers/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e . 'transformers[serving]>=5.23'
 	GTRTURBO_SERVE=$(CURDIR)/.venv-teachers/bin/python $(BIN)/pytest tests/stages/test_real_serve.py
 
 test-miniwob: install  ## MiniWoB's pages in a real Chromium, in an environment beside .venv: the experts, killed browsers, a rollout

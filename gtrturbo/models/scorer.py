@@ -47,7 +47,8 @@ class Reading:
 
     Attributes:
         logprobs: of the reply's tokens, in nats, 0 outside the replies. [B, R] float32
-        states: the output head's input at the last prompt token and at each reply token but the last. [B, R, H]
+        states: the output head's input at the last prompt token and at each reply token but the last; outside the replies
+            whatever it is. [B, R, H]
         mask: real reply tokens. [B, R] bool
         read: what a reader saw in the distributions of the M real reply tokens, in the order of the mask. [M, …] each
     """

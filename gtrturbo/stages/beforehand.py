@@ -8,6 +8,7 @@ from gtrturbo.config import EvalConfig, InitConfig, PpoStepConfig, RolloutConfig
 from gtrturbo.config.fields import fields, input_paths
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.hub_names import require_found
+from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.plugins import names_code
 from gtrturbo.store.ids import artifact_id, short
 from gtrturbo.store.manifest import read_manifest
@@ -30,6 +31,11 @@ def refuse_early(config: Any) -> None:
     if isinstance(config, RolloutConfig | EvalConfig) and config.task:  # distill has the turns' own options of its task.
         importlib.import_module("gtrturbo.tasks.loading").load_task(config.task, config.env)
     if isinstance(config, InitConfig):
+        if config.task and config.model not in BUILT_IN:
+            raise GtrTurboError(
+                f"{config.model} brings its tokenizer with it, so that --task {config.task} has nothing to make.",
+                f"leave --task out, or choose a built-in --model: {', '.join(BUILT_IN)}.",
+            )
         require_found(config.model, config.revision)
     if isinstance(config, PpoStepConfig):
         require_taught(config)

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.config import InitConfig
-from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.built_in import build
 from gtrturbo.models.checkpoint import add_adapter, load_foreign, quiet, save_model
 from gtrturbo.models.checkpoint_files import rebased_name, renderer_hash
@@ -24,11 +23,6 @@ from gtrturbo.tasks.texts import task_texts
 
 def run(config: InitConfig) -> Result:
     """Write full weights (lora_rank 0), or an adapter that changes nothing yet on a base that it names."""
-    if config.task and config.model not in BUILT_IN:
-        raise GtrTurboError(
-            f"{config.model} brings its tokenizer with it, so that --task {config.task} has nothing to make.",
-            f"leave --task out, or choose a built-in --model: {', '.join(BUILT_IN)}.",
-        )
     quiet()
     chosen = find_family(config.family) if config.family else None
     with writing(config.out, provenance(config), overwrite=config.overwrite) as draft:

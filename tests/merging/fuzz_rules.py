@@ -34,6 +34,17 @@ def magnitude_pruned(vector: np.ndarray, keep: float, epsilon: float, numbers: n
     return out.reshape(vector.shape)
 
 
+def ranked_by_rounding(vector: np.ndarray) -> np.ndarray:
+    """Mark entries of a row whose magnitudes differ by so little that rounding decides which is the larger."""
+    out = np.zeros(vector.shape, bool)
+    for row, marks in zip(rows_of(np.abs(vector)), rows_of(out), strict=True):
+        order = np.argsort(row, kind="stable")
+        gaps = np.diff(row[order])
+        close = np.flatnonzero((gaps > 0) & (gaps <= 1e-12 * row[order][1:]))
+        marks[order[close]] = marks[order[close + 1]] = True
+    return out
+
+
 def alone_or_averaged(vectors: Vectors, epsilon: float, factors: list[float]) -> np.ndarray:
     """RAM (arXiv 2601.13572): what one checkpoint alone moved, times its factor; of what several moved, their mean."""
     out = np.zeros(vectors[0].size)

@@ -581,3 +581,15 @@ def test_factors_of_a_tied_embedding_compute_what_was_trained_or_are_refused(fol
     changed(path, lambda tensors: tensors | {head: tensors[head] + 1})
     with pytest.raises(GtrTurboError, match=r"lm_head.weight, which .* does not hold"):
         folders.merge(path, base=base)
+
+
+def test_an_adapter_beside_full_weights_and_a_pickled_one_are_refused_with_what_to_do(folders, model):
+    path, other = folders.root / "adapter", folders.root / "other"
+    adapter(path, model, seed=1)
+    adapter(other, model, seed=2)
+    full = folders.merge(other, base=model, method="linear")
+    with pytest.raises(GtrTurboError, match=r"merge those: gtrturbo merge --method linear --base \S+ --out FULL \S+/adapter$"):
+        folders.merge(path, full, base=model)
+    (path / "adapter_model.safetensors").rename(path / "adapter_model.bin")
+    with pytest.raises(GtrTurboError, match=r"holds pickled weights \(adapter_model\.bin\).*\nsave it with safetensors: Peft"):
+        folders.merge(path, base=model)

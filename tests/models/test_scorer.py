@@ -22,10 +22,10 @@ def batch(transcript):
 
 
 def scored(policy, batch, **settings):
-    """Return log-probs, states and the gradient of a sum that weighs every token and state differently."""
+    """Return log-probs, states and the gradient of a sum that weighs every token and its state differently."""
     policy.model.zero_grad()
     found = policy.scorer.score(*batch, temperature=0.7, **settings)
-    logprobs, states = found.logprobs, found.states
+    logprobs, states = found.logprobs, found.states * found.mask.unsqueeze(-1)
     weights = torch.linspace(-1, 1, logprobs.numel()).view_as(logprobs)
     ((logprobs * weights).sum() + (states * torch.linspace(0, 1, states.numel()).view_as(states)).sum()).backward()
     gradients = {name: parameter.grad.clone() for name, parameter in policy.parameters() if parameter.grad is not None}

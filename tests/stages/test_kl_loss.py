@@ -116,10 +116,10 @@ def test_a_heavy_kl_loss_brings_the_student_to_its_teacher(loss_config, tmp_path
     assert rows[-1]["kl_loss"] < 0.75 * rows[0]["kl_loss"]
 
 
-def test_without_scores_there_is_no_kl_loss(ppo_config, ppo, tmp_path):
-    out = execute(replace(ppo_config, out=tmp_path / "next", kl_placement="loss", kl_estimator="k2")).out
-    assert (out / "model.safetensors").read_bytes() == (ppo / "model.safetensors").read_bytes()
-    assert "kl_loss" not in (out / "stage.json").read_text()
+def test_a_kl_without_scores_is_refused(ppo_config, tmp_path):
+    with pytest.raises(GtrTurboError, match="--kl-estimator has no part in an update without --scores"):
+        execute(replace(ppo_config, out=tmp_path / "next", kl_placement="loss", kl_estimator="k2"))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +243,8 @@ def test_a_run_whose_distill_keeps_no_distributions_is_refused_before_it_starts(
         plan(RunConfig(out=tmp_path / "r", set=(full,)))
     assert error.value.fix == "add: --set distill.top-logprobs=64"
     plan(RunConfig(out=tmp_path / "r", set=(full, "distill.top-logprobs=8")))
-    plan(RunConfig(out=tmp_path / "r", set=(full,), method="turbo-sft"))
+    with pytest.raises(GtrTurboError, match="has no part in an update without --scores"):
+        plan(RunConfig(out=tmp_path / "r", set=(full,), method="turbo-sft"))
     assert list(tmp_path.iterdir()) == []
 
 
