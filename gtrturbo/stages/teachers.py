@@ -1,6 +1,6 @@
 """Who teaches, as distill's config says: what is refused, what each is called, and how a model that teaches is opened."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -35,6 +35,7 @@ from gtrturbo.store.turns import has_tokens, read_turn_tokens, read_turns
 
 ASKED_IN_WORDS = ("hints", "prompt", "repair_prompt")
 ASKED_ON_SERVER = ("address", "prices", "max_calls", "max_cost", "answers", "ledger")
+WORDS = "use --mode correct or --mode thoughts, which ask in words"
 REQUESTS_AT_ONCE = 64  # to a server, or of an agent of the user's own
 
 
@@ -191,26 +192,32 @@ def _longest_prompt(rollouts: Path) -> int:
     return max((len(ids) for ids in read_turn_tokens(rollouts, read_turns(rollouts)).prompt_ids), default=0)
 
 
-def _require_tokenizer(config: DistillConfig, policy: Policy) -> None:
+def require_tokenizer(
+    teacher: Path | None, own: Mapping[str, str], was: Mapping[Any, str] | None, student: str, *, mend: str
+) -> None:
     """Refuse a teacher whose ids mean other tokens than the student's: its log-probs of them would be nonsense.
+
+    Args:
+        own, was: contents of the teacher's tokenizer and of the student's, see `contents_of`; None where these are not known.
+        student: how to tell whose they are.
+        mend: what to do instead.
 
     Raises:
         GtrTurboError: names the parts that differ.
     """
-    renderer, was = policy.renderer, read_manifest(config.rollouts).tokenizer
-    own = contents_of(renderer.processor.tokenizer, renderer.end_id)
-    other = [name for name in own if was and was[name] != own[name]]  # type: ignore[index]
+    other = [name for name in own if was and was[name] != own[name]]
     if other:
         told = {"vocabulary": "vocabulary", "merges": "merges", "special": "special tokens"}
         raise GtrTurboError(
-            f"the tokenizer of {config.teacher} has not the {' and '.join(told[name] for name in other)} of the student's, which "
-            f"played {config.rollouts}.",
-            "use --mode correct or --mode thoughts, which ask in words, or a teacher with the student's tokenizer.",
+            f"the tokenizer of {teacher} has not the {' and '.join(told[name] for name in other)} of the student's, {student}.",
+            f"{mend}, or a teacher with the student's tokenizer.",
         )
 
 
 def _scoring(config: DistillConfig, policy: Policy, on_progress: Callable[[int], None]) -> dict[str, Any]:
-    _require_tokenizer(config, policy)
+    own = contents_of(policy.renderer.processor.tokenizer, policy.renderer.end_id)
+    was = read_manifest(config.rollouts).tokenizer
+    require_tokenizer(config.teacher, own, was, f"which played {config.rollouts}", mend=WORDS)
     local = LocalPolicy(
         policy,
         config.rollouts,

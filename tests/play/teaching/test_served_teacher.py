@@ -394,6 +394,12 @@ def test_numbers_of_several_teachers_are_of_all_their_answers(distill, tmp_path,
     assert mixed == alone and 0 < alone["teacher_verdict_agreement"] < 1 and alone["teacher_calls"] == len(legal)
 
 
+def test_a_ledger_inside_an_artifact_is_refused_by_its_option(distill, turns):
+    with serving(Corrector()) as corrector, pytest.raises(GtrTurboError, match="choose another --ledger"):
+        distill(corrector, ledger=turns / "calls.jsonl")
+    assert corrector.tries == 0
+
+
 def test_a_budget_is_of_all_teachers_together(distill, tmp_path):
     both = {"more_teachers": (Path("openai:other"),)}
     with serving(Corrector()) as corrector:
