@@ -57,11 +57,12 @@ def checkpoint_of(config: DistillConfig) -> Path | None:
 def check_options(config: DistillConfig, mode: Mode) -> None:
     """Refuse options that the teachers have no use for."""
     served = any(map(is_served, each_alone(config)))
+    worded = served or (mode.needs == "corrections" and any(map(checkpoint_of, each_alone(config))))
     given = {field: getattr(config, field) not in (None, False) for field in (*ASKED_IN_WORDS, *ASKED_ON_SERVER)}
     odd = [] if served else [name for name in ASKED_ON_SERVER if given[name]]
-    odd += [] if served or mode.needs == "corrections" else [name for name in ASKED_IN_WORDS if given[name]]
+    odd += [] if worded else [name for name in ASKED_IN_WORDS if given[name]]
     if odd:
-        needs = "a teacher on a server" if odd[0] in ASKED_ON_SERVER else "a teacher on a server, or --mode correct"
+        needs = "a teacher on a server" if odd[0] in ASKED_ON_SERVER else "a teacher on a server, or a model with --mode correct"
         raise GtrTurboError(f"--{odd[0].replace('_', '-')} is for {needs}.", "leave it out, or name one: --teacher openai:MODEL")
     if config.teacher_weights and not config.more_teachers:
         raise GtrTurboError("--teacher-weights is for several teachers.", "leave it out, or give --teacher once more.")
@@ -139,9 +140,12 @@ def _ask_unseeded(agent: Any, questions: Sequence[Question], **_: Any) -> list[s
 
 
 def _asking(config: DistillConfig, mode: Mode) -> Asking:
+    templates = read_templates(prompt_texts(config))
+    if config.hints and "hints" not in templates.question.get_identifiers():
+        raise GtrTurboError(f"--hints has no place in {config.prompt}.", "write $hints there, or leave out --hints.")
     return Asking(
         corrects=mode.needs == "corrections",
-        templates=read_templates(prompt_texts(config)),
+        templates=templates,
         hints=config.hints,
         temperature=config.temperature,
         max_tokens=config.max_new_tokens,

@@ -104,6 +104,7 @@ def test_a_dry_run_says_how_often_a_server_will_be_asked_and_what_that_may_cost(
     play = sample(load_task("numberline", ["image=tiny", "horizon=3"]))
     calls = round(3 * 8 * play.turns)
     [line] = [line for line in notes(config) if line.startswith("openai:")]
+    assert not any(line.startswith("distill ") for line in notes(config)), "No memory is needed here for a model on a server."
     assert f"asked about {calls} times" in line and f": {calls * 0.5:,.2f} EUR by prices of 2026-01-31." in line
     # Of two teachers each gets its part, and only those on servers are told.
     both = gtr(Corrector(url="http://127.0.0.1:9"), more_teachers=(Path("openai:other"),), teacher_weights="3,1")
