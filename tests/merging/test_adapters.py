@@ -570,6 +570,11 @@ def test_factors_of_a_tied_embedding_compute_what_was_trained_or_are_refused(fol
         expected = trained(IDS).logits
         plain = AutoModelForCausalLM.from_pretrained(base)(IDS).logits
         assert float((merged(IDS).logits - expected).abs().max()) < 1e-4 < 0.1 < float((plain - expected).abs().max())
+    (folders.root / "recipe.yml").write_text(f"merge_method: passthrough\nmodels: [{{model: {base}+{path}}}]\n")
+    by_recipe = read(folders.merge(recipe=str(folders.root / "recipe.yml")))
+    assert all(
+        np.array_equal(value, by_recipe[name]) for name, value in read(folders.merge(path, base=base, density="1")).items()
+    )
     tensors = load_file(path / "adapter_model.safetensors")
     alone = {name: value for name, value in tensors.items() if "base_layer" not in name}  # As PEFT saves factors of a head.
     changed(path, lambda _: alone)
