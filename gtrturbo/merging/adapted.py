@@ -46,8 +46,8 @@ def adapter_sources(
     Raises:
         GtrTurboError: the adapters change tensors that the base does not hold, or in another shape.
     """
-    adapters = [by_stored_parts(without_copies(adapter, base), base) for adapter in adapters]
-    origin = by_stored_parts(without_copies(origin, base), base) if origin else None
+    adapters = [as_stored(adapter, base) for adapter in adapters]
+    origin = as_stored(origin, base) if origin else None
     used = (*adapters, *([origin] if origin else []))
     stored = stored_by_name(used, names)
     found = [bound(adapter, base, stored) for adapter in used]
@@ -70,6 +70,11 @@ def adapter_sources(
         else:
             copied.append(entry)
     return Sources(base, tuple(targets), tuple(copied), (base,), used)
+
+
+def as_stored(adapter: Adapter, base: Layout) -> Adapter:
+    """Say what an adapter changes of what is one in memory and several on disk, or the other way round, by what is on disk."""
+    return by_stored_parts(without_copies(adapter, base), base)
 
 
 def without_copies(adapter: Adapter, base: Layout) -> Adapter:

@@ -23,6 +23,7 @@ from gtrturbo.store.safetensors_files import FLOATS, TensorEntry, read_header
 from gtrturbo.store.strict_json import is_number
 
 PREFIX = "base_model.model."
+PICKLED = "adapter_model.bin"
 A, B = ".lora_A.weight", ".lora_B.weight"
 # Parts of PEFT with which an adapter stands for no change of weights, or for one that its files alone do not tell.
 REFUSED = ("use_qalora", "megatron_config", "layer_replication", "alora_invocation_tokens", "arrow_config", "use_bdlora")
@@ -89,6 +90,11 @@ def read_adapter(folder: Path) -> Adapter:
     """
     config = adapter_config(folder)
     _require_known(folder, config)
+    if not (folder / ADAPTER_WEIGHTS).exists() and (folder / PICKLED).exists():
+        raise GtrTurboError(
+            f"{folder} holds pickled weights ({PICKLED}), which can run code when they are read.",
+            "save it with safetensors: PeftModel.from_pretrained(model, ADAPTER).save_pretrained(OUT)",
+        )
     _, entries = read_header(folder / ADAPTER_WEIGHTS)
     if not entries:
         raise GtrTurboError(

@@ -95,7 +95,7 @@ class Merge:
         self.hashes = {name: hasher.digest() for name, hasher in self._hashers.items()}
         weights = {target.name: self.weights.get(target.name, self._plan(target).weights) for target in self.sources.targets}
         return [
-            report_of(target.name, target.entry.entries, self.reports[target.name], weights[target.name])
+            report_of(target.name, target.entry.entries, self.reports[target.name], weights[target.name], len(target.parts))
             for target in self.sources.targets
         ]
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from gtrturbo.config.choices import Missing
 from gtrturbo.console import stderr
-from gtrturbo.distributed.escapes import visible
+from gtrturbo.distributed.escapes import shell_word, visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapted import adapter_sources
 from gtrturbo.merging.adapters import Adapter, changes_nothing, read_adapter
@@ -134,7 +134,11 @@ def read_inputs(
             raise GtrTurboError("--rank and --parameters factors=true are for LoRA adapters, the checkpoints have full weights.")
         return Inputs(base, checkpoints, (), None, rank, factors, pattern, missing)
     if full := [path for path in checkpoints if path not in adapters and not same_artifact(path, under)]:
-        raise GtrTurboError(f"{adapters[0]} is a LoRA adapter and {full[0]} has full weights.", "merge one kind at a time.")
+        words = " ".join(shell_word(str(path)) for path in ("--base", base, "--out", "FULL", adapters[0]))
+        raise GtrTurboError(
+            f"{adapters[0]} is a LoRA adapter and {full[0]} has full weights.",
+            f"write each adapter's full weights first, and merge those: gtrturbo merge --method linear {words}",
+        )
     if rank and factors:
         raise GtrTurboError("--parameters factors=true keeps the rank that the factors have.", "leave out --rank.")
     if (rank or factors) and (include or exclude):

@@ -150,10 +150,10 @@ class _Pairing:
         return entries[0] if entries else None
 
     def _is_no_loss(self, name: str, ours: ModelNames, theirs: ModelNames) -> bool:
-        """Whether the base's model has no place for it, or has it by a tensor that it is tied to and equal to."""
+        """Whether neither model has a place for it, or the base's has it by a tensor that it is tied to and equal to."""
         memory = theirs.in_memory[name]
         if memory not in ours.places:
-            return True
+            return memory not in theirs.places
         stored = {place: other for other, place in theirs.in_memory.items()}
         twins = [self.other.entries[stored[place]] for place in ours.tied_with(memory) if place in stored]
         return bool(twins) and all(same_bytes(self.other.entries[name], twin) for twin in twins)

@@ -17,7 +17,10 @@ MOVED = 5
 
 @dataclass(frozen=True)
 class TensorReport:
-    """What became of one tensor: squared norms of merged vector, mean and base, their product, and counts over entries."""
+    """What became of one tensor: squared norms of merged vector, mean and base, their product, and counts over entries.
+
+    `vectors`: how many were merged.
+    """
 
     name: str
     entries: int
@@ -29,16 +32,17 @@ class TensorReport:
     kept: float
     changed: float
     touched: float
+    vectors: int
 
 
-def report_of(name: str, entries: int, sums: Sequence[np.ndarray], weights: Sequence[float]) -> TensorReport:
-    """Add up what a combiner returned for a tensor's tiles, in any order. `weights`: of its checkpoints."""
+def report_of(name: str, entries: int, sums: Sequence[np.ndarray], weights: Sequence[float], vectors: int) -> TensorReport:
+    """Add up what a combiner returned for a tensor's tiles, in any order. `weights`: of its checkpoints, so many `vectors`."""
     rows = np.concatenate([np.zeros((0, SUMS)), *sums])
     totals = [math.fsum(column) for column in rows.T.tolist()]  # Exact, hence the same in any order.
     merged, square, dot, base, conflicts, kept, changed, touched = totals
     total = math.fsum(weights) or 1.0  # From the sum to the mean.
     mean_square, mean_dot = square / (total * total), dot / total
-    return TensorReport(name, entries, merged, mean_square, mean_dot, base, conflicts, kept, changed, touched)
+    return TensorReport(name, entries, merged, mean_square, mean_dot, base, conflicts, kept, changed, touched, vectors)
 
 
 @dataclass(frozen=True)
@@ -58,17 +62,17 @@ class Outcome:
     extra: dict[str, float] = field(default_factory=dict)
     sums: dict[str, str] = field(default_factory=dict)
 
-    def metrics(self, checkpoints: int) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """norm_ratio: ‖ΔW_merged‖ / ‖mean ΔW‖; cosine: between the two. Both 1 where there was nothing to merge.
 
-        conflicts: share of entries with votes for both signs. kept, changed: shares of the checkpoints' entries that count after
-        trimming, and that differ from the base at all. Where not all checkpoints were read, only what the output itself tells.
+        conflicts: share of entries with votes for both signs. kept, changed: shares of the merged vectors' entries that count
+        after trimming, and that differ from the base at all. Where not all checkpoints were read, only what the output tells.
         """
         total = {name: math.fsum(getattr(report, name) for report in self.reports) for name in COUNTED}
         entries = max(1.0, total["entries"])
         metrics = {"delta_norm": total["merged_square"] ** 0.5, "conflicts": total["conflicts"] / entries}
         if self.complete:
-            read = entries * max(1, checkpoints)
+            read = max(1, sum(report.entries * report.vectors for report in self.reports))
             moved = total["mean_square"] > 0 and total["merged_square"] > 0
             product = (total["merged_square"] * total["mean_square"]) ** 0.5
             metrics |= {

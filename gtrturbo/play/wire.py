@@ -37,6 +37,9 @@ FAILED_TRIES = 3
 SOON, TOLD_EVERY = 2, 60.0  # tries in vain after which a user is told, and seconds between two such words of one address
 _told: dict[str, float] = {}
 _telling = threading.Lock()
+WRONG_KEY = "set OPENAI_API_KEY in the environment to a key of that server, without which none is sent."
+WRONG_NAME = "see that the server has the model, and that the address is the part before /v1."
+REFUSALS = {401: WRONG_KEY, 403: WRONG_KEY, NOT_FOUND: WRONG_NAME}
 START = "start the server, or name another with --engine."
 SEE_LOG = "look at what the server itself writes, and start it anew."
 
@@ -73,7 +76,7 @@ class RefusedError(GtrTurboError):
     """Say that a server refuses a request, and will as often as it is sent; `said` is its text, `code` its status."""
 
     def __init__(self, url: str, code: int, said: str) -> None:
-        super().__init__(f"{url} refused the request ({code}): {said}")
+        super().__init__(f"{url} refused the request ({code}): {said}", REFUSALS.get(code, ""))
         self.code, self.said = code, said
 
 

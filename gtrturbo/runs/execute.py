@@ -19,6 +19,7 @@ from gtrturbo.plugins import Plugin, names_code
 from gtrturbo.runs.plan import Step, plan
 from gtrturbo.runs.pruning import leftovers, schedule
 from gtrturbo.runs.script import command, command_words
+from gtrturbo.runs.teacher_tokens import check_tokenizers
 from gtrturbo.runs.warm_start import check_tasks
 from gtrturbo.stages import execute, existing, read_by, stage_of
 from gtrturbo.stages.beforehand import refuse_early
@@ -48,6 +49,7 @@ def run(config: RunConfig, *, on_step: OnStep | None = None) -> list[Result]:
     check_tasks(steps)
     _check_inputs(steps)
     _check_later(steps)
+    check_tokenizers(config, steps)
     if not (steps[0].config.out / MANIFEST).is_file():
         refuse_early(steps[0].config)
     require_trackers(config.log)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from gtrturbo.config import DistillConfig, EvalConfig, InitConfig, MergeConfig, PpoStepConfig, RolloutConfig, RunConfig, SftConfig
+from gtrturbo.config.addresses import served_model
 from gtrturbo.config.choices import AUTO, REPLIES_AT_ONCE
 from gtrturbo.merging.ranges import MERGE_RANGE
 from gtrturbo.models.budget import logit_chunk
@@ -71,7 +72,9 @@ def _peak(config: RunConfig, stage: Any, shape: Shape, play: Play, reply: int) -
 
 
 def stage_has_model(stage: RolloutConfig | EvalConfig | DistillConfig) -> bool:
-    """Tell whether a model plays or teaches, not the scripted expert."""
+    """Tell whether a model plays or teaches here, not the scripted expert or a server."""
+    if isinstance(stage, DistillConfig) and stage.teacher is not None:
+        return any(served_model(teacher) is None for teacher in (stage.teacher, *stage.more_teachers))
     return isinstance(stage, EvalConfig) or not stage.expert
 
 

@@ -143,7 +143,7 @@ def _write(config: MergeConfig, base: Path, draft: Draft, given: _Given) -> None
     _copy_beside(base, inputs, draft.folder)
     outcome = _merged(config, inputs, draft.folder, given)
     ids = given().inputs.get("checkpoints", [])
-    draft.metrics = {"checkpoints": len(ids), **outcome.metrics(len(config.checkpoints)), **outcome.extra}
+    draft.metrics = {"checkpoints": len(ids), **outcome.metrics(), **outcome.extra}
     draft.hashes = {} if config.rank else outcome.hashes
     draft.timing = {"kernel": outcome.kernel, "threads": _how(config).threads}
     _tell_of_density(config.density, outcome, draft.metrics)

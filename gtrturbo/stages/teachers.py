@@ -1,6 +1,6 @@
 """Who teaches, as distill's config says: what is refused, what each is called, and how a model that teaches is opened."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -35,6 +35,7 @@ from gtrturbo.store.turns import has_tokens, read_turn_tokens, read_turns
 
 ASKED_IN_WORDS = ("hints", "prompt", "repair_prompt")
 ASKED_ON_SERVER = ("address", "prices", "max_calls", "max_cost", "answers", "ledger")
+WORDS = "use --mode correct or --mode thoughts, which ask in words"
 REQUESTS_AT_ONCE = 64  # to a server, or of an agent of the user's own
 
 
@@ -57,11 +58,12 @@ def checkpoint_of(config: DistillConfig) -> Path | None:
 def check_options(config: DistillConfig, mode: Mode) -> None:
     """Refuse options that the teachers have no use for."""
     served = any(map(is_served, each_alone(config)))
+    worded = served or (mode.needs == "corrections" and any(map(checkpoint_of, each_alone(config))))
     given = {field: getattr(config, field) not in (None, False) for field in (*ASKED_IN_WORDS, *ASKED_ON_SERVER)}
     odd = [] if served else [name for name in ASKED_ON_SERVER if given[name]]
-    odd += [] if served or mode.needs == "corrections" else [name for name in ASKED_IN_WORDS if given[name]]
+    odd += [] if worded else [name for name in ASKED_IN_WORDS if given[name]]
     if odd:
-        needs = "a teacher on a server" if odd[0] in ASKED_ON_SERVER else "a teacher on a server, or --mode correct"
+        needs = "a teacher on a server" if odd[0] in ASKED_ON_SERVER else "a teacher on a server, or a model with --mode correct"
         raise GtrTurboError(f"--{odd[0].replace('_', '-')} is for {needs}.", "leave it out, or name one: --teacher openai:MODEL")
     if config.teacher_weights and not config.more_teachers:
         raise GtrTurboError("--teacher-weights is for several teachers.", "leave it out, or give --teacher once more.")
@@ -139,9 +141,12 @@ def _ask_unseeded(agent: Any, questions: Sequence[Question], **_: Any) -> list[s
 
 
 def _asking(config: DistillConfig, mode: Mode) -> Asking:
+    templates = read_templates(prompt_texts(config))
+    if config.hints and "hints" not in templates.question.get_identifiers():
+        raise GtrTurboError(f"--hints has no place in {config.prompt}.", "write $hints there, or leave out --hints.")
     return Asking(
         corrects=mode.needs == "corrections",
-        templates=read_templates(prompt_texts(config)),
+        templates=templates,
         hints=config.hints,
         temperature=config.temperature,
         max_tokens=config.max_new_tokens,
@@ -187,26 +192,32 @@ def _longest_prompt(rollouts: Path) -> int:
     return max((len(ids) for ids in read_turn_tokens(rollouts, read_turns(rollouts)).prompt_ids), default=0)
 
 
-def _require_tokenizer(config: DistillConfig, policy: Policy) -> None:
+def require_tokenizer(
+    teacher: Path | None, own: Mapping[str, str], was: Mapping[Any, str] | None, student: str, *, mend: str
+) -> None:
     """Refuse a teacher whose ids mean other tokens than the student's: its log-probs of them would be nonsense.
+
+    Args:
+        own, was: contents of the teacher's tokenizer and of the student's, see `contents_of`; None where these are not known.
+        student: how to tell whose they are.
+        mend: what to do instead.
 
     Raises:
         GtrTurboError: names the parts that differ.
     """
-    renderer, was = policy.renderer, read_manifest(config.rollouts).tokenizer
-    own = contents_of(renderer.processor.tokenizer, renderer.end_id)
-    other = [name for name in own if was and was[name] != own[name]]  # type: ignore[index]
+    other = [name for name in own if was and was[name] != own[name]]
     if other:
         told = {"vocabulary": "vocabulary", "merges": "merges", "special": "special tokens"}
         raise GtrTurboError(
-            f"the tokenizer of {config.teacher} has not the {' and '.join(told[name] for name in other)} of the student's, which "
-            f"played {config.rollouts}.",
-            "use --mode correct or --mode thoughts, which ask in words, or a teacher with the student's tokenizer.",
+            f"the tokenizer of {teacher} has not the {' and '.join(told[name] for name in other)} of the student's, {student}.",
+            f"{mend}, or a teacher with the student's tokenizer.",
         )
 
 
 def _scoring(config: DistillConfig, policy: Policy, on_progress: Callable[[int], None]) -> dict[str, Any]:
-    _require_tokenizer(config, policy)
+    own = contents_of(policy.renderer.processor.tokenizer, policy.renderer.end_id)
+    was = read_manifest(config.rollouts).tokenizer
+    require_tokenizer(config.teacher, own, was, f"which played {config.rollouts}", mend=WORDS)
     local = LocalPolicy(
         policy,
         config.rollouts,

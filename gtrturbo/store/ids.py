@@ -50,6 +50,9 @@ def require_there(path: Path) -> None:
             f"{path} holds weights and no {MODEL_CONFIG} that says of which model.",
             f"copy it from the model that they were trained from: cp …/{MODEL_CONFIG} {path}",
         )
+    below = sorted(file.parent for name in (MODEL_CONFIG, ADAPTER_CONFIG) for file in path.glob(f"*/{name}"))
+    if below:
+        raise GtrTurboError(f"{path} holds no checkpoint itself.", f"name a folder below that does: {below[0]}")
     raise absent(path)
 
 

@@ -83,6 +83,8 @@ def _unread(folder: Path, read: set[str]) -> tuple[str, ...]:
 
 
 def _absent(folder: Path, named: str | None) -> GtrTurboError:
+    if not folder.exists():
+        return GtrTurboError(f"{folder} does not exist.", "name a folder, as seen from here, or the id of a model: OWNER/NAME.")
     if named:
         return GtrTurboError(f"{folder / MODEL_CONFIG} names {named} as its weights, and it is not there.", FETCH)
     beside = sorted(file.name for file in folder.glob("*.safetensors*"))

@@ -570,6 +570,11 @@ def test_factors_of_a_tied_embedding_compute_what_was_trained_or_are_refused(fol
         expected = trained(IDS).logits
         plain = AutoModelForCausalLM.from_pretrained(base)(IDS).logits
         assert float((merged(IDS).logits - expected).abs().max()) < 1e-4 < 0.1 < float((plain - expected).abs().max())
+    (folders.root / "recipe.yml").write_text(f"merge_method: passthrough\nmodels: [{{model: {base}+{path}}}]\n")
+    by_recipe = read(folders.merge(recipe=str(folders.root / "recipe.yml")))
+    assert all(
+        np.array_equal(value, by_recipe[name]) for name, value in read(folders.merge(path, base=base, density="1")).items()
+    )
     tensors = load_file(path / "adapter_model.safetensors")
     alone = {name: value for name, value in tensors.items() if "base_layer" not in name}  # As PEFT saves factors of a head.
     changed(path, lambda _: alone)
@@ -581,3 +586,39 @@ def test_factors_of_a_tied_embedding_compute_what_was_trained_or_are_refused(fol
     changed(path, lambda tensors: tensors | {head: tensors[head] + 1})
     with pytest.raises(GtrTurboError, match=r"lm_head.weight, which .* does not hold"):
         folders.merge(path, base=base)
+
+
+def test_an_adapter_beside_full_weights_and_a_pickled_one_are_refused_with_what_to_do(folders, model):
+    path, other = folders.root / "adapter", folders.root / "other"
+    adapter(path, model, seed=1)
+    adapter(other, model, seed=2)
+    full = folders.merge(other, base=model, method="linear")
+    with pytest.raises(GtrTurboError, match=r"merge those: gtrturbo merge --method linear --base \S+ --out FULL \S+/adapter$"):
+        folders.merge(path, full, base=model)
+    (path / "adapter_model.safetensors").rename(path / "adapter_model.bin")
+    with pytest.raises(GtrTurboError, match=r"holds pickled weights \(adapter_model\.bin\).*\nsave it with safetensors: Peft"):
+        folders.merge(path, base=model)
+
+
+def test_the_page_shows_how_to_untie_a_base_for_an_adapter_that_trained_its_head(folders, monkeypatch):
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    base, path = folders.root / "base", folders.root / "adapter"
+    Qwen2ForCausalLM(config).save_pretrained(base)
+    adapter(path, base, seed=1, modules_to_save=["lm_head"])
+    with pytest.raises(
+        GtrTurboError, match=r"change lm_head\.weight, which .*\n.*untie them in the base, as docs/merge\.md shows"
+    ):
+        folders.merge(path, base=base, method="linear")
+    page = (Path(__file__).parents[2] / "docs/merge.md").read_text(encoding="utf-8")
+    code = page.partition("`--base untied`:\n\n```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(folders.root)
+    exec(code, {"AutoModelForCausalLM": AutoModelForCausalLM, "torch": torch})
+    found = read(folders.merge(path, base=folders.root / "untied", method="linear"))
+    expected = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("untied"), path).merge_and_unload().state_dict()
+    assert found.keys() == expected.keys() and not np.allclose(found["lm_head.weight"], found["model.embed_tokens.weight"])
+    for name, value in expected.items():
+        assert np.allclose(found[name], value.numpy(), rtol=1e-6, atol=1e-6), name

@@ -103,3 +103,16 @@ def test_an_expert_that_is_missing_is_refused(folders):
     save_file(weights, base / "model.safetensors", {"format": "pt"})
     with pytest.raises(GtrTurboError, match=r"layers\.1\.mlp\.experts\.gate_up_proj"):
         folders.merge(path, base=base)
+
+
+def test_a_recipe_puts_such_an_adapter_on_its_model(folders):
+    base = folders.root / "base"
+    write_base(base, "mixtral", experts=5)
+    path = write_adapter(folders.root / "adapter", base, seed=0, **KINDS["attention and experts"])
+    recipe = folders.root / "recipe.yml"
+    models = f"[{{model: {base}+{path}, parameters: {{weight: 1}}}}, {{model: {base}, parameters: {{weight: 1}}}}]"
+    recipe.write_text(f"merge_method: linear\nmodels: {models}\n")
+    found, before = read(folders.merge(recipe=str(recipe))), read(base)
+    for name, value in merged_by_peft(base, path, folders.root / "peft").items():
+        exact = (value + before[name]) / 2
+        assert (np.abs(found[name] - exact) <= np.spacing(np.abs(exact).astype(np.float32))).all(), name

@@ -223,3 +223,15 @@ def test_the_same_inputs_give_the_same_artifact(family, folders, tmp_path_factor
     pairs = [[place.write(*pair) for pair in (("b", tensors), ("c", moved[0]))] for place in (folders, elsewhere)]
     manifests = [json.loads((folders.merge(pair[1], base=pair[0]) / "stage.json").read_text()) for pair in pairs]
     assert manifests[0] == manifests[1]  # No path, no clock, no host.
+
+
+def test_shares_are_of_all_vectors_that_a_recipe_merges(folders, family, tmp_path):
+    """slerp merges whole weights, the base's too, which is no checkpoint. By hand: no entry is 0, so each counts and differs."""
+    base, (other,) = family(1)
+    recipe = tmp_path / "slerp.yml"
+    models = f"[{{model: {base}}}, {{model: {other}}}]"
+    recipe.write_text(f"merge_method: slerp\nbase_model: {base}\nmodels: {models}\nparameters: {{t: [{{value: 0.5}}]}}\n")
+    for text in (recipe.read_text(), recipe.read_text().replace("[{value: 0.5}]", "[{filter: norm, value: 0.1}, {value: 0.5}]")):
+        recipe.write_text(text)
+        metrics = read_manifest(folders.merge(recipe=str(recipe))).metrics
+        assert metrics["checkpoints"] >= 1 and metrics["kept"] == metrics["changed"] == 1

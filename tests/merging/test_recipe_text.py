@@ -255,3 +255,11 @@ def test_threads_do_not_change_a_recipes_bytes_and_a_dry_run_says_what_it_reads(
     assert content(one) == content(four) and read(one).keys() == shapes.keys()
     said = preview(MergeConfig(out=folders.root / "x", recipe=str(file)))
     assert "dare-ties of 2 checkpoints" in said and "4 merged" in said
+
+
+def test_a_base_that_is_not_there_is_said_to_be_so(tmp_path):
+    (tmp_path / "recipe.yml").write_text(
+        f"merge_method: linear\nbase_model: {tmp_path}/nope\nmodels: [{{model: {tmp_path}/nope}}]\n"
+    )
+    with pytest.raises(GtrTurboError, match=r"/nope does not exist\.\nname a folder"):
+        gtrturbo.merge(recipe=tmp_path / "recipe.yml", out=tmp_path / "out")

@@ -309,3 +309,26 @@ def test_a_shared_tensor_that_no_file_holds_is_what_it_is_tied_to(folders):
     found, one, other = (T5ForConditionalGeneration.from_pretrained(path).state_dict() for path in (out, a, b))
     for name, value in found.items():
         torch.testing.assert_close(value, (one[name] + other[name]) / 2)
+
+
+def test_layers_that_only_the_checkpoint_s_model_has_are_refused(folders):
+    base, deeper = (
+        saved(folders.root / name, LlamaForCausalLM(LlamaConfig(**SMALL | {"num_hidden_layers": layers})), layers)
+        for name, layers in (("base", 2), ("deeper", 3))
+    )
+    for checkpoint, under in ((deeper, base), (base, deeper)):
+        with pytest.raises(GtrTurboError, match=r"9 tensors .*model\.layers\.2\."):
+            folders.merge(checkpoint, base=under, method="linear")
+    found = read(folders.merge(deeper, base=base, method="linear", missing="base"))
+    assert found.keys() == read(base).keys() and np.array_equal(found["lm_head.weight"], read(deeper)["lm_head.weight"])
+
+
+@pytest.mark.parametrize("file", ["config.json", "adapter_config.json"])
+def test_a_folder_of_checkpoints_is_none_and_those_below_are_named(folders, three, file):
+    run = folders.root / "run"
+    (run / "checkpoint-500").mkdir(parents=True)
+    (run / "checkpoint-500" / file).write_text("{}")
+    with pytest.raises(
+        GtrTurboError, match=r"run holds no checkpoint itself\.\nname a folder below that does: .*run/checkpoint-500"
+    ):
+        folders.merge(run, base=three[0])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.adapted import bound, stored_by_name
+from gtrturbo.merging.adapted import as_stored, bound, stored_by_name, without_tensors
 from gtrturbo.merging.adapters import Adapter, read_adapter
 from gtrturbo.merging.changes import Change
 from gtrturbo.merging.lineage import found_here, on_disk
@@ -58,7 +58,10 @@ class Model:
         """What the adapter does, by the stored name of a tensor."""
         if self.adapter is None:
             return {}
-        return bound(self.adapter, self.layout, stored_by_name([self.adapter], lambda tensors: tensors_of(self.layout, tensors)))
+        adapter = as_stored(self.adapter, self.layout)
+        found = bound(adapter, self.layout, stored_by_name([adapter], lambda tensors: tensors_of(self.layout, tensors)))
+        without_tensors(adapter, self.layout, found)  # Refuses what was trained as a whole and is not there.
+        return found
 
     def part(self, entry: TensorEntry, *, whole: bool) -> Full | Adapted:
         """Read a tensor as the model has it, its adapter added."""

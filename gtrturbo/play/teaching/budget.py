@@ -119,7 +119,7 @@ def read_ledger(file: Path) -> list[Call]:
     Raises:
         GtrTurboError: another line is no call.
     """
-    require_own_file(file)
+    require_own_file(file, "--ledger")
     if not file.exists():
         return []
     content = file.read_bytes()

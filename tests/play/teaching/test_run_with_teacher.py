@@ -6,10 +6,11 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_families import students_llava
+from tiny_families import make, students_llava
 from typer.testing import CliRunner
 
 from examples.teachers.corrector_server import Corrector, serving
@@ -22,6 +23,7 @@ from gtrturbo.runs.execute import run
 from gtrturbo.runs.plan import plan
 from gtrturbo.runs.sample import sample
 from gtrturbo.runs.script import command_words
+from gtrturbo.runs.teacher_tokens import check_tokenizers
 from gtrturbo.stages import execute
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import LEDGER
@@ -104,6 +106,7 @@ def test_a_dry_run_says_how_often_a_server_will_be_asked_and_what_that_may_cost(
     play = sample(load_task("numberline", ["image=tiny", "horizon=3"]))
     calls = round(3 * 8 * play.turns)
     [line] = [line for line in notes(config) if line.startswith("openai:")]
+    assert not any(line.startswith("distill ") for line in notes(config)), "No memory is needed here for a model on a server."
     assert f"asked about {calls} times" in line and f": {calls * 0.5:,.2f} EUR by prices of 2026-01-31." in line
     # Of two teachers each gets its part, and only those on servers are told.
     both = gtr(Corrector(url="http://127.0.0.1:9"), more_teachers=(Path("openai:other"),), teacher_weights="3,1")
@@ -196,3 +199,16 @@ def test_on_policy_distillation_of_a_folder_of_another_family(warm, tmp_path):
     with pytest.raises(GtrTurboError, match="Nobody/model-7B does not exist") as error:
         run(RunConfig(out=tmp_path / "other", **given | {"teacher": Path("Nobody/model-7B")}))
     assert "gtrturbo init --model Nobody/model-7B" in str(error.value.fix)
+
+
+@pytest.mark.parametrize("start", [True, False])
+def test_a_teacher_of_other_tokens_is_refused_before_any_work(warm, tmp_path, start):
+    gemma = make("gemma3", tmp_path / "gemma")
+    given = {"method": "opd", "start": warm if start else None, "env": ("image=tiny", "horizon=3"), "set": SMALL}
+    config = RunConfig(out=tmp_path / "run", teacher=gemma, **given)
+    with pytest.raises(
+        GtrTurboError, match=r"the tokenizer of .*gemma has not the vocabulary and .* of the student's.*\nuse --method gtr"
+    ):
+        run(config)
+    assert not (tmp_path / "run").exists()
+    check_tokenizers(config, plan(replace(config, teacher=students_llava(tmp_path / "llava"))))  # Which has the student's.

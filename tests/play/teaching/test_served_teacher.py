@@ -309,7 +309,7 @@ def test_no_key_is_in_any_file_or_message(distill, tmp_path, monkeypatch, turns,
                 distill(corrector, out=tmp_path / "more", temperature=0.4)
             assert elsewhere.tries == 0
         monkeypatch.setenv("OPENAI_API_KEY", "sk-another-key-that-is-wrong")
-        with pytest.raises(GtrTurboError, match=r"refused the request \(401\)") as wrong_key:
+        with pytest.raises(GtrTurboError, match=r"refused the request \(401\)[^\n]*\nset OPENAI_API_KEY") as wrong_key:
             distill(corrector, out=tmp_path / "more", temperature=0.5)
     assert KEY not in str(refused.value) and "not now" in str(refused.value)
     assert "sk-another" not in str(wrong_key.value)
@@ -342,6 +342,7 @@ def test_a_wrong_corrector_is_told(distill, legal):
         ({"teacher": "openai:"}, "names no model"),
         ({"max_cost": 1.0}, "--max-cost needs to know what a call costs"),
         ({"prompt": "no-such.txt"}, "no-such.txt for --prompt"),
+        ({"teacher": None, "expert": True, "address": None, "answers": None}, "--hints is for a teacher on a server, or a model"),
         ({"teacher": None, "expert": True}, "--address is for a teacher on a server"),
         ({"teacher_weights": "1,2"}, "--teacher-weights is for several teachers"),
     ],
@@ -358,6 +359,7 @@ def test_what_does_not_fit_is_refused_before_anybody_is_asked(distill, tmp_path,
     [
         ("Correct: $replly", "asks for \\$replly, which is not known"),
         ("It costs $ 5", "holds a \\$ that begins no name"),
+        ("Correct: $reply", "--hints has no place in .*mine.txt"),
     ],
 )
 def test_a_template_that_is_none_is_refused(distill, tmp_path, text, said):
@@ -390,6 +392,12 @@ def test_numbers_of_several_teachers_are_of_all_their_answers(distill, tmp_path,
         alone = read_manifest(distill(corrector)).metrics
         mixed = read_manifest(distill(corrector, out=tmp_path / "both", **both)).metrics
     assert mixed == alone and 0 < alone["teacher_verdict_agreement"] < 1 and alone["teacher_calls"] == len(legal)
+
+
+def test_a_ledger_inside_an_artifact_is_refused_by_its_option(distill, turns):
+    with serving(Corrector()) as corrector, pytest.raises(GtrTurboError, match="choose another --ledger"):
+        distill(corrector, ledger=turns / "calls.jsonl")
+    assert corrector.tries == 0
 
 
 def test_a_budget_is_of_all_teachers_together(distill, tmp_path):

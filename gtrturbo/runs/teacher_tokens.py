@@ -1,0 +1,48 @@
+"""Whether a teacher from outside has the student's tokens, told before a run begins; distill itself asks once more."""
+
+import importlib
+from collections.abc import Sequence
+from contextlib import suppress
+
+from gtrturbo.config import CheckTaskConfig, DistillConfig, RolloutConfig, RunConfig
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.play.teachers import find_mode
+from gtrturbo.plugins import is_outside, names_code
+from gtrturbo.runs.plan import Step
+from gtrturbo.stages.resolve import teachers_of
+from gtrturbo.tasks.loading import load_task
+
+
+def check_tokenizers(config: RunConfig, steps: Sequence[Step]) -> None:
+    """Refuse a teacher whose log-probs are asked for and whose tokenizer is not the student's, where both are on this machine.
+
+    Raises:
+        GtrTurboError: names the parts that differ.
+    """
+    made = {step.config.out for step in steps} | {config.start}
+    scoring = [step.config for step in steps if isinstance(step.config, DistillConfig) and _scores(step.config)]
+    named = {
+        teacher: None for each in scoring for teacher in teachers_of(each) if teacher not in made and not names_code(teacher)
+    }
+    student = str(config.start or config.model)
+    [env, *_] = [step.config.env for step in steps if isinstance(step.config, RolloutConfig)]
+    was = _contents(config.task, env, student) if named else None
+    for teacher in named:
+        if was and (own := _contents(config.task, env, str(teacher))):
+            importlib.import_module("gtrturbo.stages.teachers").require_tokenizer(
+                teacher, own, was, f"which begins as {student}", mend="use --method gtr, which asks in words"
+            )
+
+
+def _scores(config: DistillConfig) -> bool:
+    return not is_outside(config.mode) and find_mode(config.mode).writes == "scores"
+
+
+def _contents(task: str, env: tuple[str, ...], model: str) -> dict[str, str] | None:
+    """Hash what a model's tokenizer does; None where it is not here, or cannot be read: who loads it says why."""
+    with suppress(GtrTurboError, OSError, ValueError):
+        asked = CheckTaskConfig(task=task, env=env, model=model)
+        renderer, _ = importlib.import_module("gtrturbo.runs.check_task").renderer_of(asked, load_task(task, env))
+        tokenizer = renderer.processor.tokenizer
+        return importlib.import_module("gtrturbo.models.vocabularies").contents_of(tokenizer, renderer.end_id)
+    return None
