@@ -9,6 +9,7 @@ from gtrturbo.errors import GtrTurboError
 
 EXAMPLE = "--engine vllm:http://localhost:8000"
 LONGEST_NAME = 63  # characters between two dots of a host's name
+CHAT_PATH = "/chat/completions"
 SERVED_BY = "openai:"
 
 
@@ -48,7 +49,7 @@ def server_of(engine: str) -> str | None:
 
 
 def address_of(url: str, *, told: str = "the address of --engine", example: str = EXAMPLE) -> str:
-    """Return a server's address without a final slash and /v1; `told` is where the user wrote it.
+    """Return a server's address without a final slash, /v1 and the path of its chat; `told` is where the user wrote it.
 
     Raises:
         GtrTurboError: it is no http address of a host, or it holds what may be a secret, which would be seen wherever the
@@ -74,4 +75,4 @@ def address_of(url: str, *, told: str = "the address of --engine", example: str 
         or any(len(name) > LONGEST_NAME for name in host.split("."))
     ):
         raise GtrTurboError(f"{told} {url} is no address of a server.", fix)
-    return url.rstrip("/").removesuffix("/v1")
+    return url.rstrip("/").removesuffix(CHAT_PATH).removesuffix("/v1")

@@ -193,7 +193,8 @@ class ChatModel:
                 body = self._body(messages, schema, sent)
                 answer = self._read(request_once(self.address + CHAT, body, timeout=self._timeout))
                 paid = answer.tokens if answer.told else likely
-                return replace(answer, seconds=round(time.monotonic() - started, 3))
+                seconds = round(time.monotonic() - started, 3)
+                return replace(answer, seconds=seconds, form=sent.form if schema else "", heated=sent.heats)
             except TriedInVainError as error:
                 said, paid = str(error), likely if error.maybe_paid else None
                 limited, tries = limited + error.limited, tries + (not error.limited)

@@ -41,6 +41,8 @@ class Answered:
         model, fingerprint: what the server says of itself.
         seconds: that the answer took when it was paid for.
         told: the server counted its tokens.
+        form: that the answer was held to: schema, json or text; empty where none was sent.
+        heated: a temperature was sent; a server that takes none has its own.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -53,6 +55,8 @@ class Answered:
     fingerprint: str = ""
     seconds: float = 0.0
     told: bool = False
+    form: str = ""
+    heated: bool = True
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,7 @@ def open_served(model: str, asking: Asking, paying: Paying, *, on_answer: Callab
             example=worded.example,
             about=_about(f"openai:{model}", asking)
             | {"address": served.address, "models": sorted(worded.models), "fingerprints": sorted(worded.fingerprints)}
+            | {"forms": dict(sorted(worded.forms.items())), "at_its_own_temperature": worded.own_temperature}
             | {"calls": int(worded.counts["calls"]), "tokens": asdict(worded.tokens)},
         )
 

@@ -38,6 +38,8 @@ class WordedTeacher:
     def __init__(self, ask: Ask, templates: Templates, *, corrects: bool, hints: bool) -> None:
         self._ask, self._templates, self._corrects, self._hints = ask, templates, corrects, hints
         self.counts: Counter[str] = Counter()
+        self.forms: Counter[str] = Counter()  # That answers were held to.
+        self.own_temperature = 0  # Answers of a server that takes none.
         self.tokens, self.models, self.fingerprints = TokenCounts(), set[str](), set[str]()
         self.example = ""
 
@@ -65,6 +67,8 @@ class WordedTeacher:
             self.tokens += answer.tokens
             self.models |= {answer.model} - {""}
             self.fingerprints |= {answer.fingerprint} - {""}
+        self.forms.update(answer.form for answer in answers if answer.form)
+        self.own_temperature += sum(not answer.heated for answer in answers)
         self.counts["truncated"] += sum(answer.truncated for answer in answers)
         return answers
 

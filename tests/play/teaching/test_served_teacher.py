@@ -112,13 +112,14 @@ def test_without_hints_the_truth_is_not_told(distill):
 
 def test_provenance_is_true(distill, tmp_path):
     with serving(Corrector()) as corrector:
-        out = distill(corrector, address=corrector.url + "/v1/")
+        out = distill(corrector, address=corrector.url + "/v1/chat/completions")
     manifest = read_manifest(out)
     assert manifest.config["teacher"] == "openai:solver" and manifest.config["address"] == corrector.url
     assert manifest.inputs.keys() == {"rollouts"} and manifest.renderer is None
     assert manifest.plugins.keys() == {"prompt", "repair_prompt"} and manifest.plugins["prompt"]["name"] == "correct.txt"
     [about] = json.loads((out / "teacher.json").read_text())
     assert about["models"] == ["solver-2026-01-31"] and about["fingerprints"] == ["fp_solver"]
+    assert about["forms"] == {"schema": about["calls"]} and about["at_its_own_temperature"] == 0
     assert about["address"] == corrector.url and about["sampling"] == {"temperature": 0.2, "max_tokens": 256}
     # Another text of the question is another artifact.
     mine = tmp_path / "mine.txt"
@@ -269,10 +270,12 @@ def test_after_a_server_that_died_only_what_is_missing_is_paid_for(distill, tmp_
 
 def test_a_server_is_sent_what_it_takes(distill):
     with serving(Corrector(no_schema=True, new_limit=True)) as corrector:
-        distill(corrector, at_once=1)
+        out = distill(corrector, at_once=1)
     assert {body["response_format"]["type"] for body in corrector.requests} == {"json_object"}
     assert all("max_completion_tokens" in body and "temperature" not in body for body in corrector.requests)
     assert corrector.tries == len(corrector.requests) + 3  # Each of the three is found out once.
+    [about] = json.loads((out / "teacher.json").read_text())  # What it was asked and did not take is not told as if it had.
+    assert about["forms"] == {"json": about["calls"]} and about["at_its_own_temperature"] == about["calls"] > 0
 
 
 @pytest.mark.parametrize("refuses", ["no_schema", "new_limit"])
