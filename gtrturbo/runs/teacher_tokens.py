@@ -10,7 +10,7 @@ from gtrturbo.play.teachers import find_mode
 from gtrturbo.plugins import is_outside, names_code
 from gtrturbo.runs.plan import Step
 from gtrturbo.stages.resolve import teachers_of
-from gtrturbo.tasks.loading import load_task
+from gtrturbo.store.names import MANIFEST
 
 
 def check_tokenizers(config: RunConfig, steps: Sequence[Step]) -> None:
@@ -20,13 +20,16 @@ def check_tokenizers(config: RunConfig, steps: Sequence[Step]) -> None:
         GtrTurboError: names the parts that differ.
     """
     made = {step.config.out for step in steps} | {config.start}
-    scoring = [step.config for step in steps if isinstance(step.config, DistillConfig) and _scores(step.config)]
+    asked = [step.config for step in steps if isinstance(step.config, DistillConfig) and _scores(step.config)]
+    scoring = [each for each in asked if not (each.out / MANIFEST).is_file()]  # What is done was asked about then.
     named = {
         teacher: None for each in scoring for teacher in teachers_of(each) if teacher not in made and not names_code(teacher)
     }
+    if not named:
+        return
     student = str(config.start or config.model)
-    [env, *_] = [step.config.env for step in steps if isinstance(step.config, RolloutConfig)]
-    was = _contents(config.task, env, student) if named else None
+    env = next(step.config.env for step in steps if isinstance(step.config, RolloutConfig))
+    was = _contents(config.task, env, student)
     for teacher in named:
         if was and (own := _contents(config.task, env, str(teacher))):
             importlib.import_module("gtrturbo.stages.teachers").require_tokenizer(
@@ -42,7 +45,8 @@ def _contents(task: str, env: tuple[str, ...], model: str) -> dict[str, str] | N
     """Hash what a model's tokenizer does; None where it is not here, or cannot be read: who loads it says why."""
     with suppress(GtrTurboError, OSError, ValueError):
         asked = CheckTaskConfig(task=task, env=env, model=model)
-        renderer, _ = importlib.import_module("gtrturbo.runs.check_task").renderer_of(asked, load_task(task, env))
+        loaded = importlib.import_module("gtrturbo.tasks.loading").load_task(task, env)
+        renderer, _ = importlib.import_module("gtrturbo.runs.check_task").renderer_of(asked, loaded)
         tokenizer = renderer.processor.tokenizer
         return importlib.import_module("gtrturbo.models.vocabularies").contents_of(tokenizer, renderer.end_id)
     return None
