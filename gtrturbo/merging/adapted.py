@@ -96,7 +96,9 @@ def by_stored_parts(adapter: Adapter, base: Layout) -> Adapter:
     stacked = [name for name, choice in adapter.choices.items() if isinstance(choice[0], Experts) and _tail(name) not in tails]
     known = names_in_memory(base.folder) if stacked else None
     choices, parts = dict(adapter.choices), set[str]()
-    for name in stacked if known else ():
+    for name in stacked:
+        if known is None:
+            break
         made = known.stacks.get(name, ())
         columns = base.entries[made[0].stored].shape[1] if made else 0
         shape = (len({part.expert for part in made}), sum(base.entries[p.stored].shape[0] for p in made if not p.expert), columns)

@@ -33,7 +33,8 @@ def contents_of(tokenizer: Tokenizer, end_id: int) -> dict[str, str]:
 
     Returns: sha256 of each, over tokens with their ids, pairs in their order, and added tokens with their ids.
     """
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())["model"] if tokenizer.is_fast else {}
+    fast: Any = tokenizer.backend_tokenizer if tokenizer.is_fast else None
+    backend = json.loads(fast.to_str())["model"] if fast else {}
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in backend.get("merges") or []]
     parts = {
         "vocabulary": sorted(tokenizer.get_vocab().items()),

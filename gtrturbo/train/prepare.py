@@ -156,8 +156,8 @@ def _credit(
 ) -> tuple[Credited, Tensor]:
     """Return what the turns are credited with, and the advantages to learn from: each text with what it earned itself, and all
     normalised where the credit asks for it. [N], or per token [N, R]"""
-    numbers = {"gamma": crediting.gamma, "gae_lambda": crediting.gae_lambda}
-    earned = earned_by(turns, rewards.environment + rewards.text, **valued, **numbers)
+    gamma, gae_lambda = crediting.gamma, crediting.gae_lambda
+    earned = earned_by(turns, rewards.environment + rewards.text, **valued, gamma=gamma, gae_lambda=gae_lambda)
     beta = crediting.kl_coef if crediting.placement else 0.0
     placement = crediting.placement or "reward"
     credited = guided_credit(earned, kl, assign=crediting.credit.assign, beta=beta, placement=placement)
