@@ -30,8 +30,8 @@ def require_found(model: str, revision: str | None) -> None:
         RevisionNotFoundError,
     )
 
-    if meant := get_close_matches(model, BUILT_IN, n=1):
-        raise GtrTurboError(f"there is no model {model!r}.", f"did you mean {meant[0]}?")
+    meant = get_close_matches(model, BUILT_IN, n=1)
+    mend = f"did you mean {meant[0]}?" if meant else MEND
     try:
         hf_hub_download(model, MODEL_CONFIG, revision=revision, etag_timeout=PATIENCE)
     except GatedRepoError:
@@ -39,12 +39,12 @@ def require_found(model: str, revision: str | None) -> None:
             f"{model} is shown only to those whom its owner has let in.", "ask on its page, then: hf auth login"
         ) from None
     except RepositoryNotFoundError:
-        raise GtrTurboError(f"the hub knows no model {model}, or does not show it to you.", MEND) from None
+        raise GtrTurboError(f"the hub knows no model {model}, or does not show it to you.", mend) from None
     except RevisionNotFoundError:
         raise GtrTurboError(f"{model} has no revision {revision}.", "see its page for those that it has.") from None
     except HFValidationError:
-        raise GtrTurboError(f"{model} is no folder, and no name of a model either.", MEND) from None
+        raise GtrTurboError(f"{model} is no folder, and no name of a model either.", mend) from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
-        raise GtrTurboError(f"{model} is no folder, was not fetched before, and the hub is not reached.", MEND) from None
+        raise GtrTurboError(f"{model} is no folder, was not fetched before, and the hub is not reached.", mend) from None
     except EntryNotFoundError:
         return  # What it holds instead is told by the library that reads it.

@@ -59,6 +59,8 @@ def _played(rollouts: Sequence[Path]) -> dict[str, tuple[Path, Manifest]]:
         player = manifest.inputs.get("checkpoint")
         if not isinstance(player, str):
             raise GtrTurboError(f"{path} was not played by a checkpoint.", "leave it out.")
+        if not {"return_mean", "illegal_rate"} <= manifest.metrics.keys():
+            raise GtrTurboError(f"{path} does not say what its episodes returned.", "play again: gtrturbo rollout …")
         if player in found:
             raise GtrTurboError(f"{found[player][0]} and {path} were played by the same checkpoint.", "leave one out.")
         first = next(iter(found.values()), None)

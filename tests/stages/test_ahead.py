@@ -80,6 +80,12 @@ def test_turns_that_say_nothing_of_these_checkpoints_are_refused(checkpoints, pl
         only_ahead(base, (first,), [of_base, played(base, 2.0)])
     with pytest.raises(GtrTurboError, match="was not played by a checkpoint"):
         only_ahead(base, (first,), [of_base, expert])
+    silent = played(second, 5.0)
+    manifest = json.loads((silent / MANIFEST).read_text())
+    del manifest["metrics"]["illegal_rate"]
+    (silent / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(GtrTurboError, match="does not say what its episodes returned"):
+        only_ahead(base, (first, second), [of_base, silent])
     with pytest.raises(GtrTurboError, match="played on another task than"):
         only_ahead(base, (first,), [of_base, played(first, 3.0, task="blackjack")])
 
