@@ -119,8 +119,21 @@ fresh-numberline := 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40
 rates-ezpoints := 1e-4 2e-4 5e-4 1e-3
 long-ezpoints := 15
 fresh-ezpoints := 10 11 12 13 14 15 16 17
-long = --episodes 64 --iterations $(long-$(1)) $(evaluated-$(1))
+# A start that reads and keeps to the rules, and plays by chance: an anchor that does not move must hold the student back.
+task-numberline-weak := $(task-numberline)
+start-numberline-weak := $(start-numberline) --set expert.random-expert-share=1
+rates-numberline-weak := 1e-3
+long-numberline-weak := 30
+fresh-numberline-weak := 25 26 27 28 29 30 31 32
+# FrozenLake from a start that wins little: PPO learns it fast, and does not keep it.
+task-lake := $(task-frozenlake)
+start-lake := --set sft.steps=900
+rates-lake := 1e-4
+long-lake := 20
+fresh-lake := 12 13 14 15 16 17 18 19
+long = --episodes $(or $(episodes-$(1)),64) --iterations $(long-$(1)) $(evaluated-$(1))
 evaluated-ezpoints := --eval-episodes 100
+episodes-lake := 48
 own := free_teachers.py
 who-ppo := --method ppo
 who-merged := --method turbo-loss
@@ -139,6 +152,14 @@ who-reward-30 := --method turbo-kl --set ppo-step.kl-coef=30
 who-imitation := --method turbo-sft
 who-both := --method $(own):BOTH
 who-expert := --method gtr
+# PPO alone with one guard each, so that no teacher is credited with what a guard does.
+who-dual-clip := --method ppo --set ppo-step.guard=dual-clip
+who-clipped-only := --method ppo --set ppo-step.guard=clipped-only
+who-log-ratio := --method ppo --set ppo-step.guard=log-ratio
+who-target-kl := --method ppo --set ppo-step.target-kl=0.05
+who-adam-epsilon := --method ppo --set ppo-step.adam-epsilon=1e-7
+who-grpo = --method grpo $(one-step-$(1))
+who-gigpo = --method gigpo $(one-step-$(1))
 # The positive control: a checkpoint that supervised steps on the expert made.
 who-trained = --method $(own):GIVEN --teacher $(call teacher,$(1),$(2))/checkpoints/0000
 
