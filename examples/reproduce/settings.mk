@@ -41,7 +41,7 @@ loop-points24 := --episodes 64 --iterations $(iterations-points24) --eval-every 
 # Tried on seeds 1, 2 and 11, see docs/results.md. The lake is one and the same: what is read is where one stands.
 seeds-frozenlake := 1 2 3 4 5
 iterations-frozenlake := 8
-task-frozenlake := --model small --task frozenlake --env lake=4x4 --env look=place --set eval.panel=fixed
+task-frozenlake := --model small --task frozenlake --env lake=4x4 --env reads=place --set eval.panel=fixed
 start-frozenlake := --set sft.steps=1400
 loop-frozenlake := --episodes 48 --iterations $(iterations-frozenlake) --eval-every 8 --set ppo-step.schedule-updates=8 \
   --set ppo-step.learning-rate=1e-4
