@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from examples.reproduce import survival
 from gtrturbo.analysis.exact import LEVEL, fewest_pairs, sign_flip
 from gtrturbo.analysis.intervals import Interval, bootstrap, said
 from gtrturbo.analysis.spending import Spending, cost_table
@@ -27,6 +28,7 @@ ROOT = HERE.parents[1]
 PAGES = (ROOT / "docs" / "results.md", ROOT / "docs" / "teachers.md", ROOT / "README.md")
 PICTURED = ROOT / "docs" / "pictures"
 MARKED = re.compile(r"(<!-- table: (\S+) (\S+)((?: \S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
+SURVIVORS = ("ppo", "merged", "static", "newest", "gated", "ema-0.5")
 DRAWN = ("ppo", "turbo-kl", "turbo-kl-10", "turbo-sft", "gtr", "static-kl", "opd")
 SEEDS = "seeds="
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa7700", "#aa3377", "#3399bb")
@@ -200,12 +202,16 @@ def table(task: str, name: str, chosen: Sequence[str] = ()) -> list[list[str]]:
     if ranges := [word.removeprefix(SEEDS) for word in chosen if word.startswith(SEEDS)]:
         arms = only_seeds(arms, ranges[0])
     shown = [word for word in chosen if not word.startswith(SEEDS)] or [arm for arm in DRAWN if arm in arms]
+    if name.startswith("ends-against-"):
+        reference = name.removeprefix("ends-against-")
+        return survival.differences(arms, [arm for arm in shown if arm != reference], reference)
     if name.startswith("against-"):
         reference = name.removeprefix("against-")
         return against(arms, [arm for arm in shown if arm != reference], reference)
     if name == "teachers":
         return teachers(arms, [arm for arm in shown if any(run["teachers"] for run in arms[arm].values())])
-    return {"methods": outcomes, "learning": learning, "returns": returns, "costs": costs}[name](arms, shown)
+    kinds = {"methods": outcomes, "learning": learning, "returns": returns, "costs": costs, "ends": survival.ends}
+    return kinds[name](arms, shown)
 
 
 def filled(text: str) -> str:
@@ -250,6 +256,19 @@ def _alone(drawing: str, title: str, names: Sequence[str]) -> str:
     back = '<rect width="400" height="262" fill="#fff" stroke="none"/>'
     top = f'<text class="title" x="8" y="14">{title}</text>'
     return f'{head}<style>{style}</style>{back}{top}<g transform="translate(0 16)">{inner}</g>{legend}</svg>\n'
+
+
+def over_rates(task: str, title: str) -> str:
+    """Draw how the arms of results/TASK-RATE.jsonl end, by the rate."""
+    rates = {float(file.stem.removeprefix(f"{task}-")): arms_of(file.stem) for file in RESULTS.glob(f"{task}-[0-9]*.jsonl")}
+    drawn = [name for name in SURVIVORS if any(name in arms for arms in rates.values())]
+    return _alone(survival.over_rates(task, title, rates, drawn), title, drawn)
+
+
+def over_updates(task: str, title: str) -> str:
+    arms = arms_of(task)
+    drawn = [name for name in SURVIVORS if name in arms]
+    return _alone(survival.over_updates(task, title, arms, drawn), title, drawn)
 
 
 GAMES = {"numberline": "NumberLine", "ezpoints": "EZPoints", "blackjack": "Blackjack", "points24": "Points24"}

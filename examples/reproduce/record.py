@@ -62,6 +62,8 @@ def _run(history: History, task: str, arm: str, seed: int, commit: str) -> dict[
         "arm": arm,
         "seed": seed,
         "commit": commit,
+        "planned": history.settings["iterations"],
+        "collapsed": asdict(history.collapsed) if history.collapsed else None,
         "evaluations": {entry.iteration: _chosen(entry, EVALUATED) for entry in history.entries["student"]},
         "teachers": {entry.iteration: _chosen(entry, EVALUATED) for entry in history.entries["teacher"]},
         "rollouts": {entry.iteration: _chosen(entry, PLAYED) for entry in history.entries["rollouts"]},

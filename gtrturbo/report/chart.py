@@ -44,21 +44,31 @@ class Rule:
 
 @dataclass(frozen=True)
 class Axis:
-    """A linear scale from values to places on the picture."""
+    """A scale from values to places on the picture: linear, or of the values' logarithms, between which it lies then."""
 
     low: float
     high: float
     start: float
     end: float
+    logarithmic: bool = False
 
     def __call__(self, value: float) -> float:
+        if self.logarithmic:
+            value = math.log(value)
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
 def curves(
-    name: str, title: str, lines: Sequence[Line], *, rules: Sequence[Rule] = (), bounds: tuple[float, float] | None
+    name: str,
+    title: str,
+    lines: Sequence[Line],
+    *,
+    rules: Sequence[Rule] = (),
+    bounds: tuple[float, float] | None,
+    axis: str = "iteration",
+    logarithmic: bool = False,
 ) -> str:
-    """Draw curves over iterations as one SVG element.
+    """Draw curves as one SVG element.
 
     Args:
         name: unique on the page, for the ids that assistive technology reads title and description by.
@@ -66,6 +76,8 @@ def curves(
         lines: at least one with a point.
         rules: levels drawn across.
         bounds: what the vertical axis reaches over at least; the values alone if not given.
+        axis: what the horizontal axis counts.
+        logarithmic: whether equal ways along it are equal ratios; every x is above 0 then.
     """
     points = [point for line in lines for point in line.points]
     values = [v for p in points for v in (p.y, p.low, p.high) if v is not None] + [rule.y for rule in rules]
@@ -73,13 +85,20 @@ def curves(
     ticks = nice_ticks(min(low, *values), max(high, *values))
     labels = tick_labels(ticks)
     vertical = Axis(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
-    first, last = min(p.x for p in points), max(p.x for p in points)
-    horizontal = Axis(first - 0.5 if first == last else first, last + 0.5 if first == last else last, LEFT, WIDTH - RIGHT)
-    body = [*_vertical_axis(ticks, labels, vertical), *_horizontal_axis(points, horizontal)]
+    scale = math.log if logarithmic else float
+    first, last = scale(min(p.x for p in points)), scale(max(p.x for p in points))
+    horizontal = Axis(
+        first - 0.5 if first == last else first,
+        last + 0.5 if first == last else last,
+        LEFT,
+        WIDTH - RIGHT,
+        logarithmic=logarithmic,
+    )
+    body = [*_vertical_axis(ticks, labels, vertical), *_horizontal_axis(points, horizontal, axis)]
     body += [part for rule in rules for part in _rule(rule, vertical)]
     body += [_band(line, horizontal, vertical) for line in lines]
     body += [_curve(line, horizontal, vertical) for line in lines]
-    return drawn(name, title, _described(lines, rules), HEIGHT, body)
+    return drawn(name, title, _described(lines, rules, axis), HEIGHT, body)
 
 
 def bars(name: str, title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], unit: str) -> str:
@@ -139,12 +158,12 @@ def _vertical_axis(ticks: Sequence[float], labels: Sequence[str], axis: Axis) ->
     return parts
 
 
-def _horizontal_axis(points: Sequence[Point], axis: Axis) -> list[str]:
+def _horizontal_axis(points: Sequence[Point], axis: Axis, name: str) -> list[str]:
     places = sorted({point.x for point in points})
     every = -(-len(places) // 9)
     labels = [f'<text x="{axis(x):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{x:g}</text>' for x in places[::every]]
     middle = (LEFT + WIDTH - RIGHT) / 2
-    return [*labels, f'<text class="axis" x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">iteration</text>']
+    return [*labels, f'<text class="axis" x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{shown(name)}</text>']
 
 
 def _rule(rule: Rule, axis: Axis) -> list[str]:
@@ -190,13 +209,13 @@ def _marker(style: int, x: float, y: float) -> str:
     return shapes[style % len(shapes)]
 
 
-def _described(lines: Sequence[Line], rules: Sequence[Rule]) -> str:
+def _described(lines: Sequence[Line], rules: Sequence[Rule], axis: str) -> str:
     """Say in words where each curve begins and ends."""
     told = []
     for line in lines:
         if line.points:
             first, last = line.points[0], line.points[-1]
-            told.append(f"{line.name}: {first.y:.3g} at iteration {first.x:g}, {last.y:.3g} at iteration {last.x:g}")
+            told.append(f"{line.name}: {first.y:.3g} at {axis} {first.x:g}, {last.y:.3g} at {axis} {last.x:g}")
     return ". ".join([*told, *(f"{rule.name}: {rule.y:.3g}" for rule in rules)])
 
 

@@ -1,0 +1,91 @@
+"""examples/reproduce/survival.py: how runs end, a run that ended by itself among them."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+
+from examples.reproduce import survival
+
+
+def line(success: list[float], *, planned: int = 8, illegal: float = 0.2, thoughts: float = 0.4, collapsed: bool = False):
+    played = {
+        str(k): {"success_rate": value, "illegal_rate": illegal, "thought_accuracy": thoughts} for k, value in enumerate(success)
+    }
+    ended = {"iteration": len(success), "stage": "ppo-step", "what": "no reply was legal"} if collapsed else None
+    return {"planned": planned, "rollouts": played, "evaluations": {"0": {"chance_random": 0.3}}, "collapsed": ended}
+
+
+def test_a_run_that_ended_by_itself_is_chance_from_there_on():
+    run = line([0.9, 0.9, 0.8, 0.8], collapsed=True)
+    assert survival.won(run) == [0.9, 0.9, 0.8, 0.8, 0.3, 0.3, 0.3, 0.3]
+    assert survival.last(survival.won(run)) == pytest.approx((0.8 + 4 * 0.3) / 5)
+    assert survival.last(survival.illegal(run)) == pytest.approx((0.2 + 4) / 5)
+    assert survival.last(survival.read(run)) == pytest.approx(0.4 / 5)
+    # Of the legal turns, 0.8 of all, half read truly; where none is legal, none does.
+    assert survival.read_of_legal(run)[:4] == pytest.approx([0.5] * 4) and survival.read_of_legal(run)[4:] == [0.0] * 4
+    assert survival.read_of_legal(line([0.9], planned=1, illegal=1.0, thoughts=0.0)) == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("success", "collapsed", "expected"),
+    [
+        ([0.5] * 8, False, False),
+        ([0.5] * 8, True, True),  # in its last update
+        ([0.2, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.2], False, False),  # one bad update is no fall
+        ([0.9] * 5 + [0.4] * 3, False, True),
+        ([0.2] * 5 + [0.9] * 3, False, False),
+    ],
+)
+def test_a_run_fell_if_it_lost_what_it_had_won(success, collapsed, expected):
+    assert survival.fell(line(success, collapsed=collapsed)) is expected
+
+
+def arms(gaps: list[float]):
+    """`kept` ends higher than `ppo` by the gaps, and both say the same."""
+    ppo = {seed: line([0.5] * 8) for seed in range(len(gaps))}
+    return {"ppo": ppo, "kept": {seed: line([0.5 + gap] * 8) for seed, gap in enumerate(gaps)}}
+
+
+def test_differences_are_paired_and_their_chances_adjusted_for_all_of_the_table():
+    gaps = [0.1, 0.2, 0.3, 0.1, 0.2, 0.3, 0.1, 0.2]
+    [head, row] = survival.differences(arms(gaps), ["kept"], "ppo")
+    cells = dict(zip(head, row, strict=False))
+    assert cells["pairs"] == "8" and cells["success"].startswith(f"**{np.mean(gaps):+.3f} [")
+    # All eight are above 0: two of 2⁸ choices of signs, times the four measures of the table.
+    flips = [abs(np.dot(signs, gaps)) for signs in itertools.product((1, -1), repeat=8)]
+    p = np.mean(np.array(flips) >= sum(gaps) - 1e-12)
+    assert p == 2 / 256 and row[3] == f"{4 * p:.3f}".removeprefix("0")
+    assert row[5] == "1.000" and not row[4].startswith("**")
+
+
+def test_seven_pairs_of_one_sign_among_sixteen_tests_are_not_resolved():
+    gaps = [0.1, 0.2, 0.3, 0.1, 0.2, 0.3, 0.1]
+    several = arms(gaps) | {name: arms(gaps)["kept"] for name in "abc"}
+    rows = survival.differences(several, ["kept", "a", "b", "c"], "ppo")
+    assert not any(row[2].startswith("**") for row in rows[1:])
+
+
+def test_ends_are_counted_with_the_runs_that_fell():
+    found = {"ppo": {1: line([0.9] * 4, collapsed=True), 2: line([0.5] * 8)}}
+    [head, row] = survival.ends(found, ["ppo"])
+    cells = dict(zip(head, row, strict=True))
+    # (0.9 + 4 · 0.3) / 5 and 0.5; the best five in a row of the first are its four and the first of chance.
+    assert cells["success"].startswith("0.460 [") and cells["fell"] == "1 of 2"
+    assert cells["best five updates"] == f"{(4 * 0.9 + 0.3) / 10 + 0.25:.3f}"
+
+
+def test_rates_are_drawn_by_their_logarithm():
+    rates = {rate: arms([gap, gap]) for rate, gap in ((1e-4, 0.4), (1e-3, 0.2), (1e-2, 0.1))}
+    drawn = survival.over_rates("t", "title", rates, ["ppo", "kept"])
+    curve = re.search(r'<g class="s1"><path d="M([\d. L]+)"', drawn)
+    assert curve and ">learning rate</text>" in drawn and "kept: 0.9 at learning rate 0.0001, 0.6 at learning rate 0.01" in drawn
+    places = [float(point.split()[0]) for point in curve[1].split("L")]
+    assert places[1] - places[0] == pytest.approx(places[2] - places[1], abs=0.11)
+
+
+def test_updates_are_drawn_over_the_seeds_that_all_have():
+    several = arms([0.4, 0.4]) | {"late": {1: line([0.1] * 8)}}
+    drawn = survival.over_updates("t", "title", several, ["ppo", "kept", "late"])
+    assert "late: 0.1 at update 0, 0.1 at update 7" in drawn and "kept: 0.9 at update 0" in drawn
