@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gtrturbo.analysis.history import record_run
+from gtrturbo.analysis.record import record_run
 from gtrturbo.analysis.summary import summarize
 from gtrturbo.config import RunConfig
 from gtrturbo.store.files import save_json
@@ -13,7 +13,7 @@ from gtrturbo.store.provenance import Provenance
 from gtrturbo.store.records import Turn, chat, write_rows
 from gtrturbo.store.writing import writing
 
-CHANCE = {"chance_random": 0.1, "chance_constant": 0.25, "chance_random_return": -1.0}
+CHANCE = {"chance_random": 0.1, "chance_constant": 0.25, "chance_random_return": -1.0, "chance_constant_return": -0.5}
 DEALS = {"task": "numberline", "env": [], "seed": 7, "temperature": 0.0, "max_new_tokens": 9, "illegal": "random"}
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gtrturbo.analysis.history import Entry, History
+from gtrturbo.analysis.levels import chance_level
 from gtrturbo.config import RunConfig
 from gtrturbo.config.fields import fields
 from gtrturbo.errors import GtrTurboError
@@ -96,14 +97,5 @@ def _deals(entry: Entry) -> dict[str, Any]:
 
 
 def chance_of(group: RunGroup, iteration: int) -> float | None:
-    """Return what a policy that sees nothing achieves: the better of random actions and the best single one.
-
-    None where the evaluation left chance out.
-    """
-    metrics = next(iter(group.runs.values())).at("student")[iteration].metrics
-    return max((metrics[name] for name in ("chance_random", "chance_constant") if name in metrics), default=None)
-
-
-def level_said(chance: float | None) -> str:
-    """Write a chance level of success."""
-    return "chance not measured" if chance is None else f"chance {chance:.3f}"
+    """Return what a policy that sees nothing achieves; None where the evaluation left chance out."""
+    return chance_level(next(iter(group.runs.values())).at("student")[iteration].metrics)

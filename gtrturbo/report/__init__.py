@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from gtrturbo.analysis.comparison import ALL_TASKS, TITLES, Comparison, comparison, final
+from gtrturbo.analysis.comparison import Comparison, collapses, collapses_said, comparison, final
+from gtrturbo.analysis.estimates import ALL_TASKS, TITLES
 from gtrturbo.analysis.exact import chance_said
-from gtrturbo.analysis.groups import RunGroup, group_runs, level_said
-from gtrturbo.analysis.history import read_history
+from gtrturbo.analysis.groups import RunGroup, group_runs
+from gtrturbo.analysis.history import History, read_history
 from gtrturbo.analysis.intervals import fewest_seeds, said
+from gtrturbo.analysis.levels import level_said
 from gtrturbo.config import ReportConfig
 from gtrturbo.config.prices import Prices, prices_of
 from gtrturbo.errors import GtrTurboError
@@ -29,8 +31,10 @@ INTERVALS = (
     "Bands are 95 % intervals: over seeds (bootstrap, expanded for few seeds) where there are several, else Wilson's over the "
     "episodes of the one run, for success alone. Intervals over seeds speak of new seeds on these deals."
 )
-
-
+FELL = (
+    "A run that collapsed stays in all curves of evaluations and rollouts to the end: from there on as chance in success and "
+    "return, as it was last in the rest. Curves of updates end where the first run of a method ended."
+)
 FIRST = ("success_rate", "return_mean", "thought_accuracy", "success_area")
 COMPARED = ("success_rate", "success_area")
 
@@ -93,6 +97,12 @@ def _found(result: Comparison, groups: Sequence[RunGroup]) -> str:
     for task in result.last:
         methods = [group.method for group in groups if group.task == task]
         caption = f"{task}: iteration {result.last[task]}; {level_said(result.chance[task])}"
+        ended = [
+            [group.method, collapses_said(runs, len(group.runs))]
+            for group in groups
+            if (runs := collapses(result, task, group.method))
+        ]
+        parts.append(table("runs that collapsed", ["method", "how many, and at which iteration"], ended) if ended else "")
         parts.append(_outcomes(result, task, methods, caption, FIRST))
         parts.append(details("all numbers", _outcomes(result, task, methods, caption, tuple(TITLES))))
     if result.baseline:
@@ -156,7 +166,8 @@ def _task_sections(
     rules = {"Success": [] if chance is None else [Rule("chance", chance)], TEACHER[0].title: [Rule("mean change", 1.0)]}
     of = f": {task}" if len(result.last) > 1 else ""
     outcomes = grid(figures(f"{name}-o", OUTCOMES, groups, rules=rules))
-    yield section(f"Success and return{of}", paragraph(INTERVALS, kind="faint"), outcomes)
+    fell = paragraph(FELL, kind="faint") if any(run.collapsed for group in groups for run in group.runs.values()) else ""
+    yield section(f"Success and return{of}", paragraph(INTERVALS, kind="faint"), fell, outcomes)
     yield section(f"Signs of collapse{of}", grid(figures(f"{name}-c", COLLAPSE, groups, rules=rules)))
     yield section(f"Updates{of}", grid(figures(f"{name}-u", UPDATES, groups, rules=rules)))
     gap = gap_figure(f"{name}-g", task, groups, result)
@@ -178,8 +189,13 @@ def _task_sections(
 
 def _made(groups: Sequence[RunGroup]) -> str:
     rows = [
-        [str(run.path), group.method, str(seed), " ".join(run.settings.get("set", []))]
+        [str(run.path), group.method, str(seed), _end_of(run), " ".join(run.settings.get("set", []))]
         for group in groups
         for seed, run in sorted(group.runs.items())
     ]
-    return section("The runs", table("folders and settings", ["run", "method", "seed", "--set"], rows))
+    return section("The runs", table("folders and settings", ["run", "method", "seed", "ended", "--set"], rows))
+
+
+def _end_of(run: History) -> str:
+    """Say whether a run collapsed, and where."""
+    return f"collapsed at iteration {run.collapsed.iteration}, {run.collapsed.stage}" if run.collapsed else ""

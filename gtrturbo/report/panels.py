@@ -197,8 +197,10 @@ def _points(curve: Curve, group: RunGroup) -> list[Point]:
 def _point(iteration: int, curve: Curve, group: RunGroup, values: list[float]) -> Point:
     interval = bootstrap([values])
     if len(values) == 1 and curve is SUCCESS.curves[0]:
-        episodes = int(next(iter(group.runs.values())).at("student")[iteration].metrics["episodes"])
-        interval = Interval(values[0], *wilson(round(values[0] * episodes), episodes))
+        entry = next(iter(group.runs.values())).at("student")[iteration]
+        if entry.collapsed is None:
+            episodes = int(entry.metrics["episodes"])
+            interval = Interval(values[0], *wilson(round(values[0] * episodes), episodes))
     return Point(iteration, interval.mean, interval.low, interval.high)
 
 

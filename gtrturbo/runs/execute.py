@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gtrturbo.analysis.history import Collapsed, check_sources, own_code, record_run
+from gtrturbo.analysis.record import Collapsed, check_sources, own_code, record_run
 from gtrturbo.config import RunConfig
 from gtrturbo.console import stderr
 from gtrturbo.distributed.children import run_child

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.text import Text
 
-from gtrturbo.analysis.history import collapse_of, is_recorded, read_history
+from gtrturbo.analysis.history import read_history
+from gtrturbo.analysis.record import collapse_of, is_recorded
 from gtrturbo.analysis.spending import Spending, spending_of
 from gtrturbo.config import ShowConfig
 from gtrturbo.console import number

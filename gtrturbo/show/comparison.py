@@ -12,11 +12,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from gtrturbo.analysis.comparison import ALL_TASKS, TITLES, Comparison, Cost, Estimate, Gap, comparison, final, spendings
+from gtrturbo.analysis.comparison import Comparison, Cost, Gap, collapses, collapses_said, comparison, final, spendings
+from gtrturbo.analysis.estimates import ALL_TASKS, TITLES, Estimate
 from gtrturbo.analysis.exact import chance_said
-from gtrturbo.analysis.groups import level_said
 from gtrturbo.analysis.history import read_history
 from gtrturbo.analysis.intervals import Interval, said
+from gtrturbo.analysis.levels import level_said
 from gtrturbo.analysis.spending import cost_table
 from gtrturbo.config import CompareConfig
 from gtrturbo.distributed.escapes import visible
@@ -114,6 +115,10 @@ def _table_of(result: Comparison, task: str) -> Table:
         table.add_column(Text(visible(method)), justify="right")
     counts = {each.method: len(each.seeds) for each in result.estimates if each.task == task}
     table.add_row("seeds", *(str(counts[method]) for method in methods))
+    ended = [collapses(result, task, method) for method in methods]
+    if any(ended):
+        said_of = [collapses_said(runs, counts[method]) for method, runs in zip(methods, ended, strict=True)]
+        table.add_row("collapsed", *said_of)
     for metric, name in TITLES.items():
         found = [final(result, task, method, metric) for method in methods]
         if any(found):

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.text import Text
 
-from gtrturbo.analysis.history import RECORD
+from gtrturbo.analysis.record import RECORD
 from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.leftovers import find_leftovers, remove_leftover

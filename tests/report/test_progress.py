@@ -5,7 +5,8 @@ import os
 import pytest
 from made_runs import empty, evaluation, make_run
 
-from gtrturbo.analysis.history import Collapsed, read_history, record_run
+from gtrturbo.analysis.history import read_history
+from gtrturbo.analysis.record import Collapsed, record_run
 from gtrturbo.config import ReportConfig, RunConfig
 from gtrturbo.report import progress, report
 from gtrturbo.report.progress import progress_of

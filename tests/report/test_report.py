@@ -10,7 +10,8 @@ from made_runs import empty, make_run
 from typer.testing import CliRunner
 
 from gtrturbo.analysis.groups import RunGroup
-from gtrturbo.analysis.history import read_history, record_run
+from gtrturbo.analysis.history import read_history
+from gtrturbo.analysis.record import record_run
 from gtrturbo.analysis.summary import by_episode
 from gtrturbo.cli import app
 from gtrturbo.config import DistillConfig, PpoStepConfig, ReportConfig, RunConfig

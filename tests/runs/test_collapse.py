@@ -6,15 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_runs import make_run
+from made_runs import DEALS, evaluation, make_run
 from small_runs import small
 from typer.testing import CliRunner
 
 from gtrturbo.analysis.comparison import comparison
-from gtrturbo.analysis.history import Collapsed, read_history, record_run
+from gtrturbo.analysis.history import read_history
+from gtrturbo.analysis.intervals import Interval
+from gtrturbo.analysis.levels import as_chance
+from gtrturbo.analysis.record import Collapsed, record_run
 from gtrturbo.cli import app
 from gtrturbo.config import RunConfig
 from gtrturbo.errors import Collapse
+from gtrturbo.report import FELL
 from gtrturbo.runs import execute as module
 
 WHY = "every turn of runs/small/rollouts/0000 is illegal"
@@ -82,33 +86,90 @@ def test_the_last_checkpoint_is_evaluated_and_stands_where_the_plan_would_have_g
 
 @pytest.fixture
 def three(tmp_path):
-    """Two runs that are done, and one that collapsed after its second update."""
+    """Two runs that are done, and one that won half of its deals, twice as many as by chance, and then collapsed."""
     why = Collapsed(3, "ppo-step", "policy_loss is nan at epoch 0, minibatch 1 (turns 0-63).")
     whole: dict[int, Sequence[int]] = {0: [1, 0, 0, 0], 5: [1, 1, 1, 0]}
     paths = [make_run(tmp_path / f"ppo-{seed}", "ppo", seed, whole, iterations=5) for seed in (0, 1)]
-    fell = make_run(tmp_path / "kl-0", "turbo-kl", 0, {0: [1, 0, 0, 0], 2: [0, 1, 0, 0]}, iterations=5)
+    fell = make_run(tmp_path / "kl-0", "turbo-kl", 0, {0: [1, 0, 0, 0], 2: [0, 1, 1, 0]}, iterations=5)
     record_run(RunConfig(out=fell, method="turbo-kl", seed=0, iterations=5), replace=True, collapsed=why)
     return [*paths, fell]
 
 
-def test_a_collapsed_run_is_compared_at_the_end_by_what_it_came_to(three):
+def test_what_a_collapsed_run_counts_with_is_chance_in_success_and_return_and_its_last_evaluation_in_the_rest(three):
+    at = read_history(three[-1]).at("student")
+    # The best single action wins 0.25 and earns -0.5; random ones win less. Its last four deals: half won, at 1 or -1 each.
+    assert [at[k].metrics["success_rate"] for k in (0, 2, 5)] == [0.25, 0.5, 0.25]
+    assert [at[k].metrics["return_mean"] for k in (0, 2, 5)] == [-0.5, 0.0, -0.5]
+    assert at[5].metrics["thought_accuracy"] == at[2].metrics["thought_accuracy"] == 0.5
+    assert [at[k].collapsed for k in (0, 2)] == [None, None]
+
+
+def test_of_two_ways_to_play_by_chance_the_better_one_counts_and_none_that_was_not_measured():
+    either = {"chance_random": 0.3, "chance_random_return": -2.0, "chance_constant": 0.1, "chance_constant_return": 5.0}
+    assert as_chance(either) == {"success_rate": 0.3, "return_mean": -2.0}
+    assert as_chance(either | {"chance_constant": 0.3}) == {"success_rate": 0.3, "return_mean": 5.0}
+    assert as_chance({"chance_random": 0.3}) == {"success_rate": 0.3}
+    assert as_chance({"success_rate": 0.9}) == {}
+
+
+def test_where_chance_was_not_measured_the_last_evaluation_counts_and_that_is_said(tmp_path):
+    fell = make_run(tmp_path / "kl", "turbo-kl", 0, {0: [1, 0], 2: [1, 1]}, chance={}, iterations=5)
+    record_run(
+        RunConfig(out=fell, method="turbo-kl", seed=0, iterations=5), replace=True, collapsed=Collapsed(3, "rollout", "no.")
+    )
+    result = comparison([read_history(fell)])
+    assert [e.value.mean for e in result.estimates if (e.iteration, e.metric) == (5, "success_rate")] == [1.0]
+    assert result.notes[0].endswith("rollout: no. Chance was not measured, so from there on its last evaluation counts.")
+
+
+def test_a_collapsed_run_of_one_seed_has_no_deals_to_pair_and_no_interval_but_counts(three):
+    result = comparison([read_history(path) for path in (three[0], three[-1])])
+    (kl,) = [e for e in result.estimates if (e.method, e.iteration, e.metric) == ("turbo-kl", 5, "success_rate")]
+    assert (kl.value, kl.difference) == (Interval(0.25, None, None), Interval(-0.5, None, None))
+    assert (kl.paired_by, kl.pairs, kl.losses, kl.resolved) == ("seed", 1, 1, False)
+
+
+def test_a_teacher_of_a_run_that_collapsed_before_it_has_no_student_to_be_compared_with(tmp_path):
+    won: dict[int, Sequence[int]] = {0: [1, 0], 1: [1, 1]}
+    fell = make_run(tmp_path / "kl", "turbo-kl", 0, won, teachers={1: [1, 1], 2: [1, 1]}, iterations=2, eval_every=1)
+    why = Collapsed(2, "distill", "no.")
+    record_run(RunConfig(out=fell, method="turbo-kl", seed=0, iterations=2, eval_every=1), replace=True, collapsed=why)
+    assert [gap.iteration for gap in comparison([read_history(fell)]).gaps] == [1]
+
+
+def test_rollouts_that_a_collapsed_run_did_not_come_to_count_as_chance_too(three):
+    evaluation(three[-1] / "rollouts" / "0000", [1, 1, 0, 0], "start", DEALS, chance={})
+    evaluation(three[-1] / "rollouts" / "0002", [1, 1, 1, 0], "start", DEALS, chance={})
+    played = {k: entry.metrics["success_rate"] for k, entry in read_history(three[-1]).at("rollouts").items()}
+    assert played == {0: 0.5, 2: 0.75, 3: 0.25, 4: 0.25}
+
+
+def test_a_collapsed_run_counts_as_chance_at_the_end(three):
     result = comparison([read_history(path) for path in three])
     assert result.last == {"numberline": 5}
     found = {each.method: each.value.mean for each in result.estimates if (each.iteration, each.metric) == (5, "success_rate")}
     assert found == {"ppo": 0.75, "turbo-kl": 0.25}
     assert result.notes[0] == (
         "numberline, turbo-kl, seed 0: collapsed at iteration 3, ppo-step: policy_loss is nan at epoch 0, minibatch 1 (turns "
-        "0-63). From there on its last evaluation counts."
+        "0-63). From there on it counts as chance, success 0.250; its thoughts and replies as last evaluated."
     )
 
 
 def test_the_table_and_the_page_say_that_a_run_collapsed(three, tmp_path):
     paths = [str(path) for path in three]
     table = CliRunner().invoke(app, ["compare", *paths])
-    assert table.exit_code == 0 and "seed 0: collapsed at iteration 3" in " ".join(table.stdout.split())
+    told = " ".join(table.stdout.split())
+    assert table.exit_code == 0 and "seed 0: collapsed at iteration 3" in told and "collapsed 0 of 2 1 of 1; seed 0 at 3" in told
     page = CliRunner().invoke(app, ["report", *paths, "--out", str(tmp_path / "page.html")])
     assert page.exit_code == 0, page.output
-    assert "collapsed at iteration 3" in (tmp_path / "page.html").read_text()
+    text = (tmp_path / "page.html").read_text()
+    assert "collapsed at iteration 3, ppo-step</td>" in text and "1 of 1; seed 0 at 3" in text and FELL in text
+
+
+def test_a_page_of_runs_that_did_not_collapse_does_not_speak_of_it(three, tmp_path):
+    page = CliRunner().invoke(app, ["report", *map(str, three[:2]), "--out", str(tmp_path / "page.html")])
+    text = (tmp_path / "page.html").read_text()
+    assert page.exit_code == 0 and FELL not in text and "runs that collapsed" not in text
 
 
 def test_seconds_of_an_evaluation_that_stands_for_later_ones_count_once(three):

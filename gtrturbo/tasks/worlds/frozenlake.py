@@ -20,7 +20,7 @@ from gtrturbo.tasks.worlds.moves import MOVES
 CELLS = {"S": "ice", "F": "ice", "H": "hole", "G": "flag"}
 LAKE_BOUNDS: dict[str, Option] = {"size": Whole(4, 2, 16), "horizon": Whole(0, 0, 1000)}
 SLIPPERY_HORIZONS = {4: 100, 8: 200}  # Gymnasium's own.
-LEGEND = "S start, F ice, H hole, G flag, @ you:"
+LAKE_LEGEND = "S start, F ice, H hole, G flag, @ you:"
 READS = ("row", "column", "around")
 PLAN_DISCOUNT, PLAN_SWEEPS = 0.99, 400
 Lake = tuple[str, ...]
@@ -211,4 +211,6 @@ def _text(rows: int, slippery: bool, reads: Sequence[str]) -> str:
 
 
 def _prompt(view: View, *, text: str, look: Look, side: int) -> ChatPrompt:
-    return ask_of(look, text, lines_of(view.info), LEGEND, lambda: scaled(view.picture, side, side) if side else view.picture)
+    return ask_of(
+        look, text, lines_of(view.info), LAKE_LEGEND, lambda: scaled(view.picture, side, side) if side else view.picture
+    )

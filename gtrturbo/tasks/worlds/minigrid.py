@@ -28,7 +28,7 @@ MEANINGS = {
     "toggle": "open what is ahead",
     "done": "end",
 }
-LEGEND = (
+GRID_LEGEND = (
     "Two marks a cell, what is there and its colour's first letter: W wall, G goal, D closed door, L locked door, _ open door, "
     "K key, A ball, B box, F floor, V lava, .. empty, >> vv << ^^ you:"
 )
@@ -122,4 +122,4 @@ def _prompt(view: View, *, actions: tuple[str, ...], look: Look, size: tuple[int
         '{"row": your row, "column": your column, "facing": "right, down, left or up", "thoughts": "what to do", '
         '"action": "one of the actions"}'
     )
-    return ask_of(look, text, lines_of(info), LEGEND, lambda: scaled(view.picture, *size) if size else view.picture)
+    return ask_of(look, text, lines_of(info), GRID_LEGEND, lambda: scaled(view.picture, *size) if size else view.picture)

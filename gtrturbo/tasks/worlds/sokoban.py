@@ -21,7 +21,7 @@ VERSION = "1"  # Of the rules and the generator: another one deals other levels.
 DIRECTIONS = tuple(MOVES)
 FULL_CELL = 50  # pixels
 TURNS_PER_ROW = 5
-LEGEND = "# wall, . target, $ box, * box on a target, @ you, + you on a target:"
+ROOM_LEGEND = "# wall, . target, $ box, * box on a target, @ you, + you on a target:"
 LEVEL_BOUNDS: dict[str, Option] = {
     "size": Whole(6, 5, 9),
     "boxes": Whole(1, 1, 3),
@@ -185,4 +185,4 @@ def _prompt(view: View, *, size: int, boxes: int, look: Look) -> ChatPrompt:
         f'{{"player": [row, column], "boxes": [{places}], "targets": [{places}], '
         '"thoughts": "what to push where", "action": "left, down, right or up"}'
     )
-    return ask_of(look, text, view.info["level"], LEGEND, lambda: view.picture)
+    return ask_of(look, text, view.info["level"], ROOM_LEGEND, lambda: view.picture)
