@@ -137,10 +137,10 @@ episodes-lake := 48
 own := free_teachers.py
 who-ppo := --method ppo
 who-merged := --method turbo-loss
-who-static := --method $(own):STATIC
+who-static := --method static-loss
 who-newest := --method $(own):NEWEST
-who-gated := --method $(own):GATED
-who-gated-newest := --method $(own):GATED --set merge.method=linear --set merge.weights=ema:1
+who-gated := --method turbo-gated
+who-gated-newest := --method turbo-gated --set merge.method=linear --set merge.weights=ema:1
 who-sma := --method turbo-loss --set merge.method=linear
 who-ema-0.1 := --method turbo-loss --set merge.method=linear --set merge.weights=ema:0.1
 who-ema-0.5 := --method turbo-loss --set merge.method=linear --set merge.weights=ema:0.5
@@ -161,7 +161,7 @@ who-adam-epsilon := --method ppo --set ppo-step.adam-epsilon=1e-7
 who-grpo = --method grpo $(one-step-$(1))
 who-gigpo = --method gigpo $(one-step-$(1))
 # The positive control: a checkpoint that supervised steps on the expert made.
-who-trained = --method $(own):GIVEN --teacher $(call teacher,$(1),$(2))/checkpoints/0000
+who-trained = --method static-loss --teacher $(call teacher,$(1),$(2))/checkpoints/0000
 
 # PPO on NumberLine at a learning rate at which it collapses, alone and with one guard each; from NumberLine's starts.
 seeds-collapse := 1 2 3
