@@ -1,4 +1,4 @@
-"""What differs from `turbo-loss`, the merge of all checkpoints, in one thing each and is no built-in method, as methods of a run."""
+"""Free teachers that are no built-in method: each differs from `turbo-loss`, the merge of all checkpoints, in one thing."""
 
 from dataclasses import replace
 
