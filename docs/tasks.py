@@ -53,18 +53,20 @@ SHOWN = (
     Shown(
         "frozenlake",
         "Gymnasium's own environment, on a lake drawn for each episode; `lake=4x4` and `lake=8x8` are its fixed "
-        "ones, `slippery=true` lets moves slip, `look=place` asks less of a reply. The expert plans by value iteration.",
+        "ones, `slippery=true` lets moves slip, `reads=place` asks less of a reply, `look=text` shows "
+        "lines instead of a picture. The expert plans by value iteration.",
     ),
     Shown(
         "sokoban",
         "Push boxes onto targets. A level's shortest solution has `fewest_pushes` to `most_pushes` pushes, exactly; a state that "
-        "nothing solves any more ends the episode. The expert takes a solution with the fewest pushes. VAGEN's size is 6.",
+        "nothing solves any more ends the episode. The expert takes a solution with the fewest pushes. VAGEN's size is 6. "
+        "`look=text` shows the room as lines instead of a picture.",
     ),
     Shown(
         "minigrid:MiniGrid-DoorKey-5x5-v0",
         "Any environment of the package MiniGrid, untouched (`pip install 'gtrturbo[minigrid]'`). The expert plans breadth first "
         "over the whole grid where the mission is to reach a goal, to fetch or go to a thing, or to open the door; other "
-        "missions have none.",
+        "missions have none. `look=text` shows the grid as lines instead of a picture.",
         package="minigrid",
     ),
     Shown(

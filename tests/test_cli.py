@@ -214,7 +214,7 @@ def test_a_bad_value_is_one_line_and_exit_code_2(line, told):
     ("line", "told"),
     [
         ("init --out t --lora-rnak 4", "--lora-rnak"),
-        ("run --out t --method ppo --teacher c", "leave out --teacher, or use --method gtr, opd, static-kl."),
+        ("run --out t --method ppo --teacher c", "leave out --teacher, or use --method gtr, opd, static-kl, static-loss."),
         ("run --out t --method opd", "add: --teacher CHECKPOINT"),
         ("run --out t --method sarsa", "there is no method 'sarsa'."),
         ("run --out t --set foo", "--set foo is not STAGE.OPTION=VALUE."),

@@ -41,7 +41,7 @@ loop-points24 := --episodes 64 --iterations $(iterations-points24) --eval-every 
 # Tried on seeds 1, 2 and 11, see docs/results.md. The lake is one and the same: what is read is where one stands.
 seeds-frozenlake := 1 2 3 4 5
 iterations-frozenlake := 8
-task-frozenlake := --model small --task frozenlake --env lake=4x4 --env look=place --set eval.panel=fixed
+task-frozenlake := --model small --task frozenlake --env lake=4x4 --env reads=place --set eval.panel=fixed
 start-frozenlake := --set sft.steps=1400
 loop-frozenlake := --episodes 48 --iterations $(iterations-frozenlake) --eval-every 8 --set ppo-step.schedule-updates=8 \
   --set ppo-step.learning-rate=1e-4
@@ -140,10 +140,10 @@ episodes-lake := 48
 own := free_teachers.py
 who-ppo := --method ppo
 who-merged := --method turbo-loss
-who-static := --method $(own):STATIC
+who-static := --method static-loss
 who-newest := --method $(own):NEWEST
-who-gated := --method $(own):GATED
-who-gated-newest := --method $(own):GATED --set merge.method=linear --set merge.weights=ema:1
+who-gated := --method turbo-gated
+who-gated-newest := --method turbo-gated --set merge.method=linear --set merge.weights=ema:1
 who-sma := --method turbo-loss --set merge.method=linear
 who-ema-0.1 := --method turbo-loss --set merge.method=linear --set merge.weights=ema:0.1
 who-ema-0.5 := --method turbo-loss --set merge.method=linear --set merge.weights=ema:0.5
@@ -164,7 +164,7 @@ who-adam-epsilon := --method ppo --set ppo-step.adam-epsilon=1e-7
 who-grpo = --method grpo $(groups-$(1))
 who-gigpo = --method gigpo $(groups-$(1))
 # The positive control: a checkpoint that supervised steps on the expert made.
-who-trained = --method $(own):GIVEN --teacher $(call teacher,$(1),$(2))/checkpoints/0000
+who-trained = --method static-loss --teacher $(call teacher,$(1),$(2))/checkpoints/0000
 
 # PPO on NumberLine at a learning rate at which it collapses, alone and with one guard each; from NumberLine's starts.
 seeds-collapse := 1 2 3

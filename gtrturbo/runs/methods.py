@@ -47,6 +47,14 @@ METHODS: dict[str, Method] = {
         top_logprobs=512,  # More than the tiny model's vocabulary: all of it.
         guidance="loss",
     ),
+    "turbo-gated": Method(
+        summary="turbo-loss, and only what was measured ahead is merged: a student that falls does not take its teacher along.",
+        teacher="merged",
+        refresh="ahead",
+        annotation="distributions",
+        top_logprobs=512,
+        guidance="loss",
+    ),
     "gtr": Method(
         summary="the thoughts of an external teacher (--teacher, else the task's expert) are imitated.",
         teacher="given",
@@ -70,6 +78,15 @@ METHODS: dict[str, Method] = {
         refresh="never",
         annotation="logprobs",
         guidance="reward",
+    ),
+    "static-loss": Method(
+        summary="the KL to one teacher's distributions throughout (--teacher, else the first checkpoint's) as a loss.",
+        teacher="given",
+        fallback="static",
+        refresh="never",
+        annotation="distributions",
+        top_logprobs=512,
+        guidance="loss",
     ),
 }
 

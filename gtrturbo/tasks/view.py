@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from gtrturbo.errors import GtrTurboError
 
 Info = Mapping[str, Any]
 Message = dict[str, Any]
+Look = Literal["picture", "text", "both"]
 WON = ("won", "is_success", "success")
 
 
@@ -29,6 +30,23 @@ def ask(text: str, *images: np.ndarray) -> ChatPrompt:
     """Make a prompt of one user message: the pictures, then the text."""
     parts: list[dict[str, str]] = [*({"type": "image"} for _ in images), {"type": "text", "text": text}]
     return ChatPrompt([{"role": "user", "content": parts}], list(images))
+
+
+def ask_of(look: Look, text: str, lines: Sequence[str], legend: str, picture: Callable[[], np.ndarray]) -> ChatPrompt:
+    """Make a prompt about a state that can be drawn and written down.
+
+    Args:
+        look: which of the two is shown.
+        text: goes on from "The image shows", or from what is shown instead.
+        lines: the state in words, after the text.
+        legend: what stands for what in the lines.
+        picture: draws the state, [H, W, 3] uint8; not asked where only the lines are shown.
+    """
+    if look == "picture":
+        return ask(f"The image shows {text}", picture())
+    shown = "The lines below show" if look == "text" else "The image and the lines below show"
+    written = "\n".join([f"{shown} {text}", legend, *lines])
+    return ask(written) if look == "text" else ask(written, picture())
 
 
 @dataclass(frozen=True)

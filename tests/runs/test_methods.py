@@ -258,7 +258,7 @@ def test_a_record_that_cannot_be_names_the_users_own_line(tmp_path):
 
 
 def test_the_help_says_a_sentence_of_every_method(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "1000")
+    monkeypatch.setenv("COLUMNS", "4000")
     told = " ".join(CliRunner().invoke(app, ["run", "--help"]).stdout.split())
     assert [name for name, method in METHODS.items() if f"{name}: {method.summary}" not in told] == []
 

@@ -8,6 +8,7 @@ import pytest
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.tasks.loading import load_task
+from gtrturbo.tasks.view import View
 from gtrturbo.tasks.worlds.moves import MOVES
 
 
@@ -126,3 +127,17 @@ def test_without_pygame_the_line_that_installs_it_is_named(monkeypatch):
     with pytest.raises(GtrTurboError, match="pygame, which is not installed") as error:
         load_task("frozenlake")
     assert error.value.fix == "run: pip install 'gymnasium[toy-text]'"
+
+
+@pytest.mark.parametrize(("look", "pictures"), [("picture", 1), ("text", 0), ("both", 1)])
+def test_a_lake_is_shown_as_a_picture_as_lines_or_both(look, pictures):
+    task = load_task("frozenlake", [f"look={look}", "lake=4x4"])
+    env = task.make()
+    info = start(task, env, seed=0)
+    observation, *_, info = env.step(1)
+    prompt = task.prompt(View(observation, task.know(env, observation, info), (), env.render))
+    text = prompt.messages[0]["content"][-1]["text"]
+    # Gymnasium's own map, with the player one down.
+    assert len(prompt.images) == pictures and text.endswith("\nSFFF\n@HFH\nFFFH\nHFFG") == (look != "picture")
+    assert ("image" in text) == (look != "text")
+    env.close()

@@ -8,7 +8,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.tasks.deals import held_out
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.view import View
-from gtrturbo.tasks.worlds.grids import goal_of, planned
+from gtrturbo.tasks.worlds.grids import goal_of, lines_of, planned
 
 needs_minigrid = pytest.mark.skipif(importlib.util.find_spec("minigrid") is None, reason="the package minigrid is not installed")
 EMPTY, WALL, GOAL = [1, 0, 0], [2, 5, 0], [8, 1, 0]
@@ -103,3 +103,30 @@ def test_an_unknown_id_names_the_closest():
 @needs_minigrid
 def test_an_environment_of_three_actions_has_three():
     assert load_task("minigrid:MiniGrid-Dynamic-Obstacles-5x5-v0").allowed({}) == ("left", "right", "forward")
+
+
+@needs_minigrid
+@pytest.mark.parametrize("name", ["MiniGrid-DoorKey-5x5-v0", "MiniGrid-LavaGapS5-v0", "MiniGrid-Fetch-5x5-N2-v0"])
+def test_lines_are_the_packages_own_but_for_empty_cells_and_lower_case_arrows(name):
+    task = load_task(f"minigrid:{name}", ["look=text"])
+    env = task.make()
+    for seed in range(5):
+        observation, info = env.reset(seed=seed)
+        for action in (2, 1, 5, 2, 2, 1):
+            known = task.know(env, observation, info)
+            theirs = env.unwrapped.pprint_grid()
+            theirs = theirs.replace("  ", "..").replace("__", "_Y").replace("VV", "vv" if known["facing"] == "down" else "VV")
+            assert "\n".join(lines_of(known)) == theirs
+            observation, _, over, cut, info = env.step(action)
+            if over or cut:
+                break
+    prompt = task.prompt(View(observation, known, (), env.render))
+    assert not prompt.images and prompt.messages[0]["content"][-1]["text"].endswith("\n".join(lines_of(known)))
+    env.close()
+
+
+def test_a_door_says_whether_it_is_open():
+    info = state("######", "#  DG#", "######")
+    for number, mark in enumerate("_DL"):
+        info["grid"][1][3] = [4, 4, number]
+        assert lines_of(info)[1] == f"WG>>..{mark}YGGWG"

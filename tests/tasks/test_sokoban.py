@@ -8,7 +8,7 @@ from gymnasium.utils.env_checker import check_env
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.tasks.loading import load_task
-from gtrturbo.tasks.view import Ending
+from gtrturbo.tasks.view import Ending, View
 from gtrturbo.tasks.worlds.levels import draw_level, level_of, moved, next_push, pushes_left
 from gtrturbo.tasks.worlds.moves import MOVES
 
@@ -141,3 +141,16 @@ def test_every_kind_of_cell_looks_otherwise():
 def test_levels_that_cannot_be_are_refused(options, message):
     with pytest.raises(GtrTurboError, match=message):
         load_task("sokoban", options).blind().reset(seed=0)
+
+
+@pytest.mark.parametrize(("look", "pictures"), [("picture", 1), ("text", 0), ("both", 1)])
+def test_a_room_is_shown_as_a_picture_as_lines_or_both(look, pictures):
+    task = load_task("sokoban", [f"look={look}", "size=5"])
+    env = task.make()
+    lines = ["#####", "#@$.#", "#####", "#####", "#####"]
+    observation, info = env.reset(options={"level": lines})
+    prompt = task.prompt(View(observation, task.know(env, observation, info), (), env.render))
+    text = prompt.messages[0]["content"][-1]["text"]
+    assert len(prompt.images) == pictures and text.endswith("\n" + "\n".join(lines)) == (look != "picture")
+    assert ("blue disc" in text) == (look != "text")
+    env.close()

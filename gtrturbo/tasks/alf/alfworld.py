@@ -17,13 +17,12 @@ from gtrturbo.tasks.alf.scenes import HouseEngine
 from gtrturbo.tasks.deals import panel_seeds
 from gtrturbo.tasks.options import Option, Whole, check_options
 from gtrturbo.tasks.task import Task
-from gtrturbo.tasks.view import ChatPrompt, Info, View, ask
+from gtrturbo.tasks.view import ChatPrompt, Info, Look, View, ask
 
 INSTALL_ALFWORLD = "run: pip install 'gtrturbo[alfworld]'"
 HOUSE_BOUNDS: dict[str, Option] = {"horizon": Whole(40, 1, 1000), "history": Whole(40, 0, 1000)}
 HOUSE_TURNS = 20_000  # Of about 2 ms each.
 PACKAGES = ("textworld", "alfworld", "ai2thor")
-Look = Literal["text", "picture", "both"]
 EngineName = Literal["textworld", "thor"]
 
 

@@ -13,13 +13,14 @@ from gtrturbo.tasks.deals import draw_until, is_for_panels, panel_seeds
 from gtrturbo.tasks.games.drawing import CELL
 from gtrturbo.tasks.options import Option, Whole, check_options
 from gtrturbo.tasks.task import Task
-from gtrturbo.tasks.view import ChatPrompt, View, ask
+from gtrturbo.tasks.view import ChatPrompt, Look, View, ask_of
 from gtrturbo.tasks.worlds.frames import require_pygame, scaled
 from gtrturbo.tasks.worlds.moves import MOVES
 
 CELLS = {"S": "ice", "F": "ice", "H": "hole", "G": "flag"}
 LAKE_BOUNDS: dict[str, Option] = {"size": Whole(4, 2, 16), "horizon": Whole(0, 0, 1000)}
 SLIPPERY_HORIZONS = {4: 100, 8: 200}  # Gymnasium's own.
+LAKE_LEGEND = "S start, F ice, H hole, G flag, @ you:"
 READS = ("row", "column", "around")
 PLAN_DISCOUNT, PLAN_SWEEPS = 0.99, 400
 Lake = tuple[str, ...]
@@ -93,6 +94,14 @@ def known(env: gym.Env, observation: int, info: Mapping[str, Any]) -> dict[str, 
     return {"row": row, "column": column, "lake": [b"".join(line).decode() for line in inner.desc]}
 
 
+def lines_of(info: Mapping[str, Any]) -> list[str]:
+    """Write the lake down as Gymnasium does, and the player where it stands."""
+    return [
+        "".join("@" if (row, column) == (info["row"], info["column"]) else cell for column, cell in enumerate(line))
+        for row, line in enumerate(info["lake"])
+    ]
+
+
 def around(info: Mapping[str, Any]) -> list[str]:
     """Return what lies to the left, below, to the right and above."""
     return [_cell(info["lake"], info["row"] + down, info["column"] + right) for down, right in MOVES.values()]
@@ -147,7 +156,8 @@ def frozen_lake(
     ice: float = 0.8,
     slippery: bool = False,
     horizon: int = 0,
-    look: Literal["around", "place"] = "around",
+    reads: Literal["around", "place"] = "around",
+    look: Look = "picture",
 ) -> Task:
     """Make the task.
 
@@ -155,7 +165,8 @@ def frozen_lake(
         image: `tiny` has 28 pixels a cell.
         lake, size, ice, slippery: as for `LakeEnv`.
         horizon: turns; 0 is three a row, and Gymnasium's own number on slippery ice.
-        look: what a reply says of the picture: `place` is where the player stands, `around` what lies beside it, too.
+        reads: what a reply says of what is seen: `place` is where the player stands, `around` what lies beside it, too.
+        look: whether the lake is shown as a picture, as lines of text, or both.
 
     Raises: GtrTurboError: an option is out of range, or pygame is missing.
     """
@@ -164,18 +175,18 @@ def frozen_lake(
     if not 0 < ice <= 1:
         raise GtrTurboError(f"ice must be in (0, 1], got {ice}.")
     rows = size if lake == "random" else int(lake[0])
-    reads = READS if look == "around" else READS[:2]
+    read = READS if reads == "around" else READS[:2]
     make = partial(LakeEnv, lake, size, ice, slippery)
     own = SLIPPERY_HORIZONS.get(rows, 3 * rows * rows) if slippery else 3 * rows
     return Task(
         name="frozenlake",
         make=partial(make, render_mode="rgb_array"),
         blind=make,
-        prompt=partial(_prompt, text=_text(rows, slippery, reads), side=CELL * rows if image == "tiny" else 0),
+        prompt=partial(_prompt, text=_text(rows, slippery, read), look=look, side=CELL * rows if image == "tiny" else 0),
         actions=tuple(MOVES),
         known=known,
-        reads=reads,
-        truth=lambda info: {name: value for name, value in truth(info).items() if name in reads},
+        reads=read,
+        truth=lambda info: {name: value for name, value in truth(info).items() if name in read},
         expert=lambda info: say(best_move(info, slippery=slippery)),
         random_expert=lambda info, rng: say(str(rng.choice(list(MOVES)))),
         won=lambda end: end.total > 0,
@@ -193,11 +204,13 @@ def _text(rows: int, slippery: bool, reads: Sequence[str]) -> str:
     }
     wanted = ", ".join(f'"{name}": {fields[name]}' for name in reads)
     return (
-        f"The image shows a frozen lake of {rows} by {rows} cells, row 0 at the top, column 0 at the left. Walk to the flag and "
+        f"a frozen lake of {rows} by {rows} cells, row 0 at the top, column 0 at the left. Walk to the flag and "
         f"step into no hole.{slips} Reply with JSON only: {{{wanted}, "
         '"thoughts": "where to go", "action": "left, down, right or up"}'
     )
 
 
-def _prompt(view: View, *, text: str, side: int) -> ChatPrompt:
-    return ask(text, scaled(view.picture, side, side) if side else view.picture)
+def _prompt(view: View, *, text: str, look: Look, side: int) -> ChatPrompt:
+    return ask_of(
+        look, text, lines_of(view.info), LAKE_LEGEND, lambda: scaled(view.picture, side, side) if side else view.picture
+    )

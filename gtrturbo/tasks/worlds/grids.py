@@ -13,6 +13,19 @@ ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")  # In
 FACING = ("right", "down", "left", "up")
 AHEAD = ((0, 1), (1, 0), (0, -1), (-1, 0))
 TYPES = ("unseen", "empty", "wall", "floor", "door", "key", "ball", "box", "goal", "lava", "agent")
+ARROWS = ">v<^"
+MARKS = {
+    "unseen": "?",
+    "empty": ".",
+    "wall": "W",
+    "floor": "F",
+    "key": "K",
+    "ball": "A",
+    "box": "B",
+    "goal": "G",
+    "lava": "V",
+    "agent": "@",
+}
 COLOURS = ("red", "green", "blue", "purple", "yellow", "grey")
 OPEN, CLOSED, LOCKED = range(3)
 EMPTY: Thing = ("empty", "red", 0)
@@ -59,6 +72,21 @@ def read(info: Mapping[str, Any]) -> Walk:
     grid = tuple(tuple((TYPES[kind], COLOURS[colour], state) for kind, colour, state in line) for line in info["grid"])
     carried = (colour, kind) if kind else None
     return Walk((info["row"], info["column"]), FACING.index(info["facing"]), carried, frozenset(), grid)
+
+
+def lines_of(info: Mapping[str, Any]) -> list[str]:
+    """Write the grid down, two marks a cell: what is there, and its colour's first letter; the agent as an arrow, twice."""
+    walk = read(info)
+    return [
+        "".join(2 * ARROWS[walk.facing] if walk.cell == (row, column) else _marks(thing) for column, thing in enumerate(line))
+        for row, line in enumerate(walk.grid)
+    ]
+
+
+def _marks(thing: Thing) -> str:
+    kind, colour, state = thing
+    mark = MARKS[kind] if kind != "door" else "_DL"[state]
+    return ".." if kind == "empty" else mark + colour[0].upper()
 
 
 def goal_of(mission: str) -> tuple[str, Goal, bool] | None:

@@ -14,9 +14,9 @@ from gtrturbo.tasks.deals import draw_until, is_for_panels, panel_seeds
 from gtrturbo.tasks.games.drawing import CELL
 from gtrturbo.tasks.options import Option, Whole, check_options
 from gtrturbo.tasks.task import Task
-from gtrturbo.tasks.view import ChatPrompt, View, ask
+from gtrturbo.tasks.view import ChatPrompt, Look, View, ask_of
 from gtrturbo.tasks.worlds.frames import import_extra, require_known, scaled
-from gtrturbo.tasks.worlds.grids import ACTIONS, FACING, goal_of, planned
+from gtrturbo.tasks.worlds.grids import ACTIONS, FACING, goal_of, lines_of, planned
 
 PREFIX = "MiniGrid-"
 MEANINGS = {
@@ -28,6 +28,10 @@ MEANINGS = {
     "toggle": "open what is ahead",
     "done": "end",
 }
+GRID_LEGEND = (
+    "Two marks a cell, what is there and its colour's first letter: W wall, G goal, D closed door, L locked door, _ open door, "
+    "K key, A ball, B box, F floor, V lava, .. empty, >> vv << ^^ you:"
+)
 GRID_BOUNDS: dict[str, Option] = {"horizon": Whole(0, 0, 10_000)}
 
 
@@ -70,7 +74,7 @@ def expert(info: Mapping[str, Any]) -> tuple[str, str]:
     return f"{aim} so {action}", action
 
 
-def mini_grid(environment: str, *, image: Literal["full", "tiny"] = "full", horizon: int = 0) -> Task:
+def mini_grid(environment: str, *, image: Literal["full", "tiny"] = "full", horizon: int = 0, look: Look = "picture") -> Task:
     """Make the task of an environment by its id.
 
     `image=tiny` has 28 pixels a cell; a horizon of 0 is the environment's own.
@@ -90,7 +94,7 @@ def mini_grid(environment: str, *, image: Literal["full", "tiny"] = "full", hori
         name=f"minigrid:{environment}",
         make=partial(_make, environment, "rgb_array"),
         blind=blind,
-        prompt=partial(_prompt, actions=actions, size=(columns * CELL, rows * CELL) if image == "tiny" else None),
+        prompt=partial(_prompt, actions=actions, look=look, size=(columns * CELL, rows * CELL) if image == "tiny" else None),
         actions=actions,
         known=known,
         reads=("row", "column", "facing"),
@@ -106,15 +110,16 @@ def _make(environment: str, render_mode: str | None) -> gym.Env:
     return SplitEnv(gym.make(environment, render_mode=render_mode, disable_env_checker=True))
 
 
-def _prompt(view: View, *, actions: tuple[str, ...], size: tuple[int, int] | None) -> ChatPrompt:
+def _prompt(view: View, *, actions: tuple[str, ...], look: Look, size: tuple[int, int] | None) -> ChatPrompt:
     info = view.info
     rows, columns = len(info["grid"]), len(info["grid"][0])
     meanings = ", ".join(f"{action}: {MEANINGS[action]}" for action in actions)
+    triangle = "You are the red triangle, which points where you face. " if look != "text" else ""
     text = (
-        f"The image shows a grid of {rows} by {columns} cells; row 0 is at the top, column 0 at the left. "
-        f"You are the red triangle, which points where you face. Mission: {info['mission']}. You carry {info['carrying']}. "
+        f"a grid of {rows} by {columns} cells; row 0 is at the top, column 0 at the left. {triangle}"
+        f"Mission: {info['mission']}. You carry {info['carrying']}. "
         f"Actions: {meanings}. Reply with JSON only: "
         '{"row": your row, "column": your column, "facing": "right, down, left or up", "thoughts": "what to do", '
         '"action": "one of the actions"}'
     )
-    return ask(text, scaled(view.picture, *size) if size else view.picture)
+    return ask_of(look, text, lines_of(info), GRID_LEGEND, lambda: scaled(view.picture, *size) if size else view.picture)

@@ -13,7 +13,7 @@ from gtrturbo.tasks.deals import draw_until, is_for_panels, panel_seeds
 from gtrturbo.tasks.games.drawing import CELL
 from gtrturbo.tasks.options import Option, Whole, check_action, check_options
 from gtrturbo.tasks.task import Task
-from gtrturbo.tasks.view import ChatPrompt, View, ask
+from gtrturbo.tasks.view import ChatPrompt, Look, View, ask_of
 from gtrturbo.tasks.worlds.levels import Level, draw_level, level_of, moved, next_push, pushes_left
 from gtrturbo.tasks.worlds.moves import MOVES
 
@@ -21,6 +21,7 @@ VERSION = "1"  # Of the rules and the generator: another one deals other levels.
 DIRECTIONS = tuple(MOVES)
 FULL_CELL = 50  # pixels
 TURNS_PER_ROW = 5
+ROOM_LEGEND = "# wall, . target, $ box, * box on a target, @ you, + you on a target:"
 LEVEL_BOUNDS: dict[str, Option] = {
     "size": Whole(6, 5, 9),
     "boxes": Whole(1, 1, 3),
@@ -151,6 +152,7 @@ def sokoban(
     fewest_pushes: int = 1,
     most_pushes: int = 4,
     horizon: int = 0,
+    look: Look = "picture",
 ) -> Task:
     """Make the task. `image=tiny` has 28 pixels a cell, else 50; a horizon of 0 is five turns a row and box."""
     values = {"size": size, "boxes": boxes, "fewest_pushes": fewest_pushes, "most_pushes": most_pushes, "horizon": horizon}
@@ -163,7 +165,7 @@ def sokoban(
         name="sokoban",
         make=partial(make, render_mode="rgb_array"),
         blind=make,
-        prompt=partial(_prompt, size=size, boxes=boxes),
+        prompt=partial(_prompt, size=size, boxes=boxes, look=look),
         actions=DIRECTIONS,
         reads=("player", "boxes", "targets"),
         truth=truth,
@@ -174,13 +176,13 @@ def sokoban(
     )
 
 
-def _prompt(view: View, *, size: int, boxes: int) -> ChatPrompt:
+def _prompt(view: View, *, size: int, boxes: int, look: Look) -> ChatPrompt:
     places = ", ".join(["[row, column]"] * boxes)
+    colours = "Walls are grey, you are the blue disc, boxes are brown, targets red rings. " if look != "text" else ""
     text = (
-        f"The image shows a room of {size} by {size} cells; row 0 is at the top, column 0 at the left. Walls are grey, you are "
-        "the blue disc, boxes are brown, targets red rings. Push every box onto a target: you push by walking into a box, and "
-        "cannot pull. Reply with JSON only: "
+        f"a room of {size} by {size} cells; row 0 is at the top, column 0 at the left. {colours}"
+        "Push every box onto a target: you push by walking into a box, and cannot pull. Reply with JSON only: "
         f'{{"player": [row, column], "boxes": [{places}], "targets": [{places}], '
         '"thoughts": "what to push where", "action": "left, down, right or up"}'
     )
-    return ask(text, view.picture)
+    return ask_of(look, text, view.info["level"], ROOM_LEGEND, lambda: view.picture)
