@@ -13,6 +13,7 @@ PAGE = Path(__file__).with_name("options.md")
 # These list every option, or every message, whether or not anybody needs it.
 LISTS = {"commands.md", "messages.md", "options.md"}
 KINDS = {".md", ".py", ".mk", ".sh", ".ipynb", ".jsonl", ".yaml"}
+WORD = re.compile(r"(?<![\w-])(?=(--[\w-]+|[\w-]+\.[\w-]+))")
 # Why an option stays that no page, example or result uses.
 REASONS = {
     "init --revision": "A model of the hub that changes under its name is no fixed start; this names one commit of it.",
@@ -52,7 +53,7 @@ write instead; an old spelling answers with it:
 
 def page() -> str:
     """Return the page's text."""
-    texts = {place: file.read_text(encoding="utf-8") for place, file in _files()}
+    texts = written()
     names = [field.option for config in CONFIGS.values() for field in shown(config)]
     head = HEAD.format(
         count=len(names), commands=len(CONFIGS), shared=sum(names.count(name) > 1 for name in set(names)), gone=_gone()
@@ -67,16 +68,20 @@ def shown(config: type) -> list[Field]:
 
 def unused() -> dict[str, str]:
     """Return the options that nothing uses, each with why it stays, or with nothing."""
-    texts = {place: file.read_text(encoding="utf-8") for place, file in _files()}
+    texts = written()
     options = [(name, field) for name, config in CONFIGS.items() for field in shown(config)]
     return {key: REASONS.get(key, "") for name, field in options if not places(key := f"{name} {field.option}", texts)}
 
 
-def places(key: str, texts: dict[str, str]) -> list[str]:
+def written() -> dict[str, set[str]]:
+    """Return by file the words that may be options: --flags, and what `run --set` takes, as in ppo-step.epochs."""
+    return {place: set(WORD.findall(file.read_text(encoding="utf-8"))) for place, file in _files()}
+
+
+def places(key: str, texts: dict[str, set[str]]) -> list[str]:
     """List the files that write an option, such as "sft --steps", as a flag or as what `run --set` takes."""
     command, option = key.split(" ")
-    flag = re.compile(rf"(?<![\w-]){re.escape(option)}(?![\w-])|(?<![\w-]){command}\.{re.escape(option[2:])}(?![\w-])")
-    return [place for place, text in texts.items() if flag.search(text)]
+    return [place for place, words in texts.items() if words & {option, f"{command}.{option[2:]}"}]
 
 
 def _files() -> Iterator[tuple[str, Path]]:
@@ -89,7 +94,7 @@ def _files() -> Iterator[tuple[str, Path]]:
                 yield str(file.relative_to(ROOT)), file
 
 
-def _section(name: str, config: type, texts: dict[str, str]) -> str:
+def _section(name: str, config: type, texts: dict[str, set[str]]) -> str:
     rows = []
     for field in shown(config):
         key = f"{name} {field.option}"

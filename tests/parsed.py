@@ -3,12 +3,11 @@
 import shlex
 from collections.abc import Sequence
 from typing import Any
-from unittest import mock
 
 import typer
 from typer.testing import CliRunner
 
-from gtrturbo import cli
+from gtrturbo.cli.adapter import add_command
 from gtrturbo.config import (
     CheckTaskConfig,
     CompareConfig,
@@ -34,9 +33,8 @@ def parsed(line: str | Sequence[str]) -> Any:
         words = words[1:]
     seen: list[Any] = []
     app = typer.Typer()
-    with mock.patch.object(cli, "app", app):  # The same adapter, with an action that only looks.
-        for name, config in CONFIGS.items():
-            cli.add_command(name, config, seen.append)
+    for name, config in CONFIGS.items():
+        add_command(app, name, config, seen.append)  # The same adapter, with an action that only looks.
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, f"gtrturbo {shlex.join(words)}\n{result.output}"
     return seen[0] if seen else None

@@ -1,0 +1,138 @@
+"""The adapter that turns a config class into a command, so that no option is written twice."""
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gtrturbo.cli.mistakes import ending
+from gtrturbo.config.fields import Field, Role, build, fields
+from gtrturbo.config.renamed import FLAGS, old_options
+from gtrturbo.config.yaml_files import read_yaml
+from gtrturbo.errors import GtrTurboError
+
+PANELS = {Role.INPUT: "Inputs", Role.RUNTIME: "Output and machine"}
+
+
+def add_command(
+    app: typer.Typer,
+    name: str,
+    config: type,
+    action: Callable[[Any], None],
+    *,
+    verify: Callable[[Any], Any] | None = None,
+    built_in: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
+    """Add to an app a command whose options are the fields of `config`.
+
+    Flags win over --config FILE.yaml, which wins over defaults. What `verify` refuses counts as a mistake in the options (exit
+    code 2), what `action` refuses as a failure (1). `built_in` says by field what its table holds: names, each with a sentence
+    for the help.
+    """
+
+    def command(**given: Any) -> None:
+        debug, file = given.pop("debug"), given.pop("config")
+        chosen = {key: value for key, value in given.items() if value not in (None, [])}
+        with ending(debug, code=2):
+            settings = build(config, _settings(file) | chosen)
+            if verify:
+                verify(settings)
+        with ending(debug, code=1):
+            action(settings)
+
+    tables = built_in or {}
+    known = [field for field in fields(config) if not field.rest_of]
+    old = old_options(config, frozenset(field.name for field in known))
+    parameters = [*(_parameter(field, tables.get(field.name, {})) for field in known), *map(_old_parameter, old), *_EXTRA]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app.command(name, help=config.__doc__)(command)
+
+
+def _settings(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    content = read_yaml(file)
+    if not isinstance(content, dict):
+        raise GtrTurboError(f"{file} holds no settings.", "write lines such as: learning-rate: 1e-5")
+    names = [str(key).replace("-", "_") for key in content]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise GtrTurboError(f"{file} sets {twice.replace('_', '-')} twice.", "keep one of the two.")
+    return dict(zip(names, content.values(), strict=True))
+
+
+def _parameter(field: Field, built_in: Mapping[str, str]) -> inspect.Parameter:
+    """Describe one field as a typer parameter that is None when it is not given."""
+    default = "required" if field.required else _shown(field)
+    kind = _typer_kind(field)
+    if Role.POSITIONAL in field.roles:
+        detail: Any = typer.Argument(help=field.help, show_default=False, metavar=field.name.upper())
+    else:
+        panel = next((PANELS[role] for role in field.roles if role in PANELS), "Options")
+        flags = f"{field.option}/--no-{field.option[2:]}" if field.kind is bool else field.option
+        detail = typer.Option(
+            flags, help=_help(field, built_in), show_default=default, rich_help_panel=panel, metavar=_metavar(field)
+        )
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, detail])
+
+
+def _old_parameter(name: str) -> inspect.Parameter:
+    """Take an option that there is no more, with a value or without, so that it can be refused with what is in its place."""
+    flag = name in FLAGS
+    option = f"--{name.replace('_', '-')}"
+    detail = typer.Option(f"{option}/--no-{option[2:]}" if flag else option, hidden=True)
+    kind = (bool if flag else str) | None
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, detail])
+
+
+def _typer_kind(field: Field) -> Any:
+    if field.is_list or field.more:
+        return list[str] | None
+    return (bool if field.kind is bool else str) | None  # build() turns text into numbers, paths and choices
+
+
+def _help(field: Field, built_in: Mapping[str, str]) -> str:
+    bounds = str(field.bounds or "")
+    range_ = [f"{bounds[0].upper()}{bounds[1:]}."] if bounds else []
+    told = " ".join([field.help, *(f"{name}: {sentence}" for name, sentence in built_in.items()), *range_])
+    # Beside the name, choices would take the width that the names need.
+    return f"{told} One of {', '.join(field.choices)}." if field.choices else told
+
+
+def _metavar(field: Field) -> str | None:
+    if field.kind is bool:
+        return None
+    kind = typing.get_args(field.kind)[0] if field.is_list else field.kind
+    return {int: "INT", float: "FLOAT", Path: "PATH"}.get(kind, "TEXT")
+
+
+def _shown(field: Field) -> str | bool:
+    if field.default is None or field.default == ():
+        return False
+    if isinstance(field.default, bool):
+        return "on" if field.default else "off"
+    return str(field.default)
+
+
+_EXTRA = [
+    inspect.Parameter(
+        "config",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[
+            Path | None,
+            typer.Option("--config", "-c", help="YAML file of options; flags win.", rich_help_panel="Output and machine"),
+        ],
+    ),
+    inspect.Parameter(
+        "debug",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[
+            bool | None, typer.Option("--debug", help="Show where an error comes from.", rich_help_panel="Output and machine")
+        ],
+    ),
+]

@@ -1,0 +1,132 @@
+"""How a command ends where something is wrong: mistakes in the options, our own errors, faults; a line each, and an exit code."""
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from gtrturbo.distributed.escapes import complain, one_line
+from gtrturbo.distributed.interrupts import exit_code
+from gtrturbo.errors import COLLAPSE_CODE, Collapse, GtrTurboError, hidden, of_system
+from gtrturbo.plugins import explained
+from gtrturbo.stages.mistyped import meant_by
+
+UNTOLD, UNTOLD_CODE = "unexpected error", 70  # EX_SOFTWARE of BSD's sysexits.h
+CANNOT_ALLOCATE = "can't allocate memory"  # as torch says it of a CPU
+MOST_TOLD = 200  # characters of an error that no sentence tells
+# What other toolkits call a command.
+ALSO_CALLED = {
+    "train": "run",
+    "demo": "run",
+    "evaluate": "eval",
+    "test": "eval",
+    "generate": "rollout",
+    "sample": "rollout",
+    "ppo": "ppo-step",
+    "update": "ppo-step",
+    "grpo": "ppo-step",
+    "teacher": "distill",
+    "score": "distill",
+    "annotate": "distill",
+    "finetune": "sft",
+    "ties": "merge",
+    "inspect": "show",
+    "view": "show",
+    "plot": "report",
+    "html": "report",
+    "diff": "compare",
+}
+
+
+class Commands(TyperGroup):
+    """Tells mistakes in the options as all else is told: what was typed is a text of others, too."""
+
+    def make_context(self, *given: Any, **more: Any) -> Any:
+        with _plain_mistakes():
+            return super().make_context(*given, **more)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _plain_mistakes():
+            return super().invoke(ctx)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Suggest the command that does what others call by another name, or what was nearly typed."""
+        try:
+            return super().resolve_command(ctx, args)
+        except Exception as error:
+            meant = get_close_matches(args[0], ALSO_CALLED, n=1) if args else []
+            message = getattr(error, "message", "")
+            if meant and "Did you mean" not in message:
+                error.message = f"{message.rstrip('.')}. Did you mean {ALSO_CALLED[meant[0]]!r}?"  # type: ignore[attr-defined]
+            raise
+
+
+@contextmanager
+def _plain_mistakes() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if isinstance(getattr(error, "message", None), str):
+            _name_the_option(error)
+            error.message = one_line(error.message)  # type: ignore[attr-defined]
+        raise
+
+
+def _name_the_option(error: Any) -> None:
+    """Say of an option that there is not where what was meant by it is given."""
+    command, typed = getattr(getattr(error, "ctx", None), "info_name", None), getattr(error, "option_name", None)
+    if command and typed and hasattr(error, "possibilities") and (meant := meant_by(command, typed)):
+        error.message, error.possibilities = f"No such option: {typed}. It is given as {meant}", None
+
+
+class ending:
+    """Turn whatever ends a command into lines on stderr and an exit code; with --debug show where it comes from, too.
+
+    Our own errors and those of the operating system are told as what they are, with the given code. What nothing else told is
+    a fault of this program: one line, and exit code 70.
+    """
+
+    def __init__(self, debug: bool | None, *, code: int) -> None:
+        self.debug = debug
+        self.code = code
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            raise typer.Exit(exit_code(error))
+        if not isinstance(error, Exception) or isinstance(error, BrokenPipeError | typer.Exit):
+            return  # typer ends quietly where nobody reads on.
+        if self.debug:
+            complain("".join(traceback.format_exception(error)).rstrip())
+        told, code = _told(error, self.code)
+        complain(one_line(told.what))
+        if told.fix:
+            complain(one_line(told.fix))
+        raise typer.Exit(code)
+
+
+def _told(error: Exception, code: int) -> tuple[GtrTurboError, int]:
+    """Return what a user is told of an error, and the exit code."""
+    if isinstance(error, GtrTurboError):
+        return error, COLLAPSE_CODE if isinstance(error, Collapse) else code
+    if own := explained(error):
+        return own, 1
+    if system := error if isinstance(error, OSError) else hidden(error):
+        return of_system(system), code
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or CANNOT_ALLOCATE in str(error):
+        return GtrTurboError(
+            "there is not enough memory.", "ask for less at once, such as shorter replies or smaller batches."
+        ), 1
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    what = " ".join(str(error).split())[:MOST_TOLD]
+    return GtrTurboError(
+        f"{UNTOLD}: {type(error).__name__} at {Path(where.filename).name} line {where.lineno}: {what}",
+        "this is a fault of gtrturbo; for the full trace give the same command again with --debug.",
+    ), UNTOLD_CODE
