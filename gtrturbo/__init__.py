@@ -21,6 +21,7 @@ OFFERED = {
 def __getattr__(name: str) -> Any:
     if name not in OFFERED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    importlib.import_module("gtrturbo.errors").require_unix()
     return getattr(importlib.import_module(OFFERED[name]), name)
 
 

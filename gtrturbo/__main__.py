@@ -7,15 +7,16 @@ import os
 from gtrturbo.distributed.children import follow_parent
 from gtrturbo.distributed.escapes import complain, one_line, warn_visibly
 from gtrturbo.distributed.interrupts import answer_signals, exit_code, leave
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.errors import GtrTurboError, require_unix
 
 
 def main() -> None:
     """Load the command line and run it."""
-    follow_parent()
-    answer_signals()
-    warn_visibly()
     try:
+        require_unix()
+        follow_parent()
+        answer_signals()
+        warn_visibly()
         _require_place()
         # Imports make thousands of objects that stay: to search them for garbage takes a quarter of the time to start and end.
         gc.disable()

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,3 +123,14 @@ def naming(path: Path, numbers: Collection[int] | None = None) -> Iterator[None]
         if told is None or told.errno is None or told.filename is not None or (numbers is not None and told.errno not in numbers):
             raise
         raise OSError(told.errno, os.strerror(told.errno), str(path)) from error
+
+
+def require_unix() -> None:
+    """Refuse to begin where there are no locks and signals as Unix has them.
+
+    Raises: GtrTurboError: this is Windows.
+    """
+    if sys.platform == "win32":
+        raise GtrTurboError(
+            "gtrturbo runs on Linux and macOS, and on Windows in WSL.", "install WSL, and gtrturbo in it: wsl --install"
+        )

@@ -15,7 +15,7 @@ from gtrturbo.distributed.children import follows_parent
 from gtrturbo.distributed.escapes import complain
 from gtrturbo.distributed.processes import world
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))  # Windows has two.
 MOMENT = 0.02  # seconds
 _told: list[int] = []
 

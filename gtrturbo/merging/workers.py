@@ -11,7 +11,7 @@ Job = Callable[[], object]
 
 def default_threads() -> int:
     """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has no such call.
 
 
 class Countdown:

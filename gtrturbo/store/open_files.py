@@ -146,7 +146,11 @@ class Files:
             self._open[path] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
             self._flags[path] = os.O_RDWR | os.O_NOFOLLOW
         with naming(path), self._held(path) as descriptor:
-            os.posix_fallocate(descriptor, 0, max(1, size))
+            reserve = getattr(os, "posix_fallocate", None)
+            if reserve:
+                reserve(descriptor, 0, max(1, size))
+            else:  # macOS reserves nothing: there a full disk is found in the work.
+                os.ftruncate(descriptor, max(1, size))
             os.pwrite(descriptor, header, 0)
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ import os
 import platform
 import resource
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -100,10 +101,10 @@ def _assisting(out: Path) -> Iterator[Draft]:
 
 
 def _measured(started: float) -> dict[str, Any]:
-    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB; on macOS bytes
     return {
         "seconds": round(time.monotonic() - started, 3),
-        "peak_memory_gib": round(kibibytes / 2**20, 3),
+        "peak_memory_gib": round(peak / (2**30 if sys.platform == "darwin" else 2**20), 3),
         "host": platform.node(),
     }
 
