@@ -20,7 +20,7 @@ def collapse_note(run: CollapsedRun) -> str:
     if "success_rate" not in run.counts:
         return f"{head} Chance was not measured, so from there on its last evaluation counts."
     level = f"{run.counts['success_rate']:.3f}"
-    return f"{head} From there on it counts as chance, success {level}; its thoughts and replies as last evaluated."
+    return f"{head} From there on it counts as chance, success {level}, with no legal reply and no true thought."
 
 
 def pairing_notes(groups: Sequence[RunGroup], reference: RunGroup | None, baseline: str | None) -> list[str]:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 # Who plays by chance: random actions, and always the best single one (`gtrturbo.tasks.chance`).
 PLAYERS = ("random", "constant")
+# What is said of the picture by who says nothing that is legal.
+MUTE = {"illegal_rate": 1.0, "thought_accuracy": 0.0}
 
 
 def chance_level(metrics: Mapping[str, float]) -> float | None:
@@ -16,21 +18,23 @@ def chance_level(metrics: Mapping[str, float]) -> float | None:
 
 
 def as_chance(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return what a run counts with from its collapse on: success by chance, and the mean return of who achieves it.
+    """Return what a run counts with from its collapse on: success by chance, the mean return of who achieves it, and no word.
 
-    Of two that win as often the higher return counts. Thoughts and illegal replies have no such level: nothing is said of them.
+    Of two that win as often the higher return counts. No reply is legal, and none reads the picture truly.
 
     Args:
         metrics: of an evaluation of the run.
 
-    Returns: `success_rate` and `return_mean`, where they were measured.
+    Returns: `success_rate`, `return_mean`, `illegal_rate` and `thought_accuracy`, those of them that were measured; nothing where
+        chance was not.
     """
     level = chance_level(metrics)
     if level is None:
         return {}
     best = [name for name in PLAYERS if metrics.get(f"chance_{name}") == level]
     returns = [metrics[f"chance_{name}_return"] for name in best if f"chance_{name}_return" in metrics]
-    return {"success_rate": level} | ({"return_mean": max(returns)} if returns else {})
+    counted = {"success_rate": level} | ({"return_mean": max(returns)} if returns else {})
+    return counted | {name: value for name, value in MUTE.items() if name in metrics}
 
 
 def level_said(chance: float | None) -> str:

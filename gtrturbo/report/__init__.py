@@ -33,7 +33,8 @@ INTERVALS = (
 )
 FELL = (
     "A run that collapsed stays in all curves of evaluations and rollouts to the end: from there on as chance in success and "
-    "return, as it was last in the rest. Curves of updates end where the first run of a method ended."
+    "return, with no legal reply and no true thought, as it was last in the rest. Curves of updates end where the first run of a "
+    "method ended."
 )
 FIRST = ("success_rate", "return_mean", "thought_accuracy", "success_area")
 COMPARED = ("success_rate", "success_area")

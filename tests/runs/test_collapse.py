@@ -95,12 +95,14 @@ def three(tmp_path):
     return [*paths, fell]
 
 
-def test_what_a_collapsed_run_counts_with_is_chance_in_success_and_return_and_its_last_evaluation_in_the_rest(three):
+def test_a_collapsed_run_counts_as_chance_without_a_word_and_with_its_last_evaluation_in_the_rest(three):
     at = read_history(three[-1]).at("student")
     # The best single action wins 0.25 and earns -0.5; random ones win less. Its last four deals: half won, at 1 or -1 each.
     assert [at[k].metrics["success_rate"] for k in (0, 2, 5)] == [0.25, 0.5, 0.25]
     assert [at[k].metrics["return_mean"] for k in (0, 2, 5)] == [-0.5, 0.0, -0.5]
-    assert at[5].metrics["thought_accuracy"] == at[2].metrics["thought_accuracy"] == 0.5
+    assert [at[k].metrics["thought_accuracy"] for k in (0, 2, 5)] == [0.25, 0.5, 0.0]
+    assert [at[k].metrics["illegal_rate"] for k in (0, 2, 5)] == [0.0, 0.0, 1.0]
+    assert at[5].metrics["thought_length"] == at[2].metrics["thought_length"] > 0
     assert [at[k].collapsed for k in (0, 2)] == [None, None]
 
 
@@ -151,7 +153,7 @@ def test_a_collapsed_run_counts_as_chance_at_the_end(three):
     assert found == {"ppo": 0.75, "turbo-kl": 0.25}
     assert result.notes[0] == (
         "numberline, turbo-kl, seed 0: collapsed at iteration 3, ppo-step: policy_loss is nan at epoch 0, minibatch 1 (turns "
-        "0-63). From there on it counts as chance, success 0.250; its thoughts and replies as last evaluated."
+        "0-63). From there on it counts as chance, success 0.250, with no legal reply and no true thought."
     )
 
 
