@@ -6,7 +6,7 @@ from pathlib import Path
 
 from docs.commands import CONFIGS
 from gtrturbo.config.fields import Field, Role, fields
-from gtrturbo.config.renamed import GONE, RENAMED
+from gtrturbo.config.renamed import GONE, RENAMED, old_options
 
 ROOT = Path(__file__).parents[1]
 PAGE = Path(__file__).with_name("options.md")
@@ -38,6 +38,13 @@ REASONS = {
     "push --private": "Not everything that is pushed is for everybody.",
     "report --samples": "How many episodes the page holds decides its size.",
 }
+# What was gone even then.
+EARLIER = {("sft", "micro_batch_size"), ("ppo-step", "micro_batch_size")}
+# How many options a command had before they were gone through, at commit ad8b2e5.
+BEFORE = {
+    "init": 9, "sft": 16, "rollout": 21, "distill": 23, "ppo-step": 35, "merge": 24, "eval": 18, "run": 24,
+    "show": 4, "compare": 2, "report": 7,
+}  # fmt: skip
 HEAD = """# Where options are used
 
 <!-- Written by `make docs` from gtrturbo/config, README, docs and examples; do not edit. -->
@@ -45,8 +52,15 @@ HEAD = """# Where options are used
 Every option of every command, and where README, these pages, the examples or the commands of the results name it, told by
 the first of these places. An option that none names needs a reason to stay, and has it here.
 
-{count} options over {commands} commands; {shared} of them have a name that several commands share. What is gone, and what to
-write instead; an old spelling answers with it:
+{count} options over {commands} commands; {shared} of them have a name that several commands share. Before they were gone
+through (commit ad8b2e5) there were {before} over {commands_before}. {left} of those are gone; {came} have come since, with teachers
+and servers from outside, trackers, panels, credit and guards, inputs that are verified, and four commands:
+
+| command | before | gone | new | now |
+|---|---|---|---|---|
+{counts}
+
+What to write instead; an old spelling answers with it:
 
 {gone}"""
 
@@ -56,7 +70,15 @@ def page() -> str:
     texts = written()
     names = [field.option for config in CONFIGS.values() for field in shown(config)]
     head = HEAD.format(
-        count=len(names), commands=len(CONFIGS), shared=sum(names.count(name) > 1 for name in set(names)), gone=_gone()
+        count=len(names),
+        commands=len(CONFIGS),
+        shared=sum(names.count(name) > 1 for name in set(names)),
+        before=(before := sum(BEFORE.values())),
+        commands_before=len(BEFORE),
+        left=(left := sum(len(gone_of(name)) for name in BEFORE)),
+        came=len(names) - before + left,
+        counts="\n".join(_counts(name) for name in CONFIGS),
+        gone=_gone(),
     )
     return "\n".join([head, *(_section(name, config, texts) for name, config in CONFIGS.items())])
 
@@ -64,6 +86,19 @@ def page() -> str:
 def shown(config: type) -> list[Field]:
     """List the options of a command; a list that is given without a name is none."""
     return [field for field in fields(config) if not field.rest_of and Role.POSITIONAL not in field.roles]
+
+
+def gone_of(command: str) -> list[str]:
+    """List the options that a command had at commit ad8b2e5, and has not now; what was gone before then is answered, too."""
+    config = CONFIGS[command]
+    old = old_options(config, frozenset(field.name for field in fields(config)))
+    return sorted(f"--{_flag(name)}" for name in old if (command, name) not in EARLIER)
+
+
+def _counts(command: str) -> str:
+    now, before, gone = len(shown(CONFIGS[command])), BEFORE.get(command, 0), gone_of(command)
+    told = f"{len(gone)}: {', '.join(f'`{option}`' for option in gone)}" if gone else "0"
+    return f"| {command} | {before} | {told} | {now - before + len(gone)} | {now} |"
 
 
 def unused() -> dict[str, str]:

@@ -36,7 +36,7 @@ GONE = {
     ),
     "base_url": (SERVED, "write: --engine vllm:http://localhost:8000"),
     "max_concurrency": (SERVED, "as many are asked for at once as --num-envs, of a teacher 64: leave it out."),
-    "micro_batch_size": (("DistillConfig",), "write: --micro-batch-tokens"),
+    "micro_batch_size": (("SftConfig", "DistillConfig", "PpoStepConfig"), "write: --micro-batch-tokens"),
     "student": (
         ("DistillConfig",),
         "write two commands: distill, then ppo-step --scores, or sft of its demos.",
