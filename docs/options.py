@@ -53,8 +53,8 @@ Every option of every command, and where README, these pages, the examples or th
 the first of these places. An option that none names needs a reason to stay, and has it here.
 
 {count} options over {commands} commands; {shared} of them have a name that several commands share. Before they were gone
-through (commit ad8b2e5) there were {before} over {commands_before}. {left} of those are gone; {came} have come since, with teachers
-and servers from outside, trackers, panels, credit and guards, inputs that are verified, and four commands:
+through (commit ad8b2e5) there were {before} over {commands_before}. {left} of those are gone; {came} have come since, with
+teachers and servers from outside, trackers, panels, credit and guards, inputs that are verified, and four commands:
 
 | command | before | gone | new | now |
 |---|---|---|---|---|

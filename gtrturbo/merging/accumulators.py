@@ -2,7 +2,8 @@
 
 After trimming, TIES needs of the past only four numbers per entry: the sums of its positive and of its negative values, and
 the weight behind each. Sums are float64 as in a merge from scratch, so for equal weights both give the same bytes; weights are
-counts (uint16) then, and float64 for EMA: 20 and 32 bytes per parameter.
+counts (uint16) then, and float64 for EMA: 20 and 32 bytes per parameter. A rule of the user's own says
+how many sums it needs, each float64.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +20,17 @@ from gtrturbo.store.open_files import Files
 from gtrturbo.store.safetensors_files import TensorEntry, header_of, read_header
 
 PARTS = ("positive", "negative", "positive_weight", "negative_weight")
-SUMS_FILES = [f"{part}.safetensors" for part in PARTS]
 MOST = 65535  # checkpoints, of the counts
+
+
+def parts_of(count: int) -> tuple[str, ...]:
+    """Name the sums: those of TIES, or so many of a rule of the user's own."""
+    return tuple(f"sum{number}" for number in range(count)) if count else PARTS
+
+
+def sums_files(parts: Sequence[str]) -> list[str]:
+    """Name the files of sums."""
+    return [f"{part}.safetensors" for part in parts]
 
 
 class Accumulators:
@@ -36,15 +46,17 @@ class Accumulators:
         *,
         decay: float,
         counted: bool,
+        parts: Sequence[str] = PARTS,
     ) -> None:
         self.folder = folder
+        self._parts = tuple(parts)
         self.decay = decay
         self._old = old
         self._files = files
         self._counts = counted
         self._following = following
         self._places: dict[str, dict[str, TensorEntry]] = {}
-        begun = [self._create(part, targets) for part in PARTS]
+        begun = [self._create(part, targets) for part in self._parts]
         self._hashers = {path: Hasher(files, path, size, new_hash()) for path, _, size in begun}
         for path, header, _ in begun:
             self._hashers[path].wrote(0, header)
@@ -72,10 +84,10 @@ class Accumulators:
         return path, len(header), size
 
     def read(self, target: TensorEntry, start: int, stop: int) -> np.ndarray:
-        """Read the sums of entries [start, stop), 0 at the beginning. [4, n] float64"""
-        sums = np.zeros((4, stop - start))
+        """Read the sums of entries [start, stop), 0 at the beginning. [4, n] float64, or [m, n]"""
+        sums = np.zeros((len(self._parts), stop - start))
         if self._old:
-            for row, part in zip(sums, PARTS, strict=True):
+            for row, part in zip(sums, self._parts, strict=True):
                 place = self._places[part][target.name]
                 values = np.empty(stop - start, _NUMPY[place.dtype])
                 source = self.folder / place.file.name
@@ -85,7 +97,7 @@ class Accumulators:
 
     def write(self, target: TensorEntry, start: int, stop: int, sums: np.ndarray) -> None:
         """Write the sums of entries [start, stop) for the next state."""
-        for row, part in zip(sums, PARTS, strict=True):
+        for row, part in zip(sums, self._parts, strict=True):
             place = self._places[part][target.name]
             values = np.ascontiguousarray(row, _NUMPY[place.dtype])
             at = place.start + start * values.itemsize

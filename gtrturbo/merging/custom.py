@@ -50,7 +50,45 @@ def apply_rule(rule: MergeRule, entries: Entries, given: RuleInputs) -> Tensor:
     Raises:
         RuleFailed: it raises, or does not return n finite floating-point numbers.
     """
+    if rule.sums:
+        return finish_sums(rule, add_to_sums(rule, entries), entries, given)
     return _called(rule.combine, entries, given).flatten()
+
+
+def add_to_sums(rule: MergeRule, entries: Entries, sums: Tensor | None = None) -> Tensor:
+    """Add task vectors to the sums of a rule, one checkpoint after the other, so that it does not matter in how many goes.
+
+    Args:
+        rule: one of sums.
+        entries: those of the checkpoints to add.
+        sums: of those before, float64; 0 if not given. [m, n]
+
+    Returns: the sums with them, float64. [m, n]
+
+    Raises:
+        RuleFailed: it raises, or does not return finite floating-point numbers of that shape.
+    """
+    assert rule.add is not None
+    if sums is None:
+        sums = torch.zeros((rule.sums, len(entries.base)), dtype=torch.float64, device=entries.base.device)
+    for vector, weight in zip(entries.vectors, entries.weights, strict=True):
+        sums = _checked(
+            _shielded(rule.add, sums, vector, weight), list(sums.shape), entries.base.device, of=f"sums {list(sums.shape)}"
+        )
+    return sums
+
+
+def finish_sums(rule: MergeRule, sums: Tensor, entries: Entries, given: RuleInputs) -> Tensor:
+    """Make the merged task vector of a rule's sums, float64. [n]
+
+    Raises:
+        RuleFailed: as `apply_rule`.
+    """
+    wanted = keywords(rule.combine)
+    extra = {"base": entries.base} if "base" in wanted else {}
+    extra |= {name: _setting(value, entries.base.device) for name, value in given.settings.items() if name in wanted}
+    merged = _shielded(rule.combine, sums, **extra)
+    return _checked(merged, list(sums.shape[1:]), entries.base.device, of=f"sums {list(sums.shape)}")
 
 
 def measure(rule: MergeRule, entries: Entries, given: RuleInputs) -> Tensor:
@@ -58,13 +96,13 @@ def measure(rule: MergeRule, entries: Entries, given: RuleInputs) -> Tensor:
     assert rule.measure is not None
     if rule.quantiles:
         return _called(rule.measure, entries, given).flatten()
-    return _checked(_call(rule.measure, entries, given), None, entries.base.device)
+    return _checked(_call(rule.measure, entries, given), None, entries.base.device, of="")
 
 
 def _called(function: Callable[..., Tensor], entries: Entries, given: RuleInputs) -> Tensor:
     shape = (-1, given.width) if given.width else (-1,)
     wanted = [len(entries.vectors), *entries.base.reshape(shape).shape]
-    return _checked(_call(function, entries, given), wanted, entries.base.device)
+    return _checked(_call(function, entries, given), wanted[1:], entries.base.device, of=f"task vectors {wanted}")
 
 
 def _call(function: Callable[..., Tensor], entries: Entries, given: RuleInputs) -> Tensor:
@@ -82,8 +120,12 @@ def _call(function: Callable[..., Tensor], entries: Entries, given: RuleInputs) 
     extra = {name: make() for name, make in asked.items() if name in wanted}
     extra |= {name: _setting(value, device) for name, value in given.settings.items() if name in wanted}
     stacked = torch.stack([vector.reshape(shape) for vector in entries.vectors])
+    return _shielded(function, stacked, torch.tensor(entries.weights, dtype=torch.float64, device=device), **extra)
+
+
+def _shielded(function: Callable[..., Tensor], *arguments: object, **extra: object) -> Tensor:
     try:
-        return function(stacked, torch.tensor(entries.weights, dtype=torch.float64, device=device), **extra)
+        return function(*arguments, **extra)
     except Exception as error:
         own = explained(error)
         said = f"it raises {type(error).__name__}: {error}"
@@ -95,11 +137,12 @@ def _setting(value: object, device: torch.device) -> object:
     return torch.tensor(value, dtype=torch.float64, device=device) if isinstance(value, tuple) else value
 
 
-def _checked(merged: object, shape: list[int] | None, device: torch.device) -> Tensor:
+def _checked(merged: object, shape: list[int] | None, device: torch.device, *, of: str) -> Tensor:
+    """Refuse what is not of a shape; `of` says of what it was made."""
     if not isinstance(merged, Tensor):
         raise RuleFailed(f"it returned {type(merged).__name__}, not a tensor.")
-    if shape is not None and list(merged.shape) != shape[1:]:
-        raise RuleFailed(f"it returned shape {list(merged.shape)} for task vectors {shape}.")
+    if shape is not None and list(merged.shape) != shape:
+        raise RuleFailed(f"it returned shape {list(merged.shape)} for {of}.")
     if not merged.is_floating_point():
         raise RuleFailed(f"it returned {merged.dtype}, which is no floating-point type.")
     merged = merged.detach().to(device, torch.float64)
@@ -125,7 +168,7 @@ class RuleCombiner:
         state: np.ndarray | None = None,
         decay: float = 1.0,
     ) -> np.ndarray | None:
-        assert state is None and decay == 1  # A rule in Python has no running sums.
+        assert decay == 1  # What sums of a rule in Python hold does not fade.
         origin = wide(base, self._device)
         vectors = [task_vector(origin, operand) for operand in operands]
         if not all(torch.isfinite(vector).all() for vector in (origin, *vectors)):
@@ -134,17 +177,25 @@ class RuleCombiner:
         mean = torch.zeros_like(origin)
         for vector, weight in zip(vectors, weights, strict=True):
             mean += weight * vector
-        changed = _count_nonzero(vectors)
+        changed = _count_nonzero(vectors, origin)
         touched = (changed > 0).double()
         if rule.trims:
             vectors = [trim(vector, operand, rule, offset) for vector, operand in zip(vectors, operands, strict=True)]
-        kept = _count_nonzero(vectors)
+        kept = _count_nonzero(vectors, origin)
         entries = Entries(vectors, weights, origin, [operand.key for operand in operands], offset)
-        merged = rule.scale * apply_rule(self._rule, entries, rule.given)
+        merged = rule.scale * self._apply(entries, rule, state)
         store(rule.base_factor * origin + merged, out)
         conflicts = torch.zeros_like(origin)  # A rule elects no sign that we know of.
         return chunk_sums((merged * merged, mean * mean, merged * mean, origin * origin, conflicts, kept, changed, touched))
 
+    def _apply(self, entries: Entries, rule: TileRule, state: np.ndarray | None) -> Tensor:
+        """Merge a tile; where running sums are kept, on top of them, and they become those with its checkpoints. [m, n]"""
+        if state is None:
+            return apply_rule(self._rule, entries, rule.given)
+        sums = add_to_sums(self._rule, entries, torch.from_numpy(state.copy()).to(self._device))
+        state[:] = sums.cpu().numpy()
+        return finish_sums(self._rule, sums, entries, rule.given)
 
-def _count_nonzero(vectors: Sequence[Tensor]) -> Tensor:
-    return torch.stack([(vector != 0).double() for vector in vectors]).sum(dim=0)
+
+def _count_nonzero(vectors: Sequence[Tensor], like: Tensor) -> Tensor:
+    return sum(((vector != 0).double() for vector in vectors), torch.zeros_like(like))

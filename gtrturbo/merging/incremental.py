@@ -9,8 +9,9 @@ from gtrturbo.algorithms.weights import ema_alpha
 from gtrturbo.console import stderr
 from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.accumulators import MOST, SUMS_FILES, Accumulators, replace_sums
+from gtrturbo.merging.accumulators import MOST, Accumulators, parts_of, replace_sums, sums_files
 from gtrturbo.merging.inputs import Inputs
+from gtrturbo.merging.methods import method_of
 from gtrturbo.merging.outcome import Outcome
 from gtrturbo.merging.plan import MergeSettings, make_plan
 from gtrturbo.merging.sources import Sources
@@ -59,19 +60,21 @@ def add_to_state(
     """
     if len(expected) > MOST:
         raise GtrTurboError(f"a state holds {MOST} checkpoints at most.", "merge from scratch, without --state.")
+    rule = method_of(settings.method).rule
+    parts = parts_of(rule.sums if rule else 0)
     with claimed(state) as following:
         old = read_state(state)
         require_unchanged(state, old, expected)
         if old:
             require_same(state, old, base=base, settings=begun_with)
             unnamed = require_order(state, old.checkpoints, list(given), ordered=settings.weights != "sma")
-            require_intact(state, old, SUMS_FILES)
+            require_intact(state, old, sums_files(parts))
             _tell_of_unnamed(state, unnamed)
         held = set(old.checkpoints) if old else set()
         fresh = [index for index, identity in enumerate(given) if identity not in held]
         plan = make_plan(settings, max(1, len(fresh)))
         sources = _of_fresh(inputs.sources(make_plan(settings, max(1, len(given))), folder), fresh)
-        sums = partial(_open_sums, state, following, old, sources, weights=settings.weights, count=len(fresh))
+        sums = partial(_open_sums, state, following, old, sources, parts=parts, weights=settings.weights, count=len(fresh))
         known = cache_of(cache, plan, base=base, checkpoints=[given[index] for index in fresh]) if cache else None
         outcome = stream(plan, inputs, sources, folder, how, cache=known, accumulators=sums)
         begun = RunningSums(format=STATE_FORMAT, base=base, checkpoints=expected, settings=begun_with)
@@ -90,10 +93,18 @@ def _of_fresh(sources: Sources, checkpoints: Sequence[int]) -> Sources:
 
 
 def _open_sums(
-    state: Path, following: Path, old: RunningSums | None, sources: Sources, files: Files, *, weights: str, count: int
+    state: Path,
+    following: Path,
+    old: RunningSums | None,
+    sources: Sources,
+    files: Files,
+    *,
+    parts: Sequence[str],
+    weights: str,
+    count: int,
 ) -> Accumulators:
     """Open the sums, which decay by so many new checkpoints where the newest weighs most."""
     alpha = ema_alpha(weights) if weights.startswith("ema:") else None
     decay = (1 - alpha) ** count if alpha is not None else 1.0
     entries = [target.entry for target in sources.targets]
-    return Accumulators(state, following, old, entries, files, decay=decay, counted=alpha is None)
+    return Accumulators(state, following, old, entries, files, decay=decay, counted=alpha is None, parts=parts)

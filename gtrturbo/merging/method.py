@@ -32,6 +32,10 @@ class MergeRule:
             given to `combine` as `measured` [m].
         quantiles: `measure` gives one number of at least 0 per entry [n] instead, and `measured` are the entries at these shares
             of their sorted order.
+        sums: so many numbers per entry are all that the result depends on, and --state can keep them. Then `add` makes them, and
+            `combine` is (sums [m, n], *, …) -> merged task vector [n].
+        add: (sums [m, n], task_vector [n], weight) -> sums [m, n] with one more checkpoint; they begin with 0. Weights are as the
+            user wrote them, so what they add up to is one of the sums where that matters.
     """
 
     combine: "Callable[..., Tensor]"
@@ -40,6 +44,8 @@ class MergeRule:
     rows: Literal["last", "first"] | None = None
     measure: "Callable[..., Tensor] | None" = None
     quantiles: tuple[float, ...] = ()
+    sums: int = 0
+    add: "Callable[..., Tensor] | None" = None
 
     def row_width(self, shape: Sequence[int]) -> int:
         """Entries of a row of a tensor; 0 where rows do not matter."""

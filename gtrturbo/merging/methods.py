@@ -8,7 +8,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -20,10 +20,10 @@ from gtrturbo.algorithms.geometry import (
     slerp_coefficients,
 )
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.method import MergeMethod, MergeRule, keywords
+from gtrturbo.merging.method import MergeMethod, MergeRule
+from gtrturbo.merging.own_rule import KIND, method_of_rule
 from gtrturbo.plugins import find
 
-KIND = "merge rule"
 REQUIRED = inspect.Parameter.empty
 # Cosine above which two vectors are joined by a straight line: mergekit's for SLERP, or only where the arc cannot be told.
 NEARLY_PARALLEL, PARALLEL = 0.9995, 1 - 2**-53
@@ -246,26 +246,7 @@ def method_of(name: str | MergeRule | Callable[..., Any]) -> MergeMethod:
     if isinstance(name, str) and name in METHODS:
         return METHODS[name]
     found: Any = find(KIND, name, METHODS) if isinstance(name, str) else name
-    name = name if isinstance(name, str) else name_of(name)
-    rule = found if isinstance(found, MergeRule) else MergeRule(found)
-    _require_function(name, rule.combine)
-    if rule.measure:
-        _require_function(name, rule.measure)
-    if rule.trims and rule.measure:
-        raise GtrTurboError(f"{name} trims and measures.", "a rule does one of the two.")
-    return MergeMethod(
-        summary=rule.combine.__doc__ or "",
-        keeps=_kept_by(rule),
-        normalizes=rule.normalizes,
-        rule=rule,
-        own=True,
-    )
-
-
-def _kept_by(rule: MergeRule) -> Literal["largest", "random"] | None:
-    if rule.trims:
-        return "largest"
-    return "random" if {"noise", "densities"} & keywords(rule.combine).keys() else None
+    return method_of_rule(name if isinstance(name, str) else name_of(name), found)
 
 
 def own_settings(name: str, method: MergeMethod, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -293,14 +274,3 @@ def require_built_in(name: str, option: str) -> None:
     """
     if method_of(name).own:
         raise GtrTurboError(f"{option} is for methods that are built in, not for {name}.", f"leave out {option}.")
-
-
-def _require_function(name: str, combine: Any) -> None:
-    contract = "it must be a function (task_vectors [k, n], weights [k], *, …) -> [n], or a MergeRule of one."
-    if not callable(combine):
-        raise GtrTurboError(f"{name} is no {KIND} but of type {type(combine).__name__}.", contract)
-    try:
-        named = dict.fromkeys(keywords(combine))
-        inspect.signature(combine).bind(None, None, **named)
-    except (TypeError, ValueError) as error:
-        raise GtrTurboError(f"{name} cannot be called as a {KIND}: {error}.", contract) from None

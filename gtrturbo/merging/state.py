@@ -147,8 +147,9 @@ def require_same(folder: Path, state: RunningSums, *, base: str, settings: dict[
         raise GtrTurboError(
             f"{folder} was begun with another base ({state.base[:6]}, not {base[:6]}).", "choose another --state."
         )
-    for name, value in settings.items():
-        if state.settings.get(name) != value:
+    was, now = ({"method": "ties"} | each for each in (state.settings, settings))  # That of ties says nothing of it.
+    for name in was | now:
+        if was.get(name) != now.get(name):
             raise GtrTurboError(
-                f"{folder} was begun with --{name} {state.settings.get(name)}, not {value}.", "choose another --state."
+                f"{folder} was begun with --{name} {was.get(name)}, not {now.get(name)}.", "choose another --state."
             )

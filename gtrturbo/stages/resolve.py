@@ -14,6 +14,7 @@ from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.lineage import find_base, found_here, on_disk
 from gtrturbo.merging.methods import method_of, require_built_in
+from gtrturbo.merging.own_rule import KIND
 from gtrturbo.merging.parameters import parse_parameters, without_factors
 from gtrturbo.merging.recipes import as_options, read_recipe
 from gtrturbo.merging.recipes.folders import numbered, our_name
@@ -21,7 +22,7 @@ from gtrturbo.merging.state import read_state
 from gtrturbo.models.checkpoint_files import base_of, is_adapter, named_base
 from gtrturbo.play.teachers import find_mode
 from gtrturbo.play.teaching.templates import templates_of
-from gtrturbo.plugins import names_code
+from gtrturbo.plugins import load, names_code
 from gtrturbo.stages.ahead import only_ahead
 from gtrturbo.store.apart import require_apart
 from gtrturbo.store.claims import require_outside_artifacts
@@ -131,10 +132,22 @@ def state_settings(config: MergeConfig) -> dict[str, str]:
     Raises:
         GtrTurboError: the merge is one that running sums do not stand for.
     """
-    require_built_in(config.method, "--state")
-    kept = config.weights == "sma" or config.weights.startswith("ema:")
+    method = method_of(config.method)
+    if method.own and not method.running_sums:
+        raise GtrTurboError(
+            f"--state keeps sums, and {config.method} is no rule of sums.",
+            "leave out --state, or give its MergeRule sums and add: see docs/plugins.md.",
+        )
+    kept = config.weights == "sma" or (config.weights.startswith("ema:") and not method.own)
+    if config.verify:
+        raise GtrTurboError("--verify reads all checkpoints, and --state only new ones.", "leave out one of the two.")
+    if method.own and not (kept and not config.parameters and config.normalize is None and "," not in str(config.density)):
+        raise GtrTurboError(
+            f"--state keeps the sums of {config.method} with weights sma, no parameters and one density.",
+            "leave out --state, or these.",
+        )
     if (
-        not method_of(config.method).running_sums
+        not method.running_sums
         or not kept
         or config.parameters
         or config.normalize is False
@@ -148,7 +161,11 @@ def state_settings(config: MergeConfig) -> dict[str, str]:
     if config.rank:
         raise GtrTurboError("--state writes full weights.", "leave out --rank, or --state.")
     chosen = {"weights": config.weights, "density": str(config.density)}
-    return chosen | {"include": ",".join(config.include), "exclude": ",".join(config.exclude)}
+    chosen |= {"include": ",".join(config.include), "exclude": ",".join(config.exclude)}
+    if method.own:
+        code = load(KIND, config.method)
+        chosen["method"] = f"{code.name} of sha256 {code.sha256}"
+    return chosen
 
 
 def require_fitting(config: MergeConfig) -> None:

@@ -186,7 +186,6 @@ def test_verifying_finds_a_rule_that_depends_on_the_tile(folders, family, rule, 
 @pytest.mark.parametrize(
     ("settings", "option"),
     [
-        ({"state": Path("state")}, "--state"),
         ({"parameters": ("factors=true",)}, "--parameters factors=true"),
     ],
 )
@@ -196,6 +195,14 @@ def test_what_a_rule_does_not_go_with_is_refused_by_name(folders, family, settin
         folders.merge(*others, base=base, method=MEDIAN, **settings)
     assert error.value.what == f"{option} is for methods that are built in, not for {MEDIAN}."
     assert not (folders.root / "merged1").exists()
+
+
+def test_a_rule_of_more_than_sums_is_refused_by_name_where_sums_are_kept(folders, family):
+    base, others = family(2)
+    with pytest.raises(GtrTurboError) as error:
+        folders.merge(*others, base=base, method=MEDIAN, state=folders.root / "state")
+    assert error.value.what == f"--state keeps sums, and {MEDIAN} is no rule of sums."
+    assert not (folders.root / "merged1").exists() and not (folders.root / "state").exists()
 
 
 @pytest.mark.parametrize(
