@@ -56,6 +56,7 @@ def test_each_seam_has_its_section():
     assert list(SECTIONS) == [
         *(
             "A merge rule",
+            "A merge rule of sums",
             "A credit",
             "A guard",
             "A KL estimator",
