@@ -6,10 +6,11 @@ BIN := $(VENV)/bin
 RUN ?= runs/demo
 
 JOBS ?= 2
+VLLM ?= .venv-vllm
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 CASES ?=
 
-.PHONY: install demo test test-alfworld test-trackers test-miniwob test-teachers test-export test-vllm newcomer campaign check lint format docs clean
+.PHONY: install demo test test-alfworld test-trackers test-miniwob test-teachers test-export test-vllm test-families newcomer campaign check lint format docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -53,12 +54,16 @@ test-miniwob: install  ## MiniWoB's pages in a real Chromium, in an environment 
 	.venv-miniwob/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,miniwob,minigrid]'
 	GTRTURBO_MINIWOB=all .venv-miniwob/bin/pytest tests/tasks/test_miniwob.py tests/tasks/test_miniwob_browser.py tests/tasks/test_minigrid.py
 
-test-vllm: install .venv-vllm/.ok  ## the stages against a real vLLM for CPUs, in an environment of its own: about half an hour on two cores
-	GTRTURBO_VLLM=$(CURDIR)/.venv-vllm/bin/python $(BIN)/pytest tests/stages/test_real_vllm.py
+test-vllm: install $(VLLM)/.ok  ## the stages against a real vLLM for CPUs, in an environment of its own (VLLM=FOLDER): half an hour or more on two cores
+	GTRTURBO_VLLM=$(abspath $(VLLM))/bin/python $(BIN)/pytest tests/stages/test_real_vllm.py
 
-.venv-vllm/.ok: tests/vllm_environment.sh
-	PYTHON=$(PYTHON) sh tests/vllm_environment.sh .venv-vllm
+$(VLLM)/.ok: tests/vllm_environment.sh
+	PYTHON=$(PYTHON) sh tests/vllm_environment.sh $(VLLM)
 	touch $@
+
+test-families: install  ## a tiny random model of every family through every stage, and the table of docs/engines.md: ten minutes on two cores
+	GTRTURBO_FAMILIES=all $(BIN)/pytest tests/models/test_family_table.py
+	$(BIN)/python tests/family_stages.py
 
 test-export: install  ## turns loaded by TRL, datasets, pyarrow and atif themselves, in an environment beside .venv
 	$(PYTHON) -m venv .venv-export

@@ -17,11 +17,12 @@ STANDARD = {"model", "messages", "temperature", "top_p", "max_tokens", "seed"}
 EXTENDED = {
     "top_k", "min_p", "repetition_penalty", "logit_bias", "stop_token_ids", "logprobs", "top_logprobs", "return_token_ids",
 }  # fmt: skip
+CONTINUED = {"add_generation_prompt", "continue_final_message", "return_tokens_as_token_ids"}
 
 
 @dataclass
 class Fake:
-    """A server's state. `failures` are answered first, in order; `seconds` is how long a reply takes."""
+    """A server's state. `failures` are answered first, in order, and 0 is none; `seconds` is how long a reply takes."""
 
     policy: object
     kind: str = "vllm"
@@ -39,6 +40,7 @@ class Fake:
     most_running: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
     url: str = ""
+    stop: object = None  # ends it at once, as a server that is killed
 
     @property
     def known(self) -> set[str]:
@@ -54,7 +56,7 @@ class Fake:
         return 200, "Success"
 
     def chat(self, body: dict) -> tuple[int, object]:
-        if unknown := body.keys() - self.known:
+        if unknown := body.keys() - self.known - (CONTINUED if self.kind == "vllm" else set()):
             return 422, {"message": f"extra fields: {sorted(unknown)}"}
         adapter = body["lora_path"] if "lora_path" in body else body["model"]
         if adapter != "served" and adapter not in self.adapters:
@@ -71,6 +73,8 @@ class Fake:
             parts = [{"type": "image"} if part["type"] == "image_url" else part for part in message["content"]]
             messages.append({"role": message["role"], "content": parts})
             pictures += [picture_of(part["image_url"]["url"]) for part in message["content"] if part["type"] == "image_url"]
+        if "continue_final_message" in body:
+            return self.likely(body, policy, messages, pictures)
         prompt = policy.renderer.prompt(messages, pictures)
         greedy = body["temperature"] == 0
         uniforms = np.random.default_rng(body["seed"]).random((1, body["max_tokens"]))
@@ -91,6 +95,28 @@ class Fake:
         if self.kind == "sglang":
             return {"choices": [choice | {"prompt_token_ids": prompt_ids}]}
         return {"choices": [choice], "prompt_token_ids": prompt_ids}
+
+    def likely(self, body: dict, policy, messages: list, pictures: list) -> dict:
+        """The likeliest tokens after the beginning of a reply, as vLLM tells them."""
+        import torch
+
+        begun = body["continue_final_message"]
+        assert begun != body["add_generation_prompt"] and body["return_tokens_as_token_ids"]
+        prompt = policy.renderer.prompt(messages[:-1] if begun else messages, pictures)
+        text = messages[-1]["content"][0]["text"] if begun else ""
+        ids = np.array(policy.renderer.response_ids(text)[0], np.int32)  # The end of turn stands for what comes next.
+        with torch.no_grad():
+            scored = policy.score(
+                [prompt], [ids], temperature=body["temperature"], values=False, read=lambda logits, _: (logits.log_softmax(-1),)
+            )
+        values, found = scored.read[0].reshape(-1, scored.read[0].shape[-1])[len(ids) - 1].topk(body["top_logprobs"])
+        told = [
+            {"token": f"token_id:{identity}", "logprob": value + self.off}
+            for identity, value in zip(found.tolist(), values.tolist(), strict=True)
+        ]
+        content = [told[0] | {"top_logprobs": told}]
+        choice = {"message": {"role": "assistant", "content": "?"}, "index": 0, "logprobs": {"content": content}}
+        return {"choices": [choice], "prompt_token_ids": [*prompt.ids.tolist(), *ids[:-1].tolist()]}
 
 
 def picture_of(url: str) -> np.ndarray:
@@ -142,6 +168,7 @@ def serving(policy, port=0, **settings):
 
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     fake.url = f"http://127.0.0.1:{server.server_port}"
+    fake.stop = server.server_close
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

@@ -1,5 +1,6 @@
 """The benchmark of rollout: its reference, written from the papers' description, plays what the toolkit plays."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,17 @@ def test_the_reference_plays_the_same_tokens_with_the_same_log_probs(benchmark, 
     printed = capsys.readouterr().out
     assert "ratio of env steps/s" in printed and "outside the forward pass" in printed
     assert "\n           2 " in printed  # One row per number of environments.
+    assert found["ratio to generate"] > 0 and "\ngenerate " in printed and "\nvLLM " not in printed
+
+
+def test_vllm_plays_the_same_environments_where_there_is_one(benchmark, warm, capsys, tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    folder = Path(__file__).parent
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{folder}:{ROOT}" exec "{sys.executable}" "{folder}/fake_vllm.py" "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("FAKE_VLLM", str(tmp_path / "told.json"))
+    found = benchmark.main([*FEW, "--checkpoint", str(warm), "--scaling", "--vllm-python", str(python)])
+    assert found["ratio to vLLM"] > 0 and "\nvLLM " in capsys.readouterr().out
 
 
 def test_log_probs_at_another_temperature_would_be_told_apart(benchmark, warm):

@@ -17,7 +17,7 @@ from gtrturbo.models.built_in import CHAT_TEMPLATE, build_processor
 from gtrturbo.models.checkpoint import add_adapter, load_policy, quiet
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.processor import ImageOnlyProcessor
-from gtrturbo.models.sizes import PUBLISHED, QWEN_7B
+from gtrturbo.models.sizes import BUILT_IN, PUBLISHED, QWEN_7B
 from gtrturbo.stages import execute
 
 SHAPES: dict[str, dict[str, Any]] = {"qwen2.5-vl-7b": PUBLISHED[QWEN_7B]}
@@ -49,9 +49,9 @@ def policy_of_shape(shape: str, *, device: str, lora_rank: int = 0, seed: int = 
     return Policy(model, ImageOnlyProcessor(images, tokenizer, chat_template=CHAT_TEMPLATE))
 
 
-def warm_checkpoint(folder: Path, task: str, env: tuple[str, ...], *, steps: int = 100) -> Path:
-    """Teach the tiny model the form of a reply, in about 20 seconds: an untrained one never ends its replies."""
-    first = execute(InitConfig(out=folder / "init")).out
+def warm_checkpoint(folder: Path, task: str, env: tuple[str, ...], *, steps: int = 100, model: str = "tiny") -> Path:
+    """Teach a built-in model the form of a reply, in about 20 seconds: an untrained one never ends its replies."""
+    first = execute(InitConfig(out=folder / "init", model=model)).out
     demos = execute(RolloutConfig(out=folder / "expert", task=task, env=env, expert=True, episodes=100, seed=7)).out
     sft = SftConfig(out=folder / "warm", checkpoint=first, data=(demos,), steps=steps, learning_rate=3e-3, batch_size=16)
     return execute(sft).out
@@ -63,8 +63,8 @@ def load_or_build(
     """Return the policy to measure: a given checkpoint, a random one of a shape, or the tiny model after a warm start."""
     if checkpoint:
         return load_policy(checkpoint, device=device)
-    if shape == "tiny":
-        return load_policy(warm_checkpoint(folder, task, env), device=device)
+    if shape in BUILT_IN:
+        return load_policy(warm_checkpoint(folder, task, env, model=shape), device=device)
     return policy_of_shape(shape, device=device, lora_rank=lora_rank)
 
 

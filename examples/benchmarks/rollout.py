@@ -1,11 +1,13 @@
 """How fast does `rollout` play, beside the loop that the papers describe, in one run on one machine?
 
     python -m examples.benchmarks.rollout                                         # the tiny model on a CPU, a few minutes
+    python -m examples.benchmarks.rollout --shape small --vllm-python .venv-vllm/bin/python    # and vLLM in the same run
     python -m examples.benchmarks.rollout --device cuda --shape qwen2.5-vl-7b --lora-rank 128 --env image=full
 
 The reference is written from the description of RL4VLM's and GTR's loop: one environment, the processor once per state,
 `generate` for one state at a time, and a second full forward pass for the log-probs of what was sampled. Both play the same
-episodes of the same model with the same random numbers, token for token, and their log-probs are compared.
+episodes of the same model with the same random numbers, token for token, and their log-probs are compared. Two rows more play the
+same environments with tokens of their own: transformers' `generate`, batched over the environments, and vLLM.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +26,12 @@ import torch
 from PIL import Image
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from examples.benchmarks.common import Clock, bare, load_or_build, peak_memory, synchronize
+from examples.benchmarks.common import Clock, bare, load_or_build, peak_memory, synchronize, warm_checkpoint
+from examples.benchmarks.others import generating, serving_vllm
 from gtrturbo.models.inputs import to_device
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.renderer import collate
+from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.play.episodes import play_episodes
 from gtrturbo.play.policy_agent import PolicyAgent, uniforms
 from gtrturbo.store.ids import seed_for
@@ -35,6 +40,7 @@ from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.view import View
 
+VLLM = "vLLM"
 Replies = dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]
 
 
@@ -79,6 +85,19 @@ def play_toolkit(policy: Policy, settings: Settings, *, episodes: int, num_envs:
     """Play as `gtrturbo rollout` does."""
     agent = PolicyAgent(policy, seed=settings.seed, temperature=settings.temperature, max_new_tokens=settings.max_new_tokens)
     policy.renderer = type(policy.renderer)(policy.processor)  # Each measurement renders its own prompts.
+    return play_agent(agent, settings, episodes=episodes, num_envs=num_envs)
+
+
+def play_generate(policy: Policy, settings: Settings, *, episodes: int, num_envs: int) -> Replies:
+    """Play with transformers' `generate`, one call for all environments."""
+    policy.renderer = type(policy.renderer)(policy.processor)
+    sampling = {"do_sample": True, "temperature": settings.temperature, "top_k": 0, "top_p": 1.0}
+    agent = generating(policy, _plain(policy, settings.max_new_tokens, **sampling))
+    return play_agent(agent, settings, episodes=episodes, num_envs=num_envs)
+
+
+def play_agent(agent: Any, settings: Settings, *, episodes: int, num_envs: int) -> Replies:
+    """Play with whoever answers."""
     played = play_episodes(
         agent, settings.task, seed=settings.seed, episodes=range(episodes), num_envs=num_envs, on_invalid_reply="random"
     )
@@ -270,7 +289,9 @@ def main(words: list[str] | None = None) -> dict[str, float]:
     options = _options(words)
     task = load_task(options.task, options.env)
     settings = Settings(task, options.seed, options.temperature, options.max_new_tokens)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as ending:
+        if options.shape in BUILT_IN and not options.checkpoint:
+            options.checkpoint = warm_checkpoint(Path(folder), options.task, tuple(options.env), model=options.shape)
         policy = load_or_build(
             options.shape,
             device=options.device,
@@ -280,39 +301,57 @@ def main(words: list[str] | None = None) -> dict[str, float]:
             env=tuple(options.env),
             lora_rank=options.lora_rank,
         )
-        found = _compare(policy, settings, options)
+        found = _compare(policy, settings, options, _vllm(settings, options, ending))
         if options.scaling:
             _scale(policy, settings, options.scaling)
     return found
 
 
-def _compare(policy: Policy, settings: Settings, options: Any) -> dict[str, float]:
+def _vllm(settings: Settings, options: Any, ending: ExitStack) -> dict[str, Callable[[], Replies]]:
+    """Start vLLM where a Python that has it is named."""
+    if not options.vllm_python:
+        return {}
+    sampling = {"seed": settings.seed, "temperature": settings.temperature, "max_new_tokens": settings.max_new_tokens}
+    agent = ending.enter_context(serving_vllm(options.checkpoint, options.vllm_python, num_envs=options.num_envs, **sampling))
+    return {VLLM: lambda: play_agent(agent(), settings, episodes=options.episodes, num_envs=options.num_envs)}
+
+
+def _compare(policy: Policy, settings: Settings, options: Any, more: dict[str, Callable[[], Replies]]) -> dict[str, float]:
     device, num_envs = policy.device, options.num_envs
     ways: dict[str, Callable[[], Replies]] = {
         "reference": lambda: play_reference(policy, settings, episodes=options.reference_episodes),
         "rollout": lambda: play_toolkit(policy, settings, episodes=options.episodes, num_envs=num_envs),
+        "generate": lambda: play_generate(policy, settings, episodes=options.episodes, num_envs=num_envs),
+        **more,
     }
     runs: dict[str, list[Measured]] = {name: [] for name in ways}
-    play_toolkit(policy, settings, episodes=1, num_envs=1)  # The first pass of a model is slower.
-    for _ in range(options.repeats):  # In turns, so that what else the machine does falls on both.
+    for way in (play_toolkit, play_generate):  # The first pass of a model is slower.
+        way(policy, settings, episodes=1, num_envs=1)
+    for _ in range(options.repeats):  # In turns, so that what else the machine does falls on all.
         for name, way in ways.items():
             runs[name].append(measure(way, device))
     print(f"{options.task} {' '.join(options.env)}, {options.shape}, {device}, {num_envs} environments")
     print("              env steps/s   tokens/s   peak GiB   model  processor  environment  Python")
     for name, way in ways.items():
         steps, tokens, peak = _medians(runs[name])
-        split = shares(policy, settings, way)
+        split = shares(policy, settings, way) if name != VLLM else {}  # Its time passes elsewhere.
         print(f"{name:12s} {steps:12.1f} {tokens:10.0f} {peak:10.2f}", *(f"{share:8.0%}" for share in split.values()))
-    ratios = [ours.steps_per_second / theirs.steps_per_second for theirs, ours in zip(*runs.values(), strict=True)]
+    ratios = {
+        name: [ours.steps_per_second / theirs.steps_per_second for theirs, ours in zip(theirs, runs["rollout"], strict=True)]
+        for name, theirs in runs.items()
+        if name != "rollout"
+    }
     both, same, worst = compare(runs["reference"][0].replies, runs["rollout"][0].replies)
-    print(f"ratio of env steps/s {statistics.median(ratios):.1f} (from {min(ratios):.1f} to {max(ratios):.1f})")
+    for name, found in ratios.items():
+        told = f"{statistics.median(found):.2f} (from {min(found):.2f} to {max(found):.2f})"
+        print(f"ratio of env steps/s, rollout to {name}: {told}")
     print(f"the same tokens in {same} of {both} replies; largest difference of log-probs {worst:.1e} nats")
     print(f"\nmilliseconds per token step, {options.rows} rows    whole  outside the forward pass")
     steps = token_steps(policy, settings, rows=options.rows, repeats=options.repeats)
     for name, step in steps.items():
         print(f"{name:38s} {step.whole:8.2f} {step.overhead:12.3f}")
     return {
-        "ratio": statistics.median(ratios),
+        **{f"ratio to {name}": statistics.median(found) for name, found in ratios.items()},
         "replies": both,
         "same": same,
         "worst": worst,
@@ -336,7 +375,7 @@ def _scale(policy: Policy, settings: Settings, counts: list[int]) -> None:
 def _options(words: list[str] | None) -> Any:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--shape", default="tiny", help="tiny or qwen2.5-vl-7b (random weights)")
+    parser.add_argument("--shape", default="tiny", help="tiny, small, or qwen2.5-vl-7b (random weights)")
     parser.add_argument("--lora-rank", type=int, default=0, help="adapter on a random shape")
     parser.add_argument("--checkpoint", type=Path, help="measure this one; else the tiny model after 20 seconds of sft")
     parser.add_argument("--task", default="numberline")
@@ -349,6 +388,9 @@ def _options(words: list[str] | None) -> Any:
     parser.add_argument("--rows", type=int, default=32, help="rows of the batch whose token steps are compared")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--scaling", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument(
+        "--vllm-python", help="of an environment that has vLLM, which then plays as well: not tiny, whose heads it refuses"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(words)
     options.env = options.env or ["image=tiny"]

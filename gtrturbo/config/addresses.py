@@ -8,6 +8,7 @@ from gtrturbo.config.choices import VLLM, ServerName
 from gtrturbo.errors import GtrTurboError
 
 EXAMPLE = "--engine vllm:http://localhost:8000"
+OF_ENGINE = "the address of --engine"
 LONGEST_NAME = 63  # characters between two dots of a host's name
 CHAT_PATH = "/chat/completions"
 SERVED_BY = "openai:"
@@ -30,25 +31,30 @@ def kind_of(engine: str) -> str:
     return kind if colon and kind in get_args(ServerName) else engine
 
 
-def server_of(engine: str) -> str | None:
-    """Return the address of the server that an engine names, None where it names none or one is started for it.
+def servers_of(engine: str) -> tuple[str, ...]:
+    """Return the addresses of the servers that an engine names, none where it names none or one is started for it.
 
     Raises:
-        GtrTurboError: a kind of server without an address, or with one that is none.
+        GtrTurboError: a kind of server without an address, with one that is none, or with one twice.
     """
     kind = kind_of(engine)
     if kind not in get_args(ServerName):
         if "://" in engine:  # It may hold a secret: nothing of it is told.
             raise GtrTurboError("--engine names an address and no kind of server.", f"write it as in {EXAMPLE}")
-        return None
+        return ()
     if engine == VLLM:
-        return None  # One is started.
+        return ()  # One is started.
     if kind == engine:
         raise GtrTurboError(f"--engine {engine} asks a server, and none is named.", f"write it as in {EXAMPLE}")
-    return address_of(engine.removeprefix(f"{kind}:"))
+    named = engine.removeprefix(f"{kind}:")
+    _require_open(named, OF_ENGINE)  # Of all of it: a comma may stand in a password.
+    found = tuple(map(address_of, named.split(",")))
+    if twice := next((url for url in found if found.count(url) > 1), None):
+        raise GtrTurboError(f"--engine names {twice} twice.", "name each server once.")
+    return found
 
 
-def address_of(url: str, *, told: str = "the address of --engine", example: str = EXAMPLE) -> str:
+def address_of(url: str, *, told: str = OF_ENGINE, example: str = EXAMPLE) -> str:
     """Return a server's address without a final slash, /v1 and the path of its chat; `told` is where the user wrote it.
 
     Raises:
@@ -56,11 +62,7 @@ def address_of(url: str, *, told: str = "the address of --engine", example: str 
             address is told; what is told of it then is nothing of it.
     """
     fix = f"write it as in {example}"
-    key = "give a key as OPENAI_API_KEY instead."
-    if "@" in url:
-        raise GtrTurboError(f"{told} holds a user's name or password, which would be shown and recorded.", key)
-    if "?" in url or "#" in url:
-        raise GtrTurboError(f"{told} holds more than host and path, which would be shown and recorded.", key)
+    _require_open(url, told)
     if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
         raise GtrTurboError(f"{told} {url} holds characters that no address has.", fix)
     try:
@@ -76,3 +78,12 @@ def address_of(url: str, *, told: str = "the address of --engine", example: str 
     ):
         raise GtrTurboError(f"{told} {url} is no address of a server.", fix)
     return url.rstrip("/").removesuffix(CHAT_PATH).removesuffix("/v1")
+
+
+def _require_open(url: str, told: str) -> None:
+    """Refuse what may hold a secret."""
+    key = "give a key as OPENAI_API_KEY instead."
+    if "@" in url:
+        raise GtrTurboError(f"{told} holds a user's name or password, which would be shown and recorded.", key)
+    if "?" in url or "#" in url:
+        raise GtrTurboError(f"{told} holds more than host and path, which would be shown and recorded.", key)

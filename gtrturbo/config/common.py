@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from gtrturbo.config.addresses import server_of
+from gtrturbo.config.addresses import servers_of
 from gtrturbo.config.bounds import SEED, SIDE_BY_SIDE, TOKENS, WordOrWhole
 from gtrturbo.config.choices import AUTO, InvalidReply, VerifyInputs
 from gtrturbo.config.fields import Absent, Checked, Role, Seam, check, fields
@@ -41,11 +41,11 @@ NumEnvs = Annotated[int, "Episodes played side by side, and replies generated in
 Engine = Annotated[
     str,
     "Who answers: hf is this process, with transformers; vllm is a server that is started for this stage, see --vllm-python; a "
-    "running one by its kind and address, vllm:http://localhost:8000 or sglang:http://localhost:30000; openai:http://… is any "
-    "other that speaks the protocol, which returns no token ids and so serves eval and thoughts alone; or an agent of your own, "
-    "path/to/file.py:NAME.",
+    "running one by its kind and address, vllm:http://localhost:8000 or sglang:http://localhost:30000; several that share the "
+    "episodes with commas between, vllm:http://a:8000,http://b:8000; openai:http://… is any other that speaks the protocol, "
+    "which returns no token ids and so serves eval and thoughts alone; or an agent of your own, path/to/file.py:NAME.",
     Seam("engine"),
-    Checked(server_of),
+    Checked(servers_of),
 ]
 VllmPython = Annotated[str, "Python of an environment that has vLLM (--engine vllm).", Role.RUNTIME]
 ServedModel = Annotated[str | None, "Model that the server is asked for; the first that it lists if not given."]
@@ -60,6 +60,12 @@ MicroBatchTokens = Annotated[
     "Tokens per forward pass, padding included: a number, or auto (8192 on a CPU, what fits on a GPU). Results change by "
     "rounding only.",
     WordOrWhole(AUTO, high=10**9),
+]
+ProbeTurns = Annotated[
+    Path | None,
+    "Turns that this checkpoint played elsewhere with --engine hf: their log-probs prove a server of kind vllm, and no weights "
+    "are loaded here for that.",
+    Role.INPUT,
 ]
 Checkpointing = Annotated[
     bool, "Compute activations again in the backward pass: far less memory, about a third more time, the same result."

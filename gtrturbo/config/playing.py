@@ -16,6 +16,7 @@ from gtrturbo.config.common import (
     NumEnvs,
     OnInvalidReply,
     Probe,
+    ProbeTurns,
     Seed,
     ServedModel,
     StageConfig,
@@ -73,6 +74,7 @@ class RolloutConfig(StageConfig):
     served_model: ServedModel = None
     vllm_python: VllmPython = "python3"
     probe: Probe = True
+    probe_turns: ProbeTurns = None
     seed: Seed = 0
     device: Device = "auto"
     dtype: Dtype = "auto"
@@ -146,6 +148,7 @@ class DistillConfig(StageConfig):
     served_model: ServedModel = None
     vllm_python: VllmPython = "python3"
     probe: Probe = True
+    probe_turns: ProbeTurns = None
     seed: Seed = 0
     device: Device = "auto"
     dtype: Dtype = "auto"
@@ -177,6 +180,7 @@ class EvalConfig(StageConfig):
     served_model: ServedModel = None
     vllm_python: VllmPython = "python3"
     probe: Probe = True
+    probe_turns: ProbeTurns = None
     seed: Annotated[int, "Chooses the deals; keep it to compare checkpoints pair by pair.", SEED] = 1_000_000
     device: Device = "auto"
     dtype: Dtype = "auto"

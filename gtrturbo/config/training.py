@@ -38,6 +38,11 @@ class InitConfig(StageConfig):
         "path/to/file.py:NAME; found by the model's config if not given.",
         Seam("model family"),
     ] = None
+    chat_template: Annotated[
+        Path | None,
+        "File in Jinja that writes turns as the model is to read them, for one that brings no chat template, or in its place.",
+        Role.RUNTIME,  # Its hash is in the manifest.
+    ] = None
     lora_rank: Annotated[int, "Rank of the LoRA adapter to train; 0 trains the full weights. The paper: 128.", RANK] = 0
     lora_alpha: Annotated[float | None, "LoRA scale times rank; twice the rank if not given, as in the paper.", POSITIVE] = None
     lora_target: Annotated[

@@ -29,6 +29,7 @@ class Family:
         repeated_id: which of them stands once per token of a picture; a server writes it once per picture.
         per_token: what the processor returns per token, with what pads it: a number, or None for the tokenizer's own padding.
             Everything else (pixels, grids) is stacked along its first dimension.
+        in_replies: what of that the tokens of a reply have, where it is not 0.
         image_only: whether its processor asks for torchvision for videos alone, so that without torchvision the image-only one
             takes its place.
         window_towers: model types of vision towers that transformers runs window by window, and that can take all at once.
@@ -42,6 +43,7 @@ class Family:
     per_token: Mapping[str, int | None] = field(
         default_factory=lambda: {"input_ids": None, "attention_mask": 0, "mm_token_type_ids": 0, "token_type_ids": 0}
     )
+    in_replies: Mapping[str, int] = field(default_factory=dict)
     image_only: bool = False
     window_towers: tuple[str, ...] = ()
     towers: tuple[str, ...] = ("visual", "vision_tower", "vision_model")
@@ -51,6 +53,7 @@ class Family:
 
 DEFAULT = Family()
 FAMILIES = {
+    "paligemma": Family(in_replies={"token_type_ids": 1}),  # It reads prompts (0) in both directions, and replies in one.
     "qwen2_vl": Family(image_only=True, window_towers=("qwen2_vl_vision",), towers=("visual",)),
     "qwen2_5_vl": Family(image_only=True, window_towers=("qwen2_5_vl_vision",), towers=("visual",)),
 }

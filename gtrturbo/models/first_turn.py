@@ -10,14 +10,15 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.families import Family, read_family
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.reading import reading_model
-from gtrturbo.models.renderer import Renderer
+from gtrturbo.models.renderer import Prompt, Renderer
 from gtrturbo.models.value_head import ValueHead
-from gtrturbo.store.records import Message
 
 SIDE = 56  # Pixels of the picture.
-MESSAGES: list[Message] = [
-    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is on the picture?"}]},
-]
+MESSAGES, LONGER = (
+    [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
+    for text in ("What is on the picture?", "What is on the picture? Answer in as few words as you can.")
+)
+REPLY_TOKENS = 4
 # Sampling and scoring of the same token, in nats; bfloat16 rounds logits of up to 16 by as much.
 SAME, SAME_IN_BFLOAT16 = 1e-3, 0.25
 
@@ -37,7 +38,7 @@ def require_turn(model: Any, processor: Any, family: Family | None, name: str) -
     if not processor.chat_template:
         raise GtrTurboError(
             f"{name} has no chat template, so that it is not known how a turn of its looks like.",
-            "choose a model that was trained on conversations, or write its template into chat_template.jinja of a local copy.",
+            "choose a model that was trained on conversations, or write one yourself: --chat-template FILE (docs/engines.md).",
         )
     family = family or read_family(Path(name), model.config.model_type)
     mend = "choose another model, or bring a family of your own: --family."
@@ -46,16 +47,31 @@ def require_turn(model: Any, processor: Any, family: Family | None, name: str) -
         policy = Policy(model, processor, head, family)
         picture = np.zeros((SIDE, SIDE, 3), np.uint8)
         require_rendering(policy.renderer, name, picture)
-        prompt = policy.renderer.prompt(MESSAGES, [picture])
-        [sample] = policy.generate([prompt], None, temperature=1.0, max_new_tokens=1)
-        scored = policy.score([prompt], [sample.response_ids], temperature=1.0)
-    _require_same(name, float(sample.logprobs[0]), float(scored.logprobs[0, 0]), whole=model.dtype == torch.float32)
+        prompts = [policy.renderer.prompt(messages, [picture]) for messages in (MESSAGES, LONGER)]
+        _require_known_tensors(prompts[0], name)
+        samples = policy.generate(prompts, None, temperature=1.0, max_new_tokens=REPLY_TOKENS)
+        for prompt, sample in zip(prompts, samples, strict=True):  # Sampled side by side, scored one by one.
+            scored = policy.score([prompt], [sample.response_ids], temperature=1.0).logprobs[0].cpu().numpy()
+            _require_same(name, sample.logprobs, scored, whole=model.dtype == torch.float32)
 
 
-def _require_same(name: str, sampled: float, scored: float, *, whole: bool) -> None:
-    if not np.isfinite(scored) or abs(sampled - scored) > (SAME if whole else SAME_IN_BFLOAT16):
+def _require_known_tensors(prompt: Prompt, name: str) -> None:
+    """Refuse a model whose processor gives something per token that nobody would carry on over the reply."""
+    count = len(prompt.ids)
+    for tensor, value in prompt.tensors.items():
+        if tensor not in prompt.per_token and tuple(value.shape[:2]) == (1, count):
+            raise GtrTurboError(
+                f"the processor of {name} gives {tensor} for each token, which is carried on over a reply for no family here.",
+                "choose a model whose pictures stand among the tokens of its prompt.",
+            )
+
+
+def _require_same(name: str, sampled: np.ndarray, scored: np.ndarray, *, whole: bool) -> None:
+    gaps = np.abs(sampled - scored)
+    place = int(np.argmax(np.where(np.isfinite(gaps), gaps, np.inf)))
+    if not gaps[place] <= (SAME if whole else SAME_IN_BFLOAT16):
         raise GtrTurboError(
-            f"{name} gives one token a log-prob of {sampled:.4g} where it samples and of {scored:.4g} where it scores.",
+            f"{name} gives a token a log-prob of {sampled[place]:.4g} where it samples and {scored[place]:.4g} where it scores.",
             "choose another model; this one cannot be trained from its own samples.",
         )
 

@@ -22,19 +22,21 @@ from gtrturbo.models.reading import reading_model
 from gtrturbo.store.records import Message
 
 CACHED_BYTES = 1 << 30
+LABELS = "labels"  # What PaliGemma's processor would have it learn, and no input.
 
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
     """One rendered prompt: the tensors that a model takes, with a leading dimension of 1 for the per-token ones.
 
-    `per_token` names these, see `Family`.
+    `per_token` names these, and `in_replies` what they are in a reply, see `Family`.
 
     Prompts are told apart by identity: a renderer gives the same one for the same content.
     """
 
     tensors: dict[str, Tensor]
     per_token: Mapping[str, int | None] = field(default_factory=lambda: DEFAULT.per_token)
+    in_replies: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -101,7 +103,8 @@ class Renderer:
             text = self.processor.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
             batch = self.processor(text=[text], images=images, return_tensors="pt", padding=False, **self._own_start(text))
         self._require_known([int(batch["input_ids"].max())])
-        return Prompt({name: value for name, value in batch.items() if isinstance(value, Tensor)}, self.family.per_token)
+        tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor) and name != LABELS}
+        return Prompt(tensors, self.family.per_token, self.family.in_replies)
 
     def _own_start(self, text: str) -> dict[str, bool]:
         """Let the tokenizer write no beginning of sequence where the template has: transformers' own templates count on that."""
@@ -215,7 +218,12 @@ def _join(prompts: Sequence[Prompt], name: str, length: int, pad_id: int) -> Ten
 
 
 def append_responses(
-    batch: dict[str, Tensor], responses: Sequence[np.ndarray], *, pad_id: int, per_token: Container[str] = DEFAULT.per_token
+    batch: dict[str, Tensor],
+    responses: Sequence[np.ndarray],
+    *,
+    pad_id: int,
+    per_token: Container[str] = DEFAULT.per_token,
+    in_replies: Mapping[str, int] = DEFAULT.in_replies,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Append replies to a batch of prompts, padded on the right to the longest, R tokens.
 
@@ -224,7 +232,9 @@ def append_responses(
     ids, mask = stack_responses(responses, pad_id=pad_id)
     tails = {"input_ids": ids, "attention_mask": mask.long()}
     joined = {
-        name: torch.cat([value, tails.get(name, torch.zeros_like(ids))], dim=1) if name in per_token else value
+        name: torch.cat([value, tails.get(name, torch.full_like(ids, in_replies.get(name, 0)))], dim=1)
+        if name in per_token
+        else value
         for name, value in batch.items()
     }
     return joined, mask

@@ -117,7 +117,11 @@ class Scorer:
         batch = collate(prompts, pad_id=self.pad_id)
         positions = self._positions.collated(prompts, batch["input_ids"].shape[1])
         batch, _ = append_responses(
-            batch, [response[:-1] for response in responses], pad_id=self.pad_id, per_token=prompts[0].per_token
+            batch,
+            [response[:-1] for response in responses],
+            pad_id=self.pad_id,
+            per_token=prompts[0].per_token,
+            in_replies=prompts[0].in_replies,
         )
         if positions is not None and (after := following(positions, replies - 1)) is not None:
             batch["position_ids"] = torch.cat([positions, after], dim=-1)

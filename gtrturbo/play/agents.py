@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from gtrturbo.config.addresses import kind_of, server_of
+from gtrturbo.config.addresses import kind_of, servers_of
 from gtrturbo.config.choices import AUTO, HF, OPENAI, SGLANG, VLLM, ServerName
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
@@ -18,8 +18,10 @@ from gtrturbo.models.vocabularies import contents_of
 from gtrturbo.play.episodes import Agent, Response, State
 from gtrturbo.play.own_server import own_server
 from gtrturbo.play.policy_agent import PolicyAgent, ask_policy
+from gtrturbo.play.proving import Probing
 from gtrturbo.play.server import Server
-from gtrturbo.play.server_agent import Probing, ServerAgent, ServerPolicy, ask_server
+from gtrturbo.play.server_agent import ServerAgent, ServerPolicy, ask_server
+from gtrturbo.play.servers import Servers
 from gtrturbo.play.teachers import Question
 from gtrturbo.plugins import calling, find
 from gtrturbo.store.turn_checks import ROUNDING
@@ -30,7 +32,7 @@ class Endpoint:
     """What is asked of a server.
 
     Attributes:
-        engine: its kind and address, as the user names it; see `server_of`.
+        engine: its kind and addresses, as the user names them; see `servers_of`.
         model: name of the model that it serves; the first that it lists if None.
         at_once: most requests at once.
     """
@@ -51,6 +53,7 @@ class Opening:
         python: of an environment that has vLLM, where one is started.
         ending: what is started for as long as the checkpoint answers ends with it.
         probe: prove that a server serves the checkpoint before it is believed.
+        probe_turns: turns of the checkpoint that prove it, in place of its weights.
     """
 
     endpoint: Endpoint
@@ -58,6 +61,7 @@ class Opening:
     device: str
     dtype: str
     probe: bool = True
+    probe_turns: Path | None = None
     python: str = "python3"
     ending: ExitStack = field(default_factory=ExitStack)
 
@@ -88,25 +92,25 @@ def _load(path: Path, opening: Opening) -> Policy:
 
 
 def _served(path: Path, opening: Opening) -> ServerPolicy:
-    """Have a server play a checkpoint.
+    """Have a server play a checkpoint, or several.
 
     Raises:
         GtrTurboError: no server is named, or it is of a kind that returns no token ids, which are needed.
     """
     endpoint = opening.endpoint
-    kind, address = cast(ServerName, kind_of(endpoint.engine)), server_of(endpoint.engine)
-    if address is None:
-        address = opening.ending.enter_context(own_server(path, opening.python, dtype=opening.dtype))
+    kind, addresses = cast(ServerName, kind_of(endpoint.engine)), servers_of(endpoint.engine)
+    if not addresses:
+        addresses = (opening.ending.enter_context(own_server(path, opening.python, dtype=opening.dtype)),)
     if opening.for_training and kind == OPENAI:
         raise GtrTurboError(
             "a server of kind openai returns no token ids: what it samples cannot be trained on.",
-            f"use --engine vllm:{address} or sglang:{address}; openai is enough for eval.",
+            f"use --engine vllm:{addresses[0]} or sglang:{addresses[0]}; openai is enough for eval.",
         )
-    server = Server(kind, address, endpoint.model, needs_ids=opening.for_training)
+    servers = Servers([Server(kind, url, endpoint.model, needs_ids=opening.for_training) for url in addresses])
     # Where nothing is said the checkpoint is loaded beside no server's memory on a GPU.
     device = "cpu" if opening.device == AUTO else opening.device
-    probing = Probing(device, opening.dtype, exact=opening.for_training) if opening.probe else None
-    return ServerPolicy(server, path, max_concurrency=endpoint.at_once, probing=probing)
+    probing = Probing(device, opening.dtype, opening.for_training, opening.probe_turns) if opening.probe else None
+    return ServerPolicy(servers, path, max_concurrency=endpoint.at_once, probing=probing)
 
 
 # Turns between two looks at what parses, of which fewer are asked for at once.

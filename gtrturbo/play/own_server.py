@@ -32,9 +32,16 @@ TIME_TO_END = 20.0  # seconds in which it may clear up
 LAST_WORDS = 300  # characters of its last line
 ADAPTERS = ("--enable-lora", "--enable-tower-connector-lora")
 AROUND = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-# Without a GPU: no binding to cores that others may have, and a prefill that is not cut: with a seed that would end the engine.
-ON_CPU = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"}
-WHOLE_PREFILL = ("--max-num-batched-tokens", "16384")
+# Without a GPU: no binding to cores that others may have, nothing that is compiled by a C++ compiler first, and a prefill that is
+# not cut: with a seed that would end the engine.
+ON_CPU = {
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_ENGINE_READY_TIMEOUT_S": str(int(PATIENCE)),
+    "OMP_NUM_THREADS": "1",
+    "TORCHDYNAMO_DISABLE": "1",
+}
+FLAGS_ON_CPU = ("--max-num-batched-tokens", "16384", "--enforce-eager")
 
 
 def flags_of(path: Path, *, dtype: str, port: int, on_cpu: bool) -> list[str]:
@@ -53,7 +60,7 @@ def flags_of(path: Path, *, dtype: str, port: int, on_cpu: bool) -> list[str]:
     flags += ["--logprobs-mode", "processed_logprobs", "--dtype", stored if dtype == "auto" else dtype]
     if adapter:
         flags += [*ADAPTERS, "--max-lora-rank", str(legal_rank(adapter_config(path).get("r")))]
-    return [*flags, *WHOLE_PREFILL] if on_cpu else flags
+    return [*flags, *FLAGS_ON_CPU] if on_cpu else flags
 
 
 @contextmanager

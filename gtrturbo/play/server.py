@@ -13,18 +13,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from gtrturbo.config.addresses import address_of
 from gtrturbo.config.choices import OPENAI, ServerName
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import adapter_config
-from gtrturbo.play.teachers import ROUNDING
-from gtrturbo.play.wire import NotFoundError, request
+from gtrturbo.play.protocol import Chat, Completion, ServedModels
+from gtrturbo.play.wire import BACKOFF, AwayError, NotFoundError, request
 from gtrturbo.store.records import Message
 
 T = TypeVar("T")
@@ -35,72 +35,9 @@ LEGAL_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # What vLLM takes as --max
 NEVER = -100.0  # The lowest logit bias of the protocol.
 
 
+LIKELIEST = 20  # Most that vLLM tells by itself.
+TOKEN_ID = "token_id:"
 CHAT = "/v1/chat/completions"
-
-
-def _as_unicode(text: str) -> str:
-    """Refuse halves of characters, which JSON can hold and no file."""
-    text.encode()
-    return text
-
-
-# What the protocol says of answers; what stands beside it is not looked at.
-Text = Annotated[str, AfterValidator(_as_unicode)]
-TokenId = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
-LogProb = Annotated[float, Field(strict=True, ge=float(np.finfo(np.float32).min), le=ROUNDING, allow_inf_nan=False)]
-
-
-@dataclass(frozen=True)
-class _ServedModel:
-    id: Annotated[Text, Field(min_length=1)]
-    root: Text | None = None
-
-
-@dataclass(frozen=True)
-class _ServedModels:
-    data: Annotated[list[_ServedModel], Field(min_length=1)]
-
-
-@dataclass(frozen=True)
-class _ReplyMessage:
-    content: Text | None
-
-
-@dataclass(frozen=True)
-class _TextChoice:
-    message: _ReplyMessage
-
-
-@dataclass(frozen=True)
-class _Chat:
-    """A reply as every server gives it."""
-
-    choices: Annotated[list[_TextChoice], Field(min_length=1)]
-
-
-@dataclass(frozen=True)
-class _TokenLogProb:
-    logprob: LogProb
-
-
-@dataclass(frozen=True)
-class _LogProbs:
-    content: list[_TokenLogProb] | None = None
-
-
-@dataclass(frozen=True)
-class _SampledChoice(_TextChoice):
-    token_ids: list[TokenId] | None = None
-    prompt_token_ids: list[TokenId] | None = None
-    logprobs: _LogProbs | None = None
-
-
-@dataclass(frozen=True)
-class _Completion:
-    """A reply with its tokens: vLLM gives the prompt's beside the choices, SGLang in them."""
-
-    choices: Annotated[list[_SampledChoice], Field(min_length=1)]
-    prompt_token_ids: list[TokenId] | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +48,14 @@ class Answer:
     prompt_ids: np.ndarray | None = None  # [P] int32
     response_ids: np.ndarray | None = None  # [R] int32, end-of-turn token included
     logprobs: np.ndarray | None = None  # [R] float32
+
+
+@dataclass(frozen=True)
+class Likely:
+    """What a server finds likely after the beginning of a reply: the ids that it read, and log-probs of the likeliest by id."""
+
+    read_ids: np.ndarray  # [P + R] int32
+    logprobs: dict[int, float]
 
 
 class Server:
@@ -128,22 +73,28 @@ class Server:
         self.base_url = address_of(base_url)
         self.needs_ids = needs_ids
         self.adapter: str | None = None
+        self.tries = len(BACKOFF)  # How often it is asked again where it does not answer.
         self.starts = 0  # How often nobody listened: what listens after that may be another server.
         self._adapter_path: Path | None = None
         self._loading = Lock()
         self.model = model or self._served()[0]
 
     def _served(self) -> list[str]:
-        return [entry.id for entry in self._ask("/v1/models", _ServedModels).data]
+        return [entry.id for entry in self._ask("/v1/models", ServedModels).data]
 
     def root(self) -> str | None:
         """Return what the server says that it loaded its model from; None where it does not say."""
-        return next((entry.root for entry in self._ask("/v1/models", _ServedModels).data if entry.id == self.model), None)
+        return next((entry.root for entry in self._ask("/v1/models", ServedModels).data if entry.id == self.model), None)
 
     @property
     def tells_tokens(self) -> bool:
         """Whether replies come with their tokens and log-probs; a server may still leave them out."""
         return self.kind != OPENAI
+
+    @property
+    def name(self) -> str:
+        """What is asked for: the adapter, else the model."""
+        return self.adapter or self.model
 
     def _refused(self) -> None:
         self.starts += 1
@@ -167,13 +118,18 @@ class Server:
     def _load(self, name: str, path: Path) -> None:
         url = self.base_url + LOAD_ADAPTER[self.kind]
         try:
-            request(url, {"lora_name": name, "lora_path": str(path.resolve())}, plain=True, on_refused=self._refused)
+            body = {"lora_name": name, "lora_path": str(path.resolve())}
+            request(url, body, plain=True, on_refused=self._refused, tries=self.tries)
         except NotFoundError as error:
             raise GtrTurboError(
                 f"{self.base_url} loads no adapters while it runs, and {path} is one ({error.what.rpartition('/')[2]}).",
                 "start vLLM with --enable-lora, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 around it; SGLang with --enable-lora.",
             ) from None
         except GtrTurboError as error:
+            if isinstance(error, AwayError) and error.passing:
+                raise
+            if name in self._served():  # Another process was first.
+                return
             rank = adapter_config(path).get("r")
             raise GtrTurboError(
                 f"{self.base_url} does not take the adapter {path} of rank {rank}: {error.what.removeprefix(url).strip()}",
@@ -212,28 +168,66 @@ class Server:
         if self.adapter:
             body |= {"model": self.adapter} if self.kind == "vllm" else {"lora_path": self.adapter}
         if self.kind == OPENAI:
-            return Answer(self._ask(CHAT, _Chat, body).choices[0].message.content or "")
-        body |= PLAIN_SAMPLING | {
-            "logit_bias": {str(identity): NEVER for identity in forbidden},
-            "stop_token_ids": list(end_ids),
-            "logprobs": True,
-            "top_logprobs": 0,
-            "return_token_ids": True,
-        }
-        return self._answer(self._reply(body))
+            return Answer(self._ask(CHAT, Chat, body).choices[0].message.content or "")
+        return self._answer(self._reply(body | _exactly(forbidden, end_ids)))
 
-    def _reply(self, body: dict[str, Any]) -> _Completion:
+    def likely(
+        self,
+        messages: Sequence[Message],
+        pictures: Sequence[np.ndarray],
+        *,
+        begun: bool,
+        temperature: float,
+        forbidden: Sequence[int],
+        end_ids: Sequence[int],
+    ) -> Likely:
+        """Ask vLLM for the likeliest next tokens of a reply.
+
+        Args:
+            begun: the last message is the reply's beginning; else it begins here.
+            temperature: at which they are as likely as that.
+
+        Raises:
+            GtrTurboError: it does not tell them.
+        """
+        body = {
+            "model": self.name,
+            "messages": with_pictures(messages, pictures),
+            "temperature": temperature,
+            "top_p": 1.0,
+            "max_tokens": 1,
+            "seed": 0,
+            "add_generation_prompt": not begun,
+            "continue_final_message": begun,
+            "return_tokens_as_token_ids": True,
+        }
+        completion = self._reply(body | _exactly(forbidden, end_ids) | {"top_logprobs": LIKELIEST})
+        choice, ids = completion.choices[0], completion.prompt_token_ids
+        told = (choice.logprobs.content if choice.logprobs else None) or []
+        found = {
+            int(each.token.removeprefix(TOKEN_ID)): each.logprob
+            for each in (told[0].top_logprobs if told else None) or []
+            if each.token.removeprefix(TOKEN_ID).isdecimal()
+        }
+        if not found or ids is None:
+            raise GtrTurboError(
+                f"{self.base_url} does not tell which tokens it finds likely, by their ids.",
+                "use vLLM 0.32 or newer, or leave --probe-turns out.",
+            )
+        return Likely(np.array(ids, np.int32), found)
+
+    def _reply(self, body: dict[str, Any]) -> Completion:
         """Ask; where the adapter is gone, as after a restart of the server, load it again and ask once more."""
         try:
-            return self._ask(CHAT, _Completion, body)
+            return self._ask(CHAT, Completion, body)
         except NotFoundError:
             if not self.adapter or not self._adapter_path or self.adapter in self._served():
                 raise
             self.starts += 1
             self.load_adapter(self.adapter, self._adapter_path)
-            return self._ask(CHAT, _Completion, body)
+            return self._ask(CHAT, Completion, body)
 
-    def _answer(self, completion: "_Completion") -> Answer:
+    def _answer(self, completion: Completion) -> Answer:
         choice = completion.choices[0]
         ids, prompt_ids = choice.token_ids, choice.prompt_token_ids or completion.prompt_token_ids
         text = choice.message.content or ""
@@ -255,7 +249,7 @@ class Server:
         Raises:
             GtrTurboError: it is something else; names the place.
         """
-        answer = request(self.base_url + path, body, on_refused=self._refused)
+        answer = request(self.base_url + path, body, on_refused=self._refused, tries=self.tries)
         try:
             return TypeAdapter(kind).validate_python(answer)
         except ValidationError as error:
@@ -265,6 +259,17 @@ class Server:
                 f"{self.base_url}{path} does not answer as the protocol says: {where}: {first['msg']}.",
                 f"see that a server of kind {self.kind} is there, or name another with --engine.",
             ) from None
+
+
+def _exactly(forbidden: Sequence[int], end_ids: Sequence[int]) -> dict[str, Any]:
+    """Ask for tokens of the distribution that is scored, with their ids and log-probs."""
+    return PLAIN_SAMPLING | {
+        "logit_bias": {str(identity): NEVER for identity in forbidden},
+        "stop_token_ids": list(end_ids),
+        "logprobs": True,
+        "top_logprobs": 0,
+        "return_token_ids": True,
+    }
 
 
 def legal_rank(rank: Any) -> int:

@@ -1,66 +1,57 @@
-"""Let a policy on an inference server play: requests at once up to a bound, what comes back checked against our own rendering."""
+"""Let a policy on inference servers play: requests at once up to a bound, what comes back checked against our own rendering."""
 
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 
+from gtrturbo.config.choices import AUTO, VLLM
 from gtrturbo.distributed.processes import group
 from gtrturbo.distributed.threads import map_at_once
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.checkpoint import load_architecture, load_generation, load_policy, quiet
+from gtrturbo.models.checkpoint import load_architecture, load_generation, quiet
 from gtrturbo.models.checkpoint_files import is_adapter
 from gtrturbo.models.end_of_turn import end_ids
 from gtrturbo.models.families import forbidden_ids, read_family
 from gtrturbo.models.processor import load_processor
 from gtrturbo.models.reading import reading_model
-from gtrturbo.models.renderer import Prompt, Renderer, require_context
+from gtrturbo.models.renderer import Renderer, require_context
 from gtrturbo.play.episodes import Response, State
-from gtrturbo.play.probe import REPLY_TOKENS, STATES, TEMPERATURE, Proof, Replied, prove, require_likeliest
+from gtrturbo.play.limits import limits_of
+from gtrturbo.play.probe import STATES, Proof
+from gtrturbo.play.proving import Probing, Prover, Shown
+from gtrturbo.play.recorded_probe import prove_recorded, read_recorded
 from gtrturbo.play.server import Answer, Server
+from gtrturbo.play.servers import Servers
 from gtrturbo.play.teachers import Question
+from gtrturbo.play.wire import AwayError
 from gtrturbo.store.ids import artifact_id, seed_for
 from gtrturbo.store.records import Message
 
 NAME_DIGITS = 12
 
 
-@dataclass(frozen=True)
-class Probing:
-    """How it is proved what a server serves: where and in which type the checkpoint is loaded for that, and whether the log-probs
-    are to be those of the distribution that is sampled from, as training needs them."""
-
-    device: str
-    dtype: str
-    exact: bool
-
-
 class ServerPolicy:
     """A checkpoint as a server plays it: what only a server needs of it is loaded here, which is no weights.
 
     Args:
-        server: where it is served; an adapter is loaded there under a name made of its artifact's id.
+        servers: where it is served; an adapter is loaded on each under a name made of its artifact's id.
         path: the checkpoint.
         max_concurrency: requests at once.
         probing: how it is proved that the server serves this checkpoint; None where that is not asked for.
 
     Raises:
-        GtrTurboError: the server does not take the adapter.
+        GtrTurboError: a server does not take the adapter.
     """
 
-    def __init__(self, server: Server, path: Path, *, max_concurrency: int, probing: "Probing | None" = None) -> None:
+    def __init__(self, servers: Servers, path: Path, *, max_concurrency: int, probing: Probing | None = None) -> None:
         quiet()
         self.path = path
-        self.proof: Proof | None = None
-        self._probing = probing
-        self._proved_at: int | None = None
-        self._proving = Lock()
         config = load_architecture(path)
-        self.server = server
+        self.servers = servers
         self._config = config
         family = read_family(path, config.model_type)
         with reading_model(path):
@@ -69,13 +60,30 @@ class ServerPolicy:
         self.forbidden = sorted(forbidden_ids(config, family))
         self.image_id = getattr(config, family.repeated_id, None)
         self.max_concurrency = max_concurrency
-        self.name = server.model
+        self._prover = self._prover_of(probing) if probing else None
         if is_adapter(path):
-            self.name = f"gtrturbo-{artifact_id(path)[:NAME_DIGITS]}"
-            if group().world.first:
-                server.load_adapter(self.name, path)
+            self._load_adapter(f"gtrturbo-{artifact_id(path)[:NAME_DIGITS]}")
+
+    def _prover_of(self, probing: Probing) -> Prover:
+        if probing.turns is None:
+            return Prover(self.path, probing, self._reply)
+        recorded = read_recorded(probing.turns, self.path, self.renderer)
+        dtype = (self._config.dtype or "float32") if probing.dtype == AUTO else probing.dtype
+
+        def prove(server: Server, who: str) -> Proof:
+            if server.kind != VLLM:
+                raise GtrTurboError(f"--probe-turns asks vLLM, and {who} is of kind {server.kind}.", "leave --probe-turns out.")
+            ask = partial(server.likely, forbidden=self.forbidden, end_ids=self.end_ids)
+            return prove_recorded(recorded, ask, same=self._same, limits=limits_of(dtype), who=who, path=self.path)
+
+        return Prover(self.path, probing, self._reply, prove)
+
+    def _load_adapter(self, name: str) -> None:
+        for first in (True, False):  # The other processes find it there.
+            if group().world.first == first:
+                for server in self.servers:
+                    server.load_adapter(name, self.path)
             group().barrier()
-            server.adapter = self.name
 
     def reply(
         self, messages: Sequence[Message], pictures: Sequence[np.ndarray], *, temperature: float, max_new_tokens: int, seed: int
@@ -86,10 +94,16 @@ class ServerPolicy:
             GtrTurboError: the server rendered the prompt to other tokens than we do, or does not end its replies as we do.
         """
         sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
-        response = self._reply(messages, pictures, **sampling)
-        if self._proved_at not in (None, self.server.starts):
-            self.prove([(messages, pictures)], **sampling)
-        return response
+        while True:
+            server, response = self.servers.ask(lambda server: self._reply(server, messages, pictures, **sampling))
+            try:
+                if self._prover and self._prover.is_new(server):
+                    self._prover.prove_anew(server, self._shown([(messages, pictures)]), **sampling)
+                return response
+            except AwayError as error:  # It went away again before it was proved what it serves.
+                if len(self.servers) == 1:
+                    raise
+                self.servers.lose(server, error)
 
     def prove(
         self,
@@ -99,7 +113,7 @@ class ServerPolicy:
         max_new_tokens: int,
         seed: int,
     ) -> None:
-        """Prove, once for each start of the server, that it serves this checkpoint; see `gtrturbo/play/probe.py`.
+        """Prove that each server of which it was not proved yet serves this checkpoint; see `gtrturbo/play/probe.py`.
 
         Args:
             states: messages and pictures of what will be asked; a few are enough.
@@ -107,52 +121,27 @@ class ServerPolicy:
             seed: of the replies that are looked at.
 
         Raises:
-            GtrTurboError: it serves something else.
+            GtrTurboError: one serves something else.
         """
-        with self._proving:
-            if self._probing is None or self._proved_at == self.server.starts:
-                return
-            shown = {self.renderer.prompt(*state): state for state in states}
-            some = list(shown.items())[:STATES]
-            longest = min(max_new_tokens, REPLY_TOKENS)
-            temperatures = sorted({TEMPERATURE, temperature} if self._probing.exact else {TEMPERATURE})
-            replies = self._asked(some, temperatures, longest, seed) if self.server.tells_tokens else []
-            if not any(given.has_tokens for _, _, given in replies):
-                replies = self._asked(some, [0.0], longest, seed)
-            self.proof = self._judge(self._probing, replies)
-            self._proved_at = self.server.starts
+        sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
+        if self._prover:
+            self._prover.prove(self.servers, self._shown(states), **sampling)
 
-    def _asked(
-        self, states: Sequence[tuple[Prompt, Any]], temperatures: Sequence[float], longest: int, seed: int
-    ) -> list[tuple[Prompt, float, Response]]:
-        return [
-            (prompt, at, self._reply(*state, temperature=at, max_new_tokens=longest, seed=seed_for(seed, "probe", row)))
-            for at in temperatures
-            for row, (prompt, state) in enumerate(states)
-        ]
-
-    def _judge(self, probing: "Probing", replies: Sequence[tuple[Prompt, float, Response]]) -> Proof:
-        """Load the checkpoint, for as long as it takes to score what came back at which temperatures."""
-        policy = load_policy(self.path, device=probing.device, dtype=probing.dtype)
-        whom = {"who": self._who(), "path": self.path}
-        tokens = [
-            Replied(prompt, given.response_ids, at, given.logprobs)
-            for prompt, at, given in replies
-            if given.response_ids is not None and given.logprobs is not None
-        ]
-        if tokens:
-            return prove(policy, tokens, exact=probing.exact, **whom)
-        return require_likeliest(policy, [(prompt, given.text) for prompt, _, given in replies], **whom)
-
-    def _who(self) -> str:
-        root = self.server.root()
-        return f"{self.server.base_url} (model {self.name}{f', started from {root}' if root else ''})"
+    def _shown(self, states: Sequence[tuple[Sequence[Message], Sequence[np.ndarray]]]) -> list[Shown]:
+        return [Shown(self.renderer.prompt(*state), *state) for state in states]
 
     def _reply(
-        self, messages: Sequence[Message], pictures: Sequence[np.ndarray], *, temperature: float, max_new_tokens: int, seed: int
+        self,
+        server: Server,
+        messages: Sequence[Message],
+        pictures: Sequence[np.ndarray],
+        *,
+        temperature: float,
+        max_new_tokens: int,
+        seed: int,
     ) -> Response:
         require_context([self.renderer.prompt(messages, pictures)], self._config, str(self.path))
-        answer = self.server.chat(
+        answer = server.chat(
             messages,
             pictures,
             temperature=temperature,
@@ -162,48 +151,58 @@ class ServerPolicy:
             end_ids=self.end_ids,
         )
         if answer.response_ids is None or answer.prompt_ids is None:
-            return Response(answer.text, agent=self.name)
-        ids = self._own_ids(messages, pictures, answer.prompt_ids)
-        self._check_end(answer, max_new_tokens)
+            return Response(answer.text, agent=self._agent(server))
+        ids = self._own_ids(server, messages, pictures, answer.prompt_ids)
+        self._check_end(server, answer, max_new_tokens)
         text, offsets = self.renderer.decode(answer.response_ids.tolist())
-        return Response(text, ids, answer.response_ids, offsets, answer.logprobs, agent=self.name)
+        return Response(text, ids, answer.response_ids, offsets, answer.logprobs, agent=self._agent(server))
 
-    def _own_ids(self, messages: Sequence[Message], pictures: Sequence[np.ndarray], given: np.ndarray) -> np.ndarray:
+    def _agent(self, server: Server) -> str:
+        """Name who spoke: the model or adapter, and of several servers which, without its address."""
+        return server.name if len(self.servers) == 1 else f"{server.name} on server {self.servers.number(server)}"
+
+    def _own_ids(
+        self, server: Server, messages: Sequence[Message], pictures: Sequence[np.ndarray], given: np.ndarray
+    ) -> np.ndarray:
         """Return our own rendering of the prompt, if the server's is the same but for how often a picture's token stands."""
         own = self.renderer.prompt(messages, pictures).ids
-        if np.array_equal(own, given) or np.array_equal(_once(own, self.image_id), given):
+        if self._same(own, given):
             return own
         raise GtrTurboError(
-            f"{self.server.base_url} renders a prompt to {len(given)} tokens that differ from our {len(own)}: its tokenizer, "
+            f"{server.base_url} renders a prompt to {len(given)} tokens that differ from our {len(own)}: its tokenizer, "
             "chat template or picture size is another.",
             "serve the folder that the checkpoint was made from, with its own template.",
         )
 
-    def _check_end(self, answer: Answer, longest: int) -> None:
+    def _same(self, own: np.ndarray, given: np.ndarray) -> bool:
+        return np.array_equal(own, given) or np.array_equal(_once(own, self.image_id), given)
+
+    def _check_end(self, server: Server, answer: Answer, longest: int) -> None:
         assert answer.response_ids is not None and answer.prompt_ids is not None
         count, end = len(answer.response_ids), self.renderer.end_id
         ends = np.flatnonzero(np.isin(answer.response_ids, self.end_ids))
         if not len(ends) and count < longest:
             raise GtrTurboError(
-                f"{self.server.base_url} ends a reply after {count} of at most {longest} tokens that do not end with the end of "
+                f"{server.base_url} ends a reply after {count} of at most {longest} tokens that do not end with the end of "
                 "turn: its context is full, or it stops at other tokens.",
                 f"start vLLM with --max-model-len {len(answer.prompt_ids) + longest} or more, and let it return token {end}.",
             )
         if len(ends) and (len(ends) > 1 or ends[0] != count - 1):
             raise GtrTurboError(
-                f"{self.server.base_url} returned {count} tokens that do not end with the end of turn.",
+                f"{server.base_url} returned {count} tokens that do not end with the end of turn.",
                 f"let it stop at token {end} and return that token.",
             )
         if count > longest:
-            raise GtrTurboError(f"{self.server.base_url} returned {count} tokens, and was asked for {longest} at most.")
+            raise GtrTurboError(f"{server.base_url} returned {count} tokens, and was asked for {longest} at most.")
 
     def metrics(self) -> dict[str, float]:
         """Say what was found when it was proved what the server serves."""
-        return self.proof.metrics() if self.proof else {}
+        return self._prover.metrics() if self._prover else {}
 
     def machine(self) -> dict[str, Any]:
         """Say where the policy is."""
-        return {"server": self.server.kind}
+        [kind] = {server.kind for server in self.servers}
+        return {"server": kind, "servers": len(self.servers)}
 
 
 def ask_server(

@@ -6,11 +6,9 @@ redirect would take the API key along), and nothing of it is believed before it 
 
 import email.utils
 import http.client
-import io
 import json
 import math
 import os
-import socket
 import threading
 import time
 import urllib.error
@@ -20,6 +18,7 @@ from typing import Any
 
 from gtrturbo.distributed.escapes import complain
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.play.connection import open_in_time
 
 # Seconds before each further try: a server that restarts or is full is waited for, about two minutes in all.
 BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
@@ -72,6 +71,14 @@ class TriedInVainError(Exception):
         self.limited, self.maybe_paid, self.refused = limited, maybe_paid, refused
 
 
+class AwayError(GtrTurboError):
+    """Say that a server does not answer however often it is asked; `passing` where it was waited for, not where it fails."""
+
+    def __init__(self, url: str, why: TriedInVainError) -> None:
+        super().__init__(f"{url} {why}", why.mend)
+        self.passing = why.tries > FAILED_TRIES
+
+
 class RefusedError(GtrTurboError):
     """Say that a server refuses a request, and will as often as it is sent; `said` is its text, `code` its status."""
 
@@ -85,7 +92,12 @@ class NotFoundError(RefusedError):
 
 
 def request(
-    url: str, body: dict[str, Any] | None = None, *, plain: bool = False, on_refused: Callable[[], object] = lambda: None
+    url: str,
+    body: dict[str, Any] | None = None,
+    *,
+    plain: bool = False,
+    on_refused: Callable[[], object] = lambda: None,
+    tries: int = len(BACKOFF),
 ) -> Any:
     """Send one request; try again on what may pass: lost connections, a full server (429, 503), its own failures (other 5xx) a
     few times.
@@ -95,10 +107,12 @@ def request(
         body: sent as JSON; None asks by GET.
         plain: the answer is no JSON, and is not read.
         on_refused: called when nobody listens there: a server that is there later is another one, or was started anew.
+        tries: so often it is asked again at most.
 
     Raises:
         NotFoundError: the server does not have what is asked for.
-        GtrTurboError: the server refuses the request, or does not answer however often it is asked.
+        AwayError: the server does not answer however often it is asked.
+        GtrTurboError: the server refuses the request.
     """
     until = time.monotonic() + TIMEOUT + sum(BACKOFF)
     for tried, pause in enumerate((*BACKOFF, 0.0)):
@@ -108,8 +122,8 @@ def request(
             if error.refused:
                 on_refused()
             # Of a server that takes all the time for one answer there is nothing to wait for.
-            if tried >= min(error.tries, len(BACKOFF)) or time.monotonic() + pause >= until:
-                raise GtrTurboError(f"{url} {error}", error.mend) from None
+            if tried >= min(error.tries, tries, len(BACKOFF)) or time.monotonic() + pause >= until:
+                raise AwayError(url, error) from None
             if tried == SOON:
                 tell_waiting(url, error)
         time.sleep(pause)
@@ -167,7 +181,7 @@ def _answer(asked: urllib.request.Request, timeout: float, key: str) -> bytes:
     """Ask once. What is wrong with a connection, or with HTTP on it, may pass; a refusal does not."""
     began = False
     try:
-        with _open(asked, timeout) as response:
+        with open_in_time(asked, timeout) as response:
             began = True
             return _read(response)
     except urllib.error.HTTPError as error:
@@ -232,62 +246,3 @@ def _parsed(content: bytes) -> Any:
     if isinstance(answer, dict) and answer.get("error") and not answer.keys() & {"choices", "data"}:
         raise TriedInVainError(f"answers with an error: {str(answer['error'])[:SHOWN]}", tries=FAILED_TRIES, mend=SEE_LOG)
     return answer
-
-
-class _NotSentOn(urllib.request.HTTPRedirectHandler):
-    """Make a redirect the error that it is for us."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-class _BytesInTime(io.RawIOBase):
-    """What comes from a socket within its timeout in all: by itself that begins anew with each byte."""
-
-    def __init__(self, connected: socket.socket) -> None:
-        self._socket, self._file = connected, connected.makefile("rb", buffering=0)
-        self._seconds = connected.gettimeout() or TIMEOUT
-        self._until = time.monotonic() + self._seconds
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        try:
-            self._socket.settimeout(max(1e-3, self._until - time.monotonic()))
-            return self._file.readinto(buffer)
-        except TimeoutError:
-            raise TimeoutError(f"no whole answer within {self._seconds:.3g} seconds") from None
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-class _ResponseInTime(http.client.HTTPResponse):
-    def __init__(self, sock: socket.socket, *given: Any, **named: Any) -> None:
-        super().__init__(sock, *given, **named)
-        self.fp.close()
-        self.fp = io.BufferedReader(_BytesInTime(sock))
-
-
-class _Plain(http.client.HTTPConnection):
-    response_class = _ResponseInTime
-
-
-class _Secure(http.client.HTTPSConnection):
-    response_class = _ResponseInTime
-
-
-class _PlainHandler(urllib.request.HTTPHandler):
-    def http_open(self, req: urllib.request.Request) -> Any:
-        return self.do_open(_Plain, req)
-
-
-class _SecureHandler(urllib.request.HTTPSHandler):
-    def https_open(self, req: urllib.request.Request) -> Any:
-        return self.do_open(_Secure, req)
-
-
-def _open(asked: urllib.request.Request, seconds: float) -> Any:
-    return urllib.request.build_opener(_NotSentOn, _PlainHandler, _SecureHandler).open(asked, timeout=seconds)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.config import InitConfig
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.built_in import build
 from gtrturbo.models.checkpoint import add_adapter, load_foreign, quiet, save_model
 from gtrturbo.models.checkpoint_files import rebased_name, renderer_hash
@@ -27,6 +28,8 @@ def run(config: InitConfig) -> Result:
     chosen = find_family(config.family) if config.family else None
     with writing(config.out, provenance(config), overwrite=config.overwrite) as draft:
         model, processor = _load(config, chosen)
+        if config.chat_template:
+            processor.chat_template = _template(config.chat_template)
         if config.lora_rank:
             base = _keep_base(config, draft, model, processor)
             alpha = config.lora_alpha or 2 * config.lora_rank
@@ -49,6 +52,13 @@ def run(config: InitConfig) -> Result:
         draft.renderer = renderer_hash(draft.folder)
         draft.metrics = _sizes(model)
     return done(draft)
+
+
+def _template(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise GtrTurboError(f"{file} is no text in UTF-8.", "name a file with a template in Jinja.") from None
 
 
 def _keep_family(config: InitConfig, chosen: Family | None, draft: Draft) -> None:

@@ -18,6 +18,7 @@ def opening_of(config: Any, *, at_once: int, for_training: bool, ending: ExitSta
         device=config.device,
         dtype=config.dtype,
         probe=config.probe,
+        probe_turns=config.probe_turns,
         python=config.vllm_python,
         ending=ending,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.config import DistillConfig, EvalConfig, InitConfig, MergeConfig, PpoStepConfig, RolloutConfig, SftConfig
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.play.teachers import find_mode
 from gtrturbo.stages.resolve import (
@@ -68,6 +69,13 @@ def _model_folder(config: InitConfig) -> dict[str, Path]:
     return {"model": folder} if config.model not in BUILT_IN and folder.is_dir() else {}
 
 
+def _chat_template(config: InitConfig) -> dict[str, Path]:
+    file = config.chat_template
+    if file and not file.is_file():
+        raise GtrTurboError(f"there is no file {file}.", "name a file with a template in Jinja: --chat-template FILE")
+    return {"chat_template": file} if file else {}
+
+
 def _names_a_model(config: MergeConfig) -> bool:
     named = [*config.checkpoints, *([config.base] if config.base else [])]
     return bool(config.recipe or not all(path.exists() for path in named))
@@ -80,6 +88,7 @@ STAGES = {
         kind=_writes("checkpoint"),
         shared=False,
         folders=_model_folder,
+        texts=_chat_template,
         fetches=lambda config: True,
     ),
     "sft": Stage(config=SftConfig, module="gtrturbo.stages.sft", kind=_writes("checkpoint")),

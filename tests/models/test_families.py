@@ -39,6 +39,10 @@ def test_what_a_family_has_per_token_is_padded_on_both_sides_and_not_stacked():
     assert batch["kinds"].tolist() == [[5, 1, 2], [1, 2, 3]]
     joined, _ = append_responses(batch, [torch.tensor([4]).numpy()] * 2, pad_id=99, per_token=family.per_token)
     assert joined["kinds"].tolist() == [[5, 1, 2, 0], [1, 2, 3, 0]]
+    joined, _ = append_responses(
+        batch, [torch.tensor([4]).numpy()] * 2, pad_id=99, per_token=family.per_token, in_replies={"kinds": 8}
+    )
+    assert joined["kinds"].tolist() == [[5, 1, 2, 8], [1, 2, 3, 8]]
 
 
 def test_a_renderer_gives_its_prompts_what_its_family_has_per_token():
@@ -75,9 +79,11 @@ def test_the_image_only_processor_is_for_families_that_say_so(monkeypatch):
     monkeypatch.setattr(processor, "is_torchvision_available", lambda: False)
     monkeypatch.setattr(processor.ImageOnlyProcessor, "from_pretrained", lambda source: asked.append(source) or build_processor())
     monkeypatch.setitem(families.FAMILIES, "some_vl", Family(image_only=True))
-    for model_type in ("some_vl", *FAMILIES):
+    qwen = ["qwen2_vl", "qwen2_5_vl"]
+    assert [name for name, family in FAMILIES.items() if family.image_only] == [*qwen, "some_vl"]
+    for model_type in ("some_vl", *qwen):
         processor.load_processor(model_type, family=families.family_of(model_type))
-    assert asked == ["some_vl", *FAMILIES]
+    assert asked == ["some_vl", *qwen]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from fake_server import EXTENDED, STANDARD, Fake, picture_of, serving
+from fault_proxy import FAULTS, spoiling
 from typer.testing import CliRunner
 from updates import losses_of, prepare
 
@@ -250,6 +251,14 @@ def test_an_answer_that_helps_nobody_is_one_sentence(rollout, served, pauses, mo
     monkeypatch.setattr(Fake, "chat", lambda self, asked: (200, body))
     with serving(served) as fake, pytest.raises(GtrTurboError, match=said):
         rollout(fake, episodes=1, num_envs=1)
+
+
+def test_answers_that_are_spoiled_on_their_way_change_nothing_of_what_is_played(rollout, served, pauses):
+    with serving(served) as fake, spoiling(fake.url) as proxy:
+        turns = read_turns(rollout(fake))
+        through = rollout(replace(fake, url=proxy.url))
+    assert read_turns(through) == turns
+    assert set(proxy.done) == set(FAULTS) and proxy.answered == len(turns) and len(pauses) == len(proxy.done)
 
 
 def test_an_adapter_that_is_gone_after_a_restart_is_loaded_again(rollout, served, lora_warm, monkeypatch):

@@ -72,6 +72,7 @@ def test_flags_follow_from_the_checkpoint(warm, lora, tmp_path):
     assert adapted[1] == str((lora / "base").resolve()) and adapted[9] == "bfloat16"
     assert adapted[10:] == [
         "--enable-lora", "--enable-tower-connector-lora", "--max-lora-rank", "8", "--max-num-batched-tokens", "16384",
+        "--enforce-eager",
     ]  # fmt: skip
 
 

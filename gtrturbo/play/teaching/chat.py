@@ -17,7 +17,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from gtrturbo.config.addresses import address_of
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.play.server import CHAT, Text, with_pictures
+from gtrturbo.play.protocol import Text
+from gtrturbo.play.server import CHAT, with_pictures
 from gtrturbo.play.teachers import Question
 from gtrturbo.play.teaching.budget import CHARACTERS_PER_TOKEN, Budget, SpentError, picture_tokens
 from gtrturbo.play.teaching.kept_answers import Answered, KeptAnswers, key_of

@@ -1,0 +1,175 @@
+"""Several servers of one checkpoint share the episodes of a rollout; what one of them loses is played by the others."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+
+import pytest
+from fake_server import Fake, serving
+
+from gtrturbo.config import RolloutConfig
+from gtrturbo.config.addresses import servers_of
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.checkpoint import load_policy
+from gtrturbo.play import servers, wire
+from gtrturbo.play.recording import read_turns
+from gtrturbo.stages import execute
+from gtrturbo.store.manifest import read_manifest
+
+TASK = {"task": "numberline", "env": ("image=tiny",)}
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    monkeypatch.setattr(wire.time, "sleep", lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def served(warm):
+    return load_policy(warm, device="cpu")
+
+
+@pytest.fixture
+def config(warm, tmp_path) -> RolloutConfig:
+    play = {"episodes": 6, "max_new_tokens": 32, "temperature": 0.9, "num_envs": 4, "probe": False}
+    return RolloutConfig(out=tmp_path / "turns", checkpoint=warm, **TASK, **play)
+
+
+@pytest.fixture
+def two(served):
+    with ExitStack() as ending:
+        yield [ending.enter_context(serving(served, seconds=0.01)) for _ in range(2)]
+
+
+def play(config, fakes, **settings):
+    engine = "vllm:" + ",".join(fake.url for fake in fakes)
+    return execute(replace(config, engine=engine, overwrite=True, **settings)).out
+
+
+def said(out):
+    """The turns but for who spoke, and that."""
+    turns = read_turns(out)
+    return [replace(turn, agent=None) for turn in turns], [turn.agent for turn in turns]
+
+
+@pytest.fixture
+def alone(config, served):
+    """What one server plays."""
+    with serving(served) as fake:
+        return said(play(config, [fake]))[0]
+
+
+def test_servers_share_the_episodes_and_each_row_says_who_spoke(config, two, alone):
+    turns, agents = said(play(config, two))
+    assert turns == alone
+    counts = [agents.count(f"served on server {number}") for number in (1, 2)]
+    assert counts == [len(fake.requests) for fake in two] and min(counts) > 1 and sum(counts) == len(turns)
+
+
+def test_an_adapter_is_loaded_on_each_and_each_is_proved(config, two, lora_warm):
+    metrics = read_manifest(play(config, two, checkpoint=lora_warm, probe=True)).metrics
+    assert [len(fake.loads) for fake in two] == [1, 1]
+    # Of each server the same four states at two temperatures, with the same seeds.
+    assert metrics["probe_tokens"] % 2 == 0 and 0 < metrics["probe_gap_mean"] < 1e-5
+    with serving(load_policy(lora_warm, device="cpu")) as fake:
+        assert (
+            read_manifest(play(config, [fake], checkpoint=lora_warm, probe=True)).metrics["probe_tokens"] * 2
+            == (metrics["probe_tokens"])
+        )
+
+
+def test_a_server_of_another_checkpoint_among_them_is_refused_by_its_address(config, served, init):
+    with (
+        serving(served) as right,
+        serving(load_policy(init, device="cpu")) as wrong,
+        pytest.raises(GtrTurboError, match="does not serve") as told,
+    ):
+        play(config, [right, wrong], probe=True)
+    assert str(told.value).startswith(wrong.url)
+    assert not config.out.exists()
+
+
+@pytest.mark.parametrize("status", [503, 500])
+def test_what_a_lost_server_was_asked_goes_to_the_others_and_nothing_is_played_twice(config, two, alone, capsys, status):
+    two[0].failures = [0, 0] + [status] * 1000
+    turns, agents = said(play(config, two))
+    assert turns == alone and agents.count("served on server 1") == 2
+    assert [len(fake.requests) for fake in two] == [2, len(turns) - 2]
+    assert f"{two[0].url}/v1/chat/completions answered {status}" in "".join(capsys.readouterr().err.split("\n"))
+
+
+def test_a_server_that_is_gone_is_done_without_and_told_once(config, served, two, alone, capsys):
+    gone, chat = [], Fake.chat
+    with serving(served) as third:
+
+        def leaving(self, body):
+            if self is third and not gone:
+                gone.append(self)
+                third.stop()
+            return chat(self, body)
+
+        Fake.chat = leaving
+        try:
+            turns, _ = said(play(config, [third, *two]))
+        finally:
+            Fake.chat = chat
+    assert turns == alone and len(third.requests) <= 4 < len(two[0].requests) + len(two[1].requests)
+    assert capsys.readouterr().err.count("Its episodes go to the other servers.") == 1
+
+
+def test_a_server_that_answers_again_is_asked_again_and_proved_again(config, served, two, init, monkeypatch):
+    monkeypatch.setattr(servers, "LOOKED_AT_AGAIN", 0.0)
+    chat = servers.Server.chat
+    asked = []
+
+    def away(self, *given, **named):
+        if self.base_url == two[0].url and named["temperature"] == 0.9:
+            asked.append(1)
+            if len(asked) == 8:  # After the four of the probe.
+                self.starts += 1
+                two[0].policy = load_policy(init, device="cpu")
+                raise wire.AwayError(self.base_url, wire.TriedInVainError("cannot be reached."))
+        return chat(self, *given, **named)
+
+    monkeypatch.setattr(servers.Server, "chat", away)
+    with pytest.raises(GtrTurboError, match=f"{two[0].url} .*does not serve"):
+        play(config, two, probe=True, episodes=12)
+
+
+def test_servers_that_are_all_gone_are_waited_for_as_one_would_be(config, two, monkeypatch):
+    for fake in two:
+        fake.failures = [503] * 10_000
+    monkeypatch.setattr(servers, "BACKOFF", (0.2,))
+    with pytest.raises(GtrTurboError, match="answered 503"):
+        play(config, two)
+
+
+def test_a_request_at_which_all_of_them_fail_is_not_repeated_for_ever(config, two):
+    for fake in two:
+        fake.failures = [500] * 10_000
+    with pytest.raises(GtrTurboError, match="answered 500"):
+        play(config, two, num_envs=1)
+    assert two[0].tries == two[1].tries == 3
+
+
+@pytest.mark.parametrize(
+    ("engine", "told"),
+    [
+        ("vllm:http://a:8000,http://a:8000/v1", "names http://a:8000 twice"),
+        ("vllm:http://a:8000,", "is no address of a server"),
+        ("vllm:http://a:8000,vllm:http://b", "is no address of a server"),
+    ],
+)
+def test_addresses_that_are_none_are_refused(engine, told):
+    with pytest.raises(GtrTurboError, match=told):
+        servers_of(engine)
+
+
+def test_a_password_with_a_comma_is_told_by_nobody():
+    with pytest.raises(GtrTurboError) as error:
+        servers_of("vllm:http://a:8000,http://user:pass,word@b:8000")
+    assert "pass" not in str(error.value).replace("password", "")
+
+
+def test_each_server_is_named_as_it_is_written():
+    assert servers_of("vllm:http://a:8000/,http://b:8000/v1") == ("http://a:8000", "http://b:8000")
+    assert servers_of("vllm") == servers_of("hf") == ()
