@@ -30,7 +30,7 @@ class Probing:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownState:
     """A state that is asked about: its prompt as it is rendered here, messages, and pictures, each [H, W, 3] uint8."""
 
     prompt: Prompt
@@ -66,15 +66,15 @@ class Prover:
         """Tell whether a server may be another than the one of which it was proved."""
         return self._proved_at.get(server) != server.starts
 
-    def prove(self, servers: Iterable[Server], states: Sequence[Shown], *, temperature: float, **sampling: int) -> None:
+    def prove(self, servers: Iterable[Server], states: Sequence[ShownState], *, temperature: float, **sampling: int) -> None:
         """Prove it of those servers of which it was not proved yet; see `ServerPolicy.prove`."""
         self._prove([each for each in servers if each not in self._proved_at], states, temperature=temperature, **sampling)
 
-    def prove_anew(self, server: Server, states: Sequence[Shown], *, temperature: float, **sampling: int) -> None:
+    def prove_anew(self, server: Server, states: Sequence[ShownState], *, temperature: float, **sampling: int) -> None:
         """Prove it of a server that was away."""
         self._prove([server], states, temperature=temperature, **sampling)
 
-    def _prove(self, servers: Sequence[Server], states: Sequence[Shown], *, temperature: float, **sampling: int) -> None:
+    def _prove(self, servers: Sequence[Server], states: Sequence[ShownState], *, temperature: float, **sampling: int) -> None:
         """Load the checkpoint, for as long as it takes to score what comes back at which temperatures."""
         with self._proving:
             waiting = {server: server.starts for server in servers if self.is_new(server)}
@@ -94,7 +94,7 @@ class Prover:
                 self._proved_at[server] = waiting[server]
 
     def _told(
-        self, server: Server, states: Sequence[Shown], temperatures: Sequence[float], *, max_new_tokens: int, seed: int
+        self, server: Server, states: Sequence[ShownState], temperatures: Sequence[float], *, max_new_tokens: int, seed: int
     ) -> Told:
         """Ask about states at temperatures; where no log-probs come back, at 0 as well."""
 

@@ -22,7 +22,7 @@ from gtrturbo.models.renderer import Renderer, require_context
 from gtrturbo.play.episodes import Response, State
 from gtrturbo.play.limits import limits_of
 from gtrturbo.play.probe import STATES, Proof
-from gtrturbo.play.proving import Probing, Prover, Shown
+from gtrturbo.play.proving import Probing, Prover, ShownState
 from gtrturbo.play.recorded_probe import prove_recorded, read_recorded
 from gtrturbo.play.server import Answer, Server
 from gtrturbo.play.servers import Servers
@@ -127,8 +127,8 @@ class ServerPolicy:
         if self._prover:
             self._prover.prove(self.servers, self._shown(states), **sampling)
 
-    def _shown(self, states: Sequence[tuple[Sequence[Message], Sequence[np.ndarray]]]) -> list[Shown]:
-        return [Shown(self.renderer.prompt(*state), *state) for state in states]
+    def _shown(self, states: Sequence[tuple[Sequence[Message], Sequence[np.ndarray]]]) -> list[ShownState]:
+        return [ShownState(self.renderer.prompt(*state), *state) for state in states]
 
     def _reply(
         self,

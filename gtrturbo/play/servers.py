@@ -11,7 +11,7 @@ from gtrturbo.distributed.processes import group
 from gtrturbo.play.server import Server
 from gtrturbo.play.wire import BACKOFF, SOON, AwayError
 
-T = TypeVar("T")
+Answered = TypeVar("Answered")
 LOOKED_AT_AGAIN = 30.0  # seconds after which a server that was away is asked again, by one request at a time
 
 
@@ -41,7 +41,7 @@ class Servers:
         """Return which of the servers one is, as they were named, from 1."""
         return self._all.index(server) + 1
 
-    def ask(self, question: Callable[[Server], T]) -> tuple[Server, T]:
+    def ask(self, question: Callable[[Server], Answered]) -> tuple[Server, Answered]:
         """Ask one server; where it is away another, and all of them again for as long as one alone would be waited for.
 
         Raises:
