@@ -4,9 +4,9 @@ A tensor is first measured where its method asks for that (magnitudes of given r
 then merged in ranges. What is measured of one tensor is merged at once, while its bytes are still in the page cache.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +16,20 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.accumulators import Accumulators
 from gtrturbo.merging.hashing import Hasher
 from gtrturbo.merging.magnitudes import NotFinite
-from gtrturbo.merging.measuring import MeasuredTensor, bounds, inner_products, most_varied, selected, vectors_of
-from gtrturbo.merging.operands import Combiner, Kernel, Operand, RuleFailed, Tile, TileRule, loaded
+from gtrturbo.merging.measuring import MeasuredTensor, inner_products, most_varied
+from gtrturbo.merging.operands import Combiner, Kernel, RuleFailed
 from gtrturbo.merging.outcome import TensorReport, report_of
 from gtrturbo.merging.overflow import OutOfRange
-from gtrturbo.merging.parts import Full, LowRank, LowRankReader, TileReader, narrow
+from gtrturbo.merging.parts import LowRank
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.products import BufferPool, ProductCache
 from gtrturbo.merging.ranges import MERGE_RANGE
+from gtrturbo.merging.singles import singles_of
 from gtrturbo.merging.sources import Sources, Target
 from gtrturbo.merging.thresholds import Thresholds
+from gtrturbo.merging.tile_merger import OpenTarget, TileMerger
 from gtrturbo.merging.workers import Countdown, Job, WorkerPool
-from gtrturbo.store.open_files import Files, widen
+from gtrturbo.store.open_files import Files
 from gtrturbo.store.safetensors_files import FLOATS, TensorEntry
 
 COPY = 1 << 22  # bytes
@@ -68,7 +70,6 @@ class Merge:
     hashes: dict[str, str] = field(default_factory=dict)
     sums: dict[str, str] = field(default_factory=dict)
     _paths: dict[str, Path] = field(default_factory=dict)
-    _caches: dict[tuple[str, int], ProductCache] = field(default_factory=dict)
     _hashers: dict[str, Hasher] = field(default_factory=dict)
 
     def run(self, threads: int) -> list[TensorReport]:
@@ -90,7 +91,7 @@ class Merge:
             for hasher in [*self._hashers.values(), *([self.accumulators] if self.accumulators else [])]:
                 hasher.give_up()
             raise
-        self._caches.clear()
+        self._tiles.caches.clear()
         self.sums = self.accumulators.hashes() if self.accumulators else {}
         self.hashes = {name: hasher.digest() for name, hasher in self._hashers.items()}
         weights = {target.name: self.weights.get(target.name, self._plan(target).weights) for target in self.sources.targets}
@@ -98,6 +99,19 @@ class Merge:
             report_of(target.name, target.entry.entries, self.reports[target.name], weights[target.name], len(target.parts))
             for target in self.sources.targets
         ]
+
+    @cached_property
+    def _tiles(self) -> TileMerger:
+        return TileMerger(
+            self.kernel,
+            self.combiner,
+            self.files,
+            self.sources.base.folder,
+            self.seeds,
+            self.thresholds,
+            self.accumulators,
+            singles_of(self.kernel, self.files),
+        )
 
     def _plan(self, target: Target) -> MergePlan:
         return target.plan or self.plan
@@ -121,7 +135,9 @@ class Merge:
             if isinstance(part, LowRank) and (target.name, index) not in self.thresholds
         ]
         pool = BufferPool(size, max((target.step for target, _ in measured), default=size))
-        self._caches = {(target.name, index): ProductCache(pool, target.step, target.entry.entries) for target, index in measured}
+        self._tiles.caches = {
+            (target.name, index): ProductCache(pool, target.step, target.entry.entries) for target, index in measured
+        }
 
     def _add_jobs(self, workers: WorkerPool) -> None:
         others = iter(self.extra_jobs)
@@ -177,14 +193,7 @@ class Merge:
 
     def _bound(self, target: Target, index: int, countdown: Countdown) -> None:
         """Find the magnitudes that bound what is kept of one checkpoint's tensor."""
-        ranks = self._plan(target).ranks(target.entry.entries, index)
-        base, read = target.base.reader(self.files), self._reader(target, index)
-        some_rows = read.some_rows() if isinstance(read, LowRankReader) else None
-        try:
-            found = bounds(self.kernel, target, base, read, ranks, some_rows) if ranks else (math.inf, math.inf)
-            self.thresholds[target.name, index] = found
-        except NotFinite:
-            raise self._not_finite(target) from None
+        self.thresholds[target.name, index] = self._tiles.bounds(target, self._plan(target), index)
         countdown.tick()
 
     def _measure(self, target: Target) -> MeasuredTensor:
@@ -198,7 +207,7 @@ class Merge:
             assert self.measurer is not None
             return MeasuredTensor(plan.weights, found=self.measurer(target, plan))
         except NotFinite:
-            raise self._not_finite(target) from None
+            raise self._tiles.not_finite(target) from None
         except ValueError as error:
             raise GtrTurboError(f"{plan.name} fails at {target.name}: {error}", "change --weights.") from None
         except RuleFailed as failure:
@@ -206,44 +215,15 @@ class Merge:
 
     def _merge(self, target: Target, first: int, last: int, measured: MeasuredTensor | None) -> None:
         """Merge entries [first, last) of a tensor, tile by tile."""
-        base, readers = target.base.reader(self.files), [self._reader(target, index) for index in range(len(target.parts))]
+        tiles = OpenTarget(self._tiles, target, self._plan(target), measured)
         out = np.empty(min(target.step, last - first), FLOATS[target.entry.dtype])
-        rule = rule_of(self._plan(target), target, measured)
         for start, stop in target.tiles(first, last):
-            origin, _ = base(start, stop)
-            operands = self._operands(target, base, readers, start, stop, measured)
             tile = out[: stop - start]
-            if origin.dtype == out.dtype:
-                rows = self._merge_tile(target, origin, operands, rule, start, tile)
-            else:  # The base's own type is not what comes out: nothing is rounded before the end.
-                sums = np.empty(stop - start)
-                rows = self._merge_tile(target, _in_double(origin), operands, rule, start, sums)
-                tile[:] = narrow(sums, out.dtype)
-            self.range.look(target.entry, rows, rule, tile)
-            for index in range(len(readers)):
-                if cache := self._caches.get((target.name, index)):
-                    cache.drop(start)
-            self._write(target.entry, start * target.entry.width, out[: stop - start])
+            rows = tiles.merge(start, tile)
+            self.reports[target.name].append(rows)
+            self.range.look(target.entry, rows, tiles.rule, tile)
+            self._write(target.entry, start * target.entry.width, tile)
             self.on_progress((stop - start) * target.entry.width)
-
-    def _merge_tile(
-        self, target: Target, base: Tile, operands: Sequence[Operand], rule: TileRule, start: int, out: np.ndarray
-    ) -> np.ndarray:
-        sums = self.accumulators
-        state = sums.read(target.entry, start, start + len(out)) if sums else None
-        decay = sums.decay if sums else 1.0
-        try:
-            rows = self.combiner(self._plan(target)).combine(
-                base, operands, rule, offset=start, out=out, state=state, decay=decay
-            )
-        except RuleFailed as failure:
-            raise failure.at(target.name, rule=self._plan(target).name) from failure
-        if rows is None:
-            raise self._not_finite(target)
-        if sums and state is not None:
-            sums.write(target.entry, start, start + len(out), state)
-        self.reports[target.name].append(rows)
-        return rows
 
     def _write(self, entry: TensorEntry, offset: int, data: np.ndarray) -> None:
         if self.sink:
@@ -252,51 +232,3 @@ class Merge:
         name, start = entry.file.name, entry.start + offset
         self.files.write(self._paths[name], start, data)
         self._hashers[name].wrote(start, start + data.nbytes)
-
-    def _operands(
-        self,
-        target: Target,
-        base: TileReader,
-        readers: Sequence[TileReader],
-        start: int,
-        stop: int,
-        measured: MeasuredTensor | None,
-    ) -> list[Operand]:
-        if measured and measured.least is not None:
-            return selected(vectors_of(base, readers, start, stop), measured)
-        operands = []
-        for index, read in enumerate(readers):
-            data, difference = read(start, stop)
-            low, high = self.thresholds.get((target.name, index), (0.0, math.inf))
-            weight = measured.weights[index] if measured else self._plan(target).weights[index]
-            operands.append(Operand(data, difference, weight, low, high, self.seeds(target.draw, index)))
-        return operands
-
-    def _reader(self, target: Target, index: int) -> TileReader:
-        part = target.parts[index]
-        cache = self._caches.get((target.name, index))
-        return part.reader(self.files, cache) if isinstance(part, LowRank) else part.reader(self.files)
-
-    def _not_finite(self, target: Target) -> GtrTurboError:
-        """Find out whose tensor holds the NaN or the infinity."""
-        for part in (target.base, *target.parts):
-            read = part.reader(self.files)
-            if any(not np.isfinite(widen(loaded(read(*span)[0]))).all() for span in target.tiles(0, target.entry.entries)):
-                where = part.folder if isinstance(part, Full | LowRank) else self.sources.base.folder
-                return GtrTurboError(f"{target.name} in {where} holds a NaN or an infinity.", "leave that checkpoint out.")
-        return GtrTurboError(f"{target.name}: the differences overflow.")
-
-
-def rule_of(plan: MergePlan, target: Target, measured: MeasuredTensor | None) -> TileRule:
-    """The rule of a plan for one tensor, with what was measured of it."""
-    rule = plan.rule
-    if measured and measured.least is None:
-        rule = replace(rule, divisor=1.0)
-    if plan.method.rule:
-        width = plan.method.rule.row_width(target.entry.shape)
-        rule = replace(rule, given=replace(rule.given, width=width, measured=measured.found if measured else None))
-    return rule
-
-
-def _in_double(tile: Tile) -> np.ndarray:
-    return widen(loaded(tile)).astype(np.float64)

@@ -84,6 +84,16 @@ class Product:
             middle = middle * in_double(read_tensor(files, self.diagonal)).reshape(-1, 1)
         return left, np.ascontiguousarray(in_double(right) * middle)
 
+    def singles(self, files: Files) -> Matrices:
+        """L and R without the scale, float32, as they are stored if that is no wider. [rows, r], [r, width]"""
+        a, b = (_matrix(files, entry) for entry in (self.a, self.b))
+        left, right = (a.T, b.T) if self.transposed else (b, a)
+        return np.ascontiguousarray(_single(left)), np.ascontiguousarray(_single(right))
+
+
+def _single(values: np.ndarray) -> np.ndarray:
+    return values if values.dtype == np.float32 else widen(values)
+
 
 def _matrix(files: Files, entry: TensorEntry) -> np.ndarray:
     stored = read_tensor(files, entry)

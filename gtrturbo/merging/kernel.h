@@ -33,6 +33,17 @@ typedef struct {
     int64_t trimmed;    /* 0: low, high and keep drop nothing */
 } Rule;
 
+/* A product scale · L R of an adapter's factors, see products.c. `right` is packed by panels, each [rank, 64], zeros beyond the last
+   column; norms are those of the rows of L, and of each panel the largest of its columns. */
+typedef struct {
+    const float *left, *right;
+    const double *left_norms, *right_norms;
+    int64_t rank;
+    double scale;
+    double unit, least; /* an entry in float32 is off by at most unit · norms + least */
+    double weight, low; /* as in Input */
+} Factors;
+
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define GTRTURBO_AVX512 1
 #endif

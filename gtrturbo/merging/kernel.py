@@ -6,7 +6,8 @@ import functools
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from gtrturbo.distributed.escapes import one_line
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.building import built
 from gtrturbo.merging.operands import BINS, CHUNK, SUMS, TABLES, Operand, Search, Tile, TileRule
+from gtrturbo.merging.product_kernel import ProductKernel
 from gtrturbo.store.open_files import Mapped, StoredTile
 
 _DTYPES = {np.dtype(np.float64): 0, np.dtype(np.float32): 1, np.dtype(np.uint16): 2, np.dtype(np.float16): 3}
@@ -69,6 +71,7 @@ class CompiledKernel:
         self._quick.gtrturbo_start.restype = ctypes.c_void_p
         self._local = threading.local()
         self._mapping = threading.Lock()
+        self.products = ProductKernel(self._library) if self._quick.gtrturbo_product_able() else None
 
     def tables(self) -> np.ndarray:
         return np.zeros((TABLES, BINS), np.uint32)
@@ -135,7 +138,7 @@ class CompiledKernel:
             ctypes.byref(self._tile(base)),
             ctypes.c_int64(len(operands)),
             inputs,
-            ctypes.byref(_rule(rule)),
+            ctypes.byref(rule_struct(rule)),
             None if state is None else _pointer(state),
             ctypes.c_double(decay),
             _pointer(out),
@@ -143,6 +146,17 @@ class CompiledKernel:
             self._buffers(len(operands)),
         )
         return sums if self._readable(fine, base, operands) else None
+
+    @contextmanager
+    def in_memory(self, data: Tile) -> Iterator[ctypes.Structure]:
+        """Describe a tile that other loops read in memory or in a mapped file.
+
+        Raises:
+            GtrTurboError: the file became shorter meanwhile.
+        """
+        data = data.load() if isinstance(data, StoredTile) and data.files is None else data
+        yield self._tile(data)
+        self._readable(1, data, [])
 
     def _buffers(self, k: int) -> ctypes.c_void_p:
         """Buffers of this thread for pieces of a base and k inputs."""
@@ -216,7 +230,8 @@ def _pointer(array: np.ndarray) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
 
 
-def _rule(rule: TileRule) -> _RuleStruct:
+def rule_struct(rule: TileRule) -> _RuleStruct:
+    """Describe a rule to the loops."""
     return _RuleStruct(_VOTES[rule.vote], rule.average, rule.divisor, rule.keep, rule.scale, rule.base_factor, rule.trims)
 
 

@@ -18,9 +18,9 @@ ENTRIES = sum(rows * width for rows, width in MODULES.values())
 
 @pytest.fixture
 def adapters(folders):
-    """Write a base in bfloat16 and four adapters of rank 5 around it."""
+    """Write a base in float32 and four adapters of rank 5 around it."""
     noise = np.random.default_rng(0)
-    base = folders.write("base", {f"model.{name}.weight": noise.normal(size=shape) for name, shape in MODULES.items()}, "BF16")
+    base = folders.write("base", {f"model.{name}.weight": noise.normal(size=shape) for name, shape in MODULES.items()}, "F32")
     paths = [folders.root / f"adapter{i}" for i in range(4)]
     config = {"peft_type": "LORA", "r": 5, "lora_alpha": 3, "base_model_name_or_path": str(base), "target_modules": "all-linear"}
     for path in paths:
