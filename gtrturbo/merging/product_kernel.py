@@ -102,7 +102,7 @@ def _struct(factors: PackedFactors, weight: float = 1.0, low: float = 0.0) -> _F
 
 
 @dataclass
-class Gathered:
+class Candidates:
     """Magnitudes that may lie between two numbers, float32, and their places; `above`: number of larger ones.
 
     `found`: how many there are, which the arrays hold if there was room for them.
@@ -137,7 +137,7 @@ class ProductKernel:
         )
         return PackedFactors(left, packed, norms, most, width, scale)
 
-    def gather(self, factors: PackedFactors, low: float, high: float, room: int) -> Gathered:
+    def gather(self, factors: PackedFactors, low: float, high: float, room: int) -> Candidates:
         """Find the magnitudes that may lie in [low, high), and count those that do not lie below."""
         values, places = (np.empty(room + 16, dtype) for dtype in (np.float32, np.int32))
         above = ctypes.c_int64(0)
@@ -153,7 +153,7 @@ class ProductKernel:
             ctypes.byref(above),
         )
         held = min(found, room)
-        return Gathered(values[:held], places[:held], above.value, found)
+        return Candidates(values[:held], places[:held], above.value, found)
 
     def magnitudes(self, factors: PackedFactors, places: np.ndarray) -> np.ndarray:
         """Make some entries' magnitudes in float64."""
