@@ -22,8 +22,8 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.inside import open_inside, remove_whole
 from gtrturbo.store.seen import user_cache
 
-NAMES = ("streams.c", "mapping.c", "kernel.c", "bfloat16.c", "avx512.c", "products.c")
-SOURCES = [Path(__file__).with_name(name) for name in NAMES]
+LOOPS = ("streams.c", "mapping.c", "kernel.c", "bfloat16.c", "avx512.c", "products.c")
+SOURCES = [Path(__file__).with_name(name) for name in LOOPS]
 HEADERS = [Path(__file__).with_name(name) for name in ("kernel.h", "narrow.h", "eights.h", "factors.h")]
 # Each operation is rounded on its own: contraction into fused multiply-adds would give other bytes than torch. The last two
 # change no result here (nothing traps, and no sum is ever −0), and without them loops with choices are not vectorised.

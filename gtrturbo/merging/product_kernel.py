@@ -16,9 +16,9 @@ from gtrturbo.merging.operands import SUMS, TileRule
 PANEL, CHAIN = 64, 32  # See products.c.
 UNIT = 2.0**-24  # of float32
 LEAST = 2.0**-126
-SLACK = 1.001  # above what rounding of the bounds themselves takes away, and float64 of what they are compared with
+SLACK = 1.001  # above what the bounds themselves are rounded by
 MOST_RANK = 4096
-LARGEST = 2.0**90  # of an entry, so that no sum of many overflows
+MOST_SAFE = 2.0**90  # of an entry, so that no sum of many overflows
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class PackedFactors:
     def bounded(self) -> bool:
         """Whether the bounds hold: nothing overflows, and all is finite."""
         largest = (1 + self.norms[0]) * (1 + self.norms[1]) * (1 + abs(self.scale))
-        return self.rank <= MOST_RANK and largest < LARGEST
+        return self.rank <= MOST_RANK and largest < MOST_SAFE
 
     @cached_property
     def addresses(self) -> list[int]:

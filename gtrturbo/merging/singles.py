@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from gtrturbo.merging import magnitudes
 from gtrturbo.merging.factored import Product
 from gtrturbo.merging.kernel import CompiledKernel, rule_struct
 from gtrturbo.merging.magnitudes import NotFinite
@@ -22,10 +23,7 @@ from gtrturbo.merging.sources import Target
 from gtrturbo.store.open_files import Files
 from gtrturbo.store.safetensors_files import TensorEntry
 
-STAYS = 1 << 25  # bytes of factors that stay from the measurement of a tensor until it is merged
-WORTH_SAMPLING = 1 << 18  # entries
-SAMPLE = 1 << 16  # entries at least
-SHARE = 64  # one entry of so many
+PACKED = 1 << 25  # bytes of factors that stay from the measurement of a tensor until it is merged
 MARGINS = (0.006, 0.05)  # of the entries: how far a sample's rank may be off
 DOUBTFUL = 1 << 16  # entries that are made again for one threshold
 PLACES = 2**31  # entries of a tensor
@@ -91,7 +89,7 @@ class Singles:
             if key not in self._packed:  # Two threads may make the same.
                 self._packed[key] = made
                 self._bytes += made.size
-            while len(self._packed) > 1 and self._bytes > STAYS:
+            while len(self._packed) > 1 and self._bytes > PACKED:
                 self._bytes -= self._packed.popitem(last=False)[1].size
         return made
 
@@ -135,12 +133,12 @@ def threshold(products: ProductKernel, factors: PackedFactors, rank: int) -> flo
     if factors.nothing:
         return 0.0
     entries = factors.rows * factors.width
-    if entries < WORTH_SAMPLING:
+    if entries < magnitudes.WORTH_SAMPLING:
         return _within(products, factors, rank, 0.0, math.inf, entries)
     sample = _sampled(factors)
     for margin in MARGINS:
         low, high = _bracket(sample, rank / entries, margin)
-        found = _within(products, factors, rank, low, high, int(4 * margin * entries) + SAMPLE)
+        found = _within(products, factors, rank, low, high, int(4 * margin * entries) + magnitudes.SAMPLE)
         if found is not None:
             return found
     return None
@@ -149,7 +147,7 @@ def threshold(products: ProductKernel, factors: PackedFactors, rank: int) -> flo
 def _sampled(factors: PackedFactors) -> np.ndarray:
     """Make some entries, of rows and columns spread over all: rows of attention come in heads of a power of two."""
     entries = factors.rows * factors.width
-    step = max(1, math.isqrt(min(SHARE, entries // SAMPLE))) | 1
+    step = max(1, math.isqrt(min(magnitudes.SHARE, entries // magnitudes.SAMPLE))) | 1
     columns = np.arange(0, factors.width, step)
     right = factors.right[columns // PANEL, :, columns % PANEL]
     return np.abs(factors.left[::step] @ right.T).reshape(-1) * np.float32(abs(factors.scale))

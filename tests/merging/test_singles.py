@@ -9,7 +9,7 @@ import pytest
 from checkpoints import content, read, stored
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging import engine, product_kernel, singles
+from gtrturbo.merging import engine, magnitudes, product_kernel, singles
 from gtrturbo.merging.kernel import compiled_kernel
 from gtrturbo.merging.operands import TileRule
 from gtrturbo.merging.product_kernel import PANEL, takes
@@ -94,8 +94,8 @@ METHODS = [
 @pytest.mark.parametrize("settings", METHODS, ids=str)
 @pytest.mark.parametrize("dtype", ["F32", "BF16", "F16"])
 def test_any_shape_and_rank_gives_the_bytes_of_float64(adapted, both, monkeypatch, settings, dtype):
-    monkeypatch.setattr(singles, "WORTH_SAMPLING", 3000)
-    monkeypatch.setattr(singles, "SAMPLE", 1000)
+    monkeypatch.setattr(magnitudes, "WORTH_SAMPLING", 3000)
+    monkeypatch.setattr(magnitudes, "SAMPLE", 1000)
     rng = np.random.default_rng(3)
     shapes = {"a": (300, 40), "b": (40, 300), "c": (7, 64), "d": (1, 65), "e": (97, 1), "f": (49, 100), "g": (64, 129)}
     weights = {name: rng.normal(size=shape) * 10.0 ** rng.integers(-3, 2) for name, shape in shapes.items()}
