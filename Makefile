@@ -10,7 +10,7 @@ VLLM ?= .venv-vllm
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 CASES ?=
 
-.PHONY: install demo test test-alfworld test-trackers test-miniwob test-teachers test-export test-vllm test-families newcomer campaign check lint format docs clean
+.PHONY: install demo test test-alfworld test-trackers test-miniwob test-teachers test-export test-vllm test-families test-floors newcomer campaign check lint format docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -70,6 +70,11 @@ test-export: install  ## turns loaded by TRL, datasets, pyarrow and atif themsel
 	.venv-export/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' atif datasets
 	.venv-export/bin/pip install --quiet --disable-pip-version-check --no-deps trl accelerate
 	.venv-export/bin/pytest tests/report/test_exporting.py tests/report/test_pushing.py
+
+test-floors:  ## a part of the tests with the lowest versions that pyproject.toml names, in an environment beside .venv
+	$(PYTHON) -m venv .venv-floors
+	.venv-floors/bin/pip install --quiet --disable-pip-version-check -c tests/floors.txt -e '.[dev]'
+	.venv-floors/bin/pytest tests/test_cli.py tests/models tests/stages/test_sft_stage.py tests/stages/test_ppo_step_stage.py
 
 newcomer: install  ## type every line of the README, the quick start and the page of stages, in a fresh copy: half an hour
 	$(BIN)/python tests/newcomer.py

@@ -1,5 +1,6 @@
 """What the tests share: tiny artifacts, each made once per session by the stages themselves."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,13 @@ def transcript(policy, turns):
     from gtrturbo.play.recording import read_transcript
 
     return read_transcript(turns, policy.renderer)
+
+
+@pytest.fixture
+def vllm_python(tmp_path, monkeypatch) -> str:
+    """A Python that serves by the wire of vLLM, whatever module it is asked for."""
+    file, folder = tmp_path / "python", Path(__file__).parent
+    file.write_text(f'#!/bin/sh\nPYTHONPATH="{folder}:{folder.parent}" exec "{sys.executable}" "{folder}/fake_vllm.py" "$@"\n')
+    file.chmod(0o755)
+    monkeypatch.setenv("FAKE_VLLM", str(tmp_path / "told.json"))
+    return str(file)

@@ -167,7 +167,9 @@ def test_positional_lists_keep_their_order():
 def test_unknown_yaml_key_names_the_known_ones(yaml_file):
     what, fix = refused("init", "--out", "x", "--config", yaml_file(**{"lora-rnak": 4}), code=2)
     assert what == "unknown setting lora-rnak."
-    assert fix.startswith("known: out, overwrite, log, verify-inputs, model, revision, task, env, family, chat-template, lora-rank,")
+    assert fix.startswith(
+        "known: out, overwrite, log, verify-inputs, model, revision, task, env, family, chat-template, lora-rank,"
+    )
 
 
 @pytest.mark.parametrize("content", [b"- a\n- b\n", b"a: [\n", b"", b"\xff\xfe\x00"])

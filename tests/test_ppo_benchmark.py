@@ -54,11 +54,14 @@ def test_a_random_model_of_a_shape_is_a_folder_that_can_be_started_from_and_play
     assert (metrics["episodes"], metrics["illegal_rate"]) == (2, 1.0)  # Of 9000 tokens, most are no text at all.
 
 
-def test_one_gpus_numbers_come_from_whole_replies_and_whole_minibatches(benchmark):
+def test_one_gpus_numbers_come_from_whole_replies_and_whole_minibatches(benchmark, vllm_python):
     from examples.benchmarks import one_gpu
 
     few = ["--num-envs", "2", "--horizon", "2", "--new-tokens", "3", "--turns", "4", "--minibatch-size", "4", "--repeats", "1"]
-    found = one_gpu.main(["--device", "cpu", "--shape", "small", "--lora-rank", "4", "--peak-tflops", "1", *few])
+    found = one_gpu.main(
+        ["--device", "cpu", "--shape", "small", "--lora-rank", "4", "--peak-tflops", "1", "--vllm-python", vllm_python, *few]
+    )
+    assert found["vLLM env steps/s"] > 0
     # No reply ends, so each has its three tokens.
     assert found["rollout output tokens/s"] == pytest.approx(3 * found["rollout env steps/s"])
     assert found["ppo-step MFU"] == pytest.approx(found["ppo-step TFLOP/s"])

@@ -1,6 +1,5 @@
 """The benchmark of rollout: its reference, written from the papers' description, plays what the toolkit plays."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -29,13 +28,8 @@ def test_the_reference_plays_the_same_tokens_with_the_same_log_probs(benchmark, 
     assert found["ratio to generate"] > 0 and "\ngenerate " in printed and "\nvLLM " not in printed
 
 
-def test_vllm_plays_the_same_environments_where_there_is_one(benchmark, warm, capsys, tmp_path, monkeypatch):
-    python = tmp_path / "python"
-    folder = Path(__file__).parent
-    python.write_text(f'#!/bin/sh\nPYTHONPATH="{folder}:{ROOT}" exec "{sys.executable}" "{folder}/fake_vllm.py" "$@"\n')
-    python.chmod(0o755)
-    monkeypatch.setenv("FAKE_VLLM", str(tmp_path / "told.json"))
-    found = benchmark.main([*FEW, "--checkpoint", str(warm), "--scaling", "--vllm-python", str(python)])
+def test_vllm_plays_the_same_environments_where_there_is_one(benchmark, warm, capsys, vllm_python):
+    found = benchmark.main([*FEW, "--checkpoint", str(warm), "--scaling", "--vllm-python", vllm_python])
     assert found["ratio to vLLM"] > 0 and "\nvLLM " in capsys.readouterr().out
 
 

@@ -63,7 +63,7 @@ def load_or_build(
     """Return the policy to measure: a given checkpoint, a random one of a shape, or the tiny model after a warm start."""
     if checkpoint:
         return load_policy(checkpoint, device=device)
-    if shape in BUILT_IN:
+    if shape in BUILT_IN and shape not in SHAPES:
         return load_policy(warm_checkpoint(folder, task, env, model=shape), device=device)
     return policy_of_shape(shape, device=device, lora_rank=lora_rank)
 

@@ -3,7 +3,8 @@
     python -m examples.benchmarks.one_gpu --peak-tflops 989
 
 Weights are random and replies never end, so every reply has all its tokens; pictures are 300 × 300. The rollout is that of
-`gtrturbo rollout --engine hf`, the update that of `gtrturbo ppo-step` of adapter and value head.
+`gtrturbo rollout --engine hf`, the update that of `gtrturbo ppo-step` of adapter and value head. With `--vllm-python PATH`
+the same environments are first played by `--engine vllm`, with full weights. A step of an environment is a request.
 """
 
 import argparse
@@ -14,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from examples.benchmarks import ppo_step
+from examples.benchmarks import ppo_step, random_model
 from examples.benchmarks.common import Clock, policy_of_shape
-from examples.benchmarks.rollout import Settings, measure, play_toolkit
+from examples.benchmarks.others import serving_vllm
+from examples.benchmarks.rollout import Settings, measure, play_agent, play_toolkit
 from gtrturbo.models.decoding import Sampler
 from gtrturbo.models.policy import Policy
 from gtrturbo.tasks.loading import load_task
@@ -27,7 +29,8 @@ FULL_PICTURES = ["image=full"]
 def main(words: list[str] | None = None) -> dict[str, float]:
     """Measure and print; return the numbers."""
     options = _options(words)
-    found = _shown(rollout(options))
+    found = _shown(rollout_vllm(options)) if options.vllm_python else {}
+    found |= _shown(rollout(options))
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return found | _shown(update(options))
@@ -39,11 +42,33 @@ def _shown(found: dict[str, float]) -> dict[str, float]:
     return found
 
 
+def _settings(options: Any) -> Settings:
+    task = load_task("numberline", [*FULL_PICTURES, f"horizon={options.horizon}"])
+    return Settings(task, options.seed, 0.6, options.new_tokens)
+
+
+def rollout_vllm(options: Any) -> dict[str, float]:
+    """Play by vLLM what `rollout` plays."""
+    settings, count = _settings(options), options.num_envs
+    sampling = {"seed": settings.seed, "temperature": settings.temperature, "max_new_tokens": settings.max_new_tokens}
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "random"
+        random_model.main(["--shape", options.shape, "--out", str(checkpoint)])
+        with serving_vllm(checkpoint, options.vllm_python, num_envs=count, **sampling) as agent:
+
+            def play() -> Any:
+                return play_agent(agent(), settings, episodes=count, num_envs=count)
+
+            play()
+            runs = [measure(play, torch.device("cpu")) for _ in range(options.repeats)]
+    best = max(runs, key=lambda run: run.steps_per_second)
+    return {"vLLM env steps/s": best.steps_per_second, "vLLM output tokens/s": best.tokens_per_second}
+
+
 def rollout(options: Any) -> dict[str, float]:
     """Play `--horizon` turns in each of `--num-envs` environments at once."""
     policy = policy_of_shape(options.shape, device=options.device, lora_rank=options.lora_rank)
-    task = load_task("numberline", [*FULL_PICTURES, f"horizon={options.horizon}"])
-    settings = Settings(task, options.seed, 0.6, options.new_tokens)
+    settings = _settings(options)
     policy.sampler.end_ids = []
 
     def play() -> Any:
@@ -108,6 +133,7 @@ def _options(words: list[str] | None) -> Any:
     parser.add_argument("--minibatch-size", type=int, default=128)
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--vllm-python", help="of an environment that has vLLM, which then plays as well")
     parser.add_argument("--peak-tflops", type=float, default=0.0, help="of the device in bfloat16, 989 for an H200")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(words)

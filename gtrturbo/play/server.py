@@ -236,7 +236,7 @@ class Server:
                 return Answer(text)
             raise GtrTurboError(
                 f"{self.base_url} returned no token ids: what it samples cannot be trained on.",
-                f"use vLLM 0.33 or SGLang 0.5.23 or newer; --engine openai:{self.base_url} is enough for eval.",
+                f"use vLLM 0.32 or SGLang 0.5.23 or newer; --engine openai:{self.base_url} is enough for eval.",
             )
         logprobs = [each.logprob for each in (choice.logprobs.content if choice.logprobs else None) or []]
         if len(logprobs) != len(ids):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,20 +17,9 @@ TASK = {"task": "numberline", "env": ("image=tiny",)}
 
 
 @pytest.fixture
-def python(tmp_path, monkeypatch) -> str:
-    """A Python that serves by the wire of vLLM, whatever module it is asked for."""
-    file = tmp_path / "python"
-    folder = Path(__file__).parents[1]
-    file.write_text(f'#!/bin/sh\nPYTHONPATH="{folder}:{folder.parent}" exec "{sys.executable}" "{folder}/fake_vllm.py" "$@"\n')
-    file.chmod(0o755)
-    monkeypatch.setenv("FAKE_VLLM", str(tmp_path / "told.json"))
-    return str(file)
-
-
-@pytest.fixture
-def config(python, warm, tmp_path) -> RolloutConfig:
+def config(vllm_python, warm, tmp_path) -> RolloutConfig:
     return RolloutConfig(
-        out=tmp_path / "turns", checkpoint=warm, episodes=2, max_new_tokens=16, engine="vllm", vllm_python=python, **TASK
+        out=tmp_path / "turns", checkpoint=warm, episodes=2, max_new_tokens=16, engine="vllm", vllm_python=vllm_python, **TASK
     )
 
 
