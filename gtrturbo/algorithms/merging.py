@@ -83,7 +83,7 @@ def sce(vectors: Vectors, *, density: float) -> Tensor:
     """
     stacked = torch.stack([vector.double() for vector in vectors])
     mean = sum(stacked) / len(stacked)
-    variance = torch.as_tensor(sum((stacked - mean).square()) / len(stacked))
+    variance = torch.as_tensor(sum((stacked - mean).square()) / len(stacked)).where((stacked != stacked[0]).any(dim=0), 0.0)
     if density < 1:
         count = int(int(variance.count_nonzero()) * density)
         least = variance.flatten().sort(descending=True).values[count - 1] if count else torch.tensor(math.inf)

@@ -15,21 +15,18 @@ import numpy as np
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.changes import Change, Replaced, Scaled, Tokens
 from gtrturbo.merging.factored import Directed, Experts, Product, Removed, Residual
-from gtrturbo.merging.targets import DEFAULT_RANK, MEND, Named, is_quick
+from gtrturbo.merging.peft_configs import of_pattern, require_known, scale_of
+from gtrturbo.merging.targets import DEFAULT_RANK, MEND, Named
 from gtrturbo.models.checkpoint_files import adapter_config
 from gtrturbo.store.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from gtrturbo.store.open_files import widen
 from gtrturbo.store.safetensors_files import FLOATS, TensorEntry, read_header
-from gtrturbo.store.strict_json import is_number
 
 PREFIX = "base_model.model."
 PICKLED = "adapter_model.bin"
 A, B = ".lora_A.weight", ".lora_B.weight"
-# Parts of PEFT with which an adapter stands for no change of weights, or for one that its files alone do not tell.
-REFUSED = ("use_qalora", "megatron_config", "layer_replication", "alora_invocation_tokens", "arrow_config", "use_bdlora")
-# Ways to begin that take something out of the weights under the adapter: those that follow from the weights alone, and others.
+# Ways to begin that take something out of the weights under the adapter, which follows from the weights alone.
 TAKEN_OUT: dict[str, Removed] = {"pissa": "largest", "olora": "qr"}
-UNKNOWN_START = ("pissa_niter", "corda", "loftq", "lora_ga")
 # Beside the factors: what they were trained with, which PEFT leaves out of a merge too.
 TRAINING_ONLY = re.compile(r"\.(lora_velora_embed|lora_monteclora_sampler\..*)$")
 KEPT_ASIDE = re.compile(r"\.original_module\.")  # what the base holds
@@ -89,7 +86,7 @@ def read_adapter(folder: Path) -> Adapter:
         GtrTurboError: damaged, without tensors, or of a kind whose change of the weights its files do not tell.
     """
     config = adapter_config(folder)
-    _require_known(folder, config)
+    require_known(folder, config)
     if not (folder / ADAPTER_WEIGHTS).exists() and (folder / PICKLED).exists():
         raise GtrTurboError(
             f"{folder} holds pickled weights ({PICKLED}), which can run code when they are read.",
@@ -137,21 +134,6 @@ def changes_nothing(adapter: Adapter) -> bool:
 def _any(entry: TensorEntry) -> bool:
     """Tell whether a tensor on disk holds anything but 0."""
     return bool(widen(np.fromfile(entry.file, FLOATS[entry.dtype], count=entry.entries, offset=entry.start)).any())
-
-
-def _require_known(folder: Path, config: dict[str, Any]) -> None:
-    """Refuse kinds of adapters by name. What is empty in a config is not there."""
-    odd = [name for name in REFUSED if config.get(name)]
-    start = str(config.get("init_lora_weights"))
-    if start.lower().startswith(UNKNOWN_START):
-        odd.append(f"init_lora_weights {start}")
-    if config.get("peft_type") != "LORA":
-        odd = [f"peft_type {config.get('peft_type')}"]
-    if odd:
-        raise GtrTurboError(
-            f"{folder} is an adapter whose change of the weights its files do not tell ({', '.join(odd)}).",
-            "write full weights and merge those: PeftModel.from_pretrained(model, ADAPTER).merge_and_unload()",
-        )
 
 
 Parts = dict[str, dict[str, TensorEntry]]
@@ -216,7 +198,7 @@ def _of_module(folder: Path, config: dict[str, Any], module: str, parts: dict[st
     """Name what the parts of one module change, and take them out."""
     embedding = "lora_embedding_A" in parts
     a, b = _pair(folder, module, parts, ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B"))
-    rank = _of_pattern(config.get("rank_pattern"), module, config.get("r", DEFAULT_RANK))
+    rank = of_pattern(config.get("rank_pattern"), module, config.get("r", DEFAULT_RANK))
     Named(folder, config).require(module, a.shape[0], rank)
     scale = scale_of(config, module, a.shape[0])
     straight, across = (b.shape[0], *a.shape[1:]), (*a.shape[1:], b.shape[0])
@@ -282,7 +264,7 @@ def _of_parameter(folder: Path, config: dict[str, Any], name: str, parts: dict[s
     if parts.keys() != {"lora_A", "lora_B"}:
         raise GtrTurboError(f"{folder} adapts {name} with {', '.join(parts)}, not with lora_A and lora_B.")
     a, b = parts["lora_A"], parts["lora_B"]
-    rank = _of_pattern(config.get("rank_pattern"), name, config.get("r"))
+    rank = of_pattern(config.get("rank_pattern"), name, config.get("r"))
     if type(rank) is not int or rank < 1:
         raise GtrTurboError(f"the rank of {name} is {rank!r} in {ADAPTER_CONFIG}, not a whole number.", MEND)
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
@@ -305,37 +287,3 @@ def _tokens(folder: Path, config: dict[str, Any], module: str, entry: TensorEntr
     if len(named) != entry.shape[0]:
         raise GtrTurboError(f"{folder}: {entry.name} has {entry.shape[0]} rows for {len(named)} trainable_token_indices.")
     return tuple(named)
-
-
-def scale_of(config: dict[str, Any], module: str, rank: int) -> float:
-    """Return the scale of one module's B A: α/r, or α/√r with rsLoRA, with the module's own α where a pattern names it."""
-    alpha = _of_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha"))
-    if not is_number(alpha):
-        raise GtrTurboError(f"lora_alpha of {module} is {alpha!r} in {ADAPTER_CONFIG}, not a number.", MEND)
-    return alpha / (rank**0.5 if config.get("use_rslora") else rank)
-
-
-def _of_pattern(pattern: dict[str, Any] | None, module: str, default: Any) -> Any:
-    """Look a module up as PEFT does: the first expression that the end of its name fits.
-
-    Raises:
-        GtrTurboError: it is no table of expressions.
-    """
-    if not isinstance(pattern, dict | None):
-        raise GtrTurboError(f"{ADAPTER_CONFIG} says {pattern!r} where numbers by module are meant.", MEND)
-    for key in pattern or {}:
-        try:
-            _require_quick(str(key))
-            re.compile(key)
-        except re.error as error:
-            raise GtrTurboError(f"{key} in {ADAPTER_CONFIG} is no regular expression: {error}.", MEND) from None
-    return next((value for key, value in (pattern or {}).items() if re.match(rf"(.*\.)?({key})$", module)), default)
-
-
-def _require_quick(key: str) -> None:
-    """Refuse a pattern that could keep the matching busy without end."""
-    if not is_quick(key):
-        raise GtrTurboError(
-            f"the adapter's config has the pattern {key[:80]!r}, with which matching a name may take without end.",
-            "write the modules' names out in rank_pattern and alpha_pattern.",
-        )

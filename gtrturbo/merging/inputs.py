@@ -14,8 +14,9 @@ from gtrturbo.distributed.escapes import shell_word, visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapted import adapter_sources
 from gtrturbo.merging.adapters import Adapter, changes_nothing, read_adapter
+from gtrturbo.merging.factors_apart import factor_sources, write_factors
 from gtrturbo.merging.lineage import found_here, on_disk, same_model
-from gtrturbo.merging.lowrank import factor_sources, module_sources, write_adapter, write_factors
+from gtrturbo.merging.lowrank import module_sources, write_adapter
 from gtrturbo.merging.matching import Pattern, match, names_in_memory
 from gtrturbo.merging.naming import tensors_of
 from gtrturbo.merging.plan import MergePlan

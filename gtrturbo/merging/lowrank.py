@@ -1,7 +1,6 @@
-"""Adapters as output: a merged ΔW cut to a rank, or factors merged apart. Both are approximations of the merge."""
+"""Adapters as output: a merged ΔW cut to a rank, which is an approximation of the merge."""
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +12,11 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapted import Names, adapter_sources, stored_by_name
 from gtrturbo.merging.adapters import PREFIX, Adapter
 from gtrturbo.merging.changes import Change, rows_of
-from gtrturbo.merging.factored import Directed, Product, Residual
+from gtrturbo.merging.factored import Directed, Experts, Product, Residual
 from gtrturbo.merging.matching import Pattern
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, Zeros
-from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.rearranged import Adapted, Gathered, Held
-from gtrturbo.merging.sources import BLOCK, Sources, Target
+from gtrturbo.merging.sources import Sources, Target
 from gtrturbo.models.checkpoint_files import adapter_config
 from gtrturbo.store.files import save_json
 from gtrturbo.store.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -26,7 +24,6 @@ from gtrturbo.store.open_files import Files, read_tensor
 from gtrturbo.store.safetensors_files import Layout, TensorEntry, header_of
 
 DELTAS = "deltas.safetensors"
-IN_DELTAS = "leave out --parameters factors=true."
 OVERSAMPLE, PASSES = 16, 6
 LINEAR_PARTS = (".lora_A.weight", ".lora_B.weight")
 EMBEDDING_PARTS = (".lora_embedding_A", ".lora_embedding_B")
@@ -71,7 +68,7 @@ def module_sources(
                 "leave out --rank: full weights hold it.",
             )
     in_memory = {stored: name for name, stored in stored_by_name(full.adapters, names).items()}
-    layout = _planned(folder / DELTAS, {in_memory[each.name]: ("F64", each.entry.shape) for each in full.targets})
+    layout = planned_layout(folder / DELTAS, {in_memory[each.name]: ("F64", each.entry.shape) for each in full.targets})
     targets = tuple(replace(each, entry=layout.entries[in_memory[each.name]], base=_in_float64(each)) for each in full.targets)
     return replace(full, base=layout, targets=targets, copied=())
 
@@ -85,75 +82,17 @@ def require_factors(adapter: Adapter) -> None:
     """Refuse an adapter that changes what no LoRA adapter of rank R could."""
     for name, choice in adapter.choices.items():
         if not all(isinstance(change, Product | Residual | Directed) for change in choice):
+            stack = any(isinstance(change, Experts) for change in choice)
+            how = (
+                "by a product for each expert, which one rank does not hold" if stack else "otherwise than by factors of a layer"
+            )
             raise GtrTurboError(
-                f"{adapter.folder} changes {name} otherwise than by factors of a layer.",
+                f"{adapter.folder} changes {name} {how}.",
                 "leave out --rank: full weights hold it.",
             )
 
 
-def factor_sources(adapters: Sequence[Adapter], folder: Path, plan: MergePlan) -> Sources:
-    """Lay out a merge of A with A and B with B.
-
-    A mean takes the weights for A and for B. A sum takes sign(w) √|w s / s₁| for A and √|w s / s₁| for B, s being an adapter's
-    scale and s₁ that of the first, which stays: of one adapter that is w s B A, whatever the sign of w.
-
-    Raises:
-        GtrTurboError: modules or ranks differ; scales do, or a weight is negative, and it is no sum; or the adapters do more than
-            scale · B A.
-
-    Source: PEFT, `LoraModel.add_weighted_adapter`, linear and dare_linear.
-    """
-    products = [adapter.products() for adapter in adapters]
-    found = [{entry.name: entry for product in each.values() for entry in product.entries} for each in products]
-    layout = _planned(folder / ADAPTER_WEIGHTS, {name: (entry.dtype, entry.shape) for name, entry in found[0].items()})
-    for adapter, entries in zip(adapters, found, strict=True):
-        odd = [name for name, entry in layout.entries.items() if name not in entries or entries[name].shape != entry.shape]
-        if odd or entries.keys() != layout.entries.keys():
-            name = odd[0] if odd else min(entries.keys() - layout.entries.keys())
-            raise GtrTurboError(f"{name} of {adapter.folder} does not fit {adapters[0].folder}.", IN_DELTAS)
-    plans = _plans(adapters, products, plan)
-    targets = [
-        Target(
-            entry,
-            Zeros(np.dtype(np.float32)),
-            tuple(Full(e[name].file.parent, e[name], whole=True) for e in found),
-            BLOCK,
-            plan=plans.get(name),
-        )
-        for name, entry in layout.entries.items()
-    ]
-    return Sources(layout, tuple(targets), (), (), tuple(adapters))
-
-
-def _plans(adapters: Sequence[Adapter], products: Sequence[dict[str, Product]], plan: MergePlan) -> dict[str, MergePlan]:
-    """The weights of each factor of a sum; none where the factors are averaged or elected, and those of the plan count."""
-    if plan.rule.scale != 1 and plan.method.keeps != "random":
-        raise GtrTurboError("--scale would multiply A and B, and so what they stand for twice.", IN_DELTAS)
-    if not plan.sums:
-        if min(plan.weights) < 0:
-            raise GtrTurboError(
-                f"{plan.name} of factors has no negative weights: A and B would both change their sign.",
-                "leave out --parameters factors=true, or use --method task-arithmetic.",
-            )
-        for adapter, each in zip(adapters, products, strict=True):
-            if any(product.scale != products[0][name].scale for name, product in each.items()):
-                raise GtrTurboError(
-                    f"{adapter.folder} has other scales than {adapters[0].folder}.",
-                    "leave out --parameters factors=true, or use --method task-arithmetic.",
-                )
-        return {}
-    plans = {}
-    for module, first in products[0].items():
-        if not first.scale:
-            raise GtrTurboError(f"{adapters[0].folder} has lora_alpha 0.", f"name another first, or {IN_DELTAS}")
-        shares = [w * each[module].scale / first.scale for w, each in zip(plan.weights, products, strict=True)]
-        roots = tuple(math.sqrt(abs(share)) for share in shares)
-        plans[first.b.name] = replace(plan, weights=roots)
-        plans[first.a.name] = replace(plan, weights=tuple(map(math.copysign, roots, shares)))
-    return plans
-
-
-def _planned(path: Path, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> Layout:
+def planned_layout(path: Path, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> Layout:
     """Lay out a file that is yet to be written."""
     header = header_of(tensors)
     fields: dict[str, Any] = json.loads(header[8:])
@@ -192,7 +131,8 @@ def write_adapter(files: Files, sources: Sources, model: Path, folder: Path, *, 
         rank: of the new adapter.
     """
     forms = [_Form.of(target, rank) for target in sources.targets]
-    layout = _planned(folder / ADAPTER_WEIGHTS, {name: ("F32", shape) for form in forms for name, shape in form.shapes().items()})
+    shapes = {name: ("F32", shape) for form in forms for name, shape in form.shapes().items()}
+    layout = planned_layout(folder / ADAPTER_WEIGHTS, shapes)
     path = folder / ADAPTER_WEIGHTS
     files.create(path, layout.headers[ADAPTER_WEIGHTS], layout.size)
     error, square = [], []
@@ -301,8 +241,3 @@ def write_config(model: Path, folder: Path, *, rank: int, patterns: dict[str, in
         }
     )
     save_json(folder / ADAPTER_CONFIG, config)
-
-
-def write_factors(model: Path, folder: Path) -> None:
-    """Write the config of merged factors: that of the first adapter."""
-    save_json(folder / ADAPTER_CONFIG, adapter_config(model))

@@ -149,4 +149,5 @@ def _chosen(vectors: np.ndarray, least: float) -> np.ndarray:
 
 def _variances(vectors: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", over="ignore"):  # Whoever counts them finds what is not finite.
-        return vectors.var(axis=0)
+        # The mean of equal numbers is rounded: it need not be what they are.
+        return np.where((vectors == vectors[0]).all(axis=0), 0.0, vectors.var(axis=0))

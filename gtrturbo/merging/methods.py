@@ -7,7 +7,6 @@ pure function each, are in `algorithms.merging`, `algorithms.ties` and `algorith
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -218,17 +217,6 @@ METHODS: dict[str, MergeMethod] = {
         reads=frozenset({"select_topk"}),
     ),
 }
-
-
-# What stands in for a method where weights are negative or densities differ, which its compiled loop does not do.
-def with_signed_weights(method: MergeMethod) -> MergeMethod:
-    """A method that votes, by a rule that takes weights of either sign."""
-    return replace(method, votes=False, rule=MergeRule(rules.votes, trims=True))
-
-
-def with_own_densities(method: MergeMethod) -> MergeMethod:
-    """A method that drops at random, by a rule that takes a density for each checkpoint."""
-    return replace(method, votes=False, rule=MergeRule(rules.dare))
 
 
 def name_of(rule: MergeRule | Callable[..., Any]) -> str:

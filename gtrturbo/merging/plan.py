@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from gtrturbo.algorithms import rules
 from gtrturbo.algorithms.weights import checkpoint_weights
 from gtrturbo.config.choices import Sign
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.method import Measure, MergeMethod, MergeRule
-from gtrturbo.merging.methods import method_of, name_of, own_settings, with_own_densities, with_signed_weights
+from gtrturbo.merging.methods import method_of, name_of, own_settings
 from gtrturbo.merging.operands import RuleInputs, TileRule
 from gtrturbo.merging.parameters import without_sign
 
@@ -162,10 +163,21 @@ def _in_python(
         return method, own, rule
     if method.keeps == "random" and (len(set(densities)) > 1 or not min(densities)):
         stand_in = replace(rule, vote=None, average=False, keep=1.0, trims=False, scale=settings.scale)
-        return with_own_densities(method), own | {"vote": method.votes}, stand_in
+        return _with_own_densities(method), own | {"vote": method.votes}, stand_in
     if method.votes and min(weights) < 0:
-        return with_signed_weights(method), {"count": settings.sign == "count"}, replace(rule, vote=None, average=False)
+        return _with_signed_weights(method), {"count": settings.sign == "count"}, replace(rule, vote=None, average=False)
     return method, own, rule
+
+
+# What stands in for a method where weights are negative or densities differ, which its compiled loop does not do.
+def _with_signed_weights(method: MergeMethod) -> MergeMethod:
+    """A method that votes, by a rule that takes weights of either sign."""
+    return replace(method, votes=False, rule=MergeRule(rules.votes, trims=True))
+
+
+def _with_own_densities(method: MergeMethod) -> MergeMethod:
+    """A method that drops at random, by a rule that takes a density for each checkpoint."""
+    return replace(method, votes=False, rule=MergeRule(rules.dare))
 
 
 def _require_count(name: str, method: MergeMethod, k: int) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import fuzz_adapters
+import fuzz_geometry
 import fuzz_rules
 import numpy as np
 from checkpoints import Folders, Tensors, read
@@ -29,9 +30,12 @@ FAMILIES = {
 METHODS = (
     "ties", "ties", "linear", "task-arithmetic", "breadcrumbs", "breadcrumbs-ties", "slerp", "nuslerp", "dare-linear",
     "dare-ties", "della", "della-linear", "karcher", "nearswap", "arcee-fusion", "ram", "ram-plus", "passthrough",
+    "sce", "multislerp", "model-stock", "model-stock-rows", "nuslerp-rows", "nuslerp-columns",
 )  # fmt: skip
 ONE = ("nearswap", "arcee-fusion", "passthrough")  # checkpoint
-UNWEIGHTED = ("nearswap", "arcee-fusion", "ram", "ram-plus")
+UNWEIGHTED = ("nearswap", "arcee-fusion", "ram", "ram-plus", "sce", "model-stock", "model-stock-rows")
+TWO = ("slerp", "nuslerp", "nuslerp-rows", "nuslerp-columns")
+OF_ANGLES = (*TWO, "multislerp", "model-stock", "model-stock-rows")
 
 
 @dataclass
@@ -120,14 +124,14 @@ def _moved(rng: np.random.Generator, base: np.ndarray) -> np.ndarray:
 def _settings(rng: np.random.Generator) -> tuple[dict[str, Any], list[float]]:
     """Draw a method with options. Weights have many digits: with few, sums of small numbers cancel by luck of rounding."""
     method = str(rng.choice(METHODS))
-    k = 2 if method.endswith("slerp") else 1 if method in ONE else int(rng.integers(1, 6))
+    k = 2 if method in TWO else 1 if method in ONE else int(rng.integers(1 + method.startswith("model"), 6))
     settings: dict[str, Any] = {"method": method}
     if equal := bool(method in UNWEIGHTED or rng.random() < 0.5):
         weights = [1.0] * k
     else:
         weights = [float(weight) for weight in rng.uniform(0.1, 1.5, k)]
         settings["weights"] = ",".join(map(repr, weights))
-    if method in ("ties", "dare-linear", "dare-ties", "breadcrumbs", "breadcrumbs-ties", "della", "della-linear"):
+    if method in ("ties", "dare-linear", "dare-ties", "breadcrumbs", "breadcrumbs-ties", "della", "della-linear", "sce"):
         densities = [float(rng.choice([1.0, 0.8, 0.5, 0.2, *([] if method.startswith("della") else [1e-6])]))] * k
         if method == "ties" and rng.random() < 0.3:
             densities = [float(value) for value in rng.uniform(0.05, 1, k)]
@@ -155,6 +159,8 @@ def _parameters(rng: np.random.Generator, method: str) -> dict[str, float]:
         return {}
     if method.startswith("della"):
         return {"epsilon": float(rng.uniform(0.01, 0.19))}
+    if method == "multislerp":
+        return {"normalize_weights": False}
     if method == "ram":
         return {"epsilon": float(10.0 ** rng.uniform(-6, -1))}
     return {"epsilon": 1e-4, "r": float(rng.uniform(0, 1)), "alpha": float(rng.uniform(0, 1))} if method == "ram-plus" else {}
@@ -184,18 +190,22 @@ def expected(case: Case, name: str) -> tuple[np.ndarray, np.ndarray]:
     settings, weights, k = case.settings, case.weights, len(case.weights)
     method, scale = settings["method"], settings.get("scale", 1.0)
     pairs = (text.partition("=") for text in settings.get("parameters", ()) if text != "count=true")
-    own = {name: float(value) for name, _, value in pairs}
+    own = {name: float(value) if value not in ("True", "False") else value == "True" for name, _, value in pairs}
     if method == "passthrough":
         return weights[0] * whole[0], size
     if method == "karcher":
         mean = fuzz_rules.mean_on_sphere(whole, weights)
         return (np.full(base.shape, np.nan) if mean is None else mean), size
     if method in UNWEIGHTED:
-        return base + scale * _unweighted(method, moved, base, own), size
+        return base + scale * _unweighted(method, moved, base, own, settings), size
     densities = [float(part) for part in settings.get("density", "0.8").split(",")]
     densities *= k // len(densities)
     if method == "slerp":
         return _arc(whole, weights, straight_above=0.9995), size
+    if method == "multislerp":
+        return base + scale * fuzz_geometry.barycentre(moved, weights, normalize=own.get("normalize_weights", True)), size
+    if method in ("nuslerp-rows", "nuslerp-columns"):
+        return base + scale * fuzz_geometry.arcs(moved, weights, by_column=method == "nuslerp-columns"), size
     if method == "nuslerp":
         return base + scale * _arc(moved, weights, straight_above=1 - 2.0**-53), size
     if method == "linear" and settings.get("normalize") is False:
@@ -226,7 +236,13 @@ def expected(case: Case, name: str) -> tuple[np.ndarray, np.ndarray]:
     return base + scale * total / (math.fsum(weights) if divides else 1.0), size
 
 
-def _unweighted(method: str, moved: list[np.ndarray], base: np.ndarray, own: dict[str, float]) -> np.ndarray:
+def _unweighted(
+    method: str, moved: list[np.ndarray], base: np.ndarray, own: dict[str, float], settings: dict[str, Any]
+) -> np.ndarray:
+    if method == "sce":
+        return fuzz_geometry.selected(moved, float(settings["density"]))
+    if method.startswith("model-stock"):
+        return fuzz_geometry.stock(moved) if method == "model-stock" else fuzz_geometry.stock_rows(moved)
     if method == "nearswap":
         return np.sign(moved[0]) * np.minimum(np.abs(moved[0]), own["t"])
     if method == "arcee-fusion":
@@ -307,7 +323,7 @@ def wrong(case: Case, found: Tensors) -> list[str]:
         wanted, size = expected(case, name)
         exponent = np.frexp(np.maximum(np.nan_to_num(np.abs(wanted)), 2.0 ** LEAST[kind]))[1] - 1
         # What cancels keeps the error of what was summed; an arc magnifies it, and so do singular vectors and norms.
-        lost = 2.0**-40 if case.settings["method"].endswith("slerp") or name in case.products else 2.0**-48
+        lost = 2.0**-40 if case.settings["method"] in OF_ANGLES or name in case.products else 2.0**-48
         lost = 2.0**-24 if case.settings["method"] == "karcher" else lost
         unit = np.maximum(np.ldexp(1.0, exponent - BITS[kind]), size * lost)
         sure = np.isfinite(wanted)  # Elsewhere rounding decides.

@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM, LlavaConfig, LlavaForConditionalG
 
 from gtrturbo.algorithms.ties import ties
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.adapters import scale_of
 from gtrturbo.merging.lowrank import truncate
 from gtrturbo.merging.naming import tensors_of
+from gtrturbo.merging.peft_configs import scale_of
 from gtrturbo.models.stored_names import stored_names
 from gtrturbo.store.ids import artifact_id
 from gtrturbo.store.manifest import read_manifest

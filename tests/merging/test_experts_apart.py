@@ -90,7 +90,7 @@ def test_an_adapter_of_another_number_of_experts_is_refused(folders):
     path = write_adapter(folders.root / "adapter", folders.root / "base4", seed=0, **KINDS["one stack"])
     with pytest.raises(GtrTurboError, match=r"gate_up_proj of the adapters has shape \[4, 32, 16\]"):
         folders.merge(path, base=folders.root / "base5")
-    with pytest.raises(GtrTurboError, match=r"otherwise than by factors of a layer"):
+    with pytest.raises(GtrTurboError, match=r"by a product for each expert, which one rank does not hold"):
         folders.merge(path, base=folders.root / "base4", rank=4)
 
 

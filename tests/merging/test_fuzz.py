@@ -7,6 +7,10 @@ import fuzz
 import fuzz_adapters
 import numpy as np
 import pytest
+import torch
+
+import gtrturbo
+from gtrturbo.algorithms import merging
 
 CASES = 96
 
@@ -62,3 +66,12 @@ def test_what_an_initialisation_takes_out_is_a_projection_of_the_weights():
         assert np.abs(part.T @ (matrix - part)).max() < 1e-12
         assert np.linalg.matrix_rank(part) == 2
     assert np.abs((matrix - fuzz_adapters._head_of_qr(matrix, 2))[:, :2]).max() < 1e-12
+
+
+def test_sce_counts_no_entry_as_varying_in_which_all_are_equal():
+    # The mean of three times 0.1 is not 0.1 in float64. One entry of two varies, and half of one is none.
+    given = [np.array([0.1, value]) for value in (1.0, 2.0, 4.0)]
+    assert np.stack(given).var(axis=0)[0] > 0
+    merged = gtrturbo.merge_tensors({"w": np.zeros(2)}, [{"w": each} for each in given], "sce", density=0.5)
+    assert not merged["w"].any()
+    assert not merging.sce([torch.from_numpy(each) for each in given], density=0.5).any()

@@ -1,0 +1,68 @@
+"""What an adapter's config says: kinds of adapters that are refused, and the scale of each module's product."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.merging.targets import MEND, is_quick
+from gtrturbo.store.names import ADAPTER_CONFIG
+from gtrturbo.store.strict_json import is_number
+
+# Parts of PEFT with which an adapter stands for no change of weights, or for one that its files alone do not tell.
+REFUSED = ("use_qalora", "megatron_config", "layer_replication", "alora_invocation_tokens", "arrow_config", "use_bdlora")
+# Ways to begin that take out of the weights what they alone do not tell.
+UNKNOWN_START = ("pissa_niter", "corda", "loftq", "lora_ga")
+
+
+def require_known(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse kinds of adapters by name. What is empty in a config is not there.
+
+    Raises:
+        GtrTurboError: names the folder, and what its files do not tell.
+    """
+    odd = [name for name in REFUSED if config.get(name)]
+    start = str(config.get("init_lora_weights"))
+    if start.lower().startswith(UNKNOWN_START):
+        odd.append(f"init_lora_weights {start}")
+    if config.get("peft_type") != "LORA":
+        odd = [f"peft_type {config.get('peft_type')}"]
+    if odd:
+        raise GtrTurboError(
+            f"{folder} is an adapter whose change of the weights its files do not tell ({', '.join(odd)}).",
+            "write full weights and merge those: PeftModel.from_pretrained(model, ADAPTER).merge_and_unload()",
+        )
+
+
+def scale_of(config: dict[str, Any], module: str, rank: int) -> float:
+    """Return the scale of one module's B A: α/r, or α/√r with rsLoRA, with the module's own α where a pattern names it."""
+    alpha = of_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha"))
+    if not is_number(alpha):
+        raise GtrTurboError(f"lora_alpha of {module} is {alpha!r} in {ADAPTER_CONFIG}, not a number.", MEND)
+    return alpha / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def of_pattern(pattern: dict[str, Any] | None, module: str, default: Any) -> Any:
+    """Look a module up as PEFT does: the first expression that the end of its name fits.
+
+    Raises:
+        GtrTurboError: it is no table of expressions.
+    """
+    if not isinstance(pattern, dict | None):
+        raise GtrTurboError(f"{ADAPTER_CONFIG} says {pattern!r} where numbers by module are meant.", MEND)
+    for key in pattern or {}:
+        try:
+            _require_quick(str(key))
+            re.compile(key)
+        except re.error as error:
+            raise GtrTurboError(f"{key} in {ADAPTER_CONFIG} is no regular expression: {error}.", MEND) from None
+    return next((value for key, value in (pattern or {}).items() if re.match(rf"(.*\.)?({key})$", module)), default)
+
+
+def _require_quick(key: str) -> None:
+    """Refuse a pattern that could keep the matching busy without end."""
+    if not is_quick(key):
+        raise GtrTurboError(
+            f"the adapter's config has the pattern {key[:80]!r}, with which matching a name may take without end.",
+            "write the modules' names out in rank_pattern and alpha_pattern.",
+        )
