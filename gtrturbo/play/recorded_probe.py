@@ -106,7 +106,7 @@ def prove_recorded(
     proof = Proof(gaps, limits, {})
     gap = float(gaps.mean())
     if gap > limits.refuses:
-        raw = "" if recorded.temperature == 1.0 else f" with {PROCESSED}"
+        raw = "" if recorded.temperature == 1.0 else f" {PROCESSED}"
         raise GtrTurboError(
             f"{who} does not serve {path}: its log-probs are {gap:.2g} nats per token from those in {recorded.path}.",
             f"serve that checkpoint: start vLLM with --model {path}{raw}, or as docs/engines.md says for an adapter.",

@@ -27,11 +27,12 @@ from gtrturbo.play.recorded_probe import prove_recorded, read_recorded
 from gtrturbo.play.server import Answer, Server
 from gtrturbo.play.servers import Servers
 from gtrturbo.play.teachers import Question
-from gtrturbo.play.wire import AwayError
+from gtrturbo.play.wire import AwayError, RefusedError
 from gtrturbo.store.ids import artifact_id, seed_for
 from gtrturbo.store.records import Message
 
 NAME_DIGITS = 12
+CONTEXT = ("maximum context length", "max_model_len")  # What vLLM says where a prompt or a reply is too long for it.
 
 
 class ServerPolicy:
@@ -140,16 +141,23 @@ class ServerPolicy:
         max_new_tokens: int,
         seed: int,
     ) -> Response:
-        require_context([self.renderer.prompt(messages, pictures)], self._config, str(self.path))
-        answer = server.chat(
-            messages,
-            pictures,
-            temperature=temperature,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            forbidden=self.forbidden,
-            end_ids=self.end_ids,
-        )
+        prompt = self.renderer.prompt(messages, pictures)
+        require_context([prompt], self._config, str(self.path))
+        try:
+            answer = server.chat(
+                messages,
+                pictures,
+                temperature=temperature,
+                max_new_tokens=max_new_tokens,
+                seed=seed,
+                forbidden=self.forbidden,
+                end_ids=self.end_ids,
+            )
+        except RefusedError as error:
+            if any(words in error.said for words in CONTEXT):
+                needed = len(prompt.ids) + max_new_tokens
+                raise GtrTurboError(error.what, f"start vLLM with --max-model-len {needed} or more.") from None
+            raise
         if answer.response_ids is None or answer.prompt_ids is None:
             return Response(answer.text, agent=self._agent(server))
         ids = self._own_ids(server, messages, pictures, answer.prompt_ids)

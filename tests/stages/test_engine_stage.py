@@ -310,6 +310,29 @@ def test_a_reply_that_the_servers_context_cuts_is_refused_by_the_length_that_is_
         rollout(fake)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "This model's maximum context length is 64 tokens. However, your prompt contains at least 65 input tokens, which exceeds",
+        "max_tokens=48 cannot be greater than max_model_len=32. Please request fewer output tokens.",
+    ],
+)
+def test_a_prompt_or_reply_that_the_servers_context_does_not_hold_is_refused_by_the_length_that_is_needed(
+    rollout, served, monkeypatch, said
+):
+    right = Fake.chat
+    monkeypatch.setattr(Fake, "chat", lambda self, body: (400, {"error": {"message": said, "code": 400}}))
+    with (
+        serving(served) as fake,
+        pytest.raises(GtrTurboError, match=r"refused the request \(400\).*\n.*--max-model-len \d+") as told,
+    ):
+        rollout(fake, episodes=1, num_envs=1)
+    monkeypatch.setattr(Fake, "chat", right)
+    with serving(served) as fake:
+        prompts = load_turn_tokens(rollout(fake, episodes=1, num_envs=1) / "tokens.safetensors").prompt_ids
+    assert str(told.value).endswith(f"--max-model-len {len(prompts[0]) + 48} or more.")
+
+
 def test_a_server_that_is_not_there_is_given_up_after_all_pauses(warm, tmp_path, pauses):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

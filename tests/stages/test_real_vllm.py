@@ -136,6 +136,17 @@ def test_a_server_of_another_checkpoint_is_refused(right, root, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_turns_that_were_played_here_prove_the_server_and_refuse_another(right, checkpoint, root, tmp_path):
+    here = RolloutConfig(out=tmp_path / "here", checkpoint=checkpoint, temperature=0.6, **PLAY)
+    there = replace(here, out=tmp_path / "there", engine=f"vllm:{right.url}", probe_turns=execute(here).out)
+    metrics = read_manifest(execute(there).out).metrics
+    assert metrics["probe_gap_mean"] < 1e-5 and metrics["probe_tokens"] >= 32
+    born = replace(here, out=tmp_path / "born", checkpoint=root / "small", on_invalid_reply="end")
+    other = replace(there, out=tmp_path / "no", checkpoint=root / "small", probe_turns=execute(born).out)
+    with pytest.raises(GtrTurboError, match=r"does not serve .* from those in"):
+        execute(other)
+
+
 def run_of(start: Path, out: Path, *asked: str) -> list[float]:
     """Go through two iterations; return the gaps that were found where a server was asked."""
     config = RunConfig(
