@@ -50,10 +50,13 @@ loop-frozenlake := --episodes 48 --iterations $(iterations-frozenlake) --eval-ev
 teacher-numberline := --set sft.stop-loss=0.004 --set sft.steps=400
 
 arm-ppo := --method ppo
-# On NumberLine, chosen on seeds 0 and 9, sixteen deals an update four times each: of eight deals too few end both ways.
-groups-numberline := --group-size 4
-arm-grpo = --method grpo $(groups-$(1))
-arm-gigpo = --method gigpo $(groups-$(1))
+# On NumberLine, chosen on seeds 0 and 9, one step per epoch: eight deals an update are too few for PPO's nine steps.
+one-step-numberline := --set ppo-step.minibatch-size=256
+arm-grpo = --method grpo $(one-step-$(1))
+arm-gigpo = --method gigpo $(one-step-$(1))
+# Sixteen deals an update, four times each, with PPO's steps: of eight deals few end both ways, and the others teach nothing.
+arm-grpo-of-4 := --method grpo --group-size 4
+arm-gigpo-of-4 := --method gigpo --group-size 4
 # GAE over the tokens of replies, with PPO's settings.
 arm-token := --method ppo --set ppo-step.credit=token
 arm-bi-level := --method ppo --set ppo-step.credit=bi-level
@@ -161,8 +164,8 @@ who-clipped-only := --method ppo --set ppo-step.guard=clipped-only
 who-log-ratio := --method ppo --set ppo-step.guard=log-ratio
 who-target-kl := --method ppo --set ppo-step.target-kl=0.05
 who-adam-epsilon := --method ppo --set ppo-step.adam-epsilon=1e-7
-who-grpo = --method grpo $(groups-$(1))
-who-gigpo = --method gigpo $(groups-$(1))
+who-grpo = --method grpo $(one-step-$(1))
+who-gigpo = --method gigpo $(one-step-$(1))
 # The positive control: a checkpoint that supervised steps on the expert made.
 who-trained = --method static-loss --teacher $(call teacher,$(1),$(2))/checkpoints/0000
 
