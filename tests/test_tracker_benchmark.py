@@ -22,6 +22,9 @@ def test_the_ratio_of_a_tracker_is_that_of_the_same_run(monkeypatch, tmp_path, w
     found = trackers.main([*FEW, "--trackers", own])
     assert len(found[own]) == 1 and 0 < found[own][0] < 100
     assert "none: wall " in capsys.readouterr().out
+    found = trackers.main(["--rows", "3", "--trackers", own])
+    assert 0 <= found[own][0] < 1 and "ms a minibatch" in capsys.readouterr().out
+    assert (tmp_path / "numbers.csv").read_text().count("number_14") == 4  # the first one, too
     taken = iter("abcd")
     monkeypatch.setattr(trackers, "_timed", lambda *_, **__: trackers.Timed(1.0, 1.0, next(taken)))
     with pytest.raises(SystemExit, match="changed an artifact"):

@@ -1,6 +1,7 @@
 """How much longer does a run take with a tracker, beside the same run without, in one go on one machine?
 
     python -m examples.benchmarks.trackers --trackers tensorboard wandb trackio      # a few minutes on a CPU; wandb stays offline
+    python -m examples.benchmarks.trackers --rows 300                                # seconds: what a minibatch's numbers take
 
 Each round plays the same short run once without a tracker and once with each, in an order that turns from round to round, and
 the ratio is taken within the round, so that what else the machine does falls on all alike. The first round warms up imports and
@@ -19,6 +20,7 @@ from pathlib import Path
 from examples.benchmarks.common import warm_checkpoint
 from gtrturbo.config import RunConfig
 from gtrturbo.runs.execute import run
+from gtrturbo.store.trackers import tracking
 
 TASK, ENV = "numberline", ("image=tiny", "horizon=5")
 NONE = "none"
@@ -32,12 +34,17 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, list[float]]:
     parser.add_argument("--rounds", type=int, default=3, help="that are counted")
     parser.add_argument("--iterations", type=int, default=4)
     parser.add_argument("--episodes", type=int, default=32)
+    parser.add_argument("--rows", type=int, help="plays nothing: tells each tracker so many minibatches of 15 numbers")
     options = parser.parse_args(arguments)
     os.environ.setdefault("WANDB_MODE", "offline")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         os.environ.setdefault("TRACKIO_DIR", str(root / "trackio"))
         os.environ.setdefault("WANDB_DIR", str(root))
+        if options.rows:
+            return {
+                name: [_row_seconds(name, root / f"rows-{number}", options.rows)] for number, name in enumerate(options.trackers)
+            }
         start = warm_checkpoint(root / "start", TASK, ENV)
         found: dict[str, list[Timed]] = {name: [] for name in (NONE, *options.trackers)}
         for number in range(options.rounds + 1):
@@ -57,6 +64,22 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, list[float]]:
     for name in found:
         print(f"{name}: wall {_told(walls, name)}; processor {_told(works, name)}")
     return {name: _ratios(walls, name) for name in options.trackers}
+
+
+def _row_seconds(name: str, root: Path, rows: int) -> float:
+    """Tell a tracker of minibatches; print and return what one takes, in processor seconds of this process."""
+    numbers = {f"number_{place}": place / 7 for place in range(15)}
+    out = root / "checkpoints" / "0001"
+    out.mkdir(parents=True)
+    began = time.process_time()
+    with tracking([name]) as track:
+        track("ppo-step", out, 0, numbers)
+        first = time.process_time()
+        for step in range(1, rows + 1):
+            track("ppo-step", out, step, numbers)
+        each = (time.process_time() - first) / rows
+    print(f"{name}: {first - began:.2f} processor seconds to begin, {1000 * each:.2f} ms a minibatch")
+    return each
 
 
 def _ratios(seconds: dict[str, list[float]], name: str) -> list[float]:
