@@ -7,13 +7,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 PARENT = "GTRTURBO_PARENT"  # in a child's environment: the number of the process that started it
 SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux' sys/prctl.h
 TIME_TO_CLEAR = 10.0  # seconds in which a child may clear up
 GLANCE = 0.2  # seconds
+CALLED_OFF = b"called off"
+# Ends when its input does; nothing was said there if whoever holds the other end is gone.
+KILL_LATER = """
+import os, signal, sys
+if not sys.stdin.buffer.read():
+    for number in map(int, sys.argv[1:]):
+        try:
+            os.kill(number, signal.SIGKILL)
+        except OSError:
+            continue
+"""
 _followed: list[str] = []
 
 
@@ -34,6 +45,28 @@ def run_child(words: Sequence[str]) -> int:
         process.kill()
         process.wait()
         raise
+
+
+def take_along(numbers: Sequence[int]) -> Callable[[], None]:
+    """Let processes that are not ours to start, such as a browser's, be killed once this one is gone, however it ends.
+
+    A small process waits for that, in a session of its own.
+
+    Args:
+        numbers: of the processes.
+
+    Returns: what calls it off; to do so twice is no more.
+    """
+    waiting = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", KILL_LATER, *map(str, numbers)], stdin=subprocess.PIPE, start_new_session=True
+    )
+    assert waiting.stdin is not None
+
+    def call_off() -> None:
+        if waiting.poll() is None:
+            waiting.communicate(CALLED_OFF)
+
+    return call_off
 
 
 def follow_parent() -> None:

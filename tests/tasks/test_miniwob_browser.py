@@ -259,3 +259,35 @@ def test_the_tiny_model_plays_pages_by_rollout(tmp_path):
     turns = [json.loads(line) for line in (tmp_path / "turns" / "turns.jsonl").read_text().splitlines()]
     assert {turn["episode"] for turn in turns} == {0, 1, 2}
     assert all(turn["action"] is None and turn["executed"] == '{"click": 1}' for turn in turns)  # Random weights write no reply.
+
+
+KILLED = """
+from gtrturbo.tasks.loading import load_task
+from gtrturbo.tasks.worlds.browser import processes
+import sys
+env = load_task("miniwob:click-test").make()
+env.reset(seed=1)
+print(*processes(env.unwrapped.browser), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_killed_process_leaves_no_browser():
+    owner = subprocess.Popen([sys.executable, "-c", KILLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert owner.stdout
+    numbers = list(map(int, owner.stdout.readline().split()))
+    assert len(numbers) == 2
+    owner.kill()
+    owner.wait()
+    until = time.monotonic() + 60
+    while (left := [number for number in numbers if is_there(number)]) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert left == []
+
+
+def is_there(number):
+    try:
+        with open(f"/proc/{number}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

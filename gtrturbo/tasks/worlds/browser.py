@@ -21,6 +21,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from gtrturbo.distributed.children import take_along
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.tasks.deals import draw_until, is_for_panels
 from gtrturbo.tasks.worlds.page import CLICK, HEIGHT, LONGEST_TEXT, TYPE, WIDTH, action_of, elements
@@ -87,6 +88,7 @@ class PageEnv(gym.Env):
         self.observation_space = gym.spaces.Box(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
         self.action_space = gym.spaces.Text(LONGEST_TEXT)
         self.browser: Any = None
+        self._call_off: Callable[[], None] = lambda: None
         self.picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
         self.known: dict[str, Any] = {}
 
@@ -154,6 +156,7 @@ class PageEnv(gym.Env):
         paid = importlib.import_module("miniwob.reward").get_raw_reward
         made = gym.make(self.environment, disable_env_checker=True, reward_processor=paid).unwrapped
         clock = self.seconds * 1000 or NEVER
+        self._call_off = take_along(processes(made))
         made.instance.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": STILL % clock})  # type: ignore[attr-defined]
         return made
 
@@ -187,6 +190,7 @@ class PageEnv(gym.Env):
     def _drop(self) -> None:
         """Leave a browser, whatever is left of it, and the folder that it kept."""
         self._kill()
+        self._call_off()
         if self.browser is not None:
             kept = Path(str(self.browser.instance.driver.capabilities.get("chrome", {}).get("userDataDir", "")))
             if kept.parent == Path(tempfile.gettempdir()) and "scoped_dir" in kept.name:
@@ -198,6 +202,13 @@ def failures() -> tuple[type[Exception], ...]:
     """Return the errors of a browser that is gone, of one that does not answer, and of a page that does not load."""
     selenium, urllib3 = (importlib.import_module(name) for name in ("selenium.common.exceptions", "urllib3.exceptions"))
     return selenium.WebDriverException, urllib3.HTTPError, OSError, RuntimeError
+
+
+def processes(browser: Any) -> list[int]:
+    """Return the numbers of a browser's processes: itself, where it says it, and its driver."""
+    driver = browser.instance.driver
+    number = driver.capabilities.get("goog:processID")
+    return [*([number] if number else []), driver.service.process.pid]
 
 
 def ends(browser: Any) -> list[Callable[[], None]]:
