@@ -13,7 +13,7 @@ AnyPlacement = Literal[Placement, "loss"]
 KlTokens = Literal["thought", "reply"]
 Sign = Literal["total", "count"]
 # What turns are written as for other tools.
-ExportFormat = Literal["hf", "trl", "atif", "parquet"]
+ExportFormat = Literal["hf", "trl", "trl-preference", "atif", "parquet"]
 # What to do about tensors that only the base or only a checkpoint has.
 Missing = Literal["dropped", "base", "error"]
 # Built-ins that others than their own table name: who answers, what a turn is credited with, how a KL is estimated.

@@ -17,6 +17,8 @@ class ExportConfig:
     to: Annotated[
         ExportFormat,
         "hf: an image folder for datasets, a row per turn. trl: the same as prompt, completion, images, of replies that parse. "
+        "trl-preference: prompt, chosen, rejected, images: of replies to the same input the one after which most was earned, and "
+        "each after which less was. "
         "atif: a trajectory per episode, with token ids and log-probs. parquet: one file with the pictures in it.",
     ] = "hf"
     out: Annotated[Path, "Folder to write; it must not exist.", Role.RUNTIME]

@@ -121,6 +121,45 @@ def _as_prompts(source: Exported, draft: Path) -> None:
     _copy_pictures(source, draft, legal)
 
 
+def _as_preferences(source: Exported, draft: Path) -> None:
+    """A row per reply that is worse than another to the same prompt and pictures, as TRL's DPOTrainer and RewardTrainer take it.
+
+    Prompt, chosen and rejected are chats, beside the prompt's pictures. Worse is: less was earned from there on, undiscounted.
+    """
+    best: dict[str, tuple[Turn, float]] = {}
+    worse: list[tuple[str, Turn, float]] = []
+    for episode in by_episode(source.turns):
+        for place, turn in enumerate(episode):
+            asked = json.dumps([turn.images, turn.messages[:-1]], sort_keys=True)
+            earned = sum(later.reward for later in episode[place:])
+            worse.append((asked, turn, earned))
+            if asked not in best or earned > best[asked][1]:
+                best[asked] = turn, earned
+    pairs = [
+        (*best[asked], turn, earned)
+        for asked, turn, earned in worse
+        if earned < best[asked][1] and turn.reply != best[asked][0].reply
+    ]
+    if not pairs:
+        raise GtrTurboError(
+            f"no two replies in {source.folder} to the same input earned differently.",
+            "play several episodes a deal: --group-size 8",
+        )
+    rows = (
+        {
+            PICTURES: list(turn.images),
+            "prompt": _typed(turn.messages[:-1]),
+            "chosen": _typed(chosen.messages[-1:]),
+            "rejected": _typed(turn.messages[-1:]),
+            "chosen_return": most,
+            "rejected_return": earned,
+        }
+        for chosen, most, turn, earned in pairs
+    )
+    _write_lines(draft / METADATA, rows)
+    _copy_pictures(source, draft, (turn for _, _, turn, _ in pairs))
+
+
 def _typed(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Write every content as a list of parts with the same keys, as a column has one type."""
     return [
@@ -227,6 +266,7 @@ def _content(folder: Path, name: str) -> bytes:
 FORMATS: dict[str, Callable[[Exported, Path], None]] = {
     "hf": _as_image_folder,
     "trl": _as_prompts,
+    "trl-preference": _as_preferences,
     "atif": _as_trajectories,
     "parquet": _as_table,
 }

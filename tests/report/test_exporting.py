@@ -46,6 +46,30 @@ def test_prompts_and_completions_are_of_replies_that_parse(turns, tmp_path):
         assert [part["type"] for part in row["prompt"][0]["content"]] == ["image", "text"]
 
 
+def test_of_replies_to_one_input_that_after_which_most_was_earned_is_preferred(turns, tmp_path):
+    played = read_turns(turns)
+    after = [sum(t.reward for t in played[row:] if t.episode == turn.episode) for row, turn in enumerate(played)]
+    wanted = []
+    for other, turn in enumerate(played):
+        same = [k for k, each in enumerate(played) if (each.images, each.messages[:-1]) == (turn.images, turn.messages[:-1])]
+        most = max(after[k] for k in same)
+        chosen = next(played[k].reply for k in same if after[k] == most)
+        if after[other] < most and chosen != turn.reply:
+            wanted.append((chosen, turn.reply, most, after[other]))
+    rows = lines(exported(turns, "trl-preference", tmp_path))
+    told = [(row["chosen"][0]["content"][0]["text"], row["rejected"][0]["content"][0]["text"]) for row in rows]
+    assert wanted and told == [pair[:2] for pair in wanted]
+    assert [(row["chosen_return"], row["rejected_return"]) for row in rows] == [pair[2:] for pair in wanted]
+    for row in rows:
+        assert [part["type"] for part in row["prompt"][0]["content"]] == ["image", "text"]
+
+
+def test_without_two_replies_to_one_input_nothing_is_preferred(turns, tmp_path, monkeypatch):
+    monkeypatch.setattr("gtrturbo.report.exporting.read_turns", lambda path: read_turns(path)[:1])
+    with pytest.raises(GtrTurboError, match="earned differently"):
+        exported(turns, "trl-preference", tmp_path)
+
+
 def test_a_trajectory_holds_an_episode_with_tokens_and_rewards(turns, tmp_path):
     folder, played = exported(turns, "atif", tmp_path), read_turns(turns)
     tokens = read_turn_tokens(turns, played)
@@ -143,5 +167,51 @@ def test_trl_takes_a_supervised_step(turns, warm, policy, tmp_path):
         max_length=None, save_strategy="no", logging_steps=1,
     )  # fmt: skip
     trainer = trl.SFTTrainer(model=policy.model, args=settings, train_dataset=rows, processing_class=policy.processor)
+    trainer.train()
+    assert 0 < trainer.state.log_history[0]["loss"] < 5
+
+
+def settings_of(kind, tmp_path):
+    return kind(
+        output_dir=str(tmp_path / "out"), max_steps=1, per_device_train_batch_size=2, report_to=[], use_cpu=True, bf16=False,
+        max_length=None, save_strategy="no", logging_steps=1,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def preferences(turns, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    folder = exported(turns, "trl-preference", tmp_path)
+    return datasets.load_dataset("imagefolder", data_dir=str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+
+
+def test_trl_takes_a_step_on_preferences_with_pictures(preferences, policy, tmp_path):
+    trl = pytest.importorskip("trl")
+    settings = settings_of(trl.DPOConfig, tmp_path)
+    trainer = trl.DPOTrainer(model=policy.model, args=settings, train_dataset=preferences, processing_class=policy.processor)
+    trainer.train()
+    # Before the first step policy and reference are one: log 2.
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(np.log(2), abs=1e-3)
+
+
+def test_trl_trains_a_reward_model_of_the_texts(preferences, policy, tmp_path):
+    """Its reward trainer has no pictures."""
+    trl, transformers = pytest.importorskip("trl"), pytest.importorskip("transformers")
+    tokenizer = policy.processor.tokenizer
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    }
+    text = transformers.Qwen2Config(vocab_size=len(tokenizer), num_labels=1, pad_token_id=tokenizer.pad_token_id, **shape)
+    tokenizer.chat_template = policy.processor.chat_template
+    trainer = trl.RewardTrainer(
+        model=transformers.Qwen2ForSequenceClassification(text),
+        args=settings_of(trl.RewardConfig, tmp_path),
+        train_dataset=preferences.remove_columns("images"),
+        processing_class=tokenizer,
+    )
     trainer.train()
     assert 0 < trainer.state.log_history[0]["loss"] < 5
