@@ -20,7 +20,8 @@ RECORD = "run.json"
 AGAIN = "run it again with the same options: what is there stays."
 # Where and how to work, not what: the rest names a run.
 UNRECORDED = {
-    *("out", "keep_teachers", "keep_optimizers", "subprocess", "dry_run", "device", "overwrite", "log", "verify_inputs"),
+    *("out", "keep_teachers", "keep_guidance", "keep_optimizers", "subprocess", "dry_run"),
+    *("device", "overwrite", "log", "verify_inputs"),
     *("prices", "max_calls", "max_cost", "answers"),
 }
 

@@ -69,6 +69,11 @@ class RunConfig:
     keep_teachers: Annotated[
         int | None, "Keep the weights of the newest N merged teachers; all if not given. The manifests stay.", AT_LEAST_ONE
     ] = None
+    keep_guidance: Annotated[
+        int | None,
+        "Keep the teacher's log-probs of the newest N updates; all if not given. Demos stay: they are learned from again.",
+        AT_LEAST_ONE,
+    ] = None
     keep_optimizers: Annotated[
         int | None, "Keep the optimiser's state of the newest N checkpoints; all if not given. The weights stay.", AT_LEAST_ONE
     ] = None

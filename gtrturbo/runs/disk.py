@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from gtrturbo.config import DistillConfig, EvalConfig, InitConfig, MergeConfig, PpoStepConfig, RolloutConfig, RunConfig, SftConfig
 from gtrturbo.models.memory import FLOAT32, Shape
@@ -10,7 +11,7 @@ from gtrturbo.play.teachers import find_mode
 from gtrturbo.runs.peaks import batch_of, head_size, stage_has_model
 from gtrturbo.runs.plan import Step
 from gtrturbo.runs.presets import PRESETS
-from gtrturbo.runs.pruning import schedule
+from gtrturbo.runs.pruning import keeping, schedule
 from gtrturbo.runs.sample import Play
 
 # Bytes of a reply's token in tokens.safetensors: id, span, two masks, log-prob.
@@ -35,7 +36,7 @@ class Disk:
 def disk_of(config: RunConfig, steps: list[Step], shape: Shape, play: Play) -> Disk:
     """Estimate what a run leaves on disk, step by step, and what pruning takes away again."""
     configs = [step.config for step in steps]
-    due = schedule(configs, keep_teachers=config.keep_teachers, keep_optimizers=config.keep_optimizers)
+    due = schedule(configs, **keeping(config))
     sizes = {id(step.config): dict(_files(config, step, shape, play)) for step in steps}
     parts: dict[str, int] = defaultdict(int)
     most = 0
@@ -44,9 +45,16 @@ def disk_of(config: RunConfig, steps: list[Step], shape: Shape, play: Play) -> D
             parts[part] += size
         most = max(most, sum(parts.values()))
         for old in due.get(position, []):
-            part = "teachers" if isinstance(old, MergeConfig) else "optimizers"
-            parts[part] -= sizes[id(old)][part]
+            if part := _pruned(old):
+                parts[part] -= sizes[id(old)][part]
     return Disk({part: size for part, size in parts.items() if size}, most)
+
+
+def _pruned(old: Any) -> str | None:
+    """Say what pruning takes of a step; None of one whose demos stay."""
+    if isinstance(old, DistillConfig):
+        return "guidance" if find_mode(old.mode).writes == "scores" else None
+    return "teachers" if isinstance(old, MergeConfig) else "optimizers"
 
 
 def _files(config: RunConfig, step: Step, shape: Shape, play: Play) -> Iterator[tuple[str, int]]:

@@ -8,6 +8,7 @@ from gtrturbo.runs.asking import about_asking
 from gtrturbo.runs.disk import Disk, disk_of
 from gtrturbo.runs.peaks import shape_of, stage_peaks
 from gtrturbo.runs.plan import plan
+from gtrturbo.runs.pruning import keeping
 from gtrturbo.runs.sample import Play, sample
 from gtrturbo.runs.warm_start import check_tasks
 from gtrturbo.tasks.loading import load_task
@@ -56,7 +57,7 @@ def _table(peaks: dict[str, Memory]) -> list[str]:
 
 def _about_disk(config: RunConfig, disk: Disk) -> list[str]:
     parts = ", ".join(f"{name} {decimal(size)}" for name, size in disk.parts.items())
-    kept = {"--keep-teachers": config.keep_teachers, "--keep-optimizers": config.keep_optimizers}
-    told = " ".join(f"{option} {count}" for option, count in kept.items() if count is not None)
+    kept = keeping(config)
+    told = " ".join(f"--{name.replace('_', '-')} {count}" for name, count in kept.items() if count is not None)
     lines = [f"Disk: {decimal(disk.end)} in the end, at most {decimal(disk.most)} on the way: {parts}."]
     return [*lines, f"This counts on {told}, which only `gtrturbo run` does; the script below keeps all."] if told else lines

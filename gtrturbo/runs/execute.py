@@ -17,7 +17,7 @@ from gtrturbo.distributed.processes import world
 from gtrturbo.errors import COLLAPSE_CODE, Collapse, GtrTurboError
 from gtrturbo.plugins import Plugin, names_code
 from gtrturbo.runs.plan import Step, plan
-from gtrturbo.runs.pruning import leftovers, schedule
+from gtrturbo.runs.pruning import keeping, leftovers, schedule
 from gtrturbo.runs.script import command, command_words
 from gtrturbo.runs.teacher_tokens import check_tokenizers
 from gtrturbo.runs.warm_start import check_tasks
@@ -55,7 +55,7 @@ def run(config: RunConfig, *, on_step: OnStep | None = None) -> list[Result]:
     require_trackers(config.log)
     if world().first:
         record_run(config, replace=False, own=own)
-    due = schedule([step.config for step in steps], keep_teachers=config.keep_teachers, keep_optimizers=config.keep_optimizers)
+    due = schedule([step.config for step in steps], **keeping(config))
     with caching():
         for position, step in enumerate(steps):
             try:

@@ -1,4 +1,4 @@
-"""What a run may throw away: weights of old teachers and states of old optimisers, once no later step reads them.
+"""What a run may throw away, once no later step reads it: weights of old teachers, what they scored, states of old optimisers.
 
 The manifests stay, so ids stay valid and a run that is started again finds its finished stages finished.
 """
@@ -6,20 +6,27 @@ The manifests stay, so ids stay valid and a run that is started again finds its 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gtrturbo.config import MergeConfig, PpoStepConfig
+from gtrturbo.config import DistillConfig, MergeConfig, PpoStepConfig, RunConfig
 from gtrturbo.stages import read_by
 from gtrturbo.store.manifest import read_manifest
-from gtrturbo.store.names import OPTIMIZER
+from gtrturbo.store.names import OPTIMIZER, SCORES
 
 WEIGHTS = ".safetensors"
 
 
-def schedule(configs: Sequence[Any], *, keep_teachers: int | None, keep_optimizers: int | None) -> dict[int, list[Any]]:
+def keeping(config: RunConfig) -> dict[str, int | None]:
+    """Return what a run keeps, as `schedule` takes it."""
+    return {name: getattr(config, name) for name in ("keep_teachers", "keep_guidance", "keep_optimizers")}
+
+
+def schedule(
+    configs: Sequence[Any], *, keep_teachers: int | None, keep_optimizers: int | None, keep_guidance: int | None = None
+) -> dict[int, list[Any]]:
     """Say after which step of a plan the files of which earlier ones may go.
 
     Args:
         configs: of all steps of the plan, in order.
-        keep_teachers, keep_optimizers: how many of the newest stay in any case; None keeps all.
+        keep_teachers, keep_optimizers, keep_guidance: how many of the newest stay in any case; None keeps all.
 
     Returns: by position in the plan, the configs of the steps whose `leftovers` go when that position is done.
     """
@@ -27,7 +34,12 @@ def schedule(configs: Sequence[Any], *, keep_teachers: int | None, keep_optimize
     # Of all stages only ppo-step goes on from an optimiser's state, and only from that of the checkpoint that it updates.
     continued = {config.checkpoint: at for at, config in enumerate(configs) if isinstance(config, PpoStepConfig)}
     due: dict[int, list[Any]] = {}
-    for kind, keep, readers in ((MergeConfig, keep_teachers, last_read), (PpoStepConfig, keep_optimizers, continued)):
+    kinds = (
+        (MergeConfig, keep_teachers, last_read),
+        (DistillConfig, keep_guidance, last_read),
+        (PpoStepConfig, keep_optimizers, continued),
+    )
+    for kind, keep, readers in kinds:
         for position, config in _superseded(configs, kind, keep):
             due.setdefault(max(position, readers.get(config.out, 0)), []).append(config)
     return due
@@ -42,8 +54,10 @@ def _superseded(configs: Sequence[Any], kind: type, keep: int | None) -> Iterato
 
 
 def leftovers(config: Any) -> list[str]:
-    """Name the files of a finished teacher or checkpoint that pruning removes: all weights, or the optimiser's state."""
+    """Name the files of a finished step that pruning removes: a teacher's weights, its scores, a checkpoint's optimiser state."""
     files = read_manifest(config.out).files
     if isinstance(config, MergeConfig):
         return [name for name in files if name.endswith(WEIGHTS)]
+    if isinstance(config, DistillConfig):
+        return [name for name in files if name == SCORES]
     return [name for name in files if name.startswith(OPTIMIZER)]

@@ -86,12 +86,13 @@ def test_disk_of_a_7b_run_is_its_teachers_and_pruning_takes_them_away(large, pla
         chosen = config(iterations=20, **settings)
         return disk_of(chosen, plan(chosen), large, play)
 
-    everything, frugal = disk(), disk(keep_teachers=1, keep_optimizers=1)
+    everything, frugal = disk(), disk(keep_teachers=1, keep_guidance=2, keep_optimizers=1)
     weights, adapter = 2 * 8_292_166_656, 4 * 414_597_120
     # Teacher 0 is the adapter itself, the other 19 have full weights.
     assert everything.parts["teachers"] == 19 * weights + adapter
     assert frugal.parts["teachers"] == weights
     assert frugal.parts["optimizers"] * 20 == everything.parts["optimizers"]
+    assert frugal.parts["guidance"] * 10 == everything.parts["guidance"]
     assert frugal.parts["checkpoints"] == everything.parts["checkpoints"]
     assert everything.most == everything.end > 300 * GB
     # While one is made the one before is still there.

@@ -341,8 +341,12 @@ def copy(whole, tmp_path, monkeypatch) -> Path:
     return tmp_path / "copy" / "runs" / "small"
 
 
-FRUGAL = ("--keep-teachers", "1", "--keep-optimizers", "1")
-GONE = ["runs/small/checkpoints/0001/optimizer.safetensors", "runs/small/teachers/0000/model.safetensors"]
+FRUGAL = ("--keep-teachers", "1", "--keep-guidance", "1", "--keep-optimizers", "1")
+GONE = [
+    "runs/small/checkpoints/0001/optimizer.safetensors",
+    "runs/small/guidance/0000/scores.safetensors",
+    "runs/small/teachers/0000/model.safetensors",
+]
 
 
 def records(files: dict[str, bytes]) -> list[str]:
@@ -351,7 +355,7 @@ def records(files: dict[str, bytes]) -> list[str]:
 
 def assert_only_pruned(found: dict[str, bytes], expected: dict[str, bytes]) -> None:
     """Compare with a run that kept everything: what is missing is what was to go, and each is on record."""
-    assert records(found) == ["runs/small/checkpoints/0001/pruned.json", "runs/small/teachers/0000/pruned.json"]
+    assert records(found) == [f"{Path(name).parent}/pruned.json" for name in GONE]
     assert sorted(expected.keys() - found.keys()) == GONE
     rest = {name: content for name, content in found.items() if name not in records(found)}
     assert_same(rest, {name: content for name, content in expected.items() if name not in GONE})

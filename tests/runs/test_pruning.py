@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gtrturbo.config import EvalConfig, MergeConfig, PpoStepConfig, RunConfig
+from gtrturbo.config import DistillConfig, EvalConfig, MergeConfig, PpoStepConfig, RunConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.runs.execute import _prune
 from gtrturbo.runs.plan import plan
@@ -71,6 +71,7 @@ def test_schedule_is_what_a_walk_through_the_plan_finds(settings, keep):
     for kind, readers, settings in (
         (MergeConfig, read_by, {"keep_teachers": keep, "keep_optimizers": None}),
         (PpoStepConfig, continued, {"keep_teachers": None, "keep_optimizers": keep}),
+        (DistillConfig, read_by, {"keep_teachers": None, "keep_optimizers": None, "keep_guidance": keep}),
     ):
         found = {config.out: position for position, group in schedule(steps, **settings).items() for config in group}
         assert found == by_simulation(steps, kind, keep, readers)
@@ -117,6 +118,8 @@ def test_a_teacher_loses_its_weights_and_a_checkpoint_its_optimizer(tmp_path):
     assert leftovers(MergeConfig(out=tmp_path / "t")) == ["model-1.safetensors", "model-2.safetensors"]
     write(tmp_path / "c")
     assert leftovers(PpoStepConfig(out=tmp_path / "c", checkpoint=tmp_path, rollouts=tmp_path)) == ["optimizer.safetensors"]
+    write(tmp_path / "g", "distill", ("scores.safetensors", "demos.jsonl"))
+    assert leftovers(DistillConfig(out=tmp_path / "g", teacher=tmp_path, rollouts=tmp_path)) == ["scores.safetensors"]
 
 
 def test_a_pruned_artifact_keeps_its_id_and_is_not_damaged(tmp_path):
