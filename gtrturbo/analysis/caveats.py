@@ -85,6 +85,8 @@ def resolution_note(each: Estimate, last: dict[str, int], baseline: str) -> str 
 def _why_not(each: Estimate, difference: Interval) -> str:
     if each.paired_by == "deal":
         return "one seed tells of other deals, not of other seeds"
+    if difference.low is None:
+        return "one pair of seeds has no interval"
     if not difference.resolved:
         return "its interval includes 0"
     return f"{each.pairs} pairs are too few" if each.pairs < fewest_pairs() else f"the exact sign-flip test has p = {each.p:.3f}"

@@ -125,10 +125,11 @@ def test_where_chance_was_not_measured_the_last_evaluation_counts_and_that_is_sa
 
 
 def test_a_collapsed_run_of_one_seed_has_no_deals_to_pair_and_no_interval_but_counts(three):
-    result = comparison([read_history(path) for path in (three[0], three[-1])])
+    result = comparison([read_history(path) for path in (three[0], three[-1])], "ppo")
     (kl,) = [e for e in result.estimates if (e.method, e.iteration, e.metric) == ("turbo-kl", 5, "success_rate")]
     assert (kl.value, kl.difference) == (Interval(0.25, None, None), Interval(-0.5, None, None))
     assert (kl.paired_by, kl.pairs, kl.losses, kl.resolved) == ("seed", 1, 1, False)
+    assert any(note.endswith("is not resolved: one pair of seeds has no interval.") for note in result.unresolved)
 
 
 def test_a_teacher_of_a_run_that_collapsed_before_it_has_no_student_to_be_compared_with(tmp_path):
