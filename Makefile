@@ -24,8 +24,8 @@ $(VENV)/.ok: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps mergekit==0.1.5 immutables==0.21
 	touch $@
 
-demo: install  ## train the tiny VLM from nothing with the whole loop: a few minutes on two cores
-	$(BIN)/gtrturbo run --method turbo-kl --task numberline --env horizon=5 --iterations 25 --eval-every 5 --out $(RUN)
+demo: install  ## the tiny VLM from nothing, PPO alone beside the free teacher: a few minutes on two cores
+	RUN=$(RUN) examples/demo.sh
 
 test: install  ## run the tests, a process per core
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal

@@ -79,7 +79,7 @@ METRICS = {
     "explained_variance": Metric(
         LEARNED,
         "1 − Var(return − value) / Var(return), before the update",
-        "rising from 0 towards 1; −0.13 … 0.93 in `make demo`",
+        "rising from 0 towards 1; −0.13 … 0.93 in the quick start's run",
     ),
     "value_error": Metric(LEARNED, "root mean square of value − target, before the update", "falling"),
     "first_ratio_error": Metric(LEARNED, "largest abs(ratio − 1) before the first step", "0 up to rounding"),
@@ -119,11 +119,13 @@ METRICS = {
     "kl_k1_mean": Metric(LEARNED, "log π − log π_teacher of the tokens of `--kl-tokens`, mean, nats", "small; it may be below 0"),
     "thought_kl_k1": Metric(("distill",), "the same over the thought tokens that the teacher scored", "small; it may be below 0"),
     "ratio_min": Metric(
-        LEARNED, "smallest π_new / π_old of a turn over all minibatches", "around 1; 0.0009 at the least in `make demo`"
+        LEARNED, "smallest π_new / π_old of a turn over all minibatches", "around 1; 0.0009 at the least in the quick start's run"
     ),
-    "ratio_max": Metric(LEARNED, "largest of them", "around 1; 8.6 at the most in `make demo`"),
-    "clip_fraction": Metric(LEARNED, "turns without gradient / turns", "well below 1; 0.05 … 0.31 in `make demo`"),
-    "approx_kl": Metric(LEARNED, "mean of ratio − 1 − log ratio, nats per turn", "well below 1; 0.020 … 0.28 in `make demo`"),
+    "ratio_max": Metric(LEARNED, "largest of them", "around 1; 8.6 at the most in the quick start's run"),
+    "clip_fraction": Metric(LEARNED, "turns without gradient / turns", "well below 1; 0.05 … 0.31 in the quick start's run"),
+    "approx_kl": Metric(
+        LEARNED, "mean of ratio − 1 − log ratio, nats per turn", "well below 1; 0.020 … 0.28 in the quick start's run"
+    ),
     "grad_norm": Metric(LEARNED, "Euclidean norm of the gradient before clipping, mean over steps", "finite, steady"),
     "learning_rate": Metric(LEARNED, "of the last step"),
     "optimizer_steps": Metric(LEARNED, "steps that were taken before `--target-kl` ended the update"),
@@ -139,9 +141,13 @@ METRICS = {
     "delta_norm": Metric(("merge",), "‖ΔW‖ of the merge, over all tensors"),
     "mean_delta_norm": Metric(("merge",), "‖mean ΔW‖ of the checkpoints, each alike"),
     "norm_ratio": Metric(
-        ("merge",), "`delta_norm` / `mean_delta_norm`", "near 1: the release's teacher has about ¼; 1.00 … 1.19 in `make demo`"
+        ("merge",),
+        "`delta_norm` / `mean_delta_norm`",
+        "near 1: the release's teacher has about ¼; 1.00 … 1.19 in the quick start's run",
     ),
-    "cosine": Metric(("merge",), "cosine of the angle between the merge's ΔW and the mean ΔW", "near 1; 0.96 … 1 in `make demo`"),
+    "cosine": Metric(
+        ("merge",), "cosine of the angle between the merge's ΔW and the mean ΔW", "near 1; 0.96 … 1 in the quick start's run"
+    ),
     "conflicts": Metric(("merge",), "entries with votes for both signs / entries", "rises with the number of checkpoints"),
     "kept": Metric(
         ("merge",), "entries of the checkpoints that count after trimming / entries", "`--density`, or above where many are equal"

@@ -48,22 +48,29 @@ def arms(gaps: list[float]):
     return {"ppo": ppo, "kept": {seed: line([0.5 + gap] * 8) for seed, gap in enumerate(gaps)}}
 
 
-def test_differences_are_paired_and_their_chances_adjusted_for_all_of_the_table():
+def test_differences_are_paired_and_their_chances_adjusted_for_the_arms_of_a_column():
     gaps = [0.1, 0.2, 0.3, 0.1, 0.2, 0.3, 0.1, 0.2]
-    [head, row] = survival.differences(arms(gaps), ["kept"], "ppo")
+    same = {seed: line([0.5 + gap] * 8) for seed, gap in enumerate([0.1, -0.1] * 4)}
+    [head, row, _] = survival.differences([arms(gaps) | {"same": same}], ["kept", "same"], "ppo")
     cells = dict(zip(head, row, strict=False))
     assert cells["pairs"] == "8" and cells["success"].startswith(f"**{np.mean(gaps):+.3f} [")
-    # All eight are above 0: two of 2⁸ choices of signs, times the four measures of the table.
+    # All eight are above 0: two of 2⁸ choices of signs, times the two arms of the column.
     flips = [abs(np.dot(signs, gaps)) for signs in itertools.product((1, -1), repeat=8)]
     p = np.mean(np.array(flips) >= sum(gaps) - 1e-12)
-    assert p == 2 / 256 and row[3] == f"{4 * p:.3f}".removeprefix("0")
+    assert p == 2 / 256 and row[3] == f"{2 * p:.3f}".removeprefix("0")
     assert row[5] == "1.000" and not row[4].startswith("**")
 
 
-def test_seven_pairs_of_one_sign_among_sixteen_tests_are_not_resolved():
+def test_cells_are_strata_that_weigh_alike():
+    [head, row] = survival.differences([arms([0.1] * 4), arms([0.3] * 8)], ["kept"], "ppo")
+    cells = dict(zip(head, row, strict=False))
+    assert cells["pairs"] == "12" and cells["success"].startswith("**+0.200 [") and row[3] == "<.001"
+
+
+def test_seven_pairs_of_one_sign_are_not_resolved_beside_three_more_arms():
     gaps = [0.1, 0.2, 0.3, 0.1, 0.2, 0.3, 0.1]
     several = arms(gaps) | {name: arms(gaps)["kept"] for name in "abc"}
-    rows = survival.differences(several, ["kept", "a", "b", "c"], "ppo")
+    rows = survival.differences([several], ["kept", "a", "b", "c"], "ppo")
     assert not any(row[2].startswith("**") for row in rows[1:])
 
 
@@ -87,5 +94,20 @@ def test_rates_are_drawn_by_their_logarithm():
 
 def test_updates_are_drawn_over_the_seeds_that_all_have():
     several = arms([0.4, 0.4]) | {"late": {1: line([0.1] * 8)}}
-    drawn = survival.over_updates("t", "title", several, ["ppo", "kept", "late"])
-    assert "late: 0.1 at update 0, 0.1 at update 7" in drawn and "kept: 0.9 at update 0" in drawn
+    drawn = survival.over_updates("t", "title", several, ["ppo", "kept", "late"], "success")
+    assert "late: 0.1 at update 0, 0.1 at update 7" in drawn and "kept: 0.9 at update 0" in drawn and ">chance<" in drawn
+    thoughts = survival.over_updates("t", "title", several, ["ppo"], "thoughts")
+    assert "ppo: 0.4 at update 0" in thoughts and ">chance<" not in thoughts
+
+
+def test_a_merge_is_compared_with_the_newest_by_how_far_that_fell():
+    def one(success, teacher):
+        return {"success_rate": success, "thought_accuracy": 0.5}, {"success_rate": teacher, "thought_accuracy": 0.75}
+
+    cases = [one(0.5, 0.5), one(0.9, 0.8), one(0.3, 0.9), one(0.8, 0.9)]  # rises, best, falls by 0.6, and is 0.1 below its best
+    line = {"arm": "ppo", "seed": 1, "students": {}, "teachers": {}}
+    for k, (student, teacher) in zip((5, 10, 15, 20), cases, strict=True):
+        line["students"][str(k)], line["teachers"][str(k)] = student, teacher
+    [_, best, some, far] = survival.ahead([line], ["ppo"])
+    assert best[2:5] == ["2", "1", "-0.050"] and some[2:5] == ["1", "1", "+0.100"] and far[2:5] == ["1", "1", "+0.600"]
+    assert far[6] == "+0.250" and survival.ahead([line], ["merged"])[1][2:] == ["0", "0", "–", "–", "–", "–"]

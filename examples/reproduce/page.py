@@ -1,31 +1,27 @@
-"""Fill docs/results.md, docs/teachers.md and the README with tables from results/*.jsonl, and draw their pictures.
+"""Fill the pages of results, docs/teachers.md and the README with tables from results/*.jsonl, and draw their pictures.
 
     python -m examples.reproduce.page           # write them
     python -m examples.reproduce.page --check   # say whether they are as written
 
 A table stands between `<!-- table: TASK NAME -->` and `<!-- end -->`; arms after NAME are its rows, else the methods are, and
-`seeds=1-8` keeps to those seeds. The words around it are written by hand.
+`seeds=1-8` keeps to those seeds. TASK+TASK are strata of one difference. The words around it are written by hand.
 """
 
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
-from typing import Any
 
 from examples.reproduce import survival
-from gtrturbo.analysis.exact import LEVEL, fewest_pairs, sign_flip
-from gtrturbo.analysis.intervals import Interval, bootstrap, said
-from gtrturbo.analysis.spending import Spending, cost_table
+from examples.reproduce.tables import Arm, Run, against, at, costs, learning, outcomes, over_seeds, returns, teachers
+from gtrturbo.analysis.intervals import bootstrap
 from gtrturbo.report.chart import Line, Point, Rule, curves
-from gtrturbo.store.prices import TokenCounts
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 ROOT = HERE.parents[1]
-PAGES = (ROOT / "docs" / "results.md", ROOT / "docs" / "teachers.md", ROOT / "README.md")
+PAGES = (*(ROOT / "docs" / name for name in ("results.md", "results-stable.md", "teachers.md")), ROOT / "README.md")
 PICTURED = ROOT / "docs" / "pictures"
 MARKED = re.compile(r"(<!-- table: (\S+) (\S+)((?: \S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 SURVIVORS = ("ppo", "merged", "static", "newest", "gated", "ema-0.5")
@@ -33,11 +29,8 @@ DRAWN = ("ppo", "turbo-kl", "turbo-kl-10", "turbo-sft", "gtr", "static-kl", "opd
 SEEDS = "seeds="
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa7700", "#aa3377", "#3399bb")
 
-Run = Mapping[str, Any]
-Arm = Mapping[int, Run]
 
-
-def arms_of(task: str) -> dict[str, Arm]:
+def arms_of(task: str) -> Mapping[str, Arm]:
     """Read the runs of a task, by arm and seed."""
     arms: dict[str, dict[int, Run]] = {}
     for line in (RESULTS / f"{task}.jsonl").read_text(encoding="utf-8").splitlines():
@@ -46,133 +39,11 @@ def arms_of(task: str) -> dict[str, Arm]:
     return arms
 
 
-def only_seeds(arms: Mapping[str, Arm], told: str) -> dict[str, Arm]:
+def only_seeds(arms: Mapping[str, Arm], told: str) -> Mapping[str, Arm]:
     """Keep the runs of seeds FIRST-LAST, and the arms that have any."""
     first, last = map(int, told.split("-"))
     kept = {name: {seed: run for seed, run in arm.items() if first <= seed <= last} for name, arm in arms.items()}
     return {name: arm for name, arm in kept.items() if arm}
-
-
-def at(run: Run, which: str, metric: str, folder: str = "evaluations") -> float:
-    """Return a metric of a run's first or last evaluation."""
-    evaluations = run[folder]
-    return evaluations[min(evaluations, key=int) if which == "first" else max(evaluations, key=int)][metric]
-
-
-def paired(one: Arm, other: Arm, value: Callable[[Run], float]) -> list[str]:
-    """Say how two arms differ over the seeds that both have."""
-    return over_seeds([value(one[seed]) - value(other[seed]) for seed in sorted(one.keys() & other.keys())])
-
-
-def over_seeds(differences: list[float]) -> list[str]:
-    """Say the mean of differences with its interval, bold where it is resolved; wins, ties, losses."""
-    interval, p = bootstrap([differences]), sign_flip([differences])
-    wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
-    told = said(interval, sign=True)
-    resolved = interval.resolved and p < LEVEL and len(differences) >= fewest_pairs()
-    return [f"**{told}**" if resolved else told, f"{wins}/{len(differences) - wins - losses}/{losses}"]
-
-
-def mean_of(arm: Arm, value: Callable[[Run], float]) -> Interval:
-    return bootstrap([[value(run) for run in arm.values()]])
-
-
-def training(run: Run) -> float:
-    """Success while training: of all episodes that were learned from, each iteration alike."""
-    return fmean(played["success_rate"] for played in run["rollouts"].values())
-
-
-def success(run: Run) -> float:
-    return at(run, "last", "success_rate")
-
-
-def reading(run: Run) -> float:
-    return at(run, "last", "thought_accuracy")
-
-
-def illegal(run: Run) -> float:
-    return at(run, "last", "illegal_rate")
-
-
-def gained(run: Run) -> float:
-    return success(run) - at(run, "first", "success_rate")
-
-
-def above_chance(run: Run) -> float:
-    return success(run) - max(at(run, "last", "chance_random"), at(run, "last", "chance_constant"))
-
-
-def teacher_share(run: Run) -> float:
-    seconds = run["seconds"]
-    teacher = seconds.get("merge", 0.0) + seconds.get("distill", 0.0)
-    return teacher / (teacher + seconds["rollout"] + seconds["ppo-step"])
-
-
-def outcomes(arms: Mapping[str, Arm], names: Sequence[str]) -> list[list[str]]:
-    """What each arm ends with."""
-    rows = [["arm", "seeds", "success", "thoughts that read truly", "success in training", "illegal", "teacher"]]
-    for name in names:
-        arm = arms[name]
-        row = [f"`{name}`", str(len(arm)), *(said(mean_of(arm, value)) for value in (success, reading, training))]
-        rows.append([*row, f"{mean_of(arm, illegal).mean:.3f}", f"{mean_of(arm, teacher_share).mean:.0%}"])
-    return rows
-
-
-def against(arms: Mapping[str, Arm], names: Sequence[str], reference: str) -> list[list[str]]:
-    """How each arm differs from another one on the same seeds."""
-    values = {"success": success, "thoughts": reading, "success in training": training, "illegal": illegal}
-    rows = [["arm", "pairs", *(word for name in values for word in (name, "w/t/l"))]]
-    for name in names:
-        row = [f"`{name}`", str(len(arms[name].keys() & arms[reference].keys()))]
-        rows.append(row + [word for value in values.values() for word in paired(arms[name], arms[reference], value)])
-    return rows
-
-
-def learning(arms: Mapping[str, Arm], names: Sequence[str]) -> list[list[str]]:
-    """Whether an arm learned: success after minus before, and above chance, on the same deals."""
-    rows = [["arm", "seeds", "before", "after", "after − before", "after − chance", "thoughts before", "after"]]
-    for name in names:
-        arm = arms[name]
-        before, read = (mean_of(arm, lambda run, m=m: at(run, "first", m)) for m in ("success_rate", "thought_accuracy"))
-        row = [f"`{name}`", str(len(arm)), f"{before.mean:.3f}", f"{mean_of(arm, success).mean:.3f}"]
-        row += [said(mean_of(arm, gained), sign=True), said(mean_of(arm, above_chance), sign=True)]
-        rows.append([*row, f"{read.mean:.3f}", f"{mean_of(arm, reading).mean:.3f}"])
-    return rows
-
-
-def returns(arms: Mapping[str, Arm], names: Sequence[str]) -> list[list[str]]:
-    """What learning earned, for games whose draws and losses differ."""
-    rows = [["arm", "seeds", "mean return before", "after", "after − before"]]
-    for name in names:
-        before, after = (mean_of(arms[name], lambda run, w=which: at(run, w, "return_mean")) for which in ("first", "last"))
-        gained = mean_of(arms[name], lambda run: at(run, "last", "return_mean") - at(run, "first", "return_mean"))
-        rows.append([f"`{name}`", str(len(arms[name])), f"{before.mean:.3f}", f"{after.mean:.3f}", said(gained, sign=True)])
-    return rows
-
-
-def teachers(arms: Mapping[str, Arm], names: Sequence[str]) -> list[list[str]]:
-    """Merged teacher minus the newest student that went into it, on the same deals."""
-    rows = [["arm", "seeds", "iteration", "student", "teacher − student", "w/t/l", "thoughts, teacher − student", "w/t/l"]]
-    for name in names:
-        iterations = sorted({k for run in arms[name].values() for k in run["teachers"]}, key=int)
-        for k in iterations:
-            runs = [run for run in arms[name].values() if k in run["teachers"] and k in run["evaluations"]]
-            row = [f"`{name}`", str(len(runs)), k, f"{fmean(run['evaluations'][k]['success_rate'] for run in runs):.3f}"]
-            for metric in ("success_rate", "thought_accuracy"):
-                row += over_seeds([run["teachers"][k][metric] - run["evaluations"][k][metric] for run in runs])
-            rows.append(row)
-    return rows
-
-
-def costs(arms: Mapping[str, Arm], names: Sequence[str]) -> list[list[str]]:
-    """What the teacher of each arm was asked and cost, per run, by the prices of examples/teachers/prices.yaml."""
-    told = [(f"`{name}`", [_spending(run["teacher_cost"]) for run in arms[name].values()]) for name in names]
-    head, rows, _ = cost_table(told)
-    return [["arm", *head[1:]], *rows]
-
-
-def _spending(told: Mapping[str, Any]) -> Spending:
-    return Spending(**{**told, "tokens": TokenCounts(**told["tokens"])})
 
 
 def merges(task: str) -> list[list[str]]:
@@ -198,13 +69,17 @@ def table(task: str, name: str, chosen: Sequence[str] = ()) -> list[list[str]]:
     """Make a table of a task: of the chosen arms, else of the methods."""
     if name == "merges":
         return merges(task)
-    arms = arms_of(task)
+    if name == "ahead":
+        lines = (RESULTS / f"{task}-ahead.jsonl").read_text(encoding="utf-8").splitlines()
+        return survival.ahead([json.loads(line) for line in lines], chosen)
+    cells = [arms_of(each) for each in task.split("+")]
+    arms = cells[0]
     if ranges := [word.removeprefix(SEEDS) for word in chosen if word.startswith(SEEDS)]:
         arms = only_seeds(arms, ranges[0])
     shown = [word for word in chosen if not word.startswith(SEEDS)] or [arm for arm in DRAWN if arm in arms]
     if name.startswith("ends-against-"):
         reference = name.removeprefix("ends-against-")
-        return survival.differences(arms, [arm for arm in shown if arm != reference], reference)
+        return survival.differences(cells, [arm for arm in shown if arm != reference], reference)
     if name.startswith("against-"):
         reference = name.removeprefix("against-")
         return against(arms, [arm for arm in shown if arm != reference], reference)
@@ -258,17 +133,21 @@ def _alone(drawing: str, title: str, names: Sequence[str]) -> str:
     return f'{head}<style>{style}</style>{back}{top}<g transform="translate(0 16)">{inner}</g>{legend}</svg>\n'
 
 
-def over_rates(task: str, title: str) -> str:
-    """Draw how the arms of results/TASK-RATE.jsonl end, by the rate."""
-    rates = {float(file.stem.removeprefix(f"{task}-")): arms_of(file.stem) for file in RESULTS.glob(f"{task}-[0-9]*.jsonl")}
+def rates_of(task: str) -> dict[float, Mapping[str, Arm]]:
+    """Read the runs of results/TASK-RATE.jsonl, by the learning rate."""
+    files = (file for file in RESULTS.glob(f"{task}-[0-9]*.jsonl") if not file.stem.endswith("-ahead"))
+    return {float(file.stem.removeprefix(f"{task}-")): arms_of(file.stem) for file in files}
+
+
+def over_rates(task: str, title: str, rates: Mapping[float, Mapping[str, Arm]]) -> str:
     drawn = [name for name in SURVIVORS if any(name in arms for arms in rates.values())]
     return _alone(survival.over_rates(task, title, rates, drawn), title, drawn)
 
 
-def over_updates(task: str, title: str) -> str:
+def over_updates(task: str, title: str, measure: str) -> str:
     arms = arms_of(task)
     drawn = [name for name in SURVIVORS if name in arms]
-    return _alone(survival.over_updates(task, title, arms, drawn), title, drawn)
+    return _alone(survival.over_updates(task, title, arms, drawn, measure), title, drawn)
 
 
 GAMES = {"numberline": "NumberLine", "ezpoints": "EZPoints", "blackjack": "Blackjack", "points24": "Points24"}
@@ -276,6 +155,15 @@ SHOWN = {
     "success": ("success_rate", "success of the episodes learned from"),
     "thoughts": ("thought_accuracy", "thoughts that read the picture truly"),
 }
+UPDATES = {
+    "numberline-1e-3": "NumberLine at 1e-3",
+    "numberline-weak-1e-3": "NumberLine at 1e-3, weak start",
+    "ezpoints-5e-4": "EZPoints at 5e-4",
+    "lake-1e-4": "FrozenLake at 1e-4",
+}
+MEASURED = {"success": "success by update", "thoughts": "thoughts that read truly, by update"}
+RATES = ("numberline", "ezpoints")
+FEWEST_RATES = 3
 PICTURES = {
     f"{task}-{name}.svg": (task, metric, f"{game}: {title}")
     for task, game in GAMES.items()
@@ -289,6 +177,13 @@ def made() -> dict[Path, str]:
     for name, (task, metric, title) in PICTURES.items():
         if (RESULTS / f"{task}.jsonl").is_file():
             files[PICTURED / name] = picture(task, metric, title)
+    for cell, where in UPDATES.items():
+        if (RESULTS / f"{cell}.jsonl").is_file():
+            for measure, what in MEASURED.items():
+                files[PICTURED / f"{cell}-{measure}.svg"] = over_updates(cell, f"{where}: {what}", measure)
+    for task in RATES:
+        if len(of_rates := rates_of(task)) >= FEWEST_RATES:
+            files[PICTURED / f"{task}-rates.svg"] = over_rates(task, f"{GAMES[task]}: success of the last five updates", of_rates)
     return files
 
 

@@ -38,7 +38,7 @@ loop-points24 := --episodes 64 --iterations $(iterations-points24) --eval-every 
   --set eval.num-envs=100 --set ppo-step.learning-rate=1e-4 --set ppo-step.value-learning-rate=1e-2 --set ppo-step.epochs=2 \
   --set ppo-step.gamma=1 --set ppo-step.format-invalid=-10 --set ppo-step.detach-value=true --set ppo-step.value-coef=0.02
 
-# Tried on seeds 1, 2 and 11, see docs/results.md. The lake is one and the same: what is read is where one stands.
+# Tried on seeds 1, 2 and 11, see docs/results-stable.md. The lake is one and the same: what is read is where one stands.
 seeds-frozenlake := 1 2 3 4 5
 iterations-frozenlake := 8
 task-frozenlake := --model small --task frozenlake --env lake=4x4 --env reads=place --set eval.panel=fixed

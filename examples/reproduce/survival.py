@@ -3,25 +3,25 @@
 A run that ended by itself is no missing number: from there on it wins as chance does, states nothing, and says nothing legal.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
+from examples.reproduce.tables import Arm, Run
 from gtrturbo.analysis.exact import LEVEL, chance_said, fewest_pairs, holm, sign_flip
 from gtrturbo.analysis.intervals import bootstrap, said
+from gtrturbo.analysis.levels import chance_level
 from gtrturbo.report.chart import Line, Point, Rule, curves
 
 LAST = 5
 # A run fell if its end wins so much less than the best that it had.
 FALL = 0.2
 
-Run = Mapping[str, Any]
-Arm = Mapping[int, Run]
-
 
 def chance(run: Run) -> float:
-    """Return how often random actions win the run's episodes."""
-    return next(iter(run["evaluations"].values()))["chance_random"]
+    """Return what chance wins of the run's episodes: random actions, or always the best single one."""
+    level = chance_level(next(iter(run["evaluations"].values())))
+    assert level is not None, "these runs were evaluated beside chance"
+    return level
 
 
 def won(run: Run) -> list[float]:
@@ -81,28 +81,37 @@ def ends(arms: Mapping[str, Arm], names: Sequence[str]) -> list[list[str]]:
     return rows
 
 
-def differences(arms: Mapping[str, Arm], names: Sequence[str], reference: str) -> list[list[str]]:
-    """How the ends of each arm differ from another's on the same seeds, with exact p, adjusted for all of the table's.
+def differences(cells: Sequence[Mapping[str, Arm]], names: Sequence[str], reference: str) -> list[list[str]]:
+    """How the ends of each arm differ from another's on the same seeds, with exact p, adjusted for all arms of its column.
 
     Bold: the interval leaves 0 out, and the adjusted p is below 0.05.
+
+    Args:
+        cells: arms of one cell, or of several, which are strata: each weighs alike.
+        names: arms that all cells have.
+        reference: the arm that they are compared with.
     """
-    found: list[tuple[str, list[float]]] = []
-    for name in names:
-        seeds = sorted(arms[name].keys() & arms[reference].keys())
-        for series in MEASURES.values():
-            found.append((name, [last(series(arms[name][seed])) - last(series(arms[reference][seed])) for seed in seeds]))
-    adjusted = iter(holm([sign_flip([values]) for _, values in found]))
+    columns = []
+    for series in MEASURES.values():
+        gaps = [[_gaps(arms[name], arms[reference], series) for arms in cells] for name in names]
+        columns.append(list(zip(gaps, holm([sign_flip(strata) for strata in gaps]), strict=True)))
     rows = [["who", "pairs", *(word for measure in MEASURES for word in (measure, "p"))]]
     for place, name in enumerate(names):
-        several = [values for _, values in found[place * len(MEASURES) : (place + 1) * len(MEASURES)]]
-        row = [f"`{name}`", str(len(several[0]))]
-        for values in several:
-            interval, p = bootstrap([values]), next(adjusted)
-            told = said(interval, sign=True)
-            resolved = interval.resolved and p < LEVEL and len(values) >= fewest_pairs()
-            row += [f"**{told}**" if resolved else told, chance_said(p)]
-        rows.append(row)
+        told = [word for column in columns for word in _difference(*column[place])]
+        pairs = sum(len(arms[name].keys() & arms[reference].keys()) for arms in cells)
+        rows.append([f"`{name}`", str(pairs), *told])
     return rows
+
+
+def _gaps(one: Arm, other: Arm, series: Callable[[Run], list[float]]) -> list[float]:
+    return [last(series(one[seed])) - last(series(other[seed])) for seed in sorted(one.keys() & other.keys())]
+
+
+def _difference(strata: list[list[float]], p: float) -> tuple[str, str]:
+    interval = bootstrap(strata)
+    told = said(interval, sign=True)
+    resolved = interval.resolved and p < LEVEL and sum(map(len, strata)) >= fewest_pairs()
+    return f"**{told}**" if resolved else told, chance_said(p)
 
 
 def over_rates(task: str, title: str, rates: Mapping[float, Mapping[str, Arm]], names: Sequence[str]) -> str:
@@ -118,17 +127,49 @@ def over_rates(task: str, title: str, rates: Mapping[float, Mapping[str, Arm]], 
     return curves(f"{task}-rates", title, lines, rules=rules, bounds=(0.0, 1.0), axis="learning rate", logarithmic=True)
 
 
-def over_updates(task: str, title: str, arms: Mapping[str, Arm], names: Sequence[str]) -> str:
-    """Draw the success of each update's episodes, over the seeds that all arms have."""
+def over_updates(task: str, title: str, arms: Mapping[str, Arm], names: Sequence[str], measure: str) -> str:
+    """Draw a measure of each update's episodes, over the seeds that all arms have."""
     shared = sorted(set.intersection(*(set(arms[name]) for name in names)))
     lines = []
     for style, name in enumerate(names):
-        series = [won(arms[name][seed]) for seed in shared]
+        series = [MEASURES[measure](arms[name][seed]) for seed in shared]
         lines.append(Line(name, [_point(k, list(values)) for k, values in enumerate(zip(*series, strict=True))], style))
-    rules = [Rule("chance", chance(arms[names[0]][shared[0]]))]
-    return curves(f"{task}-updates", title, lines, rules=rules, bounds=(0.0, 1.0), axis="update")
+    rules = [Rule("chance", chance(arms[names[0]][shared[0]]))] if measure == "success" else []
+    return curves(f"{task}-{measure}", title, lines, rules=rules, bounds=(0.0, 1.0), axis="update")
 
 
 def _point(x: float, values: list[float]) -> Point:
     interval = bootstrap([values])
     return Point(x, interval.mean, interval.low, interval.high)
+
+
+# How far a student is below the best that it was measured at, in success.
+FALLS = {"at its best, or within 0.05": (-1.0, 0.05), "0.05 to 0.25 below": (0.05, 0.25), "more than 0.25 below": (0.25, 1.0)}
+
+
+def ahead(lines: Sequence[Run], arms: Sequence[str]) -> list[list[str]]:
+    """How far the merge of a run's checkpoints is ahead of the newest, by how far that one fell; means over the cases of a run.
+
+    Args:
+        lines: of results/TASK-RATE-ahead.jsonl.
+        arms: whose runs.
+    """
+    gaps: dict[tuple[str, str], dict[int, list[tuple[float, float]]]] = {}
+    for line in lines:
+        students, most = line["students"], 0.0
+        for k in sorted(students, key=int):
+            student, teacher = students[k], line["teachers"][k]
+            most = max(most, student["success_rate"])
+            fall = next(name for name, (low, high) in FALLS.items() if low < most - student["success_rate"] <= high)
+            gap = [teacher[name] - student[name] for name in ("success_rate", "thought_accuracy")]
+            gaps.setdefault((line["arm"], fall), {}).setdefault(line["seed"], []).append((gap[0], gap[1]))
+    rows = [["run", "its newest checkpoint", "cases", "runs", "merge − newest, success", "p", "thoughts", "p"]]
+    for arm in arms:
+        for fall in FALLS:
+            found = gaps.get((arm, fall), {})
+            row = [f"`{arm}`", fall, str(sum(map(len, found.values()))), str(len(found))]
+            for which in (0, 1):
+                values = [fmean(each[which] for each in cases) for cases in found.values()]
+                row += _difference([values], sign_flip([values])) if values else ("–", "–")
+            rows.append(row)
+    return rows

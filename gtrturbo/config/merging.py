@@ -43,7 +43,7 @@ class MergeConfig(StageConfig):
     density: Annotated[
         str,
         "Share of each task vector that is kept, in (0, 1], or one per checkpoint: 0.8,0.5; 0.8 as in the paper; none was "
-        "measured to be better (docs/results.md).",
+        "measured to be better (docs/results-stable.md).",
         EachBetween(0, 1, low_open=True),
     ] = "0.8"
     gamma: Annotated[float, "breadcrumbs: share of largest entries to drop; 0.01 as in mergekit.", FRACTION] = 0.01

@@ -170,7 +170,7 @@ class PpoStepConfig(StageConfig):
         str,
         "Per-token estimate of KL(student, teacher): k1-clip, k1, abs, k2, k3 or full; or one of your own, package.module:NAME "
         "or path/to/file.py:NAME. k1-clip is max(0, k1) as in the paper. On the tiny model full was measured to be worse as a "
-        "reward and better as a loss, no other better (docs/results.md). full: summed over the tokens that distill "
+        "reward and better as a loss, no other better (docs/results-stable.md). full: summed over the tokens that distill "
         "--top-logprobs kept, and the rest as one.",
         Seam("KL estimator"),
     ] = K1_CLIP
