@@ -468,6 +468,17 @@ def test_an_old_spelling_is_refused_with_the_new_one(line, what, fix):
     assert refused(*line.split(), code=2) == [what, fix]
 
 
+def test_hints_that_were_a_switch_are_refused_with_what_to_write(tmp_path):
+    (tmp_path / "old.yaml").write_text("hints: true\n")
+    told = refused(*f"run --out t -c {tmp_path / 'old.yaml'}".split(), code=2)
+    assert told == ["hints true is called truth, expert now.", "write: --hints truth --hints expert"]
+    assert "it takes a value, and --seed is an option" in " ".join(
+        refused(*["run", "--out", "t", "--hints", "--seed", "3"], code=2)
+    )
+    [what] = refused("run", "--out", "t", "--hints", "thruth", code=2)
+    assert what == "hints must be among truth, expert, outcome, got thruth."
+
+
 @pytest.mark.parametrize(
     ("line", "option", "fix"),
     [

@@ -3,9 +3,10 @@
 It needs Python alone.
 
     python examples/teachers/corrector_server.py --port 8123 --wrong 0.2
-    gtrturbo run --method gtr --teacher openai:solver --address http://127.0.0.1:8123 --hints --iterations 5 --out runs/gtr
+    gtrturbo run --method gtr --teacher openai:solver --address http://127.0.0.1:8123 --hints truth --hints expert \
+        --iterations 5 --out runs/gtr
 
-With a command after `--` it serves while that runs. It knows no task and sees no picture: with `--hints` each
+With a command after `--` it serves while that runs. It knows no task and sees no picture: with these `--hints` each
 question holds the task's truth and its scripted expert's reply, of which it makes its answer. `GET /calls` says how often it was
 asked. The tests of this repository use it, faults and all.
 """
@@ -76,7 +77,7 @@ class Corrector:
         question = texts_of(body["messages"][0])
         said = self.correction(question) if STUDENT.search(question) else self.thought(question)
         if said is None:
-            return 400, {"error": {"message": "the question holds no hints: ask with --hints."}}
+            return 400, {"error": {"message": "the question holds no hints: ask with --hints truth --hints expert."}}
         strict = self.style == "strict" or (self.repairs and len(body["messages"]) > 1)
         text, finish = styled(said, "strict" if strict else self.style)
         declined = not strict and self.style == "declining"

@@ -13,7 +13,7 @@ from gtrturbo.errors import GtrTurboError
 # Settings by which an evaluation is another one.
 # What a manifest says beside the settings: which episodes a panel has, and which version of an environment was played.
 BESIDE = {"panel of sha256": ("panel", "sha256"), "environment": ("task", "version")}
-DEALS = ("task", "env", "seed", "episodes", "panel", "temperature", "max_new_tokens", "on_invalid_reply")
+DEALS = ("task", "env", "seed", "episodes", "panel", "temperature", "max_new_tokens", "on_invalid_reply", "hints")
 # Settings that name a method; the seed pairs runs, and the others say how long and how closely they were watched.
 NAMING = ("model", "teacher", "more_teachers", "address", "hints", "lora_rank", "episodes", "group_size", "merge_every", "set")
 DEFAULTS = {field.name: field.default for field in fields(RunConfig)}
@@ -63,7 +63,7 @@ def _differing(run: History, runs: Sequence[History]) -> list[str]:
         if name == "set":
             words += [item for item in own or [] if not all(item in (value or []) for value in values)]
         else:
-            words.append(f"{name.replace('_', '-')}={own}")
+            words.append(f"{name.replace('_', '-')}={','.join(map(str, own)) if isinstance(own, list) else own}")
     return words
 
 

@@ -74,7 +74,12 @@ def _parameter(field: Field, built_in: Mapping[str, str]) -> inspect.Parameter:
         panel = next((PANELS[role] for role in field.roles if role in PANELS), "Options")
         flags = f"{field.option}/--no-{field.option[2:]}" if field.kind is bool else field.option
         detail = typer.Option(
-            flags, help=_help(field, built_in), show_default=default, rich_help_panel=panel, metavar=_metavar(field)
+            flags,
+            help=_help(field, built_in),
+            show_default=default,
+            rich_help_panel=panel,
+            metavar=_metavar(field),
+            callback=_no_option if field.is_list else None,
         )
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, detail])
 
@@ -86,6 +91,14 @@ def _old_parameter(name: str) -> inspect.Parameter:
     detail = typer.Option(f"{option}/--no-{option[2:]}" if flag else option, hidden=True)
     kind = (bool if flag else str) | None
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, detail])
+
+
+def _no_option(values: Any) -> Any:
+    """Refuse an option that stands where the value of another is missing."""
+    for value in values or []:
+        if value.startswith("--"):
+            raise typer.BadParameter(f"it takes a value, and {value} is an option.")
+    return values
 
 
 def _typer_kind(field: Field) -> Any:

@@ -22,6 +22,9 @@ GAE, TOKEN, BI_LEVEL = "gae", "token", "bi-level"
 GROUP, GROUP_MEAN, STEP_GROUP, STEP_GROUP_MEAN = "group", "group-mean", "step-group", "step-group-mean"
 # Credits that compare episodes of one deal.
 AMONG_GROUPS = (GROUP, GROUP_MEAN, STEP_GROUP, STEP_GROUP_MEAN)
+# What a teacher may be told besides what the student saw, in the order in which it is.
+TRUTH, GOOD_REPLY, OUTCOME = "truth", "expert", "outcome"
+HINTS = (TRUTH, GOOD_REPLY, OUTCOME)
 NO_GUARD = "none"
 K1_CLIP, K2, FULL = "k1-clip", "k2", "full"
 ADAM_EPSILON = 1e-8

@@ -23,7 +23,7 @@ from gtrturbo.config.common import (
     TaskName,
     VllmPython,
 )
-from gtrturbo.config.fields import Absent, More, Role, Seam
+from gtrturbo.config.fields import Absent, Checked, More, Role, Seam
 from gtrturbo.config.teaching import (
     Address,
     Answers,
@@ -39,8 +39,11 @@ from gtrturbo.config.teaching import (
     RepairFile,
     ReplyFormat,
     TeacherWeights,
+    check_hints,
 )
 from gtrturbo.errors import GtrTurboError
+
+HALF = 0.5  # of the turns, where nothing else is said
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,19 @@ class RolloutConfig(StageConfig):
         "among what they allow.",
         FRACTION,
     ] = 0.0
+    hints: Annotated[
+        tuple[str, ...],
+        "--expert: what the prompts of a share of the turns hold besides, as a teacher is told it (see distill --hints), so that "
+        "a small model learns to read it; repeatable.",
+        Checked(check_hints),
+        Absent((), silent=True),
+    ] = ()
+    hinted_share: Annotated[
+        float,
+        "--hints: share of the turns whose prompt holds a hint, drawn for each hint alone; the others learn to do without.",
+        FRACTION,
+        Absent(HALF, silent=True),
+    ] = HALF
     episodes: Annotated[int, "Whole episodes to play. 64 is ours; the paper plays 1,024 turns per update.", AT_LEAST_ONE] = 64
     first_episode: Annotated[int, "Index of the first episode: two halves played apart equal one whole.", COUNT] = 0
     group_size: Annotated[
@@ -113,7 +129,7 @@ class DistillConfig(StageConfig):
         Seam("mode"),
     ] = "kl"
     address: Address = None
-    hints: Hints = False
+    hints: Hints = ()
     prompt: PromptFile = None
     repair_prompt: RepairFile = None
     reply_format: ReplyFormat = "auto"
@@ -172,6 +188,13 @@ class EvalConfig(StageConfig):
         COUNT,
         Absent(1000, silent=True),
     ] = 1000
+    hints: Annotated[
+        tuple[str, ...],
+        "Tell the checkpoint truth, or a good reply of the expert's, as a teacher is told by distill --hints: how good is it as "
+        "such? Repeatable.",
+        Checked(check_hints),
+        Absent((), silent=True),
+    ] = ()
     temperature: Annotated[float, "Sampling temperature; 0 takes the most likely token.", TEMPERATURE_OR_ZERO] = 0.0
     max_new_tokens: MaxNewTokens = 256
     on_invalid_reply: OnInvalidReply = "random"

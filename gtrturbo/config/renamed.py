@@ -57,7 +57,11 @@ GONE = {
     "currency": (("ReportConfig",), "write: --price currency=…"),
 }
 # By the name of an option and an old value: the new one.
-VALUES = {("mode", "sft"): "thoughts"}
+VALUES: dict[tuple[str, object], object] = {
+    ("mode", "sft"): "thoughts",
+    ("hints", True): ["truth", "expert"],
+    ("hints", False): [],
+}
 
 
 def old_options(config: type, names: frozenset[str]) -> dict[str, str]:
@@ -88,6 +92,12 @@ def refuse_old_value(name: str, value: object) -> None:
     Raises:
         GtrTurboError: names the new one.
     """
-    new = VALUES.get((name, value)) if isinstance(value, str) else None
-    if new:
-        raise GtrTurboError(f"{name.replace('_', '-')} {value} is called {new} now.", f"write: --{name.replace('_', '-')} {new}")
+    new = VALUES.get((name, value)) if isinstance(value, str | bool) else None
+    if new is None:
+        return
+    option, words = name.replace("_", "-"), new if isinstance(new, list) else [new]
+    write = " ".join(f"--{option} {word}" for word in words)
+    raise GtrTurboError(
+        f"{option} {str(value).lower()} is called {', '.join(words) or 'nothing'} now.",
+        f"write: {write}" if write else f"leave out --{option}.",
+    )

@@ -32,7 +32,7 @@ class RunConfig:
     more_teachers: MoreTeachers = ()
     teacher_weights: TeacherWeights = None
     address: Address = None
-    hints: Hints = False
+    hints: Hints = ()
     prices: Prices = None
     max_calls: MaxCalls = None
     max_cost: MaxCost = None

@@ -5,7 +5,23 @@ from typing import Annotated, Literal
 
 from gtrturbo.config.addresses import teacher_address
 from gtrturbo.config.bounds import AT_LEAST_ONE, POSITIVE, THREADS, Between, EachBetween
+from gtrturbo.config.choices import HINTS
 from gtrturbo.config.fields import Absent, Checked, RestOf, Role, Seam
+from gtrturbo.errors import GtrTurboError
+
+
+def check_hints(hints: tuple[str, ...]) -> None:
+    """Refuse what is no hint, or stands twice.
+
+    Raises:
+        GtrTurboError: names it.
+    """
+    for place, hint in enumerate(hints):
+        if hint not in HINTS:
+            raise GtrTurboError(f"hints must be among {', '.join(HINTS)}, got {hint}.")
+        if hint in hints[:place]:
+            raise GtrTurboError(f"hints holds {hint} twice.", "leave one out.")
+
 
 Address = Annotated[
     str | None,
@@ -30,9 +46,11 @@ TeacherWeights = Annotated[
     Absent(None, silent=True),
 ]
 Hints = Annotated[
-    bool,
-    "Tell a corrector, or a teacher on a server, what the task knows of a state: truth, and the expert's reply. Off is ours.",
-    Absent(False, silent=True),
+    tuple[str, ...],
+    "What the teacher is told besides what the student saw: truth, what the picture shows; expert, a good reply of the task's "
+    "expert; outcome, how the episode ended; repeatable. Nothing if not given, as in the paper.",
+    Checked(check_hints),
+    Absent((), silent=True),
 ]
 Prices = Annotated[
     Path | None,

@@ -243,4 +243,4 @@ def ask_agent(agent: Agent, questions: Sequence[Question]) -> list[str]:
 
 
 def _state(question: Question) -> State:
-    return State(question.row, question.attempt, question.messages, question.pictures, info=dict(question.info))
+    return State(question.row, question.attempt, question.told, question.pictures, info=dict(question.info))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gtrturbo.algorithms.vocabulary import top_logprobs
 from gtrturbo.models.policy import Policy
+from gtrturbo.models.renderer import Prompt, require_context
 from gtrturbo.models.scoring import score_all
 from gtrturbo.play.recording import Transcript, read_transcript
 from gtrturbo.play.teachers import Logprobs, Question, Scores, Thoughts
@@ -49,15 +50,29 @@ class LocalPolicy:
         known = read_manifest(self.rollouts).tokenizer is not None
         return read_transcript(self.rollouts, self.policy.renderer, own_prompts=known)
 
+    def prompts(self, transcript: Transcript, questions: Sequence[Question]) -> list[Prompt]:
+        """Return the prompts of all turns, with the hints of those questions that hold some.
+
+        Raises:
+            GtrTurboError: one with hints leaves no place for its reply in the positions that the model has.
+        """
+        prompts, told = list(transcript.prompts), [question for question in questions if question.hints]
+        for question in told:
+            prompts[question.row] = self.policy.renderer.prompt(question.told, question.pictures)
+        rows, model = [question.row for question in told], self.policy.model
+        replies = [transcript.tokens.response_ids[row] for row in rows]
+        require_context([prompts[row] for row in rows], model.config, model.name_or_path, replies=replies)
+        return prompts
+
 
 def logprobs_of(local: LocalPolicy, *, top: int) -> Logprobs:
-    """Let a checkpoint score all that the student sampled, with pictures and prompts; keep the `top` likeliest tokens."""
+    """Let a checkpoint score all that the student sampled, with pictures, prompts and hints; keep the `top` likeliest tokens."""
 
-    def score(_: Sequence[Question]) -> Scores:
+    def score(questions: Sequence[Question]) -> Scores:
         transcript = local.transcript()
         scored = score_all(
             local.policy,
-            transcript.prompts,
+            local.prompts(transcript, questions),
             transcript.tokens.response_ids,
             temperature=local.temperature,
             tokens=local.tokens,

@@ -79,7 +79,7 @@ def ask_policy(
 ) -> list[str]:
     """Reply to a teacher's questions, each reply drawn from a seed of its own."""
     samples = policy.generate(
-        [policy.renderer.prompt(question.messages, question.pictures) for question in questions],
+        [policy.renderer.prompt(question.told, question.pictures) for question in questions],
         uniforms(seeds, max_new_tokens),
         temperature=temperature,
         max_new_tokens=max_new_tokens,

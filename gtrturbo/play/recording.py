@@ -1,7 +1,7 @@
 """Write played episodes as a turns artifact, and read such an artifact back for training."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -67,11 +67,12 @@ def record_episodes(
     on_invalid_reply: InvalidReply,
     deals: Sequence[int] | None = None,
     group_size: int = 1,
+    retell: Callable[[Sequence[Played]], Sequence[Played]] = lambda played: played,
 ) -> list[Turn]:
     """Play those episodes that the resume log does not hold, show progress, and write all of them into `folder`.
 
     Several processes share the episodes; the first writes and returns the turns, the others return none.
-    See `play_episodes` for the arguments.
+    `retell` may put what is recorded of an episode otherwise. See `play_episodes` for the other arguments.
     """
     there, mute = {episode.index for episode in resume_log.found}, Mute(task)
     missing = [index for index in episodes if index not in there]
@@ -79,7 +80,7 @@ def record_episodes(
     with progress_bar("episodes", len(own)) as bar:
         how = {"num_envs": num_envs, "on_invalid_reply": on_invalid_reply, "deals": deals, "group_size": group_size}
         for played in play_episodes(agent, task, seed=seed, episodes=own, **how):
-            episode = record(resume_log.folder, played)
+            episode = record(resume_log.folder, retell(played))
             resume_log.append(episode, [image for turn in episode.turns for image in _images(turn)])
             mute.hear(episode.turns)
             bar.advance()

@@ -220,9 +220,9 @@ def ask_server(
 
     def reply(question: Question, seed: int) -> str:
         sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
-        return policy.reply(question.messages, question.pictures, **sampling).text
+        return policy.reply(question.told, question.pictures, **sampling).text
 
-    first = [(question.messages, question.pictures) for question in questions[:STATES]]
+    first = [(question.told, question.pictures) for question in questions[:STATES]]
     policy.prove(first, temperature=temperature, max_new_tokens=max_new_tokens, seed=seeds[0])
     return map_at_once(reply, questions, seeds, threads=policy.max_concurrency)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.play.hints import told
 from gtrturbo.plugins import calling, find
 from gtrturbo.store.manifest import Manifest
 from gtrturbo.store.pictures import load_picture
@@ -48,6 +49,7 @@ class Question:
         response_ids: tokens of the reply; None where nothing was sampled. [R] int32
         response_spans: characters of the reply that each token stands for. [R, 2] int32
         folder: the artifact that the pictures lie in.
+        hints: what the teacher is told besides, in words; empty where it is not.
     """
 
     row: int
@@ -62,6 +64,12 @@ class Question:
     response_spans: np.ndarray | None = None
     attempt: int = 0
     folder: Path = Path()
+    hints: str = ""
+
+    @property
+    def told(self) -> list[Message]:
+        """The messages with the hints at the end of the last one."""
+        return told(self.messages, self.hints)
 
     @property
     def pictures(self) -> list[np.ndarray]:

@@ -6,7 +6,8 @@ from typing import Annotated, Literal, get_args
 
 from gtrturbo.config.bounds import AT_LEAST_ONE, COUNT, FRACTION, NOT_NEGATIVE
 from gtrturbo.config.choices import GAE, AnyPlacement
-from gtrturbo.config.fields import Field, check, fields
+from gtrturbo.config.fields import Checked, Field, check, fields
+from gtrturbo.config.teaching import check_hints
 from gtrturbo.errors import GtrTurboError
 
 Teacher = Literal["none", "merged", "static", "newest", "given", "expert"]
@@ -53,6 +54,11 @@ class Method:
         "likeliest tokens, or thoughts of its own.",
     ] = "none"
     top_logprobs: Annotated[int, "Of distributions: how many of the likeliest tokens are kept.", COUNT] = 0
+    hints: Annotated[
+        tuple[str, ...],
+        "What the teacher is told besides what the student saw, truth, expert or outcome, where run --hints does not say.",
+        Checked(check_hints),
+    ] = ()
     guidance: Annotated[
         Guidance,
         "Where it enters the update: the KL to the teacher as a reward, in the advantage alone, in the return too, or as a loss "
@@ -75,6 +81,10 @@ class Method:
 
 
 def _check_kind(field: Field, value: object) -> None:
+    if field.is_list:
+        if not isinstance(value, tuple) or not all(isinstance(each, str) for each in value):
+            raise GtrTurboError(f"{field.name} of a method must be a tuple of texts, got {value!r}.")
+        return
     kinds = {int: int, float: (int, float)}.get(field.kind, str)
     if value is None and field.optional:
         return
@@ -96,6 +106,8 @@ def _contradictions(method: Method) -> Iterator[tuple[str, str]]:
         yield f"{method.beside} beside guidance {method.guidance}.", "it goes beside a KL, such as guidance='loss'."
     if "expert" in (method.teacher, method.fallback) and method.annotation != "thoughts":
         yield "a scripted expert has no log-probs.", "with it goes: annotation='thoughts'."
+    if method.hints and (not taught or "expert" in (method.teacher, method.fallback)):
+        yield "hints for no model that teaches.", "with them goes, for example: teacher='static'."
     if method.fallback != "none" and method.teacher != "given":
         yield f"fallback {method.fallback} beside teacher {method.teacher}.", "only a given teacher may be missing."
     if method.refresh == "ahead" and method.teacher != "merged":

@@ -10,7 +10,7 @@ from gtrturbo.config.addresses import served_model
 from gtrturbo.config.choices import GROUP, STEP_GROUP
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import find
-from gtrturbo.runs.method import Method, merges_teachers
+from gtrturbo.runs.method import Method, merges_teachers, teacher_of
 
 METHODS: dict[str, Method] = {
     "ppo": Method(
@@ -71,6 +71,16 @@ METHODS: dict[str, Method] = {
         guidance="reward",
         environment=0.0,
     ),
+    "opsd": Method(
+        summary="on-policy self-distillation: the start, told the truth of each state, teaches; the environment pays nothing.",
+        teacher="static",
+        refresh="never",
+        annotation="distributions",
+        top_logprobs=512,
+        hints=("truth",),
+        guidance="loss",
+        environment=0.0,
+    ),
     "static-kl": Method(
         summary="the KL to one teacher throughout (--teacher, else the first checkpoint) as a reward.",
         teacher="given",
@@ -116,8 +126,6 @@ def _check_server(method: Method, config: RunConfig) -> None:
     for option in ("address", "prices", "max_calls", "max_cost", "answers"):
         if getattr(config, option) is not None and not served:
             raise GtrTurboError(f"--{option.replace('_', '-')} is for a teacher on a server.", "add: --teacher openai:MODEL")
-    if config.hints and not config.teacher:
-        raise GtrTurboError("--hints are for a teacher that is asked in words.", "add: --teacher openai:MODEL")
     if not served:
         return
     if method.annotation != "thoughts":
@@ -148,6 +156,10 @@ def check_options(method: Method, config: RunConfig) -> None:
     if method.teacher == "given" and method.fallback == "none" and not config.teacher:
         raise GtrTurboError(f"{name} distils a teacher from outside, and none is given.", "add: --teacher CHECKPOINT")
     _check_server(method, config)
+    if config.hints and teacher_of(method, given=bool(config.teacher)) in ("none", "expert"):
+        raise GtrTurboError(
+            f"--hints are for a model that teaches, and {name} has none.", "leave out --hints, or use --method turbo-loss."
+        )
     if config.eval_teachers and not merges_teachers(method):
         raise GtrTurboError(f"{name} merges no teachers to evaluate.", "leave out --eval-teachers.")
     if config.merge_every > 1 and not merges_teachers(method):

@@ -19,7 +19,7 @@ from typing import Any
 from gtrturbo.algorithms.kl import ESTIMATORS, require_loss
 from gtrturbo.config import DistillConfig, PpoStepConfig, RolloutConfig, RunConfig, SftConfig
 from gtrturbo.config.addresses import served_model
-from gtrturbo.config.choices import AMONG_GROUPS, FULL, GAE, K2
+from gtrturbo.config.choices import AMONG_GROUPS, FULL, GAE, K2, OUTCOME
 from gtrturbo.config.fields import build, fields
 from gtrturbo.config.games import has_tiny_image, is_game
 from gtrturbo.errors import GtrTurboError
@@ -158,15 +158,19 @@ class _Plan:
         }
         who: dict[str, Any] = {"expert": True} if self.teacher == "expert" else {"teacher": teachers[self.teacher]}
         how: dict[str, Any] = {"mode": MODES[self.method.annotation], "top_logprobs": self.method.top_logprobs}
+        if hints := self.config.hints or self.method.hints:
+            how["hints"] = hints
         if self.teacher == "given":
             who, how = who | self.given(), how | self.asked()
         steps = [self.annotated(k, self.path("guidance", k), **who, **how)]
         if self.method.beside == "imitation":
-            steps.append(self.annotated(k, self.demos(k), **who, mode=MODES["thoughts"]))
+            beside = {name: value for name, value in how.items() if name == "hints"}
+            steps.append(self.annotated(k, self.demos(k), **who, **beside, mode=MODES["thoughts"]))
         return steps
 
     def annotated(self, k: int, out: Path, **values: Any) -> Step:
-        if values["mode"] != "kl" and is_outside(self.config.task):
+        needs_task = values["mode"] != "kl" or set(values.get("hints", ())) - {OUTCOME}
+        if needs_task and is_outside(self.config.task):
             values["task"] = self.config.task  # Code is loaded because the user names it, not because an artifact does.
         return self.step("distill", k + 1, out=out, rollouts=self.path("rollouts", k), **values)
 
@@ -179,10 +183,10 @@ class _Plan:
 
     def asked(self) -> dict[str, Any]:
         """Say how a model on a server is asked, which corrects where thoughts are imitated, and what may be paid in the run."""
-        names = ("address", "hints", "prices", "max_calls", "max_cost", "answers")
+        names = ("address", "prices", "max_calls", "max_cost", "answers")
         told = {name: getattr(self.config, name) for name in names}
         if not any(served_model(each) is not None for each in given_teachers(self.config)):
-            return {"hints": self.config.hints}
+            return {}
         return told | {"mode": CORRECT, "ledger": self.config.out / LEDGER}
 
     def ppo_step(self, k: int) -> list[Step]:

@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 
-from gtrturbo.config import EvalConfig, RolloutConfig
+from gtrturbo.config import DistillConfig, EvalConfig, RolloutConfig
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.play.hints import require_known
 from gtrturbo.runs.plan import Step
 
 
 def check_tasks(steps: Sequence[Step]) -> None:
-    """Find the tasks of a run that is still to begin, with their options, and the expert that its warm start needs.
+    """Find the tasks of a run that is still to begin, with their options, the expert that its warm start needs, and what is told.
 
     Raises:
-        GtrTurboError: there is no such task or option, or no expert for the warm start.
+        GtrTurboError: there is no such task or option, no expert for the warm start, or a hint that the task cannot give.
     """
     if not steps or steps[0].config.out.exists():
         return
@@ -19,6 +20,11 @@ def check_tasks(steps: Sequence[Step]) -> None:
 
     found = {(step.config.task, step.config.env) for step in steps if isinstance(step.config, RolloutConfig | EvalConfig)}
     tasks = {key: load_task(*key) for key in found}
+    played = next((step.config for step in steps if isinstance(step.config, RolloutConfig)), None)
+    for config in (step.config for step in steps if isinstance(step.config, DistillConfig | EvalConfig | RolloutConfig)):
+        at = played if isinstance(config, DistillConfig) else config
+        if at:
+            require_known(config.hints, tasks[at.task, at.env])
     for config in (step.config for step in steps if isinstance(step.config, RolloutConfig) and step.config.expert):
         task = tasks[config.task, config.env]
         if task.expert is None and config.random_expert_share < 1:

@@ -14,6 +14,7 @@ from gtrturbo.console import progress_bar, stderr
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import renderer_hash
+from gtrturbo.play.hints import require_known
 from gtrturbo.play.teachers import (
     Account,
     Mode,
@@ -27,8 +28,9 @@ from gtrturbo.play.teachers import (
 from gtrturbo.play.teaching.mixing import mixture, parts_of, shares
 from gtrturbo.play.teaching.opening import AnswerLog
 from gtrturbo.play.teaching.taught import Taught, keep_action, require_useful, unread, usefulness
-from gtrturbo.plugins import calling, is_outside, load
-from gtrturbo.stages import canonical, done, provenance
+from gtrturbo.plugins import calling
+from gtrturbo.stages import done, provenance
+from gtrturbo.stages.questions import hints_of, knowing_task, questions_of, task_of
 from gtrturbo.stages.teachers import (
     check_able,
     check_options,
@@ -41,7 +43,6 @@ from gtrturbo.stages.teachers import (
 )
 from gtrturbo.store.draft import Draft, Result
 from gtrturbo.store.files import save_json
-from gtrturbo.store.ids import short
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import DEMOS, SCORES, TEACHER
 from gtrturbo.store.pictures import load_picture
@@ -51,8 +52,6 @@ from gtrturbo.store.saved_pictures import save_image
 from gtrturbo.store.tensors import TurnTokens, save_scores
 from gtrturbo.store.turns import read_turn_tokens, read_turns
 from gtrturbo.store.writing import writing
-from gtrturbo.tasks.loading import KIND as TASK
-from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.task import Task
 
 
@@ -66,6 +65,8 @@ def run(config: DistillConfig) -> Result:
     for each, teacher in teachers:
         check_able(each, mode, teacher)
     read_manifest(config.rollouts, "turns")
+    if known := knowing_task(config):
+        require_known(config.hints, known)
     work, resume_log = provenance(config), None
     with writing(config.out, work, overwrite=config.overwrite) as draft:
         if mode.writes == "scores":
@@ -97,7 +98,8 @@ def _score(config: DistillConfig, mode: Mode, teachers: Sequence[Named], draft: 
     asked = [_scores_of(each, mode, teacher, turns, tokens, draft) for each, teacher in teachers]
     if not group().world.first and not all(asked):
         return
-    rows = [check_logprobs(f"mode {config.mode}", _questions(config, turns, tokens, task=None), each.logprobs) for each in asked]
+    questions = questions_of(config, turns, tokens)
+    rows = [check_logprobs(f"mode {config.mode}", questions, each.logprobs) for each in asked]
     mixed = rows[0] if len(rows) == 1 else mixture(rows, parts_of(config.teacher_weights, len(rows)))
     save_scores(draft.folder / SCORES, mixed, asked[0].top)
     draft.metrics = {"turns": len(mixed), "tokens": sum(map(len, mixed))}
@@ -110,53 +112,13 @@ def _score(config: DistillConfig, mode: Mode, teachers: Sequence[Named], draft: 
 def _scores_of(
     config: DistillConfig, mode: Mode, teacher: Teacher | None, turns: Sequence[Turn], tokens: TurnTokens, draft: Draft
 ) -> Scores:
-    questions = _questions(config, turns, tokens, task=_task(config) if teacher else None)
+    questions = questions_of(config, turns, tokens, task=task_of(config) if teacher else None, hints=hints_of(config, turns))
     with progress_bar("distill", len(turns)) as bar, ExitStack() as ending:
         opened = teacher or open_teacher(config, mode, bar.advance, ending)
         found = _annotate(config, mode, opened, questions)
     if opened.policy:
         draft.timing |= opened.policy.policy.machine()
     return found if isinstance(found, Scores) else Scores([np.asarray(row) for row in found])
-
-
-def _questions(config: DistillConfig, turns: Sequence[Turn], tokens: TurnTokens | None, *, task: Task | None) -> list[Question]:
-    return [
-        Question(
-            row=row,
-            messages=turn.messages[:-1],
-            images=[config.rollouts / image for image in turn.images],
-            folder=config.rollouts,
-            reply=turn.reply,
-            action=turn.action,
-            info=turn.info,
-            perception_correct=turn.perception_correct,
-            task=task,
-            response_ids=tokens.response_ids[row] if tokens else None,
-            response_spans=tokens.response_spans[row] if tokens else None,
-        )
-        for row, turn in enumerate(turns)
-    ]
-
-
-def _task(config: DistillConfig) -> Task:
-    """Return the task that the turns were played on. Code of the user's own is loaded only if they name it."""
-    manifest = read_manifest(config.rollouts)
-    played, env = manifest.config["task"], manifest.config["env"]
-    if config.task is None and is_outside(played):
-        raise GtrTurboError(
-            f"{config.rollouts} was played on {played}, code of your own, which is loaded only if you name it.",
-            f"add: --task path/to/{played}",
-        )
-    if config.task and canonical(TASK, config.task) != played:
-        raise GtrTurboError(f"{config.rollouts} was played on {played}, not {config.task}.", "name that one.")
-    if config.task and is_outside(config.task):
-        then, now = manifest.plugins["task"]["sha256"], load(TASK, config.task).sha256
-        if then != now:
-            raise GtrTurboError(
-                f"{config.rollouts} was played on another text of {played} ({short(then)}, not {short(now)}).",
-                "play again, or bring back the file as it was.",
-            )
-    return load_task(config.task or played, env)
 
 
 @dataclass(frozen=True)
@@ -171,9 +133,11 @@ class Said:
 
 def _teach(config: DistillConfig, mode: Mode, teachers: Sequence[Named], draft: Draft, resume_log: ResumeLog[Said]) -> None:
     """Write the teacher's thought for each legal turn, with the student's action in place of the teacher's."""
-    task, turns = _task(config), [turn for turn in read_turns(config.rollouts) if turn.legal]
+    task, every = task_of(config), read_turns(config.rollouts)
+    turns = [turn for turn in every if turn.legal]
+    hints = [hint for turn, hint in zip(every, hints_of(config, every), strict=True) if turn.legal]
     _require_own_actions(config, task, turns)
-    questions = _questions(config, turns, None, task=task)
+    questions = questions_of(config, turns, None, task=task, hints=hints)
     drawn = shares(len(turns), parts_of(config.teacher_weights, len(teachers)), seed=config.seed)
     taught: dict[int, Taught] = {}
     accounts: list[tuple[str, Account]] = []

@@ -10,6 +10,7 @@ from gtrturbo.console import stderr
 from gtrturbo.distributed.escapes import visible
 from gtrturbo.models.checkpoint_files import renderer_hash
 from gtrturbo.play.agents import open_player
+from gtrturbo.play.hints import told_task
 from gtrturbo.play.recording import Episode, record_episodes
 from gtrturbo.plugins import is_outside
 from gtrturbo.stages import done, provenance
@@ -33,7 +34,7 @@ CHANCE_SECONDS = 600.0
 def run(config: EvalConfig) -> Result:
     """Play fixed episodes; write the turns, and metrics.json: success, what thoughts are like, and the task's chance levels."""
     task = load_task(config.task, config.env)
-    panel = task.panel(config.panel) if config.panel else None
+    told, panel = told_task(task, config.hints), task.panel(config.panel) if config.panel else None
     work = provenance(config)
     with (
         writing(config.out, work, overwrite=config.overwrite) as draft,
@@ -47,7 +48,7 @@ def run(config: EvalConfig) -> Result:
             draft.folder,
             resume_log,
             player.agent,
-            task,
+            told,
             seed=config.seed,
             episodes=range(len(panel) if panel else config.episodes),
             deals=panel,

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,13 @@ import numpy as np
 from gtrturbo.analysis.summary import success_by_kind, summarize
 from gtrturbo.analysis.thoughts import thought_entropy
 from gtrturbo.config import RolloutConfig
+from gtrturbo.config.choices import HINTS
+from gtrturbo.config.playing import HALF
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import renderer_hash
 from gtrturbo.play.agents import Player, open_player
-from gtrturbo.play.episodes import Agent, Response, State
+from gtrturbo.play.episodes import Agent, Played, Response, State
+from gtrturbo.play.hints import EpisodeEnd, in_words, outcome_of, require_known, told
 from gtrturbo.play.recording import Episode, record_episodes
 from gtrturbo.stages import done, provenance
 from gtrturbo.stages.opening import opening_of
@@ -31,7 +36,12 @@ def run(config: RolloutConfig) -> Result:
         raise GtrTurboError("a rollout needs either --checkpoint or --expert.", "give one of the two.")
     if config.random_expert_share and not config.expert:
         raise GtrTurboError("--random-expert-share says who plays in the expert's place, and there is none.", "add: --expert")
+    if config.hints and not config.expert:
+        raise GtrTurboError("--hints are for an expert's turns, and a checkpoint plays.", "leave it out, or add: --expert")
+    if config.hinted_share != HALF and not config.hints:
+        raise GtrTurboError("--hinted-share says how many turns hold --hints, and there are none.", "add: --hints truth")
     task = load_task(config.task, config.env)
+    require_known(config.hints, task)
     work = provenance(config)
     with (
         writing(config.out, work, overwrite=config.overwrite) as draft,
@@ -49,6 +59,7 @@ def run(config: RolloutConfig) -> Result:
             num_envs=config.num_envs,
             on_invalid_reply=config.on_invalid_reply,
             group_size=config.group_size,
+            retell=partial(_with_hints, config, task),
         )
         if config.expert:
             _require_readable(task, turns)
@@ -80,6 +91,22 @@ def _expert_reply(config: RolloutConfig, task: Task, state: State) -> str:
     if np.random.default_rng(seed_for(config.seed, "novice", state.episode)).random() >= config.random_expert_share:
         return task.expert_reply(state.info)
     return task.random_expert_reply(state.info, np.random.default_rng(seed_for(config.seed, "novice", state.episode, state.turn)))
+
+
+def _with_hints(config: RolloutConfig, task: Task, played: Sequence[Played]) -> list[Played]:
+    """Put hints into the prompts of a share of an episode's turns, each drawn alone: so all that teachers are told is learned."""
+    if not config.hints:
+        return list(played)
+    outcome = outcome_of([each.turn for each in played])
+    return [_hinted(config, task, each, outcome) for each in played]
+
+
+def _hinted(config: RolloutConfig, task: Task, played: Played, outcome: EpisodeEnd) -> Played:
+    turn = played.turn
+    rng = np.random.default_rng(seed_for(config.seed, "hints", turn.episode, turn.turn))
+    drawn = [hint for hint, number in zip(HINTS, rng.random(len(HINTS)), strict=True) if number < config.hinted_share]
+    hints = in_words([hint for hint in drawn if hint in config.hints], task, turn.info, outcome)
+    return replace(played, turn=replace(turn, messages=[*told(turn.messages[:-1], hints), turn.messages[-1]]))
 
 
 def _open(config: RolloutConfig, checkpoint: Path, ending: ExitStack) -> Player:

@@ -33,7 +33,7 @@ from gtrturbo.store.ids import artifact_id
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.turns import has_tokens, read_turn_tokens, read_turns
 
-ASKED_IN_WORDS = ("hints", "prompt", "repair_prompt")
+ASKED_IN_WORDS = ("prompt", "repair_prompt")
 ASKED_ON_SERVER = ("address", "prices", "max_calls", "max_cost", "answers", "ledger")
 WORDS = "use --mode correct or --mode thoughts, which ask in words"
 REQUESTS_AT_ONCE = 64  # to a server, or of an agent of the user's own
@@ -65,6 +65,9 @@ def check_options(config: DistillConfig, mode: Mode) -> None:
     if odd:
         needs = "a teacher on a server" if odd[0] in ASKED_ON_SERVER else "a teacher on a server, or a model with --mode correct"
         raise GtrTurboError(f"--{odd[0].replace('_', '-')} is for {needs}.", "leave it out, or name one: --teacher openai:MODEL")
+    if config.hints and (config.expert or mode.needs == "policy"):
+        who = "the expert, who knows all" if config.expert else f"--mode {config.mode}, which asks nothing of the teacher"
+        raise GtrTurboError(f"--hints are not for {who}.", "leave it out, or name a checkpoint as --teacher.")
     if config.teacher_weights and not config.more_teachers:
         raise GtrTurboError("--teacher-weights is for several teachers.", "leave it out, or give --teacher once more.")
     parts_of(config.teacher_weights, len(each_alone(config)))

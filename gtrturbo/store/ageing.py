@@ -34,7 +34,7 @@ def upgraded(manifest: Any) -> Any:
 
 def _knobs(config: dict[str, Any]) -> dict[str, Any]:
     named = {RENAMED.get(name, name): value for name, value in _one_engine(config).items() if GONE.get(name, ...) != value}
-    return {name: _value(name, value) if isinstance(value, str) else value for name, value in named.items()}
+    return {name: _value(name, value) if isinstance(value, str | bool) else value for name, value in named.items()}
 
 
 def _one_engine(config: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def _one_engine(config: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name not in SERVED} | {"engine": engine}
 
 
-def _value(name: str, value: str) -> str:
-    if name == "task" and not is_outside(value):
+def _value(name: str, value: str | bool) -> Any:
+    if name == "task" and isinstance(value, str) and not is_outside(value):
         return game_name(value)  # The ids of environments were written as they were given.
     return VALUES.get((name, value), value)

@@ -90,6 +90,39 @@ def test_a_teacher_that_moves_on_evidence_is_merged_after_the_newest_checkpoint_
     assert [path.as_posix() for path in merges[2].checkpoints] == ["r/checkpoints/0001", "r/checkpoints/0002"]
 
 
+@pytest.mark.parametrize("teacher", ["merged", "newest", "static", "given"])
+def test_a_teacher_of_every_kind_is_told_what_its_method_or_else_the_run_says(monkeypatch, teacher):
+    taught = {"teacher": teacher, "annotation": "distributions", "top_logprobs": 8, "guidance": "loss", "beside": "imitation"}
+    monkeypatch.setitem(METHODS, "mine", Method(summary="", hints=("outcome",), **taught))
+    given = {"method": "mine"} | ({"teacher": Path("big")} if teacher == "given" else {})
+    for asked, told in (((), ("outcome",)), (("truth", "expert"), ("truth", "expert"))):
+        steps = plan(run_config(**given, hints=asked))
+        assert {step.config.hints for step in steps if step.stage == "distill"} == {told}
+        assert {step.config.hints for step in steps if step.stage in ("rollout", "eval")} == {()}
+        assert all(parsed(line).hints == told for line in shell(steps).splitlines() if line.startswith("gtrturbo distill"))
+
+
+@pytest.mark.parametrize(("method", "more"), [("ppo", {}), ("grpo", {}), ("gtr", {})])
+def test_nobody_is_told_where_no_model_teaches(method, more):
+    with pytest.raises(GtrTurboError, match=f"--hints are for a model that teaches, and --method {method} has none"):
+        plan(run_config(method=method, hints=("truth",), **more))
+    assert plan(run_config(method="gtr", teacher=Path("big"), hints=("truth",)))
+
+
+def test_the_code_of_a_task_is_named_to_who_is_told_what_it_knows():
+    for hint, named in (("truth", "lake.py:TASK"), ("outcome", None)):
+        steps = plan(run_config(method="turbo-loss", task="lake.py:TASK", hints=(hint,)))
+        assert {step.config.task for step in steps if step.stage == "distill"} == {named}
+
+
+def test_opsd_is_the_start_told_the_truth_as_a_loss_and_no_reward():
+    steps = plan(run_config(method="opsd"))
+    asked = [step.config for step in steps if step.stage == "distill"]
+    assert {(each.teacher.as_posix(), each.mode, each.hints) for each in asked} == {("r/checkpoints/0000", "kl", ("truth",))}
+    updates = [step.config for step in steps if step.stage == "ppo-step"]
+    assert {(each.kl_estimator, each.kl_placement, each.environment_coef) for each in updates} == {("full", "loss", 0.0)}
+
+
 def test_imitation_goes_beside_a_kl(monkeypatch):
     """Both channels of one teacher: its scores of this update's turns, and all its thoughts since the start."""
     taught = {"teacher": "merged", "annotation": "distributions", "top_logprobs": 8, "guidance": "loss"}
@@ -196,6 +229,14 @@ TAUGHT = {"summary": "", "teacher": "merged", "annotation": "logprobs", "guidanc
         ({"fallback": "static"}, "fallback static beside teacher merged."),
         ({"teacher": "newest", "refresh": "ahead"}, "refresh ahead with teacher newest."),
         ({"annotation": "thoughts", "guidance": "imitation", "beside": "imitation"}, "imitation beside guidance imitation."),
+        ({"hints": ("thruth",)}, "hints must be among truth, expert, outcome, got thruth."),
+        ({"hints": ("truth", "truth")}, "hints holds truth twice."),
+        ({"hints": "truth"}, "hints of a method must be a tuple of texts, got 'truth'."),
+        ({"hints": ("truth",), "teacher": "none", "annotation": "none", "guidance": "none"}, "hints for no model that teaches."),
+        (
+            {"hints": ("truth",), "teacher": "given", "fallback": "expert", "annotation": "thoughts", "guidance": "imitation"},
+            "hints for no model that teaches.",
+        ),
         ({"annotation": "distributions"}, "top_logprobs 0 with annotation distributions."),
         ({"top_logprobs": 8}, "top_logprobs 8 with annotation logprobs."),
         ({"teacher": "none", "annotation": "none", "guidance": "none", "environment": 0.0}, "environment 0 without a teacher"),

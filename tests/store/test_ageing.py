@@ -37,3 +37,9 @@ def test_what_is_gone_is_left_out_at_the_value_that_changed_nothing_and_stays_at
     assert knobs(**nothing, rank=0) == {"rank": 0}
     other = {"micro_batch_size": 8, "update": ["epochs=1"], "sign": "count", "adapter_space": "factors", "recursive": True}
     assert knobs(**other) == other
+
+
+def test_hints_that_were_all_or_none_are_named():
+    assert knobs(hints=True, probe=True) == {"hints": ["truth", "expert"], "probe": True}
+    assert knobs(hints=False, mode="sft") == {"hints": [], "mode": "thoughts"}
+    assert knobs(hints=["outcome"]) == {"hints": ["outcome"]}

@@ -24,14 +24,14 @@ class Asking:
     Attributes:
         corrects: the student's thoughts; else thoughts of its own are asked for.
         templates: what is asked.
-        hints: it is told what the task knows.
+        hints: what it is told besides, see `DistillConfig`.
         temperature, max_tokens: of sampling; longest answer in tokens.
         seed: of what is random in local answers.
     """
 
     corrects: bool
     templates: Templates
-    hints: bool
+    hints: tuple[str, ...]
     temperature: float
     max_tokens: int
     seed: int
@@ -83,7 +83,7 @@ def open_served(model: str, asking: Asking, paying: Paying, *, on_answer: Callab
     def ask(questions: Sequence[Question], schema: Schema) -> list[Answered]:
         return served.ask(questions, schema, on_answer=on_answer)
 
-    worded = WordedTeacher(ask, asking.templates, corrects=asking.corrects, hints=asking.hints)
+    worded = WordedTeacher(ask, asking.templates, corrects=asking.corrects)
 
     def account() -> Account:
         paid: dict[str, Any] = {"paid_calls": budget.calls, "teacher_seconds": round(budget.seconds, 3)}
@@ -126,7 +126,7 @@ def open_local(ask: Callable[..., list[str]], asking: Asking, *, name: str, at_o
                 log.found[question.row, attempt] = text
         return [Answered(log.found[question.row, question.attempt]) for question in questions]
 
-    worded = WordedTeacher(answer, asking.templates, corrects=asking.corrects, hints=asking.hints)
+    worded = WordedTeacher(answer, asking.templates, corrects=asking.corrects)
     return _teacher(
         worded,
         lambda: Account(metrics=worded.metrics, parts=worded.parts, about=_about(name, asking), example=worded.example),
@@ -140,7 +140,7 @@ def _about(name: str, asking: Asking) -> dict[str, Any]:
         "teacher": name,
         "mode": "correct" if asking.corrects else "thoughts",
         "templates": asking.templates.sha256,
-        "hints": asking.hints,
+        "hints": list(asking.hints),
         "sampling": sampling,
     }
 

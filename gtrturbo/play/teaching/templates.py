@@ -19,6 +19,7 @@ PROMPTS = Path(__file__).with_name("prompts")
 ABOUT_TURN = ("prompt", "reply", "action", "actions", "hints", "form")
 NAMES = {"prompt": ABOUT_TURN, "repair_prompt": ("why",)}
 MOST_OF_TEMPLATE = 1 << 20
+KNOWN = "The following is known and true; the student does not know it:"
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def _read(option: str, file: Path) -> string.Template:
     return template
 
 
-def filled(template: string.Template, question: Question, *, hints: bool) -> str:
+def filled(template: string.Template, question: Question) -> str:
     """Put a turn into a template; see docs/teachers.md for its names."""
     task = question.task
     assert task is not None
@@ -82,7 +83,7 @@ def filled(template: string.Template, question: Question, *, hints: bool) -> str
         "reply": question.reply,
         "action": question.action or "",
         "actions": ", ".join(json.dumps(action, ensure_ascii=False) for action in task.allowed(question.info)),
-        "hints": hints_of(task, question) if hints else "",
+        "hints": f"\n{KNOWN}\n{question.hints}\n" if question.hints else "",
         "form": form_of(task),
     }
     return template.substitute(said).strip()
@@ -91,16 +92,6 @@ def filled(template: string.Template, question: Question, *, hints: bool) -> str
 def _texts(question: Question) -> str:
     parts = [part for message in question.messages for part in message["content"]]
     return "\n".join(part["text"] for part in parts if part["type"] == "text")
-
-
-def hints_of(task: "Task", question: Question) -> str:
-    """Tell what the task knows of a state: what is true of the picture, and the reply of its scripted expert."""
-    lines = ["", "The following is known and true; the student does not know it:"]
-    if task.truth:
-        lines.append(f"What the picture shows: {json.dumps(task.truth(question.info), ensure_ascii=False)}")
-    if task.expert:
-        lines.append(f"A good reply: {task.expert_reply(question.info)}")
-    return "\n".join([*lines, ""]) if len(lines) > 2 else ""
 
 
 def form_of(task: "Task") -> str:

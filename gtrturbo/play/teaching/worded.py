@@ -32,11 +32,10 @@ class WordedTeacher:
         ask: answers questions whose messages are put in words already.
         templates: what is asked.
         corrects: the student's thoughts, and says nothing where they are right; else it gives thoughts of its own.
-        hints: it is told what the task knows.
     """
 
-    def __init__(self, ask: Ask, templates: Templates, *, corrects: bool, hints: bool) -> None:
-        self._ask, self._templates, self._corrects, self._hints = ask, templates, corrects, hints
+    def __init__(self, ask: Ask, templates: Templates, *, corrects: bool) -> None:
+        self._ask, self._templates, self._corrects = ask, templates, corrects
         self.counts: Counter[str] = Counter()
         self.forms: Counter[str] = Counter()  # That answers were held to.
         self.own_temperature = 0  # Answers of a server that takes none.
@@ -73,10 +72,10 @@ class WordedTeacher:
         return answers
 
     def _worded(self, question: Question) -> Question:
-        """Put a turn into the words of the template; its pictures come first."""
-        text = filled(self._templates.question, question, hints=self._hints)
+        """Put a turn into the words of the template, which says where the hints stand; its pictures come first."""
+        text = filled(self._templates.question, question)
         parts: list[dict[str, Any]] = [*({"type": "image"} for _ in question.images), {"type": "text", "text": text}]
-        return replace(question, messages=[{"role": "user", "content": parts}])
+        return replace(question, messages=[{"role": "user", "content": parts}], hints="")
 
     def _repairing(self, asked: Question, answer: Answered, why: str) -> Question:
         text = self._templates.repair.substitute(why=why).strip()

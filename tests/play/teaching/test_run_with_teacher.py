@@ -37,7 +37,7 @@ SMALL = ("rollout.max-new-tokens=48", "rollout.num-envs=4", "ppo-step.epochs=1",
 def gtr(warm, tmp_path):
     def config(corrector, **settings):
         given = {"out": tmp_path / "run", "method": "gtr", "teacher": Path("openai:solver"), "address": corrector.url}
-        given |= {"hints": True, "start": warm, "env": ("image=tiny", "horizon=3"), "iterations": 2, "episodes": 4}
+        given |= {"hints": ("truth", "expert"), "start": warm, "env": ("image=tiny", "horizon=3"), "iterations": 2, "episodes": 4}
         return RunConfig(**given | {"eval_episodes": 2, "set": SMALL, "answers": tmp_path / "answers"} | settings)
 
     return config
@@ -51,13 +51,17 @@ def test_a_plan_of_gtr_asks_the_server_to_correct_and_imitates_all_corrections_s
     config = gtr(Corrector(url="http://127.0.0.1:9"), max_calls=7)
     asked, updates = of(config, "distill"), of(config, "ppo-step")
     for step in asked:
-        assert (step.config.mode, step.config.teacher, step.config.hints) == ("correct", Path("openai:solver"), True)
+        assert (step.config.mode, step.config.teacher, step.config.hints) == (
+            "correct",
+            Path("openai:solver"),
+            ("truth", "expert"),
+        )
         assert (step.config.max_calls, step.config.ledger) == (7, tmp_path / "run" / LEDGER)
         # What the tiny model was measured with as a teacher is not what a server is asked with.
         assert (step.config.max_new_tokens, step.config.temperature) == (256, 0.2)
     assert updates[1].config.demos == tuple(tmp_path / "run" / "guidance" / name for name in ("0000", "0001"))
     words = command_words(asked[0])
-    assert words[words.index("--teacher") + 1] == "openai:solver" and "--hints" in words
+    assert words[words.index("--teacher") + 1] == "openai:solver" and words.count("--hints") == 2
 
 
 def test_gtr_runs_stops_at_its_budget_and_goes_on_and_a_second_run_pays_nothing(gtr, tmp_path):

@@ -48,7 +48,8 @@ def good_action(turn):
 @pytest.fixture
 def distill(turns, tmp_path):
     def run(corrector, **settings):
-        given = {"out": tmp_path / "out", "rollouts": turns, "teacher": "openai:solver", "mode": "correct", "hints": True}
+        given = {"out": tmp_path / "out", "rollouts": turns, "teacher": "openai:solver", "mode": "correct"}
+        given["hints"] = ("truth", "expert")
         given |= {"address": corrector.url, "answers": tmp_path / "answers", "at_once": 4}
         given |= settings
         given["teacher"] = given["teacher"] and Path(given["teacher"])
@@ -106,7 +107,7 @@ def test_a_question_shows_picture_reply_and_hints_and_equal_ones_are_asked_once(
 
 def test_without_hints_the_truth_is_not_told(distill):
     with serving(Corrector()) as corrector, pytest.raises(GtrTurboError, match="holds no hints"):
-        distill(corrector, hints=False)
+        distill(corrector, hints=())
     assert corrector.requests == [] and corrector.tries >= 1
 
 
@@ -155,7 +156,8 @@ def test_a_useless_corrector_ends_in_an_error_and_no_artifact(distill, tmp_path,
 
 def test_what_a_server_says_never_steers_the_terminal(distill, turns, tmp_path):
     with serving(Corrector(style="prose", repairs=False)) as corrector:
-        command = ["distill", "--rollouts", str(turns), "--teacher", "openai:solver", "--mode", "correct", "--hints"]
+        command = ["distill", "--rollouts", str(turns), "--teacher", "openai:solver", "--mode", "correct"]
+        command += ["--hints", "truth", "--hints", "expert"]
         command += ["--address", corrector.url, "--answers", str(tmp_path / "answers"), "--out", str(tmp_path / "out")]
         result = CliRunner().invoke(app, command)
         assert result.exit_code == 1 and "could be used" in result.output and "\x1b" not in result.output
@@ -339,13 +341,13 @@ def test_a_wrong_corrector_is_told(distill, legal):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"mode": "kl", "hints": False}, r"openai:solver gives no log-probs of the student's tokens"),
+        ({"mode": "kl", "hints": ()}, r"openai:solver gives no log-probs of the student's tokens"),
         ({"address": None}, "is on a server, and none is named"),
         ({"address": "http://me:word@127.0.0.1:9"}, "--address holds a user's name or password"),
         ({"teacher": "openai:"}, "names no model"),
         ({"max_cost": 1.0}, "--max-cost needs to know what a call costs"),
         ({"prompt": "no-such.txt"}, "no-such.txt for --prompt"),
-        ({"teacher": None, "expert": True, "address": None, "answers": None}, "--hints is for a teacher on a server, or a model"),
+        ({"teacher": None, "expert": True, "address": None, "answers": None}, "--hints are not for the expert, who knows all"),
         ({"teacher": None, "expert": True}, "--address is for a teacher on a server"),
         ({"teacher_weights": "1,2"}, "--teacher-weights is for several teachers"),
     ],
