@@ -57,7 +57,7 @@ GONE = {
     "currency": (("ReportConfig",), "write: --price currency=…"),
 }
 # By the name of an option and an old value: the new one.
-VALUES: dict[tuple[str, object], object] = {
+VALUES: dict[tuple[str, object], str | list[str]] = {
     ("mode", "sft"): "thoughts",
     ("hints", True): ["truth", "expert"],
     ("hints", False): [],
@@ -95,7 +95,7 @@ def refuse_old_value(name: str, value: object) -> None:
     new = VALUES.get((name, value)) if isinstance(value, str | bool) else None
     if new is None:
         return
-    option, words = name.replace("_", "-"), new if isinstance(new, list) else [new]
+    option, words = name.replace("_", "-"), [new] if isinstance(new, str) else new
     write = " ".join(f"--{option} {word}" for word in words)
     raise GtrTurboError(
         f"{option} {str(value).lower()} is called {', '.join(words) or 'nothing'} now.",
