@@ -45,7 +45,7 @@ MISTAKES = {
     "compare WARM": "has no run.json, which says how the run was made.",
     "show nothing": "name the folder of an artifact or of a run.",
     "report RUN --out NOTES": "exists and is no page that report wrote.",
-    "export TURNS --to trll --out x": "to must be one of hf, trl, atif, parquet, got trll.",
+    "export TURNS --to trll --out x": "to must be one of hf, trl, trl-preference, atif, parquet, got trll.",
     "push WARM name": "write it as ORG/NAME",
     "play --task blackjac": "did you mean blackjack?",
     "check-task nothing.py:TASK": "there is no file nothing.py",
