@@ -31,6 +31,11 @@ def blocks(page: Path) -> list[str]:
     return [block for block in found if block]
 
 
+def left_out(folder: str, names: list[str]) -> set[str]:
+    """Say what is not copied: of the repository's own folder all that is no part of it, further down what is compiled."""
+    return (LEFT_OUT if Path(folder) == ROOT else {"__pycache__"}) & set(names)
+
+
 def follow(page: str, venv: Path) -> None:
     """Type what a page says, in one shell; the first line that fails ends it.
 
@@ -39,7 +44,7 @@ def follow(page: str, venv: Path) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="gtrturbo-newcomer-") as made:
         folder = Path(made) / "gtrturbo"
-        shutil.copytree(ROOT, folder, ignore=lambda _, names: LEFT_OUT & set(names), symlinks=True)
+        shutil.copytree(ROOT, folder, ignore=left_out, symlinks=True)
         (folder / ".venv").symlink_to(venv)
         script = "\n".join(["set -euxo pipefail", 'export PATH="$PWD/.venv/bin:$PATH"', *blocks(ROOT / page)])
         environment = os.environ | {"PYTHONPATH": str(folder), "HF_HUB_OFFLINE": "1", "PAGER": "cat"}
