@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+# Cosine above which rounding decides whether two vectors are parallel, or opposite and then joined by no arc of their own.
+PARALLEL = 1 - 2**-43
+
 
 def slerp_coefficients(gram: np.ndarray, *, t: float, lerp_above: float = 0.9995) -> list[float]:
     """Return c with Σ c_i v_i on the great circle from v_0 (t = 0) to v_1 (t = 1).

@@ -7,11 +7,12 @@ checkpoints run in their order, one at a time, so that no tile's width decides h
 import math
 from typing import TYPE_CHECKING
 
+from gtrturbo.algorithms.geometry import PARALLEL
+
 if TYPE_CHECKING:
     from torch import Tensor  # Takes seconds to import; tensors bring all that is used here.
 
 # Below this share of squared sines two vectors are joined by a straight line: mergekit's for NuSLERP.
-PARALLEL = 1e-16
 TINY = 1e-6
 
 
@@ -228,7 +229,7 @@ def _arc(first: "Tensor", second: "Tensor", product: "Tensor", weights: "Tensor"
     t = float(weights[1] / (weights[0] + weights[1]))
     norms = (first * second).sqrt()
     cosine = (product / norms.where(norms > 0, 1.0)).where(norms > 0, 1.0).clamp(-1, 1)
-    straight = 1 - cosine * cosine <= PARALLEL
+    straight = cosine.abs() > PARALLEL
     angle = cosine.where(~straight, 0.0).acos()
     return (((1 - t) * angle).sin() / angle.sin()).where(~straight, 1 - t), ((t * angle).sin() / angle.sin()).where(~straight, t)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from gtrturbo.algorithms import rules
 from gtrturbo.algorithms.geometry import (
+    PARALLEL,
     karcher_coefficients,
     model_stock_coefficients,
     multislerp_coefficients,
@@ -24,8 +25,8 @@ from gtrturbo.merging.own_rule import KIND, method_of_rule
 from gtrturbo.plugins import find
 
 REQUIRED = inspect.Parameter.empty
-# Cosine above which two vectors are joined by a straight line: mergekit's for SLERP, or only where the arc cannot be told.
-NEARLY_PARALLEL, PARALLEL = 0.9995, 1 - 2**-53
+# Cosine above which SLERP joins two vectors by a straight line, as mergekit does.
+NEARLY_PARALLEL = 0.9995
 
 
 def _along_arc(lerp_above: float) -> Callable[[np.ndarray, Sequence[float]], list[float]]:

@@ -19,6 +19,8 @@ import fuzz_rules
 import numpy as np
 from checkpoints import Folders, Tensors, read
 
+from gtrturbo.errors import GtrTurboError
+
 BITS = {"F64": 52, "F32": 23, "F16": 10, "BF16": 7}
 LEAST = {"F64": -1022, "F32": -126, "F16": -14, "BF16": -126}
 FAMILIES = {
@@ -343,7 +345,12 @@ def run(seed: int, root: Path) -> list[str]:
     """Merge one random case, and say what is wrong with what came out."""
     folders = Folders(root)
     case, base, paths = draw(seed, folders)
-    out = folders.merge(*paths, base=base, **case.settings)
+    try:
+        out = folders.merge(*paths, base=base, **case.settings)
+    except GtrTurboError as error:
+        if case.settings["method"] == "multislerp" and "directions is 0" in error.what:
+            return []  # Tensors of one entry have two directions only, which may cancel: there is no barycentre.
+        raise
     return [f"case {seed}, {case.settings}: {each}" for each in wrong(case, read(out))]
 
 
