@@ -1,5 +1,6 @@
 """A merge method with its settings, for k checkpoints: how tiles become one, and what is measured before."""
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -136,7 +137,8 @@ def make_plan(settings: MergeSettings, k: int, *, borrowed: bool = False, whole:
     compiled = method
     method, own, rule = _in_python(settings, method, own, weights, densities, rule)
     if method is not compiled:
-        weights = checkpoint_weights(settings.weights, k, normalize=normalize)
+        # Who elects divides by the weights that agree: those that the user wrote, as what agrees may sum to 0.
+        weights = checkpoint_weights(settings.weights, k, normalize=normalize and not compiled.votes)
     return MergePlan(
         name=name,
         method=method,
@@ -193,12 +195,22 @@ def _require_fitting(settings: MergeSettings, method: MergeMethod) -> None:
         raise GtrTurboError(
             f"--trim global is for methods that keep the largest entries, not for {settings.method}.", "leave it out."
         )
+    if settings.density != MergeSettings.density and not _trims(method):
+        raise GtrTurboError(f"{settings.method} trims nothing, got --density {settings.density}.", "leave out --density.")
+    if settings.gamma != MergeSettings.gamma and method.keeps != "middle":
+        raise GtrTurboError(f"--gamma is for breadcrumbs, not for {settings.method}.", "leave it out.")
     if settings.normalize is False and method.measures in ("gram", "variance"):
         raise GtrTurboError(f"{settings.method} has no --no-normalize: only the ratios of weights count.", "leave it out.")
     if method.weighs and settings.weights != "sma":
         raise GtrTurboError(
             f"{settings.method} weighs checkpoints itself, got weights {settings.weights}.", "leave out --weights."
         )
+
+
+def _trims(method: MergeMethod) -> bool:
+    """Tell whether a method makes anything of --density."""
+    rule = method.rule
+    return bool(method.keeps) or bool(rule and (rule.trims or "densities" in inspect.signature(rule.combine).parameters))
 
 
 def _weights(settings: MergeSettings, method: MergeMethod, k: int, *, normalize: bool, own: Mapping[str, Any]) -> list[float]:
