@@ -195,7 +195,8 @@ def _require_fitting(settings: MergeSettings, method: MergeMethod) -> None:
         raise GtrTurboError(
             f"--trim global is for methods that keep the largest entries, not for {settings.method}.", "leave it out."
         )
-    if settings.density != MergeSettings.density and not _trims(method):
+    keeps_all = all(part.strip() in ("1", "1.0") for part in settings.density.split(","))
+    if settings.density != MergeSettings.density and not keeps_all and not _trims(method):
         raise GtrTurboError(f"{settings.method} trims nothing, got --density {settings.density}.", "leave out --density.")
     if settings.gamma != MergeSettings.gamma and method.keeps != "middle":
         raise GtrTurboError(f"--gamma is for breadcrumbs, not for {settings.method}.", "leave it out.")
