@@ -13,6 +13,8 @@ from made_runs import make_run, timed
 from parsed import parsed
 
 from examples.reproduce import page, record
+from gtrturbo.analysis.record import Collapsed, record_run
+from gtrturbo.config import RunConfig
 from gtrturbo.runs.plan import plan
 from gtrturbo.store.provenance import Provenance
 from gtrturbo.store.writing import writing
@@ -77,16 +79,19 @@ def test_the_arm_full_loss_is_the_method_turbo_loss_under_its_old_name(task):
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_guards_are_one_change_each_to_ppo_from_one_start():
-    commands = [command.partition(" || ")[0] for command in made_by("guards") if "--label" in command]
+    who = "ppo dual-clip clipped-only log-ratio target-kl adam-epsilon"
+    commands = [
+        each.partition(" || ")[0]
+        for each in made_by("survival", "TASKS=numberline", "RATES=1e-3", f"WHO={who}")
+        if "--label" in each
+    ]
     configs = {config.label: config for config in map(parsed, commands)}
-    plain = configs["unguarded"]
     updates = {label: [step.config for step in plan(config) if step.stage == "ppo-step"][-1] for label, config in configs.items()}
-    assert len(configs) == 6 and {(each.start, each.seed, each.iterations, each.method) for each in configs.values()} == {
-        (plain.start, 3, 30, "ppo")
+    assert {(each.start, each.seed, each.iterations, each.method) for each in configs.values()} == {
+        (configs["ppo"].start, 3, 30, "ppo")
     }
-    assert {update.learning_rate for update in updates.values()} == {1e-3}
     changed = {label: (update.guard, update.target_kl, update.adam_epsilon) for label, update in updates.items()}
-    assert len(set(changed.values())) == 6 and changed["unguarded"] == ("none", None, 1e-8)
+    assert len(set(changed.values())) == 6 and changed["ppo"] == ("none", None, 1e-8)
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
@@ -109,16 +114,17 @@ def test_correctors_differ_by_how_often_they_are_wrong_and_each_run_has_a_server
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 @pytest.mark.parametrize(("code", "kept"), [(0, True), (3, True), (1, False)])
-def test_a_guarded_run_that_collapsed_is_a_result_and_one_that_failed_is_none(tmp_path, code, kept):
+def test_a_run_that_collapsed_is_a_result_and_one_that_failed_is_none(tmp_path, code, kept):
     start = tmp_path / "numberline/start/3/evals/0000/stage.json"
     start.parent.mkdir(parents=True)
     start.write_text("{}")
-    target = tmp_path / "collapse/dual-clip/3/commit"
+    target = tmp_path / "numberline-1e-3/dual-clip/3/commit"
     target.parent.mkdir(parents=True)
     fake = tmp_path / "gtrturbo"
     fake.write_text(f"#!/bin/sh\nexit {code}\n")
     fake.chmod(0o755)
-    command = ["make", "-s", "-C", "examples/reproduce", "SEEDS=3", f"OUT={tmp_path}", f"GTRTURBO={fake}", str(target)]
+    command = ["make", "-s", "-C", "examples/reproduce", "SEEDS=3", f"OUT={tmp_path}", f"GTRTURBO={fake}", "survival"]
+    command += ["TASKS=numberline", "RATES=1e-3", "WHO=dual-clip"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True)
     assert (done.returncode == 0, target.is_file()) == (kept, kept)
 
@@ -165,6 +171,16 @@ def test_a_line_says_what_a_run_found_and_other_lines_stay(recorded):
     shutil.rmtree(recorded / "runs" / "numberline" / "ppo")
     record.record(recorded / "runs")
     assert [json.loads(line) for line in file.read_text().splitlines()] == before
+
+
+def test_a_run_that_collapsed_tells_where_without_the_folder_that_it_was_kept_in(recorded):
+    out = recorded / "runs" / "numberline" / "ppo" / "1"
+    why = Collapsed(1, "ppo-step", f"every turn of {out}/rollouts/0001 is illegal.")
+    config = RunConfig(out=out, method="ppo", seed=1, iterations=2, label="ppo")
+    record_run(config, replace=True, collapsed=why)
+    record.record(recorded / "runs")
+    text = (record.RESULTS / "numberline.jsonl").read_text()
+    assert "every turn of rollouts/0001 is illegal." in text and str(recorded) not in text
 
 
 def test_runs_of_another_machine_are_written_apart(recorded):

@@ -63,7 +63,7 @@ def _run(history: History, task: str, arm: str, seed: int, commit: str) -> dict[
         "seed": seed,
         "commit": commit,
         "planned": history.settings["iterations"],
-        "collapsed": asdict(history.collapsed) if history.collapsed else None,
+        "collapsed": _ended(history),
         "evaluations": {entry.iteration: _chosen(entry, EVALUATED) for entry in history.entries["student"]},
         "teachers": {entry.iteration: _chosen(entry, EVALUATED) for entry in history.entries["teacher"]},
         "rollouts": {entry.iteration: _chosen(entry, PLAYED) for entry in history.entries["rollouts"]},
@@ -71,6 +71,13 @@ def _run(history: History, task: str, arm: str, seed: int, commit: str) -> dict[
         "seconds": {name: round(value, 1) for name, value in history.seconds.items()},
         "teacher_cost": asdict(spending_of(history, read_prices(PRICES))),
     }
+
+
+def _ended(history: History) -> dict[str, Any] | None:
+    """Say how a run collapsed, of whose folders by their names within it: where it was kept is of no machine but that one."""
+    if not history.collapsed:
+        return None
+    return asdict(history.collapsed) | {"what": history.collapsed.what.replace(f"{history.path}/", "")}
 
 
 def _chosen(entry: Entry, names: tuple[str, ...]) -> dict[str, float]:

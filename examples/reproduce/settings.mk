@@ -179,13 +179,3 @@ who-grpo = --method grpo $(one-step-$(1))
 who-gigpo = --method gigpo $(one-step-$(1))
 # The positive control: a checkpoint that supervised steps on the expert made.
 who-trained = --method static-loss --teacher $(call teacher,$(1),$(2))/checkpoints/0000
-
-# PPO on NumberLine at a learning rate at which it collapses, alone and with one guard each; from NumberLine's starts.
-seeds-collapse := 1 2 3
-loop-collapse := --episodes 64 --iterations 30 --eval-every 10 --set ppo-step.learning-rate=1e-3
-guard-unguarded :=
-guard-dual-clip := --set ppo-step.guard=dual-clip
-guard-clipped-only := --set ppo-step.guard=clipped-only
-guard-log-ratio := --set ppo-step.guard=log-ratio
-guard-target-kl := --set ppo-step.target-kl=0.05
-guard-adam-epsilon := --set ppo-step.adam-epsilon=1e-7
