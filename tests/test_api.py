@@ -13,6 +13,7 @@ from gtrturbo.config import MergeConfig
 from gtrturbo.config.fields import fields
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.methods import METHODS, MergeRule
+from gtrturbo.merging.plan import trims
 
 SHAPES = {"a.weight": (60, 40), "norm.weight": (40,), "scalar": ()}
 
@@ -84,10 +85,9 @@ def test_tensors_in_memory_are_merged_as_folders_are(tmp_path, number):
     for name, method in list(METHODS.items())[number // 2 :: 2]:
         count = 1 if method.most == 1 else 2 if method.most == 2 else 3
         own = {"t": 0.05} if name == "nearswap" else {}
-        merged = gtrturbo.merge_tensors(base, others[:count], name, density=0.6, parameters=own)
-        folder = gtrturbo.merge(
-            paths[1 : count + 1], base=paths[0], out=tmp_path / name, method=name, density=0.6, parameters=own
-        ).out
+        asked = {"parameters": own, **({"density": 0.6} if trims(method) else {})}
+        merged = gtrturbo.merge_tensors(base, others[:count], name, **asked)
+        folder = gtrturbo.merge(paths[1 : count + 1], base=paths[0], out=tmp_path / name, method=name, **asked).out
         for tensor, value in load_file(folder / "model.safetensors").items():
             assert merged[tensor].dtype == dtype and torch.equal(merged[tensor], value), (name, tensor)
 

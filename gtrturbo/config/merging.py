@@ -15,7 +15,10 @@ class MergeConfig(StageConfig):
     """Merge checkpoints around their base into a teacher. No checkpoints give the base."""
 
     checkpoints: Annotated[
-        tuple[Path, ...], "Checkpoints to merge, oldest first: full weights in safetensors, or LoRA adapters.", Role.POSITIONAL
+        tuple[Path, ...],
+        "Checkpoints to merge, oldest first: full weights in safetensors, or LoRA adapters; folders, or Hugging Face ids (ID, "
+        "ID@REVISION).",
+        Role.POSITIONAL,
     ] = ()
     base: Annotated[
         Path | None,

@@ -21,10 +21,14 @@ NORM_BLOCK = 1 << 18  # entries that are looked at at once where columns are mea
 
 @dataclass
 class Delta:
-    """A product L R with its factors in memory: L [rows, r] as it is stored, R [r, width] float64 with the scale in it."""
+    """A product scale · L R with its factors in memory: L [rows, r] as it is stored, R [r, width] float64.
+
+    The scale comes last, as in PEFT: products of stored factors are exact in float64, so what cancels or ties stays so.
+    """
 
     left: np.ndarray
     right: np.ndarray
+    scale: float = 1.0
     _buffer: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
 
     def rows(self, first: int, last: int, out: np.ndarray | None = None) -> np.ndarray:
@@ -32,11 +36,15 @@ class Delta:
         if out is None and len(self._buffer) < last - first:
             self._buffer = np.empty((last - first, self.right.shape[1]))
         out = self._buffer[: last - first] if out is None else out.reshape(last - first, -1)
-        return np.matmul(widen(self.left[first:last]).astype(np.float64), self.right, out=out)
+        return self._make(self.left[first:last], out)
 
     def some_rows(self, share: int) -> np.ndarray:
         """Make about one row of so many, not by a power of two: rows of attention come in heads of that many."""
-        return np.matmul(widen(self.left[:: share | 1]).astype(np.float64), self.right)
+        return self._make(self.left[:: share | 1])
+
+    def _make(self, left: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        made = np.matmul(in_double(left), self.right, out=out)
+        return made if self.scale == 1 else np.multiply(made, self.scale, out=made)
 
 
 @dataclass(frozen=True)
@@ -72,17 +80,16 @@ class Product:
         return (self.a, self.b, *([self.diagonal] if self.diagonal else []))
 
     def open(self, files: Files, weights: RowReader) -> Delta:
-        left, right = self.factors(files)
-        return Delta(left, right)
+        return Delta(*self.factors(files), self.scale)
 
     def factors(self, files: Files) -> Matrices:
-        """L as it is stored, and R with the scale. [rows, r], [r, width] float64"""
+        """L as it is stored, and R without the scale. [rows, r], [r, width] float64"""
         a, b = (_matrix(files, entry) for entry in (self.a, self.b))
         left, right = (a.T, b.T) if self.transposed else (b, a)
-        middle = np.float64(self.scale)
+        right = in_double(right)
         if self.diagonal:
-            middle = middle * in_double(read_tensor(files, self.diagonal)).reshape(-1, 1)
-        return left, np.ascontiguousarray(in_double(right) * middle)
+            right = right * in_double(read_tensor(files, self.diagonal)).reshape(-1, 1)
+        return left, np.ascontiguousarray(right)
 
     def singles(self, files: Files) -> Matrices:
         """L and R without the scale, float32, as they are stored if that is no wider. [rows, r], [r, width]"""
@@ -130,10 +137,10 @@ class Experts:
         height = self.shape[-2]
         count = self.shape[0] if len(self.shape) == 3 else 1
         chosen = slice(self.first, self.first + count)
-        a = in_double(a.reshape(self.experts, -1, a.shape[1])[chosen]) * self.scale  # [count, r, in]
+        a = in_double(a.reshape(self.experts, -1, a.shape[1])[chosen])  # [count, r, in]
         b = in_double(b.reshape(len(b), -1, self.experts)[:, :, chosen]).transpose(2, 0, 1)  # [count, out, r]
         left, right = (a.transpose(0, 2, 1), b.transpose(0, 2, 1)) if self.transposed else (b, a)
-        return _Stack([Delta(left[e, self.top : self.top + height], right[e]) for e in range(count)], height)
+        return _Stack([Delta(left[e, self.top : self.top + height], right[e], self.scale) for e in range(count)], height)
 
 
 @dataclass(frozen=True)
@@ -229,7 +236,7 @@ class Residual:
         if "removed" not in self._known:  # Two threads may find the same.
             self._known["removed"] = self._factors(weights(0, self.shape[0]), right.shape[0])
         gone, rest = self._known["removed"]
-        return Delta(np.concatenate([in_double(left), -gone], axis=1), np.concatenate([right, rest]))
+        return Delta(np.concatenate([in_double(left), -gone], axis=1), np.concatenate([right * self.product.scale, rest]))
 
     def _factors(self, weights: np.ndarray, rank: int) -> Matrices:
         if self.removed == "qr":

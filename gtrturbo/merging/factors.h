@@ -70,11 +70,11 @@ ALWAYS_INLINE void exactly(const int size, const Factors *factors, int64_t row, 
     for (int c = 0; c < size; c++) sums[c] = _mm512_setzero_pd();
     for (int64_t inner = 0; inner < rank; inner++)
         for (int c = 0; c < size; c++) {
-            const __m512d left = _mm512_set1_pd(factors[c].left[row * rank + inner]), scale = _mm512_set1_pd(factors[c].scale);
+            const __m512d left = _mm512_set1_pd(factors[c].left[row * rank + inner]);
             const __m256 right = _mm256_loadu_ps(factors[c].right + (panel * rank + inner) * PANEL + lane);
-            sums[c] = _mm512_fmadd_pd(left, _mm512_mul_pd(_mm512_cvtps_pd(right), scale), sums[c]);
+            sums[c] = _mm512_fmadd_pd(left, _mm512_cvtps_pd(right), sums[c]);
         }
-    for (int c = 0; c < size; c++) _mm512_storeu_pd(out + apart * c, sums[c]);
+    for (int c = 0; c < size; c++) _mm512_storeu_pd(out + apart * c, _mm512_mul_pd(sums[c], _mm512_set1_pd(factors[c].scale)));
 }
 
 static void all_exactly(int64_t k, const Factors *factors, int64_t row, int64_t panel, int64_t lane, double *restrict out, int64_t apart) {

@@ -18,32 +18,34 @@ LONGEST_ID = 96  # characters of a model's id on the hub
 NOT_FETCHED = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5", "*.msgpack", "*.onnx*", "*.pkl", "consolidated*.safetensors"]
 
 
-def on_disk(model: Path, *, revision: str | None = None) -> Path:
-    """Return a checkpoint folder as it is, and fetch a Hugging Face id, or a revision of it, into the local cache.
+def on_disk(named: Path) -> Path:
+    """Return a checkpoint folder as it is, and fetch a Hugging Face id, or its revision as ID@REVISION, into the local cache.
 
     Raises:
         GtrTurboError: there is no such folder, and no such model.
     """
-    if model.exists() or not could_be_id(model):
-        return model
+    name, _, revision = named.as_posix().partition("@")
+    model = Path(name)
+    if named.exists() or not name or not could_be_id(model):
+        return named
     if odd := set("*?[") & set(str(model)):
         raise GtrTurboError(
             f"nothing is there that {model} stands for: the shell left its {min(odd)} as it is.",
             "check the names of the folders.",
         )
     if len(model.parts) == 1:  # As old ids are, and as folders are that are spelt wrongly.
-        return found_here(str(model)) or model
+        return found_here(name, revision or None) or named
     from huggingface_hub import snapshot_download  # Takes half a second to import.
 
     try:
-        return Path(snapshot_download(model.as_posix(), revision=revision, ignore_patterns=NOT_FETCHED))
+        return Path(snapshot_download(name, revision=revision or None, ignore_patterns=NOT_FETCHED))
     except (OSError, ValueError) as error:
         raise GtrTurboError(
-            f"{model} is no folder, and cannot be fetched: {error}", "name a folder, or a model that can be reached."
+            f"{named} is no folder, and cannot be fetched: {error}", "name a folder, or a model that can be reached."
         ) from None
 
 
-def found_here(model: str) -> Path | None:
+def found_here(model: str, revision: str | None = None) -> Path | None:
     """Return the folder of a model that is on this machine: by path, or in the local cache by id; None where it is not."""
     path = Path(model)
     if path.is_dir():
@@ -53,7 +55,7 @@ def found_here(model: str) -> Path | None:
     from huggingface_hub import snapshot_download  # As above.
 
     try:
-        return Path(snapshot_download(path.as_posix(), local_files_only=True))
+        return Path(snapshot_download(path.as_posix(), revision=revision, local_files_only=True))
     except (OSError, ValueError):
         return None
 

@@ -20,7 +20,7 @@ from gtrturbo.algorithms.geometry import (
     slerp_coefficients,
 )
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.method import MergeMethod, MergeRule
+from gtrturbo.merging.method import MergeMethod, MergeRule, keywords
 from gtrturbo.merging.own_rule import KIND, method_of_rule
 from gtrturbo.plugins import find
 
@@ -263,3 +263,16 @@ def require_built_in(name: str, option: str) -> None:
     """
     if method_of(name).own:
         raise GtrTurboError(f"{option} is for methods that are built in, not for {name}.", f"leave out {option}.")
+
+
+def require_chance(rule: str | MergeRule | Callable[..., Any], seed: int) -> None:
+    """Refuse a seed of a rule that leaves nothing to chance.
+
+    Raises:
+        GtrTurboError: names the rule.
+    """
+    method = method_of(rule)
+    draws = "noise" in keywords(method.rule.combine) if method.rule else method.keeps == "random"
+    if seed and not draws:
+        name = rule if isinstance(rule, str) else name_of(rule)
+        raise GtrTurboError(f"{name} leaves nothing to chance, got --seed {seed}.", "leave out --seed.")

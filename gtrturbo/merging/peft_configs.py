@@ -11,8 +11,8 @@ from gtrturbo.store.strict_json import is_number
 
 # Parts of PEFT with which an adapter stands for no change of weights, or for one that its files alone do not tell.
 REFUSED = ("use_qalora", "megatron_config", "layer_replication", "alora_invocation_tokens", "arrow_config", "use_bdlora")
-# Ways to begin that take out of the weights what they alone do not tell.
-UNKNOWN_START = ("pissa_niter", "corda", "loftq", "lora_ga")
+# Ways to begin that leave the weights as they are, or take out of them what they alone tell (pissa, olora). Others may take more.
+KNOWN_STARTS = ("true", "false", "none", "gaussian", "eva", "orthogonal", "mica", "pissa", "olora")
 
 
 def require_known(folder: Path, config: dict[str, Any]) -> None:
@@ -22,8 +22,8 @@ def require_known(folder: Path, config: dict[str, Any]) -> None:
         GtrTurboError: names the folder, and what its files do not tell.
     """
     odd = [name for name in REFUSED if config.get(name)]
-    start = str(config.get("init_lora_weights"))
-    if start.lower().startswith(UNKNOWN_START):
+    start = str(config.get("init_lora_weights") or None)
+    if start.lower() not in KNOWN_STARTS:
         odd.append(f"init_lora_weights {start}")
     if config.get("peft_type") != "LORA":
         odd = [f"peft_type {config.get('peft_type')}"]

@@ -196,7 +196,7 @@ def _require_fitting(settings: MergeSettings, method: MergeMethod) -> None:
             f"--trim global is for methods that keep the largest entries, not for {settings.method}.", "leave it out."
         )
     keeps_all = all(part.strip() in ("1", "1.0") for part in settings.density.split(","))
-    if settings.density != MergeSettings.density and not keeps_all and not _trims(method):
+    if settings.density != MergeSettings.density and not keeps_all and not trims(method):
         raise GtrTurboError(f"{settings.method} trims nothing, got --density {settings.density}.", "leave out --density.")
     if settings.gamma != MergeSettings.gamma and method.keeps != "middle":
         raise GtrTurboError(f"--gamma is for breadcrumbs, not for {settings.method}.", "leave it out.")
@@ -208,7 +208,7 @@ def _require_fitting(settings: MergeSettings, method: MergeMethod) -> None:
         )
 
 
-def _trims(method: MergeMethod) -> bool:
+def trims(method: MergeMethod) -> bool:
     """Tell whether a method makes anything of --density."""
     rule = method.rule
     return bool(method.keeps) or bool(rule and (rule.trims or "densities" in inspect.signature(rule.combine).parameters))

@@ -1,8 +1,8 @@
 """Recompute tensors of a merge by the slow reference: whole, in torch, from the definitions in `algorithms`."""
 
 import random
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from gtrturbo.store.open_files import Files, read_tensor
 from gtrturbo.store.safetensors_files import TensorEntry
 
 Seeds = Callable[[str, int], int]
+Sized = tuple[Tensor, Tensor]  # a tensor, and the size of the terms that it is the sum of; both float64
+ROUNDED = 2.0**-48  # of their size: what either way of summing terms may be off by
 
 
 def verify(
@@ -41,59 +43,101 @@ def verify(
     """
     chosen = random.Random(0).sample(sources.targets, min(count, len(sources.targets)))
     for target in chosen:
-        expected, size = reference(plan, target, seeds)
         found = _tensor(read_tensor(files, written(target.entry)))
         largest = torch.finfo(found.dtype).max  # What is beyond has been refused, or was to be set to it.
-        expected = expected.clamp(-largest, largest)
-        if (worst := ulps(found, expected, size)) > 1:
+        off = [ulps(found, expected.clamp(-largest, largest), size) for expected, size in references(plan, target, seeds)]
+        if (worst := float(torch.stack(off).amin(dim=0).max())) > 1:
             raise GtrTurboError(f"{target.name} differs from the reference by {worst:.3g} units in the last place.")
     return len(chosen)
 
 
-def reference(plan: MergePlan, target: Target, seeds: Seeds) -> tuple[Tensor, Tensor]:
-    """Merge one tensor as the definitions say, in float64 before the last rounding; and the size of what was summed."""
+def references(plan: MergePlan, target: Target, seeds: Seeds) -> Iterator[Sized]:
+    """Merge one tensor as the definitions say, in float64 before the last rounding; and the size of what was summed.
+
+    First as it is, then with what the last bit of a sum decides the other way: what is kept, and which sign is elected.
+    """
     plan = target.plan or plan
     base, size = _base(target)
     found = [_vector(part, base) for part in target.parts]
+    keys = [seeds(target.draw, index) for index in range(len(found))]
+    total = size + sum(terms for _, terms in found)
     vectors = [vector for vector, _ in found]
-    keys = [seeds(target.draw, index) for index in range(len(vectors))]
+    products = not isinstance(target.base, Full | Zeros) or any(not isinstance(part, Full) for part in target.parts)
+    doubts = [ROUNDED * (size + terms) * products for _, terms in found]  # A difference of stored weights is rounded once.
+    for leaning in (0, 1, -1) if products and (plan.rule.vote or plan.method.keeps in ("largest", "middle")) else (0,):
+        yield _result(plan, target, base, Given(vectors, keys, [leaning * doubt for doubt in doubts])), total
+    for sign in (1, -1) if plan.rule.vote else ():
+        moved = [vector + sign * ROUNDED / 4 * total * (vector != 0) for vector in vectors]
+        yield _result(plan, target, base, Given(moved, keys, [0 * doubt for doubt in doubts])), total
+
+
+@dataclass(frozen=True)
+class Given:
+    """Task vectors of one tensor, with the keys of what is dropped at random.
+
+    `leanings`: entries as near to a bound of what is kept as |leaning| are all kept (> 0), or not (< 0).
+    """
+
+    vectors: list[Tensor]
+    keys: list[int]
+    leanings: list[Tensor]
+
+
+def _result(plan: MergePlan, target: Target, base: Tensor, given: Given) -> Tensor:
     try:
-        merged = _by_rule(plan, target, base, vectors, keys) if plan.method.rule else _merge(plan, vectors, keys)
+        merged = _by_rule(plan, target, base, given) if plan.method.rule else _merge(plan, given)
     except RuleFailed as failure:
         raise failure.at(target.name, rule=plan.name) from failure
-    size = size + sum(terms for _, terms in found)
-    return plan.rule.base_factor * base + plan.rule.scale * merged.reshape(base.shape), size
+    return plan.rule.base_factor * base + plan.rule.scale * merged.reshape(base.shape)
 
 
-def _by_rule(plan: MergePlan, target: Target, base: Tensor, vectors: list[Tensor], keys: list[int]) -> Tensor:
+def _by_rule(plan: MergePlan, target: Target, base: Tensor, given: Given) -> Tensor:
     """Apply a rule in Python to whole tensors, as to one tile."""
     rule = plan.method.rule
     assert rule is not None
-    vectors = _kept(plan, vectors, keys) if plan.rule.trims else vectors
-    given = replace(plan.rule.given, width=rule.row_width(target.entry.shape))
-    entries = Entries([vector.flatten() for vector in vectors], plan.weights, base.flatten(), keys)
+    vectors = _kept(plan, given) if plan.rule.trims else given.vectors
+    settings = replace(plan.rule.given, width=rule.row_width(target.entry.shape))
+    entries = Entries([vector.flatten() for vector in vectors], plan.weights, base.flatten(), given.keys)
     if rule.measure:
-        found = measure(rule, entries, given)
+        found = measure(rule, entries, settings)
         order = found.sort().values
         places = [order[int(share * (len(found) - 1))] for share in rule.quantiles]
-        given = replace(given, measured=np.array(places) if rule.quantiles else found.numpy())
-    return apply_rule(rule, entries, given)
+        settings = replace(settings, measured=np.array(places) if rule.quantiles else found.numpy())
+    return apply_rule(rule, entries, settings)
 
 
-def _merge(plan: MergePlan, vectors: list[Tensor], keys: list[int]) -> Tensor:
+def _merge(plan: MergePlan, given: Given) -> Tensor:
     method, weights, rule = plan.method, plan.weights, plan.rule
     if method.coefficients:
-        return merging.weighted_sum(vectors, weights=plan.coefficients(merging.gram(vectors).numpy()))
+        return merging.weighted_sum(given.vectors, weights=plan.coefficients(merging.gram(given.vectors).numpy()))
     if method.keeps == "varied":
-        return merging.sce(vectors, density=plan.densities[0])
-    vectors = _kept(plan, vectors, keys)
+        return merging.sce(given.vectors, density=plan.densities[0])
+    vectors = _kept(plan, given)
     if rule.vote:
         return merging.kept_sum(vectors, weights=weights, count=rule.vote == "count", average=rule.average)
     return merging.weighted_sum(vectors, weights=weights) / rule.divisor
 
 
-def _kept(plan: MergePlan, vectors: list[Tensor], keys: list[int]) -> list[Tensor]:
+def _kept(plan: MergePlan, given: Given) -> list[Tensor]:
     """Keep of each task vector what the method keeps."""
+    return [
+        torch.where(_near(plan, index, vector, kept, leaning.abs()), torch.where(leaning > 0, vector, 0.0), kept)
+        for index, (vector, kept, leaning) in enumerate(zip(given.vectors, _chosen(plan, given), given.leanings, strict=True))
+    ]
+
+
+def _near(plan: MergePlan, index: int, vector: Tensor, kept: Tensor, off: Tensor) -> Tensor:
+    """Tell which magnitudes are within `off` (> 0) of 0, or of the smallest or largest that counts."""
+    found, bounds = kept[kept != 0].abs(), [0.0]
+    if plan.thresholds:
+        bounds.append(plan.thresholds[index])
+    elif plan.method.keeps in ("largest", "middle") and len(found):
+        bounds += [float(found.min()), *([float(found.max())] if plan.method.keeps == "middle" else [])]
+    return (off > 0) & torch.stack([(vector.abs() - bound).abs() <= off for bound in bounds]).any(dim=0)
+
+
+def _chosen(plan: MergePlan, given: Given) -> list[Tensor]:
+    vectors = given.vectors
     pairs = list(zip(vectors, plan.densities, strict=True))
     if plan.thresholds:
         return [vector.where(vector.abs() >= low, 0.0) for vector, low in zip(vectors, plan.thresholds, strict=True)]
@@ -108,12 +152,9 @@ def _kept(plan: MergePlan, vectors: list[Tensor], keys: list[int]) -> list[Tenso
     if plan.method.keeps == "random" and plan.rule.keep < 1:
         return [
             merging.drop(vector, kept=random_mask(key, vector.numel(), density).reshape(vector.shape), density=density)
-            for (vector, density), key in zip(pairs, keys, strict=True)
+            for (vector, density), key in zip(pairs, given.keys, strict=True)
         ]
     return vectors
-
-
-Sized = tuple[Tensor, Tensor]  # a tensor, and the size of the terms that it is the sum of; both float64
 
 
 def _base(target: Target) -> Sized:
@@ -175,12 +216,12 @@ def _tensor(values: np.ndarray) -> Tensor:
     return tensor.view(torch.bfloat16) if values.dtype == np.uint16 else tensor
 
 
-def ulps(found: Tensor, expected: Tensor, size: Tensor) -> float:
-    """Return the largest distance of `found` from float64 values, in units in the last place of its own type.
+def ulps(found: Tensor, expected: Tensor, size: Tensor) -> Tensor:
+    """Return the distances of `found` from float64 values, in units in the last place of its own type.
 
     Where terms of the given size cancel, the unit is 2^-48 of them, which either way of summing may be off by.
     """
     spacing = torch.finfo(found.dtype)
     exponent = torch.frexp(expected.abs().clamp(min=spacing.tiny)).exponent
     unit = torch.ldexp(torch.full_like(expected, spacing.eps), exponent - 1)
-    return float(((found.double() - expected).abs() / torch.maximum(unit, size * 2.0**-48)).max())
+    return (found.double() - expected).abs() / torch.maximum(unit, size * ROUNDED)

@@ -52,6 +52,8 @@ def copy_side_files(source: Path, folder: Path) -> list[str]:
         file = source / name
         if not _is_plain(name):
             notes.append(f"{name!a} of {source} has a name that no artifact's file may have: left out.")
+        elif not file.is_file():
+            notes.append(f"{file} is neither a file nor a link to one: left out.")
         elif leads_out(file, source) and name not in (MODEL_CONFIG, *RENDERER_FILES):
             notes.append(f"{file} is a link that leads out of its folder: left out.")
         elif _is_of(file.name, WEIGHTS):
@@ -68,14 +70,15 @@ def stays_behind(name: str) -> bool:
 
 
 def _beside(source: Path) -> Iterator[str]:
-    """Name the regular files that may go along; weights only of folders below, where they may be parts of a model."""
+    """Name what may go along but folders, which are walked unless they are links; weights only below, as parts of a model."""
     for place, folders, files in os.walk(source):
         below = Path(place).relative_to(source)
         top = Path(place) == source
         folders[:] = [name for name in folders if not stays_behind(name) and not (Path(place) / name / MANIFEST).is_file()]
+        yield from ((below / name).as_posix() for name in folders if (Path(place) / name).is_symlink())
         for name in files:
             left = (top and (name in ANEW or _is_of(name, WEIGHTS))) or stays_behind(name)
-            if not left and (Path(place) / name).is_file():
+            if not left:
                 yield (below / name).as_posix()
 
 

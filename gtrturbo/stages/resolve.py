@@ -13,7 +13,7 @@ from gtrturbo.console import stderr
 from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.lineage import find_base, found_here, on_disk
-from gtrturbo.merging.methods import method_of, require_built_in
+from gtrturbo.merging.methods import method_of, require_built_in, require_chance
 from gtrturbo.merging.own_rule import KIND
 from gtrturbo.merging.parameters import parse_parameters, without_factors
 from gtrturbo.merging.recipes import as_options, read_recipe
@@ -175,6 +175,7 @@ def require_fitting(config: MergeConfig) -> None:
         GtrTurboError: an option that the method has no part in, or a place to write to that is one to read from.
     """
     _require_apart(config)
+    require_chance(config.method, config.seed)
     if config.state:
         state_settings(config)
     if config.task_vectors and method_of(config.method).whole != "borrowed":

@@ -11,6 +11,7 @@ from gtrturbo.config.merging import MergeConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.in_memory import merge_in_memory
 from gtrturbo.merging.method import MergeRule
+from gtrturbo.merging.methods import require_chance
 from gtrturbo.merging.parameters import parse_parameters
 from gtrturbo.merging.plan import MergeSettings
 
@@ -49,6 +50,7 @@ def merge_tensors(
         weights=weights, density=density, gamma=gamma, trim=trim, scale=scale, normalize=normalize, saturate=saturate, seed=seed,
         threads=threads, parameters=[f"{key}={_text(value)}" for key, value in _named(parameters).items()],
     )  # fmt: skip
+    require_chance(rule, seed)
     settings = MergeSettings(
         method=rule,
         weights=chosen.pop("weights"),

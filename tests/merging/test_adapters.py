@@ -156,6 +156,7 @@ def test_a_base_that_is_named_by_an_id_may_be_given_as_a_folder(folders, model):
     [
         ({"use_qalora": True}, "whose change of the weights its files do not tell .use_qalora"),
         ({"init_lora_weights": "pissa_niter_4"}, "files do not tell .init_lora_weights pissa_niter_4"),
+        ({"init_lora_weights": "of next year"}, "files do not tell .init_lora_weights of next year"),
         ({"init_lora_weights": "corda"}, "files do not tell .init_lora_weights corda"),
         ({"layer_replication": [[0, 1]]}, "files do not tell .layer_replication"),
         ({"peft_type": "PREFIX_TUNING"}, "files do not tell .peft_type PREFIX_TUNING"),

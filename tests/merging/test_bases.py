@@ -126,7 +126,8 @@ def hub(folders, base, adapter, monkeypatch) -> Path:
         home = cache / f"models--maker--{name}"
         for folder in ("blobs", "refs", "snapshots/abc/notes"):
             (home / folder).mkdir(parents=True)
-        (home / "refs" / "main").write_text("abc")
+        for ref in ("main", "v1"):
+            (home / "refs" / ref).write_text("abc")
         for file in [file for file in source.iterdir() if file.is_file()]:
             shutil.copy(file, home / "blobs" / f"b-{file.name}")
             (home / "snapshots" / "abc" / file.name).symlink_to(f"../../blobs/b-{file.name}")
@@ -142,6 +143,10 @@ def test_an_id_works_wherever_a_folder_does(folders, base, adapter, hub, capsys)
     ]
     expected = content(folders.merge(adapter, base=base))
     assert [content(out) for out in by_id] == [expected] * 3
+    at = folders.merge(Path("maker/adapter@v1"), base=Path("maker/base@main"))
+    assert content(at) == expected
+    with pytest.raises(GtrTurboError, match="maker/adapter@other is no folder, and cannot be fetched"):
+        folders.merge(Path("maker/adapter@other"), base=base)
     assert (by_id[0] / "config.json").read_bytes() == (base / "config.json").read_bytes()
     assert not any(path.is_symlink() for path in by_id[0].rglob("*"))
     assert "as its base" not in capsys.readouterr().err

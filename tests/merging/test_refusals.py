@@ -204,6 +204,8 @@ def test_numbers_and_integers_are_not_merged(folders):
         ({"method": "slerp", "scale": 2.0}, "--scale is for task vectors"),
         ({"rank": 4}, "--rank and --parameters factors=true are for LoRA adapters"),
         ({"parameters": ("factors=true",)}, "--rank and --parameters factors=true are for LoRA adapters"),
+        ({"seed": 3}, "ties leaves nothing to chance, got --seed 3"),
+        ({"method": "breadcrumbs", "seed": 1}, "breadcrumbs leaves nothing to chance"),
         ({"include": ("nothing.*",)}, r"no tensor is called nothing\.\*"),
         ({"exclude": ("nothing",)}, "no tensor is called nothing"),
     ],

@@ -1,51 +1,20 @@
 """Adapters' products in float32, where that decides as float64 does: the bytes of float64, also where it nearly does not."""
 
-import itertools
 import json
 import math
 
 import numpy as np
 import pytest
-from checkpoints import content, read, stored
+from checkpoints import content, read
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging import engine, magnitudes, product_kernel, singles
 from gtrturbo.merging.kernel import compiled_kernel
 from gtrturbo.merging.operands import TileRule
 from gtrturbo.merging.product_kernel import PANEL, takes
-from gtrturbo.store.safetensors_files import header_of
 
 PRODUCTS = getattr(compiled_kernel(), "products", None)
 pytestmark = pytest.mark.skipif(PRODUCTS is None, reason="no AVX-512")
-Factors = dict[str, tuple[np.ndarray, np.ndarray]]  # by module: B [rows, rank], A [rank, width]
-
-
-@pytest.fixture
-def adapted(folders):
-    """Write a base in bfloat16 and adapters: adapted(weights, [factors, …], scale=2) -> (base, adapters)."""
-
-    number = itertools.count().__next__
-
-    def make(weights: dict[str, np.ndarray], given: list[Factors], scale: float = 2.0, dtype: str = "F32"):
-        base = folders.write(f"base{number()}", {f"model.{name}.weight": values for name, values in weights.items()}, "BF16")
-        paths = []
-        for index, factors in enumerate(given):
-            path = base.with_name(f"{base.name}-adapter{index}")
-            path.mkdir()
-            tensors = {}
-            for name, (b, a) in factors.items():
-                tensors[f"base_model.model.model.{name}.lora_A.weight"] = stored(a, dtype)
-                tensors[f"base_model.model.model.{name}.lora_B.weight"] = stored(b, dtype)
-            header = header_of({name: (dtype, values.shape) for name, values in tensors.items()})
-            parts = b"".join(values.tobytes() for values in tensors.values())
-            (path / "adapter_model.safetensors").write_bytes(header + parts)
-            rank = len(next(iter(factors.values()))[1])
-            config = {"peft_type": "LORA", "r": rank, "lora_alpha": scale * rank, "base_model_name_or_path": str(base)}
-            (path / "adapter_config.json").write_text(json.dumps(config | {"target_modules": sorted(factors)}))
-            paths.append(path)
-        return base, paths
-
-    return make
 
 
 @pytest.fixture

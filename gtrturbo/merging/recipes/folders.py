@@ -22,7 +22,7 @@ def numbered(recipe: Recipe) -> tuple[Path, tuple[Path, ...], str]:
         GtrTurboError: a model can neither be found nor fetched, or no base is known where one is needed.
     """
     refs = recipe.models()
-    folders = {text: _folder(text) for ref in refs for text in (ref.model, ref.lora) if text}
+    folders = {text: on_disk(Path(text)) for ref in refs for text in (ref.model, ref.lora) if text}
     base, known = folders[refs[0].model], recipe.base is not None
     if not known and METHODS[OURS[recipe.method]].needs_base:
         base, known = find_base([folders[ref.model] for ref in refs]), True
@@ -30,9 +30,3 @@ def numbered(recipe: Recipe) -> tuple[Path, tuple[Path, ...], str]:
     numbers = {text: str(listed.index(folder)) for text, folder in folders.items()}
     places = {ref: f"{numbers[ref.model]}+{numbers[ref.lora]}" if ref.lora else numbers[ref.model] for ref in refs}
     return base, tuple(listed[1:]), rewritten(recipe, places, base="0" if known and recipe.base is None else None)
-
-
-def _folder(text: str) -> Path:
-    """The folder of a path, an id, or an id@revision."""
-    name, at, revision = text.rpartition("@")
-    return on_disk(Path(name), revision=revision) if at and name and not Path(text).exists() else on_disk(Path(text))
