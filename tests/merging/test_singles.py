@@ -156,7 +156,7 @@ def test_float32_is_off_by_less_than_its_bound(rows, width, rank, kind):
         right *= 10.0 ** rng.uniform(-12, 3, right.shape).astype(np.float32)
     scale = math.pi / 3
     factors = PRODUCTS.pack(left, right, scale)
-    exact = left.astype(np.float64) @ (right.astype(np.float64) * scale)
+    exact = (left.astype(np.float64) @ right.astype(np.float64)) * scale
     gathered = PRODUCTS.gather(factors, 0.0, math.inf, rows * width)
     assert (gathered.found, gathered.above) == (rows * width, 0) and sorted(gathered.places) == list(range(rows * width))
     row, column = gathered.places // width, gathered.places % width
