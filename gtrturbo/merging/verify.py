@@ -65,14 +65,14 @@ def references(plan: MergePlan, target: Target, seeds: Seeds) -> Iterator[Sized]
     products = not isinstance(target.base, Full | Zeros) or any(not isinstance(part, Full) for part in target.parts)
     doubts = [ROUNDED * (size + terms) * products for _, terms in found]  # A difference of stored weights is rounded once.
     for leaning in (0, 1, -1) if products and (plan.rule.vote or plan.method.keeps in ("largest", "middle")) else (0,):
-        yield _result(plan, target, base, Given(vectors, keys, [leaning * doubt for doubt in doubts])), total
+        yield _result(plan, target, base, TaskVectors(vectors, keys, [leaning * doubt for doubt in doubts])), total
     for sign in (1, -1) if plan.rule.vote else ():
         moved = [vector + sign * ROUNDED / 4 * total * (vector != 0) for vector in vectors]
-        yield _result(plan, target, base, Given(moved, keys, [0 * doubt for doubt in doubts])), total
+        yield _result(plan, target, base, TaskVectors(moved, keys, [0 * doubt for doubt in doubts])), total
 
 
 @dataclass(frozen=True)
-class Given:
+class TaskVectors:
     """Task vectors of one tensor, with the keys of what is dropped at random.
 
     `leanings`: entries as near to a bound of what is kept as |leaning| are all kept (> 0), or not (< 0).
@@ -83,7 +83,7 @@ class Given:
     leanings: list[Tensor]
 
 
-def _result(plan: MergePlan, target: Target, base: Tensor, given: Given) -> Tensor:
+def _result(plan: MergePlan, target: Target, base: Tensor, given: TaskVectors) -> Tensor:
     try:
         merged = _by_rule(plan, target, base, given) if plan.method.rule else _merge(plan, given)
     except RuleFailed as failure:
@@ -91,7 +91,7 @@ def _result(plan: MergePlan, target: Target, base: Tensor, given: Given) -> Tens
     return plan.rule.base_factor * base + plan.rule.scale * merged.reshape(base.shape)
 
 
-def _by_rule(plan: MergePlan, target: Target, base: Tensor, given: Given) -> Tensor:
+def _by_rule(plan: MergePlan, target: Target, base: Tensor, given: TaskVectors) -> Tensor:
     """Apply a rule in Python to whole tensors, as to one tile."""
     rule = plan.method.rule
     assert rule is not None
@@ -106,7 +106,7 @@ def _by_rule(plan: MergePlan, target: Target, base: Tensor, given: Given) -> Ten
     return apply_rule(rule, entries, settings)
 
 
-def _merge(plan: MergePlan, given: Given) -> Tensor:
+def _merge(plan: MergePlan, given: TaskVectors) -> Tensor:
     method, weights, rule = plan.method, plan.weights, plan.rule
     if method.coefficients:
         return merging.weighted_sum(given.vectors, weights=plan.coefficients(merging.gram(given.vectors).numpy()))
@@ -118,7 +118,7 @@ def _merge(plan: MergePlan, given: Given) -> Tensor:
     return merging.weighted_sum(vectors, weights=weights) / rule.divisor
 
 
-def _kept(plan: MergePlan, given: Given) -> list[Tensor]:
+def _kept(plan: MergePlan, given: TaskVectors) -> list[Tensor]:
     """Keep of each task vector what the method keeps."""
     return [
         torch.where(_near(plan, index, vector, kept, leaning.abs()), torch.where(leaning > 0, vector, 0.0), kept)
@@ -136,7 +136,7 @@ def _near(plan: MergePlan, index: int, vector: Tensor, kept: Tensor, off: Tensor
     return (off > 0) & torch.stack([(vector.abs() - bound).abs() <= off for bound in bounds]).any(dim=0)
 
 
-def _chosen(plan: MergePlan, given: Given) -> list[Tensor]:
+def _chosen(plan: MergePlan, given: TaskVectors) -> list[Tensor]:
     vectors = given.vectors
     pairs = list(zip(vectors, plan.densities, strict=True))
     if plan.thresholds:
