@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from examples.reproduce import survival
-from examples.reproduce.tables import Arm, Run, against, at, costs, learning, outcomes, over_seeds, returns, teachers
+from examples.reproduce.tables import Arm, Run, against, at, costs, in_training, learning, outcomes, over_seeds, returns, teachers
 from gtrturbo.analysis.intervals import bootstrap
 from gtrturbo.report.chart import Line, Point, Rule, curves
 
@@ -85,7 +85,14 @@ def table(task: str, name: str, chosen: Sequence[str] = ()) -> list[list[str]]:
         return against(arms, [arm for arm in shown if arm != reference], reference)
     if name == "teachers":
         return teachers(arms, [arm for arm in shown if any(run["teachers"] for run in arms[arm].values())])
-    kinds = {"methods": outcomes, "learning": learning, "returns": returns, "costs": costs, "ends": survival.ends}
+    kinds = {
+        "methods": outcomes,
+        "learning": learning,
+        "in-training": in_training,
+        "returns": returns,
+        "costs": costs,
+        "ends": survival.ends,
+    }
     return kinds[name](arms, shown)
 
 

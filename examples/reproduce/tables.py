@@ -100,6 +100,22 @@ def learning(arms: Mapping[str, Arm], names: Sequence[str]) -> list[list[str]]:
     return rows
 
 
+def in_training(arms: Mapping[str, Arm], names: Sequence[str]) -> list[list[str]]:
+    """What the episodes that were learned from won: those of the first update, which the start played, and of the last five."""
+    rows = [["arm", "seeds", "first update", "last five", "last five − first"]]
+    for name in names:
+        played = [[each["success_rate"] for each in run["rollouts"].values()] for run in arms[name].values()]
+        gained = bootstrap([[fmean(won[-5:]) - won[0] for won in played]])
+        row = [
+            f"`{name}`",
+            str(len(played)),
+            f"{fmean(won[0] for won in played):.3f}",
+            f"{fmean(fmean(won[-5:]) for won in played):.3f}",
+        ]
+        rows.append([*row, said(gained, sign=True)])
+    return rows
+
+
 def returns(arms: Mapping[str, Arm], names: Sequence[str]) -> list[list[str]]:
     """What learning earned, for games whose draws and losses differ."""
     rows = [["arm", "seeds", "mean return before", "after", "after − before"]]
