@@ -235,3 +235,73 @@ def test_a_place_where_nothing_can_be_made_is_told_in_the_commands_sentence(tmp_
     folders = [save(tmp_path / name, tensors) for name, tensors in (("base", base), ("one", others[0]))]
     with pytest.raises(GtrTurboError, match=said):
         gtrturbo.merge(folders[1:], base=folders[0], out=tmp_path / place)
+
+
+def test_tensors_of_any_layout_in_memory_are_merged():
+    """Transposed, channels last, expanded, and as checkpoints of another layout than the base."""
+    rng = torch.Generator().manual_seed(0)
+    plain = {
+        "t": torch.randn(3, 4, generator=rng),
+        "c": torch.randn(2, 3, 4, 5, generator=rng),
+        "e": torch.randn(1, 4, generator=rng),
+    }
+    other = {name: value + 1 for name, value in plain.items()}
+    odd = {"t": plain["t"].t().contiguous().t(), "c": plain["c"].to(memory_format=torch.channels_last), "e": plain["e"]}
+    other["e"], odd["e"], plain["e"] = other["e"].expand(6, 4), odd["e"].expand(6, 4), plain["e"].expand(6, 4).clone()
+    assert not any(value.is_contiguous() for value in odd.values())
+    expected = gtrturbo.merge_tensors(plain, [other], "task-arithmetic", scale=0.5)
+    for base, checkpoint in ((odd, other), (plain, {name: value.clone() for name, value in other.items()})):
+        merged = gtrturbo.merge_tensors(base, [checkpoint], "task-arithmetic", scale=0.5)
+        assert all(torch.equal(merged[name], value) for name, value in expected.items())
+    assert torch.allclose(expected["t"], plain["t"] + 0.5)
+
+
+def test_arrays_whose_mask_or_order_of_bytes_would_be_lost_are_refused():
+    base = {"w": np.zeros(3, np.float32)}
+    with pytest.raises(GtrTurboError, match=r"masked array(.|\n)*filled"):
+        gtrturbo.merge_tensors(base, [{"w": np.ma.masked_array(np.ones(3, np.float32), [0, 1, 0])}], "linear")
+    with pytest.raises(GtrTurboError, match=r"astype"):
+        gtrturbo.merge_tensors(base, [{"w": np.ones(3, ">f4")}], "linear")
+
+
+def test_a_checkpoint_of_weight_0_has_no_vote():
+    base, moves = {"w": torch.zeros(1)}, (1.0, -1.0, -2.0)
+    checkpoints = [{"w": torch.tensor([move])} for move in moves]
+    for more, weights in (([], [1, 1, 0]), ([{"w": torch.zeros(1)}], [1, 1, 0, -1])):
+        for rule in ("ties", "breadcrumbs-ties"):
+            asked = {"weights": weights, "density": 1, "parameters": {"count": True}} | ({"gamma": 0} if rule != "ties" else {})
+            assert gtrturbo.merge_tensors(base, checkpoints + more, rule, **asked)["w"].tolist() == [1.0]
+
+
+ODD_PARAMETERS = [
+    ("dare-linear", {"rescale": (False, False)}, "rescale of dare-linear must be true or false"),
+    ("dare-ties", {"rescale": 0}, "must be true or false"),
+    ("multislerp", {"normalize_weights": (False, False)}, "must be true or false"),
+    ("multislerp", {"eps": (0.1, 0.2)}, "eps of multislerp must be a number of at least 0"),
+    ("karcher", {"max_iter": 1.5}, "max_iter of karcher must be a whole number of at least 1"),
+    ("karcher", {"max_iter": 0}, "at least 1"),
+    ("karcher", {"tol": -1}, "tol of karcher must be a number of at least 0"),
+    ("della", {"epsilon": -1}, "a number of at least 0, or such a number for each checkpoint"),
+    ("della", {"epsilon": (0.1, 0.2, 0.3)}, "epsilon has 3 numbers for 2 checkpoints"),
+    ("ram", {"epsilon": True}, "a number of at least 0"),
+    ("ram-plus", {"alpha": (0.1, 0.2)}, "a number of at least 0"),
+    ("slerp", {"t": 0.3}, "no parameter t(.|\n)*--weights"),
+]
+
+
+@pytest.mark.parametrize(("rule", "parameters", "said"), ODD_PARAMETERS, ids=str)
+def test_parameters_of_another_kind_or_range_are_refused(rule, parameters, said):
+    base, others = states(2)
+    with pytest.raises(GtrTurboError, match=said):
+        gtrturbo.merge_tensors(base, others, rule, parameters=parameters)
+
+
+def test_nearswap_goes_no_step_backwards():
+    base, others = states(1)
+    with pytest.raises(GtrTurboError, match="t of nearswap must be a number of at least 0"):
+        gtrturbo.merge_tensors(base, others, "nearswap", parameters={"t": -1})
+
+
+def test_a_number_is_no_list_of_checkpoints(tmp_path):
+    with pytest.raises(GtrTurboError):
+        gtrturbo.merge(5, base=tmp_path, out=tmp_path / "out")

@@ -276,4 +276,6 @@ def build(config: type, values: dict[str, Any]) -> Any:
     missing = [f.shown for f in known.values() if f.required and f.name not in given]
     if missing:
         raise GtrTurboError(f"missing: {', '.join(missing)}.")
+    if hasattr(config, "require_together"):
+        config.require_together(given)
     return config(**given)

@@ -1,18 +1,29 @@
 """Config of merge."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from gtrturbo.config.bounds import COUNT, FRACTION, POSITIVE, RANK, SEED, THREADS, EachBetween
 from gtrturbo.config.choices import Missing
 from gtrturbo.config.common import StageConfig
 from gtrturbo.config.fields import Absent, Role, Seam
+from gtrturbo.errors import GtrTurboError
 
 
 @dataclass(frozen=True, kw_only=True)
 class MergeConfig(StageConfig):
     """Merge checkpoints around their base into a teacher. No checkpoints give the base."""
+
+    @classmethod
+    def require_together(cls, given: Mapping[str, Any]) -> None:
+        """Refuse beside a recipe an option that says our default: the recipe may say otherwise, and nobody would be told."""
+        if given.get("recipe") is None:
+            return
+        for name in ("method", "weights", "density", "gamma", "scale"):
+            if name in given and given[name] == getattr(cls, name):
+                raise GtrTurboError(f"--{name} {given[name]} beside a recipe says nothing.", f"leave out --{name}.")
 
     checkpoints: Annotated[
         tuple[Path, ...],

@@ -14,6 +14,7 @@ from gtrturbo.merging.matching import Pattern, names_in_memory
 from gtrturbo.merging.naming import Tensors, require_ties
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank
 from gtrturbo.merging.sources import BLOCK, TILE, Sources, Target, require_numbers
+from gtrturbo.models.layer_ways import surely_straight
 from gtrturbo.store.safetensors_files import Layout, TensorEntry
 
 Names = Callable[[Tensors], dict[str, str]]
@@ -210,7 +211,9 @@ class _Way:
             raise GtrTurboError(
                 f"{adapter.folder} changes {name} in another shape than {self.folder} has.", "give its own base with --base."
             )
-        chosen = found if len(found) == 1 else [change for change in found if _transposed(change) == self._transposes(name)]
+        chosen = (
+            found if len(found) == 1 else [change for change in found if _transposed(change) == self._transposes(name, found)]
+        )
         if len(chosen) != 1:
             raise GtrTurboError(
                 f"which way round {adapter.folder} changes {name}, its shape does not tell.",
@@ -218,17 +221,16 @@ class _Way:
             )
         return chosen[0]
 
-    def _transposes(self, name: str) -> bool | None:
-        ways = self.clear | {self.flipped}
-        if ways == {False}:
+    def _transposes(self, name: str, found: list[Change]) -> bool | None:
+        if surely_straight(self.folder):
             return False
         if not self._known:
             from gtrturbo.models.stored_names import transposed_layers  # Takes seconds to import, and is rarely needed.
 
             self._known.append(transposed_layers(self.folder))
-        layers = self._known[0]
-        if layers is None:
-            return None
+        if (layers := self._known[0]) is None:  # Of a model that transformers does not know, linear layers are taken to be alike.
+            alike = self.clear | {self.flipped} == {False} and not any(isinstance(change, Experts) for change in found)
+            return False if alike else None
         return any(name.removesuffix(".weight").endswith(layer) for layer in layers)
 
 

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.text import Text
 
+from gtrturbo.console import stderr
+from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.changes import Change, Replaced, Scaled, Tokens
 from gtrturbo.merging.factored import Directed, Experts, Product, Removed, Residual
-from gtrturbo.merging.peft_configs import of_pattern, require_known, scale_of
+from gtrturbo.merging.peft_configs import of_pattern, require_known, scale_of, unknown_keys
 from gtrturbo.merging.targets import DEFAULT_RANK, MEND, Named
 from gtrturbo.models.checkpoint_files import adapter_config
 from gtrturbo.store.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -87,6 +90,9 @@ def read_adapter(folder: Path) -> Adapter:
     """
     config = adapter_config(folder)
     require_known(folder, config)
+    if unknown := unknown_keys(config):
+        told = f"{folder / ADAPTER_CONFIG} says {', '.join(unknown)}, which PEFT does not know: it is not taken into account."
+        stderr.print(Text(visible(told), style="yellow"), soft_wrap=True)
     if not (folder / ADAPTER_WEIGHTS).exists() and (folder / PICKLED).exists():
         raise GtrTurboError(
             f"{folder} holds pickled weights ({PICKLED}), which can run code when they are read.",

@@ -127,11 +127,12 @@ ALWAYS_INLINE void merge_in_float32(const int votes, int64_t k, int64_t start, i
 int64_t combine_bfloat16(int64_t n, const uint16_t *base, int64_t k, const Input *inputs, const Rule *rule, uint16_t *out, double *sums) {
     if (!fits(k, inputs, rule)) return 0;
     float lows[MOST];
+    const double weight = all_weights(k, inputs);
     const int single = plain(k, inputs, lows), votes = rule->vote == VOTE_TOTAL;
     n -= n % PAIR;
     for (int64_t start = 0; start < n; start += CHUNK, sums += SUMS) {
         int64_t stop = start + CHUNK < n ? start + CHUNK : n;
-        Totals totals = {0};
+        Totals totals = {.weight = weight};
         if (!single)
             merge_in_float64(votes, k, start, stop, base, inputs, rule, out, &totals);
         else if (votes)

@@ -27,6 +27,7 @@ typedef int16_t Shorts __attribute__((vector_size(32)));
 
 /* What is added up over the entries. */
 typedef struct {
+    double weight; /* of all inputs, which is what whole weights hold of the base in their sum */
     Doubles merged_square, mean_square, dot, base_square;
     Longs conflicts, kept, changed, touched;
 } Totals;
@@ -87,9 +88,11 @@ ALWAYS_INLINE void add_four(const int votes, Doubles d, double weight, double lo
 /* Scale what was merged of four entries, add it to the base, and add up what is reported. */
 ALWAYS_INLINE Doubles finish(Doubles merged, Doubles mean, Doubles origin, const Rule *rule, Totals *totals) {
     merged *= rule->scale;
-    totals->merged_square += merged * merged;
+    const Doubles back = (rule->base_factor - 1.0) * origin, change = merged + back;
+    mean += totals->weight * back;
+    totals->merged_square += change * change;
     totals->mean_square += mean * mean;
-    totals->dot += merged * mean;
+    totals->dot += change * mean;
     totals->base_square += origin * origin;
     return rule->base_factor * origin + merged;
 }
@@ -219,7 +222,7 @@ ALWAYS_INLINE Ints finish_eight(const int votes, const Rule *rule, Floats origin
 ALWAYS_INLINE void merge_eights(const int votes, const int64_t k, int64_t start, int64_t stop, const uint16_t *restrict base,
                                 const Input *inputs, const float *lows, const Rule *rule, uint16_t *restrict out, Totals *totals) {
     const int16_t limit = limit_of(k);
-    Totals local = {0};
+    Totals local = {.weight = totals->weight};
     Ints conflicts = {0}, kept = {0}, changed = {0}, touched = {0};
     for (int64_t i = start; i < stop; i += PAIR) {
         Span reach = {halves(base + i) & MAGNITUDE, (halves(base + i) & MAGNITUDE) - 1};
@@ -268,11 +271,12 @@ ALWAYS_INLINE void merge_in_float32(const int votes, int64_t k, int64_t start, i
 int64_t combine_bfloat16(int64_t n, const uint16_t *base, int64_t k, const Input *inputs, const Rule *rule, uint16_t *out, double *sums) {
     if (!fits(k, inputs, rule)) return 0;
     float lows[MOST];
+    const double weight = all_weights(k, inputs);
     const int single = plain(k, inputs, lows), votes = rule->vote == VOTE_TOTAL;
     n -= n % PAIR;
     for (int64_t start = 0; start < n; start += CHUNK, sums += SUMS) {
         int64_t stop = start + CHUNK < n ? start + CHUNK : n;
-        Totals totals = {0};
+        Totals totals = {.weight = weight};
         if (!single)
             merge_in_float64(votes, k, start, stop, base, inputs, rule, out, &totals);
         else if (votes)

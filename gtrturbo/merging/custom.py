@@ -185,6 +185,9 @@ class RuleCombiner:
         entries = Entries(vectors, weights, origin, [operand.key for operand in operands], offset)
         merged = rule.scale * self._apply(entries, rule, state)
         store(rule.base_factor * origin + merged, out)
+        back = (rule.base_factor - 1) * origin  # As for the methods that are compiled.
+        merged += back
+        mean += sum(weights) * back
         conflicts = torch.zeros_like(origin)  # A rule elects no sign that we know of.
         return chunk_sums((merged * merged, mean * mean, merged * mean, origin * origin, conflicts, kept, changed, touched))
 

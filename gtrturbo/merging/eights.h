@@ -14,6 +14,7 @@ typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
 
 typedef struct {
+    double weight; /* of all inputs, which is what whole weights hold of the base in their sum */
     Doubles merged_square, mean_square, dot, base_square;
     int64_t conflicts, kept, changed, touched;
 } Totals;
@@ -39,9 +40,11 @@ ALWAYS_INLINE __m256i rounded(Ints words) { return _mm512_cvtepi32_epi16((__m512
 /* Scale what was merged of eight entries, add it to the base, and add up what is reported. */
 ALWAYS_INLINE Doubles finish(Doubles merged, Doubles mean, Doubles origin, const Rule *rule, Totals *totals) {
     merged *= rule->scale;
-    totals->merged_square += merged * merged;
+    const Doubles back = (rule->base_factor - 1.0) * origin, change = merged + back;
+    mean += totals->weight * back;
+    totals->merged_square += change * change;
     totals->mean_square += mean * mean;
-    totals->dot += merged * mean;
+    totals->dot += change * mean;
     totals->base_square += origin * origin;
     return rule->base_factor * origin + merged;
 }

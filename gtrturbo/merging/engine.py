@@ -221,7 +221,7 @@ class Merge:
             tile = out[: stop - start]
             rows = tiles.merge(start, tile)
             self.reports[target.name].append(rows)
-            self.range.look(target.entry, rows, tiles.rule, tile)
+            self.range.look(target.entry, rows, tile)
             self._write(target.entry, start * target.entry.width, tile)
             self.on_progress((stop - start) * target.entry.width)
 

@@ -43,7 +43,8 @@ class Delta:
         return self._make(self.left[:: share | 1])
 
     def _make(self, left: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        made = np.matmul(in_double(left), self.right, out=out)
+        with np.errstate(invalid="ignore", over="ignore"):  # What is not finite is found, and named, where it is read.
+            made = np.matmul(in_double(left), self.right, out=out)
         return made if self.scale == 1 else np.multiply(made, self.scale, out=made)
 
 

@@ -49,7 +49,7 @@ def merge_in_memory(
         _require_alike(lead, checkpoint, number)
     if not any(value.dtype in TYPES and value.numel() for value in lead.values()):
         raise GtrTurboError("there is nothing to merge: the base holds no floating-point numbers.", f"give {_any_of_types()}.")
-    merged = {name: value.to("cpu", copy=True) for name, value in lead.items()}
+    merged = {name: value.to("cpu", copy=True, memory_format=torch.contiguous_format) for name, value in lead.items()}
     targets = [
         _target(name, value, checkpoints, whole=plan.whole, vectors=plan.method.needs_vectors) for name, value in lead.items()
     ]
@@ -102,11 +102,15 @@ def _name(what: str, name: Any) -> str:
 
 def _tensor(what: str, value: Any) -> Tensor:
     """Take a tensor whose numbers lie in memory one after another, or an array of numpy."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise GtrTurboError(f"{what} is a masked array, whose mask a merge would drop.", "give an array: .filled(VALUE).")
     if isinstance(value, np.ndarray):
         try:
             return torch.from_numpy(np.require(value, requirements=["C", "W"]).reshape(value.shape))
         except (TypeError, ValueError):
-            raise GtrTurboError(f"{what} is an array of {value.dtype}, which torch does not have.", _OF_NUMBERS) from None
+            raise GtrTurboError(
+                f"{what} is an array of {value.dtype}, which torch does not have.", 'give one that it has: .astype("f4").'
+            ) from None
     if type(value) not in PLAIN_TENSORS:
         raise GtrTurboError(f"{what} is of type {type(value).__name__}, no plain tensor.", _OF_NUMBERS)
     if value.is_nested or value.is_quantized or value.layout != torch.strided or value.is_meta:

@@ -322,6 +322,7 @@ int combine(int64_t n, int64_t offset, int64_t base_dtype, const void *base, int
     double *restrict mean = sums_of.mean, *restrict plus = sums_of.plus, *restrict minus = sums_of.minus;
     double *restrict plus_weight = sums_of.plus_weight, *restrict minus_weight = sums_of.minus_weight;
     const int votes_or_trims = rule->vote != NO_VOTE || rule->trimmed, slowly = rule->keep < 1.0 || rule->vote == VOTE_COUNT;
+    const double weight = all_weights(k, inputs);
     int64_t done = base_dtype == BFLOAT16 && !state ? combine_bfloat16(n, base, k, inputs, rule, out, sums) : 0;
     for (int64_t start = done; start < n; start += LANES) {
         int64_t count = n - start < LANES ? n - start : LANES;
@@ -379,6 +380,13 @@ int combine(int64_t n, int64_t offset, int64_t base_dtype, const void *base, int
             result[i] = rule->base_factor * origin[i] + merged[i];
         }
         store(base_dtype, out, start, count, result);
+        if (rule->base_factor != 1.0) { /* of whole weights, what they change is told */
+            for (int64_t i = 0; i < count; i++) {
+                double back = (rule->base_factor - 1.0) * origin[i];
+                merged[i] += back;
+                mean[i] += weight * back;
+            }
+        }
         row[0] += dot(merged, merged, count);
         row[1] += dot(mean, mean, count);
         row[2] += dot(merged, mean, count);

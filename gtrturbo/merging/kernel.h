@@ -50,6 +50,12 @@ typedef struct {
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
+static inline double all_weights(int64_t k, const Input *inputs) {
+    double weight = 0.0;
+    for (int64_t c = 0; c < k; c++) weight += inputs[c].weight;
+    return weight;
+}
+
 /* kernel.c: one tile in memory. */
 int histogram(int64_t n, int64_t base_dtype, const void *base, const Input *input, uint64_t prefix, int64_t prefix_shift, int64_t shift,
               uint32_t *tables);

@@ -26,7 +26,13 @@ def on_disk(named: Path) -> Path:
     """
     name, _, revision = named.as_posix().partition("@")
     model = Path(name)
-    if named.exists() or not name or not could_be_id(model):
+    if named.exists() or not name:
+        return named
+    if revision and model.exists():
+        raise GtrTurboError(
+            f"{named} is not there, and {name} is a folder, which has no revisions.", "name the folder, or an id of the hub."
+        )
+    if not could_be_id(model):
         return named
     if odd := set("*?[") & set(str(model)):
         raise GtrTurboError(

@@ -105,6 +105,15 @@ class MergeMethod:
         return found
 
     @property
+    def kinds(self) -> dict[str, str]:
+        """What parameters of its own are, as the functions of a built-in method annotate them."""
+        functions = [self.rule.combine, self.rule.measure] if self.rule else [self.coefficients]
+        given = [each for function in functions if function for each in inspect.signature(function).parameters.values()]
+        own = [each for each in given if each.kind is inspect.Parameter.KEYWORD_ONLY and each.name not in ASKED]
+        kinds = {each.name: each.annotation for each in own}
+        return {name: kind if isinstance(kind, str) else kind.__name__ for name, kind in kinds.items()} or {"rescale": "bool"}
+
+    @property
     def measures(self) -> Measure | None:
         """What has to be known of a whole tensor before its tiles can be merged."""
         if self.coefficients:

@@ -22,6 +22,7 @@ from gtrturbo.algorithms.geometry import (
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.method import MergeMethod, MergeRule, keywords
 from gtrturbo.merging.own_rule import KIND, method_of_rule
+from gtrturbo.merging.parameters import require_kind
 from gtrturbo.plugins import find
 
 REQUIRED = inspect.Parameter.empty
@@ -238,17 +239,23 @@ def method_of(name: str | MergeRule | Callable[..., Any]) -> MergeMethod:
     return method_of_rule(name if isinstance(name, str) else name_of(name), found)
 
 
-def own_settings(name: str, method: MergeMethod, given: Mapping[str, Any]) -> dict[str, Any]:
+def own_settings(name: str, method: MergeMethod, given: Mapping[str, Any], k: int) -> dict[str, Any]:
     """Check what is given for a method's own parameters, and fill in defaults.
 
+    Args:
+        k: number of checkpoints.
+
     Raises:
-        GtrTurboError: a name that it has not, or one is missing.
+        GtrTurboError: a name that it has not, or one is missing, or is of another kind or size than a built-in method takes.
     """
     known = method.settings
-    for key in given:
+    for key, value in given.items():
         if key not in known:
             has = f"it has {', '.join(known)}." if known else "it has none."
-            raise GtrTurboError(f"{name} has no parameter {key}.", has)
+            along = method.measures == "gram" and key in ("t", "weight")
+            raise GtrTurboError(f"{name} has no parameter {key}.", "say it by --weights 1−T,T." if along else has)
+        if not method.own:
+            require_kind(name, key, value, method.kinds[key], k)
     for key, default in known.items():
         if key not in given and default is REQUIRED:
             raise GtrTurboError(f"{name} needs {key}.", f"give it with --parameters {key}=VALUE.")

@@ -50,7 +50,8 @@ class Outcome:
     """What came of a merge.
 
     `weights` are shares, where there is one per checkpoint; `complete`: all checkpoints were read; `idle`: tensors and
-    checkpoints of which the density trims nothing; `hashes`, `sums`: of the files that were written, and of running sums.
+    checkpoints of which the density trims nothing; `unmeasured`: metrics that such a merge does not have; `hashes`, `sums`: of
+    the files that were written, and of running sums.
     """
 
     reports: list[TensorReport]
@@ -59,6 +60,7 @@ class Outcome:
     weights: list[float] | None = None
     complete: bool = True
     idle: int = 0
+    unmeasured: frozenset[str] = frozenset()
     extra: dict[str, float] = field(default_factory=dict)
     sums: dict[str, str] = field(default_factory=dict)
 
@@ -86,7 +88,7 @@ class Outcome:
             raise GtrTurboError(
                 "the norms of what was merged are beyond float64.", "merge with a smaller --scale, or smaller weights."
             )
-        return {name: rounded(value) for name, value in metrics.items()}
+        return {name: rounded(value) for name, value in metrics.items() if name not in self.unmeasured}
 
 
 def most_moved(reports: Sequence[TensorReport]) -> list[tuple[TensorReport, float]]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.operands import TileRule
 from gtrturbo.store.safetensors_files import TensorEntry
 
 # By type: the largest number, and its name. bfloat16 has 8 bits of precision.
@@ -33,17 +32,16 @@ class OutOfRange:
     saturate: bool = False
     counts: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
-    def look(self, entry: TensorEntry, rows: np.ndarray, rule: TileRule, out: np.ndarray) -> None:
+    def look(self, entry: TensorEntry, rows: np.ndarray, out: np.ndarray) -> None:
         """Look at one merged tile.
 
         Args:
             entry: its tensor.
             rows: what the combiner returned for it. [chunks, SUMS]
-            rule: that it was merged by.
             out: the tile as it is to be written. [n]
         """
         with np.errstate(over="ignore", invalid="ignore"):
-            bound = abs(rule.base_factor) * np.sqrt(rows[:, 3]) + np.sqrt(rows[:, 0])
+            bound = np.sqrt(rows[:, 3]) + np.sqrt(rows[:, 0])
         if (bound < SAFE * LARGEST[entry.dtype][0]).all():
             return
         beyond = _infinite(out)
@@ -65,7 +63,7 @@ class OutOfRange:
         count, (largest, dtype) = sum(self.counts[first.name]), LARGEST[first.dtype]
         others = f", and {len(found) - 1} more tensors have such" if len(found) > 1 else ""
         raise GtrTurboError(
-            f"{first.name} of {first.file.name}: {count} of {first.entries} entries ({count / first.entries:.2g} of them) are "
+            f"{first.name} of {first.file.name}: {count} of {first.entries} entries ({count / first.entries:.2g} of all) are "
             f"beyond what {dtype} of the base can hold ({largest:.5g}){others}.",
             "merge around a base of a wider type, with a smaller --scale or smaller weights, or with --saturate.",
         )

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gtrturbo.config.choices import Sign
@@ -15,6 +15,12 @@ COUNT, FACTORS = "count", "factors"
 INTEGER = re.compile(r"[+-]?\d{1,15}")
 # As YAML 1.1 and pydantic, hence mergekit, read them.
 TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+KINDS_OF_NUMBERS: Mapping[str, Callable[[Any], bool]] = {
+    "bool": lambda value: isinstance(value, bool),
+    "int": lambda value: type(value) is int and value >= 1,
+    "float": lambda value: type(value) in (int, float) and 0 <= value < math.inf,
+}
+NAMES_OF_NUMBERS = {"bool": "true or false", "int": "a whole number of at least 1", "float": "a number of at least 0"}
 
 
 def parse_parameters(texts: Sequence[str]) -> dict[str, Any]:
@@ -78,3 +84,19 @@ def as_number(text: str) -> float | None:
     """Read a finite decimal number such as 6e-1; None where a text is none."""
     number = float(text) if NUMBER.fullmatch(text) else math.nan
     return number if math.isfinite(number) else None
+
+
+def require_kind(name: str, key: str, value: Any, kind: str, k: int) -> None:
+    """Refuse a parameter of a built-in method that is of another kind than the method says, or not one for each checkpoint.
+
+    Raises:
+        GtrTurboError: names both.
+    """
+    each = isinstance(value, tuple) and "Tensor" in kind
+    if each and len(value) != k:
+        raise GtrTurboError(f"parameter {key} has {len(value)} numbers for {k} checkpoints.", "give one, or one per checkpoint.")
+    word = kind.split(" ")[0]
+    for one in value if each else (value,):
+        if not KINDS_OF_NUMBERS[word](one):
+            more = ", or such a number for each checkpoint" if "Tensor" in kind else ""
+            raise GtrTurboError(f"parameter {key} of {name} must be {NAMES_OF_NUMBERS[word]}{more}, got {one}.")

@@ -83,6 +83,13 @@ class MergePlan:
         return tuple(self.method.coefficients(gram, self.weights, **self.own))
 
     @property
+    def unmeasured(self) -> frozenset[str]:
+        """Metrics that such a merge does not have: a rule in Python says nothing of votes, nor of what it keeps."""
+        by_rule = {"conflicts", *(["kept"] if not self.rule.trims else [])} if self.method.rule else set()
+        whole = {"kept", "changed"} if self.whole else set()
+        return frozenset(by_rule | whole | ({"changed"} if self.method.keeps == "varied" else set()))
+
+    @property
     def shares(self) -> list[float] | None:
         """The weights, scaled to sum to 1; None where their sum is 0."""
         total = math.fsum(self.weights)
@@ -123,7 +130,7 @@ def make_plan(settings: MergeSettings, k: int, *, borrowed: bool = False, whole:
     _require_count(name, method, k)
     normalize = method.normalizes if settings.normalize is None else settings.normalize
     _require_fitting(settings, method)
-    own = own_settings(name, method, settings.own)
+    own = own_settings(name, method, settings.own, k)
     weights = _weights(settings, method, k, normalize=normalize, own=own)
     whole = _is_whole(method, normalize=normalize, borrowed=borrowed) if whole is None else whole
     if whole and settings.scale != 1:
@@ -166,7 +173,7 @@ def _in_python(
     if method.keeps == "random" and (len(set(densities)) > 1 or not min(densities)):
         stand_in = replace(rule, vote=None, average=False, keep=1.0, trims=False, scale=settings.scale)
         return _with_own_densities(method), own | {"vote": method.votes}, stand_in
-    if method.votes and min(weights) < 0:
+    if method.votes and (min(weights) < 0 or (settings.sign == "count" and 0 in weights)):
         return _with_signed_weights(method), {"count": settings.sign == "count"}, replace(rule, vote=None, average=False)
     return method, own, rule
 

@@ -92,7 +92,28 @@ def stream(
         error = inputs.finish(files, sources, folder)
     idle = sum(low == 0 for low, _ in merge.thresholds.values())
     extra = {} if error is None else {"rank_error": rounded(error)}
-    return Outcome(reports, kernel.name, merge.hashes, plan.shares, idle=idle, extra=extra, sums=merge.sums)
+    return Outcome(
+        reports,
+        kernel.name,
+        merge.hashes,
+        plan.shares,
+        idle=idle,
+        unmeasured=plan.unmeasured,
+        extra=extra,
+        sums=merge.sums,
+    )
+
+
+def verify_written(plan: MergePlan, sources: Sources, folder: Path, how: Streaming) -> None:
+    """Compare tensors of a merge that was written before with the reference; see `verify.verify`."""
+    sources = in_whole_rows(sources, plan)
+    with closing(Files()) as files:
+        sources.open(files)
+        for name in sources.base.headers:
+            files.open(folder / name)
+        if plan.trim == "global" and plan.measures == "ranks":
+            plan = with_global_thresholds(plan, sources, kernel_of(how.device), files, threads=how.threads)
+        _verify(plan, sources, files, folder, seeds_of(plan, how.seed), count=how.verify)
 
 
 def _verify(

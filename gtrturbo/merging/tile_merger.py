@@ -71,7 +71,9 @@ class TileMerger:
             if any(not np.isfinite(widen(loaded(read(*span)[0]))).all() for span in target.tiles(0, target.entry.entries)):
                 where = part.folder if isinstance(part, Full | LowRank) else self.base
                 return GtrTurboError(f"{target.name} in {where} holds a NaN or an infinity.", "leave that checkpoint out.")
-        return GtrTurboError(f"{target.name}: the differences overflow.")
+        return GtrTurboError(
+            f"{target.name}: sums or differences of its numbers overflow.", "merge with a smaller --scale or weights."
+        )
 
 
 @dataclass

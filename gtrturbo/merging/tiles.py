@@ -97,6 +97,9 @@ class TorchKernel:
         merged, conflicts = self._elect(sums, mean, ballot, rule)
         merged *= rule.scale
         store(rule.base_factor * origin + merged, out)
+        back = (rule.base_factor - 1) * origin  # Of whole weights, what they change is told.
+        merged += back
+        mean += sum(operand.weight for operand in operands) * back
         rows = (merged * merged, mean * mean, merged * mean, origin * origin, conflicts, kept, changed, touched.double())
         return chunk_sums(rows)
 

@@ -22,6 +22,7 @@ from gtrturbo.store.names import (
     RENDERER_FILES,
     TIMING,
 )
+from gtrturbo.store.safetensors_files import read_layout
 
 WEIGHTS = (
     "*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.ggml", "*.h5", "*.msgpack", "*.onnx", "*.onnx_data", "*.ot",
@@ -47,7 +48,9 @@ def copy_side_files(source: Path, folder: Path) -> list[str]:
         GtrTurboError: the model's config or tokenizer is damaged, or a link that leads out of the folder.
     """
     require_readable(source)
-    notes = []
+    notes, left = [], sorted(_left(source))
+    if left:
+        notes.append(f"weights of other formats and training state of {source} are left out: {', '.join(left)}.")
     for name in sorted(_beside(source)):
         file = source / name
         if not _is_plain(name):
@@ -80,6 +83,18 @@ def _beside(source: Path) -> Iterator[str]:
             left = (top and (name in ANEW or _is_of(name, WEIGHTS))) or stays_behind(name)
             if not left:
                 yield (below / name).as_posix()
+
+
+def _left(source: Path) -> Iterator[str]:
+    """Name what lies beside the weights that are merged, and is neither copied nor junk; not what an artifact has."""
+    if (source / MANIFEST).is_file():
+        return
+    read = {entry.file.name for entry in read_layout(source).entries.values()}
+    for path in source.iterdir():
+        index = path.name.endswith(".json") and _is_of(path.name, WEIGHTS)
+        training = _is_of(path.name, TRAINING) and path.name not in (METRICS, METRICS_LOG)
+        if (training or (_is_of(path.name, WEIGHTS) and not index)) and path.name not in read:
+            yield path.name
 
 
 def _is_of(name: str, patterns: tuple[str, ...]) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import Concatenate, MergeModulelist, WeightConverter, WeightRenaming, rename_source_key
@@ -76,18 +77,28 @@ def _stacks(
 
 
 def transposed_layers(folder: Path) -> set[str] | None:
-    """Name the layers whose weights are stored as [in, out], as in memory; None where transformers knows no such model."""
+    """Name the layers whose weights are stored as [in, out], as in memory, and the parameters of experts that are.
+
+    Returns: names, or None where transformers knows no such model.
+    """
     try:
         model = _without_weights(folder)
     except (OSError, ValueError):
         return None
-    return {name for name, module in model.named_modules() if isinstance(module, Conv1D)}
+    found = {name for name, module in model.named_modules() if isinstance(module, Conv1D)}
+    for name, module in model.named_modules():
+        if getattr(module, "is_transposed", False):
+            found |= {f"{name}.{parameter}" for parameter, _ in module.named_parameters(recurse=False)}
+    return found
 
 
 def _without_weights(folder: Path) -> Any:
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    with torch.device("meta"):
-        return _kind_of(config)._from_config(config)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        with torch.device("meta"):
+            return _kind_of(config)._from_config(config)
+    except (StrictDataclassError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"transformers makes no model of its config: {error}") from error
 
 
 def _kind_of(config: Any) -> Any:

@@ -5,7 +5,7 @@ A function is made of its stage's config class, as the command is, so the two ca
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def _as_written(field: Field, value: Any) -> Any:
     if isinstance(value, Mapping):
         return [f"{key}={_numbers(each)}" for key, each in value.items()]
     if field.is_list or (field.more and isinstance(value, list | tuple)):
-        return [_plain(each) for each in ([value] if isinstance(value, str | os.PathLike) else value)]
+        return [_plain(each) for each in (value if isinstance(value, Iterable) and not isinstance(value, str) else [value])]
     return _numbers(value) if isinstance(value, list | tuple) else _plain(value)
 
 

@@ -84,7 +84,10 @@ def existing(config: Any) -> Result | None:
 def _finished(config: Any) -> Result | None:
     if config.overwrite or (_stage(config).beside and not config.out.exists()):
         return None
-    return finished(config.out, provenance(config))
+    result = finished(config.out, provenance(config))
+    if result and _stage(config).rechecks(config):
+        importlib.import_module(_stage(config).module).recheck(config)
+    return result
 
 
 def _by_the_first(work: Callable[[Any], Result | None], config: Any) -> Result | None:

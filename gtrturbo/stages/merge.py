@@ -21,7 +21,7 @@ from gtrturbo.merging.outcome import Outcome, TensorReport, most_moved, rounded
 from gtrturbo.merging.plan import MergePlan, MergeSettings, make_plan
 from gtrturbo.merging.preview import preview_of, require_room
 from gtrturbo.merging.recipes.inputs import RecipeInputs, recipe_inputs
-from gtrturbo.merging.stream import Streaming, stream
+from gtrturbo.merging.stream import Streaming, stream, verify_written
 from gtrturbo.merging.thresholds import cache_of
 from gtrturbo.merging.workers import default_threads
 from gtrturbo.models.checkpoint_files import (
@@ -43,6 +43,7 @@ from gtrturbo.store.moved import MovedTensor, save_moved
 from gtrturbo.store.names import CARD
 from gtrturbo.store.provenance import Provenance
 from gtrturbo.store.safetensors_files import read_layout
+from gtrturbo.store.verification import verify as verify_files
 from gtrturbo.store.writing import writing
 
 
@@ -84,6 +85,22 @@ def preview(config: MergeConfig) -> str:
         plan = inputs.plan if isinstance(inputs, RecipeInputs) else _plan(config)
         sources = inputs.sources(plan, Path(folder))
     return preview_of(plan, inputs, sources, base=config.base, out=config.out, threads=_how(config).threads)
+
+
+def recheck(config: MergeConfig) -> None:
+    """Verify a merge that is there: its files are those that were written, and tensors of them as the reference has them.
+
+    Raises:
+        GtrTurboError: a file is another, or a tensor.
+    """
+    assert config.base is not None
+    verify_files(config.out, "always")
+    if config.rank or config.state or not (config.checkpoints or config.recipe):
+        stderr.print("its files are those that were written; their numbers are verified while they are made: add --overwrite.")
+        return
+    inputs = _inputs(config, config.base)
+    plan = inputs.plan if isinstance(inputs, RecipeInputs) else _plan(config)
+    verify_written(plan, inputs.sources(plan, config.out), config.out, _how(config))
 
 
 def _inputs(config: MergeConfig, base: Path) -> Inputs | RecipeInputs:
@@ -197,7 +214,7 @@ def _copy_beside(base: Path, inputs: Inputs | RecipeInputs, folder: Path) -> Non
 
 
 def _tell_of_density(density: str, outcome: Outcome, metrics: dict[str, float]) -> None:
-    if outcome.complete and outcome.idle and metrics["changed"] < 1:
+    if outcome.complete and outcome.idle and metrics.get("changed", 1) < 1:
         stderr.print(
             f"density {density} trims nothing in {outcome.idle} tensors: {1 - metrics['changed']:.0%} of all entries "
             "are as in the base.",
@@ -208,7 +225,7 @@ def _tell_of_density(density: str, outcome: Outcome, metrics: dict[str, float]) 
 def _save_moved(folder: Path, outcome: Outcome, *, checkpoints: int) -> None:
     """Write what moved; of checkpoints that running sums stand for only what does not depend on which were read now."""
     moved = [_moved(report) for report in outcome.reports]
-    if not outcome.complete:
+    if not outcome.complete or "changed" in outcome.unmeasured:
         moved, checkpoints = [replace(each, changed=0.0, touched=0.0) for each in moved], 0
     save_moved(folder, moved, checkpoints=checkpoints)
 

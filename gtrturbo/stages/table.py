@@ -42,6 +42,7 @@ class Stage:
         texts: files of words that it works with, by the option that names another; their hashes go into the manifest.
         names: teachers that are no artifacts, as the manifest calls them, by knob.
         fetches: whether it may ask the network for a model.
+        rechecks: whether an artifact that is there is to be checked again: its module has `recheck(config)`.
     """
 
     config: type
@@ -57,6 +58,7 @@ class Stage:
     texts: Callable[[Any], dict[str, Path]] = lambda config: {}
     names: Callable[[Any], dict[str, Any]] = lambda config: {}
     fetches: Callable[[Any], bool] = lambda config: False
+    rechecks: Callable[[Any], bool] = lambda config: False
 
 
 def _writes(kind: str) -> Callable[[Any], str]:
@@ -118,6 +120,7 @@ STAGES = {
         beside=True,
         held=held_checkpoints,
         fetches=_names_a_model,
+        rechecks=lambda config: config.verify > 0,
     ),
     "eval": Stage(config=EvalConfig, module="gtrturbo.stages.eval", kind=_writes("evaluation")),
 }

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from gtrturbo.algorithms.ties import ties
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.lowrank import truncate
 from gtrturbo.merging.naming import tensors_of
-from gtrturbo.merging.peft_configs import scale_of
+from gtrturbo.merging.peft_configs import KNOWN_KEYS, scale_of
 from gtrturbo.models.stored_names import stored_names
 from gtrturbo.store.ids import artifact_id
 from gtrturbo.store.manifest import read_manifest
@@ -623,3 +624,12 @@ def test_the_page_shows_how_to_untie_a_base_for_an_adapter_that_trained_its_head
     assert found.keys() == expected.keys() and not np.allclose(found["lm_head.weight"], found["model.embed_tokens.weight"])
     for name, value in expected.items():
         assert np.allclose(found[name], value.numpy(), rtol=1e-6, atol=1e-6), name
+
+
+def test_what_peft_does_not_know_of_a_config_is_told(folders, model, capsys):
+    assert {field.name for field in fields(LoraConfig)} <= KNOWN_KEYS
+    adapter(folders.root / "a", model, seed=1)
+    config = folders.root / "a" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"use_something_new": True, "also_new": None}))
+    folders.merge(folders.root / "a", base=model, method="linear")
+    assert "says use_something_new, which PEFT does not know" in capsys.readouterr().err

@@ -226,11 +226,11 @@ def test_the_same_inputs_give_the_same_artifact(family, folders, tmp_path_factor
 
 
 def test_shares_are_of_all_vectors_that_a_recipe_merges(folders, family, tmp_path):
-    """slerp merges whole weights, the base's too, which is no checkpoint. By hand: no entry is 0, so each counts and differs."""
+    """The base among them, which is no checkpoint. By hand: of two vectors each entry of one differs, and counts."""
     base, (other,) = family(1)
-    recipe = tmp_path / "slerp.yml"
-    models = f"[{{model: {base}}}, {{model: {other}}}]"
-    recipe.write_text(f"merge_method: slerp\nbase_model: {base}\nmodels: {models}\nparameters: {{t: [{{value: 0.5}}]}}\n")
+    recipe = tmp_path / "sum.yml"
+    models = f"[{{model: {base}}}, {{model: {other}, parameters: {{weight: [{{value: 0.5}}]}}}}]"
+    recipe.write_text(f"merge_method: task_arithmetic\nbase_model: {base}\nmodels: {models}\n")
     for text in (recipe.read_text(), recipe.read_text().replace("[{value: 0.5}]", "[{filter: norm, value: 0.1}, {value: 0.5}]")):
         recipe.write_text(text)
         metrics = read_manifest(folders.merge(recipe=str(recipe))).metrics
