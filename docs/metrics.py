@@ -139,7 +139,9 @@ METRICS = {
     "trainable_parameters": Metric(("init",), "those that a checkpoint trains: all, or the adapter's"),
     "checkpoints": Metric(("merge",), "checkpoints that were merged"),
     "delta_norm": Metric(("merge",), "‖ΔW‖ of the merge, over all tensors: of what comes out less the base"),
-    "mean_delta_norm": Metric(("merge",), "‖Σ wᵢ ΔWᵢ / Σ wᵢ‖ of the checkpoints by their weights, before any trimming; of `sce` after its selection"),
+    "mean_delta_norm": Metric(
+        ("merge",), "‖Σ wᵢ ΔWᵢ / Σ wᵢ‖ of the checkpoints by their weights, before any trimming; of `sce` after its selection"
+    ),
     "norm_ratio": Metric(
         ("merge",),
         "`delta_norm` / `mean_delta_norm`",
