@@ -16,13 +16,13 @@ ASKED = {
     "turbo-kl with an interval": {"method": "turbo-kl", "merge_every": 2, "iterations": 3},
 }
 
-SMALL = "--env horizon=3 --episodes 4 --eval-episodes 4 --eval-every 1 --device cpu"
+SMALL = "--method turbo-kl --env horizon=3 --episodes 4 --eval-episodes 4 --eval-every 1 --device cpu"
 SMALL += " --set expert.episodes=30 --set sft.steps=40 --set sft.stop-loss=0 --set sft.batch-size=8"
 SMALL += " --set rollout.max-new-tokens=40 --set eval.max-new-tokens=40"
 
 
 def run_config(**settings) -> RunConfig:
-    return RunConfig(**({"out": Path("r"), "iterations": 2} | settings))
+    return RunConfig(**({"out": Path("r"), "method": "turbo-kl", "iterations": 2} | settings))
 
 
 def small(iterations: int, *more: str) -> list[str]:
