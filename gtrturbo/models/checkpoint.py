@@ -17,10 +17,8 @@ from gtrturbo.models.adapter_parts import modules_of
 from gtrturbo.models.checkpoint_files import (
     adapter_config,
     base_of,
-    copy_renderer,
     is_adapter,
     point_to_base,
-    rebased,
     renderer_hash,
 )
 from gtrturbo.models.descriptions import OF_WEIGHTS, require_readable
@@ -30,6 +28,7 @@ from gtrturbo.models.processor import load_processor
 from gtrturbo.models.reading import reading_model
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.models.shared_base import make_room, shared_base
+from gtrturbo.models.split_model import load_split, require_split
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.models.whole_weights import (
     require_as_many_layers,
@@ -46,16 +45,21 @@ ONE_THREAD = 5_000_000
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def load_policy(path: Path, *, device: str, dtype: str = "auto", trainable: bool = False) -> Policy:
+def load_policy(path: Path, *, device: str, dtype: str = "auto", trainable: bool = False, split: bool = False) -> Policy:
     """Load a checkpoint as a policy: base and adapter or full weights, processor, value head if there is one.
 
+    Of weights that are `split` over processes each of them reads its share; the value head is whole.
+
     Raises:
-        GtrTurboError: no checkpoint, its files are damaged, or its base is not where it says.
+        GtrTurboError: no checkpoint, its files are damaged, its base is not where it says, or there is nothing to split.
     """
+    if split:
+        require_split(path)
     if (path / MANIFEST).is_file():
         read_manifest(path, "checkpoint")
     quiet()
-    model = _model_on(require_device(resolve_device(device)), path, dtype=dtype, trainable=trainable)
+    where = require_device(resolve_device(device))
+    model = (_split_on if split else _model_on)(where, path, dtype=dtype, trainable=trainable)
     if model.device.type == "cpu" and model.num_parameters() < ONE_THREAD:
         # Threads of so small a model wait for each other: with two, ppo-step was 8 times slower on a busy machine.
         torch.set_num_threads(1)
@@ -83,6 +87,13 @@ def _model_on(device: str, path: Path, *, dtype: str, trainable: bool) -> Any:
 
         model = shared_base(base, revision=revision, dtype=dtype, device=device, load=load)
         return _adapted(model, path, trainable=trainable).to(device)
+
+
+def _split_on(device: str, path: Path, *, dtype: str, trainable: bool) -> Any:
+    """Load this process's share of a checkpoint's full weights onto a device."""
+    with reading_model(path):
+        _require_sound(path)
+        return load_split(path, device=device, dtype=DTYPES[dtype]).requires_grad_(trainable)
 
 
 def _adapted(model: Any, path: Path, *, trainable: bool) -> PeftModel:
@@ -157,15 +168,20 @@ def _load_full(model: str, *, dtype: str, revision: str = "main") -> Any:
 def _whole_model(model: str, *, dtype: str, **where: Any) -> Any:
     """Load full weights, all of them and nothing else."""
     if Path(model).is_dir():
-        require_readable(Path(model), OF_WEIGHTS)
-        require_float_weights(Path(model))
-        require_as_many_layers(Path(model))
+        _require_sound(Path(model))
     settings = {"dtype": DTYPES[dtype], "output_loading_info": True, **where}
     told: Any = AutoModelForImageTextToText.from_pretrained(model, **settings)
     loaded, info = told
     require_whole_model(model, info)
     require_numbers(model, loaded.named_parameters())
     return loaded
+
+
+def _require_sound(folder: Path) -> None:
+    """Refuse, before anything is loaded, what would make a model that is not the folder's."""
+    require_readable(folder, OF_WEIGHTS)
+    require_float_weights(folder)
+    require_as_many_layers(folder)
 
 
 def load_architecture(path: Path) -> Any:
@@ -198,22 +214,6 @@ def save_model(model: Any, folder: Path, *, base: str | None = None) -> None:
         model.save_pretrained(str(folder), save_embedding_layers=False)
         (folder / CARD).unlink(missing_ok=True)
         point_to_base(folder, base)
-
-
-def save_successor(policy: Policy, source: Path, folder: Path, out: Path) -> str:
-    """Write a trained checkpoint beside the files of the one that it came from; return the renderer's hash.
-
-    Args:
-        policy: what was trained.
-        source: checkpoint that it was loaded from; its processor files are copied byte for byte.
-        folder: where to write.
-        out: where the folder will stand in the end, from which the path to an adapter's base is counted.
-    """
-    save_model(policy.model, folder, base=rebased(source, out) if is_adapter(source) else None)
-    copy_renderer(source, folder)
-    if policy.value_head:
-        policy.value_head.save(folder)
-    return renderer_hash(folder)
 
 
 def add_adapter(

@@ -30,7 +30,7 @@ from gtrturbo.train.inputs import Rollout, read_rollout, require_groups, require
 from gtrturbo.train.optimizer import Optimizer, require_known_head, resume_optimizer
 from gtrturbo.train.ppo_batch import LossSettings, PpoBatch, find_guard
 from gtrturbo.train.prepare import Crediting, prepare, require_own_logprobs, token_masks
-from gtrturbo.train.sharding import save_trained, shard
+from gtrturbo.train.sharding import prepare_split, save_trained
 from gtrturbo.train.steps import Log, Student, minibatches, take_steps
 
 NAME = "ppo-step"
@@ -41,7 +41,7 @@ def run(config: PpoStepConfig) -> Result:
     rollout = check_inputs(config)
     with writing(config.out, provenance(config), overwrite=config.overwrite) as draft:
         torch.manual_seed(config.seed)
-        policy = load_policy(config.checkpoint, device=config.device, dtype=config.dtype, trainable=True)
+        policy = load_policy(config.checkpoint, device=config.device, dtype=config.dtype, trainable=True, split=config.fsdp)
         require_known_head(policy, config.checkpoint)
         valued = find_credit(config.credit).needs_values
         idle_head = give_value_head(policy, needed=valued, seed=seed_for(config.seed, "value head"))
@@ -53,7 +53,7 @@ def run(config: PpoStepConfig) -> Result:
         if config.gradient_checkpointing:
             policy.recompute_activations()
         if config.fsdp:
-            shard(policy)
+            prepare_split(policy)
         # Before any forward pass, after which split weights may lie whole in memory.
         optimizer = optimizer_of(config, policy)
         batch, metrics = prepared(config, policy, transcript, rollout)
@@ -65,7 +65,7 @@ def run(config: PpoStepConfig) -> Result:
             )
         optimizer.updates += 1
         policy.value_head = idle_head or policy.value_head
-        draft.renderer = save_trained(policy, config.checkpoint, draft.folder, config.out)
+        draft.renderer = save_trained(policy, config.checkpoint, draft, config.out)
         optimizer.save(draft.folder)
         draft.metrics, draft.timing = metrics, policy.machine()
     return done(draft)

@@ -20,7 +20,7 @@ from gtrturbo.store.trackers import tracking
 from gtrturbo.store.writing import writing
 from gtrturbo.train.demos import Example, Shuffle, imitation_loss, read_examples
 from gtrturbo.train.optimizer import Optimizer
-from gtrturbo.train.sharding import save_trained, shard
+from gtrturbo.train.sharding import prepare_split, save_trained
 
 DECAY = 0.8
 
@@ -28,7 +28,7 @@ DECAY = 0.8
 def run(config: SftConfig) -> Result:
     """Train on turns or demos until the running loss falls below stop_loss, or for `steps` steps."""
     with writing(config.out, provenance(config), overwrite=config.overwrite) as draft:
-        policy = load_policy(config.checkpoint, device=config.device, dtype=config.dtype, trainable=True)
+        policy = load_policy(config.checkpoint, device=config.device, dtype=config.dtype, trainable=True, split=config.fsdp)
         examples = read_examples(config.data, policy.renderer)
         if not examples:
             names = ", ".join(map(str, config.data))
@@ -37,7 +37,7 @@ def run(config: SftConfig) -> Result:
             policy.recompute_activations()
         draft.metrics = {"examples": len(examples)} | _train(config, policy, examples, draft)
         draft.timing = policy.machine()
-        draft.renderer = save_trained(policy, config.checkpoint, draft.folder, config.out)
+        draft.renderer = save_trained(policy, config.checkpoint, draft, config.out)
     return done(draft)
 
 
@@ -46,7 +46,7 @@ def _train(config: SftConfig, policy: Policy, examples: list[Example], draft: Dr
     rates = {"learning_rate": config.learning_rate, "value_learning_rate": config.learning_rate}
     head, policy.value_head = policy.value_head, None  # A value head has no part in imitation and passes through as it is.
     if config.fsdp:
-        shard(policy)
+        prepare_split(policy)
     tokens = token_budget(config.micro_batch_tokens, policy, recomputes=config.gradient_checkpointing)
     optimizer = Optimizer(policy, **rates, weight_decay=config.weight_decay)
     order = Shuffle(len(examples), seed=seed_for(config.seed, "sft"))

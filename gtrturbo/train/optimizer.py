@@ -6,9 +6,10 @@ Without it every ppo-step of a shell loop would start Adam and the learning-rate
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -19,12 +20,15 @@ from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.reading import reading_model
+from gtrturbo.models.split_files import described, gather_into
+from gtrturbo.models.split_model import full, of_rows, own, own_rows
 from gtrturbo.store.names import OPTIMIZER_FILE, VALUE_HEAD
-from gtrturbo.store.safetensors_files import SAFETENSORS_METADATA, read_header
-from gtrturbo.train.sharding import full, split_like
+from gtrturbo.store.new_tensors import new_tensors
+from gtrturbo.store.safetensors_files import read_header
 
 UPDATES = "updates"
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+COUNT = "step"
+MOMENTS = (COUNT, "exp_avg", "exp_avg_sq")
 MASTER = "master"
 HEAD_PREFIX = "value_head."
 
@@ -117,12 +121,13 @@ class Optimizer:
             values = dict(self._adam.state[trained])
             if trained is not self.named[name]:
                 values[MASTER] = trained.detach()
-            for kind, value in values.items():
-                whole = full(value)
-                if group().world.first:
-                    state[f"{kind}.{name}"] = whole.cpu().contiguous()
-        if group().world.first:
-            save_file(state, folder / OPTIMIZER_FILE, SAFETENSORS_METADATA)
+            state |= {f"{kind}.{name}": value for kind, value in values.items()}
+        with new_tensors() as new:
+            if group().world.first:
+                (folder / OPTIMIZER_FILE).unlink(missing_ok=True)
+                new.lay_out(folder / OPTIMIZER_FILE, {name: described(value) for name, value in state.items()})
+            for name, value in state.items():
+                gather_into(new, name, value)
 
     def load(self, folder: Path) -> None:
         """Go on from a checkpoint's optimiser, if it has one. A value head's moments are passed on where it has no part.
@@ -136,38 +141,60 @@ class Optimizer:
 
     def _load(self, folder: Path) -> None:
         file = folder / OPTIMIZER_FILE
-        state = load_file(file)
-        self.updates = int(state.pop(UPDATES))
-        if fault := next(_faults(state, self.updates, {name: value.shape for name, value in self.named.items()}), None):
-            raise GtrTurboError(f"{file} is damaged: {fault}.", f"see: gtrturbo show {folder} --check")
-        if not self._head:
-            idle = [key for key in state if key.partition(".")[2].startswith(HEAD_PREFIX)]
-            self._passed_on = {key: state.pop(key) for key in idle}
-        expected = {f"{kind}.{name}" for name in self.named for kind in (*MOMENTS, MASTER)}
-        if odd := sorted(state.keys() - expected):
-            raise GtrTurboError(f"{file} belongs to other parameters (first: {odd[0]}).", f"see: gtrturbo show {folder} --check")
+        with safe_open(file, framework="pt") as stored:
+            shapes = {key: tuple(stored.get_slice(key).get_shape()) for key in stored.keys()}  # noqa: SIM118 - it is no mapping
+            self.updates = int(stored.get_tensor(UPDATES))
+            del shapes[UPDATES]
+            self._require(next(_misfits(shapes, self.updates, self.named), None), folder)
+            passed_on = [] if self._head else [key for key in shapes if key.partition(".")[2].startswith(HEAD_PREFIX)]
+            expected = {f"{kind}.{name}" for name in self.named for kind in (*MOMENTS, MASTER)}
+            if odd := sorted(shapes.keys() - expected - set(passed_on)):
+                what = f"{file} belongs to other parameters (first: {odd[0]})."
+                raise GtrTurboError(what, f"see: gtrturbo show {folder} --check")
+            state = {key: self._own_rows(stored, key) for key in shapes}
+        self._require(next(_no_numbers(state), None), folder)
+        self._passed_on = {key: state.pop(key) for key in passed_on}
+        self._take(state)
+
+    def _require(self, fault: str | None, folder: Path) -> None:
+        if fault:
+            raise GtrTurboError(f"{folder / OPTIMIZER_FILE} is damaged: {fault}.", f"see: gtrturbo show {folder} --check")
+
+    def _own_rows(self, stored: Any, key: str) -> Tensor:
+        """Read what this process holds of a stored tensor."""
+        kind, _, name = key.partition(".")
+        rows = own_rows(self._trained[name]) if kind != COUNT and name in self._trained else None
+        return stored.get_tensor(key) if rows is None else stored.get_slice(key)[rows]
+
+    def _take(self, state: dict[str, Tensor]) -> None:
+        """Go on from moments of the rows that this process holds."""
         for name, trained in self._trained.items():
-            if f"step.{name}" in state:
-                values = {kind: split_like(state[f"{kind}.{name}"], trained) for kind in MOMENTS[1:]}
-                self._adam.state[trained] = {"step": self._count(state[f"step.{name}"], trained), **values}
+            if f"{COUNT}.{name}" in state:
+                values = {kind: of_rows(state[f"{kind}.{name}"].to(own(trained).device), trained) for kind in MOMENTS[1:]}
+                self._adam.state[trained] = {COUNT: self._count(state[f"{COUNT}.{name}"], trained), **values}
             if trained is not self.named[name] and f"{MASTER}.{name}" in state:
-                trained.data.copy_(split_like(state[f"{MASTER}.{name}"], trained))
+                own(trained.data).copy_(state[f"{MASTER}.{name}"])
 
     def _count(self, step: Tensor, trained: nn.Parameter) -> Tensor:
         return step.to(trained.device) if self._adam.defaults["fused"] else step
 
 
-def _faults(state: Mapping[str, Tensor], updates: int, shapes: Mapping[str, torch.Size]) -> Iterator[str]:
-    """Say what is wrong with stored moments: some of a parameter's are missing, of another shape, or no moments."""
+def _misfits(stored: Mapping[str, tuple[int, ...]], updates: int, parameters: Mapping[str, Tensor]) -> Iterator[str]:
+    """Say what is wrong with which moments are stored: some of a parameter's are missing, or of another shape."""
     if updates < 0:
         yield f"it counts {updates} updates"
-    for key, values in state.items():
+    for key, shape in stored.items():
         kind, _, name = key.partition(".")
-        if kind in MOMENTS and any(f"{other}.{name}" not in state for other in MOMENTS):
+        if kind in MOMENTS and any(f"{other}.{name}" not in stored for other in MOMENTS):
             yield f"of {name} there is {kind}, and not all of {', '.join(MOMENTS)}"
-        if name in shapes and kind != "step" and values.shape != shapes[name]:
-            yield f"{key} is {list(values.shape)}, not {list(shapes[name])}"
-        if not values.isfinite().all() or (kind in ("step", "exp_avg_sq") and (values < 0).any()):
+        if name in parameters and kind != COUNT and shape != tuple(parameters[name].shape):
+            yield f"{key} is {list(shape)}, not {list(parameters[name].shape)}"
+
+
+def _no_numbers(state: Mapping[str, Tensor]) -> Iterator[str]:
+    """Say which stored values are no moments."""
+    for key, values in state.items():
+        if not values.isfinite().all() or (key.partition(".")[0] in (COUNT, MOMENTS[-1]) and (values < 0).any()):
             yield f"{key} holds numbers that are none of it"
 
 

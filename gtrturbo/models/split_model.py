@@ -1,0 +1,107 @@
+"""Full weights that are split over processes with FSDP2 before the first of them is read.
+
+The model is made on the meta device and split there; then each process reads its own rows of each tensor. The reading is
+transformers' own: it takes a parameter that is split for what it is, and does with names, buffers and tied weights as always.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers.models.auto.auto_factory import _get_model_class
+
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.checkpoint_files import is_adapter
+from gtrturbo.models.whole_weights import require_numbers, require_whole_model
+
+
+def require_split(path: Path) -> None:
+    """Refuse to split where there is one process only, or an adapter is trained, whose gradients are small enough to sum whole.
+
+    Raises:
+        GtrTurboError: says which.
+    """
+    if not dist.is_initialized():
+        raise GtrTurboError("--fsdp needs several processes.", "run: torchrun --nproc-per-node=N --no-python gtrturbo …")
+    if is_adapter(path):
+        raise GtrTurboError("--fsdp splits full weights, and this checkpoint is an adapter.", "leave out --fsdp.")
+
+
+def split(module: nn.Module, device: torch.device | str, layers: frozenset[str] = frozenset()) -> None:
+    """Split a module's weights over all processes by rows, in place.
+
+    Args:
+        module: its own weights are gathered when it is run.
+        device: where it is run.
+        layers: names of classes of modules in it that are gathered one at a time.
+    """
+    mesh = init_device_mesh(torch.device(device).type, (dist.get_world_size(),))
+    precision = MixedPrecisionPolicy(reduce_dtype=torch.float32)
+    for each in [*(inner for inner in module.modules() if type(inner).__name__ in layers), module]:
+        fully_shard(each, mesh=mesh, mp_policy=precision)
+
+
+def load_split(path: Path, *, device: str, dtype: Any) -> Any:
+    """Load full weights, of which this process reads its share, and refuse what is missing, unexpected or no number.
+
+    Args:
+        path: folder of the model, the same in all processes.
+        device: of this process.
+        dtype: of the weights; auto for what the config says.
+
+    Raises:
+        GtrTurboError: the weights are not those of the model.
+    """
+    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    kind = _splitting(_get_model_class(config, AutoModelForImageTextToText._model_mapping), device)
+    settings = {"config": config, "dtype": dtype, "output_loading_info": True, "local_files_only": True}
+    model, info = kind.from_pretrained(str(path), **settings)
+    require_whole_model(str(path), info)
+    require_numbers(path, ((name, own(values)) for name, values in model.named_parameters()))
+    model.to(device)
+    model.tie_weights()  # A move makes two parameters of one.
+    return model
+
+
+def _splitting(kind: Any, device: str) -> Any:
+    """Return the class of a model that is split when it has been made, and before its weights are read."""
+
+    def load(model: Any, *args: Any, **settings: Any) -> Any:
+        model.tie_weights()  # What is one parameter is to be split and gathered as one.
+        split(model, device, frozenset(model._no_split_modules or ()))
+        return kind._load_pretrained_model(model, *args, **settings)
+
+    # transformers looks at the names of class and module to tell its own models from others.
+    return type(kind.__name__, (kind,), {"__module__": kind.__module__, "_load_pretrained_model": staticmethod(load)})
+
+
+def own(tensor: Tensor) -> Tensor:
+    """Return the rows that this process holds of a tensor that is split; any other is itself."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def own_rows(tensor: Tensor) -> slice | None:
+    """Return which rows of a tensor this process holds; None for all of one that is not split."""
+    if not isinstance(tensor, DTensor):
+        return None
+    first = min(tensor.shape[0], tensor.device_mesh.get_local_rank() * -(-tensor.shape[0] // tensor.device_mesh.size()))
+    return slice(first, first + tensor.to_local().shape[0])
+
+
+def full(tensor: Tensor) -> Tensor:
+    """Gather a tensor that is split over processes, in all of them; any other is itself."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def of_rows(rows: Tensor, other: Tensor) -> Tensor:
+    """Make a tensor that is split as `other` is of the rows that this process holds; beside one that is not split, itself."""
+    if not isinstance(other, DTensor):
+        return rows
+    how = {"shape": other.shape, "stride": other.stride(), "run_check": False}
+    return DTensor.from_local(rows, other.device_mesh, other.placements, **how)
