@@ -22,12 +22,14 @@ class ModelNames:
         places: names of the model's own tensors.
         tied: for a tensor that shares its memory with another, the name of that.
         stacks: for a tensor [experts, rows, columns] in memory whose experts are stored apart, what it is made of.
+        changed: stored names of tensors that are cut, turned or joined in any other way.
     """
 
     in_memory: dict[str, str]
     places: frozenset[str]
     tied: dict[str, str]
     stacks: dict[str, tuple[StackPart, ...]] = field(default_factory=dict)
+    changed: frozenset[str] = frozenset()
 
     def stored_alone(self) -> dict[str, str]:
         """Stored names by names in memory, for tensors in memory that are one that is stored."""

@@ -16,8 +16,10 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.models.auto.auto_factory import _get_model_class
 
+from gtrturbo.console import stderr
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import is_adapter
+from gtrturbo.models.stored_names import model_names
 from gtrturbo.models.whole_weights import require_numbers, require_whole_model
 
 
@@ -50,6 +52,9 @@ def split(module: nn.Module, device: torch.device | str, layers: frozenset[str] 
 def load_split(path: Path, *, device: str, dtype: Any) -> Any:
     """Load full weights, of which this process reads its share, and refuse what is missing, unexpected or no number.
 
+    A model of which transformers cuts or turns stored tensors is read whole and then split: of a cut one, rows of a process are
+    no rows of what it is cut into.
+
     Args:
         path: folder of the model, the same in all processes.
         device: of this process.
@@ -59,14 +64,24 @@ def load_split(path: Path, *, device: str, dtype: Any) -> Any:
         GtrTurboError: the weights are not those of the model.
     """
     config = AutoConfig.from_pretrained(path, local_files_only=True)
-    kind = _splitting(_get_model_class(config, AutoModelForImageTextToText._model_mapping), device)
+    kind = _get_model_class(config, AutoModelForImageTextToText._model_mapping)
+    changed = model_names(path).changed
     settings = {"config": config, "dtype": dtype, "output_loading_info": True, "local_files_only": True}
-    model, info = kind.from_pretrained(str(path), **settings)
+    model, info = (kind if changed else _splitting(kind, device)).from_pretrained(str(path), **settings)
     require_whole_model(str(path), info)
     require_numbers(path, ((name, own(values)) for name, values in model.named_parameters()))
-    model.to(device)
-    model.tie_weights()  # A move makes two parameters of one.
+    if changed:
+        stderr.print(_about_changed(path, changed), style="yellow", soft_wrap=True)
+        _split_layers(model.to(device), device)
+    for module in model.modules():
+        for name, values in module.named_buffers(recurse=False):
+            setattr(module, name, values.to(device))  # Parameters are where they were split for.
     return model
+
+
+def _about_changed(path: Path, changed: frozenset[str]) -> str:
+    what = f"transformers makes other tensors of {min(changed)}"
+    return f"{path} was loaded whole by each process before it was split: {what}."
 
 
 def _splitting(kind: Any, device: str) -> Any:
@@ -74,11 +89,15 @@ def _splitting(kind: Any, device: str) -> Any:
 
     def load(model: Any, *args: Any, **settings: Any) -> Any:
         model.tie_weights()  # What is one parameter is to be split and gathered as one.
-        split(model, device, frozenset(model._no_split_modules or ()))
+        _split_layers(model, device)
         return kind._load_pretrained_model(model, *args, **settings)
 
     # transformers looks at the names of class and module to tell its own models from others.
     return type(kind.__name__, (kind,), {"__module__": kind.__module__, "_load_pretrained_model": staticmethod(load)})
+
+
+def _split_layers(model: Any, device: str) -> None:
+    split(model, device, frozenset(model._no_split_modules or ()))
 
 
 def own(tensor: Tensor) -> Tensor:

@@ -39,7 +39,8 @@ def model_names(folder: Path) -> ModelNames:
     names = {name: place for name, (place, _) in found.items()}
     by_source = {name: (place, pattern) for name, (place, pattern) in found.items() if pattern}
     stacks = _stacks(by_source, converters, stored, {name: tuple(value.shape) for name, value in state.items()})
-    return ModelNames(names, frozenset(state), dict(model.all_tied_weights_keys), stacks)
+    changed = by_source.keys() - {part.stored for parts in stacks.values() for part in parts}
+    return ModelNames(names, frozenset(state), dict(model.all_tied_weights_keys), stacks, frozenset(changed))
 
 
 def _stacks(
