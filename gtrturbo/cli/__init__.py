@@ -92,7 +92,8 @@ def run_loop(config: RunConfig) -> None:
     if config.dry_run:
         # Its imports take seconds, which no other command should.
         notes = importlib.import_module("gtrturbo.runs.estimate").notes(config)
-        say(shell(plan(config), notes=notes), end="")
+        if world().first:
+            say(shell(plan(config), notes=notes), end="")
     else:
         _print_path(run_with_progress(config))
 

@@ -11,6 +11,7 @@ from gtrturbo.distributed.processes import World
 from gtrturbo.models.budget import CPU_TOKENS, tokens_that_fit
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.renderer import Prompt
+from gtrturbo.models.split_model import own
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def token_budget(setting: str, policy: Policy, *, recomputes: bool) -> int:
 
 
 def _still_to_come(policy: Policy) -> int:
-    """Bytes of gradients and of the optimiser's two moments; of a float32 copy too where weights are bfloat16."""
+    """Bytes of gradients and of the optimiser's two moments, of the process's own rows; of a float32 copy too for bfloat16."""
     heads = policy.value_head.parameters() if policy.value_head else ()
     trained = [*(parameter for _, parameter in policy.parameters()), *heads]
-    return sum(p.numel() * (p.element_size() + 8 + (4 if p.dtype == torch.bfloat16 else 0)) for p in trained)
+    return sum(own(p).numel() * (p.element_size() + 8 + (4 if p.dtype == torch.bfloat16 else 0)) for p in trained)

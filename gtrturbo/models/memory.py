@@ -84,6 +84,7 @@ class Shape:
     adapters: of LoRA, float32; 0 without.   width: bytes per weight.   image_cell: pixels along an image token's side.
     patches: of the vision tower per image token, each of `patch_size` numbers.   image_tokens: of every picture, where the model
     scales them to one size.   count: of a picture's tokens by height and breadth, where the model's processor is at hand.
+    layer, outside: parameters of the largest layer, and of all that is in no layer.
     """
 
     name: str
@@ -102,6 +103,8 @@ class Shape:
     patch_size: int
     image_tokens: int | None = None
     count: Callable[[int, int], int] | None = None
+    layer: int = 0
+    outside: int = 0
 
     @property
     def weights(self) -> int:
@@ -163,7 +166,7 @@ class Memory:
     """Peak of one stage by what takes it.
 
     activations: saved for the backward pass.   cache: keys and values.   passing: what a layer works with, gone before the
-    `logits` are made.
+    `logits` are made.   gathered: weights and gradients of layers that are whole for a time, where they are split.
     """
 
     weights: int = 0
@@ -173,10 +176,11 @@ class Memory:
     cache: int = 0
     passing: int = 0
     logits: int = 0
+    gathered: int = 0
 
     @property
     def peak(self) -> int:
-        lasting = self.weights + self.gradients + self.optimizer + self.activations + self.cache
+        lasting = self.weights + self.gradients + self.optimizer + self.activations + self.cache + self.gathered
         return lasting + max(self.passing, self.logits)
 
 

@@ -56,6 +56,7 @@ def read_shape(
             "parameters": built.num_parameters(),
             "vision": sum(parameter.numel() for parameter in towers[0].parameters()) if towers else 0,
             "embeddings": sum(weight.numel() for weight in ends.values()),
+            **_gathered(built),
             "adapters": _adapters(built, lora_rank, lora_target),
         }
     vision = getattr(config, "vision_config", None)
@@ -79,19 +80,22 @@ def read_shape(
     )
 
 
-def auto_tokens(shape: Shape, device: str, *, recomputes: bool) -> int:
-    """Return the tokens per forward pass that `--micro-batch-tokens auto` takes on a device, as batches.token_budget does."""
+def auto_tokens(shape: Shape, device: str, *, recomputes: bool, shares: int = 1) -> int:
+    """Return the tokens per forward pass that `--micro-batch-tokens auto` takes on a device, as batches.token_budget does.
+
+    Of weights that are split into so many shares the device holds one.
+    """
     device = resolve_device(device)
     if not device.startswith("cuda") or not torch.cuda.is_available():
         return CPU_TOKENS
     taken = shape.weights + shape.adapter_bytes + shape.trainable_bytes + shape.optimizer_bytes
-    free = memory(device)[1] - taken
+    free = memory(device)[1] - taken // shares
     text = shape.text
     return tokens_that_fit(free, hidden=text.width, inner=text.inner, layers=text.count, recomputes=recomputes)
 
 
 def published_config(model: str) -> Qwen2_5_VLConfig | None:
-    """Return the architecture of Qwen2.5-VL 3B or 7B by its hub id, from its published numbers; None for another id.
+    """Return the architecture of Qwen2.5-VL 3B, 7B or 72B by its hub id, from its published numbers; None for another id.
 
     Source: Bai et al., "Qwen2.5-VL Technical Report" (arXiv 2502.13923), table 1, and the models' config.json.
     """
@@ -110,6 +114,13 @@ def _config(model: str, revision: str | None, texts: Iterable[str] | None) -> An
         return AutoConfig.from_pretrained(model, revision=revision or "main", local_files_only=True)
     except (OSError, ValueError):
         return published_config(model)
+
+
+def _gathered(model: Any) -> dict[str, int]:
+    """Count what is gathered together where the weights are split: those of the largest layer, and those outside all layers."""
+    names = set(model._no_split_modules or ())
+    layers = [sum(weight.numel() for weight in each.parameters()) for each in model.modules() if type(each).__name__ in names]
+    return {"layer": max(layers, default=0), "outside": model.num_parameters() - sum(layers)}
 
 
 def _adapters(model: Any, rank: int, target: tuple[str, ...]) -> int:

@@ -68,7 +68,7 @@ _QWEN_VISION = {
     "window_size": 112,
     "fullatt_block_indexes": [7, 15, 23, 31],
 }
-QWEN_3B, QWEN_7B = "Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct"
+QWEN_3B, QWEN_7B, QWEN_72B = (f"Qwen/Qwen2.5-VL-{size}-Instruct" for size in ("3B", "7B", "72B"))
 PUBLISHED: dict[str, dict[str, Any]] = {
     QWEN_3B: {
         "text": _QWEN_TEXT
@@ -94,6 +94,19 @@ PUBLISHED: dict[str, dict[str, Any]] = {
             "num_key_value_heads": 4,
         },
         "vision": _QWEN_VISION | {"out_hidden_size": 3584},
+        "tied": False,
+    },
+    QWEN_72B: {
+        "text": _QWEN_TEXT
+        | {
+            "vocab_size": 152_064,
+            "hidden_size": 8192,
+            "intermediate_size": 29_568,
+            "num_hidden_layers": 80,
+            "num_attention_heads": 64,
+            "num_key_value_heads": 8,
+        },
+        "vision": _QWEN_VISION | {"intermediate_size": 3456, "out_hidden_size": 8192},
         "tied": False,
     },
 }

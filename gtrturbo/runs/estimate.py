@@ -3,11 +3,12 @@
 from rich.filesize import decimal
 
 from gtrturbo.config import EvalConfig, RunConfig
+from gtrturbo.distributed.processes import world
 from gtrturbo.models.memory import Memory, Shape
 from gtrturbo.runs.asking import about_asking
 from gtrturbo.runs.disk import Disk, disk_of
 from gtrturbo.runs.peaks import shape_of, stage_peaks
-from gtrturbo.runs.plan import plan
+from gtrturbo.runs.plan import Step, plan
 from gtrturbo.runs.pruning import keeping
 from gtrturbo.runs.sample import Play, sample
 from gtrturbo.runs.warm_start import check_tasks
@@ -25,9 +26,10 @@ def notes(config: RunConfig) -> list[str]:
     asked = about_asking(config, steps, play)
     if shape is None:
         return [f"Memory and disk are not known: the config of {config.model} is not on this machine.", *asked]
-    peaks = stage_peaks(config, steps, shape, play)
+    processes = world().size
+    peaks = stage_peaks(config, steps, shape, play, processes=processes)
     disk = disk_of(config, steps, shape, play)
-    return [*_about(shape, play), *_table(peaks), *_about_disk(config, disk), *asked]
+    return [*_about(shape, play), *_about_processes(steps, processes), *_table(peaks), *_about_disk(config, disk), *asked]
 
 
 def _about(shape: Shape, play: Play) -> list[str]:
@@ -41,16 +43,27 @@ def _about(shape: Shape, play: Play) -> list[str]:
     ]
 
 
+def _about_processes(steps: list[Step], processes: int) -> list[str]:
+    if processes > 1:
+        return [f"Memory is that of each of {processes} processes."]
+    if any(getattr(step.config, "fsdp", False) for step in steps):
+        return [
+            "Memory is that of one process alone, which cannot split weights. Say how many there are: WORLD_SIZE=8 gtrturbo run …"
+        ]
+    return []
+
+
 def _millions(count: int) -> str:
     return f"{count / 1e6:,.1f} M"
 
 
 def _table(peaks: dict[str, Memory]) -> list[str]:
     """Lay out the peaks; what is passing is gone before the logits are made, so the larger of the two counts."""
-    header = f"{'stage':<9} {'peak':>9} = " + " ".join(f"{name:>11}" for name in COLUMNS)
+    columns = COLUMNS + (("gathered",) if any(found.gathered for found in peaks.values()) else ())
+    header = f"{'stage':<9} {'peak':>9} = " + " ".join(f"{name:>11}" for name in columns)
     rows = [header]
     for name, found in peaks.items():
-        cells = [decimal(size) if (size := getattr(found, column)) else "" for column in COLUMNS]
+        cells = [decimal(size) if (size := getattr(found, column)) else "" for column in columns]
         rows.append(f"{name:<9} {decimal(found.peak):>9}   " + " ".join(f"{cell:>11}" for cell in cells))
     return [row.rstrip() for row in rows]
 

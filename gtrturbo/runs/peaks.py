@@ -13,6 +13,7 @@ from gtrturbo.models.budget import logit_chunk
 from gtrturbo.models.checkpoint_files import adapter_config, base_of, is_adapter
 from gtrturbo.models.memory import FLOAT32, Batch, Memory, Shape, generating, scoring, training
 from gtrturbo.models.sizes import value_head_widths
+from gtrturbo.models.split_memory import split_over
 from gtrturbo.play.teachers import find_mode
 from gtrturbo.runs.method import teacher_of
 from gtrturbo.runs.methods import method_of
@@ -37,12 +38,12 @@ def shape_of(config: RunConfig, stages: list[Any]) -> Shape | None:
     return read_shape(base, revision=revision, lora_rank=adapter["r"], lora_target=tuple(adapter["target_modules"]))
 
 
-def stage_peaks(config: RunConfig, steps: list[Step], shape: Shape, play: Play) -> dict[str, Memory]:
-    """Estimate the peak of each kind of stage: the largest of its steps."""
+def stage_peaks(config: RunConfig, steps: list[Step], shape: Shape, play: Play, *, processes: int = 1) -> dict[str, Memory]:
+    """Estimate the peak of each kind of stage: the largest of its steps, in one of so many processes."""
     peaks: dict[str, Memory] = {}
     reply = _longest_reply([step.config for step in steps], play)
     for step in steps:
-        name, found = _name(step), _peak(config, step.config, shape, play, reply)
+        name, found = _name(step), _peak(config, step.config, shape, play, reply, processes)
         if found.peak > (peaks[name].peak if name in peaks else 0):
             peaks[name] = found
     return peaks
@@ -52,7 +53,7 @@ def _name(step: Step) -> str:
     return EXPERT if isinstance(step.config, RolloutConfig) and step.config.expert else step.stage
 
 
-def _peak(config: RunConfig, stage: Any, shape: Shape, play: Play, reply: int) -> Memory:
+def _peak(config: RunConfig, stage: Any, shape: Shape, play: Play, reply: int, processes: int) -> Memory:
     """Estimate one step; each stage holds one model, and what it does with it decides the rest."""
     shape = _loaded(shape, stage)
     chunk = logit_chunk(shape.vocabulary)
@@ -62,12 +63,12 @@ def _peak(config: RunConfig, stage: Any, shape: Shape, play: Play, reply: int) -
         held = len(stage.checkpoints) + 2 if stage.checkpoints else 0  # with the base and the result
         return Memory(passing=held * min(MERGE_RANGE, shape.parameters) * 2 * FLOAT32)
     if isinstance(stage, RolloutConfig | EvalConfig):
-        rows = min(stage.num_envs, stage.episodes)
+        rows = min(stage.num_envs, -(-stage.episodes // processes))
         return generating(shape, batch_of(shape, play, rows, stage.max_new_tokens)) if stage_has_model(stage) else Memory()
     if isinstance(stage, SftConfig):
-        return _update(stage, shape, play, reply=play.reply, chunk=chunk, head=0)
+        return _update(stage, shape, play, reply=play.reply, chunk=chunk, head=0, processes=processes)
     if isinstance(stage, PpoStepConfig):
-        return _update(stage, shape, play, reply=reply, chunk=chunk, head=head_size(shape.hidden))
+        return _update(stage, shape, play, reply=reply, chunk=chunk, head=head_size(shape.hidden), processes=processes)
     return _teaching(config, stage, shape, play, reply, chunk)
 
 
@@ -95,11 +96,11 @@ def batch_of(shape: Shape, play: Play, rows: int, reply: int) -> Batch:
     return Batch(rows=rows, prompt=play.text + image, reply=reply, image=image)
 
 
-def _rows(stage: Any, shape: Shape, play: Play, reply: int, *, recompute: bool) -> int:
+def _rows(stage: Any, shape: Shape, play: Play, reply: int, *, recompute: bool, shares: int = 1) -> int:
     """Count the samples of a forward pass by its budget of tokens."""
     auto = importlib.import_module("gtrturbo.models.shape").auto_tokens
     setting = stage.micro_batch_tokens
-    tokens = auto(shape, stage.device, recomputes=recompute) if setting == AUTO else int(setting)
+    tokens = auto(shape, stage.device, recomputes=recompute, shares=shares) if setting == AUTO else int(setting)
     one = batch_of(shape, play, 1, reply)
     return max(1, tokens // one.tokens)
 
@@ -111,11 +112,15 @@ def _replies(stage: DistillConfig, shape: Shape, play: Play) -> int:
     return max(1, int(stage.micro_batch_tokens) // batch_of(shape, play, 1, stage.max_new_tokens).tokens)
 
 
-def _update(stage: SftConfig | PpoStepConfig, shape: Shape, play: Play, *, reply: int, chunk: int | None, head: int) -> Memory:
-    recompute = stage.gradient_checkpointing
+def _update(
+    stage: SftConfig | PpoStepConfig, shape: Shape, play: Play, *, reply: int, chunk: int | None, head: int, processes: int
+) -> Memory:
+    """Each process works on its part of a minibatch, and holds all of the model unless it is split."""
+    recompute, shares = stage.gradient_checkpointing, processes if stage.fsdp else 1
     size = stage.batch_size if isinstance(stage, SftConfig) else stage.minibatch_size
-    rows = min(size, _rows(stage, shape, play, reply, recompute=recompute))
-    return training(shape, batch_of(shape, play, rows, reply), recompute=recompute, chunk=chunk, head=head)
+    rows = min(-(-size // processes), _rows(stage, shape, play, reply, recompute=recompute, shares=shares))
+    found = training(shape, batch_of(shape, play, rows, reply), recompute=recompute, chunk=chunk, head=head)
+    return split_over(found, shape, processes=shares) if shares > 1 else found
 
 
 def head_size(hidden: int) -> int:

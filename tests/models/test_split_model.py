@@ -20,9 +20,11 @@ MOST = "60KB"
 SCRIPT = """
 import json, sys, weakref
 from pathlib import Path
+from types import SimpleNamespace
 import torch, transformers.modeling_utils as loading
 from gtrturbo.distributed.collectives import together
 from gtrturbo.models import split_files
+from gtrturbo.models.batches import token_budget
 from gtrturbo.models.checkpoint import load_model
 from gtrturbo.models.split_model import full, load_split
 from gtrturbo.store.draft import Draft
@@ -58,6 +60,13 @@ def watched(values):
     most = max(most, sum(each() is not None for each in gathered))
     return whole
 
+def tokens(model, free):
+    policy = SimpleNamespace(
+        model=model, device=SimpleNamespace(type="cuda"), value_head=None, parameters=lambda: list(model.named_parameters())
+    )
+    torch.cuda.mem_get_info = lambda device: (free, free)
+    return token_budget("auto", policy, recomputes=False)
+
 opener, loading.safe_open = loading.safe_open, Opened
 split_files.full = watched
 most_in_file, *names = sys.argv[1:]
@@ -84,7 +93,9 @@ with together() as group:
         group.barrier()
         split_files.save_split(ours, Draft(folder=out if group.world.first else shards[0], shards=shards))
         group.barrier()
-        said[name] = [own, differ, most]
+        # As much as gradients and the optimiser's state of the whole model take.
+        free = sum(value.numel() * (12 if value.dtype == torch.float32 else 14) for value in whole.parameters())
+        said[name] = [own, differ, most, tokens(whole, free), tokens(ours, free)]
     said = group.gather(said)
     if group.world.first:
         print(json.dumps(said))
@@ -181,6 +192,14 @@ def test_each_process_reads_its_rows_alone(two, folders, name):
 @pytest.mark.parametrize("name", STORED_ALIKE)
 def test_one_tensor_is_gathered_at_a_time(two, folders, name):
     assert [said[str(folders[name])][2] for said in two] == [1, 1]
+
+
+def test_a_split_model_leaves_memory_for_tokens(two, folders):
+    whole, split = zip(*(said[str(folders["gemma3"])][3:] for said in two), strict=True)
+    # 24·32 + 8·64 numbers per token and layer of two, and half of what is free, which is half of 12 bytes of each parameter.
+    parameters = sum(value.numel() for value in AutoModelForImageTextToText.from_pretrained(folders["gemma3"]).parameters())
+    expected = 0.5 * 6 * parameters / (2 * (24 * 32 + 8 * 64))
+    assert whole == (1, 1) and split == pytest.approx((expected, expected), rel=0.02)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,5 +1,6 @@
 """What `run --dry-run` says a run will take: every stage, the disk it fills, and what pruning saves."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 from gtrturbo.cli import app
 from gtrturbo.config import RunConfig
 from gtrturbo.models.memory import Memory, Shape
+from gtrturbo.models.split_memory import gathered
 from gtrturbo.runs.disk import disk_of
 from gtrturbo.runs.estimate import notes
 from gtrturbo.runs.peaks import shape_of, stage_peaks
@@ -97,6 +99,61 @@ def test_disk_of_a_7b_run_is_its_teachers_and_pruning_takes_them_away(large, pla
     assert everything.most == everything.end > 300 * GB
     # While one is made the one before is still there.
     assert frugal.end < frugal.most <= frugal.end + weights
+
+
+FULL = {"lora_rank": 0, "episodes": 150, "set": (*PAPER, "ppo-step.fsdp=true")}
+
+
+@pytest.fixture(scope="module")
+def largest() -> Shape:
+    chosen = config(model="Qwen/Qwen2.5-VL-72B-Instruct", lora_rank=0)
+    shape = shape_of(chosen, [step.config for step in plan(chosen)])
+    assert shape is not None
+    return shape
+
+
+def test_a_72b_model_is_counted_by_its_config_alone(largest):
+    # As the hub counts them.
+    assert largest.parameters == 73_410_777_344
+    # Queries and output 8192², keys and values of 8 heads of 128, three matrices of the MLP, biases and two norms.
+    layer = 2 * 8192**2 + 2 * 8192 * 1024 + 3 * 8192 * 29_568 + 8192 + 2 * 1024 + 2 * 8192
+    assert largest.layer == layer
+    # Embeddings and output, the last norm, patches of two frames of 14 × 14, and the merger of four of them.
+    patches, merger = 3 * 2 * 14**2 * 1280, 1280 + 5120**2 + 5120 + 5120 * 8192 + 8192
+    assert largest.outside == 2 * 152_064 * 8192 + 8192 + patches + merger
+
+
+def test_split_weights_are_estimated_for_each_of_the_processes(largest, play):
+    chosen = config(**FULL)
+    alone, shared = (stage_peaks(chosen, plan(chosen), largest, play, processes=count) for count in (1, 16))
+    one, each, count = alone["ppo-step"], shared["ppo-step"], largest.parameters
+    head = 8192 * 1024 + 1024 + 1024 * 512 + 512 + 512 + 1
+    assert each.weights == -(-(2 * count + 4 * head) // 16) and each.gradients == each.weights
+    assert each.optimizer == -(-(12 * count + 8 * head) // 16)
+    # What is in no layer, with its gradients, and these in float32.
+    assert each.gathered == 8 * largest.outside and one.gathered == 0
+    # Where that is less: two layers, the gradients of one, and these in float32.
+    assert gathered(replace(largest, outside=1000)) == 4 * 1000 + 10 * largest.layer
+    assert each.activations < one.activations and each.peak < one.peak / 8
+    # Nothing else is split: who plays and teaches has all of the weights.
+    assert {name: shared[name].weights for name in ("sft", "rollout", "distill")} == {
+        name: alone[name].weights for name in ("sft", "rollout", "distill")
+    }
+    # 64 at once, or the 10 of 150 episodes that are a process's own.
+    assert shared["rollout"].cache * 64 == alone["rollout"].cache * 10
+
+
+def test_dry_run_is_told_the_number_of_processes_as_torchrun_tells_it(monkeypatch):
+    chosen = config(**FULL)
+    assert any("Say how many there are: WORLD_SIZE=8 gtrturbo run" in line for line in notes(chosen))
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    told = notes(chosen)
+    assert "Memory is that of each of 8 processes." in told
+    assert next(line for line in told if line.startswith("stage")).endswith("gathered")
+    run = ["run", "--model", "tiny", "--out", "r", "--dry-run"]
+    assert CliRunner().invoke(app, run).stdout.startswith("#!")
+    monkeypatch.setenv("RANK", "1")
+    assert CliRunner().invoke(app, run).stdout == ""
 
 
 def test_a_longer_run_takes_no_more_disk_for_teachers(large, play):
