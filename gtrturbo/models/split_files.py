@@ -49,7 +49,9 @@ def save_split(model: Any, draft: Draft) -> None:
     held = _held(model)
     empty = {name: _empty(values) for name, values in held.items()}
     stored = revert_weight_conversion(model, empty)
-    plan = _planned(stored)
+    plan, parts = _planned(stored), list(parts_of(model, empty, stored))
+    if left := stored.keys() - {name for part in parts for name in part.made}:
+        raise ValueError(f"{min(left)} is stored of tensors of several layers.")
     world = group().world
     if world.first:
         # Without a tensor it writes what stands beside them, and removes what looks like files of another model.
@@ -57,7 +59,7 @@ def save_split(model: Any, draft: Draft) -> None:
     with new_tensors() as new:
         for file in list(plan.filename_to_tensors)[world.rank :: world.size]:
             new.lay_out(draft.folder / file, {name: described(stored[name]) for name in plan.filename_to_tensors[file]})
-        for part in parts_of(model, empty, stored):
+        for part in parts:
             _gather(model, {name: held[name].detach() for name in part.sources}, new, new.places.keys() & part.made)
     group().barrier()
     if world.first:

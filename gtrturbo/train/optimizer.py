@@ -149,8 +149,9 @@ class Optimizer:
             passed_on = [] if self._head else [key for key in shapes if key.partition(".")[2].startswith(HEAD_PREFIX)]
             expected = {f"{kind}.{name}" for name in self.named for kind in (*MOMENTS, MASTER)}
             if odd := sorted(shapes.keys() - expected - set(passed_on)):
-                what = f"{file} belongs to other parameters (first: {odd[0]})."
-                raise GtrTurboError(what, f"see: gtrturbo show {folder} --check")
+                raise GtrTurboError(
+                    f"{file} belongs to other parameters (first: {odd[0]}).", f"see: gtrturbo show {folder} --check"
+                )
             state = {key: self._own_rows(stored, key) for key in shapes}
         self._require(next(_no_numbers(state), None), folder)
         self._passed_on = {key: state.pop(key) for key in passed_on}

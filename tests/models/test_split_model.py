@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -102,7 +103,7 @@ with together() as group:
 """
 
 
-def experts(_: Path) -> tuple[object, None]:
+def experts(_: Path) -> Any:
     """Experts lie in memory as a stack, and on disk one by one."""
     text = hf.Qwen3MoeConfig(
         vocab_size=99,
@@ -117,15 +118,22 @@ def experts(_: Path) -> tuple[object, None]:
     return hf.LlavaForConditionalGeneration(config), None
 
 
-def bfloat16(folder: Path) -> tuple[object, object]:
+def bfloat16(folder: Path) -> Any:
     model, processor = FAMILIES["qwen3_vl"](folder)
     return model.to(torch.bfloat16), processor
 
 
-def turned(_: Path) -> tuple[object, None]:
+def turned(_: Path) -> Any:
     """Stacks of experts that transformers may turn."""
     rotary = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}
-    text = {"vocab_size": 99, "head_dim": 16, "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 12, **TEXT}
+    text: dict[str, Any] = {
+        "vocab_size": 99,
+        "head_dim": 16,
+        "num_experts": 5,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 12,
+        **TEXT,
+    }
     vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 32, "patch_size": 14}
     vision |= {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
     ids = {"image_token_id": 98, "video_token_id": 97, "vision_start_token_id": 96, "vision_end_token_id": 95}
@@ -133,9 +141,15 @@ def turned(_: Path) -> tuple[object, None]:
     return hf.Qwen3VLMoeForConditionalGeneration(config), None
 
 
-def cut(_: Path) -> tuple[object, None]:
+def cut(_: Path) -> Any:
     """Two projections are stored as one matrix."""
-    tower = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    tower = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
     config = hf.LlavaConfig(
         text_config=hf.Qwen2Config(vocab_size=99, **TEXT),
         vision_config=hf.Dinov2Config(**tower, mlp_ratio=2, use_swiglu_ffn=True),
