@@ -77,6 +77,8 @@ def table(task: str, name: str, chosen: Sequence[str] = ()) -> list[list[str]]:
     if ranges := [word.removeprefix(SEEDS) for word in chosen if word.startswith(SEEDS)]:
         arms = only_seeds(arms, ranges[0])
     shown = [word for word in chosen if not word.startswith(SEEDS)] or [arm for arm in DRAWN if arm in arms]
+    if name == "rates":
+        return survival.by_rate(rates_of(task), shown)
     if name.startswith("ends-against-"):
         reference = name.removeprefix("ends-against-")
         return survival.differences(cells, [arm for arm in shown if arm != reference], reference)
@@ -147,7 +149,7 @@ def rates_of(task: str) -> dict[float, Mapping[str, Arm]]:
 
 
 def over_rates(task: str, title: str, rates: Mapping[float, Mapping[str, Arm]]) -> str:
-    drawn = [name for name in SURVIVORS if any(name in arms for arms in rates.values())]
+    drawn = [name for name in SURVIVORS if sum(name in arms for arms in rates.values()) >= FEWEST_RATES]
     return _alone(survival.over_rates(task, title, rates, drawn), title, drawn)
 
 

@@ -114,6 +114,26 @@ def _difference(strata: list[list[float]], p: float) -> tuple[str, str]:
     return f"**{told}**" if resolved else told, chance_said(p)
 
 
+def by_rate(rates: Mapping[float, Mapping[str, Arm]], names: Sequence[str]) -> list[list[str]]:
+    """What each arm wins at each learning rate in its last five updates, how many of its runs fell, and its best beside the first's."""
+    told = sorted(rate for rate, arms in rates.items() if all(name in arms for name in names))
+    rows = [["who", *(f"{rate:.0e}".replace("e-0", "e-") for rate in told), f"best − best of `{names[0]}`", "p"]]
+    best = {name: max(told, key=lambda rate, name=name: fmean(_ends(rates[rate][name]).values())) for name in names}
+    for name in names:
+        cells = []
+        for rate in told:
+            runs = rates[rate][name]
+            cells.append(f"{said(bootstrap([list(_ends(runs).values())]))}, {sum(map(fell, runs.values()))} of {len(runs)} fell")
+        own, first = (_ends(rates[best[which]][which]) for which in (name, names[0]))
+        gaps = [[own[seed] - first[seed] for seed in sorted(own.keys() & first.keys())]]
+        rows.append([f"`{name}`", *cells, *(_difference(gaps, sign_flip(gaps)) if name != names[0] else ("–", "–"))])
+    return rows
+
+
+def _ends(runs: Arm) -> dict[int, float]:
+    return {seed: last(won(run)) for seed, run in runs.items()}
+
+
 def over_rates(task: str, title: str, rates: Mapping[float, Mapping[str, Arm]], names: Sequence[str]) -> str:
     """Draw how arms end by the learning rate, over the seeds that all of a rate's arms have."""
     lines = [Line(name, [], style) for style, name in enumerate(names)]
