@@ -115,7 +115,7 @@ def _difference(strata: list[list[float]], p: float) -> tuple[str, str]:
 
 
 def by_rate(rates: Mapping[float, Mapping[str, Arm]], names: Sequence[str]) -> list[list[str]]:
-    """What each arm wins at each learning rate in its last five updates, how many runs fell, and its best beside the first arm's."""
+    """What each arm wins at each learning rate in its last five updates, how many fell, and its best beside the first arm's."""
     told = sorted(rate for rate, arms in rates.items() if all(name in arms for name in names))
     rows = [["who", *(f"{rate:.0e}".replace("e-0", "e-") for rate in told), f"best − best of `{names[0]}`", "p"]]
     best = {name: max(told, key=lambda rate, name=name: fmean(_ends(rates[rate][name]).values())) for name in names}
