@@ -24,11 +24,13 @@ from gtrturbo.models.inputs import Positions, to_device
 from gtrturbo.models.renderer import Prompt, collate, padded_length
 from gtrturbo.models.token_graph import SLOTS, Record, TokenGraph, capture
 
-# On a CPU in float32 a row of a matrix product was measured to have the same bits in every product of at least four rows, and
-# attention to have them at one length of the sequence, padding included. So the rows of one batch have one length, which is
-# their own: the next multiple above it. It is never reached, as without any padding another kernel computes.
+# On a CPU in float32 a row of a matrix product was measured to have the same bits in every product of at least four rows, and on
+# processors with AVX512-FP16 of at least sixteen; attention to have them at one length of the sequence, padding included. So the
+# rows of one batch have one length, which is their own: the next multiple above it. It is never reached, as without any padding
+# another kernel computes. A picture has four rows or more in the last layer of a vision tower.
 MULTIPLE = 32
-FEWEST_ROWS = 4
+FEWEST_ROWS = 16
+FEWEST_PROMPTS = 4
 # A row that has ended costs its share of every step until it leaves, and leaving costs a copy of the cache.
 ENDED_SHARE = 0.25
 
@@ -147,6 +149,8 @@ class Sampler:
         cache = DynamicCache(config=self.model.config)
         wanted = [prompts[row] for row in rows]
         different = list(dict.fromkeys(prompts)) if _can_leave(cache) else wanted
+        if self.multiple:
+            different += different[-1:] * (FEWEST_PROMPTS - len(different))
         inputs = to_device(self.model, collate(different, pad_id=self.pad_id, multiple=self.multiple))
         seen = inputs.pop("attention_mask").bool()
         mask = None if seen.all() else torch.nn.functional.pad(seen, (0, max_new_tokens), value=True)

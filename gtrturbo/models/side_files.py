@@ -22,7 +22,6 @@ from gtrturbo.store.names import (
     RENDERER_FILES,
     TIMING,
 )
-from gtrturbo.store.safetensors_files import read_layout
 
 WEIGHTS = (
     "*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.ggml", "*.h5", "*.msgpack", "*.onnx", "*.onnx_data", "*.ot",
@@ -89,11 +88,9 @@ def _left(source: Path) -> Iterator[str]:
     """Name what lies beside the weights that are merged, and is neither copied nor junk; not what an artifact has."""
     if (source / MANIFEST).is_file():
         return
-    read = {entry.file.name for entry in read_layout(source).entries.values()}
     for path in source.iterdir():
-        index = path.name.endswith(".json") and _is_of(path.name, WEIGHTS)
-        training = _is_of(path.name, TRAINING) and path.name not in (METRICS, METRICS_LOG)
-        if (training or (_is_of(path.name, WEIGHTS) and not index)) and path.name not in read:
+        other = _is_of(path.name, WEIGHTS) and path.suffix not in (".json", ".safetensors")
+        if other or (_is_of(path.name, TRAINING) and path.name not in (METRICS, METRICS_LOG)):
             yield path.name
 
 

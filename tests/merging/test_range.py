@@ -29,7 +29,7 @@ def test_a_result_that_its_type_cannot_hold_is_refused(folders, monkeypatch, dty
     base, *others = written(folders, dtype, [0.0, 1, -1, 2], [near, 2, -near, 2], [near, 3, -near, 2])
     settings = {"base": base, "method": method, "density": "1", "scale": 2.0, "normalize": False, "device": device}
     with pytest.raises(
-        GtrTurboError, match=r"w of model.safetensors: 2 of 4 entries .0.5 of them. are beyond what \w+ of the base"
+        GtrTurboError, match=r"w of model.safetensors: 2 of 4 entries .0.5 of all. are beyond what \w+ of the base"
     ):
         folders.merge(*others, **settings)
     found = read(folders.merge(*others, **settings, saturate=True, verify=1))["w"]

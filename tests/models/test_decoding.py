@@ -8,7 +8,7 @@ import torch
 from games import prompt_text
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, GenerationConfig
 
-from gtrturbo.models.decoding import Sampler
+from gtrturbo.models.decoding import FEWEST_ROWS, Sampler
 from gtrturbo.models.renderer import Prompt, collate
 from gtrturbo.store.records import chat
 from gtrturbo.tasks.loading import load_task
@@ -70,20 +70,20 @@ def test_a_prompt_that_comes_twice_is_prefilled_once_and_every_state_but_once(po
     prompts = prompts_of(policy, 5)
     assert len(set(prompts)) == 5
     with passes(policy.model) as shapes:
-        policy.generate(prompts * 3, numbers(15, 8), temperature=2.0, max_new_tokens=8)
-    assert shapes[0][0] == 5 and shapes[1] == (15, 1)
+        policy.generate(prompts * 4, numbers(20, 8), temperature=2.0, max_new_tokens=8)
+    assert shapes[0][0] == 5 and shapes[1] == (20, 1)
 
 
 def test_replies_that_have_ended_leave_the_batch(policy):
-    prompts = prompts_of(policy, 16)
+    prompts = prompts_of(policy, 40)
     with passes(policy.model) as shapes:
-        samples = policy.generate(prompts, numbers(16, 64), temperature=1.5, max_new_tokens=64)
+        samples = policy.generate(prompts, numbers(40, 64), temperature=1.5, max_new_tokens=64)
     lengths = np.array([len(sample.response_ids) for sample in samples])
     batch = [rows for rows, _ in shapes[1:]]
-    assert batch == sorted(batch, reverse=True) and batch[-1] < 16
+    assert batch == sorted(batch, reverse=True) and batch[-1] < 40
     for step, rows in enumerate(batch, start=1):
         going = int((lengths > step).sum())
-        assert going <= rows <= max(4, going / 0.75)  # A quarter may have ended; four rows are the fewest.
+        assert going <= rows <= max(FEWEST_ROWS, going / 0.75)  # A quarter may have ended.
 
 
 def reference(model, prompts, *, pad_id: int, end_id: int | None, longest: int, banned: int = 0) -> list[list[int]]:

@@ -34,7 +34,7 @@ def test_a_printed_line_says_the_whole_step(name, odd):
 
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, ["run", "--out", "r", "--iterations", "2", "--dry-run"])
+    result = CliRunner().invoke(app, ["run", "--out", "r", "--method", "turbo-kl", "--iterations", "2", "--dry-run"])
     assert (result.exit_code, result.stderr) == (0, "")
     head, options, *lines = [line for line in result.stdout.splitlines() if not line.startswith("# ")]
     assert (head, options) == ("#!/usr/bin/env bash", "set -euo pipefail")

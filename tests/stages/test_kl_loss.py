@@ -240,9 +240,9 @@ def test_a_teacher_of_more_tokens_than_the_student_is_refused(top_scores):
 def test_a_run_whose_distill_keeps_no_distributions_is_refused_before_it_starts(tmp_path):
     full = "ppo-step.kl-estimator=full"
     with pytest.raises(GtrTurboError, match="distill keeps none") as error:
-        plan(RunConfig(out=tmp_path / "r", set=(full,)))
+        plan(RunConfig(out=tmp_path / "r", method="turbo-kl", set=(full,)))
     assert error.value.fix == "add: --set distill.top-logprobs=64"
-    plan(RunConfig(out=tmp_path / "r", set=(full, "distill.top-logprobs=8")))
+    plan(RunConfig(out=tmp_path / "r", method="turbo-kl", set=(full, "distill.top-logprobs=8")))
     with pytest.raises(GtrTurboError, match="has no part in an update without --scores"):
         plan(RunConfig(out=tmp_path / "r", set=(full,), method="turbo-sft"))
     assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import PLAY, TASK
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
@@ -18,6 +17,9 @@ from gtrturbo.runs.plan import Step
 from gtrturbo.runs.script import command
 from gtrturbo.stages import execute, stage_of
 from gtrturbo.store.verification import verify
+
+TASK = {"task": "numberline", "env": ("image=tiny",)}
+PLAY = TASK | {"max_new_tokens": 48, "temperature": 0.9, "num_envs": 8}
 
 # Files of a tiny model are cut where those of a large one are cut at 50 GB.
 SCRIPT = """
