@@ -121,8 +121,16 @@ METRICS = {
     "ratio_min": Metric(
         LEARNED, "smallest π_new / π_old of a turn over all minibatches", "around 1; 0.0009 at the least in the quick start's run"
     ),
-    "ratio_max": Metric(LEARNED, "largest of them", "around 1; 8.6 at the most in the quick start's run"),
-    "clip_fraction": Metric(LEARNED, "turns without gradient / turns", "well below 1; 0.05 … 0.31 in the quick start's run"),
+    "ratio_max": Metric(
+        LEARNED,
+        "largest of them; with the credits `token` and `bi-level` of tokens",
+        "around 1; 8.6 at the most in the quick start's run",
+    ),
+    "clip_fraction": Metric(
+        LEARNED,
+        "turns without gradient / turns; with `token` and `bi-level` tokens / tokens",
+        "well below 1; 0.05 … 0.31 in the quick start's run",
+    ),
     "approx_kl": Metric(
         LEARNED, "mean of ratio − 1 − log ratio, nats per turn", "well below 1; 0.020 … 0.28 in the quick start's run"
     ),

@@ -305,3 +305,16 @@ def test_nearswap_goes_no_step_backwards():
 def test_a_number_is_no_list_of_checkpoints(tmp_path):
     with pytest.raises(GtrTurboError):
         gtrturbo.merge(5, base=tmp_path, out=tmp_path / "out")
+
+
+def test_an_old_name_of_an_option_is_answered_with_the_new_one(tmp_path):
+    with pytest.raises(GtrTurboError, match="count=true"):
+        gtrturbo.merge([], base=tmp_path, out=tmp_path / "out", sign="count")
+    with pytest.raises(GtrTurboError, match="on-invalid-reply"):
+        gtrturbo.rollout(out=tmp_path / "out", task="numberline", expert=True, illegal="noop")
+
+
+def test_options_by_name_are_the_same_in_any_order(tmp_path):
+    asked = {"task": "numberline", "expert": True, "episodes": 1}
+    made = gtrturbo.rollout(out=tmp_path / "a", env={"horizon": 3, "image": "tiny"}, **asked)
+    assert gtrturbo.rollout(out=tmp_path / "a", env={"image": "tiny", "horizon": 3}, **asked).id == made.id

@@ -110,7 +110,8 @@ class MergeConfig(StageConfig):
         Path | None, "Folder for what was measured of each checkpoint: merging it again is one pass over the files.", Role.RUNTIME
     ] = None
     state: Annotated[
-        Path | None, "Folder of running sums (ties): only checkpoints that are not in it are read, and old ones may be gone.",
+        Path | None,
+        "Folder of running sums (ties, or a rule of sums): only checkpoints that are not in it are read, and old ones may be gone.",
         Role.RUNTIME,
     ] = None  # fmt: skip
     verify: Annotated[

@@ -67,7 +67,8 @@ def add_to_state(
         require_unchanged(state, old, expected)
         if old:
             require_same(state, old, base=base, settings=begun_with)
-            unnamed = require_order(state, old.checkpoints, list(given), ordered=settings.weights != "sma")
+            ordered = settings.weights != "sma" or rule is not None  # What a rule of one's own adds may depend on it.
+            unnamed = require_order(state, old.checkpoints, list(given), ordered=ordered)
             require_intact(state, old, sums_files(parts))
             _tell_of_unnamed(state, unnamed)
         held = set(old.checkpoints) if old else set()

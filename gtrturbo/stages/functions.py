@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.config.fields import Field, Role, build, fields
+from gtrturbo.config.renamed import refuse_old
 from gtrturbo.errors import of_system
 from gtrturbo.stages.hub import execute
 from gtrturbo.stages.table import STAGES
@@ -33,6 +34,8 @@ def function_of(name: str, config: type, action: Callable[[Any], Result]) -> Cal
     signature = inspect.Signature([_parameter(field) for field in sorted(known.values(), key=_order)], return_annotation=Result)
 
     def function(*positional: Any, **options: Any) -> Result:
+        for option in options.keys() - known.keys():
+            refuse_old(config, frozenset(known), option)
         given = signature.bind_partial(*positional, **options).arguments
         try:
             return action(
@@ -62,7 +65,7 @@ def _as_written(field: Field, value: Any) -> Any:
     """Write a value as a person would on the command line."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, Mapping):
-        return [f"{key}={_numbers(each)}" for key, each in value.items()]
+        return [f"{key}={_numbers(each)}" for key, each in sorted(value.items())]
     if field.is_list or (field.more and isinstance(value, list | tuple)):
         return [_plain(each) for each in (value if isinstance(value, Iterable) and not isinstance(value, str) else [value])]
     return _numbers(value) if isinstance(value, list | tuple) else _plain(value)

@@ -142,3 +142,17 @@ def test_a_rule_of_sums_that_fails_is_one_error_that_names_the_tensor(folders, f
     with pytest.raises(GtrTurboError, match=said):
         folders.merge(*others, base=base, method=f"{tmp_path}/r.py:RULE", state=folders.root / "state")
     assert not (folders.root / "state").exists()
+
+
+def test_checkpoints_of_a_state_are_named_as_they_were_added(folders, family, tmp_path):
+    """A running average: what `add` does may depend on the order, and nobody can tell."""
+    (tmp_path / "rule.py").write_text(
+        "from torch import stack\nfrom gtrturbo.merging.methods import MergeRule\n"
+        "RULE = MergeRule(lambda sums: sums[0], sums=1, add=lambda sums, vector, weight: sums * 0.5 + weight * stack([vector]))\n"
+    )
+    base, others = family(2)
+    asked = {"base": base, "method": f"{tmp_path / 'rule.py'}:RULE", "state": folders.root / "state"}
+    folders.merge(*others, **asked)
+    folders.merge(*others, **asked)
+    with pytest.raises(GtrTurboError, match="in another order"):
+        folders.merge(*others[::-1], **asked)
