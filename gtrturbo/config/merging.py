@@ -111,7 +111,7 @@ class MergeConfig(StageConfig):
     ] = None
     state: Annotated[
         Path | None,
-        "Folder of running sums (ties, or a rule of sums): only checkpoints that are not in it are read, and old ones may be gone.",
+        "Folder of running sums (ties, or a rule of sums): only checkpoints that it has not are read, and old ones may be gone.",
         Role.RUNTIME,
     ] = None  # fmt: skip
     verify: Annotated[
