@@ -318,3 +318,11 @@ def test_options_by_name_are_the_same_in_any_order(tmp_path):
     asked = {"task": "numberline", "expert": True, "episodes": 1}
     made = gtrturbo.rollout(out=tmp_path / "a", env={"horizon": 3, "image": "tiny"}, **asked)
     assert gtrturbo.rollout(out=tmp_path / "a", env={"image": "tiny", "horizon": 3}, **asked).id == made.id
+
+
+def test_turns_that_are_none_are_named_for_what_they_are(tmp_path):
+    with pytest.raises(GtrTurboError, match="does not exist"):
+        gtrturbo.load_turns(tmp_path / "gone")
+    made = gtrturbo.init(out=tmp_path / "init")
+    with pytest.raises(GtrTurboError, match="holds checkpoint .*, not turns"):
+        gtrturbo.load_turns(made)

@@ -16,6 +16,8 @@ from gtrturbo.errors import of_system
 from gtrturbo.stages.hub import execute
 from gtrturbo.stages.table import STAGES
 from gtrturbo.store.draft import Result
+from gtrturbo.store.manifest import read_manifest
+from gtrturbo.store.names import TURNS
 from gtrturbo.store.records import Turn
 from gtrturbo.store.turns import read_turns
 
@@ -102,4 +104,7 @@ def load_turns(path: str | os.PathLike[str]) -> list[Turn]:
     Raises:
         GtrTurboError: there are none, or they are changed, damaged, or do not fit together.
     """
-    return read_turns(Path(os.fspath(path)))
+    folder = Path(os.fspath(path))
+    if not (folder / TURNS).is_file():
+        read_manifest(folder, "turns")  # Which says what is there instead.
+    return read_turns(folder)
