@@ -324,5 +324,5 @@ def test_turns_that_are_none_are_named_for_what_they_are(tmp_path):
     with pytest.raises(GtrTurboError, match="does not exist"):
         gtrturbo.load_turns(tmp_path / "gone")
     made = gtrturbo.init(out=tmp_path / "init")
-    with pytest.raises(GtrTurboError, match="holds checkpoint .*, not turns"):
+    with pytest.raises(GtrTurboError, match=r"holds checkpoint .*, not turns"):
         gtrturbo.load_turns(made)

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gtrturbo.algorithms.credit import CREDITS
-from gtrturbo.algorithms.guards import GUARDS
 from gtrturbo.algorithms.kl import ESTIMATORS, require_loss
 from gtrturbo.config import DistillConfig, PpoStepConfig, RolloutConfig, RunConfig, SftConfig
 from gtrturbo.config.addresses import served_model
@@ -33,7 +31,6 @@ from gtrturbo.runs.overrides import ADAPTER, EXPERT, overrides
 from gtrturbo.runs.presets import PRESETS
 from gtrturbo.stages import STAGES
 from gtrturbo.stages.beforehand import require_taught
-from gtrturbo.stages.merge import require_plan
 from gtrturbo.store.ids import seed_for
 from gtrturbo.store.names import LEDGER
 
@@ -67,10 +64,6 @@ def plan(config: RunConfig) -> list[Step]:
         steps += run.evaluate(k + 1)
     updates = [step.config for step in steps if step.stage == "ppo-step"]
     taught_by = {step.config.out: step.config for step in steps if step.stage == "distill"}
-    if updates:
-        _require_names(updates[-1])
-    if merges := [step.config for step in steps if step.stage == "merge"]:
-        require_plan(merges[-1])
     for update in updates:
         require_taught(update)
         if update.scores in taught_by:
@@ -80,14 +73,6 @@ def plan(config: RunConfig) -> list[Step]:
     ):
         _require_groups(played, update)
     return steps
-
-
-def _require_names(update: PpoStepConfig) -> None:
-    """Refuse before any work a guard or a credit that there is not. Code of the user's own is loaded by the stage."""
-    if not is_outside(update.guard):
-        find("guard", update.guard, GUARDS)
-    if not is_outside(update.credit):
-        find("credit", update.credit, CREDITS)
 
 
 def _require_groups(played: RolloutConfig, update: PpoStepConfig) -> None:

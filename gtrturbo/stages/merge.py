@@ -34,7 +34,6 @@ from gtrturbo.models.checkpoint_files import (
     renderer_hash,
 )
 from gtrturbo.models.side_files import copy_side_files
-from gtrturbo.plugins import is_outside
 from gtrturbo.stages import done, provenance
 from gtrturbo.stages.resolve import borrows_layout, parameters_of, require_fitting, state_settings
 from gtrturbo.store.draft import Draft, Result
@@ -129,16 +128,6 @@ def _settings(config: MergeConfig) -> MergeSettings:
         own=parameters_of(config)[1],
         trim=config.trim,
     )
-
-
-def require_plan(config: MergeConfig) -> None:
-    """Refuse before any work a method that there is not, and settings that it makes nothing of; of one's own, only the latter.
-
-    Raises:
-        GtrTurboError: names the first.
-    """
-    if not config.recipe and not is_outside(config.method):
-        make_plan(_settings(config), len(config.checkpoints) or 2)
 
 
 def _plan(config: MergeConfig) -> MergePlan:

@@ -34,12 +34,12 @@ def test_replies_are_those_without_a_graph(policy, name):
 
 
 def test_a_graph_is_made_again_for_another_number_of_rows_or_of_slots_alone(policy):
-    prompts = prompts_of(policy, 6)
+    prompts = prompts_of(policy, 20)
     sampler, counts = samplers(policy)[1], []
     sampler.record = lambda step: (counts.append(1), again(step))[1]
     length = len(prompts[0].ids)
     room = SLOTS - length % SLOTS  # up to the end of a multiple
-    for rows, longest in ((6, room), (6, room - 1), (6, room + 1), (5, room + 1), (5, room + 1)):
+    for rows, longest in ((20, room), (20, room - 1), (20, room + 1), (18, room + 1), (18, room + 1)):
         sampler.sample(prompts[:rows], numbers(rows, longest), temperature=0.7, max_new_tokens=longest)
     assert len(counts) == 3
 
@@ -53,7 +53,7 @@ def test_prompts_of_one_sampling_leave_nothing_to_the_next(policy):
 
 
 def test_all_rows_stay_to_the_end_of_the_longest_reply(policy):
-    prompts, sampler = prompts_of(policy, 8), samplers(policy)[1]
+    prompts, sampler = prompts_of(policy, 20), samplers(policy)[1]
     with passes(policy.model) as shapes:
-        sampler.sample(prompts, numbers(8, 64), temperature=1.5, max_new_tokens=64)
-    assert {rows for rows, length in shapes if length == 1} == {8}
+        sampler.sample(prompts, numbers(20, 64), temperature=1.5, max_new_tokens=64)
+    assert {rows for rows, length in shapes if length == 1} == {20}

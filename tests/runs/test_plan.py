@@ -293,19 +293,3 @@ def test_steps_know_their_iteration():
     steps = plan(run_config(method="ppo"))
     assert [(step.stage, step.iteration) for step in steps][-3:] == [("rollout", 2), ("ppo-step", 2), ("eval", 2)]
     assert Step("init", steps[0].config) == steps[0]
-
-
-@pytest.mark.parametrize(
-    ("setting", "said"),
-    [
-        ("ppo-step.guard=dualclip", "there is no guard 'dualclip'"),
-        ("ppo-step.credit=grop", "there is no credit 'grop'"),
-        ("merge.method=tiess", "there is no merge rule 'tiess'"),
-        ("merge.gamma=0.3", "--gamma is for breadcrumbs"),
-        ("merge.density=2", "density must be"),
-    ],
-)
-def test_names_and_settings_of_later_stages_are_refused_before_any_work(setting, said):
-    for iterations in (1, 3):
-        with pytest.raises(GtrTurboError, match=said):
-            outline(set=(setting,), iterations=iterations)
