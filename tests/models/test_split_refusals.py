@@ -82,7 +82,7 @@ def said(init, lora, tmp_path_factory) -> dict[str, list[str]]:
         save_file(weights, folder / name / "model.safetensors", METADATA)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(folder / "run.py")]
     paths = [*(folder / name for name in CHANGES), lora]
-    # A process that was refused goes on to the next model here, while the other may wait for it, at which gloo aborts now and then.
+    # A process that was refused goes on to the next model here, while the other may wait for it, at which gloo aborts at times.
     # In a command an error in one process ends all.
     for _ in range(3):
         run = subprocess.run([*launch, *map(str, paths)], capture_output=True, text=True)
