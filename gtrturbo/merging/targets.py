@@ -72,11 +72,17 @@ class Named:
         return bool(layer) and int(layer[1]) in (chosen if isinstance(chosen, list) else [chosen])
 
     def require(self, module: str, rank: int, chosen: Any) -> None:
-        """Refuse a module that the config does not name, or whose factors have another rank than it says.
+        """Refuse a module that the config does not name, whose factors have another rank than it says, or that joins several.
 
         Raises:
             GtrTurboError: names both.
         """
+        if ".base_layer." in f".{module}":
+            attention = module.split(".base_layer.")[0]
+            raise GtrTurboError(
+                f"{self.folder} adapts {attention}, an nn.MultiheadAttention: its joined projections are not merged here.",
+                "merge it into whole weights with PEFT's merge_and_unload, and merge those.",
+            )
         if self.adapts(module) is False:
             raise GtrTurboError(
                 f"{self.folder} holds factors of {module}, which its {ADAPTER_CONFIG} does not name: PEFT would leave them out.",

@@ -228,3 +228,17 @@ def test_what_changes_nothing_is_told_and_what_is_empty_is_refused(folders, caps
     save_file({}, path / "adapter_model.safetensors")
     with pytest.raises(GtrTurboError, match="holds no tensors"):
         folders.merge(path, base=base)
+
+
+def test_an_adapter_of_joined_attention_is_refused_by_that_name(folders):
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2)
+
+    model = Attending()
+    save_file(model.state_dict(), write_base(folders.root / "base", torch.float32) / "model.safetensors", {"format": "pt"})
+    path = folders.root / "adapter"
+    get_peft_model(model, LoraConfig(r=2, target_modules=["attention"])).save_pretrained(path)
+    with pytest.raises(GtrTurboError, match=r"(?s)adapts attention, an nn\.MultiheadAttention.*merge_and_unload"):
+        folders.merge(path, base=folders.root / "base")

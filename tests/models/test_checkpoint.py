@@ -135,7 +135,8 @@ def test_plain_transformers_and_plain_peft_compute_the_same_without_gtrturbo(tmp
     theirs = np.load(tmp_path / "logits.npz")
     for policy, logits in zip(policies, theirs.values(), strict=True):
         with torch.no_grad():
-            assert np.array_equal(policy.model(**tensors).logits.numpy(), logits)
+            # Of another process: with other numbers of threads a product may end in other bits.
+            assert np.allclose(policy.model(**tensors).logits.numpy(), logits, rtol=1e-4, atol=1e-5)
 
 
 def test_only_the_adapter_is_trainable_and_the_rest_frozen(lora_warm):
