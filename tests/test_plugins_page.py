@@ -17,8 +17,8 @@ from gtrturbo.plugins import find
 from gtrturbo.runs.methods import method_of
 from gtrturbo.store.trackers import require_trackers
 from gtrturbo.train.credit import find_credit
+from gtrturbo.train.guards import find_guard
 from gtrturbo.train.guidance import find_estimator
-from gtrturbo.train.ppo_batch import find_guard
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")

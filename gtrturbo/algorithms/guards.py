@@ -1,12 +1,18 @@
-"""What keeps ratios far from 1 out of an update, beside PPO's own clip: each guard is a record of numbers."""
+"""What keeps ratios far from 1 out of an update, beside PPO's own clip: each guard is a record of numbers.
+
+All that is needed of PyTorch are methods of its tensors: so a plan of stages is checked against `GUARDS` without loading it.
+"""
+
+from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from gtrturbo.config.choices import NO_GUARD
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Guard:
         return self.largest_ratio is not None and largest > self.largest_ratio
 
     @property
-    def strict(self) -> "Guard":
+    def strict(self) -> Guard:
         return replace(self, largest_ratio=None, clipped_only=True)
 
     def ratio_range(self, advantages: Tensor, *, clip_range: float) -> tuple[Tensor, Tensor]:
@@ -50,11 +56,11 @@ class Guard:
         PPO's own, of which the minimum in L binds on one side only: up to 1 + ε if Â > 0, from 1 − ε if Â < 0.
         """
         near = 1 + clip_range * advantages.sign()
-        low, high = torch.where(advantages < 0, near, 0.0), torch.where(advantages > 0, near, torch.inf)
+        low, high = near.where(advantages < 0, 0.0), near.where(advantages > 0, math.inf)
         if self.clipped_only:
             low, high = low.clamp(min=1 - clip_range), high.clamp(max=1 + clip_range)
         if self.dual_clip is not None:
-            high = torch.where(advantages < 0, high.clamp(max=self.dual_clip), high)
+            high = high.clamp(max=self.dual_clip).where(advantages < 0, high)
         if self.largest_log_ratio is not None:
             low = low.clamp(min=math.exp(-self.largest_log_ratio))
             high = high.clamp(max=math.exp(min(self.largest_log_ratio, LARGEST_EXPONENT)))

@@ -17,11 +17,12 @@ ExportFormat = Literal["hf", "trl", "trl-preference", "atif", "parquet"]
 # What to do about tensors that only the base or only a checkpoint has.
 Missing = Literal["dropped", "base", "error"]
 # Built-ins that others than their own table name: who answers, what a turn is credited with, how a KL is estimated.
-HF, VLLM, SGLANG, OPENAI = "hf", "vllm", "sglang", "openai"
+HF, VLLM, SGLANG, OPENAI = BUILT_IN_ENGINES = "hf", "vllm", "sglang", "openai"
 GAE, TOKEN, BI_LEVEL = "gae", "token", "bi-level"
 GROUP, GROUP_MEAN, STEP_GROUP, STEP_GROUP_MEAN = "group", "group-mean", "step-group", "step-group-mean"
-# Credits that compare episodes of one deal.
+# Credits that compare episodes of one deal, and so need no values; and all that are built in.
 AMONG_GROUPS = (GROUP, GROUP_MEAN, STEP_GROUP, STEP_GROUP_MEAN)
+BUILT_IN_CREDITS = (GAE, TOKEN, BI_LEVEL, *AMONG_GROUPS)
 # What a teacher may be told besides what the student saw, in the order in which it is.
 TRUTH, GOOD_REPLY, OUTCOME = "truth", "expert", "outcome"
 HINTS = (TRUTH, GOOD_REPLY, OUTCOME)

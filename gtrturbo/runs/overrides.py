@@ -49,7 +49,7 @@ def _settable(stage: str, name: str) -> Field:
         meant = [ALSO_CALLED_OPTIONS[name]] if name in ALSO_CALLED_OPTIONS else get_close_matches(name, options, n=1)
         mend = f"did you mean {stage}.{meant[0]}?" if meant and meant[0] in options else f"see: gtrturbo {command} --help"
         raise GtrTurboError(f"{told}: {stage} has no such option.", mend)
-    if field.name == "out" or field.roles & {Role.INPUT, Role.POSITIONAL}:
+    if field.name in ("out", "recipe") or field.roles & {Role.INPUT, Role.POSITIONAL}:
         raise GtrTurboError(f"{told} cannot be set: the run decides what its stages read and write.")
     return field
 

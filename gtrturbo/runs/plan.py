@@ -6,7 +6,7 @@
         guidance        = distill(teacher, turns)
         checkpoint[k+1] = ppo_step(checkpoint[k], turns, guidance)
 
-`plan` touches no disk, but to read the file of a method of the user's own. `execute.run` executes it and `script.shell` prints
+`plan` touches no disk, but to read files of the user's own code. `execute.run` executes it and `script.shell` prints
 it, and both give the same artifacts. A stage reads all that it works on from disk: what `run` keeps in memory between stages is
 only what reading it again would give. A stage whose artifact is there already is skipped, so a run that was killed goes on where
 it was.
@@ -27,6 +27,7 @@ from gtrturbo.play.teachers import CORRECT
 from gtrturbo.plugins import find, is_outside
 from gtrturbo.runs.method import Method, teacher_of
 from gtrturbo.runs.methods import check_options, given_teachers, method_of
+from gtrturbo.runs.names import require_merges, require_names
 from gtrturbo.runs.overrides import ADAPTER, EXPERT, overrides
 from gtrturbo.runs.presets import PRESETS
 from gtrturbo.stages import STAGES
@@ -50,7 +51,8 @@ def plan(config: RunConfig) -> list[Step]:
     """List the stages of a run in order.
 
     Raises:
-        GtrTurboError: there is no such method, --set names no such stage or option, or --teacher does not go with the method.
+        GtrTurboError: there is no such method, --set names no such stage or option, --teacher does not go with the method, or
+            a stage would not find or could not use what it is to work with.
     """
     method = method_of(config.method)
     check_options(method, config)
@@ -62,6 +64,9 @@ def plan(config: RunConfig) -> list[Step]:
         steps += run.distill(k)
         steps += run.ppo_step(k)
         steps += run.evaluate(k + 1)
+    require_names([step.config for step in steps])
+    if "merge" in run.chosen:
+        require_merges([step.config for step in steps if step.stage == "merge"], gated=run.gated)
     updates = [step.config for step in steps if step.stage == "ppo-step"]
     taught_by = {step.config.out: step.config for step in steps if step.stage == "distill"}
     for update in updates:

@@ -35,7 +35,7 @@ from gtrturbo.models.checkpoint_files import (
 )
 from gtrturbo.models.side_files import copy_side_files
 from gtrturbo.stages import done, provenance
-from gtrturbo.stages.resolve import borrows_layout, parameters_of, require_fitting, state_settings
+from gtrturbo.stages.resolve import borrows_layout, parameters_of, require_fitting, require_meant, state_settings
 from gtrturbo.store.draft import Draft, Result
 from gtrturbo.store.ids import artifact_id
 from gtrturbo.store.inside import copy_own
@@ -128,6 +128,16 @@ def _settings(config: MergeConfig) -> MergeSettings:
         own=parameters_of(config)[1],
         trim=config.trim,
     )
+
+
+def require_settings(config: MergeConfig, *, count: int) -> None:
+    """Refuse a method that there is not, and settings that do not go with it, or not with so many checkpoints; reads none.
+
+    Raises:
+        GtrTurboError: names the first.
+    """
+    make_plan(_settings(config), count)
+    require_meant(config)
 
 
 def _plan(config: MergeConfig) -> MergePlan:

@@ -25,10 +25,11 @@ from gtrturbo.store.writing import writing
 from gtrturbo.train.credit import find_credit
 from gtrturbo.train.critic import give_value_head
 from gtrturbo.train.demos import Example, read_examples
+from gtrturbo.train.guards import find_guard
 from gtrturbo.train.guidance import Guidance, find_estimator, read_guidance
 from gtrturbo.train.inputs import Rollout, read_rollout, require_groups, require_scores
 from gtrturbo.train.optimizer import Optimizer, require_known_head, resume_optimizer
-from gtrturbo.train.ppo_batch import LossSettings, PpoBatch, find_guard
+from gtrturbo.train.ppo_batch import LossSettings, PpoBatch
 from gtrturbo.train.prepare import Crediting, prepare, require_own_logprobs, token_masks
 from gtrturbo.train.sharding import prepare_split, save_trained
 from gtrturbo.train.steps import Log, Student, minibatches, take_steps

@@ -175,6 +175,15 @@ def require_fitting(config: MergeConfig) -> None:
         GtrTurboError: an option that the method has no part in, or a place to write to that is one to read from.
     """
     _require_apart(config)
+    require_meant(config)
+
+
+def require_meant(config: MergeConfig) -> None:
+    """Refuse options that the method has no part in, which no checkpoint has to be read for.
+
+    Raises:
+        GtrTurboError: names the first.
+    """
     require_chance(config.method, config.seed)
     if config.state:
         state_settings(config)

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gtrturbo.algorithms.guards import GUARDS, Guard
+from gtrturbo.algorithms.guards import Guard
 from gtrturbo.algorithms.importance import weighted_logprobs
 from gtrturbo.algorithms.ppo import PolicyLoss, clipped_policy_loss, clipped_value_loss, token_policy_loss
 from gtrturbo.algorithms.tokens import masked_mean, weighted_turn_logprobs
-from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.policy import Policy
 from gtrturbo.play.recording import Transcript
-from gtrturbo.plugins import find
 from gtrturbo.train.guidance import Guidance
 
 
@@ -51,20 +49,6 @@ class PpoBatch:
     @property
     def per_token(self) -> bool:
         return self.advantages.ndim == 2
-
-
-def find_guard(name: str) -> Guard:
-    """Return the guard that is built in under a name, or the user's own.
-
-    Raises:
-        GtrTurboError: there is none, or it is no Guard.
-    """
-    found = find("guard", name, GUARDS)
-    if not isinstance(found, Guard):
-        raise GtrTurboError(
-            f"{name} is a {type(found).__name__}, not a Guard.", "make one with: from gtrturbo.algorithms.guards import Guard"
-        )
-    return found
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 import gtrturbo
 from gtrturbo.algorithms.credit import CREDITS
 from gtrturbo.cli import app
-from gtrturbo.config.choices import AMONG_GROUPS
+from gtrturbo.config.choices import AMONG_GROUPS, BUILT_IN_CREDITS, BUILT_IN_ENGINES
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.play.agents import ENGINES
 from gtrturbo.runs.method import Method, teacher_of
 from gtrturbo.runs.methods import METHODS, method_of
 from gtrturbo.runs.plan import plan
@@ -185,6 +186,9 @@ def test_a_methods_own_discount_counts_over_the_tasks_and_under_the_users():
 
 def test_a_credit_among_groups_is_refused_where_there_are_none():
     assert {name for name, credit in CREDITS.items() if credit.needs_groups} == set(AMONG_GROUPS)
+    assert {name for name, credit in CREDITS.items() if not credit.needs_values} == set(AMONG_GROUPS)
+    assert list(CREDITS) == list(BUILT_IN_CREDITS)
+    assert list(ENGINES) == list(BUILT_IN_ENGINES)
     with pytest.raises(GtrTurboError, match="--credit step-group compares episodes of one deal") as error:
         plan(run_config(method="ppo", set=("ppo-step.credit=step-group",)))
     assert error.value.fix == "add: --group-size 8"
