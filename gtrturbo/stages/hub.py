@@ -22,7 +22,7 @@ from gtrturbo.store.ids import artifact_id, sha256_file
 from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.provenance import Provenance
 from gtrturbo.store.pruned import pruned_files, remake_command
-from gtrturbo.store.trackers import require_trackers, tracking
+from gtrturbo.store.trackers import require_trackers, telling_of_one_stage, tracking
 from gtrturbo.store.verification import verify
 from gtrturbo.store.writing import finished
 
@@ -64,9 +64,10 @@ def _run(config: Any) -> Result:
     if group().world.first:
         _verify_inputs(config)
     require_trackers(config.log)  # Before the work, at whose end the stage's own numbers are told.
-    result = importlib.import_module(_stage(config).module).run(config)
-    with tracking(config.log) as track:
-        track(stage_of(config), config.out, None, result.metrics)
+    with telling_of_one_stage():
+        result = importlib.import_module(_stage(config).module).run(config)
+        with tracking(config.log) as track:
+            track(stage_of(config), config.out, None, result.metrics)
     return result
 
 

@@ -78,6 +78,20 @@ def tracking(names: Sequence[str], folder: Path | None = None) -> Iterator[Track
             tracker.close()
 
 
+# Names of the trackers that have failed in the stage that is at work, the innermost last.
+_failed: list[set[str]] = []
+
+
+@contextmanager
+def telling_of_one_stage() -> Iterator[None]:
+    """Let a tracker that fails while the block runs be told no more until it ends, however often trackers are opened."""
+    _failed.append(set())
+    try:
+        yield
+    finally:
+        _failed.pop()
+
+
 def require_trackers(names: Sequence[str]) -> None:
     """Find trackers before the work that they are to be told of.
 
@@ -91,13 +105,13 @@ def require_trackers(names: Sequence[str]) -> None:
 
 
 class _Guarded:
-    """A service or a tracker of the user's own, which is told no more after it has raised once."""
+    """A service or a tracker of the user's own, which is told no more in a stage after it has raised once."""
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._failed = _failed[-1] if _failed else set[str]()
         self._make: Any = find("tracker", name, TRACKERS)
         self._tracker: Tracker | None = None
-        self._works = True
         self._try(self._open)
 
     def _open(self) -> None:
@@ -114,12 +128,14 @@ class _Guarded:
             self._try(lambda: tracker.close())
 
     def _try(self, call: Callable[[], None]) -> None:
-        if not self._works:
+        if self._name in self._failed:
             return
         try:
             call()
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             # The one place where an error of others is not raised again: numbers that a tracker loses are in the artifact
             # all the same, and hours of training must not end because a network or a disk of the tracker's did.
-            self._works = False
-            complain(f"tracker {self._name} fails and is told no more: {explained(error) or error}")
+            self._failed.add(self._name)
+            complain(f"tracker {self._name} fails and is told no more: {explained(error) or f'{type(error).__name__}: {error}'}")

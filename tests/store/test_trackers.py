@@ -26,6 +26,22 @@ class Failing:
         print("closed")
 
 
+class Leaving:
+    def log(self, stage, out, step, numbers):
+        raise SystemExit(7)
+
+    def close(self):
+        raise SystemExit(8)
+
+
+class Stopped:
+    def log(self, stage, out, step, numbers):
+        raise KeyboardInterrupt
+
+    def close(self):
+        print("closed")
+
+
 class Unborn:
     def __init__(self):
         raise OSError("no login")
@@ -78,7 +94,25 @@ def test_a_tracker_that_raises_is_named_with_its_line_once_and_told_no_more(tmp_
 def test_a_tracker_that_cannot_be_made_ends_nothing(tmp_path, file, capsys):
     with tracking([f"{file}:Unborn"]) as track:
         track("sft", tmp_path, 0, {"loss": 1.0})
-    assert "own.py line 14 raises OSError: no login" in capsys.readouterr().err
+    assert "own.py line 30 raises OSError: no login" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "line"), [("Unborn", 30), ("Leaving", 14)])
+def test_a_stage_with_a_broken_tracker_goes_on_and_is_told_of_it_once(name, line, tmp_path, file, init, expert):
+    result = sft(tmp_path / "made", init, expert, "--log", f"{file}:{name}")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("is told no more") == 1 and f"own.py line {line} raises" in result.stderr
+    assert len((tmp_path / "made" / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_the_next_stage_tries_a_tracker_again(tmp_path, file, init, expert):
+    said = [sft(tmp_path / name, init, expert, "--log", f"{file}:Unborn").stderr for name in ("one", "two")]
+    assert [each.count("is told no more") for each in said] == [1, 1]
+
+
+def test_who_interrupts_a_tracker_interrupts_the_stage(tmp_path, file):
+    with pytest.raises(KeyboardInterrupt), tracking([f"{file}:Stopped"], tmp_path) as track:
+        track("sft", tmp_path, 0, {"loss": 1.0})
 
 
 @pytest.mark.parametrize(
