@@ -10,6 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from gtrturbo.distributed.children import tell_parent
 from gtrturbo.distributed.escapes import complain, one_line
 from gtrturbo.distributed.interrupts import exit_code
 from gtrturbo.errors import COLLAPSE_CODE, Collapse, GtrTurboError, hidden, of_system
@@ -106,6 +107,8 @@ class ending:
         if self.debug:
             complain("".join(traceback.format_exception(error)).rstrip())
         told, code = _told(error, self.code)
+        if tell_parent(told.what, told.fix):
+            raise typer.Exit(code)
         complain(one_line(told.what))
         if told.fix:
             complain(one_line(told.fix))

@@ -1,6 +1,7 @@
 """Processes that this one starts and that end with it, however it ends: what goes on without its parent would hold its lock."""
 
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -9,11 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 PARENT = "GTRTURBO_PARENT"  # in a child's environment: the number of the process that started it
+TELLS = "GTRTURBO_TELLS"  # the number of the pipe into which it says why it failed
 SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux' sys/prctl.h
 TIME_TO_CLEAR = 10.0  # seconds in which a child may clear up
 GLANCE = 0.2  # seconds
+MOST_SAID = 4000  # characters of what a child says; a pipe holds ten times as much where nobody reads yet
 CALLED_OFF = b"called off"
 # Ends when its input does; nothing was said there if whoever holds the other end is gone.
 KILL_LATER = """
@@ -26,16 +30,54 @@ if not sys.stdin.buffer.read():
             continue
 """
 _followed: list[str] = []
+_pipes: list[int] = []
 
 
-def run_child(words: Sequence[str]) -> int:
-    """Run a command of gtrturbo as a process of its own, which ends with this one, and return its exit code.
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended: its exit code, and in its own words what was wrong and what mends it; empty where it said nothing."""
 
-    Its messages go to our stderr. What interrupts this process ends the child first.
+    code: int
+    what: str = ""
+    fix: str = ""
+
+
+def run_child(words: Sequence[str]) -> Ended:
+    """Run a command of gtrturbo as a process of its own, which ends with this one, and say how it ended.
+
+    Its messages go to our stderr, but why it failed, which is for us to tell. What interrupts this process ends the child first.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", *words], stdout=subprocess.DEVNULL, env=os.environ | {PARENT: str(os.getpid())}
-    )
+    said, says = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *words],
+            stdout=subprocess.DEVNULL,
+            env=os.environ | {PARENT: str(os.getpid()), TELLS: str(says)},
+            pass_fds=(says,),
+        )
+        return Ended(_wait(process), **_read(said))
+    finally:
+        os.close(said)
+        os.close(says)
+
+
+def _read(said: int) -> dict[str, str]:
+    os.set_blocking(said, False)  # What the child started may still hold the other end.
+    with suppress(BlockingIOError):
+        return json.loads(os.read(said, 1 << 16))
+    return {}
+
+
+def tell_parent(what: str, fix: str) -> bool:
+    """Say to the process that started this one by `run_child` why it fails; tell whether there is one that then tells it."""
+    if not _pipes:
+        return False
+    said = json.dumps({"what": what[:MOST_SAID], "fix": fix[:MOST_SAID]}).encode()
+    os.write(_pipes.pop(), said)
+    return True
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
     try:
         return process.wait()
     except BaseException:
@@ -71,10 +113,13 @@ def take_along(numbers: Sequence[int]) -> Callable[[], None]:
 
 def follow_parent() -> None:
     """End this process with the one that started it by `run_child`; do nothing in any other."""
-    parent = os.environ.pop(PARENT, None)  # Not for processes that this one starts.
+    parent, pipe = os.environ.pop(PARENT, None), os.environ.pop(TELLS, "")  # Not for processes that this one starts.
     if parent is None or not parent.isdecimal():
         return
     _followed.append(parent)
+    if pipe.isdecimal():
+        os.set_inheritable(int(pipe), False)
+        _pipes.append(int(pipe))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(SET_DEATH_SIGNAL, signal.SIGKILL)
     else:

@@ -144,7 +144,7 @@ def execute_alone(step: Step) -> Result:
     """Run a step as a process of its own, unless its artifact is there already. Its messages go to our stderr.
 
     Raises:
-        GtrTurboError: the process failed (it said why itself) or was killed.
+        GtrTurboError: the process failed, in its own words, or was killed.
     """
     if existing(step.config) is None:
         _start(step)
@@ -155,10 +155,11 @@ def execute_alone(step: Step) -> Result:
 
 
 def _start(step: Step) -> None:
-    words = command_words(step)
-    code = run_child(words)
+    ended, alone = run_child(command_words(step)), f"run it alone with: {command(step)}"
+    code, fix = ended.code, ended.fix or alone
     if code == COLLAPSE_CODE:
-        raise Collapse(f"{step.stage} says so.", f"run it alone with: {command(step)}")
+        raise Collapse(ended.what or f"{step.stage} says so.", fix)
     if code:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"left with exit code {code}"
-        raise GtrTurboError(f"{step.stage} of iteration {step.iteration} {how}.", f"run it alone with: {command(step)}")
+        why = f": {ended.what}" if ended.what else "."
+        raise GtrTurboError(f"{step.stage} of iteration {step.iteration} {how}{why}", fix)

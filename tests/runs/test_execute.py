@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 from gtrturbo.analysis.history import read_history
 from gtrturbo.cli import app
 from gtrturbo.config import RunConfig
+from gtrturbo.distributed.children import Ended
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.runs import progress
 from gtrturbo.runs.disk import disk_of
@@ -461,7 +462,7 @@ def test_a_stage_whose_process_fails_is_named_with_its_command(copy, monkeypatch
 
     def fail(words):
         ran.append(words)
-        return code
+        return Ended(code)
 
     shutil.rmtree(copy / "rollouts" / "0001")
     monkeypatch.setattr("gtrturbo.runs.execute.run_child", fail)
@@ -472,6 +473,17 @@ def test_a_stage_whose_process_fails_is_named_with_its_command(copy, monkeypatch
     assert shlex.join(words) == command(step)
     assert error.value.what == f"rollout of iteration 2 {told}."
     assert error.value.fix == f"run it alone with: {command(step)}"
+
+
+def test_why_a_stage_of_its_own_fails_is_told_by_the_run_once(copy, init):
+    shutil.rmtree(copy / "rollouts" / "0001")
+    damaged = copy / "checkpoints" / "0001" / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    words = [sys.executable, "-m", "gtrturbo", *small(2, "--subprocess", "--verify-inputs", "always")]
+    failed = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    said = [line for line in failed.stderr.splitlines() if "model.safetensors" in line]
+    assert len(said) == 1 and said[0].startswith("rollout of iteration 2 left with exit code 1: ")
 
 
 def test_stages_as_processes_and_torchrun_do_not_go_together(monkeypatch, tmp_path):
