@@ -9,10 +9,10 @@ from gtrturbo.runs.plan import Step
 
 
 def check_tasks(steps: Sequence[Step]) -> None:
-    """Find the tasks of a run that is still to begin, with their options, the expert that its warm start needs, and what is told.
+    """Find what a run that is still to begin needs of its tasks: their options and panels, the warm start's expert, what is told.
 
     Raises:
-        GtrTurboError: there is no such task or option, no expert for the warm start, or a hint that the task cannot give.
+        GtrTurboError: there is no such task, option or panel, no expert for the warm start, or a hint that the task cannot give.
     """
     if not steps or steps[0].config.out.exists():
         return
@@ -25,6 +25,8 @@ def check_tasks(steps: Sequence[Step]) -> None:
         at = played if isinstance(config, DistillConfig) else config
         if at:
             require_known(config.hints, tasks[at.task, at.env])
+    for config in (step.config for step in steps if isinstance(step.config, EvalConfig) and step.config.panel):
+        tasks[config.task, config.env].panel(config.panel)
     for config in (step.config for step in steps if isinstance(step.config, RolloutConfig) and step.config.expert):
         task = tasks[config.task, config.env]
         if task.expert is None and config.random_expert_share < 1:

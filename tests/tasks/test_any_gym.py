@@ -71,6 +71,7 @@ def words(state):
         ("gym:Pendulum-v1", "has continuous actions", "Discrete"),
         ("gym:CartPole", "no environment 'CartPole' for gym:CartPole", "CartPole-v1"),
         ("gym:Cartpole-v1", "no environment 'Cartpole-v1'", "CartPole-v1"),
+        ("gym:", "no environment '' for gym:", "the closest are: CartPole-v0"),
         ("gym:TestUnseen-v0", "shows no frames: it observes str and draws human, not rgb_array", "rgb_array"),
         ("gym:no_such_module:X-v0", "module no_such_module of gym:no_such_module:X-v0 cannot be imported", "install"),
     ],

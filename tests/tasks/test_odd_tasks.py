@@ -139,6 +139,14 @@ def test_a_run_asks_before_its_first_stage_whether_its_task_can_be_played(own, t
     check_tasks(plan(replace(config)))
 
 
+def test_a_run_asks_before_its_first_stage_whether_there_is_the_panel_that_it_is_evaluated_on(tmp_path):
+    config = RunConfig(out=tmp_path / "run", task="frozenlake", set=("eval.panel=fixd",), iterations=1)
+    with pytest.raises(GtrTurboError, match="frozenlake has no panel 'fixd'") as error:
+        check_tasks(plan(config))
+    assert "held-out" in error.value.fix
+    check_tasks(plan(replace(config, set=("eval.panel=held-out",))))
+
+
 PANEL = """
 from gtrturbo.tasks.loading import load_task
 from dataclasses import replace

@@ -72,7 +72,5 @@ def refuse_unknown(environment: str, task: str, known: Sequence[str]) -> None:
     Raises: GtrTurboError: with the ids that are spelt alike.
     """
     if environment not in known:
-        close = difflib.get_close_matches(environment, known, n=3, cutoff=0.4)
-        raise GtrTurboError(
-            f"there is no environment {environment!r} for {task}.", f"the closest are: {', '.join(close) or 'none'}."
-        )
+        close = difflib.get_close_matches(environment, known, n=3, cutoff=0.4) or known[:3]
+        raise GtrTurboError(f"there is no environment {environment!r} for {task}.", f"the closest are: {', '.join(close)}.")
