@@ -46,6 +46,13 @@ start-frozenlake := --set sft.steps=1400
 loop-frozenlake := --episodes 48 --iterations $(iterations-frozenlake) --eval-every 8 --set ppo-step.schedule-updates=8 \
   --set ppo-step.learning-rate=1e-4
 
+# Tried on seed 41, see docs/results-stable.md. Each level is drawn; the ones of the panel are never trained on.
+seeds-sokoban := 31 32 33 34 35
+iterations-sokoban := 8
+task-sokoban := --model small --task sokoban --env look=text --env size=5 --env most_pushes=1 --env horizon=6 --set eval.panel=held-out
+start-sokoban := --set expert.random-expert-share=0.6 --set expert.episodes=800 --set sft.steps=500
+loop-sokoban := --episodes 48 --iterations $(iterations-sokoban) --eval-every 8 --set ppo-step.schedule-updates=12
+
 # A teacher from outside for on-policy distillation: the same supervised steps, until next to nothing is left to learn.
 teacher-numberline := --set sft.stop-loss=0.004 --set sft.steps=400
 
