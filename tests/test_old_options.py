@@ -40,6 +40,29 @@ def test_an_option_that_is_gone_is_answered_with_one_that_there_is(command, opti
         assert set(NAMED.findall(told[1])) - {f"--{option}"} <= known
 
 
+@pytest.mark.parametrize(("command", "option"), ALL)
+def test_it_is_answered_beside_help_too(command, option):
+    done = CliRunner().invoke(app, [command, f"--{option}", *([] if option in FLAGS else ["x"]), "--help"])
+    assert (done.exit_code, done.stdout) == (2, "") and done.stderr.startswith(f"there is no option {option} any more.\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("merge --recursiv", "--recipe"),
+        ("merge --signn x", "--missing"),
+        ("report --currenc EUR", ""),
+        ("rollout --ilegal x", "--log"),
+    ],
+)
+def test_an_option_that_is_gone_is_no_suggestion(line, meant):
+    done = CliRunner().invoke(app, line.split(), terminal_width=200)
+    said = done.stderr.partition("No such option")[2]
+    assert done.exit_code == 2 and meant in said
+    assert not {"--recursive", "--no-recursive", "--sign,", "--currency", "--illegal"} & set(re.findall(r"--[\w-]+,?", said))
+    assert "--sign)" not in said
+
+
 def test_every_old_option_that_is_answered_was_one():
     answered = {
         (command, old.replace("_", "-"))

@@ -10,7 +10,7 @@ import typer
 
 from gtrturbo.cli.mistakes import ending
 from gtrturbo.config.fields import Field, Role, build, fields
-from gtrturbo.config.renamed import FLAGS, old_options
+from gtrturbo.config.renamed import FLAGS, old_options, refuse_old
 from gtrturbo.config.yaml_files import read_yaml
 from gtrturbo.errors import GtrTurboError
 
@@ -45,8 +45,9 @@ def add_command(
 
     tables = built_in or {}
     known = [field for field in fields(config) if not field.rest_of]
-    old = old_options(config, frozenset(field.name for field in known))
-    parameters = [*(_parameter(field, tables.get(field.name, {})) for field in known), *map(_old_parameter, old), *_EXTRA]
+    names = frozenset(field.name for field in known)
+    old = [_old_parameter(name, _refusing(config, names, name)) for name in old_options(config, names)]
+    parameters = [*(_parameter(field, tables.get(field.name, {})) for field in known), *old, *_EXTRA]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app.command(name, help=config.__doc__)(command)
@@ -84,11 +85,20 @@ def _parameter(field: Field, built_in: Mapping[str, str]) -> inspect.Parameter:
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, detail])
 
 
-def _old_parameter(name: str) -> inspect.Parameter:
-    """Take an option that there is no more, with a value or without, so that it can be refused with what is in its place."""
+def _refusing(config: type, names: frozenset[str], name: str) -> Callable[[Any], None]:
+    def refuse(value: Any) -> None:
+        if value is not None:
+            with ending(debug=False, code=2):
+                refuse_old(config, names, name)
+
+    return refuse
+
+
+def _old_parameter(name: str, refuse: Callable[[Any], None]) -> inspect.Parameter:
+    """Take an option that there is no more, with a value or without, so that it is refused, beside --help too."""
     flag = name in FLAGS
     option = f"--{name.replace('_', '-')}"
-    detail = typer.Option(f"{option}/--no-{option[2:]}" if flag else option, hidden=True)
+    detail = typer.Option(f"{option}/--no-{option[2:]}" if flag else option, hidden=True, is_eager=True, callback=refuse)
     kind = (bool if flag else str) | None
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, detail])
 

@@ -79,10 +79,13 @@ def _plain_mistakes() -> Iterator[None]:
 
 
 def _name_the_option(error: Any) -> None:
-    """Say of an option that there is not where what was meant by it is given."""
+    """Say of an option that there is not where what was meant by it is given, and suggest none that is gone."""
     command, typed = getattr(getattr(error, "ctx", None), "info_name", None), getattr(error, "option_name", None)
     if command and typed and hasattr(error, "possibilities") and (meant := meant_by(command, typed)):
         error.message, error.possibilities = f"No such option: {typed}. It is given as {meant}", None
+    elif getattr(error, "possibilities", None):
+        gone = {word for option in error.ctx.command.params if option.hidden for word in (*option.opts, *option.secondary_opts)}
+        error.possibilities = [word for word in error.possibilities if word not in gone]
 
 
 class ending:

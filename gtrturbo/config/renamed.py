@@ -35,7 +35,10 @@ GONE = {
         "write: --engine vllm:http://localhost:8000, or sglang:…, or openai:… for any other kind.",
     ),
     "base_url": (SERVED, "write: --engine vllm:http://localhost:8000"),
-    "max_concurrency": (SERVED, "as many are asked for at once as --num-envs, of a teacher 64: leave it out."),
+    "max_concurrency": (
+        SERVED,
+        "as many are asked for at once as --num-envs, of a teacher 64: leave it out; of a teacher openai:MODEL write: --at-once",
+    ),
     "micro_batch_size": (("SftConfig", "DistillConfig", "PpoStepConfig"), "write: --micro-batch-tokens"),
     "student": (
         ("DistillConfig",),
