@@ -92,7 +92,8 @@ def _names_in(module: ModuleType, attribute: str) -> str:
     """List what a module defines itself, what is spelt alike first."""
     own = [name for name, value in vars(module).items() if not name.startswith("_") and _is_own(module, value)]
     close = difflib.get_close_matches(attribute, own, n=3)
-    return f"spelt alike: {', '.join(close)}." if close else f"it has: {', '.join(own[:MOST_NAMES]) or 'nothing'}."
+    more = f" and {len(own) - MOST_NAMES} more" if len(own) > MOST_NAMES else ""
+    return f"spelt alike: {', '.join(close)}." if close else f"it has: {', '.join(own[:MOST_NAMES]) or 'nothing'}{more}."
 
 
 def _is_own(module: ModuleType, value: Any) -> bool:

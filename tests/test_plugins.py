@@ -112,6 +112,13 @@ def test_what_is_imported_is_not_offered(file):
     assert error.value.fix == "it has: TASK."
 
 
+def test_of_many_names_it_is_said_how_many_are_left_out(file):
+    file.write_text("".join(f"{letter * 9} = 1\n" for letter in "abcdefghijklmnopq"))
+    with pytest.raises(GtrTurboError) as error:
+        load("task", f"{file}:X")
+    assert error.value.fix == f"it has: {', '.join(letter * 9 for letter in 'abcdefghijkl')} and 5 more."
+
+
 def test_code_that_is_called_otherwise_than_it_takes_is_named(file):
     with pytest.raises(GtrTurboError, match="engine mine does not fit: TypeError"), calling("engine", "mine"):
         (lambda: None)(1)  # type: ignore[call-arg]
