@@ -54,10 +54,15 @@ def with_base(config: MergeConfig) -> MergeConfig:
     goes from one listed checkpoint to another, and where no base is known and the first only lends its layout.
 
     Raises:
-        GtrTurboError: the chain leads to a checkpoint that lies neither in the list nor beside it.
+        GtrTurboError: the chain leads to a checkpoint that lies neither in the list nor beside it; or there are sums to add to,
+            and nothing that is added.
     """
     if config.recipe:
         return config if config.recipe.startswith("{") else _by_recipe(config, Path(os.path.expanduser(config.recipe)))
+    if config.state and not config.checkpoints:
+        raise GtrTurboError(
+            "--state adds checkpoints to its sums, and none is named.", "name one that it has not or has, or leave out --state."
+        )
     config = replace(config, checkpoints=tuple(map(on_disk, config.checkpoints)))
     base = on_disk(config.base) if config.base else _base_of(config)
     if config.ahead:
@@ -133,10 +138,10 @@ def state_settings(config: MergeConfig) -> dict[str, str]:
         GtrTurboError: the merge is one that running sums do not stand for.
     """
     method = method_of(config.method)
-    if method.own and not method.running_sums:
+    if not method.running_sums:
+        mend = "give its MergeRule sums and add: see docs/plugins.md." if method.own else "merge by ties."
         raise GtrTurboError(
-            f"--state keeps sums, and {config.method} is no rule of sums.",
-            "leave out --state, or give its MergeRule sums and add: see docs/plugins.md.",
+            f"--state keeps sums of ties or of a rule of sums, not of {config.method}.", f"leave it out, or {mend}"
         )
     kept = config.weights == "sma" or (config.weights.startswith("ema:") and not method.own)
     if config.verify:
@@ -146,14 +151,7 @@ def state_settings(config: MergeConfig) -> dict[str, str]:
             f"--state keeps the sums of {config.method} with weights sma, no parameters and one density.",
             "leave out --state, or these.",
         )
-    if (
-        not method.running_sums
-        or not kept
-        or config.parameters
-        or config.normalize is False
-        or "," in str(config.density)
-        or config.trim == "global"
-    ):
+    if not kept or config.parameters or config.normalize is False or "," in str(config.density) or config.trim == "global":
         raise GtrTurboError(
             "--state keeps running sums of ties with weights sma or ema:ALPHA, no parameters and one density of each tensor.",
             "leave out --state.",

@@ -88,7 +88,8 @@ def test_a_checkpoint_counts_once_however_often_it_is_named(folders, family):
         ({"density": "0.5"}, "was begun with --density 0.8, not 0.5"),
         ({"weights": "ema:0.5"}, "was begun with --weights sma, not ema:0.5"),
         ({"include": ("embed.*",)}, r"was begun with --include , not embed\.\*"),
-        ({"method": "linear"}, "keeps running sums of ties"),
+        ({"method": "linear"}, "keeps sums of ties or of a rule of sums, not of linear"),
+        ({"method": "slerp"}, "keeps sums of ties or of a rule of sums, not of slerp"),
         ({"weights": "0.5"}, "keeps running sums of ties with weights sma or ema:ALPHA"),
         ({"parameters": ("count=true",)}, "keeps running sums of ties"),
         ({"normalize": False}, "keeps running sums of ties"),
@@ -103,6 +104,16 @@ def test_a_state_of_another_merge_is_refused_by_name(folders, family, settings, 
         folders.merge(others[1], base=base, state=state, **settings)
     assert content(state) == before
     assert not list(folders.root.glob(".*partial"))
+
+
+def test_a_state_and_no_checkpoint_are_refused(folders, family):
+    """As where `ckpts/*` fits nothing: the base would come out, whatever the sums hold."""
+    base, others = family(2)
+    state = folders.root / "state"
+    for _ in range(2):
+        with pytest.raises(GtrTurboError, match="--state adds checkpoints to its sums, and none is named"):
+            folders.merge(base=base, state=state)
+        folders.merge(*others, base=base, state=state)
 
 
 def test_sums_of_another_state_are_refused(folders, family):
