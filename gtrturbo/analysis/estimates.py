@@ -153,10 +153,8 @@ def _area(group: RunGroup, reference: RunGroup | None, metric: str, shared: Sequ
 
 
 def _areas(group: RunGroup, metric: str, shared: Sequence[int]) -> dict[int, float]:
-    return {
-        seed: area_under_curve(shared, [run.at("student")[k].metrics[AREAS[metric]] for k in shared])
-        for seed, run in sorted(group.runs.items())
-    }
+    curves = {seed: run.curve(AREAS[metric], shared) for seed, run in sorted(group.runs.items())}
+    return {seed: area_under_curve(list(curve), list(curve.values())) for seed, curve in curves.items()}
 
 
 def over_tasks(groups: Sequence[RunGroup], baseline: str | None, last: dict[str, int]) -> list[Estimate]:

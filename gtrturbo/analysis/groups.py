@@ -1,7 +1,7 @@
 """Runs grouped by task and method: what a method is called, and whether its evaluations may be compared."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gtrturbo.analysis.history import Entry, History
@@ -34,6 +34,8 @@ def group_runs(runs: Sequence[History]) -> list[RunGroup]:
     Raises: GtrTurboError: two runs of one task, method and seed.
     """
     names = method_names(runs)
+    watched = {task: {k for run in runs if run.task == task for k in run.at("student")} for task in {run.task for run in runs}}
+    runs = [replace(run, beside=tuple(sorted(watched[run.task]))) for run in runs]
     groups: dict[tuple[str, str], RunGroup] = {}
     for run, name in zip(runs, names, strict=True):
         group = groups.setdefault((run.task, name), RunGroup(run.task, name, {}))

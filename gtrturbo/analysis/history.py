@@ -1,6 +1,7 @@
 """A run folder as data: what it was asked to do, and what its artifacts say by iteration."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -79,13 +80,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class History:
-    """A run: its folder, its settings, its finished artifacts by folder (see FOLDERS) and iteration, and how it collapsed."""
+    """A run: its folder, its settings, its finished artifacts by folder (see FOLDERS) and iteration, and how it collapsed.
+
+    beside: iterations at which runs that it is compared with were evaluated; one that collapsed counts at these, too.
+    """
 
     path: Path
     settings: dict[str, Any]
     entries: dict[str, list[Entry]]
     others: list[Entry]
     collapsed: Collapsed | None = None
+    beside: tuple[int, ...] = ()
 
     @property
     def method(self) -> str:
@@ -116,8 +121,25 @@ class History:
             return found
         last, count = found[max(found)], self.settings.get("iterations", 0)
         every = self.settings.get("eval_every", 0) if folder == "student" else 1
-        planned = [*(range(0, count, every) if every else ()), *([count] if folder == "student" else [])]
+        planned = [*(range(0, count, every) if every else ()), *([count, *self.beside] if folder == "student" else [])]
         return found | {k: replace(last, iteration=k, collapsed=self.falls_to) for k in planned if k > last.iteration}
+
+    def curve(self, metric: str, iterations: Sequence[int]) -> dict[int, float]:
+        """Return a number by iteration, at iterations of its evaluations.
+
+        Of a run that collapsed also where it was evaluated last, and, with what it counts with from there on, where it ended:
+        else it would seem to fall bit by bit until the next one.
+        """
+        found = self.at("student")
+        if self.collapsed:
+            last = self.entries["student"][-1]
+            found |= {self.collapsed.iteration: replace(last, collapsed=self.falls_to)} if self._fell_after(last) else {}
+            own = (last.iteration, self.collapsed.iteration)
+            iterations = [*iterations, *(k for k in own if k in found and min(iterations) < k < max(iterations))]
+        return {k: found[k].metrics[metric] for k in sorted(set(iterations))}
+
+    def _fell_after(self, last: Entry) -> bool:
+        return self.collapsed is not None and self.collapsed.iteration > last.iteration
 
     @property
     def falls_to(self) -> dict[str, float]:

@@ -158,6 +158,42 @@ def test_a_collapsed_run_counts_as_chance_at_the_end(three):
     )
 
 
+def area(runs: Sequence[Path], method: str, metric: str) -> float:
+    (found,) = [
+        e for e in comparison([read_history(path) for path in runs]).estimates if (e.method, e.metric) == (method, metric)
+    ]
+    return found.value.mean
+
+
+def test_the_area_of_a_collapsed_run_is_that_of_chance_from_its_end_on(three):
+    # Success 0.25 at 0, 0.5 at 2, where it was evaluated last, chance 0.25 from 3 to 5:
+    # 2 · 0.375 + 1 · 0.375 + 2 · 0.25 = 1.625 over 5 iterations. Returns are -0.5, 0, -0.5 there: 2 · -0.25 + -0.25 + 2 · -0.5.
+    assert area(three, "turbo-kl", "success_area") == pytest.approx(1.625 / 5)
+    assert area(three, "turbo-kl", "return_area") == pytest.approx(-1.75 / 5)
+    assert area(three, "ppo", "success_area") == pytest.approx((0.25 + 0.75) / 2)
+
+
+def test_a_collapsed_run_does_not_shorten_those_beside_it(three, tmp_path):
+    longer = [
+        make_run(tmp_path / f"long-{seed}", "ppo", seed, {0: [1, 0, 0, 0], 5: [1, 1, 0, 0], 10: [1, 1, 1, 1]}, iterations=10)
+        for seed in (0, 1)
+    ]
+    runs = [*longer, three[-1]]
+    result = comparison([read_history(path) for path in runs])
+    assert result.last == {"numberline": 10}
+    assert [e.value.mean for e in result.estimates if (e.method, e.iteration, e.metric) == ("turbo-kl", 10, "success_rate")] == [
+        0.25
+    ]
+    # (0.25 + 0.5) / 2 · 5 + (0.5 + 1) / 2 · 5 = 5.625; and as above, then five more iterations of chance.
+    assert area(runs, "ppo", "success_area") == pytest.approx(5.625 / 10)
+    assert area(runs, "turbo-kl", "success_area") == pytest.approx((1.625 + 5 * 0.25) / 10)
+
+
+def test_a_run_that_ended_after_what_is_compared_has_the_area_that_it_has(three, tmp_path):
+    short = make_run(tmp_path / "short", "ppo", 0, {0: [1, 0, 0, 0], 2: [1, 1, 1, 0]}, iterations=2)
+    assert area([short, three[-1]], "turbo-kl", "success_area") == pytest.approx((0.25 + 0.5) / 2)
+
+
 def test_the_table_and_the_page_say_that_a_run_collapsed(three, tmp_path):
     paths = [str(path) for path in three]
     table = CliRunner().invoke(app, ["compare", *paths])
