@@ -9,8 +9,9 @@ HEAD = """# Metrics
 <!-- Written by `make docs` from docs/metrics.py; do not edit. -->
 
 The numbers of an artifact stand in its `stage.json` under `metrics`; `gtrturbo show ARTIFACT` prints them. `ppo-step` also
-writes a row per minibatch, and `sft` one per step, to `metrics.jsonl`. With `--log tensorboard`, `wandb` or `trackio` a run
-sends them on as they arise. Seconds, memory and host stand in `timing.json`, outside the artifact's id.
+writes a row per minibatch, and `sft` one per step, to `metrics.jsonl`: the tracker `jsonl`, which is always there. With `--log
+tensorboard`, `wandb` or `trackio` a run sends them on as they arise.
+Seconds, memory and host stand in `timing.json`, outside the artifact's id.
 """
 
 
@@ -31,6 +32,7 @@ class Metric:
 
 PLAYED, LEARNED = ("rollout", "eval"), ("ppo-step",)
 ASKED = (*PLAYED, "distill")
+TAUGHT = ("distill",)
 METRICS = {
     "episodes": Metric(PLAYED, "episodes that were finished"),
     "turns": Metric((*PLAYED, "distill", *LEARNED), "turns"),
@@ -140,6 +142,31 @@ METRICS = {
     "tokens": Metric(("distill",), "tokens that the teacher scored"),
     "demos": Metric(("distill",), "thoughts that can be imitated", "near `turns`"),
     "unparsed": Metric(("distill",), "replies of the teacher that do not parse, or name another action than is legal", "near 0"),
+    "usable_share": Metric(
+        TAUGHT, "turns of which the teacher said what can be read, if only that the student is right / turns", "near 1"
+    ),
+    "differing_share": Metric(TAUGHT, "demos that are other than the student's own reply / demos"),
+    "right_share": Metric(
+        TAUGHT,
+        "demos that read the picture truly, and act as the task's expert, if there is one / demos; where the truth is known",
+        "above the student's `thought_accuracy`",
+    ),
+    "teacher_calls": Metric(TAUGHT, "answers of a teacher that is asked in words"),
+    "teacher_repairs": Metric(TAUGHT, "answers that could not be read, and were asked for once more", "near 0"),
+    "teacher_repaired": Metric(TAUGHT, "those of them that could be read then", "near `teacher_repairs`"),
+    "teacher_refused": Metric(TAUGHT, "turns about which it declined to answer", "0"),
+    "teacher_truncated": Metric(TAUGHT, "answers that `--max-new-tokens` cut", "0"),
+    "teacher_right": Metric(TAUGHT, "`--mode correct`: turns at which it said that the student is right"),
+    "teacher_wrong": Metric(TAUGHT, "`--mode correct`: turns at which it corrected the student"),
+    "teacher_unsolvable": Metric(TAUGHT, "`--mode correct`: turns at which it said that nothing can be won any more"),
+    "teacher_verdict_agreement": Metric(
+        TAUGHT,
+        "`--mode correct`: verdicts that are those of the task's truth and expert / verdicts; where these are known",
+        "near 1",
+    ),
+    "teacher_input_tokens": Metric(TAUGHT, "tokens that a server read, as it counts them"),
+    "teacher_cached_tokens": Metric(TAUGHT, "those of them that it had cached"),
+    "teacher_output_tokens": Metric(TAUGHT, "tokens that it wrote"),
     "examples": Metric(("sft",), "turns that are learned from"),
     "steps": Metric(("sft",), "steps that were taken: fewer than `--steps` where `--stop-loss` was reached"),
     "final_loss": Metric(("sft",), "running mean of −log π of the replies' tokens, nats", "falling"),

@@ -11,6 +11,11 @@ import yaml
 from parsed import CONFIGS, parsed
 
 from gtrturbo.config.fields import fields
+from gtrturbo.play.teaching.taught import Taught, usefulness
+from gtrturbo.play.teaching.templates import read_templates, templates_of
+from gtrturbo.play.teaching.worded import WordedTeacher
+from gtrturbo.store.turns import read_turns
+from gtrturbo.tasks.loading import load_task
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -183,6 +188,16 @@ def test_every_number_that_a_stage_records_is_explained(init, warm, turns, ppo, 
     for folder in (init, warm, turns, ppo, scores):
         manifest = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
         assert [name for name in manifest["metrics"] if manifest["stage"] not in explained[name].stages] == []
+
+
+def test_every_number_of_a_teacher_in_words_is_explained(expert):
+    explained = runpy.run_path(str(ROOT / "docs" / "metrics.py"))["METRICS"]
+    teacher = WordedTeacher(lambda questions, schema: [], read_templates(templates_of(None, None, corrects=True)), corrects=True)
+    task = load_task("numberline", ("image=tiny",))
+    taught = [Taught(turn, turn.reply, task.read(turn.reply, turn.info), "expert") for turn in read_turns(expert)]
+    written = {*teacher.metrics, *teacher.parts, *teacher.token_metrics, *usefulness(task, taught)}
+    assert {"usable_share", "differing_share", "right_share", "teacher_wrong"} <= written
+    assert [name for name in sorted(written) if name not in explained or "distill" not in explained[name].stages] == []
 
 
 def test_the_page_of_commands_names_every_setting():
