@@ -30,7 +30,7 @@ REASONS = {
     "eval --probe": "As for rollout.",
     "distill --probe": "As for rollout.",
     "distill --answer-timeout": "A teacher in words may think for minutes, where a served policy answers in seconds.",
-    "distill --retries": "What a teacher costs depends on it: every try is paid.",
+    "distill --retries": "How long thoughts of a checkpoint take depends on it: every try is written anew.",
     "merge --task-vectors": "Keeps the changes that a merge is made of, for tools that read them.",
     "merge --threads": "Processes that share a machine must not each take all of its cores.",
     "show --turn": "Error messages send there: `inspect with: gtrturbo show … --turn 391`.",

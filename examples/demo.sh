@@ -9,7 +9,7 @@ PATH="$PATH:$(cd "$(dirname "$0")/.." && pwd)/.venv/bin" # for a checkout that h
 
 RUN=${RUN:-runs/demo}
 game=(--task numberline --env horizon=5 --seed "${SEED:-41}")
-fast=(--keep-guidance 1 --iterations "${ITERATIONS:-25}" --set ppo-step.learning-rate=1e-3 --start "$RUN/start/checkpoints/0000")
+fast=(--iterations "${ITERATIONS:-25}" --set ppo-step.learning-rate=1e-3 --start "$RUN/start/checkpoints/0000")
 
 ended() { # CODE: a run that collapsed ends with 3, and is what is to be seen
   [ "$1" -eq 0 ] || [ "$1" -eq 3 ] || exit "$1"
@@ -21,7 +21,7 @@ gtrturbo run --method ppo "${game[@]}" "${fast[@]}" --out "$RUN/ppo" >"$RUN/ppo.
 alone=$!
 trap 'kill "$alone" 2>/dev/null || true' EXIT
 code=0
-gtrturbo run --method turbo-gated "${game[@]}" "${fast[@]}" --out "$RUN/turbo-gated" || code=$?
+gtrturbo run --method turbo-gated --keep-guidance 1 "${game[@]}" "${fast[@]}" --out "$RUN/turbo-gated" || code=$?
 ended "$code"
 code=0
 wait "$alone" || code=$?

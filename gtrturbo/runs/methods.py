@@ -156,6 +156,12 @@ def check_options(method: Method, config: RunConfig) -> None:
     if method.teacher == "given" and method.fallback == "none" and not config.teacher:
         raise GtrTurboError(f"{name} distils a teacher from outside, and none is given.", "add: --teacher CHECKPOINT")
     _check_server(method, config)
+    if config.teacher_weights and not config.more_teachers:
+        raise GtrTurboError("--teacher-weights is for several teachers.", "leave it out, or give --teacher once more.")
+    if config.start and config.lora_rank:
+        raise GtrTurboError(
+            "--lora-rank is of a checkpoint that init makes, and --start names one that is there.", "leave out --lora-rank."
+        )
     if config.hints and teacher_of(method, given=bool(config.teacher)) in ("none", "expert"):
         raise GtrTurboError(
             f"--hints are for a model that teaches, and {name} has none.", "leave out --hints, or use --method turbo-loss."
@@ -164,6 +170,10 @@ def check_options(method: Method, config: RunConfig) -> None:
         raise GtrTurboError(f"{name} merges no teachers to evaluate.", "leave out --eval-teachers.")
     if config.merge_every > 1 and not merges_teachers(method):
         raise GtrTurboError(f"{name} merges no teachers.", "leave out --merge-every.")
+    if config.keep_teachers and not merges_teachers(method):
+        raise GtrTurboError(f"{name} merges no teachers to keep.", "leave out --keep-teachers.")
+    if config.keep_guidance and method.annotation not in ("logprobs", "distributions"):
+        raise GtrTurboError(f"{name} has no teacher's log-probs to keep.", "leave out --keep-guidance.")
     if config.eval_teachers and not config.eval_every:
         raise GtrTurboError(
             "--eval-teachers goes with the student's evaluations, and there are none on the way.", "add: --eval-every 1"

@@ -12,7 +12,7 @@ only what reading it again would give. A stage whose artifact is there already i
 it was.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from gtrturbo.runs.overrides import ADAPTER, EXPERT, overrides
 from gtrturbo.runs.presets import PRESETS
 from gtrturbo.stages import STAGES
 from gtrturbo.stages.beforehand import require_taught
+from gtrturbo.stages.idle import idle_options, require_effect
 from gtrturbo.store.ids import seed_for
 from gtrturbo.store.names import LEDGER
 
@@ -64,6 +65,9 @@ def plan(config: RunConfig) -> list[Step]:
         steps += run.distill(k)
         steps += run.ppo_step(k)
         steps += run.evaluate(k + 1)
+    run.require_stages()
+    for step in steps:
+        require_effect(step.config)
     require_names([step.config for step in steps])
     if "merge" in run.chosen:
         require_merges([step.config for step in steps if step.stage == "merge"], gated=run.gated)
@@ -99,6 +103,7 @@ class _Plan:
         self.env = self.preset.env_with(config.env) if self.preset and has_tiny_image(config.task) else config.env
         self.chosen = overrides(config.set)
         self.first = config.start or self.path("checkpoints", 0)
+        self.named: set[str] = set()
 
     def path(self, folder: str, k: int) -> Path:
         return self.config.out / folder / f"{k:04d}"
@@ -144,6 +149,8 @@ class _Plan:
             merged["ahead"] = tuple(self.path("rollouts", i) for i in range(0, k + 1, every))
         # What was measured of older checkpoints is not measured again.
         step = self.step("merge", k + 1, out=self.path("teachers", k), **merged, cache=self.config.out / "thresholds")
+        if not step.config.checkpoints:  # Nothing is added to a user's sums, which begin with the first.
+            step = replace(step, config=replace(step.config, state=None))
         return [step, *self.evaluate_teacher(k)]
 
     def rollout(self, k: int) -> list[Step]:
@@ -236,6 +243,7 @@ class _Plan:
     def step(self, stage: str, k: int, *, name: str = "", **values: Any) -> Step:
         """Make one step: what the plan fixes, over the preset of a built-in model, under the user's --set."""
         kind, name = STAGES[stage].config, name or stage
+        self.named.add(name)
         common: dict[str, Any] = {
             "overwrite": self.config.overwrite,
             "log": self.config.log,
@@ -251,8 +259,17 @@ class _Plan:
         if stage == "distill" and values.get("address"):
             preset = {}  # What a built-in model was measured with says nothing of a model on a server.
         known = {field.name for field in fields(kind)}
-        settings = {key: value for key, value in (common | preset).items() if key in known}
-        return Step(stage, build(kind, settings | values | self.chosen.get(name, {})), k)
+        settings = {key: value for key, value in (common | preset).items() if key in known} | values
+        chosen = self.chosen.get(name, {})
+        idle = idle_options(build(kind, settings | chosen))  # What a preset or a method says for others.
+        return Step(stage, build(kind, {key: value for key, value in settings.items() if key not in idle} | chosen), k)
+
+    def require_stages(self) -> None:
+        """Refuse settings of stages that the run has not. One without updates may have them later."""
+        for stage in self.chosen if self.config.iterations else []:
+            if stage not in self.named:
+                has = ", ".join(sorted(self.named))
+                raise GtrTurboError(f"--set {stage}.… is of a stage that this run has not.", f"leave it out; it has {has}.")
 
 
 def require_fitting_guidance(guidance: DistillConfig, update: PpoStepConfig | SftConfig, option: str) -> None:

@@ -10,6 +10,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.hub_names import require_found
 from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.plugins import names_code
+from gtrturbo.stages.idle import require_effect
 from gtrturbo.store.ids import artifact_id, short
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import MANIFEST
@@ -19,7 +20,7 @@ READ_AS = {"checkpoint": "checkpoint", "teacher": "checkpoint", "rollouts": "tur
 
 
 def refuse_early(config: Any) -> None:
-    """Refuse inputs of another kind than is meant, an unknown task or option of it, and turns that another checkpoint played.
+    """Refuse inputs of another kind, an unknown task or option of it, options without effect, and turns that another played.
 
     Raises:
         GtrTurboError: the first that does not fit.
@@ -36,7 +37,10 @@ def refuse_early(config: Any) -> None:
                 f"{config.model} brings its tokenizer with it, so that --task {config.task} has nothing to make.",
                 f"leave --task out, or choose a built-in --model: {', '.join(BUILT_IN)}.",
             )
+        if config.revision and Path(config.model).is_dir():
+            raise GtrTurboError(f"--revision is of a model on the hub, and {config.model} is a folder.", "leave it out.")
         require_found(config.model, config.revision)
+    require_effect(config)
     if isinstance(config, PpoStepConfig):
         require_taught(config)
         require_player(config.rollouts, config.checkpoint)

@@ -14,6 +14,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import bases_under
 from gtrturbo.plugins import is_outside, load, names_code
 from gtrturbo.stages.beforehand import refuse_early
+from gtrturbo.stages.idle import idle_options
 from gtrturbo.stages.played import played_with
 from gtrturbo.stages.table import STAGES, Stage, resumable_files
 from gtrturbo.store.apart import require_apart
@@ -173,6 +174,7 @@ def provenance(config: Any, identify: Callable[[Path], str] = artifact_id) -> Pr
         | {name: {"name": each.name, "sha256": each.sha256} for name, each in outside.items()}
         | texts,
         absent=absent_knobs(type(config)),
+        idle=tuple(sorted(idle_options(config))),
     )
 
 

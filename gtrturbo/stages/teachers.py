@@ -68,8 +68,6 @@ def check_options(config: DistillConfig, mode: Mode) -> None:
     if config.hints and (config.expert or mode.needs == "policy"):
         who = "the expert, who knows all" if config.expert else f"--mode {config.mode}, which asks nothing of the teacher"
         raise GtrTurboError(f"--hints are not for {who}.", "leave it out, or name a checkpoint as --teacher.")
-    if config.teacher_weights and not config.more_teachers:
-        raise GtrTurboError("--teacher-weights is for several teachers.", "leave it out, or give --teacher once more.")
     parts_of(config.teacher_weights, len(each_alone(config)))
 
 

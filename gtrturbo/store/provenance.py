@@ -14,6 +14,7 @@ class Provenance:
     """What an artifact is made from: the stage, its knobs, and the ids of its inputs, taken before the work starts.
 
     `plugins` name by option what is not of this package, see `Manifest`; `absent` says what a knob means that a manifest lacks.
+    `idle` knobs have no part in the work, whatever they are.
     """
 
     stage: str
@@ -22,6 +23,7 @@ class Provenance:
     inputs: dict[str, Any]
     plugins: dict[str, dict[str, str]] = field(default_factory=dict)
     absent: dict[str, Any] = field(default_factory=dict)
+    idle: tuple[str, ...] = ()
 
 
 def difference(manifest: Manifest, wanted: Provenance) -> str | None:
@@ -33,7 +35,7 @@ def difference(manifest: Manifest, wanted: Provenance) -> str | None:
         if name not in wanted.config and name not in wanted.absent:
             return f"with --{name.replace('_', '-')} {_said(was)}, which there is no more"
         now = wanted.config.get(name, wanted.absent.get(name))
-        if was != now:
+        if was != now and name not in wanted.idle:
             return f"with --{name.replace('_', '-')} {_said(was)}, not {_said(now)}"
     for name in sorted(wanted.plugins.keys() | manifest.plugins.keys()):
         if found := _other_code(name, manifest.plugins.get(name, {}), wanted.plugins.get(name, {})):

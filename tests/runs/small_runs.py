@@ -17,7 +17,7 @@ ASKED = {
 }
 
 SMALL = "--method turbo-kl --env horizon=3 --episodes 4 --eval-episodes 4 --eval-every 1 --device cpu"
-SMALL += " --set expert.episodes=30 --set sft.steps=40 --set sft.stop-loss=0 --set sft.batch-size=8"
+WARM = "--set expert.episodes=30 --set sft.steps=40 --set sft.stop-loss=0 --set sft.batch-size=8"
 SMALL += " --set rollout.max-new-tokens=40 --set eval.max-new-tokens=40"
 
 
@@ -26,7 +26,8 @@ def run_config(**settings) -> RunConfig:
 
 
 def small(iterations: int, *more: str) -> list[str]:
-    return ["run", "--out", "runs/small", "--iterations", str(iterations), *SMALL.split(), *more]
+    warm = [] if "--start" in more else WARM.split()
+    return ["run", "--out", "runs/small", "--iterations", str(iterations), *SMALL.split(), *warm, *more]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

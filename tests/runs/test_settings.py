@@ -42,7 +42,7 @@ def test_set_reaches_every_step_of_its_stage_and_no_other():
     assert [config.weights for config in changed["merge"]] == ["ema:0.5", "ema:0.5"]
     assert [config.temperature for config in changed["rollout"]] == [0.7, 0.7]
     assert [config.num_envs for config in changed["eval"]] == [3, 3]
-    assert [config.temperature for config in changed["distill"]] == [0.6, 0.6]
+    assert [config.temperature for config in steps_with(method="turbo-sft")["distill"]] == [0.6, 0.6]
     assert changed["expert"] == steps_with()["expert"]
 
 
@@ -59,8 +59,9 @@ def test_set_takes_underscores_and_dashes_alike():
 
 
 def test_set_of_a_list_collects_and_of_a_number_takes_the_last():
-    changed = steps_with("init.lora-target=q_proj", "init.lora-target=v_proj", "sft.steps=4", "sft.steps=5")
-    assert changed["init"][0].lora_target == ("q_proj", "v_proj")
+    targets = ("adapter.lora-target=q_proj", "adapter.lora-target=v_proj")
+    changed = steps_with(*targets, "sft.steps=4", "sft.steps=5", lora_rank=4)
+    assert changed["init"][1].lora_target == ("q_proj", "v_proj")
     assert changed["sft"][0].steps == 5
 
 

@@ -34,6 +34,7 @@ from gtrturbo.train import prepare as train_prepare
 TASK = {"task": "numberline", "env": ("image=tiny",)}
 # What a probe proves, and how, is in test_probe.py.
 PLAY = TASK | {"episodes": 3, "max_new_tokens": 48, "temperature": 0.9, "num_envs": 3, "probe": False}
+OWN_PLAY = PLAY | {"probe": True}  # It is of servers.
 
 
 @pytest.fixture(scope="module")
@@ -204,10 +205,10 @@ def test_an_evaluation_needs_no_token_ids_and_a_strict_server_sees_standard_fiel
     served, warm, tmp_path, server, monkeypatch
 ):
     monkeypatch.setattr(eval_stage, "CHANCE_EPISODES", 50)
-    settings = TASK | {"checkpoint": warm, "episodes": 3, "max_new_tokens": 48, "probe": False}
+    settings = TASK | {"checkpoint": warm, "episodes": 3, "max_new_tokens": 48}
     here = execute(EvalConfig(out=tmp_path / "here", **settings)).out
     with serving(served, **server) as fake:
-        config = EvalConfig(out=tmp_path / "there", **settings, engine=f"{fake.kind}:{fake.url}/v1/")
+        config = EvalConfig(out=tmp_path / "there", **settings, probe=False, engine=f"{fake.kind}:{fake.url}/v1/")
         there = execute(config).out
     assert [replace(turn, agent=None) for turn in read_turns(there)] == read_turns(here)
     assert not (there / "tokens.safetensors").exists()
@@ -374,7 +375,7 @@ def test_an_agent_of_the_users_own_plays_an_evaluation(warm, tmp_path, monkeypat
 
 
 def test_what_an_agent_says_without_tokens_is_not_played_for_training(warm, tmp_path):
-    config = RolloutConfig(out=tmp_path / "turns", checkpoint=warm, **PLAY | {"engine": AGENT})
+    config = RolloutConfig(out=tmp_path / "turns", checkpoint=warm, **OWN_PLAY | {"engine": AGENT})
     with pytest.raises(GtrTurboError, match="responds without token ids and log-probs: what it plays cannot be trained on"):
         execute(config)
     assert not (tmp_path / "turns").exists()
@@ -402,12 +403,12 @@ SAMPLED = "Response('x', np.array([1]), np.array([5, 6]), [(0, 1), (1, 1)], np.a
 def test_what_an_agent_responds_is_checked(warm, tmp_path, body, said):
     (tmp_path / "own.py").write_text(OWN + body)
     with pytest.raises(GtrTurboError, match=said):
-        execute(RolloutConfig(out=tmp_path / "turns", checkpoint=warm, **PLAY | {"engine": f"{tmp_path}/own.py:make"}))
+        execute(RolloutConfig(out=tmp_path / "turns", checkpoint=warm, **OWN_PLAY | {"engine": f"{tmp_path}/own.py:make"}))
 
 
 def test_an_agent_with_tokens_is_recorded_as_it_says(warm, tmp_path):
     (tmp_path / "own.py").write_text(OWN + f"[{SAMPLED.format(last=-0.25)} for _ in states]")
-    config = RolloutConfig(out=tmp_path / "turns", checkpoint=warm, **PLAY | {"engine": f"{tmp_path}/own.py:make"})
+    config = RolloutConfig(out=tmp_path / "turns", checkpoint=warm, **OWN_PLAY | {"engine": f"{tmp_path}/own.py:make"})
     tokens = load_turn_tokens(execute(config).out / "tokens.safetensors")
     assert {tuple(row.tolist()) for row in tokens.sample_logprobs} == {(-0.5, -0.25)}
 
@@ -415,7 +416,7 @@ def test_an_agent_with_tokens_is_recorded_as_it_says(warm, tmp_path):
 def test_an_agent_that_makes_nothing_to_call_is_refused(warm, tmp_path):
     (tmp_path / "own.py").write_text("def make(checkpoint, **_):\n    return 3\n")
     with pytest.raises(GtrTurboError, match="makes no agent: it returns int"):
-        execute(RolloutConfig(out=tmp_path / "turns", checkpoint=warm, **PLAY | {"engine": f"{tmp_path}/own.py:make"}))
+        execute(RolloutConfig(out=tmp_path / "turns", checkpoint=warm, **OWN_PLAY | {"engine": f"{tmp_path}/own.py:make"}))
 
 
 def test_a_checkpoint_teaches_through_an_agent_of_the_users_own(turns, warm, tmp_path):
