@@ -40,6 +40,11 @@ def test_an_option_that_is_gone_is_answered_with_one_that_there_is(command, opti
         assert set(NAMED.findall(told[1])) - {f"--{option}"} <= known
 
 
+def test_requests_at_once_are_an_option_for_teachers_on_a_server():
+    answers = {command: CliRunner().invoke(app, [command, "--max-concurrency", "2"]).stderr for command in ("distill", "eval")}
+    assert "write: --at-once for a teacher openai:MODEL" in answers["distill"] and "--at-once" not in answers["eval"]
+
+
 @pytest.mark.parametrize(("command", "option"), ALL)
 def test_it_is_answered_beside_help_too(command, option):
     done = CliRunner().invoke(app, [command, f"--{option}", *([] if option in FLAGS else ["x"]), "--help"])

@@ -35,10 +35,7 @@ GONE = {
         "write: --engine vllm:http://localhost:8000, or sglang:…, or openai:… for any other kind.",
     ),
     "base_url": (SERVED, "write: --engine vllm:http://localhost:8000"),
-    "max_concurrency": (
-        SERVED,
-        "as many are asked for at once as --num-envs, of a teacher 64: leave it out; of a teacher openai:MODEL write: --at-once",
-    ),
+    "max_concurrency": (SERVED, "as many are asked for at once as --num-envs, of a teacher 64: leave it out."),
     "micro_batch_size": (("SftConfig", "DistillConfig", "PpoStepConfig"), "write: --micro-batch-tokens"),
     "student": (
         ("DistillConfig",),
@@ -59,6 +56,11 @@ GONE = {
     "price_per_hour": (("ReportConfig",), "write: --price hour=…"),
     "currency": (("ReportConfig",), "write: --price currency=…"),
 }
+# By the config and the old name: what stands in its place where that is more than for others.
+OF_ONE = {
+    ("DistillConfig", "max_concurrency"): "write: --at-once for a teacher openai:MODEL; of a checkpoint on a server 64 are asked "
+    "for at once: leave it out.",
+}
 # By the name of an option and an old value: the new one.
 VALUES: dict[tuple[str, object], str | list[str]] = {
     ("mode", "sft"): "thoughts",
@@ -75,7 +77,8 @@ def old_options(config: type, names: frozenset[str]) -> dict[str, str]:
         names: of the fields that it has.
     """
     told = {old: f"write: --{new.replace('_', '-')}" for old, new in RENAMED.items() if new in names and old not in names}
-    return told | {old: instead for old, (configs, instead) in GONE.items() if config.__name__ in configs}
+    name = config.__name__
+    return told | {old: OF_ONE.get((name, old), instead) for old, (configs, instead) in GONE.items() if name in configs}
 
 
 def refuse_old(config: type, names: frozenset[str], given: str) -> None:

@@ -72,7 +72,7 @@ def test_a_run_leaves_whole_artifacts_and_nothing_else(whole):
 def test_a_run_records_what_it_was_asked_and_the_record_is_part_of_no_artifact(whole):
     run = read_history(whole / "runs" / "small")
     assert (run.method, run.task, run.seed) == ("turbo-kl", "numberline horizon=3", 0)
-    assert run.settings["set"][:2] == ["expert.episodes=30", "sft.steps=40"]
+    assert run.settings["set"][2:4] == ["expert.episodes=30", "sft.steps=40"]
     assert not {"out", "device", "overwrite", "dry_run"} & run.settings.keys()
     assert sorted(run.at("student")) == [0, 1, 2] and [entry.iteration for entry in run.updates()] == [1, 2]
     assert run.teacher_seconds < run.training_seconds
