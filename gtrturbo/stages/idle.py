@@ -85,7 +85,7 @@ def _lacks_values(credit: str) -> bool:
 
 
 def _of_rollout(config: RolloutConfig) -> Idle:
-    if config.expert:
+    if config.expert and config.checkpoint is None:
         names = ("temperature", "max_new_tokens", "on_invalid_reply", *OF_ENGINES)
         return _each(names, "is for a checkpoint that plays, and the expert does")
     return _of_engine(config)
