@@ -19,7 +19,8 @@ from gtrturbo.store.draft import Result
 from gtrturbo.store.ids import artifact_id
 from gtrturbo.store.manifest import read_manifest
 
-PLAY = {"task": "numberline", "env": ["image=tiny", "horizon=2"], "max_new_tokens": 48, "num_envs": 4}
+GAME = {"task": "numberline", "env": ["image=tiny", "horizon=2"], "num_envs": 4}
+PLAY = {**GAME, "max_new_tokens": 48}
 
 
 def words(options):
@@ -53,7 +54,7 @@ def test_every_stage_called_from_python_has_the_id_that_it_has_from_the_command_
     start = {"checkpoint": warm}
     done = {
         both("init", "init", seed=3),
-        both("rollout", "expert", expert=True, episodes=6, **PLAY),
+        both("rollout", "expert", expert=True, episodes=6, **GAME),
         both("sft", "taught", "expert", inputs={"checkpoint": "init"}, steps=3, batch_size=4, learning_rate=1e-3),
         both("rollout", "turns", inputs=start, episodes=4, temperature=0.9, on_invalid_reply="noop", **PLAY),
         both("distill", "scores", inputs={"teacher": "init", "rollouts": "turns"}, top_logprobs=3),

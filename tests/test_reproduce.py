@@ -30,8 +30,9 @@ def made_by(*targets: str) -> list[str]:
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-def test_all_that_it_runs_can_be_run_and_all_arms_of_a_seed_start_from_one_checkpoint():
+def test_all_that_it_runs_can_be_run_and_all_arms_of_a_seed_start_from_one_checkpoint(monkeypatch):
     commands = made_by("methods", "ablations", "merges")
+    monkeypatch.chdir(ROOT / "examples" / "reproduce")  # Where make works, and rules and modes of the release lie.
     assert len(commands) == len(set(commands))
     starts: dict[str, set[object]] = {}
     outs = set()

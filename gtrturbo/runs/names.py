@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.config import DistillConfig, MergeConfig, PpoStepConfig
-from gtrturbo.config.addresses import kind_of
+from gtrturbo.config.addresses import kind_of, served_model
 from gtrturbo.config.choices import BUILT_IN_CREDITS, BUILT_IN_ENGINES
 from gtrturbo.config.fields import seams
 from gtrturbo.play.teachers import find_mode, find_teacher
@@ -33,7 +33,7 @@ def require_names(configs: Sequence[Any]) -> None:
         if isinstance(config, DistillConfig):
             mode = find_mode(config.mode)
             for teacher in (config.teacher, *config.more_teachers):
-                if teacher and names_code(teacher):
+                if teacher and served_model(teacher) is None and names_code(teacher):
                     find_teacher(str(teacher), mode.needs)
         if engine := getattr(config, "engine", None):
             find("engine", kind_of(engine), dict.fromkeys(BUILT_IN_ENGINES))

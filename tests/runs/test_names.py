@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from small_runs import run_config
@@ -62,6 +63,10 @@ def test_code_of_ones_own_that_is_something_else_is_refused_too(option, said, tm
 def test_a_teacher_of_ones_own_that_cannot_teach_is_refused_too(tmp_path):
     with pytest.raises(GtrTurboError, match=r"there is no file .*gone.py to take a teacher from"):
         plan(run_config(method="gtr", teacher=tmp_path / "gone.py:TEACHER"))
+
+
+def test_a_model_on_a_server_is_no_code():
+    assert plan(run_config(method="gtr", teacher=Path("openai:solver"), address="http://localhost:8000"))
 
 
 def test_names_that_are_built_in_are_known_without_torch():

@@ -338,6 +338,9 @@ def test_a_wrong_corrector_is_told(distill, legal):
     assert 0.2 < metrics["teacher_verdict_agreement"] < 0.9 and metrics["right_share"] < 0.9
 
 
+KNOWING = {"teacher": None, "expert": True, "at_once": 16}  # As many as by default.
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -347,8 +350,8 @@ def test_a_wrong_corrector_is_told(distill, legal):
         ({"teacher": "openai:"}, "names no model"),
         ({"max_cost": 1.0}, "--max-cost needs to know what a call costs"),
         ({"prompt": "no-such.txt"}, "no-such.txt for --prompt"),
-        ({"teacher": None, "expert": True, "address": None, "answers": None}, "--hints are not for the expert, who knows all"),
-        ({"teacher": None, "expert": True}, "--address is for a teacher on a server"),
+        (KNOWING | {"address": None, "answers": None}, "--hints are not for the expert, who knows all"),
+        (KNOWING, "--address is for a teacher on a server"),
         ({"teacher_weights": "1,2"}, "--teacher-weights is for several teachers"),
     ],
 )
