@@ -17,7 +17,7 @@ from gtrturbo.merging.adapters import Adapter, changes_nothing, read_adapter
 from gtrturbo.merging.factors_apart import factor_sources, write_factors
 from gtrturbo.merging.lineage import found_here, on_disk, same_model
 from gtrturbo.merging.lowrank import module_sources, write_adapter
-from gtrturbo.merging.matching import Pattern, match, names_in_memory
+from gtrturbo.merging.matching import Ask, Pattern, match, names_in_memory
 from gtrturbo.merging.naming import tensors_of
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.quantised import require_plain
@@ -57,7 +57,7 @@ class Inputs:
         for adapter in self.adapters:
             if changes_nothing(adapter):
                 self.tell(f"{adapter.folder} changes nothing: it counts as the base, with its weight.")
-        base = self._read(self.under)
+        base, ask = self._read(self.under), cache(names_in_memory)
         names = partial(tensors_of, base)
         if self.rank:
             if plan.scales_base:
@@ -66,7 +66,7 @@ class Inputs:
                     "leave out --rank or --no-normalize, or give weights that sum to 1.",
                 )
             return module_sources(base, self.adapters, self.origin, names, folder, whole=plan.whole, tell=self.tell)
-        chosen = {"pattern": self.pattern, "whole": plan.whole, "scales": plan.scales_base, "tell": self.tell}
+        chosen = {"pattern": self._pattern(base, ask), "whole": plan.whole, "scales": plan.scales_base, "tell": self.tell}
         return adapter_sources(base, self.adapters, self.origin, names, **chosen)
 
     def tell(self, note: str) -> None:
@@ -78,11 +78,21 @@ class Inputs:
     def _full(self, plan: MergePlan) -> Sources:
         base, layouts = self._read(self.under), [self._read(path) for path in self.checkpoints]
         ask = cache(names_in_memory)
-        matches = [match(base, layout, self.pattern, missing=self.missing, ask=ask) for layout in layouts]
+        pattern = self._pattern(base, ask)
+        matches = [match(base, layout, pattern, missing=self.missing, ask=ask) for layout in layouts]
         for note in (note for found in matches for note in found.notes):
             self.tell(note)
         pairs = list(zip(layouts, matches, strict=True))
-        return full_sources(base, pairs, self.pattern, whole=plan.whole, vectors=plan.method.needs_vectors)
+        return full_sources(base, pairs, pattern, whole=plan.whole, vectors=plan.method.needs_vectors)
+
+    def _pattern(self, base: Layout, ask: Ask) -> Pattern:
+        """What is merged, by names on disk; patterns may be of transformers' names."""
+
+        def in_memory() -> dict[str, str]:
+            known = ask(base.folder)
+            return known.in_memory if known else {}
+
+        return self.pattern.by_stored(base.entries, in_memory)
 
     def _read(self, folder: Path) -> Layout:
         require_plain(folder)

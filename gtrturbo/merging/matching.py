@@ -6,7 +6,7 @@ takes seconds.
 """
 
 import fnmatch
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +41,24 @@ class Pattern:
     exclude: Sequence[str] = ()
 
     def chosen(self, names: Collection[str]) -> set[str]:
-        fitting = {name for pattern in self.include for name in fnmatch.filter(names, pattern)} if self.include else set(names)
-        return fitting - {name for pattern in self.exclude for name in fnmatch.filter(names, pattern)}
+        fitting = {name for pattern in self.include for name in _fitting(names, pattern)} if self.include else set(names)
+        return fitting - {name for pattern in self.exclude for name in _fitting(names, pattern)}
+
+    def by_stored(self, names: Collection[str], in_memory: Callable[[], Mapping[str, str]]) -> "Pattern":
+        """Take patterns that fit no stored name for patterns of transformers' names: the stored names of what they fit.
+
+        Args:
+            names: of the base's tensors, as they are stored.
+            in_memory: gives transformers' names by stored names, and is asked only where it is needed.
+        """
+
+        def stored(pattern: str) -> list[str]:
+            if _fitting(names, pattern):
+                return [pattern]
+            known = in_memory()
+            return sorted(name for name in names if name in known and _fitting([known[name]], pattern)) or [pattern]
+
+        return Pattern(*([each for pattern in given for each in stored(pattern)] for given in (self.include, self.exclude)))
 
     def require_used(self, names: Collection[str]) -> None:
         """Refuse a pattern that fits no tensor.
@@ -51,10 +67,15 @@ class Pattern:
             GtrTurboError: names it.
         """
         for pattern in (*self.include, *self.exclude):
-            if not fnmatch.filter(names, pattern):
+            if not _fitting(names, pattern):
                 raise GtrTurboError(
                     f"no tensor is called {pattern}.", f"the first is {next(iter(names), 'none')}; * stands for any text."
                 )
+
+
+def _fitting(names: Collection[str], pattern: str) -> list[str]:
+    """The name that a pattern is, with all its brackets and stars, or else the names that fit it."""
+    return [pattern] if pattern in names else fnmatch.filter(names, pattern)
 
 
 def match(base: Layout, other: Layout, pattern: Pattern, *, missing: Missing, ask: Ask) -> Match:

@@ -161,7 +161,7 @@ def test_models_are_named_in_all_forms(tmp_path):
 )
 def test_a_setting_runs_over_layers_and_filters(setting, expected):
     made = recipe(parameters={"t": setting})
-    found = [settle("t", [made.parameters], tensor="model.layers.1.self_attn.q_proj.weight", t=t) for t in (0, 0.5, 1)]
+    found = [settle("t", [made.parameters], tensors=("model.layers.1.self_attn.q_proj.weight",), t=t) for t in (0, 0.5, 1)]
     assert found == pytest.approx(expected)
 
 
@@ -169,7 +169,7 @@ def test_the_innermost_scope_counts_unless_no_filter_of_it_fits():
     inner, outer = {"weight": [{"filter": "mlp", "value": 1}]}, {"weight": 2}
     for part in (inner, outer):
         recipe(parameters=part)
-    assert [settle("weight", [inner, outer], tensor=name, t=0) for name in ("a.mlp.w", "a.norm.w")] == [1, 2]
+    assert [settle("weight", [inner, outer], tensors=(name,), t=0) for name in ("a.mlp.w", "a.norm.w")] == [1, 2]
 
 
 def test_a_parameter_that_a_method_does_not_read_is_told(folders, capsys):

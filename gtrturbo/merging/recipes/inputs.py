@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -19,13 +19,14 @@ from gtrturbo.merging.parts import Full
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.rearranged import Adapted, Gathered
 from gtrturbo.merging.recipes.files import require_template, write_files
-from gtrturbo.merging.recipes.layers import VOCABULARY
+from gtrturbo.merging.recipes.layers import VOCABULARY, spellings
 from gtrturbo.merging.recipes.layout import layout_of_new
 from gtrturbo.merging.recipes.models import Model, models_of
 from gtrturbo.merging.recipes.plans import Merged, merged
 from gtrturbo.merging.recipes.recipe import ModelRef, Recipe, parse_recipe
-from gtrturbo.merging.recipes.tensors import MadeTensor, Restacked, made_tensors
+from gtrturbo.merging.recipes.tensors import MadeTensor, Restacked, made_tensors, unused_filters
 from gtrturbo.merging.recipes.tokens import Vocabulary, vocabulary_of
+from gtrturbo.merging.recipes.values import filters
 from gtrturbo.merging.sources import SPOT, TILE, Sources, Target
 from gtrturbo.store.open_files import Files
 from gtrturbo.store.safetensors_files import Layout, TensorEntry
@@ -92,7 +93,14 @@ class RecipeInputs:
         return self._settled(made[0]).plan
 
     def _settled(self, made: MadeTensor) -> Merged:
-        return merged(self.recipe, made, self.recipe.base, {ref: model.given for ref, model in self.models.items()})
+        given = {ref: model.given for ref, model in self.models.items()}
+        return merged(self.recipe, made, self.recipe.base, given, self._spellings)
+
+    @cached_property
+    def _spellings(self) -> Callable[[str], tuple[str, ...]]:
+        """All names of a tensor that filters look at: that on disk and transformers', which mergekit goes by."""
+        known = names_in_memory(self.lead.layout.folder) if any(map(filters, self.recipe.scopes())) else None
+        return spellings(known.in_memory if known else {})
 
     def tell(self, note: str) -> None:
         """Say something that a user has to know, once; the card says it, too."""
@@ -103,6 +111,8 @@ class RecipeInputs:
     def sources(self, plan: MergePlan, folder: Path) -> Sources:
         """Lay out what is merged tensor by tensor."""
         made, restacked, left = self._made
+        for wanted in unused_filters(made, self.recipe, self._spellings):
+            self.tell(f"no tensor's name holds {wanted}, which the recipe has a filter for: the filter has no effect.")
         if left and restacked:
             self.tell(f"{left[0]} and {len(left) - 1} more lie outside of the layers that are stacked: they are the base's.")
         entries = {each.name: self._entry(each) for each in made} | {name: self.lead.layout.entries[name] for name in left}

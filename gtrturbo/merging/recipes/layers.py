@@ -1,8 +1,8 @@
 """Which tensors are layers: stacks of numbered tensors, told from names alone, so that no architecture needs a definition."""
 
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 
 # The last word before the number of a layer. Other numbered names, as of projectors or experts, are parts of one or of none.
 STACKS = {"layers", "layer", "blocks", "block", "h", "resblocks"}
@@ -43,6 +43,27 @@ def depths(names: Collection[str]) -> dict[str, int]:
         if place.stack:
             found[place.stack] = max(found.get(place.stack, 0), place.layer + 1)
     return found
+
+
+def spellings(in_memory: Mapping[str, str]) -> Callable[[str], tuple[str, ...]]:
+    """Make what gives all names of a tensor from the one that it is stored under, also of a layer that was not there before.
+
+    Args:
+        in_memory: transformers' names by stored names.
+    """
+    known: dict[tuple[str, str], LayerPlace] = {}
+    for stored, memory in in_memory.items():
+        place, there = place_of(stored), place_of(memory)
+        if place.layer == there.layer:
+            known.setdefault((place.stack, place.rest), there)
+
+    def names(stored: str) -> tuple[str, ...]:
+        place = place_of(stored)
+        found = known.get((place.stack, place.rest))
+        memory = replace(found, layer=place.layer).name if found else in_memory.get(stored, stored)
+        return (stored, memory) if memory != stored else (stored,)
+
+    return names
 
 
 def comes_first(name: str) -> bool:

@@ -74,7 +74,7 @@ def our_method(name: str, setting: Callable[[str], Any]) -> str:
 def setting_of(recipe: Recipe, name: str) -> Any:
     """A parameter of the recipe as a whole, where it is one for all tensors; None where it is not there."""
     value = recipe.parameters.get(name)
-    return None if varies(value) else settle(name, [recipe.parameters], tensor="", t=0, truth=name in SWITCHES)
+    return None if varies(value) else settle(name, [recipe.parameters], tensors=(), t=0, truth=name in SWITCHES)
 
 
 def operands(
@@ -164,7 +164,7 @@ def _two(recipe: Recipe, kept: list[Source]) -> dict[str, Any]:
 
 
 def _numbers(recipe: Recipe, sources: list[Source], name: str, default: float | None) -> list[float]:
-    values = [settle(name, [source.parameters, recipe.parameters], tensor="", t=0) for source in sources]
+    values = [settle(name, [source.parameters, recipe.parameters], tensors=(), t=0) for source in sources]
     if all(value is None for value in values) and default is None:
         return []
     values = [default if value is None else value for value in values]

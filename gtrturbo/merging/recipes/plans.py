@@ -1,6 +1,6 @@
 """A merge plan for each tensor of a recipe: its parameters settled, and which models are merged around what."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,22 @@ class Merged:
     base: tuple[ModelRef, str] | None
 
 
-def merged(recipe: Recipe, made: MadeTensor, base: ModelRef | None, given: Mapping[ModelRef, Path]) -> Merged:
+Spellings = Callable[[str], tuple[str, ...]]
+
+
+def merged(
+    recipe: Recipe, made: MadeTensor, base: ModelRef | None, given: Mapping[ModelRef, Path], spellings: Spellings
+) -> Merged:
     """Settle one tensor.
 
     Args:
+        spellings: gives all names of a tensor that filters look at, from the one that it is stored under.
         given: the folders that a user knows the models by.
 
     Raises:
         GtrTurboError: a parameter or the base is missing, or the method takes another number of models.
     """
-    return _Settling(recipe, made, made.part.base or base, given).merged()
+    return _Settling(recipe, made, made.part.base or base, given, spellings).merged()
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class _Settling:
     made: MadeTensor
     base: ModelRef | None
     given: Mapping[ModelRef, Path]
+    spellings: Spellings
 
     def merged(self) -> Merged:
         name = our_method(self.recipe.method, self.shared)
@@ -122,13 +129,13 @@ class _Settling:
     def shared(self, name: str) -> Any:
         """A parameter that all models share."""
         scopes = [self.made.part.parameters, self.made.module.parameters, self.recipe.parameters]
-        return settle(name, scopes, tensor=self.made.name, t=self.made.t, truth=name in SWITCHES)
+        return settle(name, scopes, tensors=self.spellings(self.made.name), t=self.made.t, truth=name in SWITCHES)
 
     def number(self, source: Source, name: str, default: float | None) -> Any:
         """A parameter of one model; filters look at the name that the tensor has there."""
         scopes = [source.parameters, self.made.part.parameters, self.made.module.parameters, self.recipe.parameters]
         at = next((at for each, at in self.made.inputs if each.model == source.model), self.made.name)
-        value = settle(name, scopes, tensor=at, t=self.made.t)
+        value = settle(name, scopes, tensors=self.spellings(at), t=self.made.t)
         return default if value is None else value
 
 

@@ -105,11 +105,15 @@ class Recipe:
             named += [token.model for token in self.tokens.tokens.values()]
         return list(dict.fromkeys(ref for ref in named if ref))
 
-    def named(self) -> set[str]:
-        """Name all parameters that are set anywhere."""
+    def scopes(self) -> list[Settings]:
+        """The parameters of the recipe, of its modules, slices and models."""
         slices = [part for module in self.modules.values() for part in module.slices]
         sources = [source for part in slices for source in part.sources]
-        return {key for holder in (self, *self.modules.values(), *slices, *sources) for key in holder.parameters}
+        return [holder.parameters for holder in (self, *self.modules.values(), *slices, *sources)]
+
+    def named(self) -> set[str]:
+        """Name all parameters that are set anywhere."""
+        return {key for scope in self.scopes() for key in scope}
 
 
 def parse_recipe(content: Any, name: str, exists: Callable[[str], bool] = lambda path: Path(path).exists()) -> Recipe:

@@ -1,12 +1,13 @@
 """Which tensors come out of a recipe, and of which tensors of which models each is made."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.recipes.layers import LayerPlace, comes_first, module_of, place_of
 from gtrturbo.merging.recipes.models import Model
 from gtrturbo.merging.recipes.recipe import ModelRef, Module, Recipe, Slice, Source
+from gtrturbo.merging.recipes.values import filters
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,24 @@ def made_tensors(
         else:
             made += _as_it_is(modules[key], own, lead)
     return made, restacked, left
+
+
+def unused_filters(made: Sequence[MadeTensor], recipe: Recipe, spellings: Callable[[str], tuple[str, ...]]) -> list[str]:
+    """Name the filters that fit none of the tensors whose parameters they stand among."""
+    left: dict[int, set[str]] = {id(scope): filters(scope) for scope in recipe.scopes()}
+    if not any(left.values()):
+        return []
+    for each in made:
+        names = spellings(each.name) + tuple(name for _, at in each.inputs if at != each.name for name in spellings(at))
+        scopes = (
+            recipe.parameters,
+            each.module.parameters,
+            each.part.parameters,
+            *(source.parameters for source, _ in each.inputs),
+        )
+        for scope in scopes:
+            left[id(scope)] = {wanted for wanted in left[id(scope)] if not any(wanted in name for name in names)}
+    return sorted(set().union(*left.values()))
 
 
 def _by_name(recipe: Recipe, lead: Model) -> dict[str, Module]:

@@ -5,22 +5,26 @@ t = 0, 1 / (m − 1), …, 1.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.parameters import TRUTHS, as_number
 
 Settings = Mapping[str, Any]
+# Filters that fit every tensor.
+EVERY = (None, "*")
 
 
-def settle(name: str, scopes: Iterable[Settings], *, tensor: str, t: float, truth: bool = False) -> float | bool | None:
+def settle(
+    name: str, scopes: Iterable[Settings], *, tensors: Collection[str], t: float, truth: bool = False
+) -> float | bool | None:
     """Find what a parameter is, the innermost scope first; None where none says so.
 
     Args:
         name: of the parameter.
         scopes: parameters of model, slice, module and recipe.
-        tensor: the name that filters look at.
+        tensors: names of the tensor that filters look at, on disk and in memory.
         t: place of the layer among its own, in [0, 1].
         truth: it is true or false, and no number.
 
@@ -28,12 +32,12 @@ def settle(name: str, scopes: Iterable[Settings], *, tensor: str, t: float, trut
         GtrTurboError: it is none of the three.
     """
     for scope in scopes:
-        if name in scope and (value := _settle(name, scope[name], tensor, t, truth=truth)) is not None:
+        if name in scope and (value := _settle(name, scope[name], tensors, t, truth=truth)) is not None:
             return value
     return None
 
 
-def _settle(name: str, setting: Any, tensor: str, t: float, *, truth: bool) -> float | bool | None:
+def _settle(name: str, setting: Any, tensors: Collection[str], t: float, *, truth: bool) -> float | bool | None:
     if isinstance(setting, dict):
         setting = [setting]
     if not isinstance(setting, list):
@@ -41,8 +45,8 @@ def _settle(name: str, setting: Any, tensor: str, t: float, *, truth: bool) -> f
     if any(isinstance(each, dict) for each in setting):
         for each in setting:
             wanted = each["filter"]
-            if wanted is None or wanted == "*" or wanted in tensor:
-                return _settle(name, each["value"], tensor, t, truth=truth)
+            if wanted in EVERY or any(wanted in tensor for tensor in tensors):
+                return _settle(name, each["value"], tensors, t, truth=truth)
         return None
     values = [scalar(name, each, truth=truth) for each in setting]
     if truth:
@@ -103,6 +107,13 @@ def scalar(name: str, value: Any, *, truth: bool) -> float | bool:
             f"{name} must be a number, got {str(value)[:40]!r}.", "or a list over the layers, or filters with a value."
         )
     return number
+
+
+def filters(scope: Settings) -> set[str]:
+    """Texts that filters of some parameters look for in names of tensors."""
+    listed = [setting if isinstance(setting, list) else [setting] for setting in scope.values()]
+    found = {each["filter"] for setting in listed for each in setting if isinstance(each, dict)}
+    return {wanted for wanted in found if wanted not in EVERY}
 
 
 def varies(setting: Any) -> bool:
