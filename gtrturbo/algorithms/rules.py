@@ -8,6 +8,7 @@ import math
 from typing import TYPE_CHECKING
 
 from gtrturbo.algorithms.geometry import PARALLEL
+from gtrturbo.algorithms.weights import LEAST
 
 if TYPE_CHECKING:
     from torch import Tensor  # Takes seconds to import; tensors bring all that is used here.
@@ -21,7 +22,7 @@ def votes(task_vectors: "Tensor", weights: "Tensor", *, normalize: bool, count: 
 
     v_i = w_i τ_i,  γ = sign(Σ v_i), 0 counts as + (count: sign(Σ sign v_i));  m = Σ_{i: sign v_i = γ} v_i / Σ_{i: …} w_i
 
-    A negative weight so votes against its task vector. Where the weights that agree sum to 0, nothing is divided.
+    A negative weight so votes against its task vector. Where the weights that agree sum to 0, but for rounding, none divides.
 
     Args:
         task_vectors: τ_i, trimmed. [k, n]
@@ -40,8 +41,9 @@ def votes(task_vectors: "Tensor", weights: "Tensor", *, normalize: bool, count: 
     merged = _total(scaled * agree)
     if not normalize:
         return merged
-    divisor = _total(_columns(weights, task_vectors) * agree)
-    return merged / divisor.where(divisor != 0, 1.0)
+    weighing = _columns(weights, task_vectors) * agree
+    divisor = _total(weighing)
+    return merged / divisor.where(divisor.abs() > LEAST * _total(weighing.abs()), 1.0)
 
 
 def dare(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from gtrturbo.errors import GtrTurboError
 
 LARGEST_WEIGHT = 1e9
-LEAST = 1e-8  # of the largest weight: a sum below it is 0 but for rounding
+LEAST = 1e-8  # of the weights' size: a sum below it is 0 but for rounding
 
 
 def checkpoint_weights(spec: str, k: int, *, normalize: bool = True) -> list[float]:

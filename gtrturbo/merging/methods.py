@@ -96,7 +96,7 @@ METHODS: dict[str, MergeMethod] = {
         normalizes=True,
         mergekit="della",
         reads=TRIMMED,
-        rule=MergeRule(rules.della, rows="last"),
+        rule=MergeRule(rules.della, rows="last", normalizes=False),  # It divides by the weights that agree, as they are written.
     ),
     "della-linear": MergeMethod(
         summary="drop entries at random, small ones of a row rather than large ones, then sum.",

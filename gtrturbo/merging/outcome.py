@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from gtrturbo.algorithms.weights import LEAST
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.operands import SUMS
 
@@ -40,8 +41,9 @@ def report_of(name: str, entries: int, sums: Sequence[np.ndarray], weights: Sequ
     rows = np.concatenate([np.zeros((0, SUMS)), *sums])
     totals = [math.fsum(column) for column in rows.T.tolist()]  # Exact, hence the same in any order.
     merged, square, dot, base, conflicts, kept, changed, touched = totals
-    total = math.fsum(weights) or 1.0  # From the sum to the mean.
-    mean_square, mean_dot = square / (total * total), dot / total
+    total = math.fsum(weights)  # From the sum to the mean, where there is one.
+    total = total if abs(total) > LEAST * math.fsum(map(abs, weights)) else 1.0
+    mean_square, mean_dot = square / total / total, dot / total
     return TensorReport(name, entries, merged, mean_square, mean_dot, base, conflicts, kept, changed, touched, vectors)
 
 

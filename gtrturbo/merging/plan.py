@@ -223,13 +223,18 @@ def trims(method: MergeMethod) -> bool:
 
 def _weights(settings: MergeSettings, method: MergeMethod, k: int, *, normalize: bool, own: Mapping[str, Any]) -> list[float]:
     normalize = normalize or (method.measures == "gram" and own.get("normalize_weights", True))
-    weights = checkpoint_weights(settings.weights, k, normalize=normalize)
+    weights = checkpoint_weights(settings.weights, k, normalize=normalize and not _divides_what_agrees(method))
     if not any(weights) and (method.measures == "gram" or method.whole == "summed"):
         raise GtrTurboError(f"all weights of {settings.method} are 0.", "give one that is not.")
     if method.rule or not normalize or not any(weights):
         return weights
     # Relative to the largest, so that equal weights are exactly 1 and entries that cancel sum to exactly 0.
     return [weight / max(map(abs, weights)) for weight in weights]
+
+
+def _divides_what_agrees(method: MergeMethod) -> bool:
+    """Whether a built-in method divides by the weights that agree, if by any: those of all may sum to 0."""
+    return method.votes or bool(method.normalizes and method.rule and not method.own and not method.rule.normalizes)
 
 
 def _tile_rule(
