@@ -78,7 +78,8 @@ def old_options(config: type, names: frozenset[str]) -> dict[str, str]:
     """
     told = {old: f"write: --{new.replace('_', '-')}" for old, new in RENAMED.items() if new in names and old not in names}
     name = config.__name__
-    return told | {old: OF_ONE.get((name, old), instead) for old, (configs, instead) in GONE.items() if name in configs}
+    gone = {old: instead for old, (configs, instead) in GONE.items() if name in configs}
+    return told | gone | {old: instead for (one, old), instead in OF_ONE.items() if one == name}
 
 
 def refuse_old(config: type, names: frozenset[str], given: str) -> None:
