@@ -7,7 +7,7 @@ takes seconds.
 
 import fnmatch
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gtrturbo.config.choices import Missing
@@ -18,6 +18,7 @@ from gtrturbo.store.safetensors_files import Layout, TensorEntry
 
 ONE_BASE = "merge needs checkpoints of one base."
 EITHER = f"{ONE_BASE} --missing base takes from the base what a checkpoint lacks, and leaves out what the base lacks."
+SAVE_ANEW = "save both anew by save_pretrained of one version of transformers."
 Ask = Callable[[Path], ModelNames | None]
 
 
@@ -138,16 +139,24 @@ class _Pairing:
     def resolve(self, found: dict[str, TensorEntry], lacking: Sequence[str], extra: Sequence[str]) -> Match:
         """Find what transformers would load in place of what is lacking, and what of the rest it would not load at all."""
         ours, theirs = self.ask(self.base.folder), self.ask(self.other.folder)
-        if ours is None or theirs is None:
+        if ours is None and theirs is None:
             return self._settled(found, lacking, extra)
+        ours, theirs = ours or _as_stored(self.base), theirs or _as_stored(self.other)
+        parts = self._parts_of_stacks(lacking, ours, theirs)
         by_memory = theirs.stored_alone()
-        stand_in = {name: self._stand_in(name, ours, theirs, by_memory) for name in lacking}
+        stand_in = {name: parts.get(name) or self._stand_in(name, ours, theirs, by_memory) for name in lacking}
         entries = found | {name: entry for name, entry in stand_in.items() if entry is not None}
-        used = {entry.name for entry in entries.values()}
+        used = {entry.name for entry in entries.values()} | {
+            name  # A stack of experts that are none of them merged.
+            for name in extra
+            if (made := ours.stacks.get(theirs.in_memory[name]))
+            and not any(p.stored in entries or p.stored in lacking for p in made)
+        }
         unplaced = [name for name in lacking if name not in entries and ours.in_memory[name] not in ours.places]
         left = [name for name in extra if name not in used]
         dropped = [name for name in left if self._is_no_loss(name, ours, theirs)]
         gone = [name for name in lacking if name not in entries and name not in unplaced]
+        self._require_whole(gone, left, ours, theirs)
         settled = self._settled(entries, gone, [name for name in left if name not in dropped])
         own = ours.stored_alone()
         sources = {name: [own[place] for place in ours.tied_with(ours.in_memory[name]) if place in own] for name in lacking}
@@ -161,6 +170,34 @@ class _Pairing:
         if self.missing != "base":
             raise _differing(self.other.folder, lacking, extra, EITHER)
         return Match(entries, self._told({}, lacking, extra))
+
+    def _parts_of_stacks(self, lacking: Sequence[str], ours: ModelNames, theirs: ModelNames) -> dict[str, TensorEntry]:
+        """The experts that the base stores one by one, as parts of the stacks that the checkpoint stores."""
+        by_memory, found = theirs.stored_alone(), {}
+        for place, parts in ours.stacks.items():
+            stack = self.other.entries[by_memory[place]] if place in by_memory else None
+            held = {part: self.base.entries[part.stored] for part in parts}
+            height = sum(entry.shape[0] for part, entry in held.items() if not part.expert)
+            wanted = (parts[-1].expert + 1, height, held[parts[0]].shape[1])
+            if stack is None or stack.shape != wanted:
+                continue
+            for part, own in held.items():
+                if part.stored in lacking:
+                    start = stack.start + (part.expert * height + part.top) * wanted[2] * stack.width
+                    size = own.entries * stack.width
+                    within = (part.expert, part.top)
+                    found[part.stored] = replace(stack, shape=own.shape, start=start, size=size, part=within)
+        return found
+
+    def _require_whole(self, lacking: Sequence[str], extra: Sequence[str], ours: ModelNames, theirs: ModelNames) -> None:
+        """Refuse weights that both have and store in other pieces, whatever is to be done about what only one has."""
+        places = {theirs.in_memory[name]: name for name in extra}
+        for name in lacking:
+            if twin := places.get(ours.in_memory[name]):
+                raise GtrTurboError(
+                    f"{self.other.folder} stores as {twin} what the base stores as {name}, in other pieces or another shape.",
+                    SAVE_ANEW,
+                )
 
     def _stand_in(self, name: str, ours: ModelNames, theirs: ModelNames, by_memory: dict[str, str]) -> TensorEntry | None:
         """The checkpoint's tensor of the same name in memory, or of a tensor that it is tied to."""
@@ -192,6 +229,11 @@ class _Pairing:
 
 def _some(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _as_stored(layout: Layout) -> ModelNames:
+    """Names of a model that transformers does not know, beside one that it does: as they are stored."""
+    return ModelNames({name: name for name in layout.entries}, frozenset(layout.entries), {})
 
 
 def names_in_memory(folder: Path) -> ModelNames | None:

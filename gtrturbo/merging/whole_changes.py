@@ -17,7 +17,8 @@ from gtrturbo.store.safetensors_files import TensorEntry
 def whole_tensor(entry: TensorEntry) -> Tensor:
     """Read a tensor of a file in float64."""
     with safe_open(entry.file, "pt") as file:
-        return file.get_tensor(entry.name).double()
+        found = file.get_tensor(entry.name).double()
+    return found[entry.part[0], entry.part[1] :][: entry.shape[0]] if entry.part else found
 
 
 def whole_change(change: Change, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,10 @@ HEADER_LIMIT = 100_000_000  # bytes, as in the format's own reader
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor in a file: its bytes are [start, start + size)."""
+    """One tensor in a file: its bytes are [start, start + size).
+
+    `part`: of a stack [experts, rows, columns] that is stored under the name, the rows of one expert: (expert, first row).
+    """
 
     name: str
     file: Path
@@ -36,6 +39,7 @@ class TensorEntry:
     shape: tuple[int, ...]
     start: int
     size: int
+    part: tuple[int, int] | None = None
 
     @property
     def entries(self) -> int:

@@ -12,6 +12,7 @@ from gtrturbo.merging.adapted import as_stored, bound, stored_by_name, without_t
 from gtrturbo.merging.adapters import Adapter, read_adapter
 from gtrturbo.merging.changes import Change
 from gtrturbo.merging.lineage import found_here, on_disk
+from gtrturbo.merging.matching import SAVE_ANEW
 from gtrturbo.merging.naming import tensors_of
 from gtrturbo.merging.parts import BaseWithAdapter, Full
 from gtrturbo.merging.quantised import require_plain
@@ -68,6 +69,11 @@ class Model:
         change = self.changes.get(entry.name)
         if self.adapter is None or change is None:
             return Full(self.layout.folder, entry, whole)
+        if entry.part:
+            raise GtrTurboError(
+                f"{self.layout.folder} stores {entry.name} as a stack, other models of the recipe each expert by itself.",
+                SAVE_ANEW,
+            )
         return Adapted(self.adapter.folder, BaseWithAdapter(entry, change, change.width), whole)
 
 
