@@ -4,9 +4,11 @@ Links are followed within the folder and, in a cache of downloads, to the blobs 
 """
 
 import fnmatch
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from gtrturbo.models.descriptions import require_readable
 from gtrturbo.store.inside import copy_own, leads_out, plain
@@ -27,6 +29,15 @@ WEIGHTS = (
     "*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.ggml", "*.h5", "*.msgpack", "*.onnx", "*.onnx_data", "*.ot",
     "*.pkl", "*.pickle", "*.npz", "*.tflite", "*.index.json", "*.index.*.json",
 )  # fmt: skip
+# Weights that a part of a model is loaded from, and the list of parts that sentence-transformers writes.
+OF_MODULES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "pytorch_model*.bin",
+    "pytorch_model.bin.index.json",
+    "adapter_model.bin",
+)
+MODULES = "modules.json"
 # Of trainers: transformers, DeepSpeed, TensorBoard, Weights & Biases. Of a weight's suffix they are weights, too.
 TRAINING = (
     "trainer_state.json", "all_results.json", "*_results.json", "global_step*", "checkpoint-*", "latest", "zero_to_fp32.py",
@@ -58,12 +69,42 @@ def copy_side_files(source: Path, folder: Path) -> list[str]:
             notes.append(f"{file} is neither a file nor a link to one: left out.")
         elif leads_out(file, source) and name not in (MODEL_CONFIG, *RENDERER_FILES):
             notes.append(f"{file} is a link that leads out of its folder: left out.")
-        elif _is_of(file.name, WEIGHTS):
+        elif _is_of(file.name, WEIGHTS) and not _is_of_a_module(source, name):
             notes.append(f"{file} holds weights that are not merged: left out.")
         else:
+            if _is_of(file.name, WEIGHTS):
+                notes.append(f"{file} is of a module of its own: it goes along as it is, and is not merged.")
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             copy_own(Path(os.path.realpath(file)) if not leads_out(file, source) else file, folder / name)
     return notes
+
+
+def _is_of_a_module(source: Path, name: str) -> bool:
+    """Tell whether weights in a folder below are of a part of the model, and not of the model itself in another format.
+
+    A part has a config beside its weights: of a kind that is not the model's own, or of an adapter; or `modules.json` lists it.
+    """
+    below = (source / name).parent
+    if not _is_of(Path(name).name, OF_MODULES):
+        return False
+    listed = _json(source / MODULES)
+    if isinstance(listed, list) and any(
+        isinstance(each, dict) and each.get("path") == Path(name).parent.as_posix() for each in listed
+    ):
+        return True
+    if (below / ADAPTER_CONFIG).is_file():
+        return True
+    own, whole = _json(below / MODEL_CONFIG), _json(source / MODEL_CONFIG)
+    kinds = [content.get("model_type") if isinstance(content, dict) else None for content in (own, whole)]
+    return isinstance(own, dict) and (kinds[0] is None or kinds[0] != kinds[1])
+
+
+def _json(file: Path) -> Any:
+    """What a file says; None where it is not there or damaged."""
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def stays_behind(name: str) -> bool:

@@ -127,3 +127,35 @@ def test_a_copy_of_a_checkpoint_in_the_folder_is_none_of_the_base(folders, famil
     base, others = family(1)
     shutil.copytree(folders.merge(*others, base=base), base / "teacher")
     assert not (folders.merge(*others, base=base) / "teacher").exists()
+
+
+def test_weights_of_a_module_of_its_own_go_along(folders, family, capsys):
+    (base, (one,)) = family(1)
+    parts = {
+        "2_Dense": {"in_features": 4, "out_features": 2, "bias": True},
+        "deep/3_Dense": {"in_features": 2},
+        "vision": {"model_type": "clip_vision_model"},
+        "fp32": json.loads((base / "config.json").read_text()),
+        "bare": None,
+        "1_Router": None,
+    }
+    weights = ["model.safetensors", "pytorch_model.bin", "model.onnx", "openvino_model.bin", "tf_model.h5"]
+    for name, config in parts.items():
+        (base / name).mkdir(parents=True)
+        if config is not None:
+            (base / name / "config.json").write_text(json.dumps(config))
+        for file in weights:
+            (base / name / file).write_text(f"{file} of {name}")
+    (base / "speech-lora").mkdir()
+    (base / "speech-lora" / "adapter_config.json").write_text("{}")
+    (base / "speech-lora" / "adapter_model.safetensors").write_text("factors")
+    (base / "modules.json").write_text(json.dumps([{"idx": 0, "path": ""}, {"idx": 1, "path": "1_Router"}]))
+    found = files(folders.merge(one, base=base))
+    kept = {f"{name}/{file}" for name in ("2_Dense", "deep/3_Dense", "vision", "1_Router") for file in weights[:2]}
+    kept |= {"speech-lora/adapter_model.safetensors"}
+    assert {name for name in found if "/" in name and not name.endswith("config.json")} == kept
+    said = capsys.readouterr().err
+    for name in kept:
+        assert f"{base}/{name} is of a module of its own: it goes along as it is" in said
+    assert f"{base}/fp32/model.safetensors holds weights that are not merged" in said
+    assert all((base / name).read_bytes() == (folders.root / "merged1" / name).read_bytes() for name in kept)
