@@ -326,3 +326,12 @@ def test_turns_that_are_none_are_named_for_what_they_are(tmp_path):
     made = gtrturbo.init(out=tmp_path / "init")
     with pytest.raises(GtrTurboError, match=r"holds checkpoint .*, not turns"):
         gtrturbo.load_turns(made)
+
+
+def test_tensors_with_the_negative_bit_are_merged():
+    """The imaginary part of a conjugate is a view whose numbers lie in memory with the other sign."""
+    for numbers, expected in ([1 + 2j], [-1.0]), ([1 + 2j, 3 - 4j], [-1.0, 2.0]):
+        negative = torch.tensor(numbers, dtype=torch.complex64).conj().imag
+        assert negative.is_neg()
+        found = gtrturbo.merge_tensors({"w": negative}, [{"w": torch.zeros(len(numbers))}, {"w": negative}], "linear")
+        assert found["w"].tolist() == expected

@@ -118,7 +118,7 @@ def _tensor(what: str, value: Any) -> Tensor:
         raise GtrTurboError(
             f"{what} holds no plain numbers: it is {'on the meta device' if value.is_meta else kind}.", _OF_NUMBERS
         )
-    return value.detach()
+    return value.detach().resolve_conj().resolve_neg()
 
 
 _OF_NUMBERS = "give tensors of numbers: .to_dense() of sparse, .dequantize() of quantised, .full_tensor() of distributed ones."
