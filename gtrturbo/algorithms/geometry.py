@@ -34,15 +34,17 @@ def multislerp_coefficients(
 ) -> list[float]:
     """Return the coefficients of a weighted barycentre on the sphere.
 
-    With unit vectors u_i = v_i / ‖v_i‖ and the unit vector m along Σ w_i u_i: project u_i onto the tangent space at m, average
-    there, go back by the exponential map, and scale to the weighted mean norm. Vectors that are 0 have no direction, and their
-    norm counts; where all are 0, so is the result.
+    u_i = v_i / (‖v_i‖ + ε),   m = Σ w_i u_i / ‖Σ w_i u_i‖,   τ = Σ w_i (u_i − ⟨u_i, m⟩ m),   φ = ‖τ‖ + ε
+    result = Σ w_i ‖v_i‖ · (cos φ · m + sin φ / φ · τ)
+
+    So directions are projected onto the tangent space at m, averaged there, taken back by the exponential map, and scaled to the
+    weighted mean norm. Vectors that are 0 have no direction, and their norm counts; where all are 0, so is the result.
 
     One vector is its own barycentre; two that cancel are joined by a straight line.
 
     Args:
         normalize_weights: divide the weights by their sum; only their ratios count then.
-        eps: length below which the weighted sum of the directions counts as 0.
+        eps: ε; also the length below which the weighted sum of the directions counts as 0.
 
     Raises: ValueError: the weighted sum of the unit vectors is 0.
 
@@ -52,7 +54,7 @@ def multislerp_coefficients(
         return [1.0]
     shares = np.asarray(weights, float) / (math.fsum(weights) if normalize_weights else 1.0)
     norms = np.sqrt(np.diag(gram))
-    inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
+    inverse = np.divide(1.0, norms + eps, out=np.zeros_like(norms), where=norms > 0)
     cosines = gram * np.outer(inverse, inverse)
     if not norms.any():
         return [0.0] * len(norms)
@@ -64,7 +66,7 @@ def multislerp_coefficients(
     mean = shares / length  # m = Σ mean_i u_i
     along = cosines @ mean  # ⟨u_i, m⟩
     tangent = shares - float(shares @ along) * mean  # Σ tangent_i u_i is the weighted sum of the projections
-    size = math.sqrt(max(0.0, float(tangent @ cosines @ tangent)))
+    size = math.sqrt(max(0.0, float(tangent @ cosines @ tangent))) + eps
     turned = math.cos(size) * mean + (math.sin(size) / size if size > 0 else 1.0) * tangent
     return list(float(shares @ norms) * turned * inverse)
 
@@ -74,13 +76,14 @@ def karcher_coefficients(gram: np.ndarray, weights: Sequence[float], *, max_iter
 
     m minimises Σ w_i θ(m, u_i)² over unit vectors, θ the angle and u_i = v_i / ‖v_i‖: from the unit vector along Σ w_i u_i, go
     along Σ w_i log_m(u_i) by the exponential map, at most `max_iter` times and until a step is shorter than `tol`. The result is
-    Σ w_i ‖v_i‖ · m, weights scaled to sum to 1. Vectors shorter than `tol` have no direction, and their norm counts.
+    Σ w_i ‖v_i‖ · m, weights scaled to sum to 1. Vectors not longer than `tol` have no direction, and their norm counts; where all
+    are shorter than 1, those not longer than `tol` times the longest, so that what all share comes out however small it is.
 
     Source: Karcher, "Riemannian center of mass and mollifier smoothing" (1977); as for `karcher` in mergekit, with weights.
     """
     shares = np.asarray(weights, float) / math.fsum(weights)
     norms = np.sqrt(np.diag(gram))
-    valid = norms > tol
+    valid = norms > tol * min(1.0, float(norms.max()))
     if not valid.any():
         return [0.0] * len(norms)
     inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=valid)

@@ -162,7 +162,7 @@ def _parameters(rng: np.random.Generator, method: str) -> dict[str, float]:
     if method.startswith("della"):
         return {"epsilon": float(rng.uniform(0.01, 0.19))}
     if method == "multislerp":
-        return {"normalize_weights": False}
+        return {"normalize_weights": False} if rng.random() < 0.5 else {"eps": float(10.0 ** rng.uniform(-8, -2))}
     if method == "ram":
         return {"epsilon": float(10.0 ** rng.uniform(-6, -1))}
     return {"epsilon": 1e-4, "r": float(rng.uniform(0, 1)), "alpha": float(rng.uniform(0, 1))} if method == "ram-plus" else {}
@@ -205,7 +205,8 @@ def expected(case: Case, name: str) -> tuple[np.ndarray, np.ndarray]:
     if method == "slerp":
         return _arc(whole, weights, straight_above=0.9995), size
     if method == "multislerp":
-        return base + scale * fuzz_geometry.barycentre(moved, weights, normalize=own.get("normalize_weights", True)), size
+        how = {"normalize": own.get("normalize_weights", True), "eps": own.get("eps", 1e-8)}
+        return base + scale * fuzz_geometry.barycentre(moved, weights, **how), size
     if method in ("nuslerp-rows", "nuslerp-columns"):
         return base + scale * fuzz_geometry.arcs(moved, weights, by_column=method == "nuslerp-columns"), size
     if method == "nuslerp":

@@ -47,22 +47,22 @@ def arcs(vectors: Vectors, weights: list[float], *, by_column: bool) -> np.ndarr
     return np.stack([arc(*pair, t) for pair in pairs]).reshape(first.shape)
 
 
-def barycentre(vectors: Vectors, weights: list[float], *, normalize: bool) -> np.ndarray:
+def barycentre(vectors: Vectors, weights: list[float], *, normalize: bool, eps: float) -> np.ndarray:
     """Multi-SLERP of mergekit: through the tangent space at the mean direction, by projections, at the weighted mean norm."""
     if len(vectors) == 1:
         return vectors[0]
     shares = [weight / (math.fsum(weights) if normalize else 1.0) for weight in weights]
-    units = [vector / norm(vector) if norm(vector) else vector for vector in vectors]
+    units = [vector / (norm(vector) + eps) for vector in vectors]
     mean = sum(share * unit for share, unit in zip(shares, units, strict=True))
     length = norm(mean)
     if not any(map(norm, vectors)):
         return np.zeros(vectors[0].shape)
-    if length < 1e-3:
+    if length < max(1e-3, 2 * eps):
         return undecided(vectors[0])
     mean = mean / length
     tangent = sum(share * (unit - product(unit, mean) * mean) for share, unit in zip(shares, units, strict=True))
-    size = norm(tangent)
-    turned = math.cos(size) * mean + (math.sin(size) / size * tangent if size else 0.0)
+    size = norm(tangent) + eps
+    turned = math.cos(size) * mean + math.sin(size) / size * tangent
     return math.fsum(share * norm(vector) for share, vector in zip(shares, vectors, strict=True)) * turned
 
 

@@ -136,7 +136,7 @@ def test_nuslerp(base):
 def test_multislerp(k, base):
     moved, weights = vectors(k), [0.3, 1.0, 0.7, 2.0, 0.1][:k]
     # Theirs adds 1e-8 to each norm (here 35 to 60) and to the angle (here about 0.5), against a division by 0.
-    assert_close(merging.multislerp(moved, weights=weights), theirs("multislerp", moved, base=base, weight=weights), 1e-7)
+    assert_close(merging.multislerp(moved, weights=weights), theirs("multislerp", moved, base=base, weight=weights), 1e-11)
 
 
 @pytest.mark.parametrize("k", [2, 3, 6])

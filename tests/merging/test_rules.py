@@ -55,6 +55,23 @@ def test_the_karcher_mean_leaves_out_what_has_no_direction_and_of_zeros_is_zero(
     assert geometry.karcher_coefficients(np.zeros((2, 2)), [1.0, 1.0]) == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("size", [1.0, 1e-2, 1e-6, 1e-40])
+def test_the_karcher_mean_of_what_is_equal_is_that_however_small(folders, size):
+    same = np.full(16, size)
+    base, *others = (folders.write(name, {"w": same}, "F64") for name in "abc")
+    found = read(folders.merge(*others, base=base, method="karcher", verify=1))["w"]
+    assert np.abs(found / size - 1).max() <= 2.0**-50
+
+
+def test_the_karcher_mean_of_small_vectors_is_that_of_large_ones_made_small():
+    moved = list(stacked(3))
+    coefficients = [
+        geometry.karcher_coefficients(merging.gram([size * vector for vector in moved]).numpy(), [1.0] * 3)
+        for size in (1.0, 2.0**-40)
+    ]
+    assert_close(torch.tensor(coefficients[1]), torch.tensor(coefficients[0]), 1e-12)
+
+
 @pytest.mark.parametrize("t", [0.01, 0.5, 3.0])
 def test_nearswap(t):
     (moved,) = vectors(1)
@@ -104,6 +121,21 @@ def test_multislerp_with_weights_as_they_are(base):
     coefficients = geometry.multislerp_coefficients(merging.gram(moved).numpy(), WEIGHTS, normalize_weights=False)
     expected = theirs("multislerp", moved, base=base, weight=WEIGHTS, normalize_weights=False)
     assert_close(merging.weighted_sum(moved, weights=coefficients), expected, 1e-6)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-7])
+@pytest.mark.parametrize("eps", [1e-8, 1e-3, 0.5])
+def test_multislerp_adds_eps_to_lengths(eps, size):
+    moved = [size * vector for vector in vectors(3)]
+    try:
+        expected = theirs("multislerp", moved, base=None, weight=WEIGHTS, eps=eps)
+    except ValueError as error:
+        assert "weighted sum of the input tensors is zero" in str(error)
+        with pytest.raises(ValueError, match="the weighted sum of the directions is 0"):
+            geometry.multislerp_coefficients(merging.gram(moved).numpy(), WEIGHTS, eps=eps)
+        return
+    coefficients = geometry.multislerp_coefficients(merging.gram(moved).numpy(), WEIGHTS, eps=eps)
+    assert_close(merging.weighted_sum(moved, weights=coefficients) / size, expected / size, 1e-11)
 
 
 def test_two_opposite_vectors_are_joined_by_a_straight_line():
