@@ -17,6 +17,8 @@ from gtrturbo.store.names import (
     BASE_FOLDER,
     MANIFEST,
     METRICS_LOG,
+    MODEL_INDEX,
+    MODEL_WEIGHTS,
     MOVED,
     OPTIMIZER_FILE,
     PRUNED,
@@ -25,6 +27,7 @@ from gtrturbo.store.names import (
     TIMING,
     VALUE_HEAD,
 )
+from gtrturbo.store.safetensors_files import read_layout
 
 CACHED_MODEL = "models--"  # With what the Hugging Face cache begins a model's folder.
 
@@ -133,6 +136,18 @@ def copy_renderer(source: Path, folder: Path) -> None:
     for name in RENDERER_FILES:
         if (source / name).is_file():
             copy_own(source / name, folder / name)
+
+
+def name_weights(folder: Path) -> None:
+    """Name the single file that holds a model's weights in an index: servers (vLLM) else read a value head and an optimiser, too.
+
+    Does nothing where there are several files, whose index is there, or an adapter.
+    """
+    if (folder / MODEL_WEIGHTS).is_file():
+        layout = read_layout(folder)
+        size = sum(entry.size for entry in layout.entries.values())
+        weight_map = dict.fromkeys(sorted(layout.entries), MODEL_WEIGHTS)
+        save_json(folder / MODEL_INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
 
 
 def copy_checkpoint(source: Path, folder: Path) -> None:

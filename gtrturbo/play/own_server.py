@@ -5,6 +5,7 @@ disk are the only channel.
 """
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -30,6 +31,7 @@ PATIENCE = 1800.0  # seconds until a large model is loaded
 GLANCE = 0.5  # seconds
 TIME_TO_END = 20.0  # seconds in which it may clear up
 LAST_WORDS = 300  # characters of its last line
+CAUSE = re.compile(r"(\w*(?:Error|Exception): .+)")
 ADAPTERS = ("--enable-lora", "--enable-tower-connector-lora")
 AROUND = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 # Without a GPU: no binding to cores that others may have, nothing that is compiled by a C++ compiler first, and a prefill that is
@@ -120,8 +122,10 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
             break
         time.sleep(GLANCE)
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["nothing"]
+    # Its processes end one after another, and all but the first say that another failed.
+    causes = [found[1] for line in lines if (found := CAUSE.search(line)) and "root cause" not in line]
     raise GtrTurboError(
-        f"vLLM did not start; the last that it says is: {lines[-1][:LAST_WORDS]}",
+        f"vLLM did not start; the last that it says is: {(causes or lines)[-1][:LAST_WORDS]}",
         f"see {log}; --vllm-python names the Python of an environment that has vLLM.",
     )
 

@@ -79,7 +79,16 @@ def _unread(folder: Path, read: set[str]) -> tuple[str, ...]:
     """Name the weights beside those that are read, as other tools or an interrupted download leave them."""
     found = [file.name for file in folder.glob("*.safetensors*") if file.name.endswith((".safetensors", INDEXES))]
     found += [file.name for pattern in PICKLES for file in folder.glob(pattern) if WEIGHTS_IN_PICKLES.match(file.name)]
-    return tuple(sorted(name for name in found if name not in read and not name.startswith((".", *OTHERS))))
+    beside = (name for name in found if name not in read and not name.startswith((".", *OTHERS)))
+    return tuple(sorted(name for name in beside if not (name == MODEL_INDEX and _names_only(folder / name, read))))
+
+
+def _names_only(index: Path, files: set[str]) -> bool:
+    """Tell whether an index names nothing but what is read without it, as `name_weights` writes it."""
+    try:
+        return set(_read_index(index).values()) <= files
+    except GtrTurboError:
+        return False
 
 
 def _absent(folder: Path, named: str | None) -> GtrTurboError:

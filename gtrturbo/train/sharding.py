@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 
 from gtrturbo.distributed.processes import group
 from gtrturbo.models.checkpoint import save_model
-from gtrturbo.models.checkpoint_files import copy_renderer, is_adapter, rebased, renderer_hash
+from gtrturbo.models.checkpoint_files import copy_renderer, is_adapter, name_weights, rebased, renderer_hash
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.split_files import save_split
 from gtrturbo.models.split_model import full, split
@@ -44,6 +44,7 @@ def save_trained(policy: Policy, source: Path, draft: Draft, out: Path) -> str |
         return None
     if not is_split:
         save_model(policy.model, draft.folder, base=rebased(source, out) if is_adapter(source) else None)
+    name_weights(draft.folder)
     copy_renderer(source, draft.folder)
     if head:
         head.save(draft.folder)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from gtrturbo.play.own_server import flags_of
 from gtrturbo.play.server import legal_rank
 from gtrturbo.stages import execute
 from gtrturbo.store.manifest import read_manifest
+from gtrturbo.store.safetensors_files import read_layout
 
 TASK = {"task": "numberline", "env": ("image=tiny",)}
 
@@ -34,11 +36,25 @@ def test_a_stage_starts_its_server_and_ends_it(config, tmp_path, warm):
         os.kill(told["pid"], 0)
 
 
-def test_a_server_that_does_not_start_is_told_by_its_last_words(config, monkeypatch):
-    monkeypatch.setenv("FAKE_VLLM_FAILS", "1")
-    with pytest.raises(
-        GtrTurboError, match=r"the last that it says is: No module named vllm\nsee .*\.log; --vllm-python"
-    ) as told:
+def test_a_trained_checkpoint_is_served_without_its_value_head_and_optimiser(config, ppo):
+    assert {"value_head.safetensors", "optimizer.safetensors"} < {file.name for file in ppo.glob("*.safetensors")}
+    assert read_manifest(execute(replace(config, checkpoint=ppo)).out).metrics["probe_gap_mean"] < 1e-5
+    assert read_layout(ppo).unread == ()
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        ("No module named vllm", "No module named vllm"),
+        (
+            "(Worker 3) ERROR at.py:9 ValueError: no x\nRuntimeError: Engine core failed. See root cause above.",
+            "ValueError: no x",
+        ),
+    ],
+)
+def test_a_server_that_does_not_start_is_told_by_its_last_words(config, monkeypatch, said, cause):
+    monkeypatch.setenv("FAKE_VLLM_FAILS", said)
+    with pytest.raises(GtrTurboError, match=rf"the last that it says is: {cause}\nsee .*\.log; --vllm-python") as told:
         execute(config)
     Path(str(told.value).partition("see ")[2].partition(";")[0]).unlink()
     assert not config.out.exists()
