@@ -65,12 +65,6 @@ class MergePlan:
         other = self.rule.vote or method.votes or method.coefficients or method.rule or method.measures == "variance"
         return not other and self.rule.divisor == 1 and (self.whole or not method.normalizes)
 
-    @property
-    def as_it_is(self) -> bool:
-        """The weights of the one checkpoint come out as they are."""
-        alone = self.whole and self.weights == (1.0,) and self.rule.divisor == self.rule.scale == 1
-        return alone and not (self.method.coefficients or self.method.rule or self.rule.trims or self.rule.vote)
-
     def ranks(self, entries: int, index: int) -> list[int]:
         """Say which magnitudes bound what is kept of a tensor: [of the smallest kept] or [smallest, largest]; [] keeps none."""
         density = self.densities[index]

@@ -137,9 +137,6 @@ def require_order(folder: Path, held: list[str], given: list[str], *, ordered: b
     )
 
 
-NONE = "none"  # as errors say of an option that names nothing
-
-
 def require_same(folder: Path, state: RunningSums, *, base: str, settings: dict[str, str]) -> None:
     """Refuse a state that was begun otherwise.
 
@@ -154,6 +151,5 @@ def require_same(folder: Path, state: RunningSums, *, base: str, settings: dict[
     for name in was | now:
         if was.get(name) != now.get(name):
             raise GtrTurboError(
-                f"{folder} was begun with --{name} {was.get(name) or NONE}, not {now.get(name) or NONE}.",
-                "choose another --state.",
+                f"{folder} was begun with --{name} {was.get(name)}, not {now.get(name)}.", "choose another --state."
             )

@@ -135,8 +135,6 @@ class OpenTarget:
             sums = np.empty(len(out))
             rows = self._combined(widen(loaded(origin)).astype(np.float64), operands, start, sums)
             out[:] = narrow(sums, out.dtype)
-        if self.plan.as_it_is and (kept := self._readers[0](start, stop)[0]).dtype == out.dtype:
-            out[:] = loaded(kept)  # A sum has no −0.
         for index in range(len(self._readers)):
             if cache := self.merger.caches.get((self.target.name, index)):
                 cache.drop(start)

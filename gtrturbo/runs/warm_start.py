@@ -25,8 +25,9 @@ def check_tasks(steps: Sequence[Step]) -> None:
         at = played if isinstance(config, DistillConfig) else config
         if at:
             require_known(config.hints, tasks[at.task, at.env])
-    for config in (step.config for step in steps if isinstance(step.config, EvalConfig) and step.config.panel):
-        tasks[config.task, config.env].panel(config.panel)
+    for config in (step.config for step in steps if isinstance(step.config, EvalConfig)):
+        if config.panel:
+            tasks[config.task, config.env].panel(config.panel)
     for config in (step.config for step in steps if isinstance(step.config, RolloutConfig) and step.config.expert):
         task = tasks[config.task, config.env]
         if task.expert is None and config.random_expert_share < 1:

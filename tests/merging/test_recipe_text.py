@@ -177,12 +177,6 @@ def test_a_parameter_that_a_method_does_not_read_is_told(folders, capsys):
     file.write_text("merge_method: linear\nmodels: [{model: m}]\nparameters: {lambda: 0.5, int8_mask: true, weight: 1}\n")
     assert as_options(read_recipe(file)) is not None
     assert "linear does not read lambda" in " ".join(capsys.readouterr().err.split())
-    listed = "[{model: m, parameters: {t: 0.9}}, {model: n}]"
-    file.write_text(f"merge_method: slerp\nbase_model: n\nmodels: {listed}\nparameters: {{t: 0.5, consensus_method: count}}\n")
-    assert as_options(read_recipe(file)) is not None
-    said = " ".join(capsys.readouterr().err.split())
-    assert "slerp does not read consensus_method" in said
-    assert "slerp does not read t of one model: it is a parameter of all" in said
 
 
 @pytest.mark.parametrize("template", ["{% for", "{{ messages[0]", "{% nosuch %}", " ", "nosuch"])

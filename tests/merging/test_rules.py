@@ -275,13 +275,3 @@ def test_the_karcher_mean_goes_nowhere_from_an_opposite_point():
     vectors = np.array([1.0, -1.0, 2.0])
     found = karcher_coefficients(np.outer(vectors, vectors), [1.0, 1.0, 1.0])
     assert float(np.dot(found, vectors)) == pytest.approx(4 / 3)
-
-
-@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
-def test_one_checkpoint_as_it_is_keeps_the_sign_of_0(folders, dtype):
-    values = np.array([-0.0, 0.0, 1.5, -2.0, -0.0] * 70_001)
-    base, one = (folders.write(name, {"w": each}, dtype) for name, each in (("base", np.ones_like(values)), ("one", values)))
-    for settings in ({"method": "passthrough"}, {"method": "linear", "normalize": False, "weights": "1"}):
-        merged = folders.merge(one, base=base, verify=1, **settings)
-        assert (merged / "model.safetensors").read_bytes() == (one / "model.safetensors").read_bytes()
-    assert np.array_equal(np.signbit(read(folders.merge(one, base=base, method="passthrough"))["w"]), np.signbit(values))

@@ -33,13 +33,9 @@ def read_recipe(file: Path) -> Recipe:
     method = METHODS[OURS[recipe.method]]
     if bool(setting_of(recipe, "rescale")) and "rescale" not in method.settings:
         raise GtrTurboError(f"{file}: rescale is for dare and della, not for {recipe.method}.", "leave it out.")
-    reads = method.reads | method.settings.keys()
-    unread = {name for name in recipe.named() - READ_BY_NONE if name not in reads}
+    unread = {name for name in recipe.named() - READ_BY_NONE if name not in method.reads | method.settings.keys()}
     if unread:
         stderr.print(f"{file}: {recipe.method} does not read {', '.join(sorted(unread))}.", style="yellow")
-    if of_all := recipe.of_models() & reads - of_each(method):
-        words = f"{', '.join(sorted(of_all))} of one model: it is a parameter of all"
-        stderr.print(f"{file}: {recipe.method} does not read {words}.", style="yellow", soft_wrap=True)
     return recipe
 
 
@@ -73,11 +69,6 @@ def our_method(name: str, setting: Callable[[str], Any]) -> str:
     if name == "nuslerp" and setting("nuslerp_flatten") is False:
         return "nuslerp-columns" if setting("nuslerp_row_wise") else "nuslerp-rows"
     return "model-stock-rows" if name == "model_stock" and setting("filter_wise") else OURS[name]
-
-
-def of_each(method: MergeMethod) -> set[str]:
-    """Name the parameters that each model may have of its own; the others are of all."""
-    return {name for name in OF_A_MODEL if name in method.reads or "Tensor" in method.kinds.get(name, "")}
 
 
 def setting_of(recipe: Recipe, name: str) -> Any:
@@ -133,8 +124,7 @@ def _options(recipe: Recipe, method: MergeMethod, name: str, kept: list[Source])
     ):
         options["weights"] = _text(weights)
     if method.keeps == "varied":
-        share = setting_of(recipe, "select_topk")
-        options |= {"density": _text([share or WHOLE])} if share is None or 0 < share <= 1 else {"impossible": True}
+        options["density"] = _text(_numbers(recipe, kept[:1], "select_topk", WHOLE))
     elif method.keeps:
         densities = [min(1.0, density) for density in _numbers(recipe, kept, "density", WHOLE)]
         options["density"] = _text(densities[:1] if len(set(densities)) == 1 else densities)
@@ -156,7 +146,7 @@ def _own(recipe: Recipe, method: MergeMethod, kept: list[Source]) -> tuple[str, 
     found = []
     for name in method.settings:
         value = [setting_of(recipe, name)]
-        if name in of_each(method) and any(name in source.parameters for source in kept):
+        if name in OF_A_MODEL and any(name in source.parameters for source in kept):
             value = _numbers(recipe, kept, name, None)
         if value[0] is not None:
             found.append(f"{name}={_text(value) if name not in SWITCHES else str(value[0]).lower()}")

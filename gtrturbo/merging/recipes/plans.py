@@ -9,8 +9,8 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.method import MergeMethod
 from gtrturbo.merging.methods import METHODS
 from gtrturbo.merging.plan import MergePlan, MergeSettings, make_plan
-from gtrturbo.merging.recipes.options import GAMMA, WHOLE, of_each, operands, our_method
-from gtrturbo.merging.recipes.recipe import SWITCHES, ModelRef, Recipe, Source
+from gtrturbo.merging.recipes.options import GAMMA, WHOLE, operands, our_method
+from gtrturbo.merging.recipes.recipe import OF_A_MODEL, SWITCHES, ModelRef, Recipe, Source
 from gtrturbo.merging.recipes.tensors import MadeTensor
 from gtrturbo.merging.recipes.values import settle
 
@@ -118,7 +118,7 @@ class _Settling:
     def _own(self, method: MergeMethod, kept: list[Source]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name in method.settings:
-            if name in of_each(method):
+            if name in OF_A_MODEL:
                 values = tuple(self.number(source, name, None) for source in kept)
                 if None not in values:
                     found[name] = values[0] if len(set(values)) == 1 else values

@@ -12,8 +12,6 @@ from gtrturbo.merging.recipes.values import check
 
 SWITCHES = {"normalize", "int8_mask", "rescale", "normalize_weights", "nuslerp_flatten", "nuslerp_row_wise", "filter_wise"}
 NUMBERS = {"weight", "density", "gamma", "epsilon", "scale", "lambda", "t", "select_topk", "r", "alpha", "eps", "max_iter", "tol"}
-# Of earlier recipes, which mergekit does not look at any more.
-OUTDATED = {"consensus_method"}
 OF_A_MODEL = {"weight", "density", "gamma", "epsilon", "scale"}
 TOP = {"merge_method", "base_model", "models", "slices", "modules", "parameters", "dtype", "out_dtype", "tokenizer_source",
        "tokenizer", "chat_template", "name"}  # fmt: skip
@@ -113,11 +111,6 @@ class Recipe:
         sources = [source for part in slices for source in part.sources]
         return [holder.parameters for holder in (self, *self.modules.values(), *slices, *sources)]
 
-    def of_models(self) -> set[str]:
-        """Name the parameters that are set for a model, beside those of all."""
-        slices = [part for module in self.modules.values() for part in module.slices]
-        return {key for part in slices for source in part.sources for key in source.parameters}
-
     def named(self) -> set[str]:
         """Name all parameters that are set anywhere."""
         return {key for scope in self.scopes() for key in scope}
@@ -213,7 +206,7 @@ class _Parser:
         self._refuse(
             content.keys() - ({"model", "parameters", "layer_range"} if layers else {"model", "parameters"}), f"{where} {ref}: "
         )
-        parameters = self._settings(content.get("parameters"), f"parameters of {ref}: ")
+        parameters = self._settings(content.get("parameters"), f"parameters of {ref}: ", OF_A_MODEL)
         return Source(ref, parameters, self._range(content.get("layer_range"), where) if layers else None)
 
     def _range(self, value: Any, where: str) -> tuple[int, int]:
@@ -228,15 +221,13 @@ class _Parser:
             raise self._wrong(f"{where}{key} must be a list.")
         return value
 
-    def _settings(self, content: Any, where: str) -> Settings:
+    def _settings(self, content: Any, where: str, known: set[str] = NUMBERS | SWITCHES) -> Settings:
         if content is None:
             return {}
         if not isinstance(content, dict):
             raise self._wrong(f"{where.rstrip('.: ')} must be a mapping.")
-        self._refuse(content.keys() - NUMBERS - SWITCHES - OUTDATED, where)
+        self._refuse(content.keys() - known, where)
         for name, setting in content.items():
-            if name in OUTDATED:
-                continue
             check(f"{self.name}: {where}", name, setting, truth=name in SWITCHES)
         return dict(content)
 

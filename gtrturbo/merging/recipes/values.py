@@ -12,8 +12,6 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.parameters import TRUTHS, as_number
 
 Settings = Mapping[str, Any]
-# As pydantic, hence mergekit, reads texts that are true or false.
-QUOTED = TRUTHS | {"1": True, "t": True, "y": True, "0": False, "f": False, "n": False}
 # Filters that fit every tensor.
 EVERY = (None, "*")
 
@@ -100,9 +98,8 @@ def scalar(name: str, value: Any, *, truth: bool) -> float | bool:
     if truth:
         if isinstance(value, bool):
             return value
-        found = QUOTED.get(str(value).lower(), value == 1 if value in (0, 1) else None)
-        if found is not None:
-            return found
+        if str(value).lower() in TRUTHS or value in (0, 1):
+            return TRUTHS.get(str(value).lower(), value == 1)
         raise GtrTurboError(f"{name} must be true or false, got {str(value)[:40]!r}.", "write true or false.")
     number = float(value) if isinstance(value, int | float) else as_number(value) if isinstance(value, str) else None
     if number is None or not math.isfinite(number):
