@@ -1,13 +1,17 @@
 """Names of models on the hub, looked up before anything heavy is imported."""
 
+import socket
 from difflib import get_close_matches
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.store.names import MODEL_CONFIG
 
 PATIENCE = 10  # seconds until the hub has to answer
+GREETING = 3.0  # seconds until it has to be connected to
 MEND = f"give {', '.join(BUILT_IN)}, a local folder, or the Hugging Face id of a model that can be reached or was fetched before."
 
 
@@ -33,7 +37,7 @@ def require_found(model: str, revision: str | None) -> None:
     meant = get_close_matches(model, BUILT_IN, n=1)
     mend = f"did you mean {meant[0]}?" if meant else MEND
     try:
-        hf_hub_download(model, MODEL_CONFIG, revision=revision, etag_timeout=PATIENCE)
+        hf_hub_download(model, MODEL_CONFIG, revision=revision, etag_timeout=PATIENCE, local_files_only=not is_hub_reached())
     except GatedRepoError:
         raise GtrTurboError(
             f"{model} is shown only to those whom its owner has let in.", "ask on its page, then: hf auth login"
@@ -48,3 +52,19 @@ def require_found(model: str, revision: str | None) -> None:
         raise GtrTurboError(f"{model} is no folder, was not fetched before, and the hub is not reached.", mend) from None
     except EntryNotFoundError:
         return  # What it holds instead is told by the library that reads it.
+
+
+def is_hub_reached() -> bool:
+    """Tell whether the hub can be connected to: its library tries for half a minute where there is no network at all."""
+    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
+
+    hub = urlsplit(ENDPOINT)
+    if HF_HUB_OFFLINE or not hub.hostname:
+        return False
+    if getproxies():
+        return True  # What lies behind a proxy is not known without asking it.
+    try:
+        socket.create_connection((hub.hostname, hub.port or {"http": 80}.get(hub.scheme, 443)), timeout=GREETING).close()
+    except OSError:
+        return False
+    return True
