@@ -46,7 +46,7 @@ start-frozenlake := --set sft.steps=1400
 loop-frozenlake := --episodes 48 --iterations $(iterations-frozenlake) --eval-every 8 --set ppo-step.schedule-updates=8 \
   --set ppo-step.learning-rate=1e-4
 
-# Tried on seed 41, see docs/results-stable.md. An empty room as lines of text; in the panel's places no training begins. Needs the extra minigrid.
+# Tried on seed 41, see docs/results-stable.md. An empty room as lines; where the panel begins no training does. Needs the extra minigrid.
 seeds-minigrid := 31 32 33 34 35
 iterations-minigrid := 12
 task-minigrid := --task minigrid:MiniGrid-Empty-Random-5x5-v0 --env look=text --env horizon=8 --set eval.panel=held-out \
