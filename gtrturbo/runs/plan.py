@@ -265,7 +265,9 @@ class _Plan:
         return Step(stage, build(kind, {key: value for key, value in settings.items() if key not in idle} | chosen), k)
 
     def require_stages(self) -> None:
-        """Refuse settings of stages that the run has not. One without updates may have them later."""
+        """Refuse settings of stages that the run has not and never may have, and a number of episodes beside a panel."""
+        if self.chosen.get("eval", {}).get("panel") and self.config.eval_episodes != RunConfig.eval_episodes:
+            raise GtrTurboError("--eval-episodes is for deals, and --set eval.panel has its own.", "leave out --eval-episodes.")
         for stage in self.chosen if self.config.iterations else []:
             if stage not in self.named:
                 has = ", ".join(sorted(self.named))

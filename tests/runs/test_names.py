@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from small_runs import run_config
 from typer.testing import CliRunner
 
 from gtrturbo.cli import app
+from gtrturbo.config import RunConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.runs.plan import plan
 
@@ -82,3 +84,10 @@ def test_names_that_are_built_in_are_known_without_torch():
 
 def test_a_rule_that_takes_so_many_checkpoints_as_there_are_is_planned():
     assert plan(run_config(method="turbo-kl", set=("merge.method=breadcrumbs", "merge.gamma=0.3"), iterations=3))
+
+
+def test_a_panel_says_itself_how_many_episodes_it_has():
+    config = run_config(eval_episodes=16, set=("eval.panel=fixed",))
+    with pytest.raises(GtrTurboError, match=r"--eval-episodes is for deals, and --set eval\.panel has its own\.\nleave out"):
+        plan(config)
+    plan(replace(config, eval_episodes=RunConfig.eval_episodes))
