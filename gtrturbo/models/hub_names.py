@@ -61,10 +61,11 @@ def is_hub_reached() -> bool:
     hub = urlsplit(ENDPOINT)
     if HF_HUB_OFFLINE or not hub.hostname:
         return False
-    if getproxies():
+    if getproxies().keys() & {"http", "https", "all"}:
         return True  # What lies behind a proxy is not known without asking it.
+    port = hub.port or (80 if hub.scheme == "http" else 443)
     try:
-        socket.create_connection((hub.hostname, hub.port or {"http": 80}.get(hub.scheme, 443)), timeout=GREETING).close()
+        socket.create_connection((hub.hostname, port), timeout=GREETING).close()
     except OSError:
         return False
     return True
