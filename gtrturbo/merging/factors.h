@@ -7,7 +7,7 @@
 
 #ifdef GTRTURBO_AVX512
 
-enum { PANEL = 64, STRIP = 6, CHAIN = 32, SIDE = 4 };
+enum { PANEL = 64, STRIP = 6, CHAIN = 32 };
 
 static const float LEAST = 0x1p-126f;
 
@@ -62,31 +62,15 @@ static void make(const Factors *factors, int64_t row, int64_t rows, int64_t pane
     }
 }
 
-/* Eight entries of `size` products in float64, each the inner index ascending; side by side, for none to wait for the last. */
-ALWAYS_INLINE void exactly(const int size, const Factors *factors, int64_t row, int64_t panel, int64_t lane, double *restrict out,
-                           int64_t apart) {
+/* Eight entries of a product in float64, the inner index ascending. */
+ALWAYS_INLINE void exactly(const Factors *factors, int64_t row, int64_t panel, int64_t lane, double *restrict out) {
     const int64_t rank = factors->rank;
-    __m512d sums[SIDE];
-    for (int c = 0; c < size; c++) sums[c] = _mm512_setzero_pd();
-    for (int64_t inner = 0; inner < rank; inner++)
-        for (int c = 0; c < size; c++) {
-            const __m512d left = _mm512_set1_pd(factors[c].left[row * rank + inner]);
-            const __m256 right = _mm256_loadu_ps(factors[c].right + (panel * rank + inner) * PANEL + lane);
-            sums[c] = _mm512_fmadd_pd(left, _mm512_cvtps_pd(right), sums[c]);
-        }
-    for (int c = 0; c < size; c++) _mm512_storeu_pd(out + apart * c, _mm512_mul_pd(sums[c], _mm512_set1_pd(factors[c].scale)));
-}
-
-static void all_exactly(int64_t k, const Factors *factors, int64_t row, int64_t panel, int64_t lane, double *restrict out, int64_t apart) {
-    for (int64_t c = 0; c < k;) {
-        int64_t alike = 1;
-        while (alike < SIDE && c + alike < k && factors[c + alike].rank == factors[c].rank) alike++;
-        if (alike == SIDE)
-            exactly(SIDE, factors + c, row, panel, lane, out + apart * c, apart);
-        else
-            exactly((int)(alike = 1), factors + c, row, panel, lane, out + apart * c, apart);
-        c += alike;
+    __m512d sum = _mm512_setzero_pd();
+    for (int64_t inner = 0; inner < rank; inner++) {
+        const __m256 right = _mm256_loadu_ps(factors->right + (panel * rank + inner) * PANEL + lane);
+        sum = _mm512_fmadd_pd(_mm512_set1_pd(factors->left[row * rank + inner]), _mm512_cvtps_pd(right), sum);
     }
+    _mm512_storeu_pd(out, _mm512_mul_pd(sum, _mm512_set1_pd(factors->scale)));
 }
 
 #endif

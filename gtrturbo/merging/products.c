@@ -63,7 +63,7 @@ void gtrturbo_product_exact(const Factors *factors, int64_t width, int64_t count
     double around[8];
     for (int64_t i = 0; i < count; i++) {
         const int64_t row = places[i] / width, column = places[i] % width;
-        exactly(1, factors, row, column / PANEL, column % PANEL / 8 * 8, around, 8);
+        exactly(factors, row, column / PANEL, column % PANEL / 8 * 8, around);
         out[i] = fabs(around[column % 8]);
     }
 }
@@ -172,6 +172,13 @@ ALWAYS_INLINE __mmask16 merge_sixteen(const int votes, const Single *how, int64_
     return 0;
 }
 
+/* Which of eight values of a checkpoint are not certain to be left out of the merge, or to be other than 0. */
+ALWAYS_INLINE __mmask8 may_count(__m256 d, const Bounds *bounds, int64_t c) {
+    const __m256 magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), d);
+    return _mm256_cmp_ps_mask(magnitude, _mm256_set1_ps(bounds->low[c]), _CMP_GE_OQ) |
+           _mm256_cmp_ps_mask(magnitude, _mm256_set1_ps(bounds->doubt[c]), _CMP_LE_OQ);
+}
+
 /* Merge entries of one row, `count` from `column` on, in one panel. */
 ALWAYS_INLINE void merge_panel(const int votes, const Single *how, int64_t k, const Factors *factors, int64_t row, int64_t column,
                                int64_t count, const float *restrict values, int64_t apart, const uint16_t *restrict origin,
@@ -188,12 +195,14 @@ ALWAYS_INLINE void merge_panel(const int votes, const Single *how, int64_t k, co
             uint16_t weights[16], merged[16];
             _mm256_storeu_si256((__m256i *)weights, here);
             for (int half = 0; half < 16; half += 8) {
-                if (doubtful >> half & 0xff) {
-                    all_exactly(k, factors, row, column / PANEL, i + half, exact + half, 16);
-                    continue;
+                const __mmask8 unsure = (__mmask8)(doubtful >> half);
+                for (int64_t c = 0; c < k; c++) { /* What is certain is so of any number within the bounds. */
+                    const __m256 d = _mm256_loadu_ps(values + c * apart + i + half);
+                    if (unsure & may_count(d, &bounds, c))
+                        exactly(factors + c, row, column / PANEL, i + half, exact + 16 * c + half);
+                    else
+                        _mm512_storeu_pd(exact + 16 * c + half, _mm512_cvtps_pd(d));
                 }
-                for (int64_t c = 0; c < k; c++) /* What is certain is so of any number within the bounds. */
-                    _mm512_storeu_pd(exact + 16 * c + half, _mm512_cvtps_pd(_mm256_loadu_ps(values + c * apart + i + half)));
             }
             merge_in_float64(votes, k, 0, 16, weights, inputs, rule, merged, totals);
             words = _mm256_loadu_si256((const __m256i *)merged);

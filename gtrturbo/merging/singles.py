@@ -18,7 +18,7 @@ from gtrturbo.merging.magnitudes import NotFinite
 from gtrturbo.merging.operands import Kernel, TileRule
 from gtrturbo.merging.parts import Full, LowRank
 from gtrturbo.merging.plan import MergePlan
-from gtrturbo.merging.product_kernel import PANEL, PackedFactors, ProductKernel, takes
+from gtrturbo.merging.product_kernel import PackedFactors, ProductKernel, takes
 from gtrturbo.merging.sources import Target
 from gtrturbo.store.open_files import Files
 from gtrturbo.store.safetensors_files import TensorEntry
@@ -145,12 +145,14 @@ def threshold(products: ProductKernel, factors: PackedFactors, rank: int) -> flo
 
 
 def _sampled(factors: PackedFactors) -> np.ndarray:
-    """Make some entries, of rows and columns spread over all: rows of attention come in heads of a power of two."""
+    """Make some entries, of all columns and of many rows, as norms differ; not by powers of two, in which heads come."""
     entries = factors.rows * factors.width
     step = max(1, math.isqrt(min(magnitudes.SHARE, entries // magnitudes.SAMPLE))) | 1
-    columns = np.arange(0, factors.width, step)
-    right = factors.right[columns // PANEL, :, columns % PANEL]
-    return np.abs(factors.left[::step] @ right.T).reshape(-1) * np.float32(abs(factors.scale))
+    down = math.isqrt(step) | 1
+    across = step * step // down | 1
+    columns = factors.right.transpose(0, 2, 1).reshape(-1, factors.rank)[: factors.width]
+    made = [factors.left[first * down :: across * down] @ columns[first::across].T for first in range(across)]
+    return np.abs(np.concatenate(made, axis=None)) * np.float32(abs(factors.scale))
 
 
 def _bracket(sample: np.ndarray, share: float, margin: float) -> tuple[float, float]:
