@@ -1,6 +1,6 @@
 """Where checkpoints come from: follow the chain of input ids back to the one that they were all trained from."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from gtrturbo.errors import GtrTurboError
@@ -12,6 +12,7 @@ from gtrturbo.store.open_files import same_bytes
 from gtrturbo.store.safetensors_files import read_layout
 
 TRAINED_BY = "ppo-step"
+MADE_OF = {TRAINED_BY: "checkpoint", "sft": "checkpoint", "merge": "base"}  # By stage, the input that a checkpoint comes from.
 LONGEST_ID = 96  # characters of a model's id on the hub
 
 # Of a model on the hub, what merge neither reads nor copies.
@@ -73,50 +74,81 @@ def could_be_id(model: Path) -> bool:
 
 
 def find_base(checkpoints: Sequence[Path]) -> Path:
-    """Return the checkpoint that PPO started from: the first in the chain of inputs that no ppo-step made.
+    """Return the checkpoint that all were trained from: where the manifests of each lead, or the model that adapters name.
 
-    An adapter that gtrturbo did not train names the model under it.
+    Raises:
+        GtrTurboError: one does not say it, or they were trained from several.
     """
     if not checkpoints:
         raise GtrTurboError("there is nothing to merge: no checkpoints and no --base.", "name checkpoints, or --base CHECKPOINT.")
+    starts = _starts(checkpoints)
+    first = starts[0]
+    for path, start in zip(checkpoints, starts, strict=True):
+        if start is None:
+            raise _unknown(path)
+        if first and not same_model(start, first):
+            raise GtrTurboError(
+                f"{checkpoints[0]} was trained from {first}, and {path} from {start}.",
+                "give the base to merge around with --base.",
+            )
+    return on_disk(Path(str(first)))
+
+
+def has_base(checkpoints: Sequence[Path]) -> bool:
+    """Tell whether all are artifacts whose manifests lead to one base."""
+    if not all((path / MANIFEST).is_file() for path in checkpoints):
+        return False
+    first, *others = _starts(checkpoints)
+    return first is not None and all(start is not None and same_model(start, first) for start in others)
+
+
+def _starts(checkpoints: Sequence[Path]) -> list[str | None]:
+    """Say of each what it was trained from, None where that is not told."""
     known = {artifact_id(path): path for path in _nearby(checkpoints)}
-    path = checkpoints[0]
-    while True:
-        if not (path / MANIFEST).is_file() and is_adapter(path):
-            return on_disk(Path(_named_by_all(checkpoints)))
-        if not (path / MANIFEST).is_file():
-            raise GtrTurboError(f"{path} does not name the checkpoint that it was trained from.", "give it with --base.")
-        manifest = read_manifest(path, "checkpoint")
-        if manifest.stage != TRAINED_BY:
-            return path
-        before = str(manifest.inputs["checkpoint"])
-        parent = known.get(before)
-        if parent is None:
-            raise GtrTurboError(
-                f"{path} was trained from checkpoint {before[:6]}, which is not beside it.",
-                "give the checkpoint that PPO started from with --base.",
-            )
-        path = parent
+    trained = [path for path in checkpoints if _made_by(path) == TRAINED_BY]
+    begun = {_before_ppo(path, known) for path in trained}
+    return [_start(path, known, begun) for path in checkpoints]
 
 
-def _named_by_all(checkpoints: Sequence[Path]) -> str:
-    """The base that adapters name, if they name one.
+def _start(path: Path, known: Mapping[str, Path], begun: Collection[Path]) -> str | None:
+    """What one was trained from: itself, if PPO `begun` there or nothing was before it."""
+    stage = _made_by(path)
+    if stage == TRAINED_BY:
+        return str(_before_ppo(path, known))
+    if stage is not None and (stage not in MADE_OF or known[artifact_id(path)] in begun):
+        return str(known[artifact_id(path)])
+    before = known.get(_before(path)) if stage else None
+    if before is not None:
+        return _start(before, known, begun) or str(before)
+    return named_base(path) if is_adapter(path) else None
 
-    Raises:
-        GtrTurboError: they name none, or several.
-    """
-    first: tuple[Path, str] | None = None
-    for path in filter(is_adapter, checkpoints):
-        named = named_base(path)
-        if named is None:
-            raise GtrTurboError(f"{path} does not name the checkpoint that it was trained from.", "give it with --base.")
-        if first and not same_model(named, first[1]):
-            raise GtrTurboError(
-                f"{first[0]} adapts {first[1]}, and {path} adapts {named}.", "give the base to merge around with --base."
-            )
-        first = first or (path, named)
-    assert first is not None
-    return first[1]
+
+def _before_ppo(path: Path, known: Mapping[str, Path]) -> Path:
+    """The first in the chain of inputs that no ppo-step made."""
+    while _made_by(path) == TRAINED_BY:
+        before = known.get(_before(path))
+        if before is None:
+            raise _unknown(path)
+        path = before
+    return path
+
+
+def _made_by(path: Path) -> str | None:
+    return read_manifest(path, "checkpoint").stage if (path / MANIFEST).is_file() else None
+
+
+def _before(path: Path) -> str:
+    manifest = read_manifest(path)
+    return str(manifest.inputs[MADE_OF[manifest.stage]])
+
+
+def _unknown(path: Path) -> GtrTurboError:
+    if _made_by(path) is None:
+        return GtrTurboError(f"{path} does not name the checkpoint that it was trained from.", "give it with --base.")
+    return GtrTurboError(
+        f"{path} was trained from checkpoint {_before(path)[:6]}, which is not beside it.",
+        "give the checkpoint that training started from with --base.",
+    )
 
 
 def same_model(a: str, b: str) -> bool:
@@ -137,6 +169,7 @@ def _same_weights(a: Path, b: Path) -> bool:
 
 
 def _nearby(checkpoints: Sequence[Path]) -> list[Path]:
+    """The artifacts beside checkpoints, and last those among them, as the user names them."""
     folders = {path.parent for path in checkpoints}
-    beside = [path for folder in sorted(folders) for path in sorted(folder.iterdir()) if (path / MANIFEST).is_file()]
-    return [*checkpoints, *beside]
+    beside = [path for folder in sorted(folders) for path in sorted(folder.iterdir())]
+    return [path for path in (*beside, *checkpoints) if (path / MANIFEST).is_file()]

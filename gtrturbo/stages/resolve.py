@@ -12,7 +12,7 @@ from gtrturbo.config.games import invalid_reply_cost
 from gtrturbo.console import stderr
 from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.lineage import find_base, found_here, on_disk
+from gtrturbo.merging.lineage import find_base, found_here, has_base, on_disk
 from gtrturbo.merging.methods import method_of, require_built_in, require_chance
 from gtrturbo.merging.own_rule import KIND
 from gtrturbo.merging.parameters import parse_parameters, without_factors
@@ -29,7 +29,6 @@ from gtrturbo.store.claims import require_outside_artifacts
 from gtrturbo.store.hashes import remembering_hashes
 from gtrturbo.store.ids import same_artifact
 from gtrturbo.store.manifest import read_manifest
-from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.safetensors_files import read_layout
 
 HASHES = "hashes.json"
@@ -67,7 +66,7 @@ def with_base(config: MergeConfig) -> MergeConfig:
     base = on_disk(config.base) if config.base else _base_of(config)
     if config.ahead:
         config = replace(config, base=base, checkpoints=only_ahead(base, config.checkpoints, config.ahead), ahead=())
-    if method_of(config.method).whole == "always" or (config.base is None and not _has_base(config)):
+    if method_of(config.method).whole == "always" or (config.base is None and not has_base(config.checkpoints)):
         return replace(config, base=base)
     kept = tuple(path for path in config.checkpoints if not same_artifact(path, base))
     if len(kept) == len(config.checkpoints) or config.base is not None or _weighs_each(config):
@@ -216,13 +215,9 @@ def _unless_given(config: MergeConfig, recipe: dict[str, Any]) -> dict[str, Any]
 
 def _base_of(config: MergeConfig) -> Path:
     full = [path for path in config.checkpoints if not is_adapter(path)]
-    if not method_of(config.method).needs_base and full and not _has_base(config):
+    if not method_of(config.method).needs_base and full and not has_base(config.checkpoints):
         return full[0]
     return find_base(config.checkpoints)
-
-
-def _has_base(config: MergeConfig) -> bool:
-    return all((path / MANIFEST).is_file() for path in config.checkpoints)
 
 
 def remembered_hashes(config: MergeConfig) -> AbstractContextManager[None]:

@@ -148,7 +148,7 @@ def test_a_base_that_is_named_by_an_id_may_be_given_as_a_folder(folders, model):
             config = json.loads((path / "adapter_config.json").read_text())
             (path / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": name}))
         assert content(folders.merge(*paths, base=model)) == expected
-    with pytest.raises(GtrTurboError, match=r"adapter0 adapts maker/other, and .*adapter1 adapts maker/model"):
+    with pytest.raises(GtrTurboError, match=r"adapter0 was trained from maker/other, and .*adapter1 from maker/model"):
         folders.merge(*paths)
 
 
