@@ -49,7 +49,7 @@ def refused(*words: object, code: int) -> list[str]:
     assert isinstance(result.exception, SystemExit)  # not an error that would reach the user as a traceback
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
-    return result.stderr.splitlines()
+    return [line for line in result.stderr.splitlines() if line]  # rich 14.0 ends a bar with an empty line.
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -109,7 +109,8 @@ class Policy:
     def recompute_activations(self) -> None:
         """Keep one activation per layer and compute the others again in the backward pass (gradient checkpointing)."""
         base: Any = self.scorer.model
-        base.activation_checkpointing_enable({"use_reentrant": False})
+        enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable  # before 5.23
+        enable({"use_reentrant": False})
         for module in base.modules():
             if isinstance(module, GradientCheckpointingLayer):
                 module.training = True  # The layer's own flag, which switches recomputing on; dropout below it stays off.
