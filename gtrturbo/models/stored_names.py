@@ -29,7 +29,7 @@ def model_names(folder: Path) -> ModelNames:
     Raises:
         OSError, ValueError: it knows no such model.
     """
-    model = _without_weights(folder)
+    model = model_without_weights(folder)
     changes = get_model_conversion_mapping(model)
     renamings = [change for change in changes if isinstance(change, WeightRenaming)]
     converters = [change for change in changes if isinstance(change, WeightConverter)]
@@ -83,7 +83,7 @@ def transposed_layers(folder: Path) -> set[str] | None:
     Returns: names, or None where transformers knows no such model.
     """
     try:
-        model = _without_weights(folder)
+        model = model_without_weights(folder)
     except (OSError, ValueError):
         return None
     found = {name for name, module in model.named_modules() if isinstance(module, Conv1D)}
@@ -93,7 +93,12 @@ def transposed_layers(folder: Path) -> set[str] | None:
     return found
 
 
-def _without_weights(folder: Path) -> Any:
+def model_without_weights(folder: Path) -> Any:
+    """Make the model of a folder's config on the meta device.
+
+    Raises:
+        OSError, ValueError: transformers knows no such model.
+    """
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):

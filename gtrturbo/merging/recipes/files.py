@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.recipes.layers import VISION
+from gtrturbo.merging.recipes.depth import set_depth
 from gtrturbo.merging.recipes.models import Model
 from gtrturbo.merging.recipes.templates import TEMPLATES
 from gtrturbo.merging.recipes.tensors import Restacked
@@ -18,17 +18,6 @@ from gtrturbo.store.names import CHAT_TEMPLATE, MODEL_CONFIG, MODEL_INDEX, TOKEN
 from gtrturbo.store.safetensors_files import Layout
 
 NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-DEPTHS = (
-    "num_hidden_layers",
-    "n_layer",
-    "n_layers",
-    "num_layers",
-    "depth",
-    "encoder_layers",
-    "decoder_layers",
-    "num_decoder_layers",
-)
-PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "image_token_id", "video_token_id",
        "vision_start_token_id", "vision_end_token_id", "image_token_index")  # fmt: skip
 
@@ -58,20 +47,27 @@ def write_files(
     """
     if layout is not lead.layout:
         _write_index(folder, layout)
-    if lead.config:
-        config = json.loads(json.dumps(lead.config))
-        for stack in restacked:
-            _set_depth(config, stack, lead.depths[stack.stack])
-        if dtype:
-            _set_dtype(config, NAMES[dtype])
-        if vocabulary:
-            _set_vocabulary(config, vocabulary)
-        if config != lead.config:
-            save_json(folder / MODEL_CONFIG, config)
+    config = config_of(lead, restacked=restacked, dtype=dtype, vocabulary=vocabulary)
+    if config != lead.config:
+        save_json(folder / MODEL_CONFIG, config)
     if vocabulary:
         vocabulary.tokenizer.save_pretrained(folder)
     if chat_template:
         write_template(folder, chat_template, tokenizers)
+
+
+def config_of(lead: Model, *, restacked: Sequence[Restacked], dtype: str | None, vocabulary: Vocabulary | None) -> dict[str, Any]:
+    """Return the lead's config, which says what comes out; see `write_files`. Where the lead has none, nothing is said."""
+    config: dict[str, Any] = json.loads(json.dumps(lead.config))
+    if not config:
+        return config
+    for stack in restacked:
+        set_depth(lead, config, stack)
+    if dtype:
+        _set_dtype(config, NAMES[dtype])
+    if vocabulary:
+        _set_vocabulary(config, vocabulary)
+    return config
 
 
 def _write_index(folder: Path, layout: Layout) -> None:
@@ -85,34 +81,6 @@ def _write_index(folder: Path, layout: Layout) -> None:
 def _parts(config: dict[str, Any]) -> list[dict[str, Any]]:
     """A config and those within it."""
     return [config, *(value for value in config.values() if isinstance(value, dict))]
-
-
-def _set_depth(config: dict[str, Any], stack: Restacked, before: int) -> None:
-    """Say how many layers a stack has now, wherever it was said how many it had, and what is said of each layer.
-
-    Raises:
-        GtrTurboError: nothing says it.
-    """
-    vision = bool(VISION.search(f"{stack.stack}."))
-    own = config.get("vision_config") if vision else config.get("text_config", config)
-    places = [own] if isinstance(own, dict) else [config]
-    if not vision and places[0] is not config:
-        places.append(config)
-    names = [name for name in DEPTHS if any(place.get(name) == before for place in places)]
-    coder = next((side for side in ("encoder", "decoder") if f"{side}." in f"{stack.stack}."), None)
-    if coder and len(names) > 1:
-        names = [name for name in names if ("decoder" in name) == (coder == "decoder")]
-    if not names:
-        raise GtrTurboError(
-            f"{MODEL_CONFIG} does not say that {stack.stack} has {before} layers.", "slice a model whose config does."
-        )
-    for place in places:
-        for name in names:
-            if place.get(name) == before:
-                place[name] = len(stack.layers)
-        for name in PER_LAYER:
-            if isinstance(place.get(name), list) and len(place[name]) == before and max(stack.layers) < before:
-                place[name] = [place[name][layer] for layer in stack.layers]
 
 
 def _set_dtype(config: dict[str, Any], name: str) -> None:

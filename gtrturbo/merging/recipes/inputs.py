@@ -18,7 +18,8 @@ from gtrturbo.merging.matching import Match, Pattern, match, names_in_memory
 from gtrturbo.merging.parts import Full
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.rearranged import Adapted, Gathered
-from gtrturbo.merging.recipes.files import require_template, write_files
+from gtrturbo.merging.recipes.depth import require_kinds
+from gtrturbo.merging.recipes.files import config_of, require_template, write_files
 from gtrturbo.merging.recipes.layers import VOCABULARY, spellings
 from gtrturbo.merging.recipes.layout import layout_of_new
 from gtrturbo.merging.recipes.models import Model, models_of
@@ -115,6 +116,7 @@ class RecipeInputs:
             self.tell(f"no tensor's name holds {wanted}, which the recipe has a filter for: the filter has no effect.")
         if left and restacked:
             self.tell(f"{left[0]} and {len(left) - 1} more lie outside of the layers that are stacked: they are the base's.")
+        self._require_kinds(restacked)
         entries = {each.name: self._entry(each) for each in made} | {name: self.lead.layout.entries[name] for name in left}
         layout = self._layout(entries, folder, anew=bool(restacked))
         targets, moved = [], []
@@ -129,6 +131,13 @@ class RecipeInputs:
         moved += [(self.lead.layout.entries[name], layout.entries[name]) for name in left]
         layouts = {model.layout.folder: model.layout for model in self.models.values()}
         return Sources(layout, tuple(targets), (), tuple(layouts.values()), self.adapters, tuple(moved))
+
+    def _require_kinds(self, restacked: Sequence[Restacked]) -> None:
+        """Refuse layers at places where the config has others, before any work."""
+        config = config_of(self.lead, restacked=restacked, dtype=None, vocabulary=None)
+        for stack in restacked if config else ():
+            if note := require_kinds(config, self.lead, self.models, stack):
+                self.tell(note)
 
     def finish(self, files: Files, sources: Sources, folder: Path) -> float | None:
         """Write what lies beside the weights as the recipe wants it."""

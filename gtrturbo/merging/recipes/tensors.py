@@ -32,10 +32,11 @@ class MadeTensor:
 
 @dataclass(frozen=True)
 class Restacked:
-    """A stack with other layers than before: for each, its slice and the number that it had in the slice's first source."""
+    """A stack with other layers than before: for each, the first source of its slice and the number that it had there."""
 
     stack: str
     layers: tuple[int, ...]
+    sources: tuple[ModelRef, ...]
 
 
 def made_tensors(
@@ -118,6 +119,7 @@ def _restack(
     """Stack the layers of the slices on each other; what lies before them is of the first slice, what after of the last."""
     stack = _stack_of(names, lead)
     made, kept, left = [], [], []
+    sources: list[ModelRef] = []
     for name in names:
         place = place_of(name)
         if not place.stack:
@@ -139,7 +141,8 @@ def _restack(
                 ]
                 made.append(MadeTensor(LayerPlace(stack, len(kept), rest).name, inputs[0][1], tuple(inputs), part, module, t))
             kept.append(layer)
-    return made, Restacked(stack, tuple(kept)), left
+            sources.append(first.model)
+    return made, Restacked(stack, tuple(kept), tuple(sources)), left
 
 
 def _stack_of(names: list[str], lead: Model) -> str:
