@@ -18,13 +18,18 @@ TEMPLATE, ADDED = "chat_template", "added_tokens_decoder"
 LISTED = 3  # names that are listed
 
 
-def differences(base: Path, checkpoints: Sequence[Path]) -> list[str]:
-    """Say of each checkpoint which of its files beside the weights are others than those of the base; absent ones are not."""
+def differences(base: Path, checkpoints: Sequence[Path], made: Path) -> list[str]:
+    """Say of each checkpoint which of its files beside the weights are others than those of the base; absent ones are not.
+
+    Args:
+        base, checkpoints: what is merged.
+        made: the merge. What it has otherwise than the base, as a recipe may want it, is not the base's.
+    """
     under = Path(base_of(base)) if is_adapter(base) and named_base(base) else base
-    ours = {**_facts(under), **_facts(base)}
+    ours, out = {**_facts(under), **_facts(base)}, _facts(made)
     said = []
     for path in checkpoints:
-        odd = [name for name, value in _facts(path).items() if ours.get(name) != value]
+        odd = [name for name, value in _facts(path).items() if ours.get(name) != value and ours.get(name) == out.get(name)]
         if odd:
             more = f" and {len(odd) - LISTED} more" if len(odd) > LISTED else ""
             said.append(f"{path} has other {', '.join(odd[:LISTED])}{more} than the base: the base's go along.")
@@ -46,7 +51,7 @@ def _facts(folder: Path) -> dict[str, Any]:
                 facts["added tokens"] = content.pop(ADDED)
         if name.startswith("chat_template.") and content:
             facts["chat template"] = content
-        elif name == MODEL_CONFIG and isinstance(content, dict):
+        elif name in (MODEL_CONFIG, GENERATION_CONFIG) and isinstance(content, dict):
             facts |= {f"{key} of {name}": value for key, value in content.items() if key != "quantization_config"}
         elif content:
             facts[name] = content

@@ -169,6 +169,8 @@ def _write(config: MergeConfig, base: Path, draft: Draft, given: _Given) -> None
     require_room(inputs, config.out, copies=1)
     _copy_beside(base, inputs, draft.folder)
     outcome = _merged(config, inputs, draft.folder, given)
+    for note in differences(base, inputs.checkpoints, draft.folder):
+        inputs.tell(note)
     ids = given().inputs.get("checkpoints", [])
     draft.metrics = {"checkpoints": len(ids), **outcome.metrics(), **outcome.extra}
     draft.hashes = {} if config.rank else outcome.hashes
@@ -219,8 +221,6 @@ def _copy_beside(base: Path, inputs: Inputs | RecipeInputs, folder: Path) -> Non
         if index := read_layout(inputs.under).index:
             copy_own(inputs.under / index, folder / index)
     copy_renderer(base, folder)
-    for note in differences(base, inputs.checkpoints):
-        inputs.tell(note)
 
 
 def _tell_of_density(density: str, outcome: Outcome, metrics: dict[str, float]) -> None:

@@ -108,7 +108,7 @@ def test_what_differs_beside_the_weights_is_told(folders, family, capsys):
     (two / "config.json").write_text(json.dumps({"model_type": "none", "rope_theta": 7}))
     out = folders.merge(one, two, base=base)
     said = capsys.readouterr().err
-    assert f"{one} has other generation_config.json, chat template than the base" in said
+    assert f"{one} has other eos_token_id of generation_config.json, chat template than the base" in said
     assert f"{two} has other rope_theta of config.json, added tokens than the base" in said
     assert (out / "chat_template.jinja").read_text() == "old"
     assert str(folders.root) not in (out / "README.md").read_text()

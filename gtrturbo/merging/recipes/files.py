@@ -1,6 +1,7 @@
 """What lies beside weights that a recipe made: config, index of shards, tokenizer and chat template."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +15,12 @@ from gtrturbo.merging.recipes.tensors import Restacked
 from gtrturbo.merging.recipes.tokens import Vocabulary
 from gtrturbo.models.descriptions import template_fault
 from gtrturbo.store.files import save_json
-from gtrturbo.store.names import CHAT_TEMPLATE, MODEL_CONFIG, MODEL_INDEX, TOKENIZER_CONFIG
+from gtrturbo.store.names import CHAT_TEMPLATE, GENERATION_CONFIG, MODEL_CONFIG, MODEL_INDEX, TOKENIZER_CONFIG
 from gtrturbo.store.safetensors_files import Layout
 
 NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "image_token_id", "video_token_id",
-       "vision_start_token_id", "vision_end_token_id", "image_token_index")  # fmt: skip
+# Keys of configs whose values are ids of tokens.
+OF_TOKENS = re.compile(r"_token_(ids?|index)$|^(bad_words_ids|force_words_ids|(begin_)?suppress_tokens)$")
 
 
 def write_files(
@@ -52,6 +53,7 @@ def write_files(
         save_json(folder / MODEL_CONFIG, config)
     if vocabulary:
         vocabulary.tokenizer.save_pretrained(folder)
+        _set_generation(folder, vocabulary)
     if chat_template:
         write_template(folder, chat_template, tokenizers)
 
@@ -98,15 +100,31 @@ def _set_vocabulary(config: dict[str, Any], vocabulary: Vocabulary) -> None:
     for part in _parts(config):
         if "vocab_size" in part:
             part["vocab_size"] = vocabulary.size
-        for key in IDS:
-            if key in part:
-                part[key] = _moved(part[key], before, vocabulary)
+        _move_ids(part, before, vocabulary)
+
+
+def _set_generation(folder: Path, vocabulary: Vocabulary) -> None:
+    """Let what `generate` goes by name its tokens by their new ids."""
+    file = folder / GENERATION_CONFIG
+    config = _json_in(file)
+    _move_ids(config, {place: token for token, place in vocabulary.theirs[vocabulary.base].items()}, vocabulary)
+    if config:
+        save_json(file, config)
+
+
+def _move_ids(part: dict[str, Any], before: dict[int, str], vocabulary: Vocabulary) -> None:
+    for key in filter(OF_TOKENS.search, part):
+        moved = _moved(part[key], before, vocabulary)
+        # A token that is gone is the one that the tokenizer has in its place, such as its own eos.
+        part[key] = getattr(vocabulary.tokenizer, key, None) if moved is None else moved
 
 
 def _moved(ids: Any, before: dict[int, str], vocabulary: Vocabulary) -> Any:
+    """The ids of the same tokens, in lists as in lists; None where one is gone, and in a list no more."""
     if isinstance(ids, list):
-        return [_moved(each, before, vocabulary) for each in ids]
-    return vocabulary.ids.get(before[ids], ids) if isinstance(ids, int) and ids in before else ids
+        moved = [_moved(each, before, vocabulary) for each in ids]
+        return [each for each in moved if each is not None] or (None if ids else [])
+    return vocabulary.ids.get(before[ids]) if type(ids) is int and ids in before else ids
 
 
 def require_template(wanted: str | None) -> None:
@@ -134,7 +152,7 @@ def write_template(folder: Path, wanted: str, tokenizers: Sequence[Path]) -> Non
         wanted = found.most_common(1)[0][0]
     wanted = TEMPLATES.get(wanted, wanted)
     (folder / CHAT_TEMPLATE).write_text(wanted, encoding="utf-8")
-    config = _tokenizer_config(folder)
+    config = _json_in(folder / TOKENIZER_CONFIG)
     if "chat_template" in config:
         save_json(folder / TOKENIZER_CONFIG, {name: value for name, value in config.items() if name != "chat_template"})
 
@@ -143,14 +161,14 @@ def template_in(folder: Path) -> str | None:
     """Read the chat template of a folder, without white space around it; None where it has none."""
     if (folder / CHAT_TEMPLATE).is_file():
         return (folder / CHAT_TEMPLATE).read_text(encoding="utf-8").strip()
-    found = _tokenizer_config(folder).get("chat_template")
+    found = _json_in(folder / TOKENIZER_CONFIG).get("chat_template")
     if isinstance(found, list):
         found = next((each.get("template") for each in found if isinstance(each, dict) and each.get("name") == "default"), None)
     return found.strip() if isinstance(found, str) else None
 
 
-def _tokenizer_config(folder: Path) -> dict[str, Any]:
-    file = folder / TOKENIZER_CONFIG
+def _json_in(file: Path) -> dict[str, Any]:
+    """Read an object; an empty one where there is no such file, or it holds something else."""
     try:
         found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except ValueError:
