@@ -18,14 +18,14 @@ from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.changes import Change, Replaced, Scaled, Tokens
 from gtrturbo.merging.factored import Directed, Experts, Product, Removed, Residual
-from gtrturbo.merging.peft_configs import of_pattern, require_known, scale_of, unknown_keys
+from gtrturbo.merging.peft_configs import of_pattern, require_known, scale_of, told_of_keys
 from gtrturbo.merging.targets import DEFAULT_RANK, MEND, Named
+from gtrturbo.merging.unwrapped import PREFIX, told_of_names
 from gtrturbo.models.checkpoint_files import adapter_config
 from gtrturbo.store.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from gtrturbo.store.open_files import widen
 from gtrturbo.store.safetensors_files import FLOATS, TensorEntry, read_header
 
-PREFIX = "base_model.model."
 PICKLED = "adapter_model.bin"
 A, B = ".lora_A.weight", ".lora_B.weight"
 # Ways to begin that take something out of the weights under the adapter, which follows from the weights alone.
@@ -90,9 +90,6 @@ def read_adapter(folder: Path) -> Adapter:
     """
     config = adapter_config(folder)
     require_known(folder, config)
-    if unknown := unknown_keys(config):
-        told = f"{folder / ADAPTER_CONFIG} says {', '.join(unknown)}, which PEFT does not know: it is not taken into account."
-        stderr.print(Text(visible(told), style="yellow"), soft_wrap=True)
     if not (folder / ADAPTER_WEIGHTS).exists() and (folder / PICKLED).exists():
         raise GtrTurboError(
             f"{folder} holds pickled weights ({PICKLED}), which can run code when they are read.",
@@ -104,6 +101,8 @@ def read_adapter(folder: Path) -> Adapter:
             f"{folder / ADAPTER_WEIGHTS} holds no tensors.",
             "save the adapter again: with ZeRO-3 or FSDP its parts are gathered first.",
         )
+    for told in (*told_of_keys(folder, config), *told_of_names(folder, entries)):
+        stderr.print(Text(visible(told), style="yellow"), soft_wrap=True)
     parts, saved = _sorted(folder, entries)
     choices = _factors(folder, config, parts)
     for name, entry in saved.items():
@@ -160,7 +159,10 @@ def _sorted(folder: Path, entries: Sequence[TensorEntry]) -> tuple[Parts, dict[s
             part = found["part"] + (".bias" if found["kind"] == ".bias" else "")
             parts.setdefault(found["module"], {})[part] = entry
         elif NOT_LINEAR.search(name):
-            raise GtrTurboError(f"{folder} holds {entry.name}, which is no part of a LoRA adapter that merge knows.")
+            raise GtrTurboError(
+                f"{folder} holds {entry.name}, which is no part of a LoRA adapter that merge knows.",
+                "save it with PeftModel.save_pretrained, which leaves the adapter's name (.default) out of those of tensors.",
+            )
         elif SAVED.search(name):
             copies[SAVED.sub("", name).replace(".base_layer.", ".")] = entry
         else:
@@ -224,7 +226,8 @@ def _of_module(folder: Path, config: dict[str, Any], module: str, parts: dict[st
     for needed, part in (("use_dora", "lora_magnitude_vector"), ("kasa_config", "lora_diag"), ("lora_bias", "lora_B.bias")):
         if bool(config.get(needed)) != (part in parts or (part == "lora_diag" and diagonal is not None)):
             raise GtrTurboError(
-                f"{folder}: {needed} is {config.get(needed)} and {module} has {'a' if part in parts else 'no'} {part}."
+                f"{folder}: {needed} is {config.get(needed)} and {module} has {'a' if part in parts else 'no'} {part}.",
+                f"write {needed} into {ADAPTER_CONFIG} as it was in training, or save the adapter again.",
             )
     if magnitude := parts.pop("lora_magnitude_vector", None):
         found = tuple(Directed(product, magnitude, product.transposed) for product in products)

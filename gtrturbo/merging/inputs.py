@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from gtrturbo.merging.adapters import Adapter, changes_nothing, read_adapter
 from gtrturbo.merging.factors_apart import factor_sources, write_factors
 from gtrturbo.merging.lineage import found_here, on_disk, same_model
 from gtrturbo.merging.lowrank import module_sources, write_adapter
-from gtrturbo.merging.matching import Ask, Pattern, match, names_in_memory
+from gtrturbo.merging.matching import Ask, Pattern, match, names_in_memory, parts_alike, tied_copies
 from gtrturbo.merging.naming import tensors_of
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.quantised import require_plain
@@ -47,6 +47,7 @@ class Inputs:
     pattern: Pattern
     missing: Missing = "dropped"
     notes: list[str] = field(default_factory=list)
+    around = True
 
     def sources(self, plan: MergePlan, folder: Path) -> Sources:
         """Lay out what is merged tensor by tensor, `folder` taking what is written on the way."""
@@ -92,7 +93,15 @@ class Inputs:
             known = ask(base.folder)
             return known.in_memory if known else {}
 
-        return self.pattern.by_stored(base.entries, in_memory)
+        if not self.pattern.include and not self.pattern.exclude:
+            return self.pattern
+        pattern = self.pattern.by_stored(base.entries, in_memory)
+        if not parts_alike(base, pattern.chosen(base.entries)):
+            return pattern
+        pattern = replace(pattern, tied=tied_copies(base, ask(base.folder)))
+        for name in pattern.split(base.entries):
+            self.tell(f"{name} is tied to {pattern.tied[name]}, and merged where that is.")
+        return pattern
 
     def _read(self, folder: Path) -> Layout:
         require_plain(folder)
@@ -101,6 +110,11 @@ class Inputs:
             read = layout.index or next(iter(layout.headers))
             self.tell(f"{folder} is read as transformers does, by {read}; {', '.join(layout.unread)} beside it is left out.")
         return layout
+
+    @property
+    def count(self) -> int:
+        """Checkpoints that are merged."""
+        return len(self.checkpoints)
 
     @property
     def as_adapter(self) -> bool:
@@ -142,7 +156,10 @@ def read_inputs(
         if is_adapter(base):
             raise GtrTurboError(f"the base {base} is a LoRA adapter, the checkpoints have full weights.")
         if rank or factors:
-            raise GtrTurboError("--rank and --parameters factors=true are for LoRA adapters, the checkpoints have full weights.")
+            raise GtrTurboError(
+                "--rank and --parameters factors=true are for LoRA adapters, the checkpoints have full weights.",
+                "leave it out: full weights come out.",
+            )
         return Inputs(base, checkpoints, (), None, rank, factors, pattern, missing)
     if full := [path for path in checkpoints if path not in adapters and not same_artifact(path, under)]:
         words = " ".join(shell_word(str(path)) for path in ("--base", base, "--out", "FULL", adapters[0]))

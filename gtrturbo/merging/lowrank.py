@@ -10,13 +10,14 @@ import numpy as np
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapted import Names, adapter_sources, stored_by_name
-from gtrturbo.merging.adapters import PREFIX, Adapter
+from gtrturbo.merging.adapters import Adapter
 from gtrturbo.merging.changes import Change, rows_of
 from gtrturbo.merging.factored import Directed, Experts, Product, Residual
 from gtrturbo.merging.matching import Pattern
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, Zeros
 from gtrturbo.merging.rearranged import Adapted, Gathered, Held
 from gtrturbo.merging.sources import Sources, Target
+from gtrturbo.merging.unwrapped import PREFIX
 from gtrturbo.models.checkpoint_files import adapter_config
 from gtrturbo.store.files import save_json
 from gtrturbo.store.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS

@@ -7,11 +7,12 @@ takes seconds.
 
 import fnmatch
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gtrturbo.config.choices import Missing
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.merging.unwrapped import unwrapped
 from gtrturbo.models.names_in_memory import ModelNames
 from gtrturbo.store.open_files import same_bytes
 from gtrturbo.store.safetensors_files import Layout, TensorEntry
@@ -36,12 +37,26 @@ class Match:
 
 @dataclass(frozen=True)
 class Pattern:
-    """Which tensors are merged: all that fit an `include`, or all where there is none, but for those that fit an `exclude`."""
+    """Which tensors are merged: all that fit an `include`, or all where there is none, but for those that fit an `exclude`.
+
+    `tied`: stored copies of other tensors, which are merged where those are.
+    """
 
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
+    tied: Mapping[str, str] = field(default_factory=dict)
 
     def chosen(self, names: Collection[str]) -> set[str]:
+        chosen = self._fitting(names)
+        held = {name: source in chosen for name, source in self.tied.items() if name in names}
+        return (chosen | {name for name, fits in held.items() if fits}) - {name for name, fits in held.items() if not fits}
+
+    def split(self, names: Collection[str]) -> list[str]:
+        """Name the tied tensors that patterns part from what they are tied to."""
+        chosen = self._fitting(names)
+        return sorted(name for name, source in self.tied.items() if (name in chosen) != (source in chosen))
+
+    def _fitting(self, names: Collection[str]) -> set[str]:
         fitting = {name for pattern in self.include for name in _fitting(names, pattern)} if self.include else set(names)
         return fitting - {name for pattern in self.exclude for name in _fitting(names, pattern)}
 
@@ -59,7 +74,8 @@ class Pattern:
             known = in_memory()
             return sorted(name for name in names if name in known and _fitting([known[name]], pattern)) or [pattern]
 
-        return Pattern(*([each for pattern in given for each in stored(pattern)] for given in (self.include, self.exclude)))
+        include, exclude = ([each for pattern in given for each in stored(pattern)] for given in (self.include, self.exclude))
+        return replace(self, include=include, exclude=exclude)
 
     def require_used(self, names: Collection[str]) -> None:
         """Refuse a pattern that fits no tensor.
@@ -92,6 +108,7 @@ def match(base: Layout, other: Layout, pattern: Pattern, *, missing: Missing, as
     Raises:
         GtrTurboError: a tensor is missing, additional, or of another shape or type; it is named.
     """
+    other, notes = unwrapped(base, other)
     wanted = pattern.chosen(base.entries)
     lacking = sorted(wanted - other.entries.keys())
     extra = sorted(pattern.chosen(other.entries.keys() - base.entries.keys()))
@@ -100,12 +117,13 @@ def match(base: Layout, other: Layout, pattern: Pattern, *, missing: Missing, as
     if lacking or extra:
         if missing == "error":
             raise _differing(other.folder, lacking, extra, ONE_BASE)
-        plain = _Pairing(base, other, missing, ask).resolve(found, lacking, extra)
+        known = (lambda folder: None if folder == other.folder else ask(folder)) if notes else ask
+        plain = _Pairing(base, other, missing, known).resolve(found, lacking, extra)
     if wanted and not plain.entries:
         raise _differing(other.folder, lacking, extra, ONE_BASE)
     for name, entry in plain.entries.items():
         _require_alike(base.entries[name], entry, other.folder)
-    return plain
+    return replace(plain, notes=notes + plain.notes)
 
 
 def _differing(folder: Path, lacking: Sequence[str], extra: Sequence[str], fix: str) -> GtrTurboError:
@@ -168,7 +186,7 @@ class _Pairing:
         if not lacking and not extra:
             return Match(entries)
         if self.missing != "base":
-            raise _differing(self.other.folder, lacking, extra, EITHER)
+            raise _differing(self.other.folder, lacking, extra, EITHER if entries else ONE_BASE)
         return Match(entries, self._told({}, lacking, extra))
 
     def _parts_of_stacks(self, lacking: Sequence[str], ours: ModelNames, theirs: ModelNames) -> dict[str, TensorEntry]:
@@ -246,3 +264,22 @@ def names_in_memory(folder: Path) -> ModelNames | None:
         return None
     placed = sum(place in names.places for place in names.in_memory.values())
     return names if placed * 2 > len(names.in_memory) else None
+
+
+def parts_alike(base: Layout, chosen: Collection[str]) -> bool:
+    """Tell whether a choice parts matrices outside of numbered layers that could be copies of each other, as heads may be."""
+    outside = [
+        entry for name, entry in base.entries.items() if len(entry.shape) == 2 and not any(map(str.isdigit, name.split(".")))
+    ]
+    ways = {(entry.dtype, entry.shape, entry.name in chosen) for entry in outside}
+    return any((dtype, shape, not fits) in ways for dtype, shape, fits in ways)
+
+
+def tied_copies(base: Layout, names: ModelNames | None) -> dict[str, str]:
+    """Name the tensors that a base stores although they are tied to another that it stores, and that one.
+
+    Copies that differ are none: transformers loads them as tensors of their own.
+    """
+    tied, stored = (names.tied, names.stored_alone()) if names else ({}, {})
+    pairs = {stored[name]: stored[source] for name, source in tied.items() if name in stored and source in stored}
+    return {name: source for name, source in pairs.items() if same_bytes(base.entries[name], base.entries[source])}

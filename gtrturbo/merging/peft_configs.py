@@ -44,9 +44,11 @@ def require_known(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
-def unknown_keys(config: dict[str, Any]) -> list[str]:
-    """Name what a config says that no merge takes into account, as PEFT does not know it; what is empty says nothing."""
-    return sorted(key for key, value in config.items() if key not in KNOWN_KEYS and value)
+def told_of_keys(folder: Path, config: dict[str, Any]) -> list[str]:
+    """Say what a config says that no merge takes into account, as PEFT does not know it; what is empty says nothing."""
+    odd = sorted(key for key, value in config.items() if key not in KNOWN_KEYS and value)
+    said = f"{folder / ADAPTER_CONFIG} says {', '.join(odd)}, which PEFT does not know: it is not taken into account."
+    return [said] if odd else []
 
 
 def scale_of(config: dict[str, Any], module: str, rank: int) -> float:

@@ -141,6 +141,8 @@ def make_plan(settings: MergeSettings, k: int, *, borrowed: bool = False, whole:
     rule = _tile_rule(settings, method, weights, densities, normalize=normalize, whole=whole)
     if method.keeps == "random" and not method.rule and not own["rescale"]:
         rule = replace(rule, scale=rule.scale * densities[0])
+    if method.keeps == "random" and "epsilon" in own:
+        _require_chances(name, densities, own["epsilon"])
     compiled = method
     method, own, rule = _in_python(settings, method, own, weights, densities, rule)
     if method is not compiled:
@@ -213,6 +215,18 @@ def _require_fitting(settings: MergeSettings, method: MergeMethod) -> None:
         raise GtrTurboError(
             f"{settings.method} weighs checkpoints itself, got weights {settings.weights}.", "leave out --weights."
         )
+
+
+def _require_chances(name: str, densities: Sequence[float], epsilon: float | Sequence[float]) -> None:
+    """Refuse probabilities beyond 0 and 1."""
+    halves = [epsilon] * len(densities) if isinstance(epsilon, int | float) else epsilon
+    for density, half in zip(densities, halves, strict=True):
+        if 0 < density < 1 and (density - half <= 0 or density + half >= 1):
+            raise GtrTurboError(
+                f"{name} keeps entries with probabilities of density − epsilon to density + epsilon, here {density - half:.6g}"
+                f" to {density + half:.6g}, which must lie between 0 and 1.",
+                f"give a smaller one: --parameters epsilon={min(density, 1 - density) / 2:.6g}",
+            )
 
 
 def trims(method: MergeMethod) -> bool:

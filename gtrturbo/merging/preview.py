@@ -18,9 +18,10 @@ def preview_of(plan: MergePlan, inputs: Inputs | RecipeInputs, sources: Sources,
     """Say it in lines of a name and a value."""
     entries = sum(target.entry.entries for target in sources.targets)
     kind = "adapters" if inputs.adapters else "checkpoints"
+    around = f" around {base}" if inputs.around else ""
     memory = memory_of(sources, checkpoints=len(inputs.checkpoints), threads=threads)
     lines = [
-        f"method       {plan.name} of {len(inputs.checkpoints)} {kind} around {base}",
+        f"method       {plan.name} of {inputs.count} {kind}{around}",
         f"tensors      {len(sources.targets)} merged ({entries:,} parameters), {len(sources.copied)} copied",
         f"reads        {gigabytes(sources.bytes_read)}, {'twice' if plan.measures else 'once'}",
         f"writes       {gigabytes(sources.base.size)} to {out}",

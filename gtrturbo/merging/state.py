@@ -150,6 +150,6 @@ def require_same(folder: Path, state: RunningSums, *, base: str, settings: dict[
     was, now = ({"method": "ties"} | each for each in (state.settings, settings))  # That of ties says nothing of it.
     for name in was | now:
         if was.get(name) != now.get(name):
-            raise GtrTurboError(
-                f"{folder} was begun with --{name} {was.get(name)}, not {now.get(name)}.", "choose another --state."
-            )
+            begun = f"with --{name} {was[name]}" if was.get(name) else f"without --{name}"
+            other = f"with {now[name]}" if now.get(name) else "without it"
+            raise GtrTurboError(f"{folder} was begun {begun}, not {other}.", "choose another --state.")

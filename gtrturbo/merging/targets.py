@@ -83,6 +83,11 @@ class Named:
                 f"{self.folder} adapts {attention}, an nn.MultiheadAttention: its joined projections are not merged here.",
                 "merge it into whole weights with PEFT's merge_and_unload, and merge those.",
             )
+        if self.config.get("target_modules") is None and not self.config.get("target_parameters"):
+            raise GtrTurboError(
+                f"{self.folder / ADAPTER_CONFIG} names no target_modules: PEFT would take those that are usual for the model.",
+                f"write there all that were trained, such as {module.rpartition('.')[2]}.",
+            )
         if self.adapts(module) is False:
             raise GtrTurboError(
                 f"{self.folder} holds factors of {module}, which its {ADAPTER_CONFIG} does not name: PEFT would leave them out.",

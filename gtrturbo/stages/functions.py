@@ -12,7 +12,7 @@ from typing import Any
 
 from gtrturbo.config.fields import Field, Role, build, fields
 from gtrturbo.config.renamed import refuse_old
-from gtrturbo.errors import of_system
+from gtrturbo.errors import GtrTurboError, of_system
 from gtrturbo.stages.hub import execute
 from gtrturbo.stages.table import STAGES
 from gtrturbo.store.draft import Result
@@ -66,6 +66,11 @@ def _parameter(field: Field) -> inspect.Parameter:
 def _as_written(field: Field, value: Any) -> Any:
     """Write a value as a person would on the command line."""
     value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, Mapping) and not field.is_list:
+        raise GtrTurboError(
+            f"{field.name} must be {'the path of a file' if field.name == 'recipe' else 'text'}, got a dictionary.",
+            "write it to a file, and give its path.",
+        )
     if isinstance(value, Mapping):
         return [f"{key}={_numbers(each)}" for key, each in sorted(value.items())]
     if field.is_list or (field.more and isinstance(value, list | tuple)):

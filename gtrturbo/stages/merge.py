@@ -172,7 +172,8 @@ def _write(config: MergeConfig, base: Path, draft: Draft, given: _Given) -> None
     for note in differences(base, inputs.checkpoints, draft.folder):
         inputs.tell(note)
     ids = given().inputs.get("checkpoints", [])
-    draft.metrics = {"checkpoints": len(ids), **outcome.metrics(), **outcome.extra}
+    merged = inputs.count if isinstance(inputs, RecipeInputs) else len(ids)
+    draft.metrics = {"checkpoints": merged, **outcome.metrics(), **outcome.extra}
     draft.hashes = {} if config.rank else outcome.hashes
     draft.timing = {"kernel": outcome.kernel, "threads": _how(config).threads}
     _tell_of_density(config.density, outcome, draft.metrics)
@@ -186,7 +187,10 @@ def _merged(config: MergeConfig, inputs: Inputs | RecipeInputs, folder: Path, gi
     """Merge all at once, or into running sums."""
     if isinstance(inputs, RecipeInputs):
         outcome = stream(inputs.plan, inputs, inputs.sources(inputs.plan, folder), folder, _how(config), extra_jobs=given.jobs)
-        return replace(outcome, weights=None, idle=0)
+        # Layers of one model in other places have moved from nothing.
+        apart = inputs.plan.name == "passthrough" and not inputs.around
+        unmeasured = outcome.unmeasured | frozenset(outcome.metrics()) if apart else outcome.unmeasured
+        return replace(outcome, weights=None, idle=0, unmeasured=unmeasured)
     if config.state:
         return _added(config, config.state, inputs, folder, given().inputs)
     plan = _plan(config)

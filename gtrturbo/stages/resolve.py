@@ -140,7 +140,8 @@ def state_settings(config: MergeConfig) -> dict[str, str]:
     if not method.running_sums:
         mend = "give its MergeRule sums and add: see docs/plugins.md." if method.own else "merge by ties."
         raise GtrTurboError(
-            f"--state keeps sums of ties or of a rule of sums, not of {config.method}.", f"leave it out, or {mend}"
+            f"--state keeps the running sums of ties, or of a rule of your own that has `sums`, not of {config.method}.",
+            f"leave it out, or {mend}",
         )
     kept = config.weights == "sma" or (config.weights.startswith("ema:") and not method.own)
     if config.verify:

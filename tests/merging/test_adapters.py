@@ -193,7 +193,7 @@ ADAPTED = {f"model.layers.{layer}.{module}.weight" for layer in (0, 1) for modul
         ({"target_modules": ["q_proj"]}, "down_proj, which its"),
         ({"target_modules": ["proj"]}, "which its"),
         ({"target_modules": []}, "which its"),
-        ({"target_modules": None}, "which its"),
+        ({"target_modules": None}, "names no target_modules"),
         ({"target_modules": r".*\.q_proj"}, "down_proj, which its"),
         ({"target_modules": r"q_proj|down_proj"}, "which its"),
         ({"target_modules": 5}, "target_modules is 5"),

@@ -85,11 +85,11 @@ def test_a_checkpoint_counts_once_however_often_it_is_named(folders, family):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"density": "0.5"}, "was begun with --density 0.8, not 0.5"),
-        ({"weights": "ema:0.5"}, "was begun with --weights sma, not ema:0.5"),
-        ({"include": ("embed.*",)}, r"was begun with --include , not embed\.\*"),
-        ({"method": "linear"}, "keeps sums of ties or of a rule of sums, not of linear"),
-        ({"method": "slerp"}, "keeps sums of ties or of a rule of sums, not of slerp"),
+        ({"density": "0.5"}, "was begun with --density 0.8, not with 0.5"),
+        ({"weights": "ema:0.5"}, "was begun with --weights sma, not with ema:0.5"),
+        ({"include": ("embed.*",)}, r"was begun without --include, not with embed\.\*"),
+        ({"method": "linear"}, "keeps the running sums of ties, .*not of linear"),
+        ({"method": "slerp"}, "keeps the running sums of ties, .*not of slerp"),
         ({"weights": "0.5"}, "keeps running sums of ties with weights sma or ema:ALPHA"),
         ({"parameters": ("count=true",)}, "keeps running sums of ties"),
         ({"normalize": False}, "keeps running sums of ties"),

@@ -79,12 +79,14 @@ def test_a_state_of_another_rule_or_of_another_text_of_it_is_refused(folders, fa
     own.write_text(text)
     folders.merge(others[0], base=base, method=f"{own}:RULE", state=state)
     own.write_text(text + "# changed\n")
-    with pytest.raises(GtrTurboError, match=r"was begun with --method own\.py:RULE of sha256 \w+, not own\.py:RULE of sha256"):
+    with pytest.raises(
+        GtrTurboError, match=r"was begun with --method own\.py:RULE of sha256 \w+, not with own\.py:RULE of sha256"
+    ):
         folders.merge(*others, base=base, method=f"{own}:RULE", state=state)
-    with pytest.raises(GtrTurboError, match=r"was begun with --method own\.py:RULE of sha256 \w+, not ties\."):
+    with pytest.raises(GtrTurboError, match=r"was begun with --method own\.py:RULE of sha256 \w+, not with ties\."):
         folders.merge(*others, base=base, density="1", state=state)
     folders.merge(others[0], base=base, density="1", state=folders.root / "ties")
-    with pytest.raises(GtrTurboError, match=r"was begun with --method ties, not own\.py:RULE"):
+    with pytest.raises(GtrTurboError, match=r"was begun with --method ties, not with own\.py:RULE"):
         folders.merge(*others, base=base, method=f"{own}:RULE", state=folders.root / "ties", density="1")
 
 

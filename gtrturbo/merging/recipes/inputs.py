@@ -65,6 +65,16 @@ class RecipeInputs:
         return self.models[self.recipe.base or ModelRef("0")]
 
     @property
+    def around(self) -> bool:
+        """A base is known, and is not merely the first that is merged."""
+        return self.recipe.base is not None
+
+    @property
+    def count(self) -> int:
+        """Models that are merged."""
+        return len(self.checkpoints) + (not self.around)
+
+    @property
     def under(self) -> Path:
         """Where the lead's weights lie."""
         return self.lead.layout.folder
