@@ -17,7 +17,7 @@ from gtrturbo.store.safetensors_files import read_layout
 def preview_of(plan: MergePlan, inputs: Inputs | RecipeInputs, sources: Sources, *, base: Path, out: Path, threads: int) -> str:
     """Say it in lines of a name and a value."""
     entries = sum(target.entry.entries for target in sources.targets)
-    kind = "adapters" if inputs.adapters else "checkpoints"
+    kind = ("adapter" if inputs.adapters else "checkpoint") + ("" if inputs.count == 1 else "s")
     around = f" around {base}" if inputs.around else ""
     memory = memory_of(sources, checkpoints=len(inputs.checkpoints), threads=threads)
     lines = [

@@ -5,6 +5,7 @@ command line can say into these, and `inputs` lays out the rest: layers, tokens,
 """
 
 from gtrturbo.merging.recipes.options import as_options, read_recipe
-from gtrturbo.merging.recipes.recipe import Recipe, parse_recipe
+from gtrturbo.merging.recipes.parsing import parse_recipe
+from gtrturbo.merging.recipes.recipe import Recipe
 
 __all__ = ["Recipe", "as_options", "parse_recipe", "read_recipe"]

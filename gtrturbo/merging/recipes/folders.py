@@ -5,7 +5,8 @@ from pathlib import Path
 from gtrturbo.merging.lineage import find_base, on_disk
 from gtrturbo.merging.methods import METHODS
 from gtrturbo.merging.recipes.options import OURS
-from gtrturbo.merging.recipes.recipe import Recipe, rewritten
+from gtrturbo.merging.recipes.parsing import rewritten
+from gtrturbo.merging.recipes.recipe import Recipe
 
 
 def our_name(recipe: Recipe) -> str:

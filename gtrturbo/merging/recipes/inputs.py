@@ -23,8 +23,9 @@ from gtrturbo.merging.recipes.files import config_of, require_template, write_fi
 from gtrturbo.merging.recipes.layers import VOCABULARY, spellings
 from gtrturbo.merging.recipes.layout import layout_of_new
 from gtrturbo.merging.recipes.models import Model, models_of
+from gtrturbo.merging.recipes.parsing import parse_recipe
 from gtrturbo.merging.recipes.plans import Merged, merged
-from gtrturbo.merging.recipes.recipe import ModelRef, Recipe, parse_recipe
+from gtrturbo.merging.recipes.recipe import ModelRef, Recipe
 from gtrturbo.merging.recipes.tensors import MadeTensor, Restacked, made_tensors, unused_filters
 from gtrturbo.merging.recipes.tokens import Vocabulary, vocabulary_of
 from gtrturbo.merging.recipes.values import filters

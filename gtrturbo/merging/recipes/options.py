@@ -9,7 +9,8 @@ from gtrturbo.console import stderr
 from gtrturbo.errors import GtrTurboError, of_system
 from gtrturbo.merging.method import MergeMethod
 from gtrturbo.merging.methods import METHODS
-from gtrturbo.merging.recipes.recipe import OF_A_MODEL, SWITCHES, ModelRef, Recipe, Source, parse_recipe
+from gtrturbo.merging.recipes.parsing import parse_recipe
+from gtrturbo.merging.recipes.recipe import OF_A_MODEL, SWITCHES, ModelRef, Recipe, Source
 from gtrturbo.merging.recipes.values import settle, varies
 
 OURS = {method.mergekit: name for name, method in METHODS.items() if method.mergekit}
