@@ -30,6 +30,13 @@ class Collapse(GtrTurboError):
     """
 
 
+class UnprovedError(GtrTurboError):
+    """Say that another model answers than the one of which it was proved, nobody knows since when.
+
+    A stage that it ends keeps nothing of what was answered.
+    """
+
+
 COLLAPSE_CODE = 3
 AGAIN = "then give the same command again: what was finished is kept."
 # By the error's number: what is so of a path, and what mends it.

@@ -3,7 +3,7 @@ stage (vllm), or the user's own code."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -126,13 +126,14 @@ ENGINES = {
 @dataclass(frozen=True)
 class Player:
     """A checkpoint that answers: its agent, the policy where its weights are in this process, where it runs, metrics of who
-    answered, and hashes of its tokenizer's contents where the replies have tokens."""
+    answered, hashes of its tokenizer's contents where the replies have tokens, and what is called after the last of them."""
 
     agent: Agent
     policy: Policy | None
     machine: Callable[[], dict[str, Any]]
     metrics: Callable[[], dict[str, float]] = dict
     tokenizer: dict[str, str] | None = None
+    at_end: Callable[[], object] = lambda: None
 
 
 def open_player(path: Path, engine: str, opening: Opening, *, seed: int, temperature: float, max_new_tokens: int) -> Player:
@@ -158,7 +159,8 @@ def open_player(path: Path, engine: str, opening: Opening, *, seed: int, tempera
         policy = found.open(path, opening)
         contents = contents_of(policy.renderer.processor.tokenizer, policy.renderer.end_id)
         agent = found.agent(policy, **sampling)
-        return Player(agent, policy if found.in_process else None, policy.machine, policy.metrics, contents)
+        player = Player(agent, policy if found.in_process else None, policy.machine, policy.metrics, contents)
+        return replace(player, at_end=policy.prove_again) if isinstance(policy, ServerPolicy) else player
     agent = make_agent(engine, path, for_training=opening.for_training, **sampling)
     return Player(agent, None, lambda: {"engine": engine.rpartition("/")[2]})
 

@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
 
+from gtrturbo.errors import GtrTurboError, UnprovedError
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.renderer import Prompt
 from gtrturbo.play.episodes import Response
 from gtrturbo.play.probe import REPLY_TOKENS, STATES, TEMPERATURE, Proof, Replied, prove, require_likeliest
 from gtrturbo.play.server import Server
+from gtrturbo.play.wire import AwayError
 from gtrturbo.store.ids import seed_for
 from gtrturbo.store.records import Message
 
@@ -58,42 +61,72 @@ class Prover:
         self._probing = probing
         self._ask = ask
         self._by_turns = by_turns
+        self._question: Callable[[Server], Told] = lambda _: []  # What is asked about, the same every time.
+        self._told: dict[Server, Told] = {}
         self._proofs: dict[Server, Proof] = {}
         self._proved_at: dict[Server, int] = {}
         self._proving = Lock()
 
     def is_new(self, server: Server) -> bool:
         """Tell whether a server may be another than the one of which it was proved."""
-        return self._proved_at.get(server) != server.starts
+        return self._proved_at.get(server) != server.failures
 
     def prove(self, servers: Iterable[Server], states: Sequence[ShownState], *, temperature: float, **sampling: int) -> None:
         """Prove it of those servers of which it was not proved yet; see `ServerPolicy.prove`."""
-        self._prove([each for each in servers if each not in self._proved_at], states, temperature=temperature, **sampling)
-
-    def prove_anew(self, server: Server, states: Sequence[ShownState], *, temperature: float, **sampling: int) -> None:
-        """Prove it of a server that was away."""
-        self._prove([server], states, temperature=temperature, **sampling)
-
-    def _prove(self, servers: Sequence[Server], states: Sequence[ShownState], *, temperature: float, **sampling: int) -> None:
-        """Load the checkpoint, for as long as it takes to score what comes back at which temperatures."""
         with self._proving:
-            waiting = {server: server.starts for server in servers if self.is_new(server)}
-            if self._by_turns:
-                for server, starts in waiting.items():
-                    self._proofs[server] = self._by_turns(server, who=_who(server))
-                    self._proved_at[server] = starts
-                return
-            if not waiting:
-                return
-            some = list({state.prompt: state for state in states}.values())[:STATES]
-            temperatures = sorted({TEMPERATURE, temperature} if self._probing.exact else {TEMPERATURE})
-            told = {server: self._told(server, some, temperatures, **sampling) for server in waiting}
-            policy = load_policy(self._path, device=self._probing.device, dtype=self._probing.dtype)
-            for server, replies in told.items():
-                self._proofs[server] = self._judge(policy, server, replies)
-                self._proved_at[server] = waiting[server]
+            new = [server for server in servers if server not in self._proved_at]
+            if new:
+                some = list({state.prompt: state for state in states}.values())[:STATES]
+                temperatures = sorted({TEMPERATURE, temperature} if self._probing.exact else {TEMPERATURE})
+                self._question = partial(self._asked, states=some, temperatures=temperatures, **sampling)
+                self._prove(new)
 
-    def _told(
+    def prove_anew(self, server: Server) -> None:
+        """Prove it of a server that may be another by now, unless another thread has.
+
+        Raises:
+            UnprovedError: it serves something else by now.
+        """
+        with self._proving:
+            if self.is_new(server):
+                self._prove_again(server)
+
+    def prove_again(self, server: Server) -> None:
+        """Prove it once more of a server of which it was proved; see `prove_anew`."""
+        with self._proving:
+            if server in self._proved_at:
+                self._prove_again(server)
+
+    def _prove_again(self, server: Server) -> None:
+        try:
+            self._prove([server])
+        except AwayError:
+            raise
+        except GtrTurboError as error:
+            what = f"since it was proved who answers, another took its place, and what it answered is not kept: {error.what}"
+            raise UnprovedError(what, error.fix) from None
+
+    def _prove(self, servers: Sequence[Server]) -> None:
+        """Load the checkpoint, for as long as it takes to score what comes back, unless that is what came the last time."""
+        before = {server: server.failures for server in servers}
+        if self._by_turns:
+            self._proofs |= {server: self._by_turns(server, who=_who(server)) for server in servers}
+        else:
+            told = {server: self._question(server) for server in servers}
+            if changed := [server for server in servers if not self._is_as_before(server, told[server])]:
+                policy = load_policy(self._path, device=self._probing.device, dtype=self._probing.dtype)
+                self._proofs |= {server: self._judge(policy, server, told[server]) for server in changed}
+            self._told |= told
+        self._proved_at |= before
+
+    def _is_as_before(self, server: Server, told: Told) -> bool:
+        before = self._told.get(server, [])
+        if len(before) != len(told):
+            return False
+        limit = self._proofs[server].limits.warns
+        return all(_is_same(one, other, limit) for (_, _, one), (_, _, other) in zip(before, told, strict=True))
+
+    def _asked(
         self, server: Server, states: Sequence[ShownState], temperatures: Sequence[float], *, max_new_tokens: int, seed: int
     ) -> Told:
         """Ask about states at temperatures; where no log-probs come back, at 0 as well."""
@@ -140,3 +173,13 @@ class Prover:
 def _who(server: Server) -> str:
     root = server.root()
     return f"{server.base_url} (model {server.name}{f', started from {root}' if root else ''})"
+
+
+def _is_same(one: Response, other: Response, limit: float) -> bool:
+    """Tell whether two replies are the same, their log-probs within a limit of the mean of |p − s|, in nats."""
+    if one.text != other.text or one.has_tokens != other.has_tokens:
+        return False
+    if one.response_ids is None or one.logprobs is None or other.response_ids is None or other.logprobs is None:
+        return True
+    same = np.array_equal(one.response_ids, other.response_ids)
+    return same and float(np.abs(one.logprobs - other.logprobs).mean()) <= limit

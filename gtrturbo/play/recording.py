@@ -68,11 +68,13 @@ def record_episodes(
     deals: Sequence[int] | None = None,
     group_size: int = 1,
     retell: Callable[[Sequence[Played]], Sequence[Played]] = lambda played: played,
+    at_end: Callable[[], object] = lambda: None,
 ) -> list[Turn]:
     """Play those episodes that the resume log does not hold, show progress, and write all of them into `folder`.
 
     Several processes share the episodes; the first writes and returns the turns, the others return none.
-    `retell` may put what is recorded of an episode otherwise. See `play_episodes` for the other arguments.
+    `retell` may put what is recorded of an episode otherwise; `at_end` is called by each process after its last, and may refuse
+    them all. See `play_episodes` for the other arguments.
     """
     there, mute = {episode.index for episode in resume_log.found}, Mute(task)
     missing = [index for index in episodes if index not in there]
@@ -84,6 +86,7 @@ def record_episodes(
             resume_log.append(episode, [image for turn in episode.turns for image in _images(turn)])
             mute.hear(episode.turns)
             bar.advance()
+    at_end()
     group().barrier()
     if not group().world.first:
         return []

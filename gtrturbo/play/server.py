@@ -74,7 +74,7 @@ class Server:
         self.needs_ids = needs_ids
         self.adapter: str | None = None
         self.tries = len(BACKOFF)  # How often it is asked again where it does not answer.
-        self.starts = 0  # How often nobody listened: what listens after that may be another server.
+        self.failures = 0  # Answers that did not come: what answers after one may be another server.
         self._adapter_path: Path | None = None
         self._loading = Lock()
         self.model = model or self._served()[0]
@@ -96,8 +96,8 @@ class Server:
         """What is asked for: the adapter, else the model."""
         return self.adapter or self.model
 
-    def _refused(self) -> None:
-        self.starts += 1
+    def _failed(self) -> None:
+        self.failures += 1
 
     def load_adapter(self, name: str, path: Path) -> None:
         """Load a LoRA adapter under a name, unless the server has it, and ask it for all replies from now on.
@@ -119,7 +119,7 @@ class Server:
         url = self.base_url + LOAD_ADAPTER[self.kind]
         try:
             body = {"lora_name": name, "lora_path": str(path.resolve())}
-            request(url, body, plain=True, on_refused=self._refused, tries=self.tries)
+            request(url, body, plain=True, on_failure=self._failed, tries=self.tries)
         except NotFoundError as error:
             raise GtrTurboError(
                 f"{self.base_url} loads no adapters while it runs, and {path} is one ({error.what.rpartition('/')[2]}).",
@@ -223,7 +223,7 @@ class Server:
         except NotFoundError:
             if not self.adapter or not self._adapter_path or self.adapter in self._served():
                 raise
-            self.starts += 1
+            self.failures += 1
             self.load_adapter(self.adapter, self._adapter_path)
             return self._ask(CHAT, Completion, body)
 
@@ -249,7 +249,7 @@ class Server:
         Raises:
             GtrTurboError: it is something else; names the place.
         """
-        answer = request(self.base_url + path, body, on_refused=self._refused, tries=self.tries)
+        answer = request(self.base_url + path, body, on_failure=self._failed, tries=self.tries)
         try:
             return TypeAdapter(kind).validate_python(answer)
         except ValidationError as error:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gtrturbo.config.choices import AUTO, VLLM
+from gtrturbo.distributed.escapes import complain
 from gtrturbo.distributed.processes import group
 from gtrturbo.distributed.threads import map_at_once
 from gtrturbo.errors import GtrTurboError
@@ -99,7 +100,7 @@ class ServerPolicy:
             server, response = self.servers.ask(lambda server: self._reply(server, messages, pictures, **sampling))
             try:
                 if self._prover and self._prover.is_new(server):
-                    self._prover.prove_anew(server, self._shown([(messages, pictures)]), **sampling)
+                    self._prover.prove_anew(server)
                 return response
             except AwayError as error:  # It went away again before it was proved what it serves.
                 if len(self.servers) == 1:
@@ -127,6 +128,20 @@ class ServerPolicy:
         sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
         if self._prover:
             self._prover.prove(self.servers, self._shown(states), **sampling)
+
+    def prove_again(self) -> None:
+        """Prove after the last reply that those that gave them serve this checkpoint still.
+
+        Raises:
+            GtrTurboError: one serves something else by now, or the only one is away.
+        """
+        for server in self.servers if self._prover else ():
+            try:
+                self._prover.prove_again(server)
+            except AwayError as error:
+                if len(self.servers) == 1:
+                    raise
+                complain(f"{error.what} Nothing proves what it served last; to be sure, run it again with --overwrite.")
 
     def _shown(self, states: Sequence[tuple[Sequence[Message], Sequence[np.ndarray]]]) -> list[ShownState]:
         return [ShownState(self.renderer.prompt(*state), *state) for state in states]
@@ -224,7 +239,9 @@ def ask_server(
 
     first = [(question.told, question.pictures) for question in questions[:STATES]]
     policy.prove(first, temperature=temperature, max_new_tokens=max_new_tokens, seed=seeds[0])
-    return map_at_once(reply, questions, seeds, threads=policy.max_concurrency)
+    texts = map_at_once(reply, questions, seeds, threads=policy.max_concurrency)
+    policy.prove_again()
+    return texts
 
 
 def _once(ids: np.ndarray, repeated: int | None) -> np.ndarray:

@@ -52,7 +52,6 @@ class TriedInVainError(Exception):
         after: seconds that the server asks to wait before; None where it says nothing of it.
         limited: the server is full, or the user's rate is (429).
         maybe_paid: the server may have done the work, and its answer did not arrive whole.
-        refused: nobody listens there.
     """
 
     def __init__(
@@ -64,11 +63,10 @@ class TriedInVainError(Exception):
         after: float | None = None,
         limited: bool = False,
         maybe_paid: bool = False,
-        refused: bool = False,
     ) -> None:
         super().__init__(said)
         self.tries, self.mend, self.after = tries, mend, after
-        self.limited, self.maybe_paid, self.refused = limited, maybe_paid, refused
+        self.limited, self.maybe_paid = limited, maybe_paid
 
 
 class AwayError(GtrTurboError):
@@ -96,7 +94,7 @@ def request(
     body: dict[str, Any] | None = None,
     *,
     plain: bool = False,
-    on_refused: Callable[[], object] = lambda: None,
+    on_failure: Callable[[], object] = lambda: None,
     tries: int = len(BACKOFF),
 ) -> Any:
     """Send one request; try again on what may pass: lost connections, a full server (429, 503), its own failures (other 5xx) a
@@ -106,7 +104,7 @@ def request(
         url: where to.
         body: sent as JSON; None asks by GET.
         plain: the answer is no JSON, and is not read.
-        on_refused: called when nobody listens there: a server that is there later is another one, or was started anew.
+        on_failure: called when no answer comes but for a full server's (429): what answers later may be another one.
         tries: so often it is asked again at most.
 
     Raises:
@@ -119,8 +117,8 @@ def request(
         try:
             return request_once(url, body, plain=plain, timeout=max(1e-3, min(TIMEOUT, until - time.monotonic())))
         except TriedInVainError as error:
-            if error.refused:
-                on_refused()
+            if not error.limited:
+                on_failure()
             # Of a server that takes all the time for one answer there is nothing to wait for.
             if tried >= min(error.tries, tries, len(BACKOFF)) or time.monotonic() + pause >= until:
                 raise AwayError(url, error) from None
@@ -193,7 +191,6 @@ def _answer(asked: urllib.request.Request, timeout: float, key: str) -> bytes:
         raise TriedInVainError(
             f"cannot be reached: {error or type(error).__name__}.",
             maybe_paid=began or isinstance(cause, TimeoutError),
-            refused=isinstance(cause, ConnectionRefusedError),
         ) from None
 
 

@@ -54,6 +54,7 @@ def run(config: EvalConfig) -> Result:
             deals=panel,
             num_envs=config.num_envs,
             on_invalid_reply=config.on_invalid_reply,
+            at_end=player.at_end,
         )
         if turns:  # Of several processes the first has them all, the others none.
             draft.metrics = summarize(turns) | success_by_kind(turns, task.kind) | _chance(config, task)

@@ -58,6 +58,7 @@ def run(config: RolloutConfig) -> Result:
             episodes=range(config.first_episode, config.first_episode + config.episodes),
             num_envs=config.num_envs,
             on_invalid_reply=config.on_invalid_reply,
+            at_end=player.at_end if player else lambda: None,
             group_size=config.group_size,
             retell=partial(_with_hints, config, task),
         )

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 from gtrturbo import __version__
 from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.distributed.processes import group
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.errors import GtrTurboError, UnprovedError
 from gtrturbo.store.claims import holds_no_links, partial
 from gtrturbo.store.files import write_whole
 from gtrturbo.store.ids import sha256_file
@@ -138,11 +138,12 @@ class ResumeLog(Generic[T]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Keep what was finished when the work was interrupted; where that is nothing, no log stays."""
+        """Keep what was finished when the work was interrupted; where that is nothing, or not to be believed, no log stays."""
         if kind is None:
             return
         self._close()
-        if group().world.first and not any(file.stat().st_size for file in self.folder.glob(f"*{ENTRIES}")):
+        nothing = issubclass(kind, UnprovedError) or not any(file.stat().st_size for file in self.folder.glob(f"*{ENTRIES}"))
+        if nothing and group().world.first:
             _remove(self.folder)
 
 

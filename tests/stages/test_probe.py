@@ -1,5 +1,6 @@
 """The probe: what a server serves is proved by log-probs before an episode is played, and what is wrong with it is named."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from gtrturbo.config import DistillConfig, EvalConfig, RolloutConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.adapter_parts import adapter_layers, switched_off
 from gtrturbo.models.checkpoint import load_policy
-from gtrturbo.play import wire
+from gtrturbo.play import proving, wire
 from gtrturbo.play.policy_agent import PolicyAgent
 from gtrturbo.stages import eval as eval_stage
 from gtrturbo.stages import execute
@@ -62,7 +63,9 @@ def test_a_server_of_the_checkpoint_is_proved_to_be_one_and_the_manifest_says_by
     assert metrics["probe_refuses_above"] == 1e-4 and metrics["probe_tokens"] > 20
     # Two states at two temperatures, before any turn: that of the model, and that of the rollout.
     assert [body["temperature"] for body in fake.requests[:4]] == [0.6, 0.6, 1.0, 1.0]
-    assert len(fake.requests) == 4 + metrics["turns"]
+    # The same after the last turn.
+    assert fake.requests[-4:] == fake.requests[:4]
+    assert len(fake.requests) == 4 + metrics["turns"] + 4
 
 
 @pytest.mark.parametrize("kind", ["vllm", "sglang"])
@@ -179,28 +182,51 @@ def test_a_server_that_tells_no_log_probs_is_judged_by_its_greedy_replies(evalua
         evaluation.run(fake, seed=3, overwrite=True)
 
 
-def test_a_server_that_was_away_is_proved_anew(rollout, served, init, monkeypatch):
-    right, other = Fake.reply, load_policy(init, device="cpu")
-    asked = []
+def swapped(monkeypatch, other, *, after, failures=()):
+    """From so many replies on another checkpoint answers, once these failures are over."""
+    right, count = Fake.reply, itertools.count(1)
 
     def reply(self, body, policy):
-        asked.append(body)
-        return right(self, body, policy if len(asked) <= 5 else other)
-
-    from gtrturbo.play.server import Server
-
-    count = []
-    chat = Server.chat
-
-    def away(self, *given, **named):
-        count.append(1)
-        self.starts += len(count) == 6  # What a refused connection does.
-        return chat(self, *given, **named)
+        answer = right(self, body, policy)
+        if next(count) == after:
+            self.policy, self.failures = other, [*failures]
+        return answer
 
     monkeypatch.setattr(Fake, "reply", reply)
-    monkeypatch.setattr(Server, "chat", away)
-    with serving(served) as fake, pytest.raises(GtrTurboError, match="does not serve"):
+
+
+@pytest.mark.parametrize("failures", [(500,), (502, 502), (503, 503, 503)])
+def test_a_server_that_was_away_is_proved_anew(rollout, served, init, monkeypatch, failures):
+    swapped(monkeypatch, load_policy(init, device="cpu"), after=7, failures=failures)
+    with serving(served) as fake, pytest.raises(GtrTurboError, match=r"another took its place.* does not serve"):
         rollout.run(fake, episodes=4, num_envs=1)
+    # One state at two temperatures to prove it, 5 turns, the one after the failures, and the proof that it called for.
+    assert len(fake.requests) == 2 + 5 + 1 + 2
+
+
+def test_a_server_that_was_replaced_in_silence_is_found_after_the_last_turn_and_nothing_of_its_is_kept(
+    rollout, served, init, monkeypatch
+):
+    swapped(monkeypatch, load_policy(init, device="cpu"), after=7)
+    with serving(served) as fake:
+        with pytest.raises(GtrTurboError, match=r"another took its place.* does not serve"):
+            rollout.run(fake, num_envs=1)
+        assert not rollout.out.exists() and not list(rollout.out.parent.glob(".turns*"))
+        fake.policy = served
+        before = len(fake.requests)
+        metrics = rollout.run(fake, num_envs=1)
+        assert len(fake.requests) - before == 2 + metrics["turns"] + 2
+
+
+def test_a_server_that_failed_once_and_says_the_same_as_before_is_believed_without_loading_the_checkpoint(
+    rollout, served, monkeypatch
+):
+    swapped(monkeypatch, served, after=7, failures=(503,))
+    loaded = []
+    monkeypatch.setattr(proving, "load_policy", lambda *given, **named: loaded.append(given) or load_policy(*given, **named))
+    with serving(served) as fake:
+        assert rollout.run(fake)["probe_gap_mean"] < 1e-5
+    assert len(loaded) == 1
 
 
 def test_what_is_sampled_in_this_process_is_compared_as_well(served, monkeypatch):

@@ -43,9 +43,9 @@ def test_a_server_of_the_checkpoint_is_proved_and_no_weights_are_loaded(config, 
     metrics = manifest.metrics
     assert manifest.inputs["probe_turns"] == artifact_id(turns)
     assert 0 < metrics["probe_gap_mean"] < metrics["probe_warns_above"] == 1e-5 and metrics["probe_tokens"] > 30
-    # The recorded turns were sampled at 0.9, a token a request; then the rollout at its own.
+    # The recorded turns were sampled at 0.9, a token a request; then the rollout at its own, and the recorded ones again.
     looked_at = [body for body in fake.requests if "continue_final_message" in body]
-    assert {body["temperature"] for body in looked_at} == {0.9} and len(looked_at) <= 4 * 16
+    assert {body["temperature"] for body in looked_at} == {0.9} and len(looked_at) <= 2 * 4 * 16
     assert len(fake.requests) == len(looked_at) + metrics["turns"]
 
 

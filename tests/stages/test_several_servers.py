@@ -125,7 +125,7 @@ def test_a_server_that_answers_again_is_asked_again_and_proved_again(config, ser
         if self.base_url == two[0].url and named["temperature"] == 0.9:
             asked.append(1)
             if len(asked) == 8:  # After the four of the probe.
-                self.starts += 1
+                self.failures += 1
                 two[0].policy = load_policy(init, device="cpu")
                 raise wire.AwayError(self.base_url, wire.TriedInVainError("cannot be reached."))
         return chat(self, *given, **named)
