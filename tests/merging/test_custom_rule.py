@@ -201,7 +201,9 @@ def test_a_rule_of_more_than_sums_is_refused_by_name_where_sums_are_kept(folders
     base, others = family(2)
     with pytest.raises(GtrTurboError) as error:
         folders.merge(*others, base=base, method=MEDIAN, state=folders.root / "state")
-    assert error.value.what == f"--state keeps sums of ties or of a rule of sums, not of {MEDIAN}."
+    assert (
+        error.value.what == f"--state keeps the running sums of ties, or of a rule of your own that has `sums`, not of {MEDIAN}."
+    )
     assert not (folders.root / "merged1").exists() and not (folders.root / "state").exists()
 
 
