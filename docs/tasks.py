@@ -109,8 +109,14 @@ SHOWN = (
         "gym:CliffWalking-v1",
         "Any environment of Gymnasium's registry with frames and a discrete action space. `prompt`, `actions`, `size` (pixels of "
         "the longer side), `frames` (the last ones, an image each), `history` (the last turns in words), `observation`, "
-        "`horizon` and `win_return` say how it is shown; `file` is a YAML file with any of these and `make`, the environment's "
-        "own arguments. There is no expert and no truth.",
+        "`horizon` and `win_return` say how it is shown and played; `file` is a YAML file with any of these and `make`, the "
+        "environment's own arguments, and what is given beside it counts. There is no expert and no truth.\n\n"
+        "The picture is what the environment observes where that is bytes `[height, width, 3]` and of the size that it renders, "
+        "else what it renders. Texts that it observes, and the texts and numbers of a dict or tuple, stand in the prompt. An "
+        "`action_mask` in its info says which actions there are. An episode is won from a return of `win_return`, to a "
+        "millionth; without it as the info says (`won`, `is_success`, `success`); without that from the environment's own "
+        "`reward_threshold`, which is meant for the mean of many episodes; and else by a return above 0. `gym:MODULE:ID` "
+        "imports a module first; of your own files the sha256 is part of the version and of the panel's.",
         ("prompt=Walk to the cookie, and not off the cliff.", "actions=up,right,down,left", "size=320", "horizon=60"),
     ),
 )
@@ -123,7 +129,8 @@ option; `image=tiny` draws small pictures. One of your own: [your-own-task.md](y
 
 **Panels.** `gtrturbo eval --panel NAME` plays a fixed list of 200 episodes (`gtrturbo run --set eval.panel=NAME`). Its sha256 is
 of the task, the seeds and how each episode begins, and stands in the evaluation's manifest; `compare` refuses to pair others. A
-panel's seeds are 2³² and above, those of all other episodes below. Where a task has enough deals, a fifth of them, by a hash of
+panel's seeds are 2³² and above, those of all other episodes below; `gym:ID`, whose environments need not take such, has the last
+200 below, with which no other episode is seeded. Where a task has enough deals, a fifth of them, by a hash of
 their content, is dealt to panels alone: `held-out`. A `fixed` panel has no deals to itself.
 
 **Versions.** A manifest names the environment and the version of the package that holds it; with another one it is another game,
@@ -151,7 +158,7 @@ def _section(shown: Shown) -> str:
     if shown.package and importlib.util.find_spec(shown.package) is None:
         return _kept(shown.name)
     task = load_task(shown.name, shown.options)
-    with closing(task.make()) as env:
+    with closing(task.open()) as env:
         observation, info = env.reset(seed=0)
         known = task.know(env, observation, info)
         prompt = task.ask(View(observation, known, render=env.render))
@@ -169,7 +176,7 @@ def _facts(shown: Shown, task: Task, limit: int) -> str:
     assert levels is not None
     paid = TURN_REWARDS.get(game_name(shown.name).partition(":")[0])
     rows: dict[str, Any] = {
-        "options": ", ".join(f"`{name}={value}`" for name, value in task.options.items() if value != ""),
+        "options": ", ".join(f"`{name}={value}`" for name, value in task.options.items() if value not in ("", None)),
         "a turn pays": f"{paid[0]:g} to {paid[1]:g}" if paid else "what the environment pays",
         "an invalid reply costs": f"{invalid_reply_cost(shown.name):g}",
         "turns at most": limit,

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,8 +25,9 @@ Built = TypeVar("Built")
 SUFFIX = ".py"
 MOST_NAMES = 12
 PREFIX = "_gtrturbo_"  # of the names under which files of the user's own are imported
-_modules: set[str] = set()  # files of the user's own modules that were imported by their names
+_modules: set[str] = set()  # files of the user's own modules that were imported by their names, and of what they imported
 PACKAGE = Path(__file__).parent
+INSTALLED = {"site-packages", "dist-packages"}
 NOT_MODULES = ("gym", "minigrid", "miniwob")  # Before a colon they name a built-in task's environment, see config/games.py.
 
 
@@ -81,7 +83,7 @@ def load(kind: str, name: str) -> Plugin:
         GtrTurboError: no such file, module or name, or the code raises while it is imported; names the line.
     """
     place, _, attribute = name.rpartition(":")
-    module, file = _from_file(kind, Path(place)) if place.endswith(SUFFIX) else _from_module(kind, place)
+    module, file = _from_file(kind, Path(place)) if place.endswith(SUFFIX) else from_module(kind, place)
     if not hasattr(module, attribute):
         raise GtrTurboError(f"{file} has no {attribute} to be a {kind}.", _names_in(module, attribute))
     written = f"{file.name}:{attribute}" if place.endswith(SUFFIX) else name
@@ -111,6 +113,17 @@ def explained(error: BaseException) -> GtrTurboError | None:
         return None
     where = f"{frames[-1].filename} line {frames[-1].lineno}"
     return GtrTurboError(f"{where} raises {type(error).__name__}: {error}", frames[-1].line or "")
+
+
+def line_of(error: BaseException) -> traceback.FrameSummary | None:
+    """Return the last line of code that is the user's own, neither installed nor this package's, on the way to an error."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_users(frame.filename)]
+    return frames[-1] if frames else None
+
+
+def is_users(file: str) -> bool:
+    """Tell whether a file of code is the user's own: neither installed, nor of this package."""
+    return not _is_ours(file) and not INSTALLED & set(Path(file).parts) and not file.startswith(sysconfig.get_path("stdlib"))
 
 
 @contextmanager
@@ -148,20 +161,27 @@ def _from_file(kind: str, file: Path) -> tuple[ModuleType, Path]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # Before it runs: dataclasses look their module up there.
     try:
-        spec.loader.exec_module(module)
+        with _noting():
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise _raised(kind, file, error) from error
     return module, file
 
 
-def _from_module(kind: str, name: str) -> tuple[ModuleType, Path]:
+def from_module(kind: str, name: str) -> tuple[ModuleType, Path]:
+    """Import a module of the user's own by its name.
+
+    Raises:
+        GtrTurboError: there is none, or it raises while it is imported; names the line.
+    """
     if not all(part.isidentifier() for part in name.split(".")):
         raise GtrTurboError(
-            f"{name} is neither a module nor a file to take a {kind} from.", "a file is named with its ending: FILE.py:NAME."
+            f"{name!r} is neither a module nor a file to take a {kind} from.", "a file is named with its ending: FILE.py:NAME."
         )
     try:
-        module = importlib.import_module(name)
+        with _noting():
+            module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(error.name + ".")):
             raise GtrTurboError(
@@ -175,6 +195,15 @@ def _from_module(kind: str, name: str) -> tuple[ModuleType, Path]:
         raise GtrTurboError(f"module {name} has no file to take a {kind} from.")
     _modules.add(module.__file__)
     return module, Path(module.__file__)
+
+
+@contextmanager
+def _noting() -> Iterator[None]:
+    """Note which files of the user's own are imported on the way: what their code raises is told by its line, too."""
+    before = set(sys.modules)
+    yield
+    files = (getattr(sys.modules[name], "__file__", None) for name in set(sys.modules) - before)
+    _modules.update(file for file in files if file and is_users(file))
 
 
 def _raised(kind: str, file: Path, error: BaseException) -> GtrTurboError:

@@ -13,8 +13,11 @@ from gymnasium.utils.passive_env_checker import env_reset_passive_checker, env_s
 
 from gtrturbo.play.episodes import Played
 from gtrturbo.play.trial import Check, Episodes, play, player, states
+from gtrturbo.plugins import line_of
 from gtrturbo.tasks.chance import MOST_TURNS, chance, turn_limit
+from gtrturbo.tasks.environment import telling
 from gtrturbo.tasks.task import Task
+from gtrturbo.tasks.view import WON, WonByReturn
 
 CHANCE_TURNS = 4000  # Episodes by chance: about so many, over all policies.
 
@@ -24,23 +27,41 @@ def environment(task: Task) -> Check:
     name = "environment"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        env = task.make()
-        if not isinstance(env, gym.Env):
-            return Check(name, False, f"make returns a {type(env).__name__}.", "return a gymnasium.Env.")
+        env = task.open()
         try:
-            known = task.know(env, *env_reset_passive_checker(env, seed=0))
+            known = task.know(env, *_passively(task, "reset(seed=0)", lambda: env_reset_passive_checker(env.env, seed=0)))
             allowed = task.allowed(known)
             space = env.action_space
             if task.act is None and isinstance(space, gym.spaces.Discrete) and len(allowed) > space.n:
                 said = f"there are {len(allowed)} actions for the environment's {space.n}."
                 return Check(name, False, said, "name as many as there are, or say with act what the environment is given.")
-            env_step_passive_checker(env, task.given(allowed[0], known))
+            given = task.given(allowed[0], known)
+            _passively(task, f"step({given!r})", lambda: env_step_passive_checker(env.env, given))
+            for panel in task.panels:
+                env.reset(seed=int(task.panel(panel)[0]))
         except AssertionError as error:
             return Check(name, False, _sentence(error), "see gymnasium.Env on what reset and step return.")
         finally:
             env.close()
     told = {_sentence(warning.message) for warning in caught if "gymnasium" in warning.filename}
     return Check(name, True, " ".join(["resets and steps as Gymnasium wants it.", *sorted(told)]))
+
+
+def _passively(task: Task, call: str, look: Callable[[], Any]) -> Any:
+    """Let a check of Gymnasium's call the environment; what that itself raises is none of the check's assertions.
+
+    Raises:
+        AssertionError: the check's.
+        GtrTurboError: the environment raises anything.
+    """
+    with telling(task.name, f"fails at {call}"):
+        try:
+            return look()
+        except AssertionError as error:
+            if line_of(error):
+                raise
+            found = error
+    raise found
 
 
 def _sentence(message: Any) -> str:
@@ -105,18 +126,18 @@ def rewards(task: Task, episodes: Episodes) -> Check:
 
 
 def _paid(task: Task, episode: Sequence[Played]) -> float:
-    total = 0.0
-    with closing(task.make()) as env:
+    rewards = []
+    with closing(task.open()) as env:
         env.reset(seed=episode[0].turn.seed)
         for played in episode:
             if played.turn.executed is not None:
-                total += float(env.step(task.given(played.turn.executed, played.state.info))[1])
-    return total
+                rewards.append(env.step(task.given(played.turn.executed, played.state.info))[1])
+    return math.fsum(rewards)
 
 
 def endings(task: Task, episodes: Episodes) -> Check:
     """Count how episodes end: by their rules (terminated) or cut (truncated), never both and never before the last turn."""
-    with closing(task.make()) as env:
+    with closing(task.open()) as env:
         limit = turn_limit(task, env)
     ends = [[(played.turn.terminated, played.turn.truncated) for played in episode] for episode in episodes]
     if any(any(map(any, end[:-1])) or sum(end[-1]) != 1 for end in ends):
@@ -139,10 +160,28 @@ def success(task: Task, episodes: Episodes) -> Check:
     levels = chance(task, episodes=count, seed=0)
     assert levels is not None  # It may take as long as it takes.
     said = f"by chance {levels['random']:.2f} at random, {levels['constant']:.2f} with always one action ({count} episodes each)"
+    by_return = _by_return(task, episodes)
     won = [episode[-1].turn.won for episode in episodes if player(task, episode[0].state.episode) == "expert"]
     if not won:
-        return Check("success", None, f"{said}.")
+        return Check("success", None, f"{said}.{by_return}")
     rate = float(np.mean(won))
     if rate <= levels["random"] < 1:
         return Check("success", False, f"the expert wins {rate:.2f}, no more than {said}.", "mend the expert, or `won`.")
-    return Check("success", True, f"the expert wins {rate:.2f} of {len(won)}; {said}.")
+    return Check("success", True, f"the expert wins {rate:.2f} of {len(won)}; {said}.{by_return}")
+
+
+def _by_return(task: Task, episodes: Episodes) -> str:
+    """Tell from which return an episode is won where that decides it, and whether what turns pay here can amount to it."""
+    by = task.won
+    if not isinstance(by, WonByReturn) or (
+        by.info_first and any(name in state.info for state in states(episodes) for name in WON)
+    ):
+        return ""
+    meant = ", a mark for the mean of many episodes; --env win_return=… sets another" if by.info_first else ""
+    with closing(task.open()) as env:
+        limit = turn_limit(task, env)
+    most = max(played.turn.reward for episode in episodes for played in episode)
+    out_of_reach = (
+        f", which {limit} turns do not reach that pay {most:g} at most, as all did here" if 0 < most * limit < by.least else ""
+    )
+    return f" An episode is won from a return of {by.least:g} ({by.named}{meant}){out_of_reach}."

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
 from gtrturbo.config.choices import InvalidReply
@@ -18,6 +17,8 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.ids import seed_for
 from gtrturbo.store.records import Message, Turn, said
 from gtrturbo.tasks.chance import turn_limit
+from gtrturbo.tasks.deals import episode_seed
+from gtrturbo.tasks.environment import PlayedEnv
 from gtrturbo.tasks.reply import Reply
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.view import Ending, Past, View
@@ -117,7 +118,7 @@ def play_episodes(
 class Slot:
     """One environment and the episode that is played in it: `state` is what is asked about, `play` goes on with a reply."""
 
-    def __init__(self, env: gym.Env, task: Task, seed: int, deals: Sequence[int] | None, group_size: int) -> None:
+    def __init__(self, env: PlayedEnv, task: Task, seed: int, deals: Sequence[int] | None, group_size: int) -> None:
         self.env = env
         self.task = task
         self.seed = seed
@@ -127,7 +128,7 @@ class Slot:
 
     @classmethod
     def open(cls, task: Task, seed: int, index: int, deals: Sequence[int] | None = None, group_size: int = 1) -> "Slot":
-        slot = cls(task.make(), task, seed, deals, group_size)
+        slot = cls(task.open(), task, seed, deals, group_size)
         slot.restart(index)
         return slot
 
@@ -135,11 +136,10 @@ class Slot:
         self.index = index
         group = index // self.group_size
         self.group = group if self.group_size > 1 else None
-        self.env_seed = seed_for(self.seed, "episode", group) % 2**32 if self.deals is None else self.deals[index]
+        self.env_seed = episode_seed(seed_for(self.seed, "episode", group)) if self.deals is None else self.deals[index]
         self.random = np.random.default_rng(seed_for(self.seed, "random action", index))
         self.played: list[Played] = []
         self.history: list[Past] = []
-        self.total = 0.0
         self.done = False
         self.state = self._state(*self.env.reset(seed=self.env_seed))
         if self.group is not None:
@@ -154,6 +154,11 @@ class Slot:
         view = View(self.observation, known, tuple(self.history), self.env.render)
         prompt = self.task.ask(view)
         return State(self.index, len(self.history), prompt.messages, prompt.images, known)
+
+    @property
+    def total(self) -> float:
+        """The episode's return so far, not discounted."""
+        return math.fsum(past.reward for past in self.history)
 
     def play(self, response: Response, on_invalid_reply: InvalidReply) -> None:
         before = self.state
@@ -197,8 +202,8 @@ class Slot:
         before, reward, terminated, truncated = self.state, 0.0, ended, False
         if executed is not None:
             given = self.task.given(executed, before.info)
-            self.observation, paid, terminated, truncated, info = self.env.step(given)
-            reward, known = float(paid), self.task.know(self.env, self.observation, info)
+            self.observation, reward, terminated, truncated, info = self.env.step(given)
+            known = self.task.know(self.env, self.observation, info)
             if not math.isfinite(reward):
                 raise GtrTurboError(
                     f"{self.task.name} pays {reward} at turn {before.turn} of episode {self.index}.",
@@ -207,7 +212,6 @@ class Slot:
         else:
             known = before.info
         self.history.append(Past(before.info, text, executed, reward, before.images))
-        self.total += reward
         self.state = self._asked(known)
         cut = not terminated and (truncated or len(self.history) >= self.limit)
-        return reward, bool(terminated), bool(cut)
+        return reward, terminated, cut

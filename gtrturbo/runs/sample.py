@@ -35,7 +35,7 @@ class Play:
 
 def sample(task: Task) -> Play:
     """Play a few episodes with random actions, and look at prompts, pictures and the expert's replies."""
-    env, rng = task.make(), np.random.default_rng(0)
+    env, rng = task.open(), np.random.default_rng(0)
     prompts, replies, turns = [], [], 0
     pictures: dict[bytes, int] = {}
     shape = (0, 0)

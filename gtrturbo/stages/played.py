@@ -13,11 +13,13 @@ def played_with(config: Any) -> dict[str, dict[str, str]]:
     Nothing is imported for the four games, which are this package's own.
     """
     task, env, panel = (getattr(config, name, None) for name in ("task", "env", "panel"))
-    found = {}
+    found, code = {}, ""
     if task and not (is_outside(task) or is_game(task)):
-        origin = importlib.import_module("gtrturbo.tasks.origin").origin(task, env or ())
+        origins = importlib.import_module("gtrturbo.tasks.origin")
+        origin, code = origins.origin(task, env or ()), origins.own_code(task, env or ())
         found |= {"task": origin} if origin else {}
     if task and panel:
         loaded = importlib.import_module("gtrturbo.tasks.loading").load_task(task, env or ())
-        found["panel"] = {"name": panel, "sha256": importlib.import_module("gtrturbo.tasks.panels").panel_id(loaded, panel)}
+        panels = importlib.import_module("gtrturbo.tasks.panels")
+        found["panel"] = {"name": panel, "sha256": panels.panel_id(loaded, panel, code=code)}
     return found

@@ -27,7 +27,7 @@ def fewer_episodes(task: Task, wanted: int) -> int:
 
     The usual 400,000 are no bound below 1,000 episodes in any of the games.
     """
-    with closing(task.blind() if task.blind else task.make()) as env:
+    with closing(task.open_blind()) as env:
         policies = 1 + len(task.allowed(_first_info(task, env, 0)))
         return min(wanted, max(FEWEST_EPISODES, task.chance_turns // (turn_limit(task, env) * policies)))
 
@@ -46,7 +46,7 @@ def chance(task: Task, *, episodes: int, seed: int, seconds: float = math.inf) -
         `constant_return` its mean return and `constant_action` its number. Of actions with equal success the one with the highest
         return counts.
     """
-    env = task.blind() if task.blind else task.make()
+    env = task.open_blind()
     seeds = [int(word) for word in np.random.SeedSequence(seed).generate_state(episodes)]
     rng = np.random.default_rng(seed)
     deadline = time.monotonic() + seconds
@@ -75,17 +75,18 @@ def _first_info(task: Task, env: gym.Env, seed: int) -> Info:
 
 def _play(task: Task, env: gym.Env, seeds: Sequence[int], choose: Choose, deadline: float) -> tuple[float, float] | None:
     """Return success rate and mean return over one episode per seed; None once it is too late."""
-    wins, rewards, limit = 0, 0.0, turn_limit(task, env)
+    wins, returns, limit = 0, [], turn_limit(task, env)
     for seed in seeds:
         if time.monotonic() > deadline:
             return None
-        known, total = _first_info(task, env, seed), 0.0
+        known, rewards = _first_info(task, env, seed), []
         for _ in range(limit):
             action = choose(task.allowed(known))
             observation, reward, terminated, truncated, info = env.step(task.given(action, known))
-            known, total = task.know(env, observation, info), total + float(reward)
+            known = task.know(env, observation, info)
+            rewards.append(reward)
             if terminated or truncated:
                 break
-        wins += task.won(Ending(known, total, terminated))
-        rewards += total
-    return wins / len(seeds), rewards / len(seeds)
+        returns.append(math.fsum(rewards))
+        wins += task.won(Ending(known, returns[-1], terminated))
+    return wins / len(seeds), math.fsum(returns) / len(seeds)

@@ -1,6 +1,7 @@
 """Which deals are for panels alone: a fifth of them, told from the others by their content, and never dealt otherwise.
 
 Episodes are seeded with 32 bits. The seeds of panels begin above them, so that an environment knows by its seed what it may deal.
+Environments of others need not take larger ones: their panels have the last of 32 bits, with which no other episode is seeded.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,8 +11,19 @@ from zlib import crc32
 Deal = TypeVar("Deal")
 PANEL_SEEDS = 1 << 32
 PANEL_EPISODES = 200
+PLAIN_PANEL_SEEDS = PANEL_SEEDS - PANEL_EPISODES
 HELD_OUT = 5  # One deal in so many.
 MOST_DRAWS = 200  # A task of fewer deals than that takes gives its panels what there is.
+
+
+def episode_seed(number: int) -> int:
+    """Make any number a seed of an episode that is none of a panel's."""
+    return number % PANEL_SEEDS % PLAIN_PANEL_SEEDS
+
+
+def plain_panel_seeds() -> Sequence[int]:
+    """Return the seeds of the panel of an environment that takes 32 bits."""
+    return range(PLAIN_PANEL_SEEDS, PANEL_SEEDS)
 
 
 def is_for_panels(seed: int | None) -> bool:

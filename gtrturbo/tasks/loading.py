@@ -100,7 +100,9 @@ def options_of(name: str, function: Callable[..., Any], *, after: int = 0) -> di
 def _option(task: str, name: str, kind: Any, value: Any) -> Option:
     if value is inspect.Parameter.empty:
         raise GtrTurboError(f"{task} has an argument {name} without a default.", "give it one: it is what --env NAME=… replaces.")
-    if typing.get_origin(kind) is Literal:
+    if value is None:  # An option that need not say anything.
+        [kind] = [each for each in typing.get_args(kind) if each is not type(None)] or [kind]
+    if typing.get_origin(kind) is Literal and value is not None:
         words = typing.get_args(kind)
         return Choice((value, *(word for word in words if word != value)))
     if kind is bool:

@@ -17,14 +17,14 @@ SWITCH = {"true": True, "false": False}
 class Choice:
     """One of a few words; the first is the default."""
 
-    words: tuple[str, ...]
+    words: tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
 class Whole:
     """A whole number from `low` to `high`."""
 
-    default: int
+    default: int | None
     low: int
     high: int
 
@@ -33,29 +33,29 @@ class Whole:
 class Switch:
     """True or false."""
 
-    default: bool
+    default: bool | None
 
 
 @dataclass(frozen=True)
 class Number:
     """Any finite number."""
 
-    default: float
+    default: float | None
 
 
 @dataclass(frozen=True)
 class Text:
     """Any text."""
 
-    default: str
+    default: str | None
 
 
 Option = Choice | Whole | Switch | Number | Text
 IMAGE = Choice(("full", "tiny"))
 
 
-def default(option: Option) -> str | float | bool:
-    """Return the value that an option has when nobody sets it."""
+def default(option: Option) -> str | float | bool | None:
+    """Return the value that an option has when nobody sets it; None of one that then says nothing."""
     return option.words[0] if isinstance(option, Choice) else option.default
 
 
@@ -65,6 +65,8 @@ def read_option(name: str, text: str, option: Option) -> str | float | bool:
     Raises: GtrTurboError: The text is not a value of this option.
     """
     value: str | float | bool = text
+    if isinstance(option, Choice):
+        value = next((word for word in option.words if str(word) == text), text)
     if isinstance(option, Switch):
         value = SWITCH.get(text.lower(), text)
     if isinstance(option, Whole | Number):
@@ -81,7 +83,7 @@ def check_option(name: str, value: object, option: Option) -> None:
     Raises: GtrTurboError: With the value, and what may stand there.
     """
     if isinstance(option, Choice):
-        fine, wanted = value in option.words, " or ".join(option.words)
+        fine, wanted = value in option.words, " or ".join(map(str, option.words))
     elif isinstance(option, Switch):
         fine, wanted = isinstance(value, bool), "true or false"
     elif isinstance(option, Text):

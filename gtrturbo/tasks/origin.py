@@ -2,20 +2,27 @@
 
 import functools
 import hashlib
+import importlib
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import gymnasium as gym
 
 from gtrturbo.config.games import FAMILIES, game_name
+from gtrturbo.plugins import is_users
 from gtrturbo.tasks.alf.alfworld import alfworld, alfworld_origin
+from gtrturbo.tasks.environment import telling
 from gtrturbo.tasks.loading import load_task, options_of, read_options
 from gtrturbo.tasks.worlds import sokoban
 from gtrturbo.tasks.worlds.miniwob import NAMED
 
 FILE = "file="
+DIGITS = 12  # of a sha256 in a version
 
 
 def origin(task: str, options: Sequence[str]) -> dict[str, str]:
@@ -36,9 +43,46 @@ def origin(task: str, options: Sequence[str]) -> dict[str, str]:
     if family not in FAMILIES:
         return {}
     environment = NAMED.format(environment) if family == "miniwob" else environment.rpartition(":")[2]
+    code = own_code(task, options)
     if environment not in gym.registry:
-        load_task(task, options)  # Imports the module that makes it known, or says what is missing.
-    return {"name": environment, "version": _version(environment)} | _file(options)
+        load_task(task, options)  # Says what is missing.
+    return {"name": environment, "version": " ".join(filter(None, [_version(environment), code[:DIGITS]]))} | _file(options)
+
+
+def own_code(task: str, options: Sequence[str]) -> str:
+    """Return the sha256 of the user's own files that the environment of gym:ID is made of; empty where there is none.
+
+    They are found by what modules hold: the one that makes the environment known, the one that it lies in, and what these import.
+
+    Raises: GtrTurboError: there is no such environment.
+    """
+    family, _, place = game_name(task).partition(":")
+    module, _, environment = place.rpartition(":")
+    if family != "gym":
+        return ""
+    if environment not in gym.registry or (module and module not in sys.modules):
+        load_task(task, options)  # Imports the module that makes it known.
+    with telling(task, "cannot be made"):
+        importlib.import_module(_module(environment))
+    waiting, files = [module, _module(environment)], {}
+    while waiting:
+        name = waiting.pop()
+        found = sys.modules.get(name)
+        file = getattr(found, "__file__", None) or ""
+        if name in files or not file or not is_users(file):
+            continue
+        files[name] = Path(file).read_bytes()
+        waiting += [name.rpartition(".")[0], *filter(None, map(_home, list(vars(found).values())))]
+    digest = hashlib.sha256()
+    for name, text in sorted(files.items()):
+        digest.update(name.encode() + text)
+    return digest.hexdigest() if files else ""
+
+
+def _home(value: Any) -> str:
+    """Return the module that a value is, or comes from."""
+    home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+    return home if isinstance(home, str) else ""
 
 
 @functools.cache
@@ -51,11 +95,15 @@ def rules() -> str:
     return digest.hexdigest()
 
 
+def _module(environment: str) -> str:
+    """Return the module that an environment's code lies in."""
+    entry = gym.registry[environment].entry_point
+    return (entry if isinstance(entry, str) else getattr(entry, "__module__", "")).partition(":")[0]
+
+
 def _version(environment: str) -> str:
     """Return the package that an environment's code lies in, and its version; the name of the module where it has none."""
-    spec = gym.registry.get(environment)
-    entry = spec.entry_point if spec else None
-    module = (entry if isinstance(entry, str) else getattr(entry, "__module__", "")).partition(":")[0].partition(".")[0]
+    module = _module(environment).partition(".")[0]
     for package in metadata.packages_distributions().get(module, [module]):
         with suppress(metadata.PackageNotFoundError, ValueError):  # A name that is empty is a ValueError.
             return f"{package.lower()} {metadata.version(package)}"

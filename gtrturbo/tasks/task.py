@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.tasks.environment import PlayedEnv, telling
 from gtrturbo.tasks.reply import Reply, read_reply, same
 from gtrturbo.tasks.view import ChatPrompt, Ending, Info, View, described, is_picture, won_by_info
 
@@ -80,6 +81,8 @@ class Task:
         """
         if not callable(self.actions):
             self._check_actions(self.actions)
+        if self.max_turns is not None and (not isinstance(self.max_turns, int) or self.max_turns < 0):
+            raise GtrTurboError(f"max_turns of {self.name} is {self.max_turns!r}.", "give a whole number, or None.")
         if self.reads and self.truth is None:
             raise GtrTurboError(
                 f"{self.name} reads {', '.join(self.reads)}, whose true values are not known.",
@@ -90,6 +93,24 @@ class Task:
         texts = list(actions) if isinstance(actions, list | tuple | Mapping) else None
         if not texts or not all(isinstance(each, str) for each in texts) or len(set(texts)) < len(texts):
             raise GtrTurboError(f"the actions of {self.name} are {actions!r}.", "give at least one, each a text of its own.")
+
+    def open(self) -> PlayedEnv:
+        """Make the environment as it is played.
+
+        Raises: GtrTurboError: it cannot be made, or is none.
+        """
+        return self._opened(self.make)
+
+    def open_blind(self) -> PlayedEnv:
+        """Make the environment for play without a model: one that draws nothing, where there is one; see `open`."""
+        return self._opened(self.blind or self.make)
+
+    def _opened(self, make: Callable[[], gym.Env]) -> PlayedEnv:
+        with telling(self.name, "cannot be made"):
+            env = make()
+        if not isinstance(env, gym.Env):
+            raise GtrTurboError(f"make of {self.name} returns {described(env)}.", "return a gymnasium.Env.")
+        return PlayedEnv(env, self.name)
 
     def allowed(self, info: Info) -> tuple[str, ...]:
         """List the actions that a reply may choose in a state.
@@ -141,7 +162,8 @@ class Task:
 
         Raises: GtrTurboError: something in it is no JSON; names it.
         """
-        found = self.known(env, observation, info) if self.known else info
+        inner = env.env if isinstance(env, PlayedEnv) else env  # As the task made it: it may have attributes of its own.
+        found = self.known(inner, observation, info) if self.known else info
         return {str(name): _plain(value, str(name)) for name, value in found.items()}
 
     def read(self, text: str, info: Info) -> Reply | None:

@@ -32,7 +32,7 @@ def task_texts(task: Task, episodes: int = EPISODES, *, wander: bool = True) -> 
         wander: play every other episode at random, so that there are texts of states that no expert comes to.
     """
     rng = np.random.default_rng(0)
-    with closing(task.make()) as env:
+    with closing(task.open()) as env:
         for episode in range(episodes):
             yield from _episode(task, env, episode, rng, at_random=wander and episode % 2 == 1)
 

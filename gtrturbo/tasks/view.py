@@ -1,9 +1,10 @@
 """A state as a task sees it, what a model is asked about it, and how an episode ended."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 
@@ -13,6 +14,7 @@ Info = Mapping[str, Any]
 Message = dict[str, Any]
 Look = Literal["picture", "text", "both"]
 WON = ("won", "is_success", "success")
+CLOSE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,15 @@ class View:
 
         Raises: GtrTurboError: the environment draws nothing of that form.
         """
-        if is_picture(self.observation):
-            return self.observation
-        try:
-            drawn = self.render()
-        except NotImplementedError:
-            drawn = None
+        return self.observation if is_picture(self.observation) else self.frame
+
+    @cached_property
+    def frame(self) -> np.ndarray:
+        """What the environment renders. [H, W, 3] uint8
+
+        Raises: GtrTurboError: it draws nothing of that form.
+        """
+        drawn = self.render()
         if drawn is None or not is_picture(drawn):
             raise GtrTurboError(
                 f"the observation is {described(self.observation)} and the environment draws {described(drawn)}: neither is a "
@@ -97,7 +102,7 @@ class View:
         return drawn
 
 
-def is_picture(value: Any) -> bool:
+def is_picture(value: Any) -> TypeGuard[np.ndarray]:
     """Tell whether a value is pixels, [H, W, 3] uint8."""
     return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3
 
@@ -113,6 +118,27 @@ class Ending:
     info: Info
     total: float
     terminated: bool
+
+
+@dataclass(frozen=True)
+class WonByReturn:
+    """Says whether an episode was won by its return, which is reached where a millionth of it is missing, as by rounding.
+
+    Attributes:
+        least: return from which an episode is won.
+        named: what says so.
+        info_first: whether an info that says itself whether it was won counts more.
+    """
+
+    least: float
+    named: str
+    info_first: bool = False
+
+    def __call__(self, end: Ending) -> bool:
+        """Say whether an episode was won."""
+        if self.info_first and any(name in end.info for name in WON):
+            return won_by_info(end)
+        return end.total >= self.least or math.isclose(end.total, self.least, rel_tol=CLOSE, abs_tol=CLOSE)
 
 
 def won_by_info(end: Ending) -> bool:

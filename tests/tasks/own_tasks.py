@@ -92,6 +92,10 @@ def LONG(*, length: int = 4, way: Literal["right", "left"] = "right", shy: bool 
     return replace(WALK, name=f"walk {way}", make=lambda: Corridor(length=length), max_turns=2 * length)
 
 
+def SIZED(*, size: Literal[4, 8] = 4, limit: int | None = None) -> Task:
+    return replace(WALK, make=lambda: Corridor(length=size), max_turns=limit or 3 * size)
+
+
 ALONE = replace(WALK, name="alone", expert=None, truth=None, reads=())
 MUTE = replace(TAGS, name="mute", expert=None, random_expert=None)
 SHOUTS = replace(TAGS, name="shouts", random_expert=None)

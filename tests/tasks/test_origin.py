@@ -1,6 +1,11 @@
 """Versions of what is played, and numbers that are kept for them."""
 
+import os
+import re
+import subprocess
+import sys
 from importlib import metadata
+from pathlib import Path
 
 import gymnasium as gym
 import pytest
@@ -26,12 +31,15 @@ def test_an_environment_is_named_after_its_module_is_imported(tmp_path, monkeypa
     monkeypatch.syspath_prepend(tmp_path)
     assert "Brought-v0" not in gym.registry
     found = origin("gym:brings_one:Brought-v0", ())
-    assert found == {"name": "Brought-v0", "version": f"gymnasium {metadata.version('gymnasium')}"}
+    assert found.keys() == {"name", "version"} and found["name"] == "Brought-v0"
+    assert re.fullmatch(f"gymnasium {metadata.version('gymnasium')} [0-9a-f]{{12}}", found["version"])  # And the file's own.
 
 
 @pytest.mark.parametrize("task", ["gym:NoSuch-v1", "gym:", "gym:no_such_module:X-v0", "minigrid:Nope"])
 def test_what_does_not_exist_is_refused_before_it_is_named(task):
-    with pytest.raises(GtrTurboError, match=f"no environment .* for {task}|cannot be imported|needs the package minigrid"):
+    with pytest.raises(
+        GtrTurboError, match=f"no environment .* for {task}|there is no module no_such_module|needs the package minigrid"
+    ):
         origin(task, ())
 
 
@@ -92,3 +100,34 @@ def test_chance_draws_nothing(monkeypatch):
     for name in ("frozenlake", "sokoban"):
         levels = chance(load_task(name), episodes=3, seed=0)
         assert levels is not None and 0 <= levels["random"] <= 1
+
+
+def test_code_of_ones_own_is_told_by_its_files_and_those_that_they_import(tmp_path, monkeypatch, cache):
+    """Each in a process of its own, as it is after an edit."""
+    (tmp_path / "my_base.py").write_text("from odd_environments import Plain\n\n\nclass Base(Plain):\n    worth = 1.0\n")
+    (tmp_path / "my_env.py").write_text(
+        "import gymnasium\n\nfrom my_base import Base\n\n\nclass Mine(Base):\n    def pays(self, action):\n"
+        "        return self.worth\n\n\ngymnasium.register('my/Env-v0', 'my_env:Mine')\n"
+    )
+    (tmp_path / "my_beside.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path(__file__).parent), *sys.path]))
+    code = (
+        "from gtrturbo.config import EvalConfig; from gtrturbo.stages.eval import _chance; from gtrturbo.stages.played import "
+        "played_with; from gtrturbo.tasks.loading import load_task; from types import SimpleNamespace as S\n"
+        "config = S(task='gym:my_env:my/Env-v0', env=(), panel='fixed', chance_episodes=3, seed=0)\n"
+        "found = played_with(config); chance = _chance(config, load_task(config.task))['chance_random_return']\n"
+        "print(found['task']['version'], found['panel']['sha256'], chance, sep='|')"
+    )
+
+    def found():
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip().split("|")
+
+    first = found()
+    assert re.fullmatch("my_env [0-9a-f]{12}", first[0]) and first[2] == "3.0" and found() == first
+    (tmp_path / "my_beside.py").write_text("# what the environment is not made of\n")
+    assert found() == first
+    (tmp_path / "my_base.py").write_text((tmp_path / "my_base.py").read_text().replace("1.0", "-1.0"))
+    second = found()
+    assert second[2] == "-3.0" and second[0] != first[0] and second[1] != first[1]

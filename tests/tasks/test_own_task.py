@@ -49,6 +49,14 @@ def code_lines(text: str) -> int:
     return sum(bool(line.strip()) and not line.strip().startswith("#") and at not in documented for at, line in lines)
 
 
+def test_options_may_be_numbers_of_a_few_and_need_not_say_anything():
+    assert load_task(named("SIZED")).options == {"size": 4, "limit": None}
+    task = load_task(named("SIZED"), ["size=8", "limit=5"])
+    assert task.make().length == 8 and task.max_turns == 5
+    with pytest.raises(GtrTurboError, match="size must be 4 or 8, got '5'"):
+        load_task(named("SIZED"), ["size=5"])
+
+
 def test_the_example_has_at_most_forty_lines_of_code():
     assert code_lines('"""Doc."""\n\n# why\nx = 1\n\n\ndef f():\n    """Doc.\n\n    More.\n    """\n    return x\n') == 3
     assert 20 < code_lines(LAKE.read_text(encoding="utf-8")) <= 40

@@ -1,0 +1,109 @@
+"""An environment as it is played: what it hands out stays as it was then, and what it raises is told in a sentence."""
+
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.error import DependencyNotInstalled
+
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.plugins import line_of
+
+OWN = [Path(__file__).parent / folder for folder in ("games", "worlds", "alf")]  # This package's own environments.
+STEP = ("observation", "reward", "terminated", "truncated", "info")
+
+
+class PlayedEnv(gym.Wrapper):
+    """An environment whose arrays are copied as they are handed out, for many draw into the same one again at the next step.
+
+    Rewards are made numbers. What the environment raises names it, the call, and the user's own line.
+    """
+
+    def __init__(self, env: gym.Env, name: str) -> None:
+        super().__init__(env)
+        self.name = name
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        """Reset the environment.
+
+        Raises: GtrTurboError: it raises anything, or returns something else than an observation and an info.
+        """
+        with telling(self.name, f"fails at reset(seed={seed})"):
+            given = self.env.reset(seed=seed) if options is None else self.env.reset(seed=seed, options=options)
+        if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], Mapping):
+            raise GtrTurboError(f"reset of {self.name} returns {_listed(given)}.", "return an observation and an info, a dict.")
+        return copied(given)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Go on by an action.
+
+        Raises: GtrTurboError: it raises anything, returns something else than a step has, or a reward that is no number.
+        """
+        with telling(self.name, f"fails at step({action!r})"):
+            given = self.env.step(action)
+        if not isinstance(given, tuple) or len(given) != len(STEP) or not isinstance(given[4], Mapping):
+            raise GtrTurboError(f"step of {self.name} returns {_listed(given)}.", f"return {', '.join(STEP)}, a dict.")
+        observation, reward, terminated, truncated, info = copied(given)
+        return observation, _number(self.name, reward), bool(terminated), bool(truncated), info
+
+    def render(self):
+        """Draw; None where the environment has no pictures.
+
+        Raises: GtrTurboError: it raises anything else.
+        """
+        with telling(self.name, "fails at render()"), suppress(NotImplementedError):
+            return copied(self.env.render())
+
+
+@contextmanager
+def telling(name: str, fails: str) -> Iterator[None]:
+    """Say of what an environment raises which one it is, where it fails, and at which line of the user's own.
+
+    Raises: GtrTurboError: instead of anything else but the want of memory, and what is a fault of this package.
+    """
+    try:
+        yield
+    except (GtrTurboError, MemoryError):
+        raise
+    except (DependencyNotInstalled, ImportError) as error:
+        raise GtrTurboError(f"{name} {fails}: {_sentence(error)}.", "install what it needs.") from error
+    except Exception as error:
+        line = line_of(error)
+        if line is None and set(OWN) & set(Path(traceback.extract_tb(error.__traceback__)[-1].filename).parents):
+            raise
+        said = f"{type(error).__name__}: {_sentence(error)}"
+        where = f"{line.filename} line {line.lineno} raises " if line else ""
+        fix = line.line if line else "for the full trace give the same command again with --debug."
+        raise GtrTurboError(f"{name} {fails}: {where}{said}.", fix or "") from error
+
+
+def copied(value: Any) -> Any:
+    """Copy the arrays of a value, those in tuples, lists and dicts too."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if type(value) in (tuple, list):
+        return type(value)(map(copied, value))
+    if type(value) is dict:
+        return {key: copied(each) for key, each in value.items()}
+    return value
+
+
+def _number(name: str, reward: Any) -> float:
+    """Return a reward as a number: arrays of one are numbers, too."""
+    number = np.asarray(reward)
+    if number.size != 1 or number.dtype.kind not in "biuf":
+        raise GtrTurboError(f"{name} pays {reward!r}, which is no number.", "let step return a number as its reward.")
+    return float(number.item())
+
+
+def _listed(given: Any) -> str:
+    kinds = [type(each).__name__ for each in given] if isinstance(given, tuple) else [type(given).__name__]
+    return ", ".join(kinds) or "nothing"
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
