@@ -32,6 +32,7 @@ class Fake:
     drift: bool = False
     end: bool = True
     off: float = 0.0  # nats that every log-prob is too high
+    root: str | None = None  # where it says that its model lies
     requests: list[dict] = field(default_factory=list)
     loads: list[dict] = field(default_factory=list)
     adapters: dict = field(default_factory=dict)
@@ -87,7 +88,12 @@ class Fake:
         ids, logprobs = sample.response_ids.tolist(), sample.logprobs.tolist()
         if not self.end:
             ids, logprobs = ids[:-1], logprobs[:-1]
-        choice = {"message": {"role": "assistant", "content": policy.renderer.decode(ids)[0]}, "index": 0}
+        reason = "stop" if ids[-1] in policy.end_ids else "length"
+        choice = {
+            "message": {"role": "assistant", "content": policy.renderer.decode(ids)[0]},
+            "index": 0,
+            "finish_reason": reason,
+        }
         if not self.ids or not body.get("return_token_ids"):
             return {"choices": [choice]}
         choice |= {"token_ids": ids, "logprobs": {"content": [{"token": "?", "logprob": value + self.off} for value in logprobs]}}
@@ -135,7 +141,8 @@ def serving(policy, port=0, **settings):
             if self.path == "/health":
                 self.answer(200, "")
                 return
-            listed = [{"id": name} for name in ("served", *fake.adapters)]
+            paths = {body["lora_name"]: body["lora_path"] for body in fake.loads}
+            listed = [{"id": "served", "root": fake.root}, *({"id": name, "root": paths.get(name)} for name in fake.adapters)]
             self.answer(*((200, {"data": listed}) if self.path == "/v1/models" else (404, {})))
 
         def do_POST(self):

@@ -44,7 +44,8 @@ class State:
 class Response:
     """A reply: its text and, where a policy sampled it, its tokens (prompt_ids, response_ids, offsets, logprobs).
 
-    `agent` names who answered where that is not the rollout's checkpoint itself: the model or adapter of a server.
+    `agent` names who answered where that is not the rollout's checkpoint itself: the model or adapter of a server. `ended` is
+    False where a server does not say that the model ended its reply.
     """
 
     text: str
@@ -53,6 +54,7 @@ class Response:
     offsets: list[tuple[int, int]] = field(default_factory=list)
     logprobs: np.ndarray | None = None
     agent: str | None = None
+    ended: bool = True
 
     @property
     def has_tokens(self) -> bool:

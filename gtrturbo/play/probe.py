@@ -164,19 +164,35 @@ def _all_allowed(policy: Policy) -> Iterator[None]:
         policy.scorer.forbidden = kept
 
 
+@dataclass(frozen=True)
+class Said:
+    """The text of a greedy reply, and whether the model ended it, as far as the server says so."""
+
+    prompt: Prompt
+    text: str
+    ended: bool
+
+
 @torch.no_grad()
-def require_likeliest(policy: Policy, replies: Sequence[tuple[Prompt, str]], *, who: str, path: Path) -> Proof:
+def require_likeliest(policy: Policy, replies: Sequence[Said], *, max_new_tokens: int, who: str, path: Path) -> Proof:
     """Refuse the text of greedy replies of which the checkpoint gives none itself, nor finds the most likely, token by token.
 
     Args:
         policy: the checkpoint, here.
-        replies: prompts, and what came back at temperature 0.
+        replies: what came back at temperature 0.
+        max_new_tokens: up to which it was asked for.
         who, path: see `prove`.
 
     Raises:
-        GtrTurboError: they are another model's.
+        GtrTurboError: they are another model's, or too little to tell: empty, or cut off before they differ.
     """
-    gaps = [_below_best(policy, prompt, text) for prompt, text in replies]
+    gaps = [_below_best(policy, said, max_new_tokens) for said in replies]
+    if not any(map(len, gaps)):
+        raise GtrTurboError(
+            f"{who} answers {', '.join(sorted({repr(said.text) for said in replies}))}, which is empty or cut off: "
+            f"nothing of it tells whether it serves {path}.",
+            f"see that it answers with whole replies, of up to {max_new_tokens} tokens.",
+        )
     found = np.concatenate(gaps)
     limits = Limits(warns=UNLIKELY / 10, refuses=UNLIKELY)
     gap = float(found.mean())
@@ -188,12 +204,18 @@ def require_likeliest(policy: Policy, replies: Sequence[tuple[Prompt, str]], *, 
     return Proof(found, limits, {})
 
 
-def _below_best(policy: Policy, prompt: Prompt, text: str) -> np.ndarray:
-    [own] = policy.generate([prompt], None, temperature=TEMPERATURE, max_new_tokens=REPLY_TOKENS)
-    if policy.renderer.decode(own.response_ids.tolist())[0].startswith(text) or not text:
-        return np.zeros(1, np.float32)  # The text alone need not tell the tokens that it was written with.
-    ids = np.array(policy.renderer.response_ids(text)[0][:-1], np.int32)
-    scored = policy.score([prompt], [ids], temperature=TEMPERATURE, values=False, read=_best)
+def _below_best(policy: Policy, said: Said, max_new_tokens: int) -> np.ndarray:
+    """Say by how much less likely than the likeliest the tokens of a reply are, in nats; of one that proves nothing, of none."""
+    [own] = policy.generate([said.prompt], None, temperature=TEMPERATURE, max_new_tokens=max_new_tokens)
+    text, whole = said.text.strip(), policy.renderer.decode(own.response_ids.tolist())[0].strip()
+    if text == whole:
+        return np.zeros(1 if text else 0, np.float32)  # The text alone need not tell the tokens that it was written with.
+    begins = whole.startswith(text)
+    if begins and not said.ended:
+        return np.zeros(0, np.float32)
+    ids = policy.renderer.response_ids(said.text)[0]
+    ids = np.array(ids if begins else ids[:-1], np.int32)  # What begins as it should ends where it should not.
+    scored = policy.score([said.prompt], [ids], temperature=TEMPERATURE, values=False, read=_best)
     return (scored.read[0].cpu() - scored.logprobs[0].cpu()).numpy()
 
 

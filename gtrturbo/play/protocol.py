@@ -1,7 +1,7 @@
 """Answers of a server as the OpenAI protocol has them, and the ids beside them; what stands there too is not looked at."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import AfterValidator, Field
@@ -39,6 +39,12 @@ class ReplyMessage:
 @dataclass(frozen=True)
 class TextChoice:
     message: ReplyMessage
+    finish_reason: Any = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is said that the model ended the reply."""
+        return self.finish_reason not in (None, "length")
 
 
 @dataclass(frozen=True)

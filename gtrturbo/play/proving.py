@@ -8,12 +8,14 @@ from threading import Lock
 
 import numpy as np
 
+from gtrturbo.distributed.escapes import complain
 from gtrturbo.errors import GtrTurboError, UnprovedError
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.renderer import Prompt
 from gtrturbo.play.episodes import Response
-from gtrturbo.play.probe import REPLY_TOKENS, STATES, TEMPERATURE, Proof, Replied, prove, require_likeliest
+from gtrturbo.play.probe import REPLY_TOKENS, STATES, TEMPERATURE, Proof, Replied, Said, prove, require_likeliest
+from gtrturbo.play.served_folder import require_own_folder
 from gtrturbo.play.server import Server
 from gtrturbo.play.wire import AwayError
 from gtrturbo.store.ids import seed_for
@@ -62,6 +64,7 @@ class Prover:
         self._ask = ask
         self._by_turns = by_turns
         self._question: Callable[[Server], Told] = lambda _: []  # What is asked about, the same every time.
+        self._longest = REPLY_TOKENS
         self._told: dict[Server, Told] = {}
         self._proofs: dict[Server, Proof] = {}
         self._proved_at: dict[Server, int] = {}
@@ -71,14 +74,17 @@ class Prover:
         """Tell whether a server may be another than the one of which it was proved."""
         return self._proved_at.get(server) != server.failures
 
-    def prove(self, servers: Iterable[Server], states: Sequence[ShownState], *, temperature: float, **sampling: int) -> None:
+    def prove(
+        self, servers: Iterable[Server], states: Sequence[ShownState], *, temperature: float, max_new_tokens: int, seed: int
+    ) -> None:
         """Prove it of those servers of which it was not proved yet; see `ServerPolicy.prove`."""
         with self._proving:
             new = [server for server in servers if server not in self._proved_at]
             if new:
                 some = list({state.prompt: state for state in states}.values())[:STATES]
                 temperatures = sorted({TEMPERATURE, temperature} if self._probing.exact else {TEMPERATURE})
-                self._question = partial(self._asked, states=some, temperatures=temperatures, **sampling)
+                self._longest = min(max_new_tokens, REPLY_TOKENS)
+                self._question = partial(self._asked, states=some, temperatures=temperatures, seed=seed)
                 self._prove(new)
 
     def prove_anew(self, server: Server) -> None:
@@ -109,6 +115,7 @@ class Prover:
     def _prove(self, servers: Sequence[Server]) -> None:
         """Load the checkpoint, for as long as it takes to score what comes back, unless that is what came the last time."""
         before = {server: server.failures for server in servers}
+        unseen = [server for server in servers if not require_own_folder(server, self._path)]
         if self._by_turns:
             self._proofs |= {server: self._by_turns(server, who=_who(server)) for server in servers}
         else:
@@ -117,7 +124,17 @@ class Prover:
                 policy = load_policy(self._path, device=self._probing.device, dtype=self._probing.dtype)
                 self._proofs |= {server: self._judge(policy, server, told[server]) for server in changed}
             self._told |= told
+        for server in unseen:
+            if server not in self._proved_at:
+                self._tell_unseen(server)
         self._proved_at |= before
+
+    def _tell_unseen(self, server: Server) -> None:
+        limit = self._proofs[server].limits.refuses
+        complain(
+            f"{server.base_url} names no folder that is seen here: a checkpoint within {limit:g} nats per token of {self._path}, "
+            "such as the one before a small update, is not told from it. See that it was started with the right one."
+        )
 
     def _is_as_before(self, server: Server, told: Told) -> bool:
         before = self._told.get(server, [])
@@ -126,9 +143,7 @@ class Prover:
         limit = self._proofs[server].limits.warns
         return all(_is_same(one, other, limit) for (_, _, one), (_, _, other) in zip(before, told, strict=True))
 
-    def _asked(
-        self, server: Server, states: Sequence[ShownState], temperatures: Sequence[float], *, max_new_tokens: int, seed: int
-    ) -> Told:
+    def _asked(self, server: Server, states: Sequence[ShownState], temperatures: Sequence[float], *, seed: int) -> Told:
         """Ask about states at temperatures; where no log-probs come back, at 0 as well."""
 
         def ask(at: float) -> Told:
@@ -141,7 +156,7 @@ class Prover:
                         state.messages,
                         state.pictures,
                         temperature=at,
-                        max_new_tokens=min(max_new_tokens, REPLY_TOKENS),
+                        max_new_tokens=self._longest,
                         seed=seed_for(seed, "probe", row),
                     ),
                 )
@@ -160,7 +175,8 @@ class Prover:
         ]
         if tokens:
             return prove(policy, tokens, exact=self._probing.exact, **whom)
-        return require_likeliest(policy, [(prompt, given.text) for prompt, _, given in replies], **whom)
+        said = [Said(prompt, given.text, ended=given.ended) for prompt, _, given in replies]
+        return require_likeliest(policy, said, max_new_tokens=self._longest, **whom)
 
     def metrics(self) -> dict[str, float]:
         """Say what was found, of all servers together; nothing where none was asked."""
@@ -171,7 +187,7 @@ class Prover:
 
 
 def _who(server: Server) -> str:
-    root = server.root()
+    root = server.roots().get(server.model)
     return f"{server.base_url} (model {server.name}{f', started from {root}' if root else ''})"
 
 

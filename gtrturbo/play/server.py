@@ -42,12 +42,16 @@ CHAT = "/v1/chat/completions"
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server replied; ids and log-probs (nats, of what was sampled from) only where it was asked for them."""
+    """What a server replied; ids and log-probs (nats, of what was sampled from) only where it was asked for them.
+
+    `ended`: it says that the model ended the reply, so that nothing was cut off.
+    """
 
     text: str
     prompt_ids: np.ndarray | None = None  # [P] int32
     response_ids: np.ndarray | None = None  # [R] int32, end-of-turn token included
     logprobs: np.ndarray | None = None  # [R] float32
+    ended: bool = True
 
 
 @dataclass(frozen=True)
@@ -77,14 +81,11 @@ class Server:
         self.failures = 0  # Answers that did not come: what answers after one may be another server.
         self._adapter_path: Path | None = None
         self._loading = Lock()
-        self.model = model or self._served()[0]
+        self.model = model or next(iter(self.roots()))
 
-    def _served(self) -> list[str]:
-        return [entry.id for entry in self._ask("/v1/models", ServedModels).data]
-
-    def root(self) -> str | None:
-        """Return what the server says that it loaded its model from; None where it does not say."""
-        return next((entry.root for entry in self._ask("/v1/models", ServedModels).data if entry.id == self.model), None)
+    def roots(self) -> dict[str, str | None]:
+        """Return by name what the server says that it loaded each model and adapter from; None where it does not say."""
+        return {entry.id: entry.root for entry in self._ask("/v1/models", ServedModels).data}
 
     @property
     def tells_tokens(self) -> bool:
@@ -111,7 +112,7 @@ class Server:
                 "serve the model itself, or use --engine vllm:… or sglang:…",
             )
         with self._loading:
-            if name not in self._served():
+            if name not in self.roots():
                 self._load(name, path)
         self.adapter, self._adapter_path = name, path
 
@@ -128,7 +129,7 @@ class Server:
         except GtrTurboError as error:
             if isinstance(error, AwayError) and error.passing:
                 raise
-            if name in self._served():  # Another process was first.
+            if name in self.roots():  # Another process was first.
                 return
             rank = adapter_config(path).get("r")
             raise GtrTurboError(
@@ -168,7 +169,8 @@ class Server:
         if self.adapter:
             body |= {"model": self.adapter} if self.kind == "vllm" else {"lora_path": self.adapter}
         if self.kind == OPENAI:
-            return Answer(self._ask(CHAT, Chat, body).choices[0].message.content or "")
+            choice = self._ask(CHAT, Chat, body).choices[0]
+            return Answer(choice.message.content or "", ended=choice.ended)
         return self._answer(self._reply(body | _exactly(forbidden, end_ids)))
 
     def likely(
@@ -221,7 +223,7 @@ class Server:
         try:
             return self._ask(CHAT, Completion, body)
         except NotFoundError:
-            if not self.adapter or not self._adapter_path or self.adapter in self._served():
+            if not self.adapter or not self._adapter_path or self.adapter in self.roots():
                 raise
             self.failures += 1
             self.load_adapter(self.adapter, self._adapter_path)
@@ -233,7 +235,7 @@ class Server:
         text = choice.message.content or ""
         if ids is None or prompt_ids is None:
             if not self.needs_ids:
-                return Answer(text)
+                return Answer(text, ended=choice.ended)
             raise GtrTurboError(
                 f"{self.base_url} returned no token ids: what it samples cannot be trained on.",
                 f"use vLLM 0.32 or SGLang 0.5.23 or newer; --engine openai:{self.base_url} is enough for eval.",
@@ -241,7 +243,8 @@ class Server:
         logprobs = [each.logprob for each in (choice.logprobs.content if choice.logprobs else None) or []]
         if len(logprobs) != len(ids):
             raise GtrTurboError(f"{self.base_url} returned {len(ids)} token ids and {len(logprobs)} log-probs of them.")
-        return Answer(text, np.array(prompt_ids, np.int32), np.array(ids, np.int32), np.array(logprobs, np.float32))
+        arrays = np.array(prompt_ids, np.int32), np.array(ids, np.int32), np.array(logprobs, np.float32)
+        return Answer(text, *arrays, ended=choice.ended)
 
     def _ask(self, path: str, kind: type[T], body: dict[str, Any] | None = None) -> T:
         """Ask, and read the answer as what it has to be.

@@ -135,7 +135,9 @@ class ServerPolicy:
         Raises:
             GtrTurboError: one serves something else by now, or the only one is away.
         """
-        for server in self.servers if self._prover else ():
+        if not self._prover:
+            return
+        for server in self.servers:
             try:
                 self._prover.prove_again(server)
             except AwayError as error:
@@ -174,7 +176,7 @@ class ServerPolicy:
                 raise GtrTurboError(error.what, f"start vLLM with --max-model-len {needed} or more.") from None
             raise
         if answer.response_ids is None or answer.prompt_ids is None:
-            return Response(answer.text, agent=self._agent(server))
+            return Response(answer.text, agent=self._agent(server), ended=answer.ended)
         ids = self._own_ids(server, messages, pictures, answer.prompt_ids)
         self._check_end(server, answer, max_new_tokens)
         text, offsets = self.renderer.decode(answer.response_ids.tolist())

@@ -1,12 +1,14 @@
 """The probe: what a server serves is proved by log-probs before an episode is played, and what is wrong with it is named."""
 
 import itertools
+import shutil
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 from fake_server import Fake, serving
+from safetensors.torch import load_file, save_file
 
 from gtrturbo.config import DistillConfig, EvalConfig, RolloutConfig
 from gtrturbo.errors import GtrTurboError
@@ -243,3 +245,67 @@ def test_what_is_sampled_in_this_process_is_compared_as_well(served, monkeypatch
     monkeypatch.setattr(served.sampler, "sample", off)
     with pytest.raises(GtrTurboError, match=r"0\.01 nats per token from the ones that it scores them with"):
         PolicyAgent(served, seed=0, temperature=0.7, max_new_tokens=8)([state])
+
+
+@pytest.fixture
+def small_update(warm, tmp_path):
+    """A checkpoint that differs from the one before it by what no probe sees."""
+    folder = tmp_path / "updated"
+    shutil.copytree(warm, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights[min(weights)] = weights[min(weights)] * (1 + 1e-7)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "stage.json").unlink()
+    return folder
+
+
+def test_a_server_that_loaded_another_folder_is_refused_however_close_its_log_probs_are(
+    rollout, warm, served, small_update, tmp_path
+):
+    rollout.settings["checkpoint"] = small_update
+    with (
+        serving(served, root=str(warm)) as fake,
+        pytest.raises(
+            GtrTurboError, match=rf"serves {warm} as served, whose weights are not those of .*\n.*--model {small_update}"
+        ),
+    ):
+        rollout.run(fake)
+    assert not fake.requests and not rollout.out.exists()
+    elsewhere = shutil.copytree(small_update, tmp_path / "elsewhere")
+    with serving(served, root=str(elsewhere)) as fake:
+        assert rollout.run(fake)["probe_gap_mean"] < 1e-5
+
+
+@pytest.mark.parametrize("named", [None, "/nowhere/at/all"])
+def test_a_folder_that_cannot_be_seen_is_told_once_of_what_was_trained(rollout, warm, served, named, capsys):
+    with serving(served, root=named) as fake:
+        rollout.run(fake)
+    assert capsys.readouterr().err.count("names no folder that is seen here") == 1
+    with serving(served, root=str(warm)) as fake:
+        rollout.run(fake, overwrite=True)
+    assert "names no folder" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "error"),
+    [
+        ("", "length", r"answers '', which is empty or cut off"),
+        (None, None, r"answers '', which is empty or cut off"),
+        ("{", "length", r"answers '{', which is empty or cut off: .*\n.*of up to 32 tokens"),
+        ("", "stop", "less likely than the checkpoint's own"),
+        ("{", "stop", "less likely than the checkpoint's own"),
+    ],
+)
+def test_replies_that_are_empty_or_cut_off_prove_nothing(evaluation, served, monkeypatch, said, reason, error):
+    right = Fake.reply
+
+    def reply(self, body, policy):
+        answer = right(self, body, policy)
+        answer["choices"][0]["message"]["content"] = said
+        answer["choices"][0]["finish_reason"] = reason
+        return answer
+
+    monkeypatch.setattr(Fake, "reply", reply)
+    with serving(served, kind="openai") as fake, pytest.raises(GtrTurboError, match=error):
+        evaluation.run(fake)
+    assert not evaluation.out.exists()
