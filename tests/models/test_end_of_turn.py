@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.built_in import build
 from gtrturbo.models.end_of_turn import end_ids, template_end
 from gtrturbo.models.policy import Policy
@@ -37,6 +38,28 @@ def test_a_template_that_writes_no_end_leaves_the_tokenizers_own(made, template)
     _, processor = made
     processor.chat_template = template
     assert template_end(processor) == processor.tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("change", ["upper", "reverse", "title"])
+def test_a_template_that_writes_replies_otherwise_is_refused(made, change):
+    _, processor = made
+    processor.chat_template = TURNS.replace("part['text']", f"part['text'] | {change}").replace("{end}", "<|im_end|>")
+    with pytest.raises(GtrTurboError, match=r"does not write an assistant's text as it is: .*\n.*--chat-template FILE"):
+        template_end(processor)
+
+
+def test_a_template_without_turns_of_an_assistant_leaves_the_tokenizers_own(made):
+    _, processor = made
+    users = "{% for message in messages if message['role'] == 'user' %}"
+    processor.chat_template = TURNS.replace("{% for message in messages %}", users).replace("{end}", "<|vision_pad|>")
+    assert template_end(processor) == processor.tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("named", ["567", [[567]], True, [3, True], 567.0, {"a": 1}])
+def test_an_end_that_is_no_id_is_refused_by_file_and_key(made, named):
+    _, processor = made
+    with pytest.raises(GtrTurboError, match=r"generation_config.json of .* as eos_token_id, which is no id of a token"):
+        end_ids(5, processor.tokenizer, SimpleNamespace(eos_token_id=named))
 
 
 @pytest.mark.parametrize(("named", "ends"), [(None, (3, 5)), (1, (1, 3, 5)), ([7, 1, 5], (1, 3, 5, 7)), ([900], (3, 5))])
@@ -87,4 +110,5 @@ def test_a_template_that_writes_the_beginning_is_tokenised_with_one(made):
         theirs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
         assert own.tolist() == np.array(theirs).flatten().tolist()
         assert (own == begin).sum() == 1
+        assert Renderer(processor).tokenizer_begins() == ("bos_token" not in template)
     assert torch.is_tensor(Renderer(processor).prompt(messages, []).tensors["input_ids"])
