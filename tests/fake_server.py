@@ -17,7 +17,7 @@ STANDARD = {"model", "messages", "temperature", "top_p", "max_tokens", "seed"}
 EXTENDED = {
     "top_k", "min_p", "repetition_penalty", "logit_bias", "stop_token_ids", "logprobs", "top_logprobs", "return_token_ids",
 }  # fmt: skip
-CONTINUED = {"add_generation_prompt", "continue_final_message", "return_tokens_as_token_ids"}
+CONTINUED = {"add_generation_prompt", "continue_final_message", "return_tokens_as_token_ids", "add_special_tokens"}
 
 
 @dataclass

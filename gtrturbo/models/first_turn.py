@@ -19,6 +19,7 @@ MESSAGES, LONGER = (
     for text in ("What is on the picture?", "What is on the picture? Answer in as few words as you can.")
 )
 REPLY_TOKENS = 4
+CLOCK = "strftime_now"  # By this a template asks for the time.
 # Sampling and scoring of the same token, in nats; bfloat16 rounds logits of up to 16 by as much.
 SAME, SAME_IN_BFLOAT16 = 1e-3, 0.25
 
@@ -39,6 +40,11 @@ def require_turn(model: Any, processor: Any, family: Family | None, name: str) -
         raise GtrTurboError(
             f"{name} has no chat template, so that it is not known how a turn of its looks like.",
             "choose a model that was trained on conversations, or write one yourself: --chat-template FILE (docs/engines.md).",
+        )
+    if CLOCK in str(processor.chat_template):
+        raise GtrTurboError(
+            f"the chat template of {name} writes the date ({CLOCK}), so that what is played today is another prompt tomorrow.",
+            "write one that does not: --chat-template FILE (docs/engines.md).",
         )
     family = family or read_family(Path(name), model.config.model_type)
     mend = "choose another model, or bring a family of your own: --family."

@@ -56,6 +56,7 @@ class Renderer:
         self.processor = processor
         self.family = family
         self.end_id = template_end(processor)
+        self._marks = sorted(token.content for token in processor.tokenizer.added_tokens_decoder.values() if token.special)
         self._cache: dict[str, Prompt] = {}
         self._bytes = 0
         self._pieces: dict[int, str] = {}
@@ -86,6 +87,9 @@ class Renderer:
         Args:
             messages: chat messages without the reply; image parts are filled from `pictures` in order.
             pictures: pixels, each [H, W, 3] uint8.
+
+        Raises:
+            GtrTurboError: the model cannot read them, or a text holds that of a special token.
         """
         key = _content_key(messages, pictures)
         if key not in self._cache:
@@ -97,6 +101,7 @@ class Renderer:
         return self._cache[key]
 
     def _render(self, messages: Sequence[Message], pictures: Sequence[np.ndarray]) -> Prompt:
+        self._require_no_marks(messages)
         # Nested, as pictures of one prompt: LLaVA-OneVision cuts pictures into tiles where each is alone in its own.
         images = [[Image.fromarray(picture) for picture in pictures]] if len(pictures) else None
         with reading_model(self.processor.tokenizer.name_or_path, "cannot render a prompt"):
@@ -106,10 +111,25 @@ class Renderer:
         tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor) and name != LABELS}
         return Prompt(tensors, self.family.per_token, self.family.in_replies)
 
+    def _require_no_marks(self, messages: Sequence[Message]) -> None:
+        """Refuse text that would become the mark of a picture or the end of a turn, here and on every server."""
+        for text in (part["text"] for message in messages for part in message["content"] if part["type"] == "text"):
+            if mark := next((mark for mark in self._marks if mark in text), None):
+                raise GtrTurboError(
+                    f"a prompt holds the text {mark!r}, which the model's tokenizer takes for a mark of its own.",
+                    "let the task write it otherwise, such as with a space in it.",
+                )
+
     def _own_start(self, text: str) -> dict[str, bool]:
         """Let the tokenizer write no beginning of sequence where the template has: transformers' own templates count on that."""
         begins = self.processor.tokenizer.bos_token
         return {"add_special_tokens": False} if begins and text.startswith(begins) else {}
+
+    def tokenizer_begins(self) -> bool:
+        """Tell whether it is the tokenizer that writes the beginning of a sequence before a prompt, and not the template."""
+        asked = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+        text = self.processor.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+        return bool(self.processor.tokenizer("")["input_ids"]) and not self._own_start(text)
 
     def of_transformers(self, messages: Sequence[Message], pictures: Sequence[np.ndarray]) -> Any:
         """Return the token ids that transformers itself renders a prompt to, to be compared with ours."""
@@ -131,7 +151,8 @@ class Renderer:
     def response_ids(self, reply: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Tokenise a reply that no policy sampled, with the end-of-turn token; return ids and character offsets."""
         tokenizer = self.processor.tokenizer
-        encoded = tokenizer(reply, add_special_tokens=False, return_offsets_mapping=True)
+        # The text of a special token is text like any other: `<|im_end|>` in a reply does not end it.
+        encoded = tokenizer(reply, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True)
         end = (len(reply), len(reply))
         ids = [*encoded["input_ids"], self.end_id]
         self._require_known(ids)
@@ -200,10 +221,12 @@ def require_context(prompts: Sequence[Prompt], config: Any, name: str, *, replie
 def collate(prompts: Sequence[Prompt], *, pad_id: int, multiple: int | None = None) -> dict[str, Tensor]:
     """Put prompts into one batch, padded on the left to the longest, or to the next multiple above it: P tokens.
 
-    Returns: per-token tensors [B, P]; pixels and grids concatenated in the order of the prompts.
+    Returns: per-token tensors [B, P]; pixels and grids concatenated in the order of the prompts, with zeros where one has more or
+        larger parts of pictures than another, as processors put a batch together.
     """
     length = max(padded_length(prompt, multiple) for prompt in prompts)
-    return {name: _join(prompts, name, length, pad_id) for name in prompts[0].tensors}
+    names = dict.fromkeys(name for prompt in prompts for name in prompt.tensors)
+    return {name: _join(prompts, name, length, pad_id) for name in names}
 
 
 def padded_length(prompt: Prompt, multiple: int | None) -> int:
@@ -213,12 +236,23 @@ def padded_length(prompt: Prompt, multiple: int | None) -> int:
 
 
 def _join(prompts: Sequence[Prompt], name: str, length: int, pad_id: int) -> Tensor:
-    rows = [prompt.tensors[name] for prompt in prompts]
+    rows = [prompt.tensors[name] for prompt in prompts if name in prompt.tensors]
     if name not in prompts[0].per_token:
-        return torch.cat(rows)
+        return _stacked(rows)
     fill = prompts[0].per_token[name]
     fill = pad_id if fill is None else fill
     return torch.cat([torch.nn.functional.pad(row, (length - row.shape[1], 0), value=fill) for row in rows])
+
+
+def _stacked(rows: list[Tensor]) -> Tensor:
+    """Concatenate along the first dimension, with zeros at the end of those that are shorter in another."""
+    sizes = [max(row.shape[axis] for row in rows) for axis in range(1, rows[0].ndim)]
+    if all(list(row.shape[1:]) == sizes for row in rows):
+        return torch.cat(rows)
+    whole = rows[0].new_zeros(sum(map(len, rows)), *sizes)
+    for part, row in zip(whole.split([*map(len, rows)]), rows, strict=True):
+        part[tuple(map(slice, row.shape))] = row
+    return whole
 
 
 def append_responses(

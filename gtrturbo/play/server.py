@@ -79,6 +79,7 @@ class Server:
         self.adapter: str | None = None
         self.tries = len(BACKOFF)  # How often it is asked again where it does not answer.
         self.failures = 0  # Answers that did not come: what answers after one may be another server.
+        self.tokenizer_begins = False  # The tokenizer writes a beginning of sequence, and not the template.
         self._adapter_path: Path | None = None
         self._loading = Lock()
         self.model = model or next(iter(self.roots()))
@@ -220,6 +221,8 @@ class Server:
 
     def _reply(self, body: dict[str, Any]) -> Completion:
         """Ask; where the adapter is gone, as after a restart of the server, load it again and ask once more."""
+        if self.tokenizer_begins and self.kind == "vllm":
+            body = body | {"add_special_tokens": True}
         try:
             return self._ask(CHAT, Completion, body)
         except NotFoundError:

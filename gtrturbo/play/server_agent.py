@@ -58,6 +58,8 @@ class ServerPolicy:
         family = read_family(path, config.model_type)
         with reading_model(path):
             self.renderer = Renderer(load_processor(path, family=family, local_files_only=True), family)
+        for server in servers:
+            server.tokenizer_begins = self.renderer.tokenizer_begins()
         self.end_ids = end_ids(self.renderer.end_id, self.renderer.processor.tokenizer, load_generation(path))
         self.forbidden = sorted(forbidden_ids(config, family))
         self.image_id = getattr(config, family.repeated_id, None)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from family_stages import GAP, STAGES, WORKS, row_of, through_all_stages
 from more_families import MORE, TEMPLATES
+from PIL import Image
 from tiny_families import FAMILIES, make
 
 from gtrturbo.config import InitConfig
@@ -16,6 +17,7 @@ from gtrturbo.models import families
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.families import Family
 from gtrturbo.models.first_turn import require_rendering
+from gtrturbo.models.renderer import Renderer, collate
 from gtrturbo.models.shape import read_shape
 from gtrturbo.stages import execute
 from gtrturbo.store.manifest import read_manifest
@@ -135,3 +137,44 @@ def test_what_a_run_will_take_counts_a_picture_as_the_processor_does(family, hei
     ids = np.array(renderer.of_transformers([{"role": "user", "content": content}], [picture])).flatten()
     token = policy.model.config.image_token_id
     assert shape.tokens_of_image(height, breadth) == int((ids == token).sum()) > 0
+
+
+def pictures(*sizes: tuple[int, int]) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 255, (*size, 3), dtype=np.uint8) for size in sizes]
+
+
+@pytest.mark.parametrize("name", ["llava_onevision", "gemma3", *sorted(set(MORE) - {"mllama"})])
+@pytest.mark.parametrize(
+    "shown",
+    [
+        [pictures((28, 28)), pictures((28, 84)), pictures((90, 40))],
+        [pictures((28, 28)), pictures((28, 28), (28, 84)), pictures((90, 40), (28, 28), (56, 56))],
+    ],
+    ids=["sizes", "numbers"],
+)
+def test_pictures_of_different_size_and_number_share_a_batch_as_the_processor_itself_puts_them(name, shown, tmp_path):
+    model, processor = (FAMILIES | MORE)[name](tmp_path)
+    processor.chat_template = TEMPLATES.get(name, processor.chat_template)
+    processor.tokenizer.padding_side = "left"
+    renderer = Renderer(processor, families.family_of(model.config.model_type))
+    text = {"type": "text", "text": "What is it?"}
+    asked = [[{"role": "user", "content": [*[{"type": "image"}] * len(each), text]}] for each in shown]
+    prompts = [renderer.prompt(messages, each) for messages, each in zip(asked, shown, strict=True)]
+    own = collate(prompts, pad_id=processor.tokenizer.pad_token_id)
+    texts = [processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) for messages in asked]
+    images = [[Image.fromarray(picture) for picture in each] for each in shown]
+    begins = {"add_special_tokens": False} if texts[0].startswith(processor.tokenizer.bos_token or "<none>") else {}
+    theirs = processor(text=texts, images=images, return_tensors="pt", padding=True, **begins)
+    assert own.keys() == theirs.keys() - {"labels"}
+    for tensor, value in own.items():
+        assert torch.equal(value, theirs[tensor]), tensor
+
+
+def test_a_template_that_writes_the_date_is_refused(tmp_path):
+    folder = tmp_path / "model"
+    make("gemma3", folder)
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").write_text("{{ strftime_now('%d %b %Y') }}" + template)
+    with pytest.raises(GtrTurboError, match=r"writes the date \(strftime_now\), .*\n.*--chat-template FILE"):
+        execute(InitConfig(out=tmp_path / "c", model=str(folder)))

@@ -1,12 +1,14 @@
 """The renderer: prompts, batches, and which characters belong to which token."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
 import torch
 from games import prompt_text
 
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.built_in import build_processor
 from gtrturbo.models.renderer import Renderer, append_responses, collate
 from gtrturbo.store.records import chat
@@ -145,3 +147,15 @@ def test_a_saved_picture_comes_back_pixel_by_pixel(tmp_path):
 
     picture = np.random.default_rng(0).integers(0, 256, (56, 84, 3), np.uint8)
     assert np.array_equal(load_picture(tmp_path, save_image(tmp_path, picture)), picture)
+
+
+@pytest.mark.parametrize("mark", ["<|im_end|>", "<|image_pad|>", "<|vision_start|>"])
+def test_the_text_of_a_mark_is_text_in_a_reply_and_refused_in_a_prompt(renderer, mark):
+    reply = f"go {mark} on"
+    ids, offsets = renderer.response_ids(reply)
+    special = set(renderer.processor.tokenizer.all_special_ids)
+    assert [each in special for each in ids] == [False] * (len(ids) - 1) + [True]
+    assert renderer.processor.tokenizer.decode(ids[:-1], skip_special_tokens=False) == reply
+    assert renderer.decode(ids) == (reply, offsets)
+    with pytest.raises(GtrTurboError, match=rf"a prompt holds the text '{re.escape(mark)}'.*\nlet the task write it otherwise"):
+        renderer.prompt(chat(f"the page says {mark}"), [np.zeros((56, 56, 3), np.uint8)])

@@ -17,6 +17,7 @@ from updates import losses_of, prepare
 from gtrturbo.cli import app
 from gtrturbo.config import DistillConfig, EvalConfig, PpoStepConfig, RolloutConfig
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.renderer import Renderer
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.play import wire
 from gtrturbo.play.agents import has_exact_logprobs
@@ -104,6 +105,14 @@ def test_the_request_says_all_that_decides_the_distribution(rollout, served):
         assert [part["type"] for part in message["content"]] == ["image_url", "text"]
     sent = {picture_of(body["messages"][0]["content"][0]["image_url"]["url"]).tobytes() for body in fake.requests}
     assert sent == {load_picture(out, turn.images[0]).tobytes() for turn in turns}
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_vllm_is_asked_for_the_beginning_that_only_the_tokenizer_writes(rollout, served, monkeypatch, kind):
+    monkeypatch.setattr(Renderer, "tokenizer_begins", lambda _: True)
+    with serving(served, kind=kind) as fake:
+        rollout(fake, episodes=1, num_envs=1)
+    assert {body.get("add_special_tokens") for body in fake.requests} == {True if kind == "vllm" else None}
 
 
 def test_episodes_on_a_server_do_not_depend_on_how_many_are_asked_for_at_once(rollout, served):
