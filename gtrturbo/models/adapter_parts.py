@@ -39,8 +39,10 @@ def modules_of(model: Any, family: Family, targets: Sequence[str]) -> list[str]:
     for target in targets:
         own = [name for name in linear if part_of(name, family) == target] if target in PARTS else [target]
         if not own:
-            others = ", ".join(PARTS)
-            raise GtrTurboError(f"the model has no linear layer in its {target} part.", f"of {others} give another, or names.")
+            raise GtrTurboError(
+                f"the model has no linear layer in its {target} part.",
+                f"leave {target} out of --lora-target, or name modules: gtrturbo show CHECKPOINT",
+            )
         found += own
     return found
 

@@ -169,7 +169,8 @@ def _whole_model(model: str, *, dtype: str, **where: Any) -> Any:
     """Load full weights, all of them and nothing else."""
     if Path(model).is_dir():
         _require_sound(Path(model))
-    settings = {"dtype": DTYPES[dtype], "output_loading_info": True, **where}
+    # What does not fit is told by `require_whole_model`, and never made anew.
+    settings = {"dtype": DTYPES[dtype], "output_loading_info": True, "ignore_mismatched_sizes": True, **where}
     told: Any = AutoModelForImageTextToText.from_pretrained(model, **settings)
     loaded, info = told
     require_whole_model(model, info)

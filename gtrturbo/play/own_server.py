@@ -60,6 +60,7 @@ def flags_of(path: Path, *, dtype: str, port: int, on_cpu: bool) -> list[str]:
     stored = str(load_architecture(path).dtype or torch.float32).removeprefix("torch.")
     flags = ["--model", str(Path(model).resolve()) if Path(model).is_dir() else model, "--host", HOST, "--port", str(port)]
     flags += ["--logprobs-mode", "processed_logprobs", "--dtype", stored if dtype == "auto" else dtype]
+    flags += ["--max-model-len", "auto"]  # As much of the model's context as its memory holds: else vLLM ends where that is less.
     if adapter:
         flags += [*ADAPTERS, "--max-lora-rank", str(legal_rank(adapter_config(path).get("r")))]
     return [*flags, *FLAGS_ON_CPU] if on_cpu else flags

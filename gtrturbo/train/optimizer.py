@@ -38,6 +38,9 @@ class Optimizer:
 
     Weights in bfloat16 are trained as float32 copies and rounded after each step: steps of 1e-5 are lost below half the spacing
     of bfloat16, 2⁻⁹ of a weight's size.
+
+    Raises:
+        GtrTurboError: weights are in float16, whose gradients would be 0 below 6e-8 and infinite above 65,504.
     """
 
     def __init__(
@@ -50,6 +53,11 @@ class Optimizer:
         epsilon: float = ADAM_EPSILON,
     ) -> None:
         self._model = dict(policy.parameters())
+        if any(parameter.dtype == torch.float16 for parameter in self._model.values()):
+            raise GtrTurboError(
+                "weights in float16 are not trained: small gradients are 0 in that type, and large ones infinite.",
+                "add: --dtype bfloat16",
+            )
         head = policy.value_head.named_parameters() if policy.value_head else ()
         self._head = {f"{HEAD_PREFIX}{name}": parameter for name, parameter in head}
         self._trained = {name: _in_float32(parameter) for name, parameter in self.named.items()}

@@ -108,5 +108,5 @@ def test_a_part_that_a_model_does_not_have_is_refused():
     made, _ = build("tiny", seed=0)
     made.config.model_type = "some_vl"
     family = Family(projectors=("nowhere",))
-    with pytest.raises(GtrTurboError, match="no linear layer in its projector part"):
+    with pytest.raises(GtrTurboError, match=r"no linear layer in its projector part.\nleave projector out of --lora-target"):
         add_adapter(made, rank=2, alpha=2.0, target=("projector",), revision=None, seed=0, family=family)

@@ -70,11 +70,12 @@ def test_flags_follow_from_the_checkpoint(warm, lora, tmp_path):
     whole = flags_of(warm, dtype="auto", port=7, on_cpu=False)
     assert whole == [
         "--model", str(warm.resolve()), "--host", "127.0.0.1", "--port", "7", "--logprobs-mode", "processed_logprobs",
-        "--dtype", "float32",
+        "--dtype", "float32", "--max-model-len", "auto",
     ]  # fmt: skip
     adapted = flags_of(lora, dtype="bfloat16", port=7, on_cpu=True)
     assert adapted[1] == str((lora / "base").resolve()) and adapted[9] == "bfloat16"
     assert adapted[10:] == [
+        "--max-model-len", "auto",
         "--enable-lora", "--enable-tower-connector-lora", "--max-lora-rank", "8", "--max-num-batched-tokens", "16384",
         "--enforce-eager",
     ]  # fmt: skip

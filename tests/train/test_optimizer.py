@@ -132,6 +132,15 @@ def in_bfloat16() -> SimpleNamespace:
     return policy
 
 
+def test_weights_in_float16_are_refused_with_the_type_to_train_in():
+    # 6e-8 is the least number of float16: what is below its half, as gradients of a large model may be, is 0.
+    assert torch.tensor(2e-8).half() == 0
+    policy = new_policy()
+    policy.model.half()
+    with pytest.raises(GtrTurboError, match=r"weights in float16 are not trained: .*\nadd: --dtype bfloat16"):
+        Optimizer(policy, **RATES)
+
+
 def test_small_steps_on_bfloat16_weights_add_up(tmp_path):
     # Below 1 the spacing of bfloat16 is 2⁻⁸: a step of 1e-4 changes nothing by itself, fifty make 5e-3.
     policy = in_bfloat16()
