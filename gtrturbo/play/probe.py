@@ -165,7 +165,7 @@ def _all_allowed(policy: Policy) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Said:
+class GreedyReply:
     """The text of a greedy reply, and whether the model ended it, as far as the server says so."""
 
     prompt: Prompt
@@ -174,7 +174,7 @@ class Said:
 
 
 @torch.no_grad()
-def require_likeliest(policy: Policy, replies: Sequence[Said], *, max_new_tokens: int, who: str, path: Path) -> Proof:
+def require_likeliest(policy: Policy, replies: Sequence[GreedyReply], *, max_new_tokens: int, who: str, path: Path) -> Proof:
     """Refuse the text of greedy replies of which the checkpoint gives none itself, nor finds the most likely, token by token.
 
     Args:
@@ -204,7 +204,7 @@ def require_likeliest(policy: Policy, replies: Sequence[Said], *, max_new_tokens
     return Proof(found, limits, {})
 
 
-def _below_best(policy: Policy, said: Said, max_new_tokens: int) -> np.ndarray:
+def _below_best(policy: Policy, said: GreedyReply, max_new_tokens: int) -> np.ndarray:
     """Say by how much less likely than the likeliest the tokens of a reply are, in nats; of one that proves nothing, of none."""
     [own] = policy.generate([said.prompt], None, temperature=TEMPERATURE, max_new_tokens=max_new_tokens)
     text, whole = said.text.strip(), policy.renderer.decode(own.response_ids.tolist())[0].strip()

@@ -14,7 +14,7 @@ from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.renderer import Prompt
 from gtrturbo.play.episodes import Response
-from gtrturbo.play.probe import REPLY_TOKENS, STATES, TEMPERATURE, Proof, Replied, Said, prove, require_likeliest
+from gtrturbo.play.probe import REPLY_TOKENS, STATES, TEMPERATURE, GreedyReply, Proof, Replied, prove, require_likeliest
 from gtrturbo.play.served_folder import require_own_folder
 from gtrturbo.play.server import Server
 from gtrturbo.play.wire import AwayError
@@ -175,7 +175,7 @@ class Prover:
         ]
         if tokens:
             return prove(policy, tokens, exact=self._probing.exact, **whom)
-        said = [Said(prompt, given.text, ended=given.ended) for prompt, _, given in replies]
+        said = [GreedyReply(prompt, given.text, ended=given.ended) for prompt, _, given in replies]
         return require_likeliest(policy, said, max_new_tokens=self._longest, **whom)
 
     def metrics(self) -> dict[str, float]:
