@@ -137,9 +137,11 @@ their content, is dealt to panels alone: `held-out`. A `fixed` panel has no deal
 and is refused as such.
 
 **An invalid reply** costs by default what the best turn of the task pays more than its worst, so that no reply is better left
-unread: `ppo-step --format-invalid`. The tiny model's preset says 1 for NumberLine, 3 for Blackjack and 10 for EZPoints, which is
-what their results were measured with. With 2 on NumberLine the quick start's run ended at 0.845 instead of 0.820, and 58 % of the
-replies of its last rollout were illegal. The paper's value on Points24 is 2, with 3 for a valid one (`--format-valid 3`).
+unread: `ppo-step --format-invalid`. What `gym:ID` and a task of your own pay is not known, and there it costs 1, which may be
+less than a wrong move: `check-task` says what turns paid, and what to give. The tiny model's preset says 1 for NumberLine, 3 for
+Blackjack and 10 for EZPoints, which is what their results were measured with. With 2 on NumberLine the quick start's run ended at
+0.845 instead of 0.820, and 58 % of the replies of its last rollout were illegal. The paper's value on Points24 is 2, with 3 for a
+valid one (`--format-valid 3`).
 
 **Chance** is the success rate of random actions, and of the best single action, by {episodes} episodes each here, by 20 in
 a browser, by 10 in ALFWorld. `eval` plays up to 1,000 episodes a policy, and no more than 400,000 turns (1,000 in a browser,

@@ -27,8 +27,8 @@ Verify = Annotated[
 Out = Annotated[Path, "Folder to write; it appears when the stage is done.", Role.RUNTIME]
 TaskName = Annotated[
     str,
-    "numberline, ezpoints, blackjack, points24, frozenlake, sokoban, minigrid:ID, miniwob:ID or gym:ID, see docs/tasks.md; one "
-    "of your own: package.module:NAME or path/to/file.py:NAME.",
+    "numberline, ezpoints, blackjack, points24, frozenlake, sokoban, alfworld, minigrid:ID, miniwob:ID or gym:ID, see "
+    "docs/tasks.md; one of your own: package.module:NAME or path/to/file.py:NAME.",
     Seam("task"),
 ]
 EnvOptions = Annotated[tuple[str, ...], "KEY=VALUE for the environment, such as image=tiny or horizon=5; repeatable."]

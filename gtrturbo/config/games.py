@@ -31,6 +31,11 @@ OWN_COSTS = {"alfworld": 1.0}
 UNKNOWN_COST = 1.0
 
 
+def pays_known(text: str) -> bool:
+    """Tell whether it is known what a turn of a task pays."""
+    return game_name(text).partition(":")[0] in TURN_REWARDS
+
+
 def invalid_reply_cost(text: str) -> float:
     """Return what a reply costs that cannot be read: as much as the best turn of the task pays more than its worst; else 1.
 

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils.passive_env_checker import env_reset_passive_checker, env_step_passive_checker
 
+from gtrturbo.config.games import invalid_reply_cost, pays_known
 from gtrturbo.play.episodes import Played
 from gtrturbo.play.trial import Check, Episodes, play, player, states
 from gtrturbo.plugins import line_of
@@ -19,6 +20,7 @@ from gtrturbo.tasks.environment import telling
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.view import WON, WonByReturn
 
+CHANCE_SECONDS = 30.0
 CHANCE_TURNS = 4000  # Episodes by chance: about so many, over all policies.
 
 
@@ -122,7 +124,19 @@ def rewards(task: Task, episodes: Episodes) -> Check:
         if not math.isclose(total, paid, abs_tol=1e-9):
             return Check("rewards", False, f"the same actions pay {total:g} and then {paid:g}.", "see seeding.")
         returns.append(total)
-    return Check("rewards", True, f"an episode pays {min(returns):g} to {max(returns):g}, the sum of its turns' rewards.")
+    said = f"an episode pays {min(returns):g} to {max(returns):g}, the sum of its turns' rewards."
+    return Check(
+        "rewards", True, said + _cost_of_invalid(task, [played.turn.reward for episode in episodes for played in episode])
+    )
+
+
+def _cost_of_invalid(task: Task, paid: Sequence[float]) -> str:
+    """Say what an invalid reply should cost where what turns pay was not known before, and a wrong move costs more."""
+    wide, costs = max(paid) - min(paid), invalid_reply_cost(task.name)
+    if pays_known(task.name) or wide <= costs:
+        return ""
+    said = f" A turn pays {min(paid):g} to {max(paid):g}, and an invalid reply costs {costs:g}, less than a wrong move may:"
+    return f"{said} train with --format-invalid -{wide:g} (run --set ppo-step.format-invalid=-{wide:g})."
 
 
 def _paid(task: Task, episode: Sequence[Played]) -> float:
@@ -157,8 +171,9 @@ def success(task: Task, episodes: Episodes) -> Check:
     turns = max(1, max(map(len, episodes)))
     policies = 1 + len(task.allowed(next(states(episodes)).info))
     count = min(100, max(8, min(CHANCE_TURNS, task.chance_turns) // (turns * policies)))
-    levels = chance(task, episodes=count, seed=0)
-    assert levels is not None  # It may take as long as it takes.
+    levels = chance(task, episodes=count, seed=0, seconds=CHANCE_SECONDS)
+    if levels is None:
+        return Check("success", None, f"by chance {policies} policies were not played in {CHANCE_SECONDS:g} s.")
     said = f"by chance {levels['random']:.2f} at random, {levels['constant']:.2f} with always one action ({count} episodes each)"
     by_return = _by_return(task, episodes)
     won = [episode[-1].turn.won for episode in episodes if player(task, episode[0].state.episode) == "expert"]

@@ -145,7 +145,17 @@ class Slot:
         self.done = False
         self.state = self._state(*self.env.reset(seed=self.env_seed))
         if self.group is not None:
-            self.env.unwrapped.np_random = np.random.default_rng(seed_for(self.seed, "chance", index))
+            self._draw_on(seed_for(self.seed, "chance", index))
+
+    def _draw_on(self, seed: int) -> None:
+        """Let the environment draw other numbers from here on than the others of its group."""
+        try:
+            self.env.unwrapped.np_random = np.random.default_rng(seed)
+        except AttributeError:
+            raise GtrTurboError(
+                f"np_random of {self.task.name} cannot be set, by which the episodes of a group differ after their deal.",
+                "leave out --group-size, or let it be set as gymnasium.Env does.",
+            ) from None
 
     def _state(self, observation: Any, info: dict[str, Any]) -> State:
         self.observation, known = observation, self.task.know(self.env, observation, info)

@@ -12,6 +12,7 @@ from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.view import is_picture
 from gtrturbo.tasks.wording import replies, written
 
+MOST_WORDED = 4000
 MOST_STATES = 40  # States in which every action is tried.
 
 
@@ -96,10 +97,13 @@ def spans(task: Task, episodes: Episodes) -> Check:
 
 def worded(task: Task, episodes: Episodes) -> Iterator[tuple[State, str, str]]:
     """Yield states with each allowed action and a reply that chooses it."""
-    for state in islice(different(episodes), MOST_STATES):
-        for action in task.allowed(state.info):
-            for text in written(task, state.info, action):
-                yield state, action, text
+    found = (
+        (state, action, text)
+        for state in islice(different(episodes), MOST_STATES)
+        for action in task.allowed(state.info)
+        for text in written(task, state.info, action)
+    )
+    yield from islice(found, MOST_WORDED)
 
 
 def perception(task: Task, episodes: Episodes) -> Check:

@@ -18,7 +18,7 @@ def panel_id(task: Task, name: str, *, code: str = "") -> str:
 
     Raises: GtrTurboError: there is no such panel.
     """
-    seeds = [int(seed) for seed in task.panel(name)]
+    seeds = task.panel(name)
     digest = hashlib.sha256(json.dumps([task.name, name, *filter(None, [code])]).encode())
     with closing(task.open_blind()) as env:
         for seed in seeds:

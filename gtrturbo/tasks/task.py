@@ -83,11 +83,21 @@ class Task:
             self._check_actions(self.actions)
         if self.max_turns is not None and (not isinstance(self.max_turns, int) or self.max_turns < 0):
             raise GtrTurboError(f"max_turns of {self.name} is {self.max_turns!r}.", "give a whole number, or None.")
+        for name, seeds in self.panels.items():
+            self._check_panel(name, seeds)
         if self.reads and self.truth is None:
             raise GtrTurboError(
                 f"{self.name} reads {', '.join(self.reads)}, whose true values are not known.",
                 "give it a truth, or leave out reads.",
             )
+
+    def _check_panel(self, name: str, seeds: Any) -> None:
+        """Refuse seeds that are in no order, or with which no environment can be reset."""
+        if isinstance(seeds, str) or not isinstance(seeds, Sequence | np.ndarray):
+            raise GtrTurboError(f"panel {name} of {self.name} is {described(seeds)}.", "give its seeds in order, as a list.")
+        odd = [seed for seed in seeds if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0]
+        if odd:
+            raise GtrTurboError(f"panel {name} of {self.name} holds {odd[0]!r}.", "seeds are whole numbers from 0.")
 
     def _check_actions(self, actions: Any) -> None:
         texts = list(actions) if isinstance(actions, list | tuple | Mapping) else None
@@ -145,9 +155,9 @@ class Task:
 
         Raises: GtrTurboError: there is no such panel, or none of its episodes.
         """
-        if not self.panels.get(name):
+        if len(self.panels.get(name, ())) == 0:
             raise GtrTurboError(f"{self.name} has no panel {name!r}.", f"its panels are: {', '.join(self.panels) or 'none'}.")
-        return self.panels[name]
+        return [int(seed) for seed in self.panels[name]]
 
     def is_action(self, text: str, info: Info) -> bool:
         """Say whether a text is an action that a state allows."""

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from gtrturbo.cli import app
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.play.environment_checks import environment, success
+from gtrturbo.play.environment_checks import environment, rewards, success
 from gtrturbo.play.episodes import Response, play_episodes
+from gtrturbo.play.reply_checks import worded
 from gtrturbo.play.trial import play
 from gtrturbo.tasks.chance import chance
 from gtrturbo.tasks.deals import episode_seed
@@ -166,6 +167,26 @@ def test_a_check_tells_a_threshold_that_decides_and_whether_it_is_within_reach()
     assert "which 20 turns do not reach that pay 1 at most" in said(loaded("Observed"))  # 20 times 1 is less than 100.
     assert "won from a return of 20 (win_return)." in said(loaded("Observed", "win_return=20"))
     assert "won from" not in said(loaded("Telling")) and "won from" not in said(loaded("Plain"))
+
+
+def test_a_check_tells_what_an_invalid_reply_should_cost_where_a_wrong_move_costs_more(monkeypatch):
+    def said(task):
+        return rewards(task, play(task, num_envs=1, episodes=6)).said
+
+    assert "invalid" not in said(loaded("Plain"))  # It pays 0 or 1, and 1 is what an invalid reply costs.
+    monkeypatch.setattr(odd_environments.Plain, "pays", lambda self, action: -100.0 if action == self.goal else -1.0)
+    assert "A turn pays -100 to -1, and an invalid reply costs 1" in said(loaded("Plain"))
+    assert "--format-invalid -99 (run --set ppo-step.format-invalid=-99)." in said(loaded("Plain"))
+
+
+def test_a_check_of_many_actions_tries_some_of_them(monkeypatch):
+    monkeypatch.setattr(odd_environments.Plain, "actions", 3000)
+    monkeypatch.setattr(odd_environments.Plain, "told", lambda self: {"count": self.count})
+    task = loaded("Plain")
+    episodes = play(task, num_envs=1, episodes=3)
+    assert sum(1 for _ in worded(task, episodes)) == 4000  # Of 4 states times 3000.
+    monkeypatch.setattr("gtrturbo.play.environment_checks.CHANCE_SECONDS", 0.0)
+    assert "by chance 3001 policies were not played in 0 s" in success(task, episodes).said
 
 
 # Seeds

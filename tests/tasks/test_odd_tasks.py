@@ -97,6 +97,45 @@ def test_what_is_read_has_a_truth():
         task(reads=("row",))
 
 
+@pytest.mark.parametrize(
+    ("seeds", "told"),
+    [
+        ({1, 2}, "is set"),
+        ("12", "is str"),
+        ([1, -1], "holds -1"),
+        (["a"], "holds 'a'"),
+        ([True], "holds True"),
+        ([0.5], "holds 0.5"),
+    ],
+)
+def test_seeds_of_a_panel_are_whole_numbers_in_order(seeds, told):
+    with pytest.raises(GtrTurboError, match=f"panel p of three {told}"):
+        task(panels={"p": seeds})
+
+
+def test_a_panel_may_be_an_array():
+    assert task(panels={"p": np.arange(2, 5)}).panel("p") == [2, 3, 4]
+    with pytest.raises(GtrTurboError, match="three has no panel 'p'"):
+        task(panels={"p": np.arange(0)}).panel("p")
+
+
+class Fixed(Three):
+    np_random = property(lambda self: np.random.default_rng(0))
+
+    def reset(self, *, seed=None, options=None):
+        self.count = 0
+        return np.zeros((28, 28, 3), np.uint8), {}
+
+
+def test_a_group_needs_an_environment_whose_draws_can_be_set():
+    how = {"seed": 0, "episodes": range(2), "num_envs": 1, "on_invalid_reply": "end"}
+    agent = lambda states: [Response("") for _ in states]  # noqa: E731
+    assert len(list(play_episodes(agent, task(make=Fixed), **how))) == 2
+    with pytest.raises(GtrTurboError, match="np_random of three cannot be set") as error:
+        list(play_episodes(agent, task(make=Fixed), group_size=2, **how))
+    assert "leave out --group-size" in error.value.fix
+
+
 FILE = """
 from gtrturbo.tasks import Task, ask
 import gymnasium as gym

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv, generate_random_map
+from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv, generate_random_map, is_valid
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.tasks.deals import draw_until, is_for_panels, panel_seeds
+from gtrturbo.tasks.deals import draw_until, held_out, is_for_panels, panel_seeds
 from gtrturbo.tasks.games.drawing import CELL
 from gtrturbo.tasks.options import Option, Whole, check_options
 from gtrturbo.tasks.task import Task
@@ -23,6 +23,7 @@ SLIPPERY_HORIZONS = {4: 100, 8: 200}  # Gymnasium's own.
 LAKE_LEGEND = "S start, F ice, H hole, G flag, @ you:"
 READS = ("row", "column", "around")
 PLAN_DISCOUNT, PLAN_SWEEPS = 0.99, 400
+MOST_TRIED = 1000  # Lakes of which one has to have a way over it.
 Lake = tuple[str, ...]
 Drawn = Literal["random", "4x4", "8x8"]
 
@@ -152,8 +153,8 @@ def frozen_lake(
     *,
     image: Literal["full", "tiny"] = "full",
     lake: Drawn = "random",
-    size: int = 4,
-    ice: float = 0.8,
+    size: int | None = None,
+    ice: float | None = None,
     slippery: bool = False,
     horizon: int = 0,
     reads: Literal["around", "place"] = "around",
@@ -163,14 +164,17 @@ def frozen_lake(
 
     Args:
         image: `tiny` has 28 pixels a cell.
-        lake, size, ice, slippery: as for `LakeEnv`.
+        lake, size, ice, slippery: as for `LakeEnv`; a lake that is drawn has 4 rows and 0.8 of ice if nothing else is said.
         horizon: turns; 0 is three a row, and Gymnasium's own number on slippery ice.
         reads: what a reply says of what is seen: `place` is where the player stands, `around` what lies beside it, too.
         look: whether the lake is shown as a picture, as lines of text, or both.
 
-    Raises: GtrTurboError: an option is out of range, or pygame is missing.
+    Raises: GtrTurboError: an option is out of range or has no part in the lake, none can be crossed, or pygame is missing.
     """
     require_pygame("frozenlake")
+    if lake != "random" and (idle := [name for name, value in (("size", size), ("ice", ice)) if value is not None]):
+        raise GtrTurboError(f"{' and '.join(idle)} of lake={lake} cannot be chosen.", "leave that out, or let lake be random.")
+    size, ice = 4 if size is None else size, 0.8 if ice is None else ice
     check_options({"size": size, "horizon": horizon}, LAKE_BOUNDS)
     if not 0 < ice <= 1:
         raise GtrTurboError(f"ice must be in (0, 1], got {ice}.")
@@ -191,8 +195,38 @@ def frozen_lake(
         random_expert=lambda info, rng: say(str(rng.choice(list(MOVES)))),
         won=lambda end: end.total > 0,
         max_turns=horizon or own,
-        panels={"held-out" if lake == "random" else "fixed": panel_seeds()},
+        panels={"held-out" if lake == "random" and _has_both(size, ice) else "fixed": panel_seeds()},
+        options={
+            "image": image,
+            "lake": lake,
+            **({"size": size, "ice": ice} if lake == "random" else {}),
+            "slippery": slippery,
+            "horizon": horizon,
+            "reads": reads,
+            "look": look,
+        },
     )
+
+
+def _has_both(size: int, ice: float) -> bool:
+    """Tell whether there are lakes that panels have to themselves, and others.
+
+    Raises: GtrTurboError: of many that were drawn none has a way to the flag: Gymnasium would draw on and on.
+    """
+    rng, kinds = np.random.default_rng(0), set()
+    for _ in range(MOST_TRIED):
+        cells = rng.choice(["F", "H"], (size, size), p=[ice, 1 - ice])
+        cells[0, 0], cells[-1, -1] = "S", "G"
+        if is_valid(cells.tolist(), size):
+            kinds.add(held_out("".join(map("".join, cells))))
+        if len(kinds) == 2:
+            return True
+    if not kinds:
+        raise GtrTurboError(
+            f"of {MOST_TRIED} lakes of {size} by {size} with ice={ice:g} none can be crossed.",
+            "ask for more ice, or a smaller lake.",
+        )
+    return False
 
 
 def _text(rows: int, slippery: bool, reads: Sequence[str]) -> str:
