@@ -18,7 +18,7 @@ from gtrturbo.plugins import line_of
 from gtrturbo.tasks.chance import MOST_TURNS, chance, turn_limit
 from gtrturbo.tasks.environment import telling
 from gtrturbo.tasks.task import Task
-from gtrturbo.tasks.view import WON, WonByReturn
+from gtrturbo.tasks.view import WON, WonByReturn, described, is_picture
 
 CHANCE_SECONDS = 30.0
 CHANCE_TURNS = 4000  # Episodes by chance: about so many, over all policies.
@@ -31,7 +31,8 @@ def environment(task: Task) -> Check:
         warnings.simplefilter("always")
         env = task.open()
         try:
-            known = task.know(env, *_passively(task, "reset(seed=0)", lambda: env_reset_passive_checker(env.env, seed=0)))
+            observation, info = _passively(task, "reset(seed=0)", lambda: env_reset_passive_checker(env.env, seed=0))
+            known, drawn = task.know(env, observation, info), env.render()
             allowed = task.allowed(known)
             space = env.action_space
             if task.act is None and isinstance(space, gym.spaces.Discrete) and len(allowed) > space.n:
@@ -46,6 +47,8 @@ def environment(task: Task) -> Check:
         finally:
             env.close()
     told = {_sentence(warning.message) for warning in caught if "gymnasium" in warning.filename}
+    if is_picture(observation) and is_picture(drawn) and observation.shape != drawn.shape:
+        told.add(f"it observes {described(observation)} and draws {described(drawn)}: see below of what size is shown.")
     return Check(name, True, " ".join(["resets and steps as Gymnasium wants it.", *sorted(told)]))
 
 

@@ -3,6 +3,7 @@
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,10 @@ def copied(value: Any) -> Any:
         return value.copy()
     if type(value) in (tuple, list):
         return type(value)(map(copied, value))
-    if type(value) is dict:
-        return {key: copied(each) for key, each in value.items()}
+    if isinstance(value, dict):  # An OrderedDict stays one.
+        same = copy(value)
+        same.update((key, copied(each)) for key, each in value.items())
+        return same
     return value
 
 

@@ -1,5 +1,7 @@
 """Environments as people bring them, each odd in one way; imported for gym:odd_environments:ID."""
 
+from collections import OrderedDict
+
 import gymnasium as gym
 import numpy as np
 
@@ -51,6 +53,13 @@ class OneFrame(Plain):
 class OneObservation(OneFrame):
     def observed(self):
         return OneFrame.render(self)
+
+
+class OneDict(OneFrame):
+    """Observes its frame in a dict of a kind of its own, and draws another."""
+
+    def observed(self):
+        return OrderedDict(frame=OneFrame.render(self))
 
 
 class FromOne(Plain):
@@ -163,7 +172,7 @@ def factory(render_mode=None):
     return gym.wrappers.TransformReward(Strict(render_mode=render_mode), float)
 
 
-for each in [Plain, *Plain.__subclasses__(), OneObservation]:
+for each in [Plain, *Plain.__subclasses__(), OneObservation, OneDict]:
     more = {"reward_threshold": 2.0} if each is Telling else {"reward_threshold": 100.0} if each is Observed else {}
     gym.register(f"odd/{each.__name__}-v0", each, max_episode_steps=20, **more)
 gym.register("odd/Factory-v0", factory, max_episode_steps=20)

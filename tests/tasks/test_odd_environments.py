@@ -20,7 +20,7 @@ from gtrturbo.tasks.chance import chance
 from gtrturbo.tasks.deals import episode_seed
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.task import Task
-from gtrturbo.tasks.view import Ending
+from gtrturbo.tasks.view import Ending, ask
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -53,6 +53,11 @@ def test_each_turn_keeps_the_picture_that_was_shown_though_all_are_drawn_into_on
     shown = [[int(image[0, 0, 0]) for image in turn.state.images] for turn in played(task)]
     assert [each[-1] for each in shown] == [10, 20, 30]
     assert [each[0] for each in shown] == ([10, 10, 20] if len(shown[-1]) == 2 else [10, 20, 30])
+
+
+def test_frames_in_dicts_are_kept_too():
+    task = replace(own("OneDict"), prompt=lambda view: ask("?", view.observation["frame"]), known=lambda *_: {})
+    assert [int(turn.state.images[0][0, 0, 0]) for turn in played(task)] == [10, 20, 30]
 
 
 def test_numbers_of_actions_are_those_of_the_environment():
@@ -111,6 +116,8 @@ def test_what_an_info_calls_observed_is_in_no_prompt():
 
 def test_a_rendered_frame_is_shown_and_not_symbols_of_its_form():
     assert played(loaded("Symbols"))[0].state.images[0].shape == (32, 32, 3)
+    assert "it observes uint8 [5, 5, 3] and draws uint8 [32, 32, 3]" in environment(loaded("Symbols")).said
+    assert "observes" not in environment(loaded("OneFrame")).said
 
 
 CAT = np.zeros((4, 4, 3), np.uint8)
