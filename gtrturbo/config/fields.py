@@ -216,7 +216,7 @@ def _scalar(field: Field, kind: type, value: Any) -> Any:
     name = field.name.replace("_", "-")
     refusal = GtrTurboError(f"{name} must be {_KINDS[kind]}, got {_SHORT.repr(value)}.")
     if value == "":
-        refusal = GtrTurboError(f"{name} is empty, and must be {_KINDS[kind]}.", f"leave out --{name}, or give it a value.")
+        refusal = GtrTurboError(f"{name} must be {_KINDS[kind]}, and is empty.", f"leave out --{name}, or give it a value.")
     if kind is bool:
         if str(value).lower() not in ("true", "false"):
             raise refusal

@@ -113,7 +113,7 @@ class Renderer:
 
     def _require_no_marks(self, messages: Sequence[Message]) -> None:
         """Refuse text that would become the mark of a picture or the end of a turn, here and on every server."""
-        for text in (part["text"] for message in messages for part in message["content"] if part["type"] == "text"):
+        for text in (text for message in messages for text in _texts(message)):
             if mark := next((mark for mark in self._marks if mark in text), None):
                 raise GtrTurboError(
                     f"a prompt holds the text {mark!r}, which the model's tokenizer takes for a mark of its own.",
@@ -216,6 +216,11 @@ def require_context(prompts: Sequence[Prompt], config: Any, name: str, *, replie
             f"{told} {longest} tokens, and {name} reads {positions} at most.",
             "shorten the task's prompt or history, or leave out --hints; make pictures smaller, or take a model that reads more.",
         )
+
+
+def _texts(message: Message) -> list[str]:
+    content = message["content"]
+    return [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
 
 
 def collate(prompts: Sequence[Prompt], *, pad_id: int, multiple: int | None = None) -> dict[str, Tensor]:
