@@ -62,6 +62,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # How libraries that are written in Rust tell an error of the system.
 NUMBER, PATH = re.compile(r"\(os error (\d+)\)"), re.compile(r"at path \"(.+?)\"")
 MOST_CHARACTERS = 160
+MOST_SAID = 300
 
 
 def of_system(error: OSError) -> GtrTurboError:
@@ -87,6 +88,11 @@ def of_system(error: OSError) -> GtrTurboError:
         number = errno.ENOTDIR  # What was to be made is a folder: files are replaced.
     said, fix = SAID.get(number or 0, (f"cannot be used: {os.strerror(number) if number else error}.", ""))
     return GtrTurboError(f"{_short(str(path))} {said}", fix)
+
+
+def said_by(error: BaseException) -> str:
+    """Return the text of an error in one line, of 300 characters at most."""
+    return " ".join(str(error).split())[:MOST_SAID]
 
 
 def _file_above(path: Path) -> Path:

@@ -13,13 +13,12 @@ from typer.core import TyperGroup
 from gtrturbo.distributed.children import tell_parent
 from gtrturbo.distributed.escapes import complain, one_line
 from gtrturbo.distributed.interrupts import exit_code
-from gtrturbo.errors import COLLAPSE_CODE, Collapse, GtrTurboError, hidden, of_system
+from gtrturbo.errors import COLLAPSE_CODE, Collapse, GtrTurboError, hidden, of_system, said_by
 from gtrturbo.plugins import explained
 from gtrturbo.stages.mistyped import meant_by
 
 UNTOLD, UNTOLD_CODE = "unexpected error", 70  # EX_SOFTWARE of BSD's sysexits.h
 CANNOT_ALLOCATE = "can't allocate memory"  # as torch says it of a CPU
-MOST_TOLD = 200  # characters of an error that no sentence tells
 # What other toolkits call a command.
 ALSO_CALLED = {
     "train": "run",
@@ -131,8 +130,7 @@ def _told(error: Exception, code: int) -> tuple[GtrTurboError, int]:
             "there is not enough memory.", "ask for less at once, such as shorter replies or smaller batches."
         ), 1
     where = traceback.extract_tb(error.__traceback__)[-1]
-    what = " ".join(str(error).split())[:MOST_TOLD]
     return GtrTurboError(
-        f"{UNTOLD}: {type(error).__name__} at {Path(where.filename).name} line {where.lineno}: {what}",
+        f"{UNTOLD}: {type(error).__name__} at {Path(where.filename).name} line {where.lineno}: {said_by(error)}",
         "this is a fault of gtrturbo; for the full trace give the same command again with --debug.",
     ), UNTOLD_CODE

@@ -19,13 +19,12 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from gtrturbo.distributed.processes import UNSET, World, group, working_in, world
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.errors import GtrTurboError, said_by
 
 # One process may play on while the others wait; a process that dies closes its connections, which ends the waiting at once.
 PATIENCE = timedelta(days=1)
 LAST_WORDS = 5.0
 FAILED = "failed"
-MOST_TOLD = 200  # characters of what torch says
 
 
 class Processes:
@@ -83,8 +82,7 @@ def join() -> Processes:
             torch.cuda.set_device(world().local_rank)
         dist.init_process_group(backend, store=PrefixStore("gtrturbo", store), rank=rank, world_size=size, timeout=PATIENCE)
     except (ValueError, RuntimeError) as error:
-        what = " ".join(str(error).split())[:MOST_TOLD]
-        raise GtrTurboError(f"the other of {world().size} processes cannot be reached: {what}.", UNSET) from error
+        raise GtrTurboError(f"the other of {world().size} processes cannot be reached: {said_by(error)}.", UNSET) from error
     atexit.register(dist.destroy_process_group)
     return Processes(world(), store)
 

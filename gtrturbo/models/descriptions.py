@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from gtrturbo.config.regular_files import read_regular
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.errors import GtrTurboError, said_by
 from gtrturbo.store.inside import leads_out
 from gtrturbo.store.names import ADAPTER_CONFIG, FAMILY, GENERATION_CONFIG, MODEL_CONFIG, RENDERER_FILES
 
@@ -39,7 +39,7 @@ def _fault(suffix: str, content: bytes) -> str:
     except RecursionError:
         return "it nests too deeply"
     except ValueError as error:
-        return " ".join(str(error).split())
+        return said_by(error)
     return "" if isinstance(found, dict) else "it is no JSON object"
 
 

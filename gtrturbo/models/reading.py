@@ -7,9 +7,7 @@ from pathlib import Path
 
 import torch
 
-from gtrturbo.errors import GtrTurboError
-
-MOST_TOLD = 300  # characters
+from gtrturbo.errors import GtrTurboError, said_by
 
 
 @contextmanager
@@ -35,8 +33,7 @@ def reading_model(model: str | Path, does: str = "cannot be loaded", *, mend: st
         raise
     except Exception as error:
         kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
-        said = " ".join(str(error).split())[:MOST_TOLD]
-        raise GtrTurboError(f"{model} {does}: {kind}{said}", mend or f"see: gtrturbo show {model} --check") from error
+        raise GtrTurboError(f"{model} {does}: {kind}{said_by(error)}", mend or f"see: gtrturbo show {model} --check") from error
 
 
 def _require_files(folder: Path) -> None:

@@ -16,7 +16,7 @@ def played_with(config: Any) -> dict[str, dict[str, str]]:
     found, code = {}, ""
     if task and not (is_outside(task) or is_game(task)):
         origins = importlib.import_module("gtrturbo.tasks.origin")
-        origin, code = origins.origin(task, env or ()), origins.own_code(task, env or ())
+        origin, code = origins.origin(task, env or ()), origins.environment_code(task, tuple(env or ()))
         found |= {"task": origin} if origin else {}
     if task and panel:
         loaded = importlib.import_module("gtrturbo.tasks.loading").load_task(task, env or ())

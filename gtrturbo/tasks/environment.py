@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.error import DependencyNotInstalled
 
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.errors import GtrTurboError, said_by
 from gtrturbo.plugins import line_of
 
 OWN = [Path(__file__).parent / folder for folder in ("games", "worlds", "alf")]  # This package's own environments.
@@ -71,12 +71,12 @@ def telling(name: str, fails: str) -> Iterator[None]:
     except (GtrTurboError, MemoryError):
         raise
     except (DependencyNotInstalled, ImportError) as error:
-        raise GtrTurboError(f"{name} {fails}: {_sentence(error)}.", "install what it needs.") from error
+        raise GtrTurboError(f"{name} {fails}: {_told(error)}.", "install what it needs.") from error
     except Exception as error:
         line = line_of(error)
         if line is None and set(OWN) & set(Path(traceback.extract_tb(error.__traceback__)[-1].filename).parents):
             raise
-        said = f"{type(error).__name__}: {_sentence(error)}"
+        said = f"{type(error).__name__}: {_told(error)}"
         where = f"{line.filename} line {line.lineno} raises " if line else ""
         fix = line.line if line else "for the full trace give the same command again with --debug."
         raise GtrTurboError(f"{name} {fails}: {where}{said}.", fix or "") from error
@@ -108,5 +108,5 @@ def _listed(given: Any) -> str:
     return ", ".join(kinds) or "nothing"
 
 
-def _sentence(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")
+def _told(error: Exception) -> str:
+    return said_by(error).rstrip(".")

@@ -43,16 +43,18 @@ def origin(task: str, options: Sequence[str]) -> dict[str, str]:
     if family not in FAMILIES:
         return {}
     environment = NAMED.format(environment) if family == "miniwob" else environment.rpartition(":")[2]
-    code = own_code(task, options)
+    code = environment_code(task, tuple(options))
     if environment not in gym.registry:
         load_task(task, options)  # Says what is missing.
     return {"name": environment, "version": " ".join(filter(None, [_version(environment), code[:DIGITS]]))} | _file(options)
 
 
-def own_code(task: str, options: Sequence[str]) -> str:
+@functools.cache
+def environment_code(task: str, options: tuple[str, ...]) -> str:
     """Return the sha256 of the user's own files that the environment of gym:ID is made of; empty where there is none.
 
-    They are found by what modules hold: the one that makes the environment known, the one that it lies in, and what these import.
+    Found by what modules hold, as they were when this was first asked: the one that makes the environment known, the one that it
+    lies in, and what these import.
 
     Raises: GtrTurboError: there is no such environment.
     """

@@ -14,7 +14,7 @@ def panel_id(task: Task, name: str, *, code: str = "") -> str:
     begins is what is known of its first state; of an environment that tells nothing it is the seed alone.
 
     Args:
-        code: sha256 of the user's own code that the environment is made of, which then counts, too; see `own_code`.
+        code: sha256 of the user's own code that the environment is made of, which then counts, too; see `environment_code`.
 
     Raises: GtrTurboError: there is no such panel.
     """

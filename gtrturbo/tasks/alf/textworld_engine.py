@@ -16,7 +16,7 @@ from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.errors import GtrTurboError, said_by
 from gtrturbo.tasks.alf.goals import Goal
 from gtrturbo.tasks.alf.scenes import HouseGame, Scene
 
@@ -57,9 +57,8 @@ class TextWorldEngine:
             except GtrTurboError:
                 raise
             except (Exception, SystemExit) as error:  # Whatever its parsers say of what is no game; the translator exits.
-                said = " ".join(str(error).split())
                 raise GtrTurboError(
-                    f"the game {game.name} cannot be read: {type(error).__name__} {said}.", "download it again."
+                    f"the game {game.name} cannot be read: {type(error).__name__} {said_by(error)}.", "download it again."
                 ) from None
         return self._scene(state)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.errors import GtrTurboError, said_by
 from gtrturbo.tasks.alf.library import FOLDERS, TRAJECTORY
 from gtrturbo.tasks.alf.scenes import HouseGame, Scene
 
@@ -68,7 +68,7 @@ class ThorEngine:
         try:
             return self._make().init_env(1)
         except (AssertionError, ImportError, OSError) as error:  # No display is an AssertionError there.
-            said = " ".join(str(error).split()) or type(error).__name__
+            said = said_by(error) or type(error).__name__
             raise GtrTurboError(f"THOR cannot be started: {said}.", "see: docs/alfworld-thor.md") from None
 
     def _require_running(self) -> None:
