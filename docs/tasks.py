@@ -115,9 +115,16 @@ SHOWN = (
         "else what it renders. Texts that it observes, and the texts and numbers of a dict or tuple, stand in the prompt. An "
         "`action_mask` in its info says which actions there are. An episode is won from a return of `win_return`, to a "
         "millionth; without it as the info says (`won`, `is_success`, `success`); without that from the environment's own "
-        "`reward_threshold`, which is meant for the mean of many episodes; and else by a return above 0. `gym:MODULE:ID` "
-        "imports a module first; of your own files the sha256 is part of the version and of the panel's.",
-        ("prompt=Walk to the cookie, and not off the cliff.", "actions=up,right,down,left", "size=320", "horizon=60"),
+        "`reward_threshold`, which is meant for the mean of many episodes; and else by a return above 0. A return of 0 or below "
+        "wins only where the environment's rules ended the episode. `gym:MODULE:ID` imports a module "
+        "first; of your own files the sha256 is part of the version and of the panel's.",
+        (
+            "prompt=Walk to the cookie, and not off the cliff.",
+            "actions=up,right,down,left",
+            "size=320",
+            "horizon=60",
+            "win_return=-20",
+        ),
     ),
 )
 HEAD = """# The built-in tasks

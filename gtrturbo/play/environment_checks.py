@@ -18,9 +18,10 @@ from gtrturbo.plugins import line_of
 from gtrturbo.tasks.chance import MOST_TURNS, chance, turn_limit
 from gtrturbo.tasks.environment import telling
 from gtrturbo.tasks.task import Task
-from gtrturbo.tasks.view import WON, WonByReturn, described, is_picture
+from gtrturbo.tasks.view import WON, Info, WonByReturn, described, is_picture, won_by_info
 
 CHANCE_SECONDS = 30.0
+WIN_RETURN = "--env win_return=RETURN of gym:ID, `won` of a task of your own"
 CHANCE_TURNS = 4000  # Episodes by chance: about so many, over all policies.
 
 
@@ -121,7 +122,7 @@ def rewards(task: Task, episodes: Episodes) -> Check:
     """Play the same actions in an environment of our own and add up what it pays."""
     returns = []
     for episode in episodes:
-        paid, total = _paid(task, episode), sum(played.turn.reward for played in episode)
+        paid, total = _replayed(task, episode)[0], sum(played.turn.reward for played in episode)
         if not math.isfinite(total):
             return Check("rewards", False, f"episode {episode[0].state.episode} pays {total}.", "let every reward be finite.")
         if not math.isclose(total, paid, abs_tol=1e-9):
@@ -142,14 +143,16 @@ def _cost_of_invalid(task: Task, paid: Sequence[float]) -> str:
     return f"{said} train with --format-invalid -{wide:g} (run --set ppo-step.format-invalid=-{wide:g})."
 
 
-def _paid(task: Task, episode: Sequence[Played]) -> float:
+def _replayed(task: Task, episode: Sequence[Played]) -> tuple[float, Info]:
+    """Play an episode's actions again; return what they pay, and what is known at the end."""
     rewards = []
     with closing(task.open()) as env:
-        env.reset(seed=episode[0].turn.seed)
+        observation, info = env.reset(seed=episode[0].turn.seed)
         for played in episode:
             if played.turn.executed is not None:
-                rewards.append(env.step(task.given(played.turn.executed, played.state.info))[1])
-    return math.fsum(rewards)
+                observation, reward, _, _, info = env.step(task.given(played.turn.executed, played.state.info))
+                rewards.append(reward)
+        return math.fsum(rewards), task.know(env, observation, info)
 
 
 def endings(task: Task, episodes: Episodes) -> Check:
@@ -178,7 +181,11 @@ def success(task: Task, episodes: Episodes) -> Check:
     if levels is None:
         return Check("success", None, f"by chance {policies} policies were not played in {CHANCE_SECONDS:g} s.")
     said = f"by chance {levels['random']:.2f} at random, {levels['constant']:.2f} with always one action ({count} episodes each)"
-    by_return = _by_return(task, episodes)
+    by_return, out_of_reach = _by_return(task, episodes)
+    if out_of_reach:
+        return Check("success", False, f"{said}.{by_return}", f"say what wins: {WIN_RETURN}.")
+    if min(levels["random"], levels["constant"]) == 1:
+        return Check("success", False, f"whatever is played wins: {said}.{by_return}", f"say what wins: {WIN_RETURN}.")
     won = [episode[-1].turn.won for episode in episodes if player(task, episode[0].state.episode) == "expert"]
     if not won:
         return Check("success", None, f"{said}.{by_return}")
@@ -188,18 +195,27 @@ def success(task: Task, episodes: Episodes) -> Check:
     return Check("success", True, f"the expert wins {rate:.2f} of {len(won)}; {said}.{by_return}")
 
 
-def _by_return(task: Task, episodes: Episodes) -> str:
-    """Tell from which return an episode is won where that decides it, and whether what turns pay here can amount to it."""
-    by = task.won
-    if not isinstance(by, WonByReturn) or (
-        by.info_first and any(name in state.info for state in states(episodes) for name in WON)
-    ):
-        return ""
-    meant = ", a mark for the mean of many episodes; --env win_return=… sets another" if by.info_first else ""
+def _by_return(task: Task, episodes: Episodes) -> tuple[str, bool]:
+    """Tell from which return an episode is won where that decides it, and whether what turns pay here cannot amount to it.
+
+    A return that was asked for counts as within reach: who asks may know of turns that pay more than those that were seen.
+    """
+    by, most = task.won, max(played.turn.reward for episode in episodes for played in episode)
+    if by is won_by_info and most < 0 and not _says_who_won(task, episodes):
+        return f" An episode is won from a return above 0, and every turn that was played cost {-most:g} or more.", True
+    if not isinstance(by, WonByReturn) or (by.info_first and _says_who_won(task, episodes)):
+        return "", False
     with closing(task.open()) as env:
         limit = turn_limit(task, env)
-    most = max(played.turn.reward for episode in episodes for played in episode)
-    out_of_reach = (
-        f", which {limit} turns do not reach that pay {most:g} at most, as all did here" if 0 < most * limit < by.least else ""
-    )
-    return f" An episode is won from a return of {by.least:g} ({by.named}{meant}){out_of_reach}."
+    meant = ", a mark for the mean of many episodes; --env win_return=… sets another" if by.info_first else ""
+    short = 0 < most * limit < by.least
+    never = f", which {limit} turns do not reach that pay {most:g} at most, as all did here" if short else ""
+    rules = ", once its environment ends it" if by.least <= 0 else ""
+    return f" An episode is won from a return of {by.least:g}{rules} ({by.named}{meant}){never}.", short and by.info_first
+
+
+def _says_who_won(task: Task, episodes: Episodes) -> bool:
+    """Tell whether what is known of a state, or of an episode's end, says itself whether it was won."""
+    before = (state.info for state in states(episodes))
+    after = (_replayed(task, episode)[1] for episode in episodes)
+    return any(name in info for info in (*before, *after) for name in WON)

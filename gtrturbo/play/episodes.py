@@ -176,7 +176,9 @@ class Slot:
         before = self.state
         reply = self.task.read(response.text, before.info)
         executed = reply.action if reply else self._fallback(on_invalid_reply)
-        reward, terminated, truncated = self._step(response.text, executed, ended=reply is None and on_invalid_reply == "end")
+        reward, by_rules, truncated = self._step(response.text, executed)
+        terminated = by_rules or (executed is None and on_invalid_reply == "end")
+        truncated = not terminated and (truncated or len(self.history) >= self.limit)
         self.done = terminated or truncated
         turn = Turn(
             episode=self.index,
@@ -192,15 +194,15 @@ class Slot:
             reward_terms={GAME_REWARD: reward},
             terminated=terminated,
             truncated=truncated,
-            won=self._won(terminated),
+            won=self._won(by_rules),
             info=before.info,
             agent=response.agent,
             group=self.group,
         )
         self.played.append(Played(before, response, reply, turn, self.state if truncated else None))
 
-    def _won(self, terminated: bool) -> bool:
-        won = self.task.won(Ending(self.state.info, self.total, terminated))
+    def _won(self, by_rules: bool) -> bool:
+        won = self.task.won(Ending(self.state.info, self.total, by_rules))
         if not isinstance(won, bool | np.bool_):
             raise GtrTurboError(f"whether {self.task.name} is won is said by {won!r}.", "let `won` return True or False.")
         return bool(won)
@@ -209,21 +211,15 @@ class Slot:
         allowed = self.task.allowed(self.state.info)
         return allowed[self.random.integers(len(allowed))] if on_invalid_reply == "random" and allowed else None
 
-    def _step(self, text: str, executed: str | None, *, ended: bool) -> tuple[float, bool, bool]:
-        """Execute an action and go to the state after it; return the reward, and whether the episode ended or was cut."""
-        before, reward, terminated, truncated = self.state, 0.0, ended, False
+    def _step(self, text: str, executed: str | None) -> tuple[float, bool, bool]:
+        """Execute an action and go to the state after it; return the reward, and whether the environment ended or cut it."""
+        before, reward, terminated, truncated = self.state, 0.0, False, False
         if executed is not None:
             given = self.task.given(executed, before.info)
             self.observation, reward, terminated, truncated, info = self.env.step(given)
             known = self.task.know(self.env, self.observation, info)
-            if not math.isfinite(reward):
-                raise GtrTurboError(
-                    f"{self.task.name} pays {reward} at turn {before.turn} of episode {self.index}.",
-                    "let rewards be finite.",
-                )
         else:
             known = before.info
         self.history.append(Past(before.info, text, executed, reward, before.images))
         self.state = self._asked(known)
-        cut = not terminated and (truncated or len(self.history) >= self.limit)
-        return reward, terminated, cut
+        return reward, terminated, truncated

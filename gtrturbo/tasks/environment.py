@@ -1,5 +1,6 @@
 """An environment as it is played: what it hands out stays as it was then, and what it raises is told in a sentence."""
 
+import math
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -42,14 +43,16 @@ class PlayedEnv(gym.Wrapper):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Go on by an action.
 
-        Raises: GtrTurboError: it raises anything, returns something else than a step has, or a reward that is no number.
+        Raises: GtrTurboError: it raises anything, returns something else than a step has, a reward that is no finite number, or
+            an end that is neither true nor false.
         """
         with telling(self.name, f"fails at step({action!r})"):
             given = self.env.step(action)
         if not isinstance(given, tuple) or len(given) != len(STEP) or not isinstance(given[4], Mapping):
             raise GtrTurboError(f"step of {self.name} returns {_listed(given)}.", f"return {', '.join(STEP)}, a dict.")
         observation, reward, terminated, truncated, info = copied(given)
-        return observation, _number(self.name, reward), bool(terminated), bool(truncated), info
+        ended, cut = _flag(self.name, "terminated", terminated), _flag(self.name, "truncated", truncated)
+        return observation, _number(self.name, reward, action), ended, cut, info
 
     def render(self):
         """Draw; None where the environment has no pictures.
@@ -95,12 +98,22 @@ def copied(value: Any) -> Any:
     return value
 
 
-def _number(name: str, reward: Any) -> float:
+def _number(name: str, reward: Any, action: Any) -> float:
     """Return a reward as a number: arrays of one are numbers, too."""
     number = np.asarray(reward)
     if number.size != 1 or number.dtype.kind not in "biuf":
         raise GtrTurboError(f"{name} pays {reward!r}, which is no number.", "let step return a number as its reward.")
+    if not math.isfinite(number.item()):
+        raise GtrTurboError(f"{name} pays {number.item()} at step({action!r}).", "let rewards be finite.")
     return float(number.item())
+
+
+def _flag(name: str, called: str, value: Any) -> bool:
+    """Return whether an episode ended: arrays of one, 0 and 1 say so, too. A text would be taken for true, whatever it says."""
+    flag = np.asarray(value)
+    if flag.size != 1 or flag.dtype.kind not in "biuf" or flag.item() not in (0, 1):
+        raise GtrTurboError(f"step of {name} returns {value!r} for {called}.", "return True or False.")
+    return bool(flag.item())
 
 
 def _listed(given: Any) -> str:

@@ -103,8 +103,9 @@ class View:
 
 
 def is_picture(value: Any) -> TypeGuard[np.ndarray]:
-    """Tell whether a value is pixels, [H, W, 3] uint8."""
-    return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3
+    """Tell whether a value is pixels, [H, W, 3] uint8, one at least."""
+    pixels = isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3
+    return pixels and value.size > 0
 
 
 def described(value: Any) -> str:
@@ -113,7 +114,10 @@ def described(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Ending:
-    """How an episode ended: what is known at its end, its return, and whether it ended by its own rules or was cut."""
+    """How an episode ended: what is known at its end, its return, and whether it ended by its environment's rules.
+
+    One that is cut, or that an invalid reply ends, did not.
+    """
 
     info: Info
     total: float
@@ -123,6 +127,9 @@ class Ending:
 @dataclass(frozen=True)
 class WonByReturn:
     """Says whether an episode was won by its return, which is reached where a millionth of it is missing, as by rounding.
+
+    Where turns cost, a return of 0 or below is reached by not playing on, too: it wins only where the environment's rules ended
+    the episode.
 
     Attributes:
         least: return from which an episode is won.
@@ -138,6 +145,8 @@ class WonByReturn:
         """Say whether an episode was won."""
         if self.info_first and any(name in end.info for name in WON):
             return won_by_info(end)
+        if self.least <= 0 and not end.terminated:
+            return False
         return end.total >= self.least or math.isclose(end.total, self.least, rel_tol=CLOSE, abs_tol=CLOSE)
 
 

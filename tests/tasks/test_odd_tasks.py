@@ -67,7 +67,7 @@ class Unknown(Three):
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        ({"make": NotANumber}, "three pays nan at turn 1 of episode 0"),
+        ({"make": NotANumber}, r"three pays nan at step\(\d\)"),
         ({"make": Unknown}, "holds n, which is inf"),
         ({"prompt": lambda view: None}, "the prompt of three is NoneType, not a ChatPrompt"),
         ({"prompt": lambda view: "go?"}, "the prompt of three is str, not a ChatPrompt"),
