@@ -9,8 +9,8 @@ import yaml
 from parsed import parsed
 
 from gtrturbo.config.addresses import servers_of
+from gtrturbo.play.lora_ranks import legal_rank
 from gtrturbo.play.own_server import ADAPTERS
-from gtrturbo.play.server import legal_rank
 from gtrturbo.runs.plan import plan
 
 FOLDER = Path(__file__).parent.parent / "examples" / "cluster"

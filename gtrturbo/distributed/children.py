@@ -95,7 +95,7 @@ def take_along(numbers: Sequence[int]) -> Callable[[], None]:
     A small process waits for that, in a session of its own.
 
     Args:
-        numbers: of the processes.
+        numbers: of the processes; a negative one is of a whole group, as for `os.kill`.
 
     Returns: what calls it off; to do so twice is no more.
     """

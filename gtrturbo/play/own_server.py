@@ -4,6 +4,7 @@ vLLM pins other versions than this package, so it is the Python of an environmen
 disk are the only channel.
 """
 
+import http.client
 import os
 import re
 import signal
@@ -14,23 +15,30 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from gtrturbo.distributed.children import take_along
+from gtrturbo.distributed.escapes import complain
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_architecture
-from gtrturbo.models.checkpoint_files import adapter_config, base_of, is_adapter
-from gtrturbo.play.server import legal_rank
+from gtrturbo.models.checkpoint_files import base_of, is_adapter
+from gtrturbo.play.connection import open_in_time
+from gtrturbo.play.lora_ranks import legal_rank, rank_of
+from gtrturbo.play.wire import AwayError, EndedError
 
 MODULE = "vllm.entrypoints.openai.api_server"
 HOST = "127.0.0.1"
 PATIENCE = 1800.0  # seconds until a large model is loaded
+TOLD_AFTER = 60.0  # seconds of loading after which a user is told where to look
 GLANCE = 0.5  # seconds
 TIME_TO_END = 20.0  # seconds in which it may clear up
 LAST_WORDS = 300  # characters of its last line
+LOOKED_AT = 1 << 20  # bytes of the end of its log
 CAUSE = re.compile(r"(\w*(?:Error|Exception): .+)")
 ADAPTERS = ("--enable-lora", "--enable-tower-connector-lora")
 AROUND = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
@@ -62,13 +70,36 @@ def flags_of(path: Path, *, dtype: str, port: int, on_cpu: bool) -> list[str]:
     flags += ["--logprobs-mode", "processed_logprobs", "--dtype", stored if dtype == "auto" else dtype]
     flags += ["--max-model-len", "auto"]  # As much of the model's context as its memory holds: else vLLM ends where that is less.
     if adapter:
-        flags += [*ADAPTERS, "--max-lora-rank", str(legal_rank(adapter_config(path).get("r")))]
+        flags += [*ADAPTERS, "--max-lora-rank", str(legal_rank(rank_of(path)))]
     return [*flags, *FLAGS_ON_CPU] if on_cpu else flags
 
 
+@dataclass(frozen=True)
+class OwnServer:
+    """A server that was started here: its address, its process, and the file that it writes to."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def require_running(self) -> None:
+        """Refuse to go on with a server that has ended.
+
+        Raises:
+            EndedError: says with which words, and where there are more.
+        """
+        if (code := self.process.poll()) is not None:
+            raise EndedError(
+                f"vLLM ended in the middle of its work (exit code {code}); the last that it says is: {last_words(self.log)}",
+                f"see {self.log}; mend the cause, such as too little memory, and give the same command again.",
+            )
+
+
 @contextmanager
-def own_server(path: Path, python: str, *, dtype: str) -> Iterator[str]:
-    """Run vLLM for as long as the block runs, and give its address.
+def own_server(path: Path, python: str, *, dtype: str) -> Iterator[OwnServer]:
+    """Run vLLM for as long as the block runs; it ends with this process, however that ends.
+
+    What it writes is kept where an error names the file.
 
     Args:
         path: the checkpoint that is served.
@@ -76,7 +107,7 @@ def own_server(path: Path, python: str, *, dtype: str) -> Iterator[str]:
         dtype: see `flags_of`.
 
     Raises:
-        GtrTurboError: it does not start; names what it wrote.
+        GtrTurboError: it does not start, or fails in the middle; names what it wrote.
     """
     if group().world.size > 1:
         raise GtrTurboError(
@@ -86,15 +117,42 @@ def own_server(path: Path, python: str, *, dtype: str) -> Iterator[str]:
     on_cpu, port = not torch.cuda.is_available(), _free_port()
     command = [python, "-m", MODULE, *flags_of(path, dtype=dtype, port=port, on_cpu=on_cpu)]
     descriptor, name = tempfile.mkstemp(prefix="gtrturbo-vllm-", suffix=".log")
-    with os.fdopen(descriptor, "wb") as log:
-        process = _start(command, {**(ON_CPU if on_cpu else {}), **os.environ, **AROUND}, log)
-    url = f"http://{HOST}:{port}"
+    named = False
     try:
-        _wait(process, url, Path(name))
-        yield url
+        with os.fdopen(descriptor, "wb") as log:
+            process = _start(command, {**(ON_CPU if on_cpu else {}), **os.environ, **AROUND}, log)
+        with _ending(process):
+            yield from _served(OwnServer(f"http://{HOST}:{port}", process, Path(name)))
+    except GtrTurboError as error:
+        named = name in error.fix
+        raise
     finally:
-        _end(process)
-    Path(name).unlink(missing_ok=True)
+        if not named:
+            Path(name).unlink(missing_ok=True)
+
+
+def _served(server: OwnServer) -> Iterator[OwnServer]:
+    _wait(server)
+    try:
+        yield server
+    except AwayError as error:
+        server.require_running()
+        raise GtrTurboError(error.what, f"see {server.log} for what it writes; start it anew by the same command.") from None
+
+
+@contextmanager
+def _ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End the server and what it started with the block, or with this process where that is killed."""
+    call_off = take_along([-process.pid])
+    try:
+        yield
+    finally:
+        for way in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, way)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(TIME_TO_END)
+        call_off()
 
 
 def _free_port() -> int:
@@ -114,27 +172,36 @@ def _start(command: list[str], environment: Mapping[str, str], log: Any) -> subp
         ) from None
 
 
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until:
-        with suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=10.0):
+def _wait(server: OwnServer) -> None:
+    began, told = time.monotonic(), False
+    while (waited := time.monotonic() - began) < PATIENCE and server.process.poll() is None:
+        # Another may have taken the port, and ours ends then.
+        if _is_healthy(server.url) and server.process.poll() is None:
             return
-        if process.poll() is not None:
-            break
+        if waited > TOLD_AFTER and not told:
+            told = True
+            complain(f"vLLM is still loading after {waited:.0f} s; what it writes is in {server.log}.")
         time.sleep(GLANCE)
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["nothing"]
-    # Its processes end one after another, and all but the first say that another failed.
-    causes = [found[1] for line in lines if (found := CAUSE.search(line)) and "root cause" not in line]
     raise GtrTurboError(
-        f"vLLM did not start; the last that it says is: {(causes or lines)[-1][:LAST_WORDS]}",
-        f"see {log}; --vllm-python names the Python of an environment that has vLLM.",
+        f"vLLM did not start; the last that it says is: {last_words(server.log)}",
+        f"see {server.log}; --vllm-python names the Python of an environment that has vLLM.",
     )
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the server and what it started."""
-    for way in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, way)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(TIME_TO_END)
+def _is_healthy(url: str) -> bool:
+    with (
+        suppress(OSError, http.client.HTTPException, ValueError),
+        open_in_time(urllib.request.Request(f"{url}/health"), seconds=10.0),
+    ):
+        return True
+    return False
+
+
+def last_words(log: Path) -> str:
+    """Return what a server gave as the cause of its end, or else its last line; of 300 characters at most."""
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - LOOKED_AT))
+        lines = file.read().decode(errors="replace").strip().splitlines() or ["nothing"]
+    # Its processes end one after another, and all but the first say that another failed.
+    causes = [found[1] for line in lines if (found := CAUSE.search(line)) and "root cause" not in line]
+    return (causes or lines)[-1][:LAST_WORDS]

@@ -17,7 +17,7 @@ from gtrturbo.play.episodes import Response
 from gtrturbo.play.probe import REPLY_TOKENS, STATES, TEMPERATURE, GreedyReply, Proof, Replied, prove, require_likeliest
 from gtrturbo.play.served_folder import require_own_folder
 from gtrturbo.play.server import Server
-from gtrturbo.play.wire import AwayError
+from gtrturbo.play.wire import AwayError, EndedError
 from gtrturbo.store.ids import seed_for
 from gtrturbo.store.records import Message
 
@@ -106,7 +106,7 @@ class Prover:
     def _prove_again(self, server: Server) -> None:
         try:
             self._prove([server])
-        except AwayError:
+        except (AwayError, EndedError):
             raise
         except GtrTurboError as error:
             what = f"since it was proved who answers, another took its place, and what it answered is not kept: {error.what}"

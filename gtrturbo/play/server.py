@@ -7,31 +7,28 @@ sent the standard ones only. Requests do not go through huggingface_hub's client
 Sources: vLLM 0.33 and SGLang 0.5.23, their OpenAI-compatible servers.
 """
 
-import base64
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from gtrturbo.config.addresses import address_of
 from gtrturbo.config.choices import OPENAI, ServerName
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.checkpoint_files import adapter_config
+from gtrturbo.play.data_urls import with_pictures
+from gtrturbo.play.lora_ranks import legal_rank, rank_of
 from gtrturbo.play.protocol import Chat, Completion, ServedModels
-from gtrturbo.play.wire import BACKOFF, AwayError, NotFoundError, request
+from gtrturbo.play.wire import BACKOFF, AwayError, EndedError, NotFoundError, request
 from gtrturbo.store.records import Message
 
 T = TypeVar("T")
 LOAD_ADAPTER = {"vllm": "/v1/load_lora_adapter", "sglang": "/load_lora_adapter"}
 # No reply may come out of another distribution than it is scored under, whatever the model's generation_config.json says.
 PLAIN_SAMPLING = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
-LEGAL_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # What vLLM takes as --max-lora-rank.
 NEVER = -100.0  # The lowest logit bias of the protocol.
 
 
@@ -70,12 +67,22 @@ class Server:
         base_url: where it is, with or without a final /v1.
         model: name of the model that it serves; the first that it lists if None.
         needs_ids: refuse replies without token ids, which cannot be trained on.
+        own: the server was started for this stage: raises if it has ended. It is sent no key.
     """
 
-    def __init__(self, kind: ServerName, base_url: str, model: str | None = None, *, needs_ids: bool = True) -> None:
+    def __init__(
+        self,
+        kind: ServerName,
+        base_url: str,
+        model: str | None = None,
+        *,
+        needs_ids: bool = True,
+        own: Callable[[], None] | None = None,
+    ) -> None:
         self.kind = kind
         self.base_url = address_of(base_url)
         self.needs_ids = needs_ids
+        self._own = own
         self.adapter: str | None = None
         self.tries = len(BACKOFF)  # How often it is asked again where it does not answer.
         self.failures = 0  # Answers that did not come: what answers after one may be another server.
@@ -100,6 +107,12 @@ class Server:
 
     def _failed(self) -> None:
         self.failures += 1
+        if self._own:
+            self._own()
+
+    def _request(self, path: str, body: dict[str, Any] | None = None, *, plain: bool = False) -> Any:
+        how = {"plain": plain, "with_key": self._own is None, "on_failure": self._failed, "tries": self.tries}
+        return request(self.base_url + path, body, **how)
 
     def load_adapter(self, name: str, path: Path) -> None:
         """Load a LoRA adapter under a name, unless the server has it, and ask it for all replies from now on.
@@ -121,18 +134,18 @@ class Server:
         url = self.base_url + LOAD_ADAPTER[self.kind]
         try:
             body = {"lora_name": name, "lora_path": str(path.resolve())}
-            request(url, body, plain=True, on_failure=self._failed, tries=self.tries)
+            self._request(LOAD_ADAPTER[self.kind], body, plain=True)
         except NotFoundError as error:
             raise GtrTurboError(
                 f"{self.base_url} loads no adapters while it runs, and {path} is one ({error.what.rpartition('/')[2]}).",
                 "start vLLM with --enable-lora, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 around it; SGLang with --enable-lora.",
             ) from None
         except GtrTurboError as error:
-            if isinstance(error, AwayError) and error.passing:
+            if isinstance(error, EndedError) or (isinstance(error, AwayError) and error.passing):
                 raise
             if name in self.roots():  # Another process was first.
                 return
-            rank = adapter_config(path).get("r")
+            rank = rank_of(path)
             raise GtrTurboError(
                 f"{self.base_url} does not take the adapter {path} of rank {rank}: {error.what.removeprefix(url).strip()}",
                 f"start vLLM with --enable-lora --max-lora-rank {legal_rank(rank)}; it has to see that folder, too.",
@@ -255,7 +268,7 @@ class Server:
         Raises:
             GtrTurboError: it is something else; names the place.
         """
-        answer = request(self.base_url + path, body, on_failure=self._failed, tries=self.tries)
+        answer = self._request(path, body)
         try:
             return TypeAdapter(kind).validate_python(answer)
         except ValidationError as error:
@@ -276,25 +289,3 @@ def _exactly(forbidden: Sequence[int], end_ids: Sequence[int]) -> dict[str, Any]
         "top_logprobs": 0,
         "return_token_ids": True,
     }
-
-
-def legal_rank(rank: Any) -> int:
-    """Return the least rank that vLLM can be started with and that holds an adapter's."""
-    return next((legal for legal in LEGAL_RANKS if isinstance(rank, int) and rank <= legal), LEGAL_RANKS[-1])
-
-
-def with_pictures(messages: Sequence[Message], pictures: Sequence[np.ndarray]) -> list[Message]:
-    """Fill the image parts of messages as the protocol wants them: PNG files in data URLs."""
-    waiting = iter(pictures)
-
-    def filled(part: dict[str, Any]) -> dict[str, Any]:
-        return {"type": "image_url", "image_url": {"url": data_url(next(waiting))}} if part["type"] == "image" else part
-
-    return [message | {"content": [filled(part) for part in message["content"]]} for message in messages]
-
-
-def data_url(picture: np.ndarray) -> str:
-    """Write a picture, [H, W, 3] uint8, as a PNG file in a data URL; nothing is lost."""
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

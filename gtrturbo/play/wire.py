@@ -77,6 +77,10 @@ class AwayError(GtrTurboError):
         self.passing = why.tries > FAILED_TRIES
 
 
+class EndedError(GtrTurboError):
+    """Say that a server that was started for this stage has ended: there is nothing to wait for."""
+
+
 class RefusedError(GtrTurboError):
     """Say that a server refuses a request, and will as often as it is sent; `said` is its text, `code` its status."""
 
@@ -94,6 +98,7 @@ def request(
     body: dict[str, Any] | None = None,
     *,
     plain: bool = False,
+    with_key: bool = True,
     on_failure: Callable[[], object] = lambda: None,
     tries: int = len(BACKOFF),
 ) -> Any:
@@ -104,6 +109,7 @@ def request(
         url: where to.
         body: sent as JSON; None asks by GET.
         plain: the answer is no JSON, and is not read.
+        with_key: send OPENAI_API_KEY along, if it is set.
         on_failure: called when no answer comes but for a full server's (429): what answers later may be another one.
         tries: so often it is asked again at most.
 
@@ -114,8 +120,9 @@ def request(
     """
     until = time.monotonic() + TIMEOUT + sum(BACKOFF)
     for tried, pause in enumerate((*BACKOFF, 0.0)):
+        seconds = max(1e-3, min(TIMEOUT, until - time.monotonic()))
         try:
-            return request_once(url, body, plain=plain, timeout=max(1e-3, min(TIMEOUT, until - time.monotonic())))
+            return request_once(url, body, plain=plain, with_key=with_key, timeout=seconds)
         except TriedInVainError as error:
             if not error.limited:
                 on_failure()
@@ -138,7 +145,14 @@ def tell_waiting(url: str, why: Exception) -> None:
     complain(f"{url} {why} It is waited for.")
 
 
-def request_once(url: str, body: dict[str, Any] | None = None, *, plain: bool = False, timeout: float | None = None) -> Any:
+def request_once(
+    url: str,
+    body: dict[str, Any] | None = None,
+    *,
+    plain: bool = False,
+    with_key: bool = True,
+    timeout: float | None = None,
+) -> Any:
     """Send one request once; see `request`.
 
     Args:
@@ -149,7 +163,7 @@ def request_once(url: str, body: dict[str, Any] | None = None, *, plain: bool = 
         GtrTurboError: the server refuses it.
     """
     content = None if body is None else json.dumps(body, allow_nan=False).encode()
-    key = _key()
+    key = _key() if with_key else ""
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     answer = _answer(urllib.request.Request(url, data=content, headers=headers), timeout or TIMEOUT, key)
     return None if plain else _without(_parsed(answer), key)

@@ -13,7 +13,7 @@ OWNER = """
 import subprocess, sys
 from gtrturbo.distributed.children import take_along
 other = subprocess.Popen(["sleep", "60"], start_new_session=True)
-call_off = take_along([other.pid])
+call_off = take_along([-other.pid if sys.argv[1] == "group" else other.pid])
 if sys.argv[1] == "off":
     call_off()
     call_off()
@@ -32,7 +32,7 @@ def is_there(number: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-@pytest.mark.parametrize(("said", "left"), [("on", False), ("off", True)])
+@pytest.mark.parametrize(("said", "left"), [("on", False), ("group", False), ("off", True)])
 def test_what_a_killed_process_took_along_is_gone(said, left):
     owner = subprocess.Popen([sys.executable, "-c", OWNER, said], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert owner.stdout

@@ -80,6 +80,18 @@ def test_a_redirect_is_not_followed_and_takes_no_key_along(monkeypatch):
     assert (len(asked), asked[0][1], seen) == (1, "Bearer secret", [])
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.8.9.1", "[::1]", "vllm.localhost"])
+def test_the_key_of_a_server_of_this_machine_goes_to_no_proxy(monkeypatch, host):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    with answering(b"HTTP/1.1 200 OK", body=b"{}") as (proxy, seen):
+        monkeypatch.setenv("http_proxy", proxy)
+        with pytest.raises(GtrTurboError, match="cannot be reached"):
+            wire.request(f"http://{host}:9/v1/models")
+        assert seen == []
+        assert wire.request("http://elsewhere:9/v1/models") == {}
+    assert seen == [("http://elsewhere:9/v1/models", "Bearer secret")]
+
+
 def test_an_answer_is_bounded_in_bytes(monkeypatch):
     monkeypatch.setattr(wire, "LONGEST", 1 << 20)
     refused = pytest.raises(GtrTurboError, match="answers with more than 1 MiB")

@@ -2,6 +2,11 @@
 
 import json
 import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +14,11 @@ import pytest
 
 from gtrturbo.config import RolloutConfig
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.play.own_server import flags_of
-from gtrturbo.play.server import legal_rank
+from gtrturbo.play import own_server as own
+from gtrturbo.play.lora_ranks import legal_rank
+from gtrturbo.play.own_server import flags_of, own_server
+from gtrturbo.play.server import Server
+from gtrturbo.play.wire import AwayError, EndedError, TriedInVainError
 from gtrturbo.stages import execute
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.safetensors_files import read_layout
@@ -84,3 +92,103 @@ def test_flags_follow_from_the_checkpoint(warm, lora, tmp_path):
 @pytest.mark.parametrize(("rank", "legal"), [(1, 1), (2, 8), (8, 8), (9, 16), (128, 128), (129, 256), (500, 512)])
 def test_a_rank_is_rounded_up_to_what_vllm_takes(rank, legal):
     assert legal_rank(rank) == legal
+
+
+def test_a_rank_that_vllm_does_not_take_is_refused_before_a_server_is_started(lora, tmp_path):
+    adapter = shutil.copytree(lora, tmp_path / "adapter")
+    file = adapter / "adapter_config.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"rank_pattern": {"q_proj": 20}}))
+    flags = flags_of(adapter, dtype="auto", port=7, on_cpu=False)
+    assert flags[flags.index("--max-lora-rank") + 1] == "32"
+    file.write_text(json.dumps(content | {"r": 600}))
+    with (
+        pytest.raises(GtrTurboError, match=r"up to rank 512, and this one has 600\.\n.*--engine hf"),
+        own_server(adapter, str(tmp_path / "nowhere"), dtype="auto"),
+    ):
+        pass
+
+
+# One that answers at once, and does nothing else.
+QUICK = """#!{python} -S
+import sys, http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        content = b'{{"data": [{{"id": "served"}}]}}' if self.path == "/v1/models" else b""
+        self.send_response(200 if self.path in ("/health", "/v1/models") else 500)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+    def log_message(self, *_):
+        print("torch.OutOfMemoryError: no memory left", flush=True)
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def quick(tmp_path, monkeypatch):
+    """A Python that serves at once; what is logged goes to a folder of its own."""
+    file, logs = tmp_path / "python", tmp_path / "logs"
+    file.write_text(QUICK.format(python=sys.executable))
+    file.chmod(0o755)
+    logs.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(logs))
+    monkeypatch.setattr(own, "GLANCE", 0.02)
+    return str(file)
+
+
+def logs_of(quick) -> list[Path]:
+    return list((Path(quick).parent / "logs").iterdir())
+
+
+def test_a_proxy_is_not_asked_for_a_server_of_this_machine(quick, warm, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setattr(own, "PATIENCE", 20.0)
+    with own_server(warm, quick, dtype="auto") as server:
+        assert Server("vllm", server.url).model == "served"
+    assert logs_of(quick) == []
+
+
+def test_a_server_that_ends_in_the_middle_is_told_at_once_with_its_last_words(quick, warm):
+    began = time.monotonic()
+    with pytest.raises(EndedError, match=r"ended in the middle .*exit code -9.*OutOfMemoryError: no memory left") as told:  # noqa: SIM117
+        with own_server(warm, quick, dtype="auto") as started:
+            server = Server("vllm", started.url, own=started.require_running)
+            os.kill(started.process.pid, signal.SIGKILL)
+            started.process.wait()
+            server.roots()
+    assert time.monotonic() - began < 10
+    [log] = logs_of(quick)
+    assert str(log) in told.value.fix
+
+
+def test_a_log_stays_only_where_a_message_names_it(quick, warm, tmp_path):
+    with pytest.raises(GtrTurboError, match="cannot be run"), own_server(warm, str(tmp_path / "no"), dtype="auto"):
+        pass
+    with pytest.raises(GtrTurboError, match="of another kind"), own_server(warm, quick, dtype="auto"):
+        raise GtrTurboError("of another kind.")
+    assert logs_of(quick) == []
+    with pytest.raises(GtrTurboError, match=r"answered 500") as told, own_server(warm, quick, dtype="auto") as server:
+        raise AwayError(server.url, TriedInVainError("answered 500"))
+    [log] = logs_of(quick)
+    assert str(log) in told.value.fix
+
+
+def test_a_server_ends_with_this_process_however_that_ends(quick, warm, monkeypatch):
+    taken = []
+    monkeypatch.setattr(own, "take_along", lambda numbers: taken.extend(numbers) or (lambda: taken.append("called off")))
+    with own_server(warm, quick, dtype="auto") as server:
+        assert taken == [-server.process.pid] == [-os.getpgid(server.process.pid)]
+    assert taken[1:] == ["called off"]
+
+
+def test_a_server_of_our_own_gets_no_key(quick, warm, monkeypatch):
+    from gtrturbo.play import wire
+
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-another-service")
+    sent, opened = [], wire.open_in_time
+    monkeypatch.setattr(wire, "open_in_time", lambda asked, seconds: sent.append(dict(asked.headers)) or opened(asked, seconds))
+    with own_server(warm, quick, dtype="auto") as server:
+        Server("vllm", server.url, own=server.require_running)
+        Server("vllm", server.url)
+    assert ["Authorization" in headers for headers in sent] == [False, True]
