@@ -5,14 +5,17 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
 from gtrturbo import __version__
-from gtrturbo.config import PushConfig
-from gtrturbo.distributed.escapes import one_line, say, visible
+from gtrturbo.analysis.record import Record, is_recorded, read_record
+from gtrturbo.config import PushConfig, RunConfig
+from gtrturbo.config.fields import Role, fields
+from gtrturbo.distributed.escapes import one_line, say, shell_word, visible
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.stages.table import STAGES
 from gtrturbo.store.ids import artifact_id, short
 from gtrturbo.store.inside import open_inside
 from gtrturbo.store.manifest import Manifest, read_manifest
@@ -35,7 +38,7 @@ def push(config: PushConfig) -> str:
             f"{', '.join(gone)} of {config.checkpoint} was pruned.", f"make it again with: {remake_command(config.checkpoint)}"
         )
     verify(config.checkpoint, "always", reads=lambda name: not name.startswith(OPTIMIZER))
-    card = card_of(config.checkpoint, manifest, config.evaluations)
+    card = card_of(config.checkpoint, manifest, config.evaluations or _own_evaluations(config.checkpoint))
     names = [name for name in (*sorted(manifest.files), MANIFEST) if name != CARD and not name.startswith(OPTIMIZER)]
     if config.dry_run:
         say("\n".join([card, f"Files for {config.repository}:", CARD, *map(one_line, names)]))
@@ -77,9 +80,12 @@ def _lost_connections(refusals: Any) -> tuple[type[Exception], ...]:
 
 
 def card_of(checkpoint: Path, manifest: Manifest, evaluations: Sequence[Path]) -> str:
-    """Write the card: what it is, its numbers on which task, what it was made from by which command."""
+    """Write the card: what it is, its numbers on which task, what it was made from by which command and in which run."""
+    run = _run_of(checkpoint)
+    record = read_record(run) if run else None
     front = {"library_name": "peft" if ADAPTER_CONFIG in manifest.files else "transformers"}
-    front |= {"pipeline_tag": "image-text-to-text", "tags": ["gtrturbo", manifest.stage]}
+    tags = ["gtrturbo", manifest.stage, *([record.config["method"], record.config["task"]] if record else [])]
+    front |= {"pipeline_tag": "image-text-to-text", "tags": tags}
     lines = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",
         f"# A checkpoint of gtrturbo {manifest.stage}\n",
@@ -87,7 +93,8 @@ def card_of(checkpoint: Path, manifest: Manifest, evaluations: Sequence[Path]) -
         f"made by gtrturbo {_plain(manifest.version)}.\n",
         *_evaluated(checkpoint, evaluations),
         "## How it was made\n",
-        f"    gtrturbo {manifest.stage} {_options(manifest.config)}\n",
+        *(_of_run(checkpoint, record) if record else []),
+        f"    gtrturbo {manifest.stage} {_inputs(manifest)}{_options(manifest.config)} --out OUT\n",
         "| input | id |",
         "|---|---|",
         *(f"| {_plain(name)} | `{_plain(', '.join(_listed(ids)))}` |" for name, ids in manifest.inputs.items()),
@@ -98,6 +105,39 @@ def card_of(checkpoint: Path, manifest: Manifest, evaluations: Sequence[Path]) -
         "",
     ]
     return "\n".join(lines)
+
+
+def _run_of(checkpoint: Path) -> Path | None:
+    """Return the folder of the run that a checkpoint lies in, RUN/checkpoints/N; None where it lies elsewhere."""
+    run = checkpoint.resolve().parent.parent
+    return run if is_recorded(run) else None
+
+
+def _own_evaluations(checkpoint: Path) -> list[Path]:
+    """Return the evaluations of a checkpoint that lie in its run."""
+    run = _run_of(checkpoint)
+    found = sorted(file.parent for file in run.glob(f"*/*/{MANIFEST}")) if run else []
+    manifests = {path: read_manifest(path) for path in found}
+    own = artifact_id(checkpoint)
+    return [path for path, each in manifests.items() if each.kind == "evaluation" and each.inputs.get("checkpoint") == own]
+
+
+def _of_run(checkpoint: Path, record: Record) -> list[str]:
+    """Tell the run that a checkpoint is of, as the command that starts it; of a path nothing but what it stands for is told."""
+    paths = {field.name for field in fields(RunConfig) if Path in (field.kind, *get_args(field.kind))}
+    settings = {name: name.upper() if name in paths and value else value for name, value in record.config.items()}
+    return [
+        f"Number {_plain(checkpoint.resolve().name)} of the checkpoints of this run:\n",
+        f"    gtrturbo run {_options(settings)} --out RUN\n",
+        "By this command in it:\n",
+    ]
+
+
+def _inputs(manifest: Manifest) -> str:
+    """Write the options that name what it was made from; the table below says which artifact each stands for."""
+    known = {field.name: field for field in fields(STAGES[manifest.stage].config)} if manifest.stage in STAGES else {}
+    named = [known[name] for name in manifest.inputs if name in known]
+    return "".join(f"{'' if Role.POSITIONAL in field.roles else field.option + ' '}{field.name.upper()} " for field in named)
 
 
 def _evaluated(checkpoint: Path, evaluations: Sequence[Path]) -> list[str]:
@@ -136,7 +176,7 @@ def _options(config: dict[str, Any]) -> str:
 def _option(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no-{name}"
-    return f"--{name} {_plain(','.join(_listed(value)))}"
+    return " ".join(f"--{name} {_plain(shell_word(each))}" for each in _listed(value))
 
 
 def _listed(value: Any) -> list[str]:

@@ -79,6 +79,34 @@ def test_the_card_tells_the_evaluation_the_command_and_the_inputs(ppo, warm, eva
     assert "--no-detach-value" in card and "--learning-rate 0.0001" in card
 
 
+def test_the_card_of_a_runs_checkpoint_tells_the_run_and_its_evaluations(ppo, evaluation, hub, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(ppo, run / "checkpoints" / "0001")
+    shutil.copytree(evaluation, run / "evals" / "0001")
+    shutil.copytree(evaluation, run / "evals" / "0000")
+    other = run / "evals" / "0000" / "stage.json"
+    other.write_text(other.read_text().replace(sha256_file(ppo / "stage.json"), "0" * 64))
+    config = {"method": "turbo-kl", "task": "numberline", "env": ["image=tiny", "horizon=5"], "seed": 7, "start": "/secret/place"}
+    (run / "run.json").write_text(json.dumps({"version": "0.2.0", "config": config}))
+    push(PushConfig(checkpoint=run / "checkpoints" / "0001", repository="me/lake"))
+    card = hub.files["README.md"].decode()
+    assert "--method turbo-kl --task numberline --env image=tiny --env horizon=5 --seed 7 --start START --out RUN" in card
+    assert "- turbo-kl\n- numberline\n" in card
+    assert card.count("| numberline image=tiny |") == 1
+    assert "/secret" not in card
+
+
+def test_the_command_of_the_card_is_one(ppo, hub):
+    from gtrturbo.config import PpoStepConfig
+    from parsed import parsed
+
+    push(PushConfig(checkpoint=ppo, repository="me/lake"))
+    card = hub.files["README.md"].decode()
+    words = next(line for line in card.splitlines() if line.startswith("    gtrturbo ppo-step ")).split()[1:]
+    assert "--rollouts" in words and "--checkpoint" in words and words[-2:] == ["--out", "OUT"]
+    assert isinstance(parsed(words), PpoStepConfig)
+
+
 def test_an_adapters_card_says_that_it_is_one(lora_warm, hub):
     push(PushConfig(checkpoint=lora_warm, repository="me/lake"))
     assert "library_name: peft" in hub.files["README.md"].decode()
