@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,13 +15,15 @@ from pathlib import Path
 import pytest
 import yaml
 from parsed import CONFIGS, parsed
+from rich.cells import cell_len
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 import gtrturbo
 from gtrturbo.cli import app
+from gtrturbo.cli.help import EXAMPLES, GROUPS, OFTEN, HelpLayout
 from gtrturbo.config import InitConfig, RolloutConfig
-from gtrturbo.config.fields import fields
+from gtrturbo.config.fields import Role, fields
 from gtrturbo.runs.plan import Step
 from gtrturbo.runs.script import command
 from gtrturbo.stages import execute
@@ -28,6 +31,7 @@ from gtrturbo.store.ids import short
 
 BIN = Path(sys.executable).parent
 HEAVY = {"torch", "transformers", "peft", "gymnasium", "scipy"}
+PLACED = {Role.RUNTIME, Role.POSITIONAL}
 PLAY = ["--task", "numberline", "--env", "image=tiny", "--max-new-tokens", "48", "--temperature", "1.0"]
 
 
@@ -95,6 +99,34 @@ def test_help_tells_every_setting_with_its_sentence(name, monkeypatch):
         assert field.option in help_text or field.name.upper() in help_text  # lists of artifacts are positional
         for choice in field.choices:
             assert choice in help_text
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_help_shows_first_what_must_be_given_and_what_is_read_and_ends_in_examples(name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    told = gtrturbo_(name, "--help").stdout
+    options, _, rest = told.partition("╭─ Options")[2].partition("╰")
+    needed = [field for field in fields(CONFIGS[name]) if field.required and Role.POSITIONAL not in field.roles]
+    assert all(f"│ {field.option} " in options for field in needed)
+    assert "--debug" in rest and "--debug" not in options
+    assert f"gtrturbo {name} " in rest.partition("Examples:")[2]
+    assert max(map(cell_len, told.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(("name", "words"), [(name, words) for name, lines in EXAMPLES.items() for words in lines])
+def test_the_examples_of_help_are_commands(name, words):
+    assert isinstance(parsed([name, *shlex.split(words)]), CONFIGS[name])
+
+
+def test_every_setting_that_is_not_shown_first_has_a_group_of_its_own():
+    stages = {name: CONFIGS[name] for name in OFTEN}
+    for name, config in stages.items():
+        known = {field.name: field for field in fields(config) if not field.rest_of}
+        assert {*OFTEN[name]} <= known.keys()
+        later = [field for field in known.values() if field.roles.isdisjoint(PLACED) and HelpLayout(name).place(field)[0]]
+        assert [field.name for field in later if not any(field.name in names for names in GROUPS.values())] == []
+    grouped = [each for names in GROUPS.values() for each in names]
+    assert len(grouped) == len({*grouped})
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -39,7 +39,7 @@ ORDER = ("init", "sft", "rollout", "distill", "ppo-step", "merge", "eval")
 JOBS = (
     "Train on a task of your own: gtrturbo check-task FILE.py:TASK, then gtrturbo run --task FILE.py:TASK --out runs/a",
     "Merge checkpoints: gtrturbo merge --base BASE --out merged ONE TWO, then gtrturbo show merged",
-    "See whether a free teacher helps: gtrturbo run with --method ppo and with --method turbo-sft, then gtrturbo compare runs/*",
+    "See whether a free teacher helps: gtrturbo run with --method ppo and --method turbo-gated, then gtrturbo compare runs/*",
 )
 app = typer.Typer(
     name="gtrturbo",

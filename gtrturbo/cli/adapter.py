@@ -8,13 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+from gtrturbo.cli.help import OTHERS, HelpLayout
 from gtrturbo.cli.mistakes import ending
 from gtrturbo.config.fields import Field, Role, build, fields
 from gtrturbo.config.renamed import FLAGS, old_options, refuse_old
 from gtrturbo.config.yaml_files import read_yaml
 from gtrturbo.errors import GtrTurboError
-
-PANELS = {Role.INPUT: "Inputs", Role.RUNTIME: "Output and machine"}
 
 
 def add_command(
@@ -30,7 +29,7 @@ def add_command(
 
     Flags win over --config FILE.yaml, which wins over defaults. What `verify` refuses counts as a mistake in the options (exit
     code 2), what `action` refuses as a failure (1). `built_in` says by field what its table holds: names, each with a sentence
-    for the help.
+    for the help, which is laid out as `HelpLayout` says.
     """
 
     def command(**given: Any) -> None:
@@ -43,14 +42,14 @@ def add_command(
         with ending(debug, code=1):
             action(settings)
 
-    tables = built_in or {}
-    known = [field for field in fields(config) if not field.rest_of]
+    layout = HelpLayout(name, built_in or {})
+    known = sorted((field for field in fields(config) if not field.rest_of), key=lambda field: layout.place(field)[0])
     names = frozenset(field.name for field in known)
     old = [_old_parameter(name, _refusing(config, names, name)) for name in old_options(config, names)]
-    parameters = [*(_parameter(field, tables.get(field.name, {})) for field in known), *old, *_EXTRA]
+    parameters = [*(_parameter(field, layout) for field in known), *old, *_EXTRA]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    app.command(name, help=config.__doc__)(command)
+    app.command(name, help=config.__doc__, epilog=layout.epilog)(command)
 
 
 def _settings(file: Path | None) -> dict[str, Any]:
@@ -65,20 +64,19 @@ def _settings(file: Path | None) -> dict[str, Any]:
     return dict(zip(names, content.values(), strict=True))
 
 
-def _parameter(field: Field, built_in: Mapping[str, str]) -> inspect.Parameter:
+def _parameter(field: Field, layout: HelpLayout) -> inspect.Parameter:
     """Describe one field as a typer parameter that is None when it is not given."""
     default = "required" if field.required else _shown(field)
     kind = _typer_kind(field)
     if Role.POSITIONAL in field.roles:
         detail: Any = typer.Argument(help=field.help, show_default=False, metavar=field.name.upper())
     else:
-        panel = next((PANELS[role] for role in field.roles if role in PANELS), "Options")
         flags = f"{field.option}/--no-{field.option[2:]}" if field.kind is bool else field.option
         detail = typer.Option(
             flags,
-            help=_help(field, built_in),
+            help=_help(field),
             show_default=default,
-            rich_help_panel=panel,
+            rich_help_panel=layout.place(field)[1],
             metavar=_metavar(field),
             callback=_no_option if field.is_list else None,
         )
@@ -117,10 +115,9 @@ def _typer_kind(field: Field) -> Any:
     return (bool if field.kind is bool else str) | None  # build() turns text into numbers, paths and choices
 
 
-def _help(field: Field, built_in: Mapping[str, str]) -> str:
+def _help(field: Field) -> str:
     bounds = str(field.bounds or "")
-    range_ = [f"{bounds[0].upper()}{bounds[1:]}."] if bounds else []
-    told = " ".join([field.help, *(f"{name}: {sentence}" for name, sentence in built_in.items()), *range_])
+    told = f"{field.help} {bounds[0].upper()}{bounds[1:]}." if bounds else field.help
     # Beside the name, choices would take the width that the names need.
     return f"{told} One of {', '.join(field.choices)}." if field.choices else told
 
@@ -147,7 +144,7 @@ _EXTRA = [
         default=None,
         annotation=Annotated[
             Path | None,
-            typer.Option("--config", "-c", help="YAML file of options; flags win.", rich_help_panel="Output and machine"),
+            typer.Option("--config", "-c", help="YAML file of options; flags win.", rich_help_panel=OTHERS),
         ],
     ),
     inspect.Parameter(
@@ -155,7 +152,7 @@ _EXTRA = [
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
         annotation=Annotated[
-            bool | None, typer.Option("--debug", help="Show where an error comes from.", rich_help_panel="Output and machine")
+            bool | None, typer.Option("--debug", help="Show where an error comes from.", rich_help_panel=OTHERS)
         ],
     ),
 ]

@@ -18,8 +18,7 @@ class RunConfig:
     out: Annotated[Path, "Folder of the run; started again, it goes on where it was."]
     method: Annotated[
         str,
-        "Who teaches, and how: a name of the table in gtrturbo/runs/methods.py, or a Method of your own, as package.module:NAME "
-        "or path/to/file.py:NAME.",
+        "Who teaches, and how: a name of those below, or a Method of your own, as package.module:NAME or path/to/file.py:NAME.",
     ] = "turbo-gated"
     model: Annotated[str, "tiny (built in), a Hugging Face id, or a folder. Any but tiny takes the paper's settings."] = "tiny"
     start: Annotated[Path | None, "Start from this checkpoint: no init and no sft. --model still chooses the settings."] = None

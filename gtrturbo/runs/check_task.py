@@ -1,5 +1,6 @@
 """check-task: play a task, print what was checked and what a run lacks."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import wrap
@@ -7,6 +8,7 @@ from typing import Any
 
 from gtrturbo.config import CheckTaskConfig
 from gtrturbo.config.games import is_game
+from gtrturbo.console import PlainConsole
 from gtrturbo.distributed.escapes import say, visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.built_in import build_processor, built_in_config
@@ -28,7 +30,8 @@ from gtrturbo.tasks.texts import task_texts
 
 PAPERS_NEW_TOKENS = 256
 VERDICTS = {True: "passed", False: "FAILED", None: "-"}
-WIDTH = 100
+INDENT = 26
+WIDTH, LEAST = 100, 30  # of what was seen, where nobody says how wide the page is, and at least
 ON_EPISODES: dict[str, Callable[[Task, Episodes], Check]] = {
     "seeding": environment_checks.seeding,
     "starts": environment_checks.starts,
@@ -127,5 +130,7 @@ def lacking(task: Task, config: CheckTaskConfig) -> list[Check]:
 def _lines(check: Check) -> Sequence[str]:
     """Lay a check out as its verdict, its name, what was seen, and, where it failed, what mends it."""
     said = check.said if check.passed is not False or not check.fix else f"{check.said} → {check.fix}"
-    head, *more = wrap(visible(said), WIDTH, break_long_words=False) or [""]
-    return [f"{VERDICTS[check.passed]:<8}{check.name:<18}{head}", *(" " * 26 + line for line in more)]
+    console = PlainConsole()
+    width = max(console.width - INDENT, LEAST) if console.is_terminal or "COLUMNS" in os.environ else WIDTH
+    head, *more = wrap(visible(said), width, break_long_words=False) or [""]
+    return [f"{VERDICTS[check.passed]:<8}{check.name:<18}{head}", *(" " * INDENT + line for line in more)]

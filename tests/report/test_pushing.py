@@ -97,8 +97,9 @@ def test_the_card_of_a_runs_checkpoint_tells_the_run_and_its_evaluations(ppo, ev
 
 
 def test_the_command_of_the_card_is_one(ppo, hub):
-    from gtrturbo.config import PpoStepConfig
     from parsed import parsed
+
+    from gtrturbo.config import PpoStepConfig
 
     push(PushConfig(checkpoint=ppo, repository="me/lake"))
     card = hub.files["README.md"].decode()

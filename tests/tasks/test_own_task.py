@@ -16,7 +16,7 @@ from gtrturbo.config import CheckTaskConfig, EvalConfig, InitConfig, RolloutConf
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.recording import read_turns
 from gtrturbo.play.token_checks import tokens
-from gtrturbo.runs.check_task import checks, renderer_of
+from gtrturbo.runs.check_task import check_task, checks, renderer_of
 from gtrturbo.runs.plan import plan
 from gtrturbo.stages import execute
 from gtrturbo.tasks.loading import load_task
@@ -261,3 +261,10 @@ def test_the_tokenizer_may_be_a_checkpoints(init):
     result = gtrturbo_("check-task", named("WALK"), "--model", init)
     assert result.exit_code == 0, result.output
     assert verdicts(result.stdout)["tokens"] == verdicts(result.stdout)["lengths"] == "passed"
+
+
+def test_what_was_seen_fits_the_width_that_is_said(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "72")
+    check_task(CheckTaskConfig(task="numberline"))
+    told = capsys.readouterr().out.splitlines()
+    assert max(map(len, told)) <= 72 and any(line.startswith(" " * 26) for line in told)
