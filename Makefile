@@ -92,7 +92,7 @@ format: install  ## format the code
 	$(BIN)/ruff check --fix gtrturbo tests docs examples
 
 docs: install  ## write the pages that are made from the code, and build the site into build/site
-	$(BIN)/python -m docs.commands && $(BIN)/python -m docs.metrics && $(BIN)/python -m docs.messages && $(BIN)/python -m docs.options
+	$(BIN)/python -m docs.commands && $(BIN)/python -m docs.metrics && $(BIN)/python -m docs.messages && $(BIN)/python -m docs.options && $(BIN)/python -m docs.tasks
 	test -x .venv-docs/bin/mkdocs || $(PYTHON) -m venv .venv-docs
 	.venv-docs/bin/pip install --quiet --disable-pip-version-check 'mkdocs-material>=9.7'
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict

@@ -12,7 +12,7 @@ HEAD = """# Error messages
 
 <!-- Written by `make docs` from the package's source; do not edit. -->
 
-A message says what is wrong, with the value, and in a second line what mends it. Every one that the package raises stands
+A message says what is wrong, with the value, and in a second line what mends it. Every one that the package itself raises stands
 here under the room that raises it, with `…` for names, numbers and paths. Search for the words of yours.
 [Troubleshooting](troubleshooting.md) tells the common ones at length.
 

@@ -94,7 +94,9 @@ METRICS = {
     ),
     "sampler_trainer_gap_refuses_above": Metric(LEARNED, "of turns from a server: above this they are refused, nats per token"),
     "probe_tokens": Metric(ASKED, "tokens by which it was proved what a server serves"),
-    "probe_gap_mean": Metric(ASKED, "mean |server's − own log-prob| of these, nats per token", "below `probe_warns_above`"),
+    "probe_gap_mean": Metric(
+        ASKED, "mean distance of the server's log-probs of these from our own, nats per token", "below `probe_warns_above`"
+    ),
     "probe_gap_max": Metric(ASKED, "largest of them, nats"),
     "probe_warns_above": Metric(ASKED, "above this mean it is told, by the type of the weights"),
     "probe_refuses_above": Metric(ASKED, "above this mean it is refused, by the type of the weights"),

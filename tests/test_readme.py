@@ -1,5 +1,6 @@
 """What the README and the other pages tell a reader to type and to open is there."""
 
+import itertools
 import json
 import re
 import runpy
@@ -216,3 +217,15 @@ def test_the_page_of_commands_names_every_setting():
 def test_an_option_that_nothing_uses_has_a_reason_to_stay():
     unused = runpy.run_path(str(ROOT / "docs" / "options.py"))["unused"]()
     assert [key for key, reason in unused.items() if not reason] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_row_of_a_table_has_the_cells_of_its_head(page):
+    lines = FENCE.sub("", page.read_text(encoding="utf-8")).splitlines()
+    cells, wrong = 0, []
+    for line, after in itertools.pairwise([*lines, ""]):
+        count = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
+        if re.match(r"\|[ :|-]+\|$", after):
+            cells = count
+        wrong += [line] if count not in (0, cells) else []
+    assert wrong == []
