@@ -34,6 +34,7 @@ from gtrturbo.models.whole_weights import (
     require_as_many_layers,
     require_float_weights,
     require_numbers,
+    require_one_place,
     require_whole,
     require_whole_model,
 )
@@ -181,6 +182,7 @@ def _whole_model(model: str, *, dtype: str, **where: Any) -> Any:
 def _require_sound(folder: Path) -> None:
     """Refuse, before anything is loaded, what would make a model that is not the folder's."""
     require_readable(folder, OF_WEIGHTS)
+    require_one_place(folder)
     require_float_weights(folder)
     require_as_many_layers(folder)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.names import MODEL_CONFIG, OPTIMIZER
 from gtrturbo.store.strict_json import parse_json
+from gtrturbo.store.weight_files import INDEXES, require_as_indexed, weights_of
 
 WHOLE_NUMBERS = ("I", "U", "B")  # How their types begin in a safetensors header; a weight is none.
 WEIGHT_NAMES = (".weight", ".bias")
@@ -83,6 +84,23 @@ def require_float_weights(folder: Path) -> None:
                 dtype = file.get_slice(name).get_dtype()
                 if dtype.startswith(WHOLE_NUMBERS) and dtype != "BF16" and name.endswith(WEIGHT_NAMES):
                     raise _unfit(folder, f"holds {name} as {dtype} in {path.name}, which is no type of weights")
+
+
+def require_one_place(folder: Path) -> None:
+    """Refuse shards of which the index says otherwise than they are, as `read_layout` does; pickles have none of ours.
+
+    Raises:
+        GtrTurboError: names the tensor.
+    """
+    if not any(folder.glob(f"*{INDEXES}")):
+        return
+    chosen, held = weights_of(folder), {}
+    for name in chosen.files:
+        if not (folder / name).is_file():
+            raise GtrTurboError(f"{folder / name} does not exist.", f"see: gtrturbo show {folder} --check")
+        with safe_open(folder / name, framework="numpy") as file:
+            held[name] = list(file.keys())
+    require_as_indexed(folder, chosen, held)
 
 
 def require_as_many_layers(folder: Path) -> None:

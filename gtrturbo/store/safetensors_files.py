@@ -6,8 +6,7 @@ Source of the format: safetensors' specification: 8 bytes length (little-endian)
 import json
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from gtrturbo.config.regular_files import open_regular
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.weight_files import FETCH, weights_of
+from gtrturbo.store.weight_files import FETCH, require_as_indexed, weights_of
 
 # Exactly one key: safetensors writes metadata in hash order, so two keys would give other bytes in another process.
 SAFETENSORS_METADATA = {"format": "pt"}
@@ -85,23 +84,11 @@ def read_layout(folder: Path) -> Layout:
         GtrTurboError: no safetensors there, a shard is missing or truncated, or the index names what no file holds.
     """
     chosen = weights_of(folder)
-    layout = _joined(folder, chosen.files)
-    for name, file in chosen.placed.items():
-        if name not in layout.entries or layout.entries[name].file.name != file:
-            raise GtrTurboError(f"{folder / str(chosen.index)} says that {name} lies in {file}, and it does not.", FETCH)
-    return replace(layout, index=chosen.index, unread=chosen.unread)
-
-
-def _joined(folder: Path, files: Sequence[str]) -> Layout:
-    entries: dict[str, TensorEntry] = {}
-    headers: dict[str, bytes] = {}
-    for file in files:
-        headers[file], found = read_header(folder / file)
-        for entry in found:
-            if entry.name in entries:
-                raise GtrTurboError(f"{folder} holds {entry.name} twice, in {entries[entry.name].file.name} and {file}.")
-            entries[entry.name] = entry
-    return Layout(folder, entries, headers)
+    read = {file: read_header(folder / file) for file in chosen.files}
+    require_as_indexed(folder, chosen, {file: [entry.name for entry in found] for file, (_, found) in read.items()})
+    entries = {entry.name: entry for _, found in read.values() for entry in found}
+    headers = {file: header for file, (header, _) in read.items()}
+    return Layout(folder, entries, headers, index=chosen.index, unread=chosen.unread)
 
 
 def read_header(path: Path) -> tuple[bytes, list[TensorEntry]]:

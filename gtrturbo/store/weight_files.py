@@ -6,6 +6,7 @@ the index of shards; pickles are never opened here.
 
 import json
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth")
 # Safetensors that are no part of a model as transformers loads it, and pickles that are none of its weights.
 OTHERS = (ADAPTER_WEIGHTS, VALUE_HEAD, OPTIMIZER)
 WEIGHTS_IN_PICKLES = re.compile(r"(pytorch_model|consolidated).*\.(bin|pth?)$")
+NUMBERED = re.compile(r"(?P<stem>.*)-(?P<number>\d+)-of-(?P<total>\d+)\.safetensors$")
 VARIANT = re.compile(r"model\.(?P<file>[\w-]+)(-\d+-of-\d+)?\.safetensors$|model\.safetensors\.index\.(?P<index>[\w-]+)\.json$")
 
 
@@ -72,7 +74,42 @@ def _read_index(path: Path) -> dict[str, str]:
     for file in sorted(set(placed.values())):  # The output's files get the same names.
         if Path(file).name != file or file in ("", "..") or not file.endswith(".safetensors"):
             raise GtrTurboError(f"{path} names {file!r}, which is no file beside it.", FETCH)
+    _require_all_numbers(path, set(placed.values()))
     return placed
+
+
+def _require_all_numbers(index: Path, files: set[str]) -> None:
+    """Refuse an index that leaves out one of several numbered files: what that holds would be missing."""
+    numbers: dict[tuple[str, str], set[int]] = {}
+    for found in filter(None, map(NUMBERED.match, files)):
+        numbers.setdefault((found["stem"], found["total"]), set()).add(int(found["number"]))
+    for (stem, total), named in sorted(numbers.items()):
+        if left_out := next((number for number in range(1, int(total) + 1) if number not in named), 0):
+            raise GtrTurboError(
+                f"{index} names {len(named)} of {int(total)} files {stem}-…: number {left_out} is left out.", FETCH
+            )
+
+
+def require_as_indexed(folder: Path, chosen: WeightFiles, held: Mapping[str, Iterable[str]]) -> None:
+    """Refuse a tensor that two files hold, or that does not lie where the index says: readers differ in which they take.
+
+    Args:
+        folder: of the model.
+        chosen: its files.
+        held: names of tensors, by file.
+
+    Raises:
+        GtrTurboError: names the tensor.
+    """
+    found: dict[str, str] = {}
+    for file, names in held.items():
+        for name in names:
+            if name in found:
+                raise GtrTurboError(f"{folder} holds {name} twice, in {found[name]} and {file}.", FETCH)
+            found[name] = file
+    for name, file in chosen.placed.items():
+        if found.get(name) != file:
+            raise GtrTurboError(f"{folder / str(chosen.index)} says that {name} lies in {file}, and it does not.", FETCH)
 
 
 def _unread(folder: Path, read: set[str]) -> tuple[str, ...]:

@@ -119,6 +119,10 @@ def test_a_missing_shard_is_named(folders, family):
             lambda index: {"weight_map": index["weight_map"] | {"scalar": "../base0/model.safetensors"}},
             "which is no file beside it",
         ),
+        (
+            lambda index: {"weight_map": {name: file for name, file in index["weight_map"].items() if "1-of" in file}},
+            r"names 1 of 2 files model-…: number 2 is left out",
+        ),
         (lambda index: {}, "is damaged"),
         (lambda index: {"weight_map": [1, 2]}, "is damaged"),
     ],

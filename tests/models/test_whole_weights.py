@@ -13,9 +13,11 @@ from transformers import AutoModelForImageTextToText
 
 from gtrturbo.config import EvalConfig, InitConfig
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models import checkpoint
 from gtrturbo.models.checkpoint import load_model, load_policy, save_model
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.stages import execute
+from gtrturbo.store.safetensors_files import read_layout
 
 METADATA = {"format": "pt"}
 QUERY = "model.layers.0.self_attn.q_proj.weight"
@@ -113,6 +115,56 @@ def test_a_value_head_of_another_model_is_refused(ppo, tmp_path):
     ValueHead.new(96, seed=0).save(tmp_path / "c")
     with pytest.raises(GtrTurboError, match=r"values states of width 96, and the model's have 64"):
         load_policy(tmp_path / "c", device="cpu")
+
+
+# What an index says
+
+
+def stale_copy(shards, placed) -> None:
+    name = next(name for name, file in placed.items() if file == min(shards))
+    shards[max(shards)][name] = torch.full_like(shards[min(shards)][name], 0.5)
+
+
+def another_place(shards, placed) -> None:
+    placed[next(name for name, file in placed.items() if file == min(shards))] = max(shards)
+
+
+def a_shard_less(shards, placed) -> None:
+    for name in shards[max(shards)]:
+        del placed[name]
+
+
+LIES = [(stale_copy, "twice, in"), (another_place, "says that .* lies in"), (a_shard_less, "number 2 is left out")]
+
+
+def with_index(source: Path, to: Path, change) -> Path:
+    """Copy a model in two shards, changed."""
+    shutil.copytree(source, to, ignore=shutil.ignore_patterns("*.safetensors*", "stage.json"))
+    weights = load_file(source / "model.safetensors")
+    names = sorted(weights)
+    shards = {
+        f"model-0000{number}-of-00002.safetensors": {name: weights[name] for name in names[number - 1 :: 2]} for number in (1, 2)
+    }
+    placed = {name: file for file, held in shards.items() for name in held}
+    change(shards, placed)
+    for file, held in shards.items():
+        save_file(held, to / file, METADATA)
+    (to / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    return to
+
+
+@pytest.mark.parametrize(("change", "said"), LIES)
+def test_an_index_that_says_otherwise_than_the_shards_is_refused_by_every_reader(warm, tmp_path, change, said):
+    path = with_index(warm, tmp_path / "c", change)
+    for read in (load_model, read_layout, lambda path: checkpoint._split_on("cpu", path, dtype="auto", trainable=False)):
+        with pytest.raises(GtrTurboError, match=said):
+            read(path)
+    with pytest.raises(GtrTurboError, match=said):
+        execute(InitConfig(out=tmp_path / "o", model=str(path)))
+
+
+def test_an_index_that_is_true_is_read(warm, tmp_path):
+    assert same(load_model(with_index(warm, tmp_path / "c", lambda *_: None)), load_model(warm))
 
 
 # What libraries write
