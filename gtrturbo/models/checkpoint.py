@@ -37,6 +37,7 @@ from gtrturbo.models.whole_weights import (
     require_one_place,
     require_whole,
     require_whole_model,
+    told_by_shape,
 )
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import CARD, MANIFEST, VALUE_HEAD
@@ -102,7 +103,8 @@ def _adapted(model: Any, path: Path, *, trainable: bool) -> PeftModel:
     require_readable(path, OF_WEIGHTS)
     require_float_weights(path)
     base = {id(parameter) for parameter in model.parameters()}
-    adapted = PeftModel.from_pretrained(model, str(path), is_trainable=trainable)
+    with told_by_shape(path):
+        adapted = PeftModel.from_pretrained(model, str(path), is_trainable=trainable)
     # PEFT tells what did not fit only where an adapter is loaded into a model that has its modules already.
     mapping = getattr(model, "_checkpoint_conversion_mapping", {})
     told: Any = adapted.load_adapter(str(path), "default", is_trainable=trainable, key_mapping=mapping)

@@ -1,6 +1,8 @@
 """Weights are all there: transformers and PEFT fill what a file lacks with random numbers, and here that is an error."""
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from gtrturbo.store.strict_json import parse_json
 from gtrturbo.store.weight_files import INDEXES, require_as_indexed, weights_of
 
 WHOLE_NUMBERS = ("I", "U", "B")  # How their types begin in a safetensors header; a weight is none.
+# How torch tells a tensor of another shape, each of which is a line of its own.
+MISFIT = re.compile(r"size mismatch for (\S+): .*?torch\.Size\(\[(.*?)\]\).*?torch\.Size\(\[(.*?)\]\)")
 WEIGHT_NAMES = (".weight", ".bias")
 # Settings that count layers.
 LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth", "encoder_layers", "decoder_layers")
@@ -55,6 +59,25 @@ def require_whole_model(source: str, info: Mapping[str, Any]) -> None:
     require_whole(source, missing=info["missing_keys"], unexpected=info["unexpected_keys"], misfits=misfits)
     if info["error_msgs"]:
         raise _unfit(source, f"does not load: {info['error_msgs'][0]}")
+
+
+@contextmanager
+def told_by_shape(source: str | Path) -> Iterator[None]:
+    """Say of a tensor that PEFT cannot load which it is, and both shapes.
+
+    Raises:
+        GtrTurboError: names the first.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not (found := MISFIT.search(str(error))):
+            raise
+        name, stored, wanted = found.groups()
+        misfits = [f"{name} is [{stored}], not [{wanted}]"]
+    else:
+        return
+    require_whole(source, missing=(), unexpected=(), misfits=misfits)
 
 
 def require_numbers(source: str | Path, parameters: Iterable[tuple[str, Tensor]]) -> None:

@@ -42,7 +42,7 @@ SAID = {
     "missing": r"lacks 1 tensors of the model \(first: ",
     "renamed": r"lacks 1 tensors of the model .*; holds 1 tensors that the model has no place for",
     "unexpected": r"holds 1 tensors that the model has no place for \(first: .*extra",
-    "misshaped": r"has another shape than the model: \S+ is \[\d+, \d+\], not \[\d+, \d+\]\.\nsee: |size mismatch for .*lora_A",
+    "misshaped": r"has another shape than the model: \S+ is \[\d+, \d+\], not \[\d+, \d+\]\.\nsee: ",
     "nan": r"holds weights that are no numbers \(NaN or infinity\), first in ",
     "one infinity": r"holds weights that are no numbers \(NaN or infinity\), first in ",
     "whole numbers": r"as I32 in .*safetensors, which is no type of weights",
