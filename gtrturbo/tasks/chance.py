@@ -17,9 +17,9 @@ FEWEST_EPISODES = 20
 
 
 def turn_limit(task: Task, env: gym.Env) -> int:
-    """Return the number of turns after which an episode is cut: the task's, else the environment's, else 1000."""
+    """Return the number of turns after which an episode is cut: the task's or the environment's, whichever is less, else 1000."""
     own = env.spec.max_episode_steps if env.spec else None
-    return task.max_turns or own or MOST_TURNS
+    return min(filter(None, (task.max_turns, own)), default=MOST_TURNS)
 
 
 def fewer_episodes(task: Task, wanted: int) -> int:

@@ -87,7 +87,7 @@ def check_option(name: str, value: object, option: Option) -> None:
     elif isinstance(option, Switch):
         fine, wanted = isinstance(value, bool), "true or false"
     elif isinstance(option, Text):
-        fine, wanted = isinstance(value, str), "text"
+        fine, wanted = isinstance(value, str) and is_encodable(value), "text" if not isinstance(value, str) else "text of UTF-8"
     elif isinstance(option, Number):
         fine, wanted = isinstance(value, float) and math.isfinite(value), "a number"
     else:
@@ -95,6 +95,11 @@ def check_option(name: str, value: object, option: Option) -> None:
         wanted = f"a whole number from {option.low} to {option.high}"
     if not fine:
         raise GtrTurboError(f"{name} must be {wanted}, got {value!r}.")
+
+
+def is_encodable(text: str) -> bool:
+    """Tell whether a file can hold a text: halves of characters, as YAML writes \\ud800, none can."""
+    return text == text.encode(errors="replace").decode()
 
 
 def check_options(values: Mapping[str, Any], options: Mapping[str, Option]) -> None:

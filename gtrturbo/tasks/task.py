@@ -47,7 +47,7 @@ class Task:
             of its own, it tries any action that is allowed.
         won: whether an episode was won; see `won_by_info`.
         kind: of which kind an episode is, by what is known of its state, where success is to be told for each kind apart.
-        max_turns: turns after which no episode goes on; the environment's own limit if not given.
+        max_turns: turns after which no episode goes on, or the environment's own limit where that is less or nothing is given.
         panels: fixed lists of episodes by name, each the seeds that the environment is reset with: `eval --panel NAME`.
         blind: makes an environment of the same rules that draws nothing, for play without a model.
         chance_turns: turns that play without a model takes at most, over all policies, but at least 20 episodes of each.

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from gtrturbo.tasks.deals import plain_panel_seeds
 from gtrturbo.tasks.environment import PlayedEnv, telling
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.view import ChatPrompt, Past, View, WonByReturn, ask, described, is_picture, won_by_info
-from gtrturbo.tasks.worlds.frames import draw_unseen, require_known, shrunk
+from gtrturbo.tasks.worlds.frames import draw_unseen, require_known, require_within, shrunk
 from gtrturbo.tasks.worlds.gym_settings import Settings, settled
 from gtrturbo.tasks.worlds.observations import in_words, is_plain
 
@@ -40,7 +40,7 @@ def any_gym(
 ) -> Task:
     """Make the task of an environment by its id, MODULE:ID where a module must be imported for it.
 
-    An info's `action_mask` says which actions a state allows.
+    An `action_mask`, of an info or else of a dict that is observed, says which actions a state allows.
 
     Args:
         environment: its id, with its version.
@@ -70,22 +70,32 @@ def any_gym(
         made = PlayedEnv(drawing(), name)
     with closing(made) as env:
         names = _names(name, env, how.actions)
-        observed, info = env.reset(seed=0)
+        observed, _ = env.reset(seed=0)
         renders = _renders(name, env, observed)
-        masked = MASK in info
+        require_within(name, env.spec.max_episode_steps if env.spec else None, how.horizon)
         first = int(env.action_space.start)  # type: ignore[attr-defined]
     return Task(
         name=name,
         make=drawing,
-        blind=make,
+        blind=_blind(name, make, drawing),
         prompt=partial(_prompt, how=how, name=known_id, names=names, renders=renders),
-        actions=partial(_allowed, names=names) if masked else names,
+        actions=partial(_allowed, names=names),
         act=lambda action, info: first + names.index(action),
-        known=partial(_known, shows=how.observation, count=len(names)),
+        known=partial(_known, name=name, shows=how.observation, count=len(names)),
         won=_won(known_id, how.win_return),
         max_turns=how.horizon or None,
         panels={"fixed": plain_panel_seeds()},
     )
+
+
+def _blind(name: str, make: Callable[[], gym.Env], drawing: Callable[[], gym.Env]) -> Callable[[], gym.Env]:
+    """Return how the environment is made where no picture is looked at: the one that draws where it does not play without."""
+    try:
+        with closing(PlayedEnv(make(), name)) as env:
+            env.reset(seed=0)
+    except Exception:
+        return drawing
+    return make
 
 
 def _imported(environment: str) -> str:
@@ -99,6 +109,8 @@ def _imported(environment: str) -> str:
 def _mode(name: str, environment: str) -> str | None:
     """Return how the environment is to draw; None where nothing says that it takes rgb_array, and then it must draw unasked."""
     entry = gym.spec(environment).entry_point
+    if entry is None:
+        raise GtrTurboError(f"{name} is made as a vector of many alone, and one is played.", "give it an entry_point of its own.")
     with telling(name, "cannot be made"):
         creator = load_env_creator(entry) if isinstance(entry, str) else entry
     if isinstance(creator, type):
@@ -147,18 +159,42 @@ def _renders(name: str, env: gym.Env, observation: Any) -> bool:
     )
 
 
-def _known(env: gym.Env, observation: Any, info: Mapping[str, Any], *, shows: bool, count: int) -> dict[str, Any]:
-    """Keep of an info what JSON can hold, which actions it allows, and what of the observation the prompt shows."""
+def _known(
+    env: gym.Env, observation: Any, info: Mapping[str, Any], *, name: str, shows: bool, count: int
+) -> dict[str, Any]:
+    """Keep of an info what JSON can hold, which actions are allowed, and what of the observation the prompt shows."""
     found = {str(key): value for key, value in info.items() if is_plain(value)}
-    if np.size(info.get(MASK, ())) == count:
-        found[MASK] = np.ravel(info[MASK])
-    words = in_words(observation) if shows else ""
+    observed = observation if isinstance(observation, Mapping) else {}
+    mask = info[MASK] if info.get(MASK) is not None else observed.get(MASK)
+    found |= {MASK: _flags(name, mask, count)} if mask is not None else {}
+    words = _observed(observation) if shows else ""
     return {**found, OBSERVED: words} if words else found
+
+
+def _flags(name: str, mask: Any, count: int) -> list[Any]:
+    """Read a mask of actions.
+
+    Raises: GtrTurboError: it is not one flag for each; a list of those that are allowed is none.
+    """
+    flags = np.asarray(mask) if isinstance(mask, np.ndarray | list | tuple) else np.empty(0)
+    if flags.size != count or flags.dtype.kind not in "biuf" or not np.isin(flags, (0, 1)).all():
+        raise GtrTurboError(
+            f"action_mask of {name} is {np.array2string(flags, threshold=8) if flags.size else mask!r}.",
+            f"let it be {count} flags, 1 for each action that is allowed and 0 for each other, in their order.",
+        )
+    return flags.ravel().tolist()
+
+
+def _observed(observation: Any) -> str:
+    """Put an observation into words, without the mask that says which actions there are."""
+    kept = isinstance(observation, Mapping) and MASK in observation
+    return in_words({key: value for key, value in observation.items() if key != MASK} if kept else observation)
 
 
 def _allowed(info: Mapping[str, Any], *, names: tuple[str, ...]) -> tuple[str, ...]:
     """Return the actions that the mask allows; all where there is none, or it allows nothing, as at an end."""
-    return tuple(name for name, allows in zip(names, info.get(MASK, ()), strict=False) if allows) or names
+    mask = info.get(MASK) or [True] * len(names)
+    return tuple(name for name, allows in zip(names, mask, strict=True) if allows) or names
 
 
 def _prompt(view: View, *, how: Settings, name: str, names: tuple[str, ...], renders: bool) -> ChatPrompt:
@@ -171,7 +207,7 @@ def _text(view: View, how: Settings, name: str, actions: Sequence[str], *, image
     """Say what to do, what is observed, what was done before, and how to reply."""
     shown = "The image shows the state" if images == 1 else f"The {images} images show the last states, the newest last"
     told = [how.prompt or f"You play {name}.", f"{shown}."]
-    if how.observation and (observed := in_words(view.observation)):
+    if how.observation and (observed := _observed(view.observation)):
         told.append(f"You observe: {observed}.")
     if past := view.history[-how.history :] if how.history else ():
         told.append(f"Your last turns, oldest first: {'; '.join(map(_turn, past))}.")

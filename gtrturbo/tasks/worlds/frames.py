@@ -58,6 +58,23 @@ def shrunk(picture: np.ndarray, side: int) -> np.ndarray:
     return scaled(picture, max(1, round(width * scale)), max(1, round(height * scale))) if side else picture
 
 
+def require_within(task: str, limit: int | None, horizon: int) -> None:
+    """Refuse more turns than an environment goes on for: it would cut its episodes before.
+
+    Args:
+        task: what an error calls it.
+        limit: the environment's own number of turns, if it has one.
+        horizon: what is asked for; 0 asks for nothing.
+
+    Raises: GtrTurboError: with the limit.
+    """
+    if limit and horizon > limit:
+        longer = " or raise the limit with make: {max_episode_steps: …} in --env file=FILE.yaml." if task.startswith("gym:") else ""
+        raise GtrTurboError(
+            f"horizon is {horizon}, and {task} cuts its episodes after {limit} turns itself.", f"ask for {limit} at most{longer or '.'}"
+        )
+
+
 def require_known(environment: str, task: str, *, prefix: str = "") -> None:
     """Refuse an environment that Gymnasium does not know.
 

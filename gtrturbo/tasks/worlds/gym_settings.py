@@ -72,18 +72,26 @@ def _settled(name: str, called: str, value: Any) -> Any:
 def _actions(called: str, value: Any) -> tuple[str, ...]:
     """Read the names of actions: a list of them, or one text with commas between."""
     if isinstance(value, str):
+        check_option(called, value, BOUNDS["prompt"])
         return tuple(each.strip() for each in value.split(",")) if value else ()
     if not isinstance(value, list):
-        raise GtrTurboError(f"{called} are {value!r}.", "give a list of names.")
+        raise GtrTurboError(f"{called} are {_told(value)}.", "give a list of names.")
     for each in value:
-        if isinstance(each, bool) or not isinstance(each, str | int):
+        if isinstance(each, bool):
             raise GtrTurboError(f"{called} hold {each!r}, which is no text.", "YAML reads no, yes, on and off as such: quote it.")
+        if not isinstance(each, str | int):
+            raise GtrTurboError(f"{called} hold {_told(each)}, which is no text.", "quote it, or leave it out.")
+        check_option(called, str(each), BOUNDS["prompt"])
     return tuple(str(each).strip() for each in value)
+
+
+def _told(value: Any) -> str:
+    return "empty" if value is None else repr(value)
 
 
 def _arguments(called: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise GtrTurboError(f"{called} is {value!r}.", "give the environment's own arguments by name.")
+        raise GtrTurboError(f"{called} is {_told(value)}.", "give the environment's own arguments by name, or leave make out.")
     if taken := [key for key in OWN_ARGUMENTS if key in value]:
         raise GtrTurboError(f"{called} sets {', '.join(taken)}, which is set here.", "leave it out.")
     return value

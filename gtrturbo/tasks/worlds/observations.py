@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from gtrturbo.tasks.options import is_encodable
 from gtrturbo.tasks.view import is_picture
 
 MOST_NUMBERS = 64  # Of an array or a list; longer ones are left out.
@@ -73,5 +74,5 @@ def is_plain(value: Any) -> bool:
     if isinstance(value, float):
         return bool(np.isfinite(value))
     if isinstance(value, str):
-        return value == _encodable(value)
+        return is_encodable(value)
     return value is None or isinstance(value, int) or (isinstance(value, list) and all(map(is_plain, value)))
