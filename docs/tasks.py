@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from gtrturbo.config.games import TURN_REWARDS, game_name, invalid_reply_cost
+from gtrturbo.config.games import invalid_reply_cost, turn_rewards
 from gtrturbo.tasks.chance import chance, turn_limit
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.panels import panel_id
@@ -111,13 +111,13 @@ SHOWN = (
         "the longer side), `frames` (the last ones, an image each), `history` (the last turns in words), `observation`, "
         "`horizon` and `win_return` say how it is shown and played; `file` is a YAML file with any of these and `make`, the "
         "environment's own arguments, and what is given beside it counts. There is no expert and no truth.\n\n"
-        "The picture is what the environment observes where that is bytes `[height, width, 3]` and of the size that it renders, "
-        "else what it renders. Texts that it observes, and the texts and numbers of a dict or tuple, stand in the prompt. An "
-        "`action_mask` in its info says which actions there are. An episode is won from a return of `win_return`, to a "
-        "millionth; without it as the info says (`won`, `is_success`, `success`); without that from the environment's own "
-        "`reward_threshold`, which is meant for the mean of many episodes; and else by a return above 0. A return of 0 or below "
-        "wins only where the environment's rules ended the episode. `gym:MODULE:ID` imports a module "
-        "first; of your own files the sha256 is part of the version and of the panel's.",
+        "The picture is what the environment observes where that is bytes `[height, width, 3]` and of the size that it renders,"
+        " else what it renders. Texts that it observes, and the texts and numbers of a dict or tuple, stand in the prompt. An "
+        "`action_mask` in its info, or in a dict that it observes, says which actions there are. An episode is won from a "
+        "return of `win_return`, to a millionth; without it as the info says (`won`, `is_success`, `success`); without that "
+        "from the environment's own `reward_threshold`, which is meant for the mean of many episodes; and else by a return "
+        "above 0. A return of 0 or below wins only where the environment's rules ended the episode. `gym:MODULE:ID` imports a "
+        "module first; of your own files the sha256 is part of the version and of the panel's.",
         (
             "prompt=Walk to the cookie, and not off the cliff.",
             "actions=up,right,down,left",
@@ -138,7 +138,7 @@ option; `image=tiny` draws small pictures. One of your own: [your-own-task.md](y
 of the task, the seeds and how each episode begins, and stands in the evaluation's manifest; `compare` refuses to pair others. A
 panel's seeds are 2³² and above, those of all other episodes below; `gym:ID`, whose environments need not take such, has the last
 200 below, with which no other episode is seeded. Where a task has enough deals, a fifth of them, by a hash of
-their content, is dealt to panels alone: `held-out`. A `fixed` panel has no deals to itself.
+their content, is dealt to panels alone: `held-out`. A `fixed` panel has no deals to itself, as where there are too few.
 
 **Versions.** A manifest names the environment and the version of the package that holds it; with another one it is another game,
 and is refused as such.
@@ -183,7 +183,7 @@ def _section(shown: Shown) -> str:
 def _facts(shown: Shown, task: Task, limit: int) -> str:
     levels = chance(task, episodes=shown.episodes, seed=0)
     assert levels is not None
-    paid = TURN_REWARDS.get(game_name(shown.name).partition(":")[0])
+    paid = turn_rewards(shown.name)
     rows: dict[str, Any] = {
         "options": ", ".join(f"`{name}={value}`" for name, value in task.options.items() if value not in ("", None)),
         "a turn pays": f"{paid[0]:g} to {paid[1]:g}" if paid else "what the environment pays",

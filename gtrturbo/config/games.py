@@ -26,14 +26,23 @@ TURN_REWARDS = {
     "alfworld": (-1.0, 51.0),
     "miniwob": (-1.0, 1.0),
 }
+# Of environments of a family that pay otherwise, by how their names begin.
+OWN_REWARDS = {"minigrid:MiniGrid-Dynamic-Obstacles-": (-1.0, 1.0)}
 # Where a wrong turn ends nothing, it loses at most what it takes back itself: the paper's cost is as much.
 OWN_COSTS = {"alfworld": 1.0}
 UNKNOWN_COST = 1.0
 
 
-def pays_known(text: str) -> bool:
-    """Tell whether it is known what a turn of a task pays."""
-    return game_name(text).partition(":")[0] in TURN_REWARDS
+def turn_rewards(text: str) -> tuple[float, float] | None:
+    """Return what a turn of a task pays at least and at most; None where that is not known."""
+    name = game_name(text)
+    own = next((paid for begins, paid in OWN_REWARDS.items() if name.startswith(begins)), None)
+    return own or TURN_REWARDS.get(name.partition(":")[0])
+
+
+def has_own_cost(text: str) -> bool:
+    """Tell whether what an invalid reply costs does not follow from what turns pay."""
+    return game_name(text).partition(":")[0] in OWN_COSTS
 
 
 def invalid_reply_cost(text: str) -> float:
@@ -42,7 +51,7 @@ def invalid_reply_cost(text: str) -> float:
     A wrong move loses what it pays itself and what the right one would have paid: then to write nothing readable is no way out.
     """
     task = game_name(text).partition(":")[0]
-    lowest, highest = TURN_REWARDS.get(task, (0.0, UNKNOWN_COST))
+    lowest, highest = turn_rewards(text) or (0.0, UNKNOWN_COST)
     return OWN_COSTS.get(task, highest - lowest)
 
 

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils.passive_env_checker import env_reset_passive_checker, env_step_passive_checker
 
-from gtrturbo.config.games import invalid_reply_cost, pays_known
+from gtrturbo.config.games import has_own_cost, invalid_reply_cost
 from gtrturbo.play.episodes import Played
 from gtrturbo.play.trial import Check, Episodes, play, player, states
 from gtrturbo.plugins import line_of
@@ -135,9 +135,9 @@ def rewards(task: Task, episodes: Episodes) -> Check:
 
 
 def _cost_of_invalid(task: Task, paid: Sequence[float]) -> str:
-    """Say what an invalid reply should cost where what turns pay was not known before, and a wrong move costs more."""
+    """Say what an invalid reply should cost where a wrong move costs more than it does by default."""
     wide, costs = max(paid) - min(paid), invalid_reply_cost(task.name)
-    if pays_known(task.name) or wide <= costs:
+    if has_own_cost(task.name) or wide <= costs:
         return ""
     said = f" A turn pays {min(paid):g} to {max(paid):g}, and an invalid reply costs {costs:g}, less than a wrong move may:"
     return f"{said} train with --format-invalid -{wide:g} (run --set ppo-step.format-invalid=-{wide:g})."

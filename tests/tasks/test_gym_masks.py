@@ -53,7 +53,7 @@ gym.register("masks/Vector-v0", vector_entry_point=Plain)
 @pytest.mark.parametrize("mask", [[0, 3], [1, 0, 1], [1, 0, 1, 2], "1001", 3, [True] * 5, [0.5, 0, 0, 1], {0, 3}])
 def test_a_mask_that_is_no_flag_for_each_action_is_refused(mask, monkeypatch):
     monkeypatch.setattr(Flags, "mask", mask)
-    with pytest.raises(GtrTurboError, match="action_mask of gym:masks/Flags-v0 is .*") as error:
+    with pytest.raises(GtrTurboError, match="action_mask of gym:masks/Flags-v0 is ") as error:
         play(load_task("gym:masks/Flags-v0"), num_envs=1, episodes=1)
     assert error.value.fix.startswith("let it be 4 flags")
 

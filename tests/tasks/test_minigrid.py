@@ -2,13 +2,14 @@
 
 import importlib.util
 
+import gymnasium as gym
 import pytest
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.tasks.deals import held_out
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.view import View
-from gtrturbo.tasks.worlds.grids import goal_of, lines_of, planned
+from gtrturbo.tasks.worlds.grids import goal_of, has_plan, lines_of, planned
 
 needs_minigrid = pytest.mark.skipif(importlib.util.find_spec("minigrid") is None, reason="the package minigrid is not installed")
 EMPTY, WALL, GOAL = [1, 0, 0], [2, 5, 0], [8, 1, 0]
@@ -130,3 +131,53 @@ def test_a_door_says_whether_it_is_open():
     for number, mark in enumerate("_DL"):
         info["grid"][1][3] = [4, 4, number]
         assert lines_of(info)[1] == f"WG>>..{mark}YGGWG"
+
+
+@needs_minigrid
+@pytest.mark.parametrize(
+    ("name", "panel"),
+    [("Empty-5x5", "fixed"), ("DistShift1", "fixed"), ("LavaGapS5", "fixed"), ("Empty-Random-5x5", "held-out")],
+)
+def test_a_panel_is_held_out_where_there_are_grids_enough(name, panel):
+    task = load_task(f"minigrid:MiniGrid-{name}-v0")
+    assert list(task.panels) == [panel]
+    env = task.blind()
+    apart = held_out(str(task.know(env, *env.reset(seed=task.panel(panel)[0])))) and not held_out(
+        str(task.know(env, *env.reset(seed=0)))
+    )
+    assert apart or panel == "fixed"
+
+
+@needs_minigrid
+def test_no_turns_are_asked_for_beyond_the_environments_own():
+    with pytest.raises(GtrTurboError, match=r"horizon is 1000, and minigrid:.* cuts its episodes after 100 turns") as error:
+        load_task("minigrid:MiniGrid-Empty-5x5-v0", ["horizon=1000"])
+    assert error.value.fix == "ask for 100 at most."
+
+
+@needs_minigrid
+def test_where_no_plan_is_found_there_is_no_expert(monkeypatch):
+    monkeypatch.setattr("gtrturbo.tasks.worlds.grids.MOST_STATES", 3)
+    assert load_task("minigrid:MiniGrid-DoorKey-6x6-v0").expert is None
+    assert load_task("minigrid:MiniGrid-RedBlueDoors-6x6-v0").expert is None
+
+
+def test_a_search_that_ends_before_a_plan_is_told_and_a_way_that_is_blocked_is_waited_for(monkeypatch):
+    info = state("#####", "# LG#", "#   #", "#####")
+    assert has_plan(info) and not has_plan(state("#####", "#BBG#", "#####"))
+    assert planned(state("#####", "# BG#", "#####"))[0] == "left"  # As where a ball that moves is in the way.
+    monkeypatch.setattr("gtrturbo.tasks.worlds.grids.MOST_STATES", 3)
+    info = state("#####", "# LG#", "#   #", "#####", mission="reach the goal")
+    assert not has_plan(info)
+    with pytest.raises(GtrTurboError, match="finds no plan to 'reach the goal' among 3 states"):
+        planned(info)
+
+
+@needs_minigrid
+def test_an_environment_that_lacks_a_package_is_told_in_a_sentence(monkeypatch):
+    def lacking(*args, **how):
+        raise gym.error.DependencyNotInstalled("imageio is missing, please run `pip install 'minigrid[wfc]'`")
+
+    monkeypatch.setattr(gym, "make", lacking)
+    with pytest.raises(GtrTurboError, match="minigrid:MiniGrid-WFC-MazeSimple-v0 cannot be made: imageio is missing"):
+        load_task("minigrid:MiniGrid-WFC-MazeSimple-v0")

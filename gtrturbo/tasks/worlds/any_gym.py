@@ -91,9 +91,9 @@ def any_gym(
 def _blind(name: str, make: Callable[[], gym.Env], drawing: Callable[[], gym.Env]) -> Callable[[], gym.Env]:
     """Return how the environment is made where no picture is looked at: the one that draws where it does not play without."""
     try:
-        with closing(PlayedEnv(make(), name)) as env:
+        with telling(name, "cannot be made without pictures"), closing(PlayedEnv(make(), name)) as env:
             env.reset(seed=0)
-    except Exception:
+    except GtrTurboError:
         return drawing
     return make
 
@@ -159,9 +159,7 @@ def _renders(name: str, env: gym.Env, observation: Any) -> bool:
     )
 
 
-def _known(
-    env: gym.Env, observation: Any, info: Mapping[str, Any], *, name: str, shows: bool, count: int
-) -> dict[str, Any]:
+def _known(env: gym.Env, observation: Any, info: Mapping[str, Any], *, name: str, shows: bool, count: int) -> dict[str, Any]:
     """Keep of an info what JSON can hold, which actions are allowed, and what of the observation the prompt shows."""
     found = {str(key): value for key, value in info.items() if is_plain(value)}
     observed = observation if isinstance(observation, Mapping) else {}

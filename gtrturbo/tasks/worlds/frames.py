@@ -69,9 +69,12 @@ def require_within(task: str, limit: int | None, horizon: int) -> None:
     Raises: GtrTurboError: with the limit.
     """
     if limit and horizon > limit:
-        longer = " or raise the limit with make: {max_episode_steps: …} in --env file=FILE.yaml." if task.startswith("gym:") else ""
+        longer = (
+            " or raise the limit with make: {max_episode_steps: …} in --env file=FILE.yaml." if task.startswith("gym:") else ""
+        )
         raise GtrTurboError(
-            f"horizon is {horizon}, and {task} cuts its episodes after {limit} turns itself.", f"ask for {limit} at most{longer or '.'}"
+            f"horizon is {horizon}, and {task} cuts its episodes after {limit} turns itself.",
+            f"ask for {limit} at most{longer or '.'}",
         )
 
 

@@ -1,7 +1,8 @@
 """FrozenLake: Gymnasium's own environment, on a lake that is drawn anew for each episode or always the same."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
+from itertools import chain
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -9,7 +10,7 @@ import numpy as np
 from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv, generate_random_map, is_valid
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.tasks.deals import draw_until, held_out, is_for_panels, panel_seeds
+from gtrturbo.tasks.deals import draw_until, has_both, is_for_panels, panel_seeds
 from gtrturbo.tasks.games.drawing import CELL
 from gtrturbo.tasks.options import Option, Whole, check_options
 from gtrturbo.tasks.task import Task
@@ -36,12 +37,16 @@ class LakeEnv(gym.Env):
         size: rows and columns of a lake that is drawn.
         ice: share of the cells that are drawn as ice, in (0, 1].
         slippery: whether a move goes to either side of where it was meant to in two of three cases.
+        split: whether panels have lakes to themselves.
         render_mode: None or `rgb_array`.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 - gymnasium's own declaration
 
-    def __init__(self, lake: Drawn, size: int, ice: float, slippery: bool, render_mode: str | None = None) -> None:
+    def __init__(
+        self, lake: Drawn, size: int, ice: float, slippery: bool, split: bool = True, render_mode: str | None = None
+    ) -> None:
+        self.split = split
         self.lake, self.size, self.ice, self.slippery, self.render_mode = lake, size, ice, slippery, render_mode
         self.inner = self._on(None if lake == "random" else lake)
         self.action_space, self.observation_space = self.inner.action_space, self.inner.observation_space
@@ -51,7 +56,8 @@ class LakeEnv(gym.Env):
         super().reset(seed=seed)
         if self.lake == "random":
             before = self.inner
-            self.inner = self._on(draw_until(self._drawn, "".join, for_panels=is_for_panels(seed)))
+            drawn = draw_until(self._drawn, "".join, for_panels=is_for_panels(seed)) if self.split else self._drawn()
+            self.inner = self._on(drawn)
             _hand_over(before, self.inner)
         return self._own().reset()
 
@@ -173,14 +179,17 @@ def frozen_lake(
     """
     require_pygame("frozenlake")
     if lake != "random" and (idle := [name for name, value in (("size", size), ("ice", ice)) if value is not None]):
-        raise GtrTurboError(f"{' and '.join(idle)} of lake={lake} cannot be chosen.", "leave that out, or let lake be random.")
+        raise GtrTurboError(
+            f"lake={lake} has a {' and an '.join(idle)} of its own.", f"leave out {' and '.join(idle)}, or let lake be random."
+        )
     size, ice = 4 if size is None else size, 0.8 if ice is None else ice
     check_options({"size": size, "horizon": horizon}, LAKE_BOUNDS)
     if not 0 < ice <= 1:
         raise GtrTurboError(f"ice must be in (0, 1], got {ice}.")
     rows = size if lake == "random" else int(lake[0])
     read = READS if reads == "around" else READS[:2]
-    make = partial(LakeEnv, lake, size, ice, slippery)
+    split = lake == "random" and _splits(size, ice)
+    make = partial(LakeEnv, lake, size, ice, slippery, split)
     own = SLIPPERY_HORIZONS.get(rows, 3 * rows * rows) if slippery else 3 * rows
     return Task(
         name="frozenlake",
@@ -195,7 +204,7 @@ def frozen_lake(
         random_expert=lambda info, rng: say(str(rng.choice(list(MOVES)))),
         won=lambda end: end.total > 0,
         max_turns=horizon or own,
-        panels={"held-out" if lake == "random" and _has_both(size, ice) else "fixed": panel_seeds()},
+        panels={"held-out" if split else "fixed": panel_seeds()},
         options={
             "image": image,
             "lake": lake,
@@ -208,25 +217,31 @@ def frozen_lake(
     )
 
 
-def _has_both(size: int, ice: float) -> bool:
+@lru_cache(maxsize=64)
+def _splits(size: int, ice: float) -> bool:
     """Tell whether there are lakes that panels have to themselves, and others.
 
     Raises: GtrTurboError: of many that were drawn none has a way to the flag: Gymnasium would draw on and on.
     """
-    rng, kinds = np.random.default_rng(0), set()
-    for _ in range(MOST_TRIED):
-        cells = rng.choice(["F", "H"], (size, size), p=[ice, 1 - ice])
-        cells[0, 0], cells[-1, -1] = "S", "G"
-        if is_valid(cells.tolist(), size):
-            kinds.add(held_out("".join(map("".join, cells))))
-        if len(kinds) == 2:
-            return True
-    if not kinds:
+    lakes = _crossed(size, ice)
+    if (first := next(lakes, None)) is None:
         raise GtrTurboError(
             f"of {MOST_TRIED} lakes of {size} by {size} with ice={ice:g} none can be crossed.",
             "ask for more ice, or a smaller lake.",
         )
-    return False
+    return has_both(chain([first], lakes))
+
+
+def _crossed(size: int, ice: float) -> Iterator[str]:
+    """Draw lakes as Gymnasium does, and yield those that can be crossed, until a thousand after another cannot."""
+    rng, tried = np.random.default_rng(0), 0
+    while tried < MOST_TRIED:
+        cells = rng.choice(["F", "H"], (size, size), p=[ice, 1 - ice])
+        cells[0, 0], cells[-1, -1] = "S", "G"
+        tried += 1
+        if is_valid(cells.tolist(), size):
+            yield "".join(map("".join, cells))
+            tried = 0
 
 
 def _text(rows: int, slippery: bool, reads: Sequence[str]) -> str:

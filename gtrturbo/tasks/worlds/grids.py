@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
+from gtrturbo.errors import GtrTurboError
+
 Cell = tuple[int, int]
 Thing = tuple[str, str, int]  # type, colour, state
 ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")  # In the order of the package's numbers.
@@ -108,16 +110,33 @@ def goal_of(mission: str) -> tuple[str, Goal, bool] | None:
 
 
 def planned(info: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the first action of a shortest plan and its aim; where none is found, a turn to look round."""
+    """Return the first action of a shortest plan and its aim; where there is no way now, as while it is blocked, a turn.
+
+    Raises: GtrTurboError: none is found among as many states as are searched.
+    """
     walk, mission = read(info), info["mission"]
     found = goal_of(mission)
-    plan = _plan(walk, walk.grid, mission) if found else None
+    plan = _plan(walk, walk.grid, mission) if found else ()
+    if plan is None:
+        raise GtrTurboError(
+            f"the expert finds no plan to {mission!r} among {MOST_STATES} states.",
+            "let chance play (--random-expert-share 1), or take a smaller grid.",
+        )
     return (plan[0] if plan else ACTIONS[0]), found[0] if found else "look round"
+
+
+def has_plan(info: Mapping[str, Any]) -> bool:
+    """Tell whether the mission is one that the planner knows, and a plan is found."""
+    walk, mission = read(info), info["mission"]
+    return goal_of(mission) is not None and bool(_plan(walk, walk.grid, mission))
 
 
 @lru_cache(maxsize=1024)
 def _plan(walk: Walk, grid: Grid, mission: str) -> tuple[str, ...] | None:
-    """Search breadth first; None where nothing is found among the first 60,000 states. `grid` is what tells equal walks apart."""
+    """Search breadth first; nothing where no way leads there, None where the search ends before it is known, at 60,000 states.
+
+    `grid` is what tells equal walks apart.
+    """
     found = goal_of(mission)
     assert found is not None
     _, reached, ends_by_done = found
@@ -133,7 +152,7 @@ def _plan(walk: Walk, grid: Grid, mission: str) -> tuple[str, ...] | None:
             if after not in came:
                 came[after] = state, action
                 waiting.append(after)
-    return None
+    return None if waiting else ()
 
 
 def _traced(came: Mapping[Walk, tuple[Walk, str] | None], state: Walk) -> list[str]:

@@ -3,20 +3,22 @@
 Source: Chevalier-Boisvert et al., "Minigrid & Miniworld" (2023).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import gymnasium as gym
 
-from gtrturbo.tasks.deals import draw_until, is_for_panels, panel_seeds
+from gtrturbo.tasks.deals import draw_until, has_both, is_for_panels, panel_seeds
+from gtrturbo.tasks.environment import PlayedEnv, telling
 from gtrturbo.tasks.games.drawing import CELL
 from gtrturbo.tasks.options import Option, Whole, check_options
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.view import ChatPrompt, Look, View, ask_of
-from gtrturbo.tasks.worlds.frames import import_extra, require_known, scaled
-from gtrturbo.tasks.worlds.grids import ACTIONS, FACING, goal_of, lines_of, planned
+from gtrturbo.tasks.worlds.frames import import_extra, require_known, require_within, scaled
+from gtrturbo.tasks.worlds.grids import ACTIONS, FACING, has_plan, lines_of, planned
 
 PREFIX = "MiniGrid-"
 MEANINGS = {
@@ -32,6 +34,7 @@ GRID_LEGEND = (
     "Two marks a cell, what is there and its colour's first letter: W wall, G goal, D closed door, L locked door, _ open door, "
     "K key, A ball, B box, F floor, V lava, .. empty, >> vv << ^^ you:"
 )
+FIRST_GRIDS = 3  # Of so many first grids each must have a plan, or the task has no expert.
 GRID_BOUNDS: dict[str, Option] = {"horizon": Whole(0, 0, 10_000)}
 
 
@@ -69,7 +72,10 @@ def truth(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def expert(info: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the first action of a shortest plan, and what it is for."""
+    """Return the first action of a shortest plan, and what it is for.
+
+    Raises: GtrTurboError: there may be one, but the search ends before.
+    """
     action, aim = planned(info)
     return f"{aim} so {action}", action
 
@@ -79,35 +85,77 @@ def mini_grid(environment: str, *, image: Literal["full", "tiny"] = "full", hori
 
     `image=tiny` has 28 pixels a cell; a horizon of 0 is the environment's own.
 
-    Raises: GtrTurboError: the package is missing, or has no such environment; names the closest.
+    Raises: GtrTurboError: the package is missing, or has no such environment; names the closest. Or the horizon is too long.
     """
     check_options({"horizon": horizon}, GRID_BOUNDS)
     import_extra("minigrid", f"minigrid:{environment}")
     require_known(environment, f"minigrid:{environment}", prefix=PREFIX)
-    blind = partial(_make, environment, None)
-    with closing(blind()) as env:
-        env.reset(seed=0)
-        inner: Any = env.unwrapped
-        rows, columns, limit = inner.height, inner.width, int(inner.max_steps)
-        has_plan, actions = goal_of(str(inner.mission)) is not None, ACTIONS[: inner.action_space.n]
+    found = _found(environment)
+    require_within(f"minigrid:{environment}", found.limit, horizon)
+    actions, size = ACTIONS[: found.actions], (found.columns * CELL, found.rows * CELL)
     return Task(
         name=f"minigrid:{environment}",
-        make=partial(_make, environment, "rgb_array"),
-        blind=blind,
-        prompt=partial(_prompt, actions=actions, look=look, size=(columns * CELL, rows * CELL) if image == "tiny" else None),
+        make=partial(_make, environment, "rgb_array", splits=found.splits),
+        blind=partial(_make, environment, None, splits=found.splits),
+        prompt=partial(_prompt, actions=actions, look=look, size=size if image == "tiny" else None),
         actions=actions,
         known=known,
         reads=("row", "column", "facing"),
         truth=truth,
-        expert=expert if has_plan else None,
+        expert=expert if found.planned else None,
         won=lambda end: end.total > 0,
-        max_turns=horizon or limit,
-        panels={"held-out": panel_seeds()},
+        max_turns=horizon or found.limit,
+        panels={"held-out" if found.splits else "fixed": panel_seeds()},
     )
 
 
-def _make(environment: str, render_mode: str | None) -> gym.Env:
-    return SplitEnv(gym.make(environment, render_mode=render_mode, disable_env_checker=True))
+@dataclass(frozen=True)
+class GridWorld:
+    """What is found of an environment when it is first made.
+
+    Attributes:
+        rows, columns: of its grid.
+        limit: turns after which it cuts an episode.
+        actions: how many of the package's seven it has.
+        splits: whether it deals enough grids for panels to have some to themselves.
+        planned: whether the planner knows its missions and finds plans for them.
+    """
+
+    rows: int
+    columns: int
+    limit: int
+    actions: int
+    splits: bool
+    planned: bool
+
+
+@lru_cache(maxsize=64)
+def _found(environment: str) -> GridWorld:
+    with telling(f"minigrid:{environment}", "cannot be made"):
+        made = gym.make(environment, disable_env_checker=True)
+    with closing(PlayedEnv(made, f"minigrid:{environment}")) as env:
+        inner: Any = env.unwrapped
+        splits = has_both(_dealt(env))
+        size = {"rows": inner.height, "columns": inner.width, "actions": int(inner.action_space.n)}
+        return GridWorld(**size, limit=int(inner.max_steps), splits=splits, planned=all(map(has_plan, _starts(env))))
+
+
+def _dealt(env: gym.Env) -> Iterator[str]:
+    env.reset(seed=0)
+    while True:
+        yield str(known(env, None, {}))
+        env.reset()
+
+
+def _starts(env: gym.Env) -> Iterator[dict[str, Any]]:
+    for seed in range(FIRST_GRIDS):
+        env.reset(seed=seed)
+        yield known(env, None, {})
+
+
+def _make(environment: str, render_mode: str | None, *, splits: bool) -> gym.Env:
+    env = gym.make(environment, render_mode=render_mode, disable_env_checker=True)
+    return SplitEnv(env) if splits else env
 
 
 def _prompt(view: View, *, actions: tuple[str, ...], look: Look, size: tuple[int, int] | None) -> ChatPrompt:
