@@ -32,10 +32,11 @@ def make_run(
 ) -> Path:
     """Write a run: `won` says by iteration which deals were won (1) or not (0), `teachers` the same of its teachers.
 
+    It was asked for as many iterations as its last evaluation says.
     `seconds` are by folder, for each artifact in it; `start` names the first checkpoint;
     `chance` is what the evaluations measured of it.
     """
-    record_run(RunConfig(out=folder, method=method, seed=seed, **settings), replace=False)
+    record_run(RunConfig(out=folder, method=method, seed=seed, **{"iterations": max(won, default=0), **settings}), replace=False)
     played = DEALS | {"task": settings.get("task", "numberline")} | (deals or {})
     for name, evaluations in (("evals", won), ("teacher-evals", teachers or {})):
         for iteration, outcomes in evaluations.items():

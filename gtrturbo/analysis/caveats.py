@@ -11,6 +11,8 @@ from gtrturbo.store.ids import short
 
 # From so many differences on, a reader is told what chance does among them.
 MANY = 10
+# Of so many runs each is named.
+NAMED = 6
 
 
 def collapse_note(run: CollapsedRun) -> str:
@@ -21,6 +23,30 @@ def collapse_note(run: CollapsedRun) -> str:
         return f"{head} Chance was not measured, so from there on its last evaluation counts."
     level = f"{run.counts['success_rate']:.3f}"
     return f"{head} From there on it counts as chance, success {level}, with no legal reply and no true thought."
+
+
+def progress_note(groups: Sequence[RunGroup], last: int) -> list[str]:
+    """Say which runs of one task have not ended, or went on beyond the last iteration that all were evaluated at."""
+    runs = [(group.method, seed, run) for group in groups for seed, run in sorted(group.runs.items())]
+    going = [
+        f"{method}, seed {seed}, has not ended ({run.updated} of {run.planned} updates)"
+        for method, seed, run in runs
+        if not run.ended
+    ]
+    beyond = [
+        f"{method}, seed {seed}, was evaluated at {end}, too"
+        for method, seed, run in runs
+        if (end := max(entry.iteration for entry in run.entries["student"])) > last
+    ]
+    if not going and not beyond:
+        return []
+    head = f"{groups[0].task}: compared at iteration {last}, the last at which every run was evaluated"
+    return [f"{head}: {_few([*going, *beyond])}."]
+
+
+def _few(told: Sequence[str]) -> str:
+    more = [f"and {len(told) - NAMED} more"] if len(told) > NAMED else []
+    return "; ".join([*told[:NAMED], *more])
 
 
 def pairing_notes(groups: Sequence[RunGroup], reference: RunGroup | None, baseline: str | None) -> list[str]:

@@ -9,7 +9,7 @@ deals, with McNemar's test: both say nothing about other seeds.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from gtrturbo.analysis.caveats import collapse_note, many_note, pairing_notes, resolution_note
+from gtrturbo.analysis.caveats import collapse_note, many_note, pairing_notes, progress_note, resolution_note
 from gtrturbo.analysis.estimates import AREAS, Estimate, by_deals, estimates_of, over_tasks
 from gtrturbo.analysis.groups import RunGroup, chance_of, group_runs, shared_iterations
 from gtrturbo.analysis.history import History
@@ -97,6 +97,7 @@ def comparison(runs: Sequence[History], baseline: str | None = None, prices: Pri
         reference = next((group for group in of_task if group.method == compared), None)
         last[task], chance[task] = shared[-1], chance_of(of_task[0], shared[-1])
         estimates += estimates_of(of_task, reference, shared)
+        notes += progress_note(of_task, shared[-1])
         notes += [collapse_note(each) for each in collapsed if each.task == task]
         notes += pairing_notes(of_task, reference, compared)
     estimates += over_tasks(groups, compared, last) if len(last) > 1 else []

@@ -151,6 +151,21 @@ class History:
         """Return the checkpoints that PPO made, by iteration from 1."""
         return [entry for entry in self.entries["checkpoints"] if entry.manifest.stage == "ppo-step"]
 
+    @property
+    def updated(self) -> int:
+        """How many of its updates are done."""
+        return max((entry.iteration for entry in self.updates()), default=0)
+
+    @property
+    def planned(self) -> int:
+        """How many updates it was asked for."""
+        return int(self.settings.get("iterations", 0))
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more comes: it was evaluated at its end, or it collapsed."""
+        return self.collapsed is not None or any(entry.iteration == self.planned for entry in self.entries["student"])
+
     @cached_property
     def seconds(self) -> dict[str, float]:
         """Seconds by stage, `eval` for the student's and `teacher eval` for the teacher's; the warm start apart."""

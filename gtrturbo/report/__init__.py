@@ -86,10 +86,16 @@ def _asked(result: Comparison, groups: Sequence[RunGroup]) -> str:
         run = next(iter(group.runs.values()))
         first = next(iter(run.entries["student"]))
         seeds = ", ".join(map(str, sorted(group.runs)))
-        sizes = [str(result.last[group.task]), str(run.settings.get("episodes", "")), str(int(first.metrics["episodes"]))]
+        sizes = [_iterations(group), str(run.settings.get("episodes", "")), str(int(first.metrics["episodes"]))]
         rows.append([group.method, group.task, seeds, *sizes])
     head = ["method", "task", "seeds", "iterations", "episodes each", "episodes per evaluation"]
     return section("What was run", table("methods", head, rows))
+
+
+def _iterations(group: RunGroup) -> str:
+    """Say how many updates the runs were asked for, and how many are done of those that have not ended."""
+    asked = [f"{run.planned}" if run.ended else f"{run.updated} of {run.planned}" for run in group.runs.values()]
+    return ", ".join(dict.fromkeys(asked))
 
 
 def _found(result: Comparison, groups: Sequence[RunGroup]) -> str:
@@ -117,7 +123,7 @@ def _finding(result: Comparison, group: RunGroup) -> str:
     estimate = final(result, group.task, group.method, "success_rate")
     assert estimate is not None
     value, chance = estimate.value, result.chance[group.task]
-    enough = len(group.runs) == 1 or len(group.runs) >= fewest_seeds()
+    enough = len(group.runs) >= fewest_seeds()
     above = "resolved" if enough and value.low is not None and chance is not None and value.low > chance else "not resolved"
     over = "one run" if len(group.runs) == 1 else f"{len(group.runs)} seeds"
     beside = level_said(chance) if chance is None else f"{above} above chance ({chance:.3f})"
@@ -198,5 +204,7 @@ def _made(groups: Sequence[RunGroup]) -> str:
 
 
 def _end_of(run: History) -> str:
-    """Say whether a run collapsed, and where."""
-    return f"collapsed at iteration {run.collapsed.iteration}, {run.collapsed.stage}" if run.collapsed else ""
+    """Say where a run ended that collapsed, and how far one is that has not ended."""
+    if run.collapsed:
+        return f"collapsed at iteration {run.collapsed.iteration}, {run.collapsed.stage}"
+    return "yes" if run.ended else f"no: {run.updated} of {run.planned} updates"

@@ -38,13 +38,11 @@ class Progress:
 
 def progress_of(run: History, *, now: float) -> Progress:
     """Say how far a run is at a time, in seconds since the epoch."""
-    planned = int(run.settings.get("iterations", 0))
-    updates = max((entry.iteration for entry in run.updates()), default=0)
-    whole = updates >= planned and any(entry.iteration == planned for entry in run.entries["student"])
+    updates = run.updated
     written = [entry.path / MANIFEST for entries in (*run.entries.values(), run.others) for entry in entries]
     quiet = now - max((file.stat().st_mtime for file in written), default=now)
     each = run.training_seconds / updates if updates else None
-    return Progress(updates, planned, whole or run.collapsed is not None, each, max(quiet, 0.0))
+    return Progress(updates, run.planned, run.ended, each, max(quiet, 0.0))
 
 
 def progress_section(runs: Sequence[History], *, now: float) -> str:

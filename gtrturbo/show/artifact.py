@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
 from rich.console import Console
@@ -17,16 +18,16 @@ from gtrturbo.distributed.escapes import shell_word, visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.show.leftovers import clean_run
 from gtrturbo.show.moved import moved_sections
-from gtrturbo.show.run import MEND, check_run, describe_damage, find_artifacts, print_run
+from gtrturbo.show.run import MEND, check_run, describe_damage, find_artifacts, named, print_run
 from gtrturbo.show.text import Row, identity, section, setting, stdout
 from gtrturbo.show.turns import demo_rows, show_episode, show_row
-from gtrturbo.show.weights import tensor_rows, weights_rows
+from gtrturbo.show.weights import WEIGHTS, tensor_rows, weights_rows
 from gtrturbo.store.files import list_files
 from gtrturbo.store.ids import artifact_id, is_model_folder
 from gtrturbo.store.manifest import Manifest, read_manifest
 from gtrturbo.store.names import MANIFEST, TIMING
 from gtrturbo.store.prices import read_prices
-from gtrturbo.store.pruned import pruned_files, remake_command
+from gtrturbo.store.pruned import missing_files, pruned_files, remake_command
 from gtrturbo.store.records import mean
 from gtrturbo.store.timing import read_timing
 from gtrturbo.store.turns import read_demos, read_scores
@@ -80,6 +81,8 @@ def _show_artifact(console: Console, config: ShowConfig) -> None:
         show_row(console, path, config.turn, config.scores)
     else:
         _print_manifest(console, path, manifest)
+    if missing := missing_files(path, manifest):
+        raise GtrTurboError(f"{path} is damaged: missing {named(missing)}.", MEND)
     if config.check:
         pruned = len(pruned_files(path))
         also = f", {pruned} pruned" if pruned else ""
@@ -113,7 +116,10 @@ def _show_run(console: Console, config: ShowConfig) -> None:
     if found := collapse_of(path):
         console.print(Text(visible(f"collapsed at iteration {found.iteration}, {found.stage}: {found.what}"), "bold red"))
     if is_recorded(path):
-        section(console, "the teacher", _about_teacher(spending_of(read_history(path), read_prices(config.prices))))
+        run = read_history(path)
+        if not run.ended:
+            console.print(Text(f"has not ended: {run.updated} of {run.planned} updates", "bold"))
+        section(console, "the teacher", _about_teacher(spending_of(run, read_prices(config.prices))))
     if config.check:
         check_run(console, path, artifacts)
 
@@ -183,6 +189,11 @@ def _size(path: Path, group: str, names: list[str]) -> str:
     return f"{size} in {len(names)} files" if group.endswith("/") else size
 
 
+def _about_checkpoint(path: Path, manifest: Manifest) -> list[Row]:
+    missing = [name for name in missing_files(path, manifest) if fnmatch(name, WEIGHTS)]
+    return [("weights", f"missing {named(missing)}")] if missing else weights_rows(path)
+
+
 def _about_turns(path: Path, manifest: Manifest) -> list[Row]:
     first, count = manifest.config.get("first_episode", 0), int(manifest.metrics["episodes"])
     see = f"gtrturbo show {shell_word(str(path))} --episode {first}"
@@ -216,7 +227,7 @@ def _about_demos(path: Path, manifest: Manifest) -> list[Row]:
 
 
 ABOUT: dict[str, Callable[[Path, Manifest], list[Row]]] = {
-    "checkpoint": lambda path, manifest: weights_rows(path),
+    "checkpoint": _about_checkpoint,
     "turns": _about_turns,
     "evaluation": _about_evaluation,
     "scores": _about_scores,

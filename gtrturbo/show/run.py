@@ -16,7 +16,7 @@ from gtrturbo.store.files import list_files
 from gtrturbo.store.ids import artifact_id, short
 from gtrturbo.store.manifest import Manifest, read_manifest
 from gtrturbo.store.names import MANIFEST
-from gtrturbo.store.pruned import damaged_files, pruned_files
+from gtrturbo.store.pruned import damaged_files, missing_files, pruned_files
 
 # The numbers that a reader compares first; an artifact shows those that it has.
 FIRST_METRICS = (
@@ -62,7 +62,9 @@ def print_run(console: Console, run: Path, artifacts: list[Found]) -> None:
         manifest = found.manifest
         shown = [f"{name} {number(manifest.metrics[name])}" for name in FIRST_METRICS if name in manifest.metrics]
         if pruned := pruned_files(found.path):
-            shown.append(f"pruned {_named(pruned)}")
+            shown.append(f"pruned {named(pruned)}")
+        if missing := missing_files(found.path, manifest):
+            shown.append(f"missing {named(missing)}")
         cells = (found.name, manifest.kind, manifest.stage, found.id[:12], ", ".join(shown))
         table.add_row(*(Text(visible(cell)) for cell in cells))
     console.print(Text(f"{visible(str(run))}: {len(artifacts)} artifacts", "bold"))
@@ -107,9 +109,10 @@ def describe_damage(path: Path, manifest: Manifest) -> str:
         "missing": [name for name in wrong if name not in present],
         "not in the manifest": [name for name in wrong if name not in manifest.files],
     }
-    return ", ".join(f"{what} {_named(names)}" for what, names in groups.items() if names)
+    return ", ".join(f"{what} {named(names)}" for what, names in groups.items() if names)
 
 
-def _named(names: list[str]) -> str:
+def named(names: list[str]) -> str:
+    """List names of files, of many the first."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return " ".join(names[:NAMED]) + more

@@ -12,7 +12,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.files import list_files, save_json
 from gtrturbo.store.ids import sha256_file
 from gtrturbo.store.inside import PlainName, open_inside, remove_inside
-from gtrturbo.store.manifest import read_manifest
+from gtrturbo.store.manifest import Manifest, read_manifest
 from gtrturbo.store.names import PRUNED
 
 
@@ -66,6 +66,12 @@ def _found(root: Path, name: str, sha256: str) -> Literal["own", "gone", "foreig
 def pruned_files(folder: Path) -> list[str]:
     """Name the files of an artifact that were pruned and are not there."""
     return sorted(name for name in _read_pruned(folder).files if not (folder / name).is_file())
+
+
+def missing_files(folder: Path, manifest: Manifest) -> list[str]:
+    """Name the files of an artifact that are not there and were not pruned."""
+    pruned = set(pruned_files(folder))
+    return sorted(name for name in manifest.files if name not in pruned and not (folder / name).is_file())
 
 
 def remake_command(folder: Path) -> str:

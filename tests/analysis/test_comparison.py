@@ -349,3 +349,19 @@ def test_a_damaged_record_is_named(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(GtrTurboError, match=r"run\.json"):
         read_history(tmp_path)
+
+
+def test_a_run_that_has_not_ended_and_the_iteration_that_it_leaves_to_compare_at_are_named(tmp_path):
+    short = make_run(tmp_path / "a", "turbo-kl", 0, {0: outcomes(5)}, iterations=20)
+    whole = make_run(tmp_path / "b", "ppo", 0, {0: outcomes(5), 4: outcomes(9)})
+    assert compared([short, whole]).notes[0] == (
+        "numberline: compared at iteration 0, the last at which every run was evaluated: "
+        "turbo-kl, seed 0, has not ended (0 of 20 updates); ppo, seed 0, was evaluated at 4, too."
+    )
+    assert not any("compared at" in note for note in compared([whole]).notes)
+
+
+def test_of_many_runs_that_have_not_ended_some_are_named(tmp_path):
+    runs = [make_run(tmp_path / f"{seed}", "ppo", seed, {0: outcomes(5)}, iterations=20) for seed in range(8)]
+    note = compared(runs).notes[0]
+    assert "seed 5, has" in note and "seed 6" not in note and note.endswith("; and 2 more.")

@@ -167,6 +167,18 @@ def test_the_page_is_whole_loads_nothing_and_says_what_the_runs_say(made, tmp_pa
     assert text.count("<summary>numbers</summary>") == len(pictures)
 
 
+def test_a_run_that_goes_on_and_one_seed_are_told_as_what_they_are(tmp_path):
+    runs = (
+        make_run(tmp_path / "a", "turbo-kl", 0, {0: [1] * 20, 1: [1] * 20}, iterations=20),
+        make_run(tmp_path / "b", "ppo", 0, {0: [1] * 20, 1: [1] * 20}),
+    )
+    text = report(ReportConfig(runs=runs, out=tmp_path / "page.html", samples=0)).read_text()
+    assert "<td>0 of 20</td>" in text and "<td>no: 0 of 20 updates</td>" in text and "<td>yes</td>" in text
+    assert "turbo-kl, seed 0, has not ended (0 of 20 updates)" in text
+    # All 20 deals were won, far above chance: of other seeds one run tells nothing all the same.
+    assert "over one run, not resolved above chance (0.250)" in text and ", resolved above" not in text
+
+
 def test_chance_that_was_not_measured_is_no_level(tmp_path):
     run = make_run(tmp_path / "run", "ppo", 0, {0: [1, 0], 1: [1, 1]}, chance={})
     text = report(ReportConfig(runs=(run,), out=tmp_path / "page.html", samples=0)).read_text()

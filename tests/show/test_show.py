@@ -352,7 +352,29 @@ def test_check_names_changed_missing_and_unknown_files(tmp_path):
 def test_missing_file_shows_in_the_list(tmp_path, capsys):
     path = make_turns(tmp_path / "t")
     (path / TURNS).unlink()
-    assert "turns.jsonl missing" in lines(printed(capsys, path))
+    with pytest.raises(GtrTurboError, match=r"t is damaged: missing turns\.jsonl\."):
+        show(ShowConfig(artifact=path))
+    assert "turns.jsonl missing" in lines(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("options", [{}, {"episode": 5}, {"turn": 0}])
+def test_pictures_and_tokens_that_are_gone_are_told_beside_what_is_left(tmp_path, capsys, options):
+    path = make_turns(tmp_path / "t")
+    for name in (TOKENS, "images/dot.png"):
+        (path / name).unlink()
+    with pytest.raises(GtrTurboError, match=rf"t is damaged: missing images/dot\.png {TOKENS}\."):
+        show(ShowConfig(artifact=path, **options))
+    assert capsys.readouterr().out
+
+
+def test_a_checkpoint_without_its_weights_is_no_model_of_no_parameters(tmp_path, capsys):
+    run = make_run(tmp_path / "run")
+    (run / "init/model.safetensors").unlink()
+    with pytest.raises(GtrTurboError, match=r"init is damaged: missing model\.safetensors\."):
+        show(ShowConfig(artifact=run / "init"))
+    out = lines(capsys.readouterr().out)
+    assert "weights missing model.safetensors" in out and not any("0 parameters" in line for line in out)
+    assert any(line.endswith(", missing model.safetensors") for line in lines(printed(capsys, run)))
 
 
 def test_pruned_weights_are_called_pruned_and_not_missing(tmp_path, capsys):
