@@ -100,6 +100,7 @@ class ShowConfig:
     prices: Prices = None
     scores: Annotated[Path | None, "Colour the reply's tokens by the teacher's KL from these scores."] = None
     check: Annotated[bool, "Hash every file again and compare with the manifest."] = False
+    artifacts: Annotated[bool, "Of a run: list every artifact in it, not what happened."] = False
     clean: Annotated[
         bool,
         "Of a run: list and remove what killed stages left below it, also what they would have gone on from; nothing that a "

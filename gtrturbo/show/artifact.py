@@ -1,6 +1,6 @@
 """show: print any artifact, an episode of it, or the list of a run's artifacts; --check hashes every file again."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
@@ -10,14 +10,15 @@ from rich.filesize import decimal
 from rich.text import Text
 
 from gtrturbo.analysis.history import read_history
-from gtrturbo.analysis.record import collapse_of, is_recorded
+from gtrturbo.analysis.record import is_recorded
 from gtrturbo.analysis.spending import Spending, spending_of
 from gtrturbo.config import ShowConfig
 from gtrturbo.console import number
-from gtrturbo.distributed.escapes import shell_word, visible
+from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.show.leftovers import clean_run
 from gtrturbo.show.moved import moved_sections
+from gtrturbo.show.outcome import print_outcome
 from gtrturbo.show.run import MEND, check_run, describe_damage, find_artifacts, named, print_run
 from gtrturbo.show.text import Row, identity, section, setting, stdout
 from gtrturbo.show.turns import demo_rows, show_episode, show_row
@@ -112,14 +113,12 @@ def _show_run(console: Console, config: ShowConfig) -> None:
     if _wants_turns(config):
         turns = next((found.path for found in artifacts if found.manifest.kind == "turns"), path / "rollouts/…")
         raise GtrTurboError(f"{path} is a run, and has no episodes itself.", f"name turns in it: gtrturbo show {turns} …")
-    print_run(console, path, artifacts)
-    if found := collapse_of(path):
-        console.print(Text(visible(f"collapsed at iteration {found.iteration}, {found.stage}: {found.what}"), "bold red"))
     if is_recorded(path):
         run = read_history(path)
-        if not run.ended:
-            console.print(Text(f"has not ended: {run.updated} of {run.planned} updates", "bold"))
-        section(console, "the teacher", _about_teacher(spending_of(run, read_prices(config.prices))))
+        spent = _about_teacher(spending_of(run, read_prices(config.prices)))
+        print_outcome(console, run, Counter(found.manifest.kind for found in artifacts), spent)
+    if config.artifacts or not is_recorded(path):
+        print_run(console, path, artifacts)
     if config.check:
         check_run(console, path, artifacts)
 
@@ -128,15 +127,17 @@ def _about_teacher(spent: Spending) -> list[Row]:
     """Say what a run's teachers were asked and cost, as far as there is something to say."""
     tokens, rows = spent.tokens, list[Row]()
     if spent.calls:
-        rows.append(("answers", f"{number(spent.calls)} used, {number(spent.paid_calls)} paid for by this run"))
+        rows.append(("the teacher's answers", f"{number(spent.calls)} used, {number(spent.paid_calls)} paid for by this run"))
         said = f"{number(tokens.input)} read, {number(tokens.cached)} of them cached, {number(tokens.output)} written"
-        rows.append(("tokens", said))
+        rows.append(("its tokens", said))
     if spent.calls and spent.money is not None:
         paid = "unknown" if spent.paid is None else f"{spent.paid:.4g}"
-        rows.append(("money", f"{spent.money:.4g} {spent.currency} if each were paid for, paid {paid}; prices of {spent.dated}"))
+        rows.append(
+            ("its cost", f"{spent.money:.4g} {spent.currency} if each were paid for, paid {paid}; prices of {spent.dated}")
+        )
     if spent.seconds:
         machine = "" if spent.machine is None else f", {spent.machine:.4g} {spent.currency} of this machine"
-        rows.append(("seconds", f"{spent.seconds:.1f} of merging and annotating{machine}"))
+        rows.append(("the teacher's time", f"{spent.seconds:.1f} s of merging and annotating{machine}"))
     return rows
 
 
