@@ -27,6 +27,7 @@ MOST_NAMES = 12
 PREFIX = "_gtrturbo_"  # of the names under which files of the user's own are imported
 _modules: set[str] = set()  # files of the user's own modules that were imported by their names, and of what they imported
 PACKAGE = Path(__file__).parent
+IMPORT_SYSTEM = Path(importlib.__file__).parent
 INSTALLED = {"site-packages", "dist-packages"}
 NOT_MODULES = ("gym", "minigrid", "miniwob")  # Before a colon they name a built-in task's environment, see config/games.py.
 
@@ -123,7 +124,8 @@ def line_of(error: BaseException) -> traceback.FrameSummary | None:
 
 def is_users(file: str) -> bool:
     """Tell whether a file of code is the user's own: neither installed, nor of this package."""
-    return not _is_ours(file) and not INSTALLED & set(Path(file).parts) and not file.startswith(sysconfig.get_path("stdlib"))
+    folders = Path(file).parents
+    return not _is_ours(file) and not INSTALLED & set(Path(file).parts) and Path(sysconfig.get_path("stdlib")) not in folders
 
 
 @contextmanager
@@ -223,4 +225,4 @@ def _raised(kind: str, file: Path, error: BaseException) -> GtrTurboError:
 
 def _is_ours(file: str) -> bool:
     """Tell whether a line is of the import system, of what dataclasses write, or of this package."""
-    return "importlib" in file or file == "<string>" or PACKAGE in Path(file).parents
+    return file.startswith("<frozen ") or file == "<string>" or bool({PACKAGE, IMPORT_SYSTEM} & set(Path(file).parents))

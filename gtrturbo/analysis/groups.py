@@ -10,9 +10,13 @@ from gtrturbo.config import RunConfig
 from gtrturbo.config.fields import fields
 from gtrturbo.errors import GtrTurboError
 
-# Settings by which an evaluation is another one.
 # What a manifest says beside the settings: which episodes a panel has, and which version of an environment was played.
-BESIDE = {"panel of sha256": ("panel", "sha256"), "environment": ("task", "version")}
+BESIDE = {
+    "panel of sha256": ("panel", "sha256"),
+    "environment": ("task", "version"),
+    "a task's file of sha256": ("task", "sha256"),  # Its settings, or its code where it is the user's own.
+}
+# Settings by which an evaluation is another one.
 DEALS = ("task", "env", "seed", "episodes", "panel", "temperature", "max_new_tokens", "on_invalid_reply", "hints")
 # Settings that name a method; the seed pairs runs, and the others say how long and how closely they were watched.
 NAMING = ("model", "teacher", "more_teachers", "address", "hints", "lora_rank", "episodes", "group_size", "merge_every", "set")

@@ -24,7 +24,7 @@ from gtrturbo.store.run_cache import cached
 from gtrturbo.store.writing import writing
 from gtrturbo.tasks.chance import chance, fewer_episodes
 from gtrturbo.tasks.loading import load_task
-from gtrturbo.tasks.origin import origin, rules
+from gtrturbo.tasks.origin import environment_code, origin, rules
 from gtrturbo.tasks.task import Task
 
 CHANCE_EPISODES = 1000
@@ -80,7 +80,8 @@ def _chance(config: EvalConfig, task: Task) -> dict[str, float]:
 
 def _kept_chance(config: EvalConfig, task: Task, episodes: int) -> dict[str, float] | None:
     play = partial(chance, task, episodes=episodes, seed=config.seed, seconds=CHANCE_SECONDS)
-    if is_outside(config.task):  # Its code may change, and what it imports.
+    # Code of the user's own may change, and so may all that it imports and reads.
+    if is_outside(config.task) or environment_code(config.task, tuple(config.env)):
         return play()
     made_from = {
         "task": task.name,

@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import gymnasium as gym
 
 from gtrturbo.config.games import FAMILIES, game_name
-from gtrturbo.plugins import is_users
 from gtrturbo.tasks.alf.alfworld import alfworld, alfworld_origin
+from gtrturbo.tasks.code import files_of
 from gtrturbo.tasks.environment import telling
 from gtrturbo.tasks.loading import load_task, options_of, read_options
 from gtrturbo.tasks.worlds import sokoban
@@ -53,8 +51,8 @@ def origin(task: str, options: Sequence[str]) -> dict[str, str]:
 def environment_code(task: str, options: tuple[str, ...]) -> str:
     """Return the sha256 of the user's own files that the environment of gym:ID is made of; empty where there is none.
 
-    Found by what modules hold, as they were when this was first asked: the one that makes the environment known, the one that it
-    lies in, and what these import.
+    They are the module that makes the environment known, the one that it lies in, what these import, wherever in them, and the
+    files beside them that they name; see `files_of`. What is read by a name that is put together is not found.
 
     Raises: GtrTurboError: there is no such environment.
     """
@@ -66,25 +64,11 @@ def environment_code(task: str, options: tuple[str, ...]) -> str:
         load_task(task, options)  # Imports the module that makes it known.
     with telling(task, "cannot be made"):
         importlib.import_module(_module(environment))
-    waiting, files = [module, _module(environment)], {}
-    while waiting:
-        name = waiting.pop()
-        found = sys.modules.get(name)
-        file = getattr(found, "__file__", None) or ""
-        if name in files or not file or not is_users(file):
-            continue
-        files[name] = Path(file).read_bytes()
-        waiting += [name.rpartition(".")[0], *filter(None, map(_home, list(vars(found).values())))]
-    digest = hashlib.sha256()
-    for name, text in sorted(files.items()):
-        digest.update(name.encode() + text)
+    digest, files = hashlib.sha256(), files_of([module, _module(environment)])
+    for name, file in sorted(files.items()):
+        with file.open("rb") as opened:
+            digest.update(name.encode() + hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest() if files else ""
-
-
-def _home(value: Any) -> str:
-    """Return the module that a value is, or comes from."""
-    home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-    return home if isinstance(home, str) else ""
 
 
 @functools.cache

@@ -240,6 +240,9 @@ def test_another_panel_and_another_version_of_an_environment_are_refused(tmp_pat
     say(runs[1], panel=panel, task=played | {"version": "x 2"})
     with pytest.raises(GtrTurboError, match=r"was evaluated with environment x 2, but .* with x 1: not the same deals"):
         compared(runs)
+    say(runs[1], panel=panel, task=played | {"sha256": 64 * "3"})  # Of a file of settings, or of the task's own code.
+    with pytest.raises(GtrTurboError, match=f"was evaluated with a task's file of sha256 {64 * '3'}, but .* with None"):
+        compared(runs)
 
 
 @pytest.mark.parametrize(

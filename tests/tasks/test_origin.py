@@ -6,11 +6,13 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import pytest
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.stages import eval as evaluation
 from gtrturbo.store.kept import kept
 from gtrturbo.tasks.chance import chance, fewer_episodes
 from gtrturbo.tasks.loading import load_task
@@ -82,6 +84,15 @@ def test_a_damaged_record_is_made_again(cache, content):
 def test_what_was_not_found_is_not_kept(cache):
     assert kept("chance", {"a": 1}, lambda: None) is None
     assert not cache.exists()
+
+
+def test_chance_levels_of_code_of_ones_own_are_not_kept(cache):
+    def played(task):
+        config = SimpleNamespace(task=task, env=("horizon=3",), seed=0)
+        return evaluation._kept_chance(config, load_task(task, config.env), 1)
+
+    assert played("gym:odd_environments:odd/Plain-v0") and not cache.exists()
+    assert played("gym:CartPole-v1") and len(list((cache / "chance").iterdir())) == 1
 
 
 def test_chance_is_bounded_in_turns_and_in_time():
