@@ -94,6 +94,9 @@ METRICS = {
     ),
     "sampler_trainer_gap_refuses_above": Metric(LEARNED, "of turns from a server: above this they are refused, nats per token"),
     "probe_tokens": Metric(ASKED, "tokens by which it was proved what a server serves"),
+    "probe_tokens_left_out": Metric(
+        ASKED, "with `--probe-turns`: recorded tokens of which the server told nothing that could be compared"
+    ),
     "probe_gap_mean": Metric(
         ASKED, "mean distance of the server's log-probs of these from our own, nats per token", "below `probe_warns_above`"
     ),

@@ -96,7 +96,9 @@ class Fake:
         }
         if not self.ids or not body.get("return_token_ids"):
             return {"choices": [choice]}
-        choice |= {"token_ids": ids, "logprobs": {"content": [{"token": "?", "logprob": value + self.off} for value in logprobs]}}
+        names = [f"token_id:{identity}" if body.get("return_tokens_as_token_ids") else "?" for identity in ids]
+        told = [{"token": name, "logprob": value + self.off} for name, value in zip(names, logprobs, strict=True)]
+        choice |= {"token_ids": ids, "logprobs": {"content": told}}
         prompt_ids = prompt.ids.tolist()[int(self.drift) :]
         if self.kind == "sglang":
             return {"choices": [choice | {"prompt_token_ids": prompt_ids}]}

@@ -38,7 +38,7 @@ TOLD_AFTER = 60.0  # seconds of loading after which a user is told where to look
 GLANCE = 0.5  # seconds
 TIME_TO_END = 20.0  # seconds in which it may clear up
 LAST_WORDS = 300  # characters of its last line
-LOOKED_AT = 1 << 20  # bytes of the end of its log
+END_READ = 1 << 20  # bytes of the end of its log
 CAUSE = re.compile(r"(\w*(?:Error|Exception): .+)")
 ADAPTERS = ("--enable-lora", "--enable-tower-connector-lora")
 AROUND = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
@@ -200,7 +200,7 @@ def _is_healthy(url: str) -> bool:
 def last_words(log: Path) -> str:
     """Return what a server gave as the cause of its end, or else its last line; of 300 characters at most."""
     with log.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - LOOKED_AT))
+        file.seek(max(0, file.seek(0, os.SEEK_END) - END_READ))
         lines = file.read().decode(errors="replace").strip().splitlines() or ["nothing"]
     # Its processes end one after another, and all but the first say that another failed.
     causes = [found[1] for line in lines if (found := CAUSE.search(line)) and "root cause" not in line]

@@ -24,7 +24,7 @@ from gtrturbo.play.limits import NARROW, Limits, limits_of
 STATES = 4
 REPLY_TOKENS = 64  # tokens of a reply
 TEMPERATURE = 1.0  # Of the model itself; what is to be trained on is asked for at its own temperature too.
-# Another set-up explains what a server says if it comes closer than this share of the distance.
+# Another set-up explains what a server says if it comes closer than this share of the distance, and within the limits.
 CLOSER = 0.5
 TOWER_FLAG, ADAPTER_FLAG, PROCESSED = "--enable-tower-connector-lora", "--enable-lora", "--logprobs-mode processed_logprobs"
 # A reply of a server that tells no log-probs is the most likely one, up to this many nats per token.
@@ -49,11 +49,13 @@ class Proof:
         gaps: |p − s| of each token, in nats. [M]
         limits: that their mean was held against.
         changes: by part of an adapter, how much that part changes these log-probs here: what the probe could have told.
+        left_out: recorded tokens that could not be compared; None where none were recorded.
     """
 
     gaps: np.ndarray
     limits: Limits
     changes: dict[str, float]
+    left_out: int | None = None
 
     def metrics(self) -> dict[str, float]:
         """Return what the manifest says of it."""
@@ -62,6 +64,8 @@ class Proof:
             "probe_gap_mean": float(self.gaps.mean()),
             "probe_gap_max": float(self.gaps.max()),
         }
+        if self.left_out is not None:
+            told["probe_tokens_left_out"] = self.left_out
         return told | self.limits.told("probe") | {f"probe_{part}_changes": value for part, value in self.changes.items()}
 
 
@@ -98,7 +102,7 @@ def prove(policy: Policy, replies: Sequence[Replied], *, who: str, path: Path, e
     if gap <= limits.warns:
         return proof
     for wrong in _wrongs(parts, raw if exact else None, path):
-        if _mean(wrong.logprobs, given) < CLOSER * gap:
+        if _mean(wrong.logprobs, given) < min(CLOSER * gap, limits.refuses):
             raise GtrTurboError(f"{who} {wrong.what} ({_told(gap)} from those of {path}).", wrong.mend)
     if gap > limits.refuses:
         raise GtrTurboError(

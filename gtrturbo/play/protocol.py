@@ -63,6 +63,7 @@ class LikelyToken:
 @dataclass(frozen=True)
 class TokenLogProb:
     logprob: LogProb
+    token: Text = ""
     top_logprobs: list[LikelyToken] | None = None
 
 

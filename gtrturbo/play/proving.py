@@ -64,7 +64,7 @@ class Prover:
         self._ask = ask
         self._by_turns = by_turns
         self._question: Callable[[Server], Told] = lambda _: []  # What is asked about, the same every time.
-        self._longest = REPLY_TOKENS
+        self._longest, self._temperature = REPLY_TOKENS, TEMPERATURE
         self._told: dict[Server, Told] = {}
         self._proofs: dict[Server, Proof] = {}
         self._proved_at: dict[Server, int] = {}
@@ -83,7 +83,7 @@ class Prover:
             if new:
                 some = list({state.prompt: state for state in states}.values())[:STATES]
                 temperatures = sorted({TEMPERATURE, temperature} if self._probing.exact else {TEMPERATURE})
-                self._longest = min(max_new_tokens, REPLY_TOKENS)
+                self._longest, self._temperature = min(max_new_tokens, REPLY_TOKENS), temperature
                 self._question = partial(self._asked, states=some, temperatures=temperatures, seed=seed)
                 self._prove(new)
 
@@ -117,7 +117,8 @@ class Prover:
         before = {server: server.failures for server in servers}
         unseen = [server for server in servers if not require_own_folder(server, self._path)]
         if self._by_turns:
-            self._proofs |= {server: self._by_turns(server, who=_who(server)) for server in servers}
+            at = self._temperature if self._probing.exact else None
+            self._proofs |= {server: self._by_turns(server, who=_who(server), temperature=at) for server in servers}
         else:
             told = {server: self._question(server) for server in servers}
             if changed := [server for server in servers if not self._is_as_before(server, told[server])]:
@@ -183,7 +184,9 @@ class Prover:
         proofs = list(self._proofs.values())
         if not proofs:
             return {}
-        return replace(proofs[0], gaps=np.concatenate([proof.gaps for proof in proofs])).metrics()
+        left_out = [proof.left_out for proof in proofs if proof.left_out is not None]
+        gaps = np.concatenate([proof.gaps for proof in proofs])
+        return replace(proofs[0], gaps=gaps, left_out=sum(left_out) if left_out else None).metrics()
 
 
 def _who(server: Server) -> str:

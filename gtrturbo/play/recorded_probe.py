@@ -1,7 +1,8 @@
 """Prove what a server serves by turns that the checkpoint played elsewhere, where it is too large to be loaded here.
 
 The server is asked which token comes next after the beginnings of recorded replies; the log-probs that it tells of the recorded
-tokens, at the temperature at which they were sampled, are to be the recorded ones.
+tokens, at the temperature at which they were sampled, are to be the recorded ones. A recorded token that is not among the
+likeliest, and was no likelier than the least of these, tells nothing and is left out; enough have to be left to compare.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,16 +14,18 @@ import numpy as np
 from gtrturbo.config.choices import HF
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.renderer import Prompt, Renderer
+from gtrturbo.play.completions import Likely
 from gtrturbo.play.limits import Limits
-from gtrturbo.play.probe import PROCESSED, STATES, Proof
+from gtrturbo.play.probe import CLOSER, PROCESSED, STATES, TEMPERATURE, Proof
 from gtrturbo.play.recording import read_transcript
-from gtrturbo.play.server import Likely
 from gtrturbo.store.ids import artifact_id
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.pictures import load_picture
 from gtrturbo.store.records import Message, said
 
 PLACES = 16  # tokens of a reply that are looked at, a request each
+LOOKED_AT = STATES * PLACES  # tokens in all; where replies are shorter, more replies
+LEAST = 16  # tokens that have to be compared: fewer prove nothing
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Recorded:
 
 
 def read_recorded(turns: Path, checkpoint: Path, renderer: Renderer) -> Recorded:
-    """Read a few turns that a checkpoint played.
+    """Read a few turns that a checkpoint played, of which so many tokens can be looked at as are wanted if there are as many.
 
     Raises:
         GtrTurboError: another one played them, or a server of which nothing was proved.
@@ -60,7 +63,7 @@ def read_recorded(turns: Path, checkpoint: Path, renderer: Renderer) -> Recorded
     if manifest.config.get("engine") != HF and "probe_gap_mean" not in manifest.metrics:
         raise GtrTurboError(f"{turns} was played by a server of which nothing was proved.", again)
     played = read_transcript(turns, renderer)
-    rows = range(0, len(played.turns), max(1, len(played.turns) // STATES))[:STATES]
+    rows = _spread([min(PLACES, len(ids)) for ids in played.tokens.response_ids])
     replies = [
         RecordedReply(
             played.prompts[row],
@@ -76,12 +79,23 @@ def read_recorded(turns: Path, checkpoint: Path, renderer: Renderer) -> Recorded
     return Recorded(turns, float(manifest.config["temperature"]), replies)
 
 
+def _spread(lengths: Sequence[int]) -> list[int]:
+    """Choose rows that are spread evenly: four, or so many that their tokens are as many as are looked at."""
+    count = STATES
+    while True:
+        rows = np.unique(np.linspace(0, len(lengths) - 1, min(count, len(lengths))).astype(int)).tolist()
+        if count >= len(lengths) or sum(lengths[row] for row in rows) >= LOOKED_AT:
+            return rows
+        count *= 2
+
+
 def prove_recorded(
     recorded: Recorded,
     ask: Callable[..., Likely],
     *,
     same: Callable[[np.ndarray, np.ndarray], bool],
     limits: Limits,
+    temperature: float | None,
     who: str,
     path: Path,
 ) -> Proof:
@@ -92,40 +106,71 @@ def prove_recorded(
         ask: gives what it finds likely after messages with pictures.
         same: tells whether ids are those of our own rendering, the first, as servers write them.
         limits: of the mean of |p − s|.
+        temperature: of what is to be trained on; None where log-probs do not matter for that.
         who: answers, as an error says it.
         path: of the checkpoint.
 
     Raises:
-        GtrTurboError: they are another model's, or another distribution's.
+        GtrTurboError: they are another model's, or another distribution's, or too few tokens could be compared.
     """
-    gaps = np.array([gap for reply in recorded.replies for gap in _gaps(reply, recorded.temperature, ask, same)], np.float32)
-    if not len(gaps):
-        raise GtrTurboError(
-            f"no beginning of a reply in {recorded.path} is read as it was written by {who}.", "leave --probe-turns out."
-        )
-    proof = Proof(gaps, limits, {})
-    gap = float(gaps.mean())
-    if gap > limits.refuses:
-        raw = "" if recorded.temperature == 1.0 else f" {PROCESSED}"
+    if temperature:
+        _require_tempered(recorded, ask, temperature, limits, who)
+    found = [gap for reply in recorded.replies for gap in _gaps(reply, recorded.temperature, ask, same)]
+    gaps = np.array([gap for gap in found if gap is not None], np.float32)
+    gap = float(gaps.mean()) if len(gaps) else 0.0
+    if gap > limits.refuses:  # However few they are.
         raise GtrTurboError(
             f"{who} does not serve {path}: its log-probs are {gap:.2g} nats per token from those in {recorded.path}.",
-            f"serve that checkpoint: start vLLM with --model {path}{raw}, or as docs/engines.md says for an adapter.",
+            f"serve that checkpoint: start vLLM with --model {path}, or as docs/engines.md says for an adapter.",
         )
-    return proof
+    if len(gaps) < LEAST:
+        raise GtrTurboError(
+            f"{recorded.path} proves nothing of {who}: {len(gaps)} of {len(found)} tokens can be compared, {LEAST} are needed; "
+            "of the others it tells no log-prob, or it reads what is before them otherwise.",
+            f"play more, or at a lower temperature: gtrturbo rollout --checkpoint {path} --temperature 1 …; "
+            "or leave --probe-turns out.",
+        )
+    return Proof(gaps, limits, {}, left_out=len(found) - len(gaps))
 
 
-def _gaps(reply: RecordedReply, temperature: float, ask: Callable[..., Likely], same: Callable[..., bool]) -> list[float]:
-    found = []
-    places = np.unique(np.linspace(0, len(reply.ids) - 1, PLACES).astype(int))
-    for place in places:
+def _require_tempered(recorded: Recorded, ask: Callable[..., Likely], temperature: float, limits: Limits, who: str) -> None:
+    """Refuse log-probs that do not change with the temperature as those of what is sampled do.
+
+    Of two tokens, (p_i − p_j) at one temperature is that at another times the second over the first.
+    """
+    here = recorded.temperature
+    other = temperature if temperature != here else TEMPERATURE
+    if other == here:
+        return  # At 1 the log-probs before temperature are those after it.
+    reply = recorded.replies[0]
+    one, two = (ask(reply.messages, reply.pictures, begun=False, temperature=at).logprobs for at in (here, other))
+    both = sorted(one.keys() & two.keys())
+    first, second = (np.array([told[each] for each in both]) - max(told[each] for each in both) for told in (one, two))
+    right, raw = float(np.abs(second - first * here / other).mean()), float(np.abs(second - first).mean())
+    if right > limits.refuses and raw < CLOSER * right:
+        raise GtrTurboError(
+            f"{who} returns log-probs before temperature: they are the same at {here:g} and {other:g}.",
+            f"start it with {PROCESSED}.",
+        )
+
+
+def _gaps(reply: RecordedReply, temperature: float, ask: Callable[..., Likely], same: Callable[..., bool]) -> list[float | None]:
+    """Return |p − s| of each token that is looked at, in nats; None where it tells nothing."""
+    found: list[float | None] = []
+    for place in np.unique(np.linspace(0, len(reply.ids) - 1, PLACES).astype(int)):
         begun = reply.text[: reply.ends[place - 1]] if place else ""
         if place and not begun:  # A message without content is none.
             continue
         messages = [*reply.messages, said(begun)] if place else reply.messages
         told = ask(messages, reply.pictures, begun=bool(place), temperature=temperature)
-        if same(np.concatenate([reply.prompt.ids, reply.ids[:place]]), told.read_ids):
-            identity, recorded = int(reply.ids[place]), float(reply.logprobs[place])
-            likely = told.logprobs.get(identity)
-            # One that is not among the likeliest is no likelier than the least of these.
-            found.append(abs(recorded - likely) if likely is not None else max(0.0, recorded - min(told.logprobs.values())))
+        is_read = same(np.concatenate([reply.prompt.ids, reply.ids[:place]]), told.read_ids)
+        found.append(_gap(told, int(reply.ids[place]), float(reply.logprobs[place])) if is_read else None)
     return found
+
+
+def _gap(told: Likely, identity: int, recorded: float) -> float | None:
+    likely = told.logprobs.get(identity)
+    if likely is not None:
+        return abs(recorded - likely)
+    # It is no likelier than the least of those that are told: that is something only where it was.
+    return max(0.0, recorded - min(told.logprobs.values())) or None

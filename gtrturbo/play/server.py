@@ -8,7 +8,6 @@ Sources: vLLM 0.33 and SGLang 0.5.23, their OpenAI-compatible servers.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
@@ -17,8 +16,9 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from gtrturbo.config.addresses import address_of
-from gtrturbo.config.choices import OPENAI, ServerName
+from gtrturbo.config.choices import OPENAI, VLLM, ServerName
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.play.completions import LIKELIEST, Answer, Likely, answer_of, likely_of
 from gtrturbo.play.data_urls import with_pictures
 from gtrturbo.play.lora_ranks import legal_rank, rank_of
 from gtrturbo.play.protocol import Chat, Completion, ServedModels
@@ -30,33 +30,7 @@ LOAD_ADAPTER = {"vllm": "/v1/load_lora_adapter", "sglang": "/load_lora_adapter"}
 # No reply may come out of another distribution than it is scored under, whatever the model's generation_config.json says.
 PLAIN_SAMPLING = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 NEVER = -100.0  # The lowest logit bias of the protocol.
-
-
-LIKELIEST = 20  # Most that vLLM tells by itself.
-TOKEN_ID = "token_id:"
 CHAT = "/v1/chat/completions"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a server replied; ids and log-probs (nats, of what was sampled from) only where it was asked for them.
-
-    `ended`: it says that the model ended the reply, so that nothing was cut off.
-    """
-
-    text: str
-    prompt_ids: np.ndarray | None = None  # [P] int32
-    response_ids: np.ndarray | None = None  # [R] int32, end-of-turn token included
-    logprobs: np.ndarray | None = None  # [R] float32
-    ended: bool = True
-
-
-@dataclass(frozen=True)
-class Likely:
-    """What a server finds likely after the beginning of a reply: the ids that it read, and log-probs of the likeliest by id."""
-
-    read_ids: np.ndarray  # [P + R] int32
-    logprobs: dict[int, float]
 
 
 class Server:
@@ -181,11 +155,12 @@ class Server:
             "seed": seed % 2**31,
         }
         if self.adapter:
-            body |= {"model": self.adapter} if self.kind == "vllm" else {"lora_path": self.adapter}
+            body |= {"model": self.adapter} if self.kind == VLLM else {"lora_path": self.adapter}
         if self.kind == OPENAI:
             choice = self._ask(CHAT, Chat, body).choices[0]
             return Answer(choice.message.content or "", ended=choice.ended)
-        return self._answer(self._reply(body | _exactly(forbidden, end_ids)))
+        completion = self._reply(body | _exactly(forbidden, end_ids))
+        return answer_of(completion, self.base_url, needs_ids=self.needs_ids)
 
     def likely(
         self,
@@ -215,27 +190,14 @@ class Server:
             "seed": 0,
             "add_generation_prompt": not begun,
             "continue_final_message": begun,
-            "return_tokens_as_token_ids": True,
         }
         completion = self._reply(body | _exactly(forbidden, end_ids) | {"top_logprobs": LIKELIEST})
-        choice, ids = completion.choices[0], completion.prompt_token_ids
-        told = (choice.logprobs.content if choice.logprobs else None) or []
-        found = {
-            int(each.token.removeprefix(TOKEN_ID)): each.logprob
-            for each in (told[0].top_logprobs if told else None) or []
-            if each.token.removeprefix(TOKEN_ID).isdecimal()
-        }
-        if not found or ids is None:
-            raise GtrTurboError(
-                f"{self.base_url} does not tell which tokens it finds likely, by their ids.",
-                "use vLLM 0.32 or newer, or leave --probe-turns out.",
-            )
-        return Likely(np.array(ids, np.int32), found)
+        return likely_of(completion, self.base_url, count=LIKELIEST)
 
     def _reply(self, body: dict[str, Any]) -> Completion:
         """Ask; where the adapter is gone, as after a restart of the server, load it again and ask once more."""
-        if self.tokenizer_begins and self.kind == "vllm":
-            body = body | {"add_special_tokens": True}
+        if self.kind == VLLM:
+            body = body | {"return_tokens_as_token_ids": True} | ({"add_special_tokens": True} if self.tokenizer_begins else {})
         try:
             return self._ask(CHAT, Completion, body)
         except NotFoundError:
@@ -244,23 +206,6 @@ class Server:
             self.failures += 1
             self.load_adapter(self.adapter, self._adapter_path)
             return self._ask(CHAT, Completion, body)
-
-    def _answer(self, completion: Completion) -> Answer:
-        choice = completion.choices[0]
-        ids, prompt_ids = choice.token_ids, choice.prompt_token_ids or completion.prompt_token_ids
-        text = choice.message.content or ""
-        if ids is None or prompt_ids is None:
-            if not self.needs_ids:
-                return Answer(text, ended=choice.ended)
-            raise GtrTurboError(
-                f"{self.base_url} returned no token ids: what it samples cannot be trained on.",
-                f"use vLLM 0.32 or SGLang 0.5.23 or newer; --engine openai:{self.base_url} is enough for eval.",
-            )
-        logprobs = [each.logprob for each in (choice.logprobs.content if choice.logprobs else None) or []]
-        if len(logprobs) != len(ids):
-            raise GtrTurboError(f"{self.base_url} returned {len(ids)} token ids and {len(logprobs)} log-probs of them.")
-        arrays = np.array(prompt_ids, np.int32), np.array(ids, np.int32), np.array(logprobs, np.float32)
-        return Answer(text, *arrays, ended=choice.ended)
 
     def _ask(self, path: str, kind: type[T], body: dict[str, Any] | None = None) -> T:
         """Ask, and read the answer as what it has to be.

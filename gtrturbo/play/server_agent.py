@@ -20,12 +20,13 @@ from gtrturbo.models.families import forbidden_ids, read_family
 from gtrturbo.models.processor import load_processor
 from gtrturbo.models.reading import reading_model
 from gtrturbo.models.renderer import Renderer, require_context
+from gtrturbo.play.completions import Answer
 from gtrturbo.play.episodes import Response, State
 from gtrturbo.play.limits import limits_of
 from gtrturbo.play.probe import STATES, Proof
 from gtrturbo.play.proving import Probing, Prover, ShownState
 from gtrturbo.play.recorded_probe import prove_recorded, read_recorded
-from gtrturbo.play.server import Answer, Server
+from gtrturbo.play.server import Server
 from gtrturbo.play.servers import Servers
 from gtrturbo.play.teachers import Question
 from gtrturbo.play.wire import AwayError, RefusedError
@@ -74,11 +75,12 @@ class ServerPolicy:
         recorded = read_recorded(probing.turns, self.path, self.renderer)
         dtype = (self._config.dtype or "float32") if probing.dtype == AUTO else probing.dtype
 
-        def prove(server: Server, who: str) -> Proof:
+        def prove(server: Server, who: str, temperature: float | None) -> Proof:
             if server.kind != VLLM:
                 raise GtrTurboError(f"--probe-turns asks vLLM, and {who} is of kind {server.kind}.", "leave --probe-turns out.")
             ask = partial(server.likely, forbidden=self.forbidden, end_ids=self.end_ids)
-            return prove_recorded(recorded, ask, same=self._same, limits=limits_of(dtype), who=who, path=self.path)
+            how = {"same": self._same, "limits": limits_of(dtype), "temperature": temperature}
+            return prove_recorded(recorded, ask, **how, who=who, path=self.path)
 
         return Prover(self.path, probing, self._reply, prove)
 

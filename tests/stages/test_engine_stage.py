@@ -95,7 +95,7 @@ def test_the_request_says_all_that_decides_the_distribution(rollout, served):
     assert len({body["seed"] for body in fake.requests}) == len(turns)
     token = served.processor.tokenizer.convert_tokens_to_ids
     for body in fake.requests:
-        assert body.keys() == STANDARD | EXTENDED
+        assert body.keys() == STANDARD | EXTENDED | {"return_tokens_as_token_ids"}
         assert (body["temperature"], body["top_p"], body["max_tokens"]) == (0.7, 1.0, 48)
         assert (body["top_k"], body["min_p"], body["repetition_penalty"]) == (-1, 0.0, 1.0)
         assert (body["logprobs"], body["return_token_ids"], body["stop_token_ids"]) == (True, True, [token("<|im_end|>")])
@@ -183,6 +183,20 @@ def test_an_answer_that_is_none_is_refused_by_its_place(rollout, served, tmp_pat
         serving(served) as fake,
         pytest.raises(GtrTurboError, match=rf"does not answer as the protocol says: {re.escape(where)}"),
     ):
+        rollout(fake, episodes=1)
+    assert not list(tmp_path.glob("turns*"))
+
+
+def test_log_probs_of_other_tokens_than_were_sampled_are_refused(rollout, served, tmp_path, monkeypatch):
+    right = Fake.reply
+
+    def reply(self, body, policy):
+        answer = right(self, body, policy)
+        first_token(answer).update(token="token_id:1")
+        return answer
+
+    monkeypatch.setattr(Fake, "reply", reply)
+    with serving(served) as fake, pytest.raises(GtrTurboError, match=r"returned the token \d+ with the log-prob of another, '1'"):
         rollout(fake, episodes=1)
     assert not list(tmp_path.glob("turns*"))
 

@@ -3,6 +3,7 @@
 import itertools
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from gtrturbo.config import DistillConfig, EvalConfig, RolloutConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.adapter_parts import adapter_layers, switched_off
 from gtrturbo.models.checkpoint import load_policy
-from gtrturbo.play import proving, wire
+from gtrturbo.play import probe, proving, wire
 from gtrturbo.play.policy_agent import PolicyAgent
 from gtrturbo.stages import eval as eval_stage
 from gtrturbo.stages import execute
@@ -118,6 +119,18 @@ def test_log_probs_before_temperature_are_refused_for_training_and_do_for_an_eva
         rollout.run(fake)
     with serving(served) as fake:
         assert evaluation.run(fake)["probe_gap_mean"] < 1e-5
+
+
+def test_another_model_is_not_taken_for_a_wrong_flag_that_is_nearer_by_chance(served):
+    # Tokens that the model finds unlikely: at temperature 0.1 ten times as much, in nats, as before temperature. What is told is
+    # 1 nat from that, ten times nearer than from what it should be, and far beyond the limits.
+    prompt = served.renderer.prompt([{"role": "user", "content": [{"type": "text", "text": "1"}]}], [])
+    ids = np.arange(40, 60, dtype=np.int32)
+    with torch.no_grad(), probe._all_allowed(served):
+        raw = served.score([prompt], [ids], temperature=1.0, values=False).logprobs[0].numpy()
+    for off, said in ((1.0, "does not serve c"), (0.0, "returns log-probs before temperature")):
+        with pytest.raises(GtrTurboError, match=said):
+            probe.prove(served, [probe.Replied(prompt, ids, 0.1, raw - off)], who="it", path=Path("c"), exact=True)
 
 
 @pytest.fixture

@@ -2,13 +2,15 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from fake_server import Fake, serving
 
-from gtrturbo.config import RolloutConfig
+from gtrturbo.config import InitConfig, RolloutConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
-from gtrturbo.play import proving, wire
+from gtrturbo.play import proving, recorded_probe, wire
+from gtrturbo.play.completions import Likely
 from gtrturbo.stages import execute
 from gtrturbo.store.ids import artifact_id
 from gtrturbo.store.manifest import read_manifest
@@ -43,9 +45,11 @@ def test_a_server_of_the_checkpoint_is_proved_and_no_weights_are_loaded(config, 
     metrics = manifest.metrics
     assert manifest.inputs["probe_turns"] == artifact_id(turns)
     assert 0 < metrics["probe_gap_mean"] < metrics["probe_warns_above"] == 1e-5 and metrics["probe_tokens"] > 30
-    # The recorded turns were sampled at 0.9, a token a request; then the rollout at its own, and the recorded ones again.
+    # The recorded turns were sampled at 0.9, a token a request; then the rollout at its own, and the recorded ones again. Once
+    # each it is seen whether what is likely depends on the temperature as it should.
     looked_at = [body for body in fake.requests if "continue_final_message" in body]
-    assert {body["temperature"] for body in looked_at} == {0.9} and len(looked_at) <= 2 * 4 * 16
+    assert [body["temperature"] for body in looked_at].count(0.6) == 2
+    assert len(looked_at) == 2 * (metrics["probe_tokens"] + metrics["probe_tokens_left_out"] + 2)
     assert len(fake.requests) == len(looked_at) + metrics["turns"]
 
 
@@ -56,31 +60,87 @@ def test_a_server_of_another_checkpoint_is_refused(config, init, ppo, turns):
     assert not config.out.exists()
 
 
-def test_log_probs_before_temperature_are_refused_by_the_flag(config, served, monkeypatch):
+@pytest.mark.parametrize(("played", "plays"), [(0.9, 0.6), (0.9, 0.9), (1.0, 0.3)])
+def test_log_probs_before_temperature_are_refused_by_the_flag(config, served, warm, tmp_path, monkeypatch, played, plays):
+    turns = config.probe_turns
+    if played != 0.9:
+        hot = RolloutConfig(out=tmp_path / "hot", checkpoint=warm, **TASK, episodes=4, max_new_tokens=48, temperature=played)
+        turns = execute(hot).out
+    with serving(served) as fake:
+        assert play(config, fake, temperature=plays, probe_turns=turns).metrics["probe_gap_mean"] < 1e-5
     likely = Fake.likely
     monkeypatch.setattr(Fake, "likely", lambda self, body, *given: likely(self, body | {"temperature": 1.0}, *given))
-    with serving(served) as fake, pytest.raises(GtrTurboError, match=r"does not serve(.|\n)*--logprobs-mode processed_logprobs"):
-        play(config, fake)
+    refused = pytest.raises(GtrTurboError, match=r"before temperature: .*\nstart it with --logprobs-mode processed_logprobs")
+    with serving(served) as fake, refused:
+        play(config, fake, temperature=plays, probe_turns=turns, overwrite=True)
 
 
-def test_a_token_that_is_not_among_the_likeliest_counts_as_no_likelier_than_the_least(config, served, monkeypatch):
-    from gtrturbo.play import server
-
-    monkeypatch.setattr(server, "LIKELIEST", 1)  # Of the likeliest alone a gap can be told below 0.
-    with serving(served) as fake:
-        assert play(config, fake).metrics["probe_gap_mean"] < 1e-5
-
-
-def test_beginnings_that_a_server_reads_otherwise_are_passed_over(config, served, monkeypatch):
+def spoiled(monkeypatch, spoil):
+    """Change what the server says of the likeliest tokens."""
     likely = Fake.likely
 
     def other(self, *given):
         answer = likely(self, *given)
-        return answer | {"prompt_token_ids": answer["prompt_token_ids"][1:]}
+        spoil(answer, answer["choices"][0]["logprobs"]["content"][0])
+        return answer
 
     monkeypatch.setattr(Fake, "likely", other)
-    with serving(served) as fake, pytest.raises(GtrTurboError, match=r"no beginning of a reply .* is read as it was written"):
+
+
+def prompts_a_token_short(answer, _):
+    answer["prompt_token_ids"] = answer["prompt_token_ids"][1:]
+
+
+def only_the_likeliest(_, told):
+    told["top_logprobs"] = told["top_logprobs"][:1]
+
+
+def one_for_sure(_, told):
+    told["top_logprobs"] = [{"token": "token_id:5", "logprob": 0.0}]
+
+
+def all_for_sure(_, told):
+    told["top_logprobs"] = [each | {"logprob": 0.0} for each in told["top_logprobs"]]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (prompts_a_token_short, r"proves nothing of .*: 0 of \d+ tokens can be compared, 16 are needed"),
+        (only_the_likeliest, r"does not tell by their ids which 20 tokens it finds likeliest, but 1 of them"),
+        (one_for_sure, r"does not tell by their ids which 20 tokens it finds likeliest, but 1 of them"),
+        (all_for_sure, r"log-probs of next tokens that no distribution gives"),
+    ],
+)
+def test_what_tells_too_little_proves_nothing(config, served, monkeypatch, spoil, said):
+    spoiled(monkeypatch, spoil)
+    with serving(served) as fake, pytest.raises(GtrTurboError, match=said):
         play(config, fake)
+    assert not config.out.exists()
+
+
+# By hand: of the likeliest two tokens, 5 and 7, with log-probs -0.5 and -2.
+@pytest.mark.parametrize(
+    ("identity", "recorded", "gap"),
+    [(5, -0.75, 0.25), (7, -2.0, 0.0), (9, -1.5, 0.5), (9, -2.0, None), (9, -3.0, None)],
+)
+def test_a_token_that_is_not_among_the_likeliest_tells_something_only_where_it_was_likelier(identity, recorded, gap):
+    assert recorded_probe._gap(Likely(np.array([1]), {5: -0.5, 7: -2.0}), identity, recorded) == gap
+
+
+def test_turns_of_random_tokens_prove_nothing_of_another_model(config, init, tmp_path):
+    hot = RolloutConfig(out=tmp_path / "hot", checkpoint=init, **TASK, episodes=4, max_new_tokens=32, temperature=2.0)
+    execute(hot)
+    other = execute(InitConfig(out=tmp_path / "other", seed=9)).out
+    said = r"proves nothing of .*: \d+ of \d+ tokens|does not serve"
+    with serving(load_policy(other, device="cpu")) as fake, pytest.raises(GtrTurboError, match=said):
+        play(config, fake, checkpoint=init, probe_turns=hot.out)
+
+
+def test_short_replies_are_looked_at_in_larger_numbers():
+    assert recorded_probe._spread([16] * 9) == [0, 2, 5, 8]
+    assert recorded_probe._spread([2] * 100) == np.linspace(0, 99, 32).astype(int).tolist()
+    assert recorded_probe._spread([2] * 3) == [0, 1, 2]
 
 
 def test_turns_of_another_checkpoint_prove_nothing(config, served, init):
