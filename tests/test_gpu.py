@@ -28,7 +28,7 @@ def whole_float32(monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
-@pytest.mark.parametrize("device", ["cuda", "nowhere", "meta"])
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "npu"])
 def test_a_device_that_is_not_there_is_refused(warm, ppo, tmp_path, device):
     merge = MergeConfig(out=tmp_path / "merged", base=warm, checkpoints=(ppo,), device=device)
     evaluate = EvalConfig(out=tmp_path / "eval", checkpoint=warm, task="numberline", device=device)

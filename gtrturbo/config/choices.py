@@ -3,6 +3,7 @@
 from typing import Literal
 
 AUTO = "auto"
+CPU = "cpu"
 # When large files of what a stage reads are hashed.
 VerifyInputs = Literal["always", "once", "never"]
 InvalidReply = Literal["random", "noop", "end"]

@@ -1,15 +1,41 @@
 """What several configs have in common: bounds, and fields that mean the same everywhere."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from gtrturbo.config.addresses import servers_of
 from gtrturbo.config.bounds import SEED, SIDE_BY_SIDE, TOKENS, WordOrWhole
-from gtrturbo.config.choices import AUTO, InvalidReply, VerifyInputs
-from gtrturbo.config.fields import Absent, Checked, Role, Seam, check, fields
+from gtrturbo.config.choices import AUTO, CPU, InvalidReply, VerifyInputs
+from gtrturbo.config.fields import Absent, Checked, Role, Seam, check, fields, shortened
+from gtrturbo.errors import GtrTurboError
 
-Device = Annotated[str, "Where to compute: auto takes cuda if there is one, else cpu.", Role.RUNTIME]
+
+def check_device(device: str) -> None:
+    """Refuse what is no kind of device that torch computes on, with a number or without.
+
+    Raises:
+        GtrTurboError: names the kinds.
+    """
+    if not re.fullmatch(rf"{AUTO}|{CPU}|(?:{'|'.join(ACCELERATORS)})(?::\d+)?", device):
+        raise GtrTurboError(f"there is no device {shortened(device)}.", "give one of auto, cpu, cuda.")
+
+
+def check_named_device(device: str) -> None:
+    """Refuse a device as `check_device` does, and auto, where only a device that is named is taken.
+
+    Raises:
+        GtrTurboError: names the kinds.
+    """
+    if device == AUTO:
+        raise GtrTurboError("device must be named, got auto.", "give cpu or cuda.")
+    check_device(device)
+
+
+# As torch calls them; cuda is also AMD's.
+ACCELERATORS = ("cuda", "mps", "xpu", "hpu", "npu")
+Device = Annotated[str, "Where to compute: auto takes cuda if there is one, else cpu.", Role.RUNTIME, Checked(check_device)]
 Dtype = Annotated[Literal["auto", "float32", "bfloat16"], "Type of the weights in memory; auto is the type on disk."]
 Overwrite = Annotated[bool, "Replace --out if it exists.", Role.RUNTIME]
 Seed = Annotated[int, "Everything random in this stage follows from it.", SEED]

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from gtrturbo.config.bounds import COUNT, FRACTION, POSITIVE, RANK, SEED, THREADS, EachBetween
 from gtrturbo.config.choices import Missing
-from gtrturbo.config.common import StageConfig
-from gtrturbo.config.fields import Absent, Role, Seam
+from gtrturbo.config.common import StageConfig, check_named_device
+from gtrturbo.config.fields import Absent, Checked, Role, Seam
 from gtrturbo.errors import GtrTurboError
 
 
@@ -123,4 +123,5 @@ class MergeConfig(StageConfig):
         str,
         "cpu, or cuda for the arithmetic on a GPU: the same bytes, but slower than a CPU's compiled loops where it was measured.",
         Role.RUNTIME,
+        Checked(check_named_device),
     ] = "cpu"

@@ -91,11 +91,13 @@ def record_episodes(
     if not group().world.first:
         return []
     played = {episode.index: episode for episode in resume_log.read()}
-    return _write_episodes(folder, [played[index] for index in episodes], pictures=resume_log.folder)
+    turns = _write_episodes(folder, [played[index] for index in episodes], pictures=resume_log.folder)
+    mute.end(turns)
+    return turns
 
 
 class Mute:
-    """Says once, while episodes are played, that no reply so far could be read: hours would be lost on them."""
+    """Says once that no reply could be read: while episodes are played, for hours would be lost on them, or at their end."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
@@ -106,12 +108,20 @@ class Mute:
         self._told = self._told or any(turn.legal for turn in turns)
         self._unread += len(turns)
         if not self._told and self._unread >= MANY_TURNS:
-            self._told = True
-            said = textwrap.shorten(turns[-1].reply, 80, placeholder=" …")
-            complain(
-                f"none of the first {self._unread} replies can be read as one of {self._task.name}, such as {said!r}: "
-                f"was this checkpoint trained on another task, or with other pictures? See: gtrturbo play --task …"
-            )
+            self._tell(f"the first {self._unread}", turns[-1])
+
+    def end(self, turns: Sequence[Turn]) -> None:
+        """Say it of all turns, of however few, if it was not said."""
+        if turns and not self._told and not any(turn.legal for turn in turns):
+            self._tell(f"the {len(turns)}", turns[-1])
+
+    def _tell(self, which: str, turn: Turn) -> None:
+        self._told = True
+        said = textwrap.shorten(turn.reply, 80, placeholder=" …")
+        complain(
+            f"none of {which} replies can be read as one of {self._task.name}, such as {said!r}: "
+            f"was this checkpoint trained on another task, or with other pictures? See: gtrturbo play --task …"
+        )
 
 
 def record(folder: Path, played: Sequence[Played]) -> Episode:

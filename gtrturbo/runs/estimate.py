@@ -7,11 +7,11 @@ from gtrturbo.distributed.processes import world
 from gtrturbo.models.memory import Memory, Shape
 from gtrturbo.runs.asking import about_asking
 from gtrturbo.runs.disk import Disk, disk_of
+from gtrturbo.runs.execute import check
 from gtrturbo.runs.peaks import shape_of, stage_peaks
 from gtrturbo.runs.plan import Step, plan
 from gtrturbo.runs.pruning import keeping
 from gtrturbo.runs.sample import Play, sample
-from gtrturbo.runs.warm_start import check_tasks
 from gtrturbo.tasks.loading import load_task
 
 COLUMNS = ("weights", "gradients", "optimizer", "activations", "cache", "passing", "logits")
@@ -20,7 +20,7 @@ COLUMNS = ("weights", "gradients", "optimizer", "activations", "cache", "passing
 def notes(config: RunConfig) -> list[str]:
     """Write what a run will take as lines for a reader."""
     steps = plan(config)
-    check_tasks(steps)
+    check(config, steps)
     shape = shape_of(config, [step.config for step in steps])
     play = sample(load_task(config.task, next(step.config.env for step in steps if isinstance(step.config, EvalConfig))))
     asked = about_asking(config, steps, play)

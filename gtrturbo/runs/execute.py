@@ -10,19 +10,21 @@ from typing import Any
 
 from gtrturbo.analysis.record import Collapsed, check_sources, own_code, record_run
 from gtrturbo.config import RunConfig
+from gtrturbo.config.choices import AUTO
 from gtrturbo.console import stderr
 from gtrturbo.distributed.children import run_child
 from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.distributed.processes import world
 from gtrturbo.errors import COLLAPSE_CODE, Collapse, GtrTurboError
 from gtrturbo.plugins import Plugin, names_code
+from gtrturbo.runs.going_on import require_same_run
 from gtrturbo.runs.plan import Step, plan
 from gtrturbo.runs.pruning import keeping, leftovers, schedule
 from gtrturbo.runs.script import command, command_words
 from gtrturbo.runs.teacher_tokens import check_tokenizers
 from gtrturbo.runs.warm_start import check_tasks
 from gtrturbo.stages import execute, existing, read_by, stage_of
-from gtrturbo.stages.beforehand import refuse_early
+from gtrturbo.stages.beforehand import refuse_early, require_here, require_kinds
 from gtrturbo.store.draft import Result
 from gtrturbo.store.ids import artifact_id, require_there
 from gtrturbo.store.names import MANIFEST
@@ -46,15 +48,15 @@ def run(config: RunConfig, *, on_step: OnStep | None = None) -> list[Result]:
     steps, own, results = plan(config), own_code(config), []
     _check_world(config)
     check_sources(config, own)
-    check_tasks(steps)
-    _check_inputs(steps)
+    outdated = check(config, steps)
     _check_later(steps)
+    _check_devices(steps)
     check_tokenizers(config, steps)
     if not (steps[0].config.out / MANIFEST).is_file():
         refuse_early(steps[0].config)
     require_trackers(config.log)
     if world().first:
-        record_run(config, replace=False, own=own)
+        record_run(config, replace=outdated, own=own)
     due = schedule([step.config for step in steps], **keeping(config))
     with caching():
         for position, step in enumerate(steps):
@@ -106,12 +108,35 @@ def last_evaluations(before: Sequence[Step]) -> list[Step]:
     ] + [first]
 
 
+def check(config: RunConfig, steps: Sequence[Step]) -> bool:
+    """Refuse before any work what the settings of a run and the artifacts that are there tell to be wrong.
+
+    Returns: whether run.json says another plan, of which all that is there is a part of this one too.
+
+    Raises:
+        GtrTurboError: the first that is wrong.
+    """
+    outdated = require_same_run(config, steps)
+    check_tasks(steps)
+    _check_inputs(steps)
+    return outdated
+
+
 def _check_inputs(steps: Sequence[Step]) -> None:
-    """Refuse before any work what no step makes and is not there."""
+    """Refuse before any work what no step makes and is not there, or is of another kind."""
     made = {step.config.out for step in steps}
     for path in {path for step in steps for path in read_by(step.config)} - made:
         if not names_code(path):
             require_there(path)
+    for step in steps:
+        require_kinds(step.config, apart_from=made)
+
+
+def _check_devices(steps: Sequence[Step]) -> None:
+    """Refuse before any work a device that is not here, of a step that is still to be done."""
+    named = {getattr(step.config, "device", AUTO) for step in steps if not (step.config.out / MANIFEST).is_file()}
+    for device in sorted(named):
+        require_here(device)
 
 
 def _check_later(steps: Sequence[Step]) -> None:

@@ -10,6 +10,7 @@ from gtrturbo.stages import STAGES
 
 EXPERT = "expert"
 ADAPTER = "adapter"
+WARM_START = ("init", "sft", EXPERT, ADAPTER)
 # Steps of a run that have a name of their own beside that of their stage.
 NAMED = {EXPERT: "rollout", ADAPTER: "init"}
 

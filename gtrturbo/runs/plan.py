@@ -28,7 +28,7 @@ from gtrturbo.plugins import find, is_outside
 from gtrturbo.runs.method import Method, teacher_of
 from gtrturbo.runs.methods import check_options, given_teachers, method_of
 from gtrturbo.runs.names import require_merges, require_names
-from gtrturbo.runs.overrides import ADAPTER, EXPERT, overrides
+from gtrturbo.runs.overrides import ADAPTER, EXPERT, WARM_START, overrides
 from gtrturbo.runs.presets import PRESETS
 from gtrturbo.stages import STAGES
 from gtrturbo.stages.beforehand import require_taught
@@ -268,8 +268,8 @@ class _Plan:
         """Refuse settings of stages that the run has not and never may have, and a number of episodes beside a panel."""
         if self.chosen.get("eval", {}).get("panel") and self.config.eval_episodes != RunConfig.eval_episodes:
             raise GtrTurboError("--eval-episodes is for deals, and --set eval.panel has its own.", "leave out --eval-episodes.")
-        for stage in self.chosen if self.config.iterations else []:
-            if stage not in self.named:
+        for stage in self.chosen:  # Of no iterations nobody knows what they would be.
+            if stage not in self.named and (self.config.iterations or stage in WARM_START):
                 has = ", ".join(sorted(self.named))
                 raise GtrTurboError(f"--set {stage}.… is of a stage that this run has not.", f"leave it out; it has {has}.")
 

@@ -1,22 +1,35 @@
 """What is refused before a stage's module, and with it torch, is imported: mistakes that manifests and options alone tell."""
 
 import importlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from gtrturbo.config import EvalConfig, InitConfig, PpoStepConfig, RolloutConfig
+from gtrturbo.config import DistillConfig, EvalConfig, InitConfig, PpoStepConfig, RolloutConfig
+from gtrturbo.config.choices import AUTO, CPU
 from gtrturbo.config.fields import fields, input_paths
+from gtrturbo.config.playing import HALF
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.hub_names import require_found
 from gtrturbo.models.sizes import BUILT_IN
-from gtrturbo.plugins import names_code
+from gtrturbo.play.teachers import find_mode
+from gtrturbo.plugins import is_outside, names_code
 from gtrturbo.stages.idle import require_effect
 from gtrturbo.store.ids import artifact_id, short
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import MANIFEST
+from gtrturbo.store.turns import require_tokens
 
 # What an input has to be, by the option that names it. Folders without a manifest are models from elsewhere.
-READ_AS = {"checkpoint": "checkpoint", "teacher": "checkpoint", "rollouts": "turns", "scores": "scores", "demos": "demos"}
+READ_AS = {
+    "checkpoint": ("checkpoint",),
+    "teacher": ("checkpoint",),
+    "more_teachers": ("checkpoint",),
+    "rollouts": ("turns",),
+    "scores": ("scores",),
+    "demos": ("demos",),
+    "data": ("turns", "demos"),
+}
 
 
 def refuse_early(config: Any) -> None:
@@ -25,10 +38,12 @@ def refuse_early(config: Any) -> None:
     Raises:
         GtrTurboError: the first that does not fit.
     """
-    for name, value in input_paths(config).items():
-        for path in value if isinstance(value, tuple) else (value,):
-            if name in READ_AS and not names_code(path) and (path / MANIFEST).is_file():
-                read_manifest(path, READ_AS[name])
+    require_kinds(config)
+    require_here(getattr(config, "device", AUTO))
+    if isinstance(config, RolloutConfig):
+        _require_player_named(config)
+    if isinstance(config, DistillConfig):
+        _require_teacher_named(config)
     if isinstance(config, RolloutConfig | EvalConfig) and config.task:  # distill has the turns' own options of its task.
         importlib.import_module("gtrturbo.tasks.loading").load_task(config.task, config.env)
     if isinstance(config, InitConfig):
@@ -44,6 +59,50 @@ def refuse_early(config: Any) -> None:
     if isinstance(config, PpoStepConfig):
         require_taught(config)
         require_player(config.rollouts, config.checkpoint)
+
+
+def require_kinds(config: Any, *, apart_from: Collection[Path] = ()) -> None:
+    """Refuse artifacts of another kind than a stage reads, but for those that are still to be made."""
+    for name, value in input_paths(config).items():
+        for path in value if isinstance(value, tuple) else (value,):
+            if name in READ_AS and path not in apart_from and not names_code(path) and (path / MANIFEST).is_file():
+                _require_kind(path, READ_AS[name])
+
+
+def _require_kind(path: Path, kinds: tuple[str, ...]) -> None:
+    if len(kinds) == 1:
+        read_manifest(path, kinds[0])
+    elif (manifest := read_manifest(path)).kind not in kinds:
+        raise GtrTurboError(
+            f"{path} holds {manifest.kind} (made by {manifest.stage}), not {' or '.join(kinds)}.",
+            "make some with: gtrturbo rollout --expert …",
+        )
+
+
+def require_here(device: str) -> None:
+    """Refuse a device that is not on this machine; torch, which knows, is only imported where one is named."""
+    if device not in (AUTO, CPU):
+        importlib.import_module("gtrturbo.distributed.devices").require_device(device)
+
+
+def _require_player_named(config: RolloutConfig) -> None:
+    """Refuse a rollout of nobody or of two, and options for who does not play."""
+    if config.expert == (config.checkpoint is not None):
+        raise GtrTurboError("a rollout needs either --checkpoint or --expert.", "give one of the two.")
+    if config.random_expert_share and not config.expert:
+        raise GtrTurboError("--random-expert-share says who plays in the expert's place, and there is none.", "add: --expert")
+    if config.hints and not config.expert:
+        raise GtrTurboError("--hints are for an expert's turns, and a checkpoint plays.", "leave it out, or add: --expert")
+    if config.hinted_share != HALF and not config.hints:
+        raise GtrTurboError("--hinted-share says how many turns hold --hints, and there are none.", "add: --hints truth")
+
+
+def _require_teacher_named(config: DistillConfig) -> None:
+    """Refuse guidance by nobody or by two, and scores of turns that have no tokens."""
+    if config.expert == (config.teacher is not None):
+        raise GtrTurboError("distill needs either --teacher or --expert.", "give one of the two.")
+    if not is_outside(config.mode) and find_mode(config.mode).writes == "scores":
+        require_tokens(config.rollouts)
 
 
 def require_taught(config: PpoStepConfig) -> None:

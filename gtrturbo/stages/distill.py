@@ -57,8 +57,6 @@ from gtrturbo.tasks.task import Task
 
 def run(config: DistillConfig) -> Result:
     """Let a teacher annotate turns as the mode says: scores of the student's tokens, or demos of its own."""
-    if config.expert == (config.teacher is not None):
-        raise GtrTurboError("distill needs either --teacher or --expert.", "give one of the two.")
     mode = find_mode(config.mode)
     check_options(config, mode)
     teachers = [(each, find_named(each, mode)) for each in each_alone(config)]

@@ -25,7 +25,7 @@ from gtrturbo.store.provenance import Provenance
 from gtrturbo.store.pruned import pruned_files, remake_command
 from gtrturbo.store.trackers import require_trackers, telling_of_one_stage, tracking
 from gtrturbo.store.verification import verify
-from gtrturbo.store.writing import finished
+from gtrturbo.store.writing import finished, require_place
 
 # Of what has several built-in names, the one that counts.
 CANONICAL = {"task": game_name, "engine": kind_of}
@@ -61,6 +61,8 @@ def preview(config: Any) -> str:
 def _run(config: Any) -> Result:
     _require_unpruned(config)
     require_apart("--out", config.out, read_by(config))
+    if group().world.first:
+        require_place(config.out, overwrite=config.overwrite)
     refuse_early(config)
     if group().world.first:
         _verify_inputs(config)

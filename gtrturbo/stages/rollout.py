@@ -12,7 +12,6 @@ from gtrturbo.analysis.summary import success_by_kind, summarize
 from gtrturbo.analysis.thoughts import thought_entropy
 from gtrturbo.config import RolloutConfig
 from gtrturbo.config.choices import HINTS
-from gtrturbo.config.playing import HALF
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import renderer_hash
 from gtrturbo.play.agents import Player, open_player
@@ -32,14 +31,6 @@ from gtrturbo.tasks.task import Task
 
 def run(config: RolloutConfig) -> Result:
     """Play with a checkpoint, or with the task's scripted expert, which needs no model."""
-    if config.expert == (config.checkpoint is not None):
-        raise GtrTurboError("a rollout needs either --checkpoint or --expert.", "give one of the two.")
-    if config.random_expert_share and not config.expert:
-        raise GtrTurboError("--random-expert-share says who plays in the expert's place, and there is none.", "add: --expert")
-    if config.hints and not config.expert:
-        raise GtrTurboError("--hints are for an expert's turns, and a checkpoint plays.", "leave it out, or add: --expert")
-    if config.hinted_share != HALF and not config.hints:
-        raise GtrTurboError("--hinted-share says how many turns hold --hints, and there are none.", "add: --hints truth")
     task = load_task(config.task, config.env)
     require_known(config.hints, task)
     work = provenance(config)

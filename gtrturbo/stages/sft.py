@@ -6,8 +6,9 @@ import torch
 
 from gtrturbo.algorithms.ppo import cosine_learning_rate
 from gtrturbo.config import SftConfig
-from gtrturbo.console import progress_bar
+from gtrturbo.console import progress_bar, stderr
 from gtrturbo.distributed.collectives import total
+from gtrturbo.distributed.escapes import visible
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.batches import micro_batches, token_budget
@@ -18,7 +19,7 @@ from gtrturbo.store.draft import Draft, Result
 from gtrturbo.store.ids import seed_for
 from gtrturbo.store.trackers import tracking
 from gtrturbo.store.writing import writing
-from gtrturbo.train.demos import Example, Shuffle, imitation_loss, read_examples
+from gtrturbo.train.demos import Example, Shuffle, imitation_loss, mixed, read_examples
 from gtrturbo.train.optimizer import Optimizer
 from gtrturbo.train.sharding import prepare_split, save_trained
 
@@ -28,6 +29,8 @@ DECAY = 0.8
 def run(config: SftConfig) -> Result:
     """Train on turns or demos until the running loss falls below stop_loss, or for `steps` steps."""
     with writing(config.out, provenance(config), overwrite=config.overwrite) as draft:
+        for told in mixed(config.data):
+            stderr.print(visible(told), style="yellow", soft_wrap=True)
         policy = load_policy(config.checkpoint, device=config.device, dtype=config.dtype, trainable=True, split=config.fsdp)
         examples = read_examples(config.data, policy.renderer)
         if not examples:

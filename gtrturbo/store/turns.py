@@ -51,13 +51,22 @@ def read_turn_tokens(path: Path, turns: Sequence[Turn]) -> TurnTokens:
     Raises:
         GtrTurboError: there are none (an expert played), or they are changed, damaged, or not of these turns.
     """
+    require_tokens(path)
+    tokens = _read(path, TOKENS, turn_tokens_of)
+    _refuse(path, TOKENS, token_faults(turns, tokens))
+    return tokens
+
+
+def require_tokens(path: Path) -> None:
+    """Refuse turns that no policy sampled.
+
+    Raises:
+        GtrTurboError: an expert played.
+    """
     if not has_tokens(path):
         raise GtrTurboError(
             f"{path} has no tokens: an expert played it, not a policy.", "play with: gtrturbo rollout --checkpoint …"
         )
-    tokens = _read(path, TOKENS, turn_tokens_of)
-    _refuse(path, TOKENS, token_faults(turns, tokens))
-    return tokens
 
 
 def has_tokens(path: Path) -> bool:

@@ -4,6 +4,7 @@
 The id of an artifact is the sha256 of its `stage.json`, which holds the ids of its inputs and the hashes of its files: a chain.
 """
 
+import errno
 import os
 import platform
 import resource
@@ -107,6 +108,22 @@ def _measured(started: float) -> dict[str, Any]:
         "peak_memory_gib": round(peak / (2**30 if sys.platform == "darwin" else 2**20), 3),
         "host": platform.node(),
     }
+
+
+def require_place(out: Path, *, overwrite: bool) -> None:
+    """Refuse before any work a place that is taken, or that nothing can be made in.
+
+    Raises:
+        GtrTurboError: `out` exists without `overwrite`, or is or lies in something that stays as it is.
+        OSError: with the path that is no folder, or may not be written to.
+    """
+    _require_free(out, overwrite=overwrite)
+    above = next(folder for folder in (out.parent, *out.parent.parents) if os.path.lexists(folder))
+    if not above.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(above))
+    if not os.access(above, os.W_OK | os.X_OK):
+        number = errno.EROFS if os.statvfs(above).f_flag & os.ST_RDONLY else errno.EACCES
+        raise OSError(number, os.strerror(number), str(above))
 
 
 def _require_free(out: Path, *, overwrite: bool) -> None:

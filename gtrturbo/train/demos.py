@@ -13,6 +13,7 @@ from gtrturbo.models.policy import Policy
 from gtrturbo.models.renderer import Prompt, Renderer
 from gtrturbo.play.recording import render, require_texts
 from gtrturbo.store.manifest import read_manifest
+from gtrturbo.store.pictures import load_picture
 from gtrturbo.store.records import Demo, Turn
 from gtrturbo.store.turns import has_tokens, read_demos, read_turn_tokens, read_turns
 
@@ -35,11 +36,32 @@ def read_examples(paths: Sequence[Path], renderer: Renderer) -> list[Example]:
     return [example for path in paths for example in _read(path, renderer)]
 
 
+def mixed(paths: Sequence[Path]) -> list[str]:
+    """Say of artifacts that are learned from together which tasks, and pictures of which sizes, they hold, where these differ."""
+    found: dict[str, dict[str, list[str]]] = {"tasks": {}, "sizes of pictures": {}}
+    for path in paths:
+        manifest = read_manifest(path)
+        if task := manifest.config.get("task"):
+            found["tasks"].setdefault(str(task), []).append(str(path))
+        if picture := next((name for name in sorted(manifest.files) if name.startswith("images/")), None):
+            height, width, _ = load_picture(path, picture).shape
+            found["sizes of pictures"].setdefault(f"{width} × {height}", []).append(str(path))
+    return [
+        f"different {what} are learned together: {'; '.join(f'{each} of {_first(names)}' for each, names in kinds.items())}."
+        for what, kinds in found.items()
+        if len(kinds) > 1
+    ]
+
+
+def _first(names: Sequence[str]) -> str:
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
+
+
 def _read(path: Path, renderer: Renderer) -> list[Example]:
     kind = read_manifest(path).kind
     if kind == "demos":
         return [demo_example(demo, path, renderer) for demo in read_demos(path)]
-    if kind not in ("turns", "evaluation"):
+    if kind != "turns":
         raise GtrTurboError(f"{path} holds {kind}, not turns or demos.", "make some with: gtrturbo rollout --expert …")
     turns = read_turns(path)
     # Sampled ids are learned as they were sampled; only an expert's text is tokenised.

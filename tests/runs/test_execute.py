@@ -24,13 +24,16 @@ from small_runs import assert_same, contents, run_config, small
 from typer.testing import CliRunner
 
 from gtrturbo.analysis.history import read_history
+from gtrturbo.analysis.record import record_run
 from gtrturbo.cli import app
 from gtrturbo.config import RunConfig
 from gtrturbo.distributed.children import Ended
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.runs import progress
 from gtrturbo.runs.disk import disk_of
+from gtrturbo.runs.estimate import notes
 from gtrturbo.runs.execute import run
+from gtrturbo.runs.going_on import require_same_run
 from gtrturbo.runs.peaks import shape_of
 from gtrturbo.runs.plan import plan
 from gtrturbo.runs.sample import sample
@@ -307,15 +310,15 @@ def test_a_run_may_be_made_longer(whole):
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        ("--set sft.steps=41", "runs/small/checkpoints/0000 exists and was made with --steps 40, not 41."),
-        ("--set ppo-step.clip-range=0.3", "runs/small/checkpoints/0001 exists and was made with --clip-range 0.2, not 0.3."),
-        ("--episodes 5", "runs/small/rollouts/0000 exists and was made with --episodes 4, not 5."),
-        (
-            "--env line=9",
-            "runs/small/expert exists and was made with --env image=tiny,horizon=3, not image=tiny,",
-        ),
-        ("--method turbo-sft", "runs/small/guidance/0000 exists and was made with --mode kl, not thoughts."),
-        ("--method ppo", "runs/small/checkpoints/0001 exists and was made from another --scores ("),
+        ("--set sft.steps=41", "with --set sft.steps=40, not 41."),
+        ("--set expert.episodes=31", "with --set expert.episodes=30, not 31."),
+        ("--set ppo-step.clip-range=0.3", "with --set ppo-step.clip-range=0.2, not 0.3."),
+        ("--episodes 5", "with --episodes 4, not 5."),
+        ("--env line=9", "with --env horizon=3, not horizon=3,line=9."),
+        ("--eval-env line=9", "without --eval-env, not with --eval-env line=9."),
+        ("--method turbo-sft", "with --method turbo-kl, not turbo-sft."),
+        ("--method ppo", "with --method turbo-kl, not ppo."),
+        ("--seed 7", "with --seed 0, not 7."),
     ],
 )
 def test_a_run_that_is_started_again_with_another_setting_names_it(whole, monkeypatch, more, told):
@@ -325,9 +328,28 @@ def test_a_run_that_is_started_again_with_another_setting_names_it(whole, monkey
     result = CliRunner().invoke(app, [*small(2), *more.split()])
     assert (result.exit_code, result.stdout) == (1, "")
     what, fix = result.stderr.splitlines()[-2:]
-    assert what.startswith(told)
+    assert what == f"runs/small exists and was made {told}"
     assert fix == "choose another --out, or add --overwrite."
     assert contents(whole) == before
+
+
+def test_a_setting_that_says_what_is_so_anyway_is_no_other_run(whole, monkeypatch):
+    monkeypatch.chdir(whole)
+    for more in (["--set", "ppo-step.clip-range=0.2"], ["--label", "mine"], ["--iterations", "3"], ["--eval-every", "2"]):
+        config = parsed([*small(2), *more])
+        require_same_run(config, plan(config))
+
+
+def test_a_run_that_was_begun_from_a_checkpoint_is_not_gone_on_with_from_nothing(tmp_path):
+    """The warm start, which is not there, would be made inside it before its first evaluation is seen to be another's."""
+    there = make_run(tmp_path / "run", "ppo", 0, {0: [1, 0]})
+    record_run(RunConfig(out=there, method="ppo", iterations=0, start=tmp_path / "elsewhere"), replace=True)
+    config = RunConfig(out=there, method="ppo", iterations=0)
+    with pytest.raises(GtrTurboError, match=rf"was made with --start {tmp_path}/elsewhere, not without\."):
+        run(config)
+    assert sorted(path.name for path in there.iterdir()) == ["evals", "run.json"]
+    with pytest.raises(GtrTurboError, match="not without"):
+        notes(config)
 
 
 # Pruning

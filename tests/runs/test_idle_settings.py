@@ -20,6 +20,7 @@ NOTHING = [
     ({"method": "grpo", "episodes": 8, "set": ("distill.seed=3",)}, "--set distill.… is of a stage"),
     ({"method": "gtr", "set": ("merge.density=0.5",)}, "--set merge.… is of a stage"),
     ({"start": Path("c"), "set": ("sft.steps=3",)}, "--set sft.… is of a stage"),
+    ({"start": Path("c"), "iterations": 0, "set": ("expert.episodes=3",)}, "--set expert.… is of a stage"),
     ({"set": ("adapter.seed=3",)}, "--set adapter.… is of a stage"),
     ({"method": "ppo", "keep_teachers": 1}, "--method ppo merges no teachers to keep"),
     ({"method": "static-kl", "keep_teachers": 1}, "--method static-kl merges no teachers to keep"),

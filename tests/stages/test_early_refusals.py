@@ -1,9 +1,20 @@
 """What manifests and options alone tell is refused before torch, transformers and gymnasium's games are imported."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from gtrturbo.config import EvalConfig, MergeConfig, RunConfig, SftConfig
+from gtrturbo.distributed import devices
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.runs.estimate import notes
+from gtrturbo.runs.execute import run
+from gtrturbo.runs.plan import plan
+from gtrturbo.stages import execute
+from gtrturbo.store.writing import require_place
 
 SAID = """
 import sys
@@ -22,9 +33,13 @@ def refused(*words: object) -> tuple[str, str]:
     return run.stderr, run.stdout.strip()
 
 
-@pytest.fixture(params=["kind", "task", "option", "player", "scores", "check-task", "play"])
+LATER = ["nobody plays", "no turns", "no tokens", "under a file", "own folder"]
+
+
+@pytest.fixture(params=["kind", "task", "option", "player", "scores", "check-task", "play", *LATER])
 def mistake(request, tmp_path, init, turns, warm, expert):
     out = ("--out", tmp_path / "x")
+    (tmp_path / "file").touch()
     return {
         "kind": (
             ["rollout", "--checkpoint", turns, "--task", "numberline", *out],
@@ -34,6 +49,11 @@ def mistake(request, tmp_path, init, turns, warm, expert):
         "option": (["eval", "--checkpoint", init, "--task", "numberline", "--env", "horizn=5", *out], "no option 'horizn'"),
         "player": (["ppo-step", "--checkpoint", warm, "--rollouts", expert, *out], "played by the task's expert"),
         "scores": (["ppo-step", "--checkpoint", warm, "--rollouts", turns, "--scores", turns, *out], "not scores"),
+        "nobody plays": (["rollout", "--task", "numberline", *out], "needs either --checkpoint or --expert."),
+        "no turns": (["sft", "--checkpoint", init, warm, *out], "holds checkpoint (made by sft), not turns or demos."),
+        "no tokens": (["distill", "--teacher", warm, "--rollouts", expert, *out], "expert has no tokens"),
+        "under a file": (["init", "--out", tmp_path / "file" / "x"], f"{tmp_path / 'file'} is no folder."),
+        "own folder": (["init", "--out", tmp_path, "--overwrite"], f"{tmp_path} exists and is no artifact of gtrturbo."),
         "check-task": (["check-task", "nothing.py:TASK"], "there is no file nothing.py"),
         "play": (["play", "--task", "nmberline"], "did you mean numberline?"),
     }[request.param]
@@ -56,3 +76,49 @@ def test_an_unknown_command_is_answered_with_the_one_that_is_meant(typed, meant)
 
 def test_a_command_that_is_like_none_is_answered_without_a_guess():
     assert "Did you mean" not in refused("zzzz")[0]
+
+
+def test_evaluations_are_not_learned_from(warm, tmp_path):
+    asked = {"task": "numberline", "env": ("image=tiny",), "episodes": 1, "max_new_tokens": 2, "chance_episodes": 0}
+    held = execute(EvalConfig(out=tmp_path / "e", checkpoint=warm, **asked)).out
+    with pytest.raises(GtrTurboError, match=r"e holds evaluation \(made by eval\), not turns or demos\."):
+        execute(SftConfig(out=tmp_path / "x", checkpoint=warm, data=(held,)))
+
+
+def test_a_place_that_may_not_be_written_to_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda place, _: Path(place) != tmp_path)  # To who tests as root nothing is closed.
+    with pytest.raises(PermissionError, match=str(tmp_path)):
+        require_place(tmp_path / "new" / "x", overwrite=False)
+
+
+@pytest.mark.parametrize("device", ["gpu", "meta", "cuda:x"])
+def test_a_device_of_no_kind_is_answered_with_the_three_that_are_meant(device):
+    with pytest.raises(GtrTurboError) as error:
+        EvalConfig(out=Path("x"), checkpoint=Path("c"), task="numberline", device=device)
+    assert (error.value.what, error.value.fix) == (f"there is no device {device}.", "give one of auto, cpu, cuda.")
+    with pytest.raises(GtrTurboError, match="there is no device"):
+        plan(RunConfig(out=Path("r"), set=(f"ppo-step.device={device}",)))
+
+
+def test_a_merge_takes_no_device_by_itself():
+    with pytest.raises(GtrTurboError, match="device must be named, got auto"):
+        MergeConfig(out=Path("x"), base=Path("b"), checkpoints=(Path("c"),), device="auto")
+
+
+@pytest.mark.parametrize("more", [{"device": "cuda"}, {"set": ("ppo-step.device=cuda",)}])
+def test_a_run_asks_for_its_devices_before_any_work(tmp_path, monkeypatch, more):
+    def missing(device):
+        raise GtrTurboError(f"no {device}")
+
+    monkeypatch.setattr(devices, "require_device", missing)
+    with pytest.raises(GtrTurboError, match="no cuda"):
+        run(RunConfig(out=tmp_path / "r", **more))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_asks_of_what_kind_its_teacher_is_before_any_work(tmp_path, turns):
+    config = RunConfig(out=tmp_path / "r", method="gtr", teacher=turns)
+    for work in (run, notes):
+        with pytest.raises(GtrTurboError, match="holds turns"):
+            work(config)
+    assert list(tmp_path.iterdir()) == []

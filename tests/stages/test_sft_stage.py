@@ -115,6 +115,12 @@ def test_training_an_adapter_leaves_its_base_and_moves_the_adapter(config, lora,
     assert all(not np.array_equal(old[name], new[name]) for name in old)
 
 
+def test_mixed_data_are_told_and_learned(config, tmp_path, capsys):
+    full = execute(RolloutConfig(out=tmp_path / "full", task="numberline", expert=True, episodes=1)).out
+    execute(replace(config, data=(*config.data, full), steps=1))
+    assert "different sizes of pictures are learned together" in capsys.readouterr().err
+
+
 def test_turns_that_are_all_illegal_teach_nothing(config, init, turns_config, tmp_path):
     mute = execute(replace(turns_config, out=tmp_path / "mute", checkpoint=init, episodes=1, max_new_tokens=3)).out
     with pytest.raises(GtrTurboError, match=f"there is nothing to learn in {mute}: every reply is illegal"):

@@ -8,16 +8,18 @@ import pytest
 import torch
 from resealed import reseal
 
+from gtrturbo.config import RolloutConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.built_in import build_processor
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.play.recording import read_turns
+from gtrturbo.stages import execute
 from gtrturbo.store.records import Demo, chat
 from gtrturbo.store.saved_pictures import save_image
 from gtrturbo.store.tensors import save_turn_tokens
 from gtrturbo.tasks.built_in import TASKS
 from gtrturbo.tasks.loading import load_task
-from gtrturbo.train.demos import Shuffle, demo_example, imitation_loss, read_examples
+from gtrturbo.train.demos import Shuffle, demo_example, imitation_loss, mixed, read_examples
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,16 @@ def test_several_artifacts_are_read_one_after_another(expert, turns, renderer):
 def test_an_artifact_without_replies_is_refused(warm, renderer):
     with pytest.raises(GtrTurboError, match="holds checkpoint, not turns or demos"):
         read_examples([warm], renderer)
+
+
+def test_different_tasks_and_sizes_of_pictures_are_told(expert, turns, tmp_path):
+    assert mixed([expert, turns]) == []
+    played = {"expert": True, "episodes": 1}
+    other = execute(RolloutConfig(out=tmp_path / "other", task="blackjack", env=("image=tiny",), **played)).out
+    full = execute(RolloutConfig(out=tmp_path / "full", task="numberline", **played)).out
+    (tasks, *_), (sizes,) = mixed([expert, turns, other]), mixed([expert, full])
+    assert tasks == f"different tasks are learned together: numberline of {expert} and 1 more; blackjack of {other}."
+    assert sizes.startswith("different sizes of pictures are learned together: ") and f" of {full}" in sizes
 
 
 EVERY_ACTION = [(name, action) for name in TASKS for action in load_task(name, ["image=tiny"]).actions]
