@@ -5,7 +5,7 @@ import importlib
 import os
 
 from gtrturbo.distributed.children import follow_parent
-from gtrturbo.distributed.escapes import complain, one_line, warn_visibly
+from gtrturbo.distributed.escapes import complain, one_line, warn_visibly, write_in_any_encoding
 from gtrturbo.distributed.interrupts import answer_signals, exit_code, leave
 from gtrturbo.errors import GtrTurboError, require_unix
 
@@ -13,6 +13,7 @@ from gtrturbo.errors import GtrTurboError, require_unix
 def main() -> None:
     """Load the command line and run it."""
     try:
+        write_in_any_encoding()
         require_unix()
         follow_parent()
         answer_signals()

@@ -1,12 +1,16 @@
 """What reaches a terminal, a page or a spreadsheet: texts of others, which steer none of them."""
 
 import ast
+import io
+import os
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from made_runs import make_run
+from rich import box
 from rich.table import Table
 from rich.text import Text
 from typer.testing import CliRunner
@@ -15,11 +19,12 @@ import gtrturbo
 from gtrturbo.cli import app
 from gtrturbo.config import RolloutConfig
 from gtrturbo.console import PlainConsole, progress_bar
-from gtrturbo.distributed.escapes import complain, one_line, say, shell_word, visible
+from gtrturbo.distributed.escapes import complain, one_line, say, shell_word, visible, write_in_any_encoding
 from gtrturbo.report.page import details, listing, page, paragraph, section, table
 from gtrturbo.runs.plan import Step
 from gtrturbo.runs.script import command
 from gtrturbo.show.comparison import csv_cell
+from gtrturbo.show.text import stdout
 
 STEERING = [
     "\x1b[31mred", "\x1b]0;title\x07", "\x1b]8;;http://evil\x1b\\link", "\x1b]52;c;aGk=\x07", "\x9b31m", "\x9d0;x\x9c", "a\rb",
@@ -173,3 +178,26 @@ def test_nothing_is_printed_elsewhere():
         )
     }
     assert places == {("distributed/escapes.py", "print"), ("report/page.py", "escape")}
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("ascii", "0.1-0.2 > a. ?r?"), ("cp1252", "0.1–0.2 > a… ür?"), ("utf-8", None)])
+def test_what_an_encoding_has_not_is_printed_all_the_same(monkeypatch, encoding, shown):
+    text, written = "0.1–0.2 → a… ür日", io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    write_in_any_encoding()
+    say(text)
+    with stdout() as console:
+        console.print(Table("→", box=box.SIMPLE_HEAD))
+    sys.stdout.flush()
+    told = written.getvalue().decode(encoding)
+    assert told.splitlines()[0] == (shown or text)
+    assert ("─" in told) == (encoding == "utf-8") and ("---" in told) == (encoding != "utf-8")
+
+
+def test_a_run_is_shown_in_a_terminal_without_unicode(tmp_path):
+    run = make_run(tmp_path / "run", "ppo", 0, {0: [1, 0], 1: [1, 1]})
+    plain = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    words = [sys.executable, "-m", "gtrturbo", "compare", str(run)]
+    result = subprocess.run(words, env=plain, capture_output=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.isascii() and b"numberline, iteration 1" in result.stdout

@@ -1,5 +1,7 @@
 """Texts of others as a terminal may show them: a name, a reply or an error must not steer it. Nothing is printed elsewhere."""
 
+import codecs
+import io
 import logging
 import shlex
 import sys
@@ -57,6 +59,25 @@ def say(text: str, *, end: str = "\n") -> None:
 def complain(text: str) -> None:
     """Print to stderr."""
     print(visible(text), file=sys.stderr, flush=True)
+
+
+# What is written for a sign that the terminal's or the pipe's encoding has not; a question mark for all others.
+PLAIN = str.maketrans("…−–—·×→≤≥±‖█▇▆▅▄▃▂▁‹›", ".---*x><>~|#*+=-:._<>")
+
+
+def write_in_any_encoding() -> None:
+    """Let whatever is printed be printed: a sign that stdout's or stderr's encoding has not stands as one that it has."""
+    codecs.register_error("gtrturbo.plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="gtrturbo.plain")
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    plain = error.object[error.start : error.end].translate(PLAIN)
+    return "".join(character if character.isascii() else "?" for character in plain), error.end
 
 
 def warn_visibly() -> None:

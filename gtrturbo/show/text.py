@@ -24,6 +24,18 @@ LEAST_NAME, LEAST_VALUE = 16, 30  # columns that a long name or value leaves to 
 Row = tuple[str, str | Text]
 
 
+class _Lines(io.StringIO):
+    """Text that is to be written in an encoding: rich draws tables with signs that it has."""
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__()
+        self._encoding = encoding
+
+    @property
+    def encoding(self) -> str:
+        return self._encoding
+
+
 @contextmanager
 def stdout() -> Iterator[Console]:
     """Yield a console on stdout: colours and wrapping on a terminal; elsewhere plain lines, never wrapped or padded."""
@@ -31,7 +43,7 @@ def stdout() -> Iterator[Console]:
     if console.is_terminal:
         yield console
         return
-    lines = io.StringIO()
+    lines = _Lines(console.encoding)
     try:
         yield PlainConsole(file=lines, width=NO_WRAP, no_color=True)
     finally:
