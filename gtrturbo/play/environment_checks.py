@@ -91,13 +91,13 @@ def seeding(task: Task, alone: Episodes) -> Check:
 
 def _difference(first: Sequence[Played], second: Sequence[Played]) -> str:
     for one, other in zip(first, second, strict=False):
-        for name, look in _LOOKS.items():
+        for name, look in LOOKS.items():
             if look(one) != look(other):
                 return f"{name} at turn {one.state.turn}"
     return "the number of turns" if len(first) != len(second) else ""
 
 
-_LOOKS: dict[str, Callable[[Played], Any]] = {
+LOOKS: dict[str, Callable[[Played], Any]] = {
     "what is known": lambda played: played.state.info,
     "the pictures": lambda played: [(image.shape, image.tobytes()) for image in played.state.images],
     "the prompt": lambda played: played.state.messages,

@@ -19,12 +19,15 @@ from gtrturbo.models.reading import reading_model
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.play import environment_checks, reply_checks
+from gtrturbo.play.another_process import another_process
 from gtrturbo.play.token_checks import lengths, tokens
 from gtrturbo.play.trial import Check, Episodes, check, play
+from gtrturbo.plugins import is_outside
 from gtrturbo.runs.presets import PRESETS
 from gtrturbo.store.json_files import read_json
 from gtrturbo.store.names import MODEL_CONFIG
 from gtrturbo.tasks.loading import load_task
+from gtrturbo.tasks.origin import environment_code
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.texts import task_texts
 
@@ -53,6 +56,8 @@ def check_task(config: CheckTaskConfig) -> None:
     """
     task = load_task(config.task, config.env)
     found, episodes = checks(task)
+    if episodes and (is_outside(config.task) or environment_code(config.task, tuple(config.env))):
+        found.append(check("processes", lambda: another_process(config.task, config.env, episodes)))
     if episodes:
         readable = all(each.passed for each in found if each.name == "prompts")
         found += [*(_with_model(config, task, episodes) if readable else ()), *lacking(task, config)]
