@@ -64,9 +64,10 @@ SHOWN = (
     ),
     Shown(
         "minigrid:MiniGrid-DoorKey-5x5-v0",
-        "Any environment of the package MiniGrid, untouched (`pip install 'gtrturbo[minigrid]'`). The expert plans breadth first "
-        "over the whole grid where the mission is to reach a goal, to fetch or go to a thing, or to open the door; other "
-        "missions have none. `look=text` shows the grid as lines instead of a picture.",
+        "Any environment of the package MiniGrid whose id begins with `MiniGrid-`, untouched (`pip install "
+        "'gtrturbo[minigrid]'`); one of BabyAI is `gym:minigrid:BabyAI-…`, without an expert. The expert plans breadth first "
+        "over the whole grid where the mission is to reach a goal, to fetch or go to a thing, or to open the door, and plans "
+        "are found; other missions have none. `look=text` shows the grid as lines instead of a picture.",
         package="minigrid",
     ),
     Shown(

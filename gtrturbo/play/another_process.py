@@ -32,7 +32,7 @@ def another_process(task: str, options: Sequence[str], episodes: Episodes) -> Ch
     try:
         done = subprocess.run(command, env=os.environ | seed, capture_output=True, text=True, timeout=SECONDS_APART, check=False)
     except subprocess.TimeoutExpired:
-        return Check(PROCESSES, None, f"not checked: another process did not play {EPISODES_APART} episodes in {SECONDS_APART} s.")
+        return Check(PROCESSES, None, f"not checked: another process does not play {EPISODES_APART} in {SECONDS_APART} s.")
     if done.returncode:
         return Check(PROCESSES, None, f"not checked: another process ends with {(done.stderr.split() or ['nothing'])[-1]!r}.")
     found: Digests = json.loads(done.stdout.splitlines()[-1])

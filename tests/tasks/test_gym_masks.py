@@ -124,3 +124,17 @@ def test_a_setting_that_cannot_be_written_down_is_refused_with_what_mends_it(tmp
     with pytest.raises(GtrTurboError, match=told) as error:
         load_task("gym:masks/Observing-v0", [f"file={tmp_path / 'odd.yaml'}"])
     assert fix in error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "fix"),
+    [
+        ("gym:mods/odd.py:Cost-v0", "gym: takes a module, and mods/odd.py is a file", "mods and write: gym:odd:Cost-v0"),
+        ("gym:ALE/Pong-v5", "no environment 'ALE/Pong-v5'", "gym:ale_py:ALE/Pong-v5."),
+        ("gym:Pk-v0", "no environment 'Pk-v0'", "of your own makes known is gym:MODULE:Pk-v0."),
+    ],
+)
+def test_where_an_environment_may_come_from_is_said_where_there_is_none(name, told, fix):
+    with pytest.raises(GtrTurboError, match=told) as error:
+        load_task(name)
+    assert error.value.fix.endswith(fix)

@@ -181,3 +181,11 @@ def test_an_environment_that_lacks_a_package_is_told_in_a_sentence(monkeypatch):
     monkeypatch.setattr(gym, "make", lacking)
     with pytest.raises(GtrTurboError, match="minigrid:MiniGrid-WFC-MazeSimple-v0 cannot be made: imageio is missing"):
         load_task("minigrid:MiniGrid-WFC-MazeSimple-v0")
+
+
+@needs_minigrid
+def test_what_begins_otherwise_is_said_to_be_played_by_its_id():
+    with pytest.raises(GtrTurboError, match="no environment 'BabyAI-GoToLocal-v0'") as error:
+        load_task("minigrid:BabyAI-GoToLocal-v0")
+    assert error.value.fix.endswith("is played as gym:minigrid:BabyAI-GoToLocal-v0.")
+    assert load_task("gym:minigrid:BabyAI-GoToLocal-v0").expert is None

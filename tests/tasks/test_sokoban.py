@@ -9,7 +9,7 @@ from gymnasium.utils.env_checker import check_env
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.view import Ending, View
-from gtrturbo.tasks.worlds.levels import draw_level, level_of, moved, next_push, pushes_left
+from gtrturbo.tasks.worlds.levels import distances, draw_level, level_of, moved, next_push, pushes_left
 from gtrturbo.tasks.worlds.moves import MOVES
 
 
@@ -154,3 +154,12 @@ def test_a_room_is_shown_as_a_picture_as_lines_or_both(look, pictures):
     assert len(prompt.images) == pictures and text.endswith("\n" + "\n".join(lines)) == (look != "picture")
     assert ("blue disc" in text) == (look != "text")
     env.close()
+
+
+def test_levels_that_are_hardly_to_be_found_are_refused_soon(monkeypatch):
+    searched = []
+    monkeypatch.setattr("gtrturbo.tasks.worlds.levels.MOST_SEARCHED", 500)
+    monkeypatch.setattr("gtrturbo.tasks.worlds.levels.distances", lambda room: searched.append(distances(room)) or searched[-1])
+    with pytest.raises(GtrTurboError, match="no room of 6 by 6 with 1 boxes was found that takes 40 to 40 pushes"):
+        draw_level(np.random.default_rng(0), size=6, boxes=1, fewest=40, most=40)
+    assert sum(map(len, searched[:-1])) <= 500 < sum(map(len, searched))

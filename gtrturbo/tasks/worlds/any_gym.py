@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -12,7 +13,7 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.plugins import from_module
+from gtrturbo.plugins import SUFFIX, from_module
 from gtrturbo.tasks.deals import plain_panel_seeds
 from gtrturbo.tasks.environment import PlayedEnv, telling
 from gtrturbo.tasks.task import Task
@@ -23,6 +24,7 @@ from gtrturbo.tasks.worlds.observations import in_words, is_plain
 
 PIXELS = "bytes (uint8) [height, width, 3]"
 OBSERVED, MASK = "observed", "action_mask"
+BRINGS = {"ALE/": "ale_py", "BabyAI-": "minigrid", "MiniGrid-": "minigrid", "miniwob/": "miniwob"}  # Modules, by how ids begin.
 
 
 def any_gym(
@@ -61,7 +63,7 @@ def any_gym(
     given |= {"observation": observation, "horizon": horizon, "win_return": win_return}
     how = settled(given, file)
     name, known_id = f"gym:{environment}", _imported(environment)
-    require_known(known_id, name)
+    require_known(known_id, name, otherwise=_where_else(environment))
     draw_unseen()
     mode = _mode(name, known_id)
     make = partial(gym.make, known_id, disable_env_checker=True, **(how.make or {}))
@@ -101,9 +103,23 @@ def _blind(name: str, make: Callable[[], gym.Env], drawing: Callable[[], gym.Env
 def _imported(environment: str) -> str:
     """Import the module that an id names, and return the id without it."""
     module, colon, rest = environment.rpartition(":")
+    if module.endswith(SUFFIX):
+        file = Path(module)
+        raise GtrTurboError(
+            f"gym: takes a module, and {module} is a file.",
+            f"set PYTHONPATH to the folder {file.parent.absolute()} and write: gym:{file.stem}:{rest}",
+        )
     if colon:
         from_module("task", module)
     return rest
+
+
+def _where_else(environment: str) -> str:
+    """Say what brings an environment that is not known, unless a module is named that was to bring it."""
+    if ":" in environment:
+        return ""
+    module = next((module for begins, module in BRINGS.items() if environment.startswith(begins)), "MODULE")
+    return f"; one that a module of a package or of your own makes known is gym:{module}:{environment or 'ID'}"
 
 
 def _mode(name: str, environment: str) -> str | None:

@@ -78,19 +78,18 @@ def require_within(task: str, limit: int | None, horizon: int) -> None:
         )
 
 
-def require_known(environment: str, task: str, *, prefix: str = "") -> None:
-    """Refuse an environment that Gymnasium does not know.
-
-    Raises: GtrTurboError: with the ids that are spelt alike.
-    """
-    refuse_unknown(environment, task, [name for name in gym.registry if name.startswith(prefix)])
+def require_known(environment: str, task: str, *, prefix: str = "", otherwise: str = "") -> None:
+    """Refuse an environment that Gymnasium does not know; see `refuse_unknown`."""
+    refuse_unknown(environment, task, [name for name in gym.registry if name.startswith(prefix)], otherwise)
 
 
-def refuse_unknown(environment: str, task: str, known: Sequence[str]) -> None:
-    """Refuse an environment that is none of those that are known.
+def refuse_unknown(environment: str, task: str, known: Sequence[str], otherwise: str = "") -> None:
+    """Refuse an environment that is none of those that are known; `otherwise` says what else may be meant.
 
     Raises: GtrTurboError: with the ids that are spelt alike.
     """
     if environment not in known:
         close = difflib.get_close_matches(environment, known, n=3, cutoff=0.4) or known[:3]
-        raise GtrTurboError(f"there is no environment {environment!r} for {task}.", f"the closest are: {', '.join(close)}.")
+        raise GtrTurboError(
+            f"there is no environment {environment!r} for {task}.", f"the closest are: {', '.join(close)}{otherwise}."
+        )

@@ -19,6 +19,7 @@ Boxes = frozenset[Cell]
 Reached = tuple[Boxes, Cell]
 WALLS_WITHIN = 0.15  # Share of the cells inside that become walls.
 MOST_ROOMS = 2000
+MOST_SEARCHED = 250_000  # States of rooms together, half a minute of a core.
 
 
 @dataclass(frozen=True)
@@ -162,12 +163,15 @@ def moved(level: Level, move: str) -> Level:
 def draw_level(rng: np.random.Generator, *, size: int, boxes: int, fewest: int, most: int) -> Level:
     """Draw a level whose shortest solution has `fewest` to `most` pushes: first how many, then one of the states with so many.
 
-    Raises: GtrTurboError: none of 2,000 rooms has such a state.
+    Raises: GtrTurboError: none of 2,000 rooms has such a state, or none of those of which 250,000 states were searched.
     """
+    searched = 0
     for _ in range(MOST_ROOMS):
         room = _draw_room(rng, size, boxes)
         by_pushes: dict[int, list[Reached]] = {}
-        for state, pushes in distances(room).items() if room else ():
+        states = distances(room) if room else {}
+        searched += len(states)
+        for state, pushes in states.items():
             if fewest <= pushes <= most:
                 by_pushes.setdefault(pushes, []).append(state)
         if room and by_pushes:
@@ -175,6 +179,8 @@ def draw_level(rng: np.random.Generator, *, size: int, boxes: int, fewest: int, 
             at, stand = by_pushes[chosen][rng.integers(len(by_pushes[chosen]))]
             cells = sorted(walks(room, at, stand))
             return Level(room, at, cells[rng.integers(len(cells))])
+        if searched > MOST_SEARCHED:
+            break
     raise GtrTurboError(
         f"no room of {size} by {size} with {boxes} boxes was found that takes {fewest} to {most} pushes.",
         "ask for fewer pushes, or a larger size.",

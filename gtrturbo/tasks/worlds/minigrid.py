@@ -89,7 +89,8 @@ def mini_grid(environment: str, *, image: Literal["full", "tiny"] = "full", hori
     """
     check_options({"horizon": horizon}, GRID_BOUNDS)
     import_extra("minigrid", f"minigrid:{environment}")
-    require_known(environment, f"minigrid:{environment}", prefix=PREFIX)
+    others = "" if environment.startswith(PREFIX) else f"; what begins otherwise is played as gym:minigrid:{environment}"
+    require_known(environment, f"minigrid:{environment}", prefix=PREFIX, otherwise=others)
     found = _found(environment)
     require_within(f"minigrid:{environment}", found.limit, horizon)
     actions, size = ACTIONS[: found.actions], (found.columns * CELL, found.rows * CELL)
