@@ -45,6 +45,7 @@ def _python(words: tuple[str, ...], more: dict[str, str]) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | more,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # A shell's background ignores it.
     )  # fmt: skip
 
 

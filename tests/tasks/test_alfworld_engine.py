@@ -182,7 +182,13 @@ def test_an_interrupt_ends_it_and_leaves_nothing(tmp_path):
     command = [sys.executable, "-m", "gtrturbo", "rollout", "--expert", "--task", "alfworld", "--episodes", "5000"]
     (tmp_path / "t").mkdir()
     given = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "t"), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*command, "--out", str(tmp_path / "turns")], env=given, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "turns")],
+        env=given,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # A shell's background ignores it.
+    )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not any(path.stat().st_size for path in tmp_path.glob(".turns*/*")):
         time.sleep(0.2)
