@@ -21,7 +21,8 @@ from gtrturbo.report.chart import Line, Point, Rule, curves
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 ROOT = HERE.parents[1]
-PAGES = (*(ROOT / "docs" / name for name in ("results.md", "results-stable.md", "teachers.md")), ROOT / "README.md")
+FILLED = ("results.md", "results-cells.md", "results-stable.md", "teachers.md")
+PAGES = (*(ROOT / "docs" / name for name in FILLED), ROOT / "README.md")
 PICTURED = ROOT / "docs" / "pictures"
 MARKED = re.compile(r"(<!-- table: (\S+) (\S+)((?: \S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 SURVIVORS = ("ppo", "merged", "static", "newest", "gated", "ema-0.5")
@@ -168,7 +169,7 @@ UPDATES = {
     "numberline-1e-3": "NumberLine at 1e-3",
     "numberline-weak-1e-3": "NumberLine at 1e-3, weak start",
     "ezpoints-5e-4": "EZPoints at 5e-4",
-    "lake-1e-4": "FrozenLake at 1e-4",
+    "lake-2e-4": "FrozenLake at 2e-4",
 }
 MEASURED = {"success": "success by update", "thoughts": "thoughts that read truly, by update"}
 RATES = ("numberline", "ezpoints")
