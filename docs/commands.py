@@ -34,8 +34,8 @@ HEAD = """# Commands
 Every command also takes `--config FILE.yaml` (options by name; flags win), `--debug` (show where an error comes from) and
 `--help`. The path that was written goes to stdout, all else to stderr. Exit codes: 0 done, or done before; 1 failed, the
 last line says what mends it; 2 wrong usage; 3 of run and ppo-step, training collapsed; 70 a fault of gtrturbo, told in one line,
-whose full trace `--debug` shows; 130 interrupted by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP: the same command goes on from what was
-finished.
+whose full trace `--debug` shows; 130 interrupted by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP: what a stage or a run
+finished is kept, and the same command goes on from there.
 """
 
 

@@ -61,6 +61,8 @@ SAID = {
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # How libraries that are written in Rust tell an error of the system.
 NUMBER, PATH = re.compile(r"\(os error (\d+)\)"), re.compile(r"at path \"(.+?)\"")
+# What is being made has such a name: drafts of folders and of files, what they replace, logs of what is finished.
+BEING_MADE = re.compile(r"\.(.+)\.(?:partial|replaced|journal|[0-9a-f]{16})")
 MOST_CHARACTERS = 160
 MOST_SAID = 300
 
@@ -75,6 +77,8 @@ def of_system(error: OSError) -> GtrTurboError:
         what = os.strerror(number) if number else _short(str(error)) or type(error).__name__
         return GtrTurboError(f"the operating system refuses: {what}.", AGAIN.removeprefix("then "))
     path = Path(os.fsdecode(name))
+    if number != errno.ENOENT:
+        path = _outward(path)
     if number == errno.ENAMETOOLONG:
         return GtrTurboError(
             f"the path {_short(str(path))} is too long for its disk, which also has to hold a name that is a little longer.",
@@ -88,6 +92,14 @@ def of_system(error: OSError) -> GtrTurboError:
         number = errno.ENOTDIR  # What was to be made is a folder: files are replaced.
     said, fix = SAID.get(number or 0, (f"cannot be used: {os.strerror(number) if number else error}.", ""))
     return GtrTurboError(f"{_short(str(path))} {said}", fix)
+
+
+def _outward(path: Path) -> Path:
+    """Return what a user calls the place of a hidden folder or file in which it is made."""
+    for folder in (*reversed(path.parents), path):
+        if found := BEING_MADE.fullmatch(folder.name):
+            return folder.with_name(found[1])
+    return path
 
 
 def said_by(error: BaseException) -> str:

@@ -69,6 +69,8 @@ def find(kind: str, name: str, built_in: Mapping[str, Built]) -> Built | Any:
         return load(kind, name).value
     if name.endswith(SUFFIX) and Path(name).is_file():
         raise GtrTurboError(f"{name} is a file, and a {kind} is something in it.", f"name that, too: {name}:NAME")
+    if name.endswith(SUFFIX):
+        raise _no_file(kind, Path(name))
     close = difflib.get_close_matches(name, built_in, n=3)
     meant = f"did you mean {' or '.join(close)}? " if close else ""
     raise GtrTurboError(
@@ -144,16 +146,14 @@ def calling(kind: str, name: str) -> Iterator[None]:
         if told is None:  # It takes other arguments than it is called with, or returns what no list can be made of.
             what = f"{type(error).__name__}: {error}"
             raise GtrTurboError(
-                f"{kind} {name} does not fit: {what}.", "see docs/plugins.md for what it takes and returns."
+                f"{kind} {name} does not fit: {what}.", "what it takes and returns is in the documentation: plugins."
             ) from error
         raise GtrTurboError(f"{kind} {name} fails: {told.what}", told.fix) from error
 
 
 def _from_file(kind: str, file: Path) -> tuple[ModuleType, Path]:
     if not file.is_file():
-        beside = sorted(path.name for path in file.parent.glob("*" + SUFFIX)) if file.parent.is_dir() else []
-        close = difflib.get_close_matches(file.name, beside, n=3)
-        raise GtrTurboError(f"there is no file {file} to take a {kind} from.", f"beside it: {', '.join(close)}." if close else "")
+        raise _no_file(kind, file)
     # Of the same text the same module: what it holds is one thing, however often it is asked for.
     name = PREFIX + hashlib.sha256(os.path.realpath(file).encode(errors="surrogateescape") + file.read_bytes()).hexdigest()[:16]
     if name in sys.modules:
@@ -169,6 +169,13 @@ def _from_file(kind: str, file: Path) -> tuple[ModuleType, Path]:
         del sys.modules[name]
         raise _raised(kind, file, error) from error
     return module, file
+
+
+def _no_file(kind: str, file: Path) -> GtrTurboError:
+    beside = sorted(path.name for path in file.parent.glob("*" + SUFFIX)) if file.parent.is_dir() else []
+    close = difflib.get_close_matches(file.name, beside, n=3)
+    mend = f"beside it: {', '.join(close)}." if close else "check its spelling."
+    return GtrTurboError(f"there is no file {file} to take a {kind} from.", mend)
 
 
 def from_module(kind: str, name: str) -> tuple[ModuleType, Path]:

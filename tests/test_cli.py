@@ -197,11 +197,29 @@ def test_positional_lists_keep_their_order():
 
 
 def test_unknown_yaml_key_names_the_known_ones(yaml_file):
-    what, fix = refused("init", "--out", "x", "--config", yaml_file(**{"lora-rnak": 4}), code=2)
-    assert what == "unknown setting lora-rnak."
-    assert fix.startswith(
-        "known: out, overwrite, log, verify-inputs, model, revision, task, env, family, chat-template, lora-rank,"
-    )
+    file = yaml_file(**{"lora-rnak": 4})
+    assert refused("init", "--out", "x", "--config", file, code=2) == [
+        f"{file}: unknown setting lora-rnak.",
+        "did you mean lora-rank?",
+    ]
+    file = yaml_file(xyz=4)
+    what, fix = refused("init", "--out", "x", "--config", file, code=2)
+    assert what == f"{file}: unknown setting xyz."
+    assert fix.startswith("known: out, overwrite, log, verify-inputs, model, revision, task, env, family, chat-template,")
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"seed": True}, "seed must be a whole number"),
+        ({"lora-rank": -1}, "lora-rank must be"),
+        ({"device": "gpu"}, "no device gpu"),
+    ],
+)
+def test_a_wrong_value_in_yaml_names_the_file(yaml_file, setting, told):
+    file = yaml_file(**setting)
+    what = refused("sft" if "device" in setting else "init", "--out", "x", "--config", file, code=2)[0]
+    assert what.startswith(f"{file}: ") and told in what
 
 
 @pytest.mark.parametrize("content", [b"- a\n- b\n", b"a: [\n", b"", b"\xff\xfe\x00"])
@@ -234,14 +252,23 @@ def test_absent_yaml_is_refused(tmp_path):
         ("run --out t --iterations x", "iterations must be a whole number, got 'x'."),
         ("init --out t --dtype float16", "dtype must be one of auto, float32, bfloat16, got float16."),
         ("run --out t --set sft.steps=x", "steps must be a whole number, got 'x'."),
-        ("init", "missing: --out."),
-        ("rollout", "missing: --out, --task."),
-        ("sft --out t --checkpoint c", "missing: DATA."),
-        ("show", "missing: ARTIFACT."),
     ],
 )
 def test_a_bad_value_is_one_line_and_exit_code_2(line, told):
     assert refused(*line.split(), code=2) == [told]
+
+
+@pytest.mark.parametrize(
+    ("line", "lacking", "mend"),
+    [
+        ("init", "--out", "--out PATH"),
+        ("rollout", "--out, --task", "--out PATH --task NAME"),
+        ("sft --out t --checkpoint c", "DATA", "DATA"),
+        ("show", "ARTIFACT", "ARTIFACT"),
+    ],
+)
+def test_what_is_missing_is_named_with_how_it_is_added(line, lacking, mend):
+    assert refused(*line.split(), code=2) == [f"missing: {lacking}.", f"add: {mend}"]
 
 
 @pytest.mark.parametrize(
@@ -253,12 +280,15 @@ def test_a_bad_value_is_one_line_and_exit_code_2(line, told):
         ("run --out t --method sarsa", "there is no method 'sarsa'."),
         ("run --out t --set foo", "--set foo is not STAGE.OPTION=VALUE."),
         ("run --out t --set sft.foo=1", "see: gtrturbo sft --help"),
-        ("init --out t extra", "extra"),
+        ("init --out t extra", "extra is a value without an option. See: gtrturbo init --help"),
+        ("play numberline", "Write: --task numberline"),
+        ("eval ckpts/0001 --task numberline --out e", "Write: --checkpoint ckpts/0001"),
+        ("run --env horizon 5 --out r", "Write: --env horizon=5"),
         ("innit", "innit"),
     ],
 )
 def test_wrong_usage_is_exit_code_2_and_names_the_word(line, told):
-    assert told in "\n".join(refused(*line.split(), code=2))
+    assert told in " ".join("\n".join(refused(*line.split(), code=2)).replace("│", " ").split())
 
 
 # Output
@@ -292,13 +322,13 @@ def test_metrics_go_to_stderr_in_one_line(turns, turns_config):
 
 def test_debug_shows_where_an_error_comes_from(tmp_path):
     words = ("distill", "--out", tmp_path / "d", "--rollouts", tmp_path / "none", "--teacher", tmp_path / "none")
-    assert len(refused(*words, code=1)) == 1
+    assert len(refused(*words, code=1)) == 2
     result = gtrturbo_(*words, "--debug")
     assert result.exit_code == 1
     assert result.stdout == ""
     assert "Traceback (most recent call last)" in result.stderr
     assert "ids.py" in result.stderr
-    assert result.stderr.splitlines()[-1] == f"{tmp_path}/none does not exist."
+    assert result.stderr.splitlines()[-2:] == [f"{tmp_path}/none does not exist.", "check its spelling."]
 
 
 def test_overwrite_replaces(tmp_path):
@@ -376,7 +406,7 @@ def test_unfinished_input(tmp_path, warm):
 
 def test_absent_input(tmp_path):
     lines = refused("eval", "--out", tmp_path / "e", "--checkpoint", tmp_path / "none", *PLAY, code=1)
-    assert lines == [f"{tmp_path}/none does not exist."]
+    assert lines == [f"{tmp_path}/none does not exist.", "check its spelling."]
 
 
 def test_input_of_another_kind(tmp_path, warm, init):
@@ -503,7 +533,7 @@ def test_an_old_spelling_is_refused_with_the_new_one(line, what, fix):
 def test_hints_that_were_a_switch_are_refused_with_what_to_write(tmp_path):
     (tmp_path / "old.yaml").write_text("hints: true\n")
     told = refused(*f"run --out t -c {tmp_path / 'old.yaml'}".split(), code=2)
-    assert told == ["hints true is called truth, expert now.", "write: --hints truth --hints expert"]
+    assert told == [f"{tmp_path / 'old.yaml'}: hints true is called truth, expert now.", "write: --hints truth --hints expert"]
     assert "it takes a value, and --seed is an option" in " ".join(
         refused(*["run", "--out", "t", "--hints", "--seed", "3"], code=2)
     )

@@ -17,7 +17,8 @@ from gtrturbo.config import (
     ShowConfig,
 )
 from gtrturbo.config.bounds import Between
-from gtrturbo.config.fields import Field, Role, build, fields, input_paths, knobs, parse
+from gtrturbo.config.building import build
+from gtrturbo.config.fields import Field, Role, fields, input_paths, knobs, parse
 from gtrturbo.errors import GtrTurboError
 
 STAGES = (InitConfig, SftConfig, RolloutConfig, DistillConfig, PpoStepConfig, MergeConfig, EvalConfig)
@@ -179,7 +180,10 @@ def test_a_value_of_another_type_is_refused(config, name, text, said):
 def test_an_unknown_key_is_refused_and_the_known_ones_are_listed():
     with pytest.raises(GtrTurboError) as error:
         build(MergeConfig, {"out": "x", "densty": 0.5})
-    assert error.value.what == "unknown setting densty."
+    assert (error.value.what, error.value.fix) == ("unknown setting densty.", "did you mean density?")
+    with pytest.raises(GtrTurboError) as error:
+        build(MergeConfig, {"out": "x", "xyz": 0.5})
+    assert error.value.what == "unknown setting xyz."
     assert error.value.fix == (
         "known: out, overwrite, log, verify-inputs, checkpoints, base, ahead, method, weights, density, gamma, parameters, "
         "trim, scale, normalize, task-vectors, include, exclude, "

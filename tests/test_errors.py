@@ -1,12 +1,15 @@
 """Errors of the operating system, as a user is told them: the right path, and what mends it."""
 
+import ast
 import errno
 import os
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
+import gtrturbo
 from gtrturbo.config.regular_files import open_regular, read_regular
 from gtrturbo.errors import hidden, naming, of_system
 from gtrturbo.store.files import write_whole
@@ -37,6 +40,30 @@ def test_a_name_that_is_too_long_is_shortened(tmp_path):
 
 def test_nothing_can_be_made_in_proc():
     assert told(Path("/proc/.turns.partial").mkdir) == "nothing can be made in /proc.\nname another place."
+
+
+@pytest.mark.parametrize(
+    ("made", "called"),
+    [
+        ("runs/.a.partial/model.safetensors", "runs/a"),
+        (".page.html.0123456789abcdef", "page.html"),
+        ("x/.t.journal/0.jsonl", "x/t"),
+    ],
+)
+def test_a_place_in_which_something_is_being_made_is_called_as_its_user_does(made, called):
+    error = OSError(errno.EACCES, os.strerror(errno.EACCES), made)
+    assert of_system(error).what == f"{called} may not be used: permission denied."
+
+
+def test_what_is_printed_sends_nobody_to_a_file_that_an_installed_package_has_not():
+    sent = []
+    for file in sorted(Path(gtrturbo.__file__).parent.rglob("*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        owners = [node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
+        docstrings = {id(node.body[0].value) for node in owners if node.body and isinstance(node.body[0], ast.Expr)}
+        texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in docstrings]
+        sent += [(file.name, text.value) for text in texts if re.search(r"docs/\S*\.md|gtrturbo/\S*\.py", str(text.value))]
+    assert sent == []
 
 
 def test_a_link_that_leads_to_itself_is_named(tmp_path):

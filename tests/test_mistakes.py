@@ -1,6 +1,9 @@
 """Mistakes that a newcomer makes: each is answered with what is wrong and what mends it, before any work, without a traceback."""
 
+import shutil
+
 import pytest
+from made_runs import make_run
 from typer.testing import CliRunner
 
 from gtrturbo.cli import app
@@ -12,7 +15,7 @@ MISTAKES = {
     "run --batch-size 32 --out r": "--set ppo-step.minibatch-size=…",
     "ppo-step --lr 1e-3": "It is given as --learning-rate",
     "sft --data expert --out s": "It is given as DATA, without a name before",
-    "run": "missing: --out.",
+    "run": "missing: --out. add: --out PATH",
     "eval --checkpoint WARM --out e": "missing: --task.",
     "run --out r --task nmberline": "did you mean numberline?",
     "run --out r --method turbo": "did you mean turbo-kl or turbo-sft or turbo-loss?",
@@ -42,7 +45,18 @@ MISTAKES = {
     "merge --out m --method tie WARM": "did you mean ties?",
     "merge --out m --density 80 WARM": "density must be in (0, 1], got 80.",
     "merge --out WARM --base WARM WARM": "--out",
-    "compare WARM": "has no run.json, which says how the run was made.",
+    "compare WARM": "which says how the run was made. name the folders that gtrturbo run wrote.",
+    "compare runs": "it holds 2 runs. name those that are meant: runs/a runs/b",
+    "compare runs/a/evals": "it is a part of a run. name the run: runs/a",
+    "report runs/a/run.json": "is a file, and the folder of a run is meant. name the run: runs/a",
+    "report notes.txt": "is a file, and the folder of a run is meant. name the folders that gtrturbo run wrote.",
+    "run --out /proc/x": "nothing can be made in /proc. name another place.",
+    "init --out /proc/x/y": "nothing can be made in /proc. name another place.",
+    "export nothere --to trl --out q": "nothere does not exist. check its spelling.",
+    "sft --out x --checkpoint WARM turns/7": "turns/7 does not exist. did you mean turns/0007?",
+    "sft --out x --checkpoint WARM turns/9x": "turns/9x does not exist. there are: turns/0007",
+    "check-task nofile.py": "there is no file nofile.py to take a task from. check its spelling.",
+    "play --task my_taks.py": "there is no file my_taks.py to take a task from. beside it: my_task.py.",
     "show nothing": "name the folder of an artifact or of a run.",
     "report RUN --out NOTES": "exists and is no page that report wrote.",
     "export TURNS --to trll --out x": "to must be one of hf, trl, trl-preference, atif, parquet, got trll.",
@@ -62,6 +76,9 @@ def places(tmp_path, monkeypatch, warm, turns, expert):
     (tmp_path / "notes.txt").write_text("…")
     (tmp_path / "my_task.py").write_text("TASK = None\n")
     (tmp_path / "run").mkdir()
+    for name in "ab":
+        make_run(tmp_path / "runs" / name, "ppo", 0, {0: [1, 0]})
+    shutil.copytree(turns, tmp_path / "turns" / "0007")
     return {"WARM": warm, "TURNS": turns, "EXPERT": expert, "MINE": "mine", "NOTES": "notes.txt", "RUN": "run"}
 
 
@@ -74,3 +91,16 @@ def test_a_mistake_is_told_with_its_mend_and_leaves_nothing(places, typed, tmp_p
     assert MISTAKES[typed] in told
     assert "Traceback" not in told and len(told) < 1000
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("typed", "goes_on"), [("check-task numberline", False), ("rollout --expert --task numberline --out x", True)]
+)
+def test_only_what_keeps_something_is_said_to_go_on(monkeypatch, typed, goes_on):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gtrturbo.tasks.loading.load_task", interrupt)
+    result = CliRunner().invoke(app, typed.split())
+    assert result.exit_code == 130
+    assert result.stderr == f"interrupted by SIGINT{'; the same command goes on from what was finished' * goes_on}.\n"

@@ -6,13 +6,11 @@ from gtrturbo.analysis.estimates import ALL_TASKS, Estimate
 from gtrturbo.analysis.exact import LEVEL, fewest_pairs, holm
 from gtrturbo.analysis.groups import RunGroup
 from gtrturbo.analysis.intervals import Interval
-from gtrturbo.analysis.record import CollapsedRun
+from gtrturbo.analysis.record import NAMED, CollapsedRun
 from gtrturbo.store.ids import short
 
 # From so many differences on, a reader is told what chance does among them.
 MANY = 10
-# Of so many runs each is named.
-NAMED = 6
 
 
 def collapse_note(run: CollapsedRun) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import FiniteFloat
 
 from gtrturbo.analysis.levels import as_chance
-from gtrturbo.analysis.record import Collapsed, read_record
+from gtrturbo.analysis.record import Collapsed, is_recorded, read_record
 from gtrturbo.analysis.summary import by_episode
 from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
@@ -199,6 +199,10 @@ def read_history(path: Path) -> History:
     Raises:
         GtrTurboError: no such folder, no run.json in it, or a damaged file.
     """
+    if path.is_file():
+        within = path.parent if is_recorded(path.parent) else None
+        mend = f"name the run: {shell_word(str(within))}" if within else "name the folders that gtrturbo run wrote."
+        raise GtrTurboError(f"{path} is a file, and the folder of a run is meant.", mend)
     if not path.is_dir():
         raise GtrTurboError(f"{path} does not exist.", "name the folders that gtrturbo run wrote.")
     record = read_record(path)

@@ -1,6 +1,7 @@
 """run.json: the settings that name a run, the user's own code among them, and how the run collapsed, if it did."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,15 +10,19 @@ from typing import Any
 from gtrturbo import __version__
 from gtrturbo.config import RunConfig
 from gtrturbo.config.fields import Field, check, fields, parse
+from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import Plugin, is_outside, load
 from gtrturbo.store.claims import require_outside_artifacts
-from gtrturbo.store.files import json_text, save_json
+from gtrturbo.store.files import json_text, make_folder, save_json
 from gtrturbo.store.ids import short
 from gtrturbo.store.json_files import read_json
+from gtrturbo.store.names import MANIFEST
 
 RECORD = "run.json"
 AGAIN = "run it again with the same options: what is there stays."
+NAMED = 5  # of many runs
+PARTS = ("evals", "checkpoints")  # of a run
 # Where and how to work, not what: the rest names a run.
 UNRECORDED = {
     *("out", "keep_teachers", "keep_guidance", "keep_optimizers", "subprocess", "dry_run"),
@@ -91,7 +96,7 @@ def record_run(
     if file.exists() and not replace:
         return
     require_outside_artifacts(file)
-    config.out.mkdir(parents=True, exist_ok=True)
+    make_folder(config.out)
     content = _content(config, own_code(config) if own is None else own)
     content |= {"collapsed": dataclasses.asdict(collapsed)} if collapsed else {}
     if file.exists() and file.read_bytes() == json_text(content).encode():
@@ -130,10 +135,7 @@ def collapse_of(path: Path) -> Collapsed | None:
 def read_record(path: Path) -> Record:
     file = path / RECORD
     if not file.exists():
-        raise GtrTurboError(
-            f"{path} has no {RECORD}, which says how the run was made.",
-            f"{AGAIN} gtrturbo run --out {path} …",
-        )
+        raise _no_run(path)
     record = read_json(file, Record, mend=f"remove it, and {AGAIN}")
     missing = {"method", "task", "env", "seed"} - record.config.keys()
     if missing:
@@ -142,6 +144,22 @@ def read_record(path: Path) -> Record:
         if setting.name in record.config and not _is_one(setting, record.config[setting.name]):
             raise GtrTurboError(f"{file} is damaged: {setting.name} is no setting of a run.", f"remove it, and {AGAIN}")
     return record
+
+
+def _no_run(path: Path) -> GtrTurboError:
+    """Say of a folder that is none of a run where the runs are: around it, or in it."""
+    what = f"{path} has no {RECORD}, which says how the run was made"
+    whole = Path(os.path.abspath(path))
+    if around := next((above for above in whole.parents if is_recorded(above)), None):
+        shown = next((above for above in path.parents if os.path.abspath(above) == str(around)), around)
+        return GtrTurboError(f"{what}: it is a part of a run.", f"name the run: {shell_word(str(shown))}")
+    if inside := sorted({file.parent for pattern in (RECORD, f"*/{RECORD}") for file in path.glob(f"*/{pattern}")}):
+        more = f" and {len(inside) - NAMED} more" if len(inside) > NAMED else ""
+        names = " ".join(shell_word(str(run)) for run in inside[:NAMED])
+        return GtrTurboError(f"{what}: it holds {len(inside)} runs.", f"name those that are meant: {names}{more}")
+    if (path / MANIFEST).is_file() or not any((path / name).is_dir() for name in PARTS):
+        return GtrTurboError(f"{what}.", "name the folders that gtrturbo run wrote.")
+    return GtrTurboError(f"{what}.", f"{AGAIN} gtrturbo run --out {shell_word(str(path))} …")
 
 
 def _is_one(setting: Field, value: Any) -> bool:

@@ -9,8 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from gtrturbo.cli.help import OTHERS, HelpLayout
-from gtrturbo.cli.mistakes import ending
-from gtrturbo.config.fields import Field, Role, build, fields
+from gtrturbo.cli.mistakes import NamedOptions, ending
+from gtrturbo.config import RunConfig
+from gtrturbo.config.building import build, check_all
+from gtrturbo.config.common import StageConfig
+from gtrturbo.config.fields import Field, Role, fields
 from gtrturbo.config.renamed import FLAGS, old_options, refuse_old
 from gtrturbo.config.yaml_files import read_yaml
 from gtrturbo.errors import GtrTurboError
@@ -36,10 +39,10 @@ def add_command(
         debug, file = given.pop("debug"), given.pop("config")
         chosen = {key: value for key, value in given.items() if value not in (None, [])}
         with ending(debug, code=2):
-            settings = build(config, _settings(file) | chosen)
+            settings = build(config, _settings(config, file) | chosen)
             if verify:
                 verify(settings)
-        with ending(debug, code=1):
+        with ending(debug, code=1, kept=issubclass(config, StageConfig | RunConfig)):
             action(settings)
 
     layout = HelpLayout(name, built_in or {})
@@ -49,10 +52,10 @@ def add_command(
     parameters = [*(_parameter(field, layout) for field in known), *old, *_EXTRA]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    app.command(name, help=config.__doc__, epilog=layout.epilog)(command)
+    app.command(name, cls=NamedOptions, help=config.__doc__, epilog=layout.epilog)(command)
 
 
-def _settings(file: Path | None) -> dict[str, Any]:
+def _settings(config: type, file: Path | None) -> dict[str, Any]:
     if file is None:
         return {}
     content = read_yaml(file)
@@ -61,7 +64,12 @@ def _settings(file: Path | None) -> dict[str, Any]:
     names = [str(key).replace("-", "_") for key in content]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise GtrTurboError(f"{file} sets {twice.replace('_', '-')} twice.", "keep one of the two.")
-    return dict(zip(names, content.values(), strict=True))
+    settings = dict(zip(names, content.values(), strict=True))
+    try:
+        check_all(config, settings)
+    except GtrTurboError as error:
+        raise GtrTurboError(f"{file}: {error.what}", error.fix) from None
+    return settings
 
 
 def _parameter(field: Field, layout: HelpLayout) -> inspect.Parameter:

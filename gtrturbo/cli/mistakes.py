@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from gtrturbo.distributed.children import tell_parent
 from gtrturbo.distributed.escapes import complain, one_line
 from gtrturbo.distributed.interrupts import exit_code
 from gtrturbo.errors import COLLAPSE_CODE, Collapse, GtrTurboError, hidden, of_system, said_by
 from gtrturbo.plugins import explained
-from gtrturbo.stages.mistyped import meant_by
+from gtrturbo.stages.mistyped import meant_by, options_for
 
+EXTRA = "Got unexpected extra argument(s)"
+PAIRED = ("--env", "--eval-env", "--parameters", "--price")  # Options that take KEY=VALUE.
 UNTOLD, UNTOLD_CODE = "unexpected error", 70  # EX_SOFTWARE of BSD's sysexits.h
 CANNOT_ALLOCATE = "can't allocate memory"  # as torch says it of a CPU
 # What other toolkits call a command.
@@ -66,6 +68,29 @@ class Commands(TyperGroup):
             raise
 
 
+class NamedOptions(TyperCommand):
+    """A command that says of a word too many which option it is the value of."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        typed = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            message = str(getattr(error, "message", ""))
+            word = next((word for word in typed if message.startswith(f"{EXTRA} ({word}")), None)
+            if word:
+                error.message = f"{word} is a value without an option. {self._mend(typed, word)}"  # type: ignore[attr-defined]
+            raise
+
+    def _mend(self, typed: list[str], word: str) -> str:
+        before = typed[max(0, typed.index(word) - 2) : typed.index(word)]
+        options = [option for param in self.params if not getattr(param, "hidden", False) for option in param.opts]
+        if len(before) == 2 and before[0] in PAIRED and "=" not in before[1]:
+            return f"Write: {before[0]} {before[1]}={word}"
+        meant = next((option for option in options_for(word) if option in options), None)
+        return f"Write: {meant} {word}" if meant else f"See: gtrturbo {self.name} --help"
+
+
 @contextmanager
 def _plain_mistakes() -> Iterator[None]:
     try:
@@ -92,18 +117,22 @@ class ending:
 
     Our own errors and those of the operating system are told as what they are, with the given code. What nothing else told is
     a fault of this program: one line, and exit code 70.
+
+    Args:
+        kept: a command that is interrupted keeps what was finished, and goes on from there when it is given again.
     """
 
-    def __init__(self, debug: bool | None, *, code: int) -> None:
+    def __init__(self, debug: bool | None, *, code: int, kept: bool = False) -> None:
         self.debug = debug
         self.code = code
+        self.kept = kept
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if isinstance(error, KeyboardInterrupt):
-            raise typer.Exit(exit_code(error))
+            raise typer.Exit(exit_code(error, kept=self.kept))
         if not isinstance(error, Exception) or isinstance(error, BrokenPipeError | typer.Exit):
             return  # typer ends quietly where nobody reads on.
         if self.debug:

@@ -54,7 +54,7 @@ Out = Annotated[Path, "Folder to write; it appears when the stage is done.", Rol
 TaskName = Annotated[
     str,
     "numberline, ezpoints, blackjack, points24, frozenlake, sokoban, alfworld, minigrid:ID, miniwob:ID or gym:ID, see "
-    "docs/tasks.md; one of your own: package.module:NAME or path/to/file.py:NAME.",
+    "the documentation: tasks; one of your own: package.module:NAME or path/to/file.py:NAME.",
     Seam("task"),
 ]
 EnvOptions = Annotated[tuple[str, ...], "KEY=VALUE for the environment, such as image=tiny or horizon=5; repeatable."]

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from gtrturbo.config.addresses import served_model
 from gtrturbo.config.bounds import Between, WordOrWhole, real, whole
-from gtrturbo.config.renamed import refuse_old, refuse_old_value
 from gtrturbo.errors import GtrTurboError
 
 
@@ -98,6 +97,11 @@ class Field:
     def shown(self) -> str:
         """The field as the usage line names it: OUT of a list, --out of an option."""
         return self.name.upper() if Role.POSITIONAL in self.roles else self.option
+
+    @property
+    def placeholder(self) -> str:
+        """What stands for a value of the field in an example."""
+        return {int: "INT", float: "FLOAT", Path: "PATH"}.get(self.kind, "NAME")
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -255,30 +259,3 @@ MOST_SHOWN = 60  # characters of a value
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = MOST_SHOWN
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
-
-
-def build(config: type, values: dict[str, Any]) -> Any:
-    """Make a config from values by option name (dashes or underscores), as YAML and --set give them.
-
-    Raises:
-        GtrTurboError: an unknown key (all known ones are listed), a value of the wrong kind, or a missing one.
-    """
-    known = {f.name: f for f in fields(config)}
-    given: dict[str, Any] = {}
-    for key, value in values.items():
-        name = key.replace("-", "_")
-        if name not in known:
-            refuse_old(config, frozenset(known), name)
-            key = name.replace("_", "-")
-            alternatives = ", ".join(f.replace("_", "-") for f in known)
-            raise GtrTurboError(f"unknown setting {key}.", f"known: {alternatives}")
-        refuse_old_value(name, value)
-        if (more := known[name].more) and isinstance(value, list | tuple) and value:
-            value, given[more.rest] = value[0], parse(known[more.rest], value[1:])
-        given[name] = parse(known[name], value)
-    missing = [f.shown for f in known.values() if f.required and f.name not in given]
-    if missing:
-        raise GtrTurboError(f"missing: {', '.join(missing)}.")
-    if hasattr(config, "require_together"):
-        config.require_together(given)
-    return config(**given)

@@ -69,6 +69,12 @@ def is_game(text: str) -> bool:
     return game_name(text) in GAME_IDS
 
 
+def is_task(text: str) -> bool:
+    """Tell whether a text is the name of a built-in task."""
+    name = game_name(text)
+    return name in (*GAME_IDS, *WORLDS, *HOUSES) or name.partition(":")[0] in FAMILIES
+
+
 def has_tiny_image(text: str) -> bool:
     """Tell whether a task is built in and draws small pictures when asked to, with image=tiny."""
     name = game_name(text)

@@ -40,13 +40,13 @@ class MergeConfig(StageConfig):
     ahead: Annotated[
         tuple[Path, ...],
         "Turns that a checkpoint or the base played; repeatable. Merge only those that were ahead: their episodes returned more "
-        "than those of the last one that was, and as few replies were illegal, or at most one in twenty (docs/merge.md).",
+        "than those of the last one that was, and as few replies were illegal, or at most one in twenty (documentation: merge).",
         Role.INPUT,
         Absent((), silent=True),
     ] = ()
     method: Annotated[
         str,
-        "How checkpoints become one, ties as in the paper: a name of the table in gtrturbo/merging/methods.py, or a rule of your "
+        "How checkpoints become one, ties as in the paper: one of those named here, or a rule of your "
         "own, as package.module:NAME or path/to/file.py:NAME.",
         Seam("merge rule"),
     ] = "ties"
@@ -57,15 +57,15 @@ class MergeConfig(StageConfig):
     density: Annotated[
         str,
         "Share of each task vector that is kept, in (0, 1], or one per checkpoint: 0.8,0.5; 0.8 as in the paper; none was "
-        "measured to be better (docs/results-stable.md).",
+        "measured to be better (documentation: results-stable).",
         EachBetween(0, 1, low_open=True),
     ] = "0.8"
     gamma: Annotated[float, "breadcrumbs: share of largest entries to drop; 0.01 as in mergekit.", FRACTION] = 0.01
     parameters: Annotated[
         tuple[str, ...],
-        "KEY=VALUE of the method's own, such as epsilon=0.1 of della or t=0.01 of nearswap (docs/merge.md has all, with defaults "
-        "as in mergekit); one for all checkpoints, or one each: 0.1,0.2; repeatable. count=true elects signs by the number of "
-        "votes; factors=true merges A and B of LoRA adapters apart, as PEFT does: approximate.",
+        "KEY=VALUE of the method's own, such as epsilon=0.1 of della or t=0.01 of nearswap, with defaults as in mergekit "
+        "(documentation: merge); one for all checkpoints, or one each: 0.1,0.2; repeatable. count=true elects signs by the "
+        "number of votes; factors=true merges A and B of LoRA adapters apart, as PEFT does: approximate.",
         Absent((), silent=True),
     ] = ()
     trim: Annotated[
@@ -103,7 +103,7 @@ class MergeConfig(StageConfig):
     seed: Annotated[int, "dare: decides which entries are dropped.", SEED] = 0
     recipe: Annotated[
         str | None,
-        "File with mergekit's YAML, in place of checkpoints, method and weights (docs/merge.md says what it may hold).",
+        "File with mergekit's YAML, in place of checkpoints, method and weights (documentation: merge).",
         Absent(None, silent=True),
     ] = None
     cache: Annotated[

@@ -54,7 +54,7 @@ Hints = Annotated[
 ]
 Prices = Annotated[
     Path | None,
-    "YAML file of what models cost, with the day that it is of (docs/teachers.md); tokens are told without.",
+    "YAML file of what models cost, with the day that it is of (documentation: teachers); tokens are told without.",
     Role.RUNTIME,
 ]
 MaxCalls = Annotated[
@@ -82,7 +82,9 @@ AnswerTimeout = Annotated[
     float, "Seconds for one answer of the teacher's server, from the first byte to the last.", Between(0.1, 86_400), Role.RUNTIME
 ]
 PromptFile = Annotated[
-    Path | None, "correct, thoughts of a server: what the teacher is asked, a file with $-names (docs/teachers.md).", Role.RUNTIME
+    Path | None,
+    "correct, thoughts of a server: what the teacher is asked, a file with $-names (documentation: teachers).",
+    Role.RUNTIME,
 ]
 RepairFile = Annotated[Path | None, "What it is asked once more where its answer does not parse, a file likewise.", Role.RUNTIME]
 ReplyFormat = Annotated[

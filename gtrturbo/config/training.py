@@ -162,7 +162,7 @@ class PpoStepConfig(StageConfig):
     format_invalid: Annotated[
         float | None,
         "Reward term of a reply that does not parse; -2 in the paper's Points24. If not given, the task's worst reward of a turn "
-        "less its best, so that it costs no less than a wrong move (docs/tasks.md); -1 where these are not known.",
+        "less its best, so that it costs no less than a wrong move (documentation: tasks); -1 where these are not known.",
         ANY,
     ] = None
     kl_coef: Annotated[float, "β: weight of the teacher's reverse KL; 1 as in the paper.", NOT_NEGATIVE] = 1.0
@@ -170,7 +170,7 @@ class PpoStepConfig(StageConfig):
         str,
         "Per-token estimate of KL(student, teacher): k1-clip, k1, abs, k2, k3 or full; or one of your own, package.module:NAME "
         "or path/to/file.py:NAME. k1-clip is max(0, k1) as in the paper. On the tiny model full was measured to be worse as a "
-        "reward and better as a loss, no other better (docs/results-stable.md). full: summed over the tokens that distill "
+        "reward and better as a loss, no other better (documentation: results-stable). full: summed over the tokens that distill "
         "--top-logprobs kept, and the rest as one.",
         Seam("KL estimator"),
     ] = K1_CLIP

@@ -70,10 +70,14 @@ def leave(error: SystemExit) -> NoReturn:
     os._exit(error.code)
 
 
-def exit_code(error: KeyboardInterrupt) -> int:
-    """Say in one line how to go on, and return the code to leave with: 130 after Ctrl-C, 143 after SIGTERM."""
+def exit_code(error: KeyboardInterrupt, *, kept: bool = False) -> int:
+    """Say in one line what ended the command and, where it keeps what was finished, how to go on.
+
+    Returns: the code to leave with: 130 after Ctrl-C, 143 after SIGTERM.
+    """
     number = error.number if isinstance(error, Interrupted) else signal.SIGINT
     if world().first and not follows_parent():
         with suppress(OSError):  # The terminal may be gone.
-            complain(f"interrupted by {signal.Signals(number).name}; the same command goes on from what was finished.")
+            on = "; the same command goes on from what was finished" if kept else ""
+            complain(f"interrupted by {signal.Signals(number).name}{on}.")
     return 128 + number

@@ -30,7 +30,7 @@ def tensors_of(base: Layout, tensors: Tensors) -> dict[str, str]:
         if name is None or name not in base.entries:
             raise GtrTurboError(
                 f"the adapters change {tensor}, which {base.folder} does not hold as a tensor of its own.",
-                "where it is tied to another, untie them in the base, as docs/merge.md shows; "
+                "where it is tied to another, untie them in the base, as the documentation's page merge shows; "
                 "else give the adapters' own base with --base.",
             )
         if not _fits(base.entries[name].shape, shapes):
@@ -112,6 +112,6 @@ def require_ties(base: Layout, adapter: Path, untied: Sequence[str]) -> None:
         if twin := next((each for each in names.tied_with(tensor) if each not in held), None):
             raise GtrTurboError(
                 f"{adapter} changes {tensor} apart from {twin}, and {base.folder} stores both as one.",
-                "untie them in the base, as docs/merge.md shows, or train anew with ensure_weight_tying=True; "
+                "untie them in the base, as the documentation's page merge shows, or train anew with ensure_weight_tying=True; "
                 f"as it is, PEFT leaves {twin} unchanged.",
             )

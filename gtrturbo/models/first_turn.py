@@ -39,12 +39,12 @@ def require_turn(model: Any, processor: Any, family: Family | None, name: str) -
     if not processor.chat_template:
         raise GtrTurboError(
             f"{name} has no chat template, so that it is not known how a turn of its looks like.",
-            "choose a model that was trained on conversations, or write one yourself: --chat-template FILE (docs/engines.md).",
+            "choose a model that was trained on conversations, or write one: --chat-template FILE (documentation: engines).",
         )
     if CLOCK in str(processor.chat_template):
         raise GtrTurboError(
             f"the chat template of {name} writes the date ({CLOCK}), so that what is played today is another prompt tomorrow.",
-            "write one that does not: --chat-template FILE (docs/engines.md).",
+            "write one that does not: --chat-template FILE (documentation: engines).",
         )
     family = family or read_family(Path(name), model.config.model_type)
     mend = "choose another model, or bring a family of your own: --family."

@@ -13,6 +13,7 @@ from gtrturbo.distributed.escapes import say
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.episodes import Response, Slot, State
 from gtrturbo.store.claims import require_own_file
+from gtrturbo.store.files import make_folder
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.wording import reply_with
@@ -66,7 +67,7 @@ def _show(task: Task, state: State, out: Path, *, expert: bool) -> None:
 
 def _saved(image: np.ndarray, out: Path) -> Path:
     """Save a picture under the next name that is free."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     file = next(file for count in itertools.count() if not os.path.lexists(file := out / PICTURE.format(count)))
     with file.open("xb") as opened:
         Image.fromarray(image).save(opened, format="PNG")

@@ -121,7 +121,7 @@ def prove_recorded(
     if gap > limits.refuses:  # However few they are.
         raise GtrTurboError(
             f"{who} does not serve {path}: its log-probs are {gap:.2g} nats per token from those in {recorded.path}.",
-            f"serve that checkpoint: start vLLM with --model {path}, or as docs/engines.md says for an adapter.",
+            f"serve that checkpoint: start vLLM with --model {path}, or as the documentation's page engines says for an adapter.",
         )
     if len(gaps) < LEAST:
         raise GtrTurboError(

@@ -24,7 +24,7 @@ from gtrturbo.report.page import DOCTYPE, details, grid, listing, page, paragrap
 from gtrturbo.report.panels import COLLAPSE, OUTCOMES, TEACHER, UPDATES, figures, gap_figure
 from gtrturbo.report.progress import progress_section, watch
 from gtrturbo.store.claims import require_own_file
-from gtrturbo.store.files import write_whole
+from gtrturbo.store.files import make_folder, write_whole
 from gtrturbo.store.prices import read_prices
 
 INTERVALS = (
@@ -62,7 +62,7 @@ def _write(config: ReportConfig) -> Path:
         sections += _task_sections(f"t{place}", task, of_task, result, prices, config.samples)
     sections.append(_made(groups))
     text = page(_title(groups), filter(None, sections), reload=config.watch if going else None)
-    config.out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(config.out.parent)
     write_whole(config.out, text.encode())
     return config.out
 

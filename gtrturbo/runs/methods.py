@@ -35,13 +35,13 @@ METHODS: dict[str, Method] = {
         guidance="reward",
     ),
     "turbo-sft": Method(
-        summary="the merged teacher's thoughts are imitated; measured to keep the tiny model's better (docs/results-stable.md).",
+        summary="the merged teacher's thoughts are imitated; measured to keep the tiny model's better.",
         teacher="merged",
         annotation="thoughts",
         guidance="imitation",
     ),
     "turbo-loss": Method(
-        summary="the KL to the merged teacher's distributions as a loss; measured against turbo-kl in docs/results-stable.md.",
+        summary="the KL to the merged teacher's distributions as a loss; measured against turbo-kl (results-stable).",
         teacher="merged",
         annotation="distributions",
         top_logprobs=512,  # More than the tiny model's vocabulary: all of it.

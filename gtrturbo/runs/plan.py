@@ -19,8 +19,9 @@ from typing import Any
 from gtrturbo.algorithms.kl import ESTIMATORS, require_loss
 from gtrturbo.config import DistillConfig, PpoStepConfig, RolloutConfig, RunConfig, SftConfig
 from gtrturbo.config.addresses import served_model
+from gtrturbo.config.building import build
 from gtrturbo.config.choices import AMONG_GROUPS, FULL, GAE, K2, OUTCOME
-from gtrturbo.config.fields import build, fields
+from gtrturbo.config.fields import fields
 from gtrturbo.config.games import has_tiny_image, is_game
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.teachers import CORRECT

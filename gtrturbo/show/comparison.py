@@ -23,7 +23,7 @@ from gtrturbo.config import CompareConfig
 from gtrturbo.distributed.escapes import visible
 from gtrturbo.show.text import stdout
 from gtrturbo.store.claims import require_own_file
-from gtrturbo.store.files import save_json, write_whole
+from gtrturbo.store.files import make_folder, save_json, write_whole
 from gtrturbo.store.prices import read_prices
 from gtrturbo.store.records import mean
 
@@ -44,7 +44,7 @@ def compare(config: CompareConfig) -> None:
 
 def write_comparison(folder: Path, result: Comparison) -> None:
     """Write compare.json, everything, and compare.csv, a row per estimate."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     content = asdict(result)
     content["estimates"] = [asdict(each) | {"resolved": each.resolved} for each in result.estimates]
     save_json(folder / RECORD, content)

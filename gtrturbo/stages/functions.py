@@ -10,7 +10,8 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
-from gtrturbo.config.fields import Field, Role, build, fields
+from gtrturbo.config.building import build
+from gtrturbo.config.fields import Field, Role, fields
 from gtrturbo.config.renamed import refuse_old
 from gtrturbo.errors import GtrTurboError, of_system
 from gtrturbo.stages.hub import execute

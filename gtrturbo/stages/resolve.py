@@ -138,7 +138,7 @@ def state_settings(config: MergeConfig) -> dict[str, str]:
     """
     method = method_of(config.method)
     if not method.running_sums:
-        mend = "give its MergeRule sums and add: see docs/plugins.md." if method.own else "merge by ties."
+        mend = "give its MergeRule sums and add, as the documentation's page plugins shows." if method.own else "merge by ties."
         raise GtrTurboError(
             f"--state keeps the running sums of ties, or of a rule of your own that has `sums`, not of {config.method}.",
             f"leave it out, or {mend}",

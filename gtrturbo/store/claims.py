@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.store.files import make_folder
 from gtrturbo.store.inside import FOLDER, remove_whole
 from gtrturbo.store.names import DRAFT_MARK, MANIFEST, MODEL_CONFIG, STATE
 
@@ -41,7 +42,7 @@ def claimed_anew(out: Path, busy: GtrTurboError) -> Iterator[Path]:
             folder that it replaces is put meanwhile.
     """
     place = partial(out)
-    place.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(place.parent)
     _require_own(replaced(out))
     lock = None
     try:

@@ -9,7 +9,7 @@ import string
 from pathlib import Path
 from typing import Any
 
-from gtrturbo.errors import naming
+from gtrturbo.errors import GtrTurboError, naming
 from gtrturbo.store.names import DRAFT_MARK, MANIFEST, MOVED, PRUNED, TIMING
 
 DRAFT_DIGITS = 16
@@ -22,6 +22,20 @@ def list_files(folder: Path) -> list[str]:
     return sorted(
         name for name in names if name not in (MANIFEST, TIMING, MOVED, PRUNED, DRAFT_MARK) and not name.startswith(left)
     )
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those that it lies in, if it is not there.
+
+    Raises:
+        GtrTurboError: nothing can be made there, as in /proc.
+        OSError: with the path.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:  # Of a folder that is to be made, so that its spelling is not what is wrong.
+        above = next(each for each in folder.parents if each.is_dir())
+        raise GtrTurboError(f"nothing can be made in {above}.", "name another place.") from None
 
 
 def write_whole(path: Path, content: bytes, *, mode: int = 0o666) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.strict_json import parse_json
 
 MANIFEST_FORMAT = 1
+NAMED = 5
 MADE_BY = {
     "checkpoint": "gtrturbo init",
     "turns": "gtrturbo rollout",
@@ -135,7 +137,20 @@ def absent(path: Path) -> GtrTurboError:
     if not path.is_absolute() and len(path.parts) == 2 and not path.parent.exists():  # OWNER/NAME
         fix = f"if it is a model of the hub, fetch it with: gtrturbo init --model {shell_word(str(path))} --out FOLDER"
         return GtrTurboError(f"{path} does not exist.", fix)
-    return GtrTurboError(f"{path} does not exist.")
+    return GtrTurboError(f"{path} does not exist.", _beside(path))
+
+
+def _beside(path: Path) -> str:
+    """Name what there is in the place of an artifact that is not there: what is spelt alike, else the first."""
+    above = path.parent
+    there = sorted(file.parent.name for file in above.glob(f"*/{MANIFEST}")) if above.is_dir() else []
+    numbered = [name for name in there if path.name.isdecimal() and name.isdecimal() and int(name) == int(path.name)]
+    if close := numbered or get_close_matches(path.name, there, n=1):
+        return f"did you mean {shell_word(str(above / close[0]))}?"
+    if there:
+        more = f" and {len(there) - NAMED} more" if len(there) > NAMED else ""
+        return f"there are: {' '.join(shell_word(str(above / name)) for name in there[:NAMED])}{more}"
+    return "check its spelling."
 
 
 def _make(kind: str) -> str:

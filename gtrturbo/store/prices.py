@@ -13,7 +13,7 @@ from gtrturbo.store.json_files import told
 
 MILLION = 1e6
 Money = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
-AS_IN = "write it as in docs/teachers.md: dated: 2026-01-31, currency: USD, models: {NAME: {input: 2.5, output: 10}}"
+AS_IN = "write it as (documentation: teachers) dated: 2026-01-31, currency: USD, models: {NAME: {input: 2.5, output: 10}}"
 
 
 @dataclass(frozen=True)

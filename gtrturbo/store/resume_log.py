@@ -23,7 +23,7 @@ from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError, UnprovedError
 from gtrturbo.store.claims import holds_no_links, partial
-from gtrturbo.store.files import write_whole
+from gtrturbo.store.files import make_folder, write_whole
 from gtrturbo.store.ids import sha256_file
 from gtrturbo.store.inside import remove_inside, remove_whole
 from gtrturbo.store.provenance import Provenance
@@ -58,7 +58,7 @@ class ResumeLog(Generic[T]):
         # What is reached through a link was not made here: a log in its place begins anew, and what it leads to stays.
         if not (holds_no_links(self.folder) and owner.is_file() and owner.read_bytes() == key.encode()):
             _remove(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         write_whole(owner, key.encode())
         self._keep_whole()
 

@@ -168,7 +168,7 @@ def test_without_the_package_the_line_that_installs_it_is_named(monkeypatch):
     assert error.value.fix == "run: pip install 'gtrturbo[alfworld]'"
     with pytest.raises(GtrTurboError, match="alfworld needs the package alfworld") as error:
         load_task("alfworld", ["engine=thor"])
-    assert error.value.fix == "see: docs/alfworld-thor.md"
+    assert error.value.fix == "see the documentation: alfworld-thor"
 
 
 @pytest.mark.parametrize(

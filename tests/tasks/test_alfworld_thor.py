@@ -139,7 +139,7 @@ def test_what_keeps_unity_from_starting_is_told_in_a_sentence(data):
 
     with pytest.raises(GtrTurboError, match=r"THOR cannot be started: Invalid DISPLAY :0\.0 - cannot find X server") as error:
         ThorEngine(no_display).start(library("train", "data", file=TRAJECTORY).game(0))
-    assert error.value.fix == "see: docs/alfworld-thor.md"
+    assert error.value.fix == "see the documentation: alfworld-thor"
 
 
 def test_the_configuration_names_the_folders_of_the_games(data):

@@ -51,7 +51,7 @@ def _content(file: Path) -> Any:
     except GtrTurboError as error:
         if "another document" not in error.what:
             raise
-        fix = "write each to a file of its own, merge them in turn, and name the folder that each made (docs/merge.md)."
+        fix = "write each to a file of its own, merge them in turn, and name the folder that each made (documentation: merge)."
         raise GtrTurboError(f"{file} holds several documents, and a merge is one.", fix) from None
 
 

@@ -213,7 +213,7 @@ class _Parser:
         if names:
             raise self._wrong(f"it sets {where}{min(map(str, names))}, which merge does not read.", "leave it out if you can.")
 
-    def _wrong(self, what: str, fix: str = "see docs/merge.md for what recipes may say.") -> GtrTurboError:
+    def _wrong(self, what: str, fix: str = "what recipes may say is in the documentation: merge.") -> GtrTurboError:
         return GtrTurboError(f"{self.name}: {what}", fix)
 
 

@@ -11,7 +11,10 @@ from gtrturbo.tasks.task import Task
 
 LEAST_USABLE = 0.5
 EXAMPLE_SHOWN = 120  # characters of a reply that an error shows
-LOOK = "look at what it is asked and answers (docs/teachers.md): --prompt, --max-new-tokens, --reply-format, or another teacher."
+LOOK = (
+    "look at what it is asked and answers (documentation: teachers): --prompt, --max-new-tokens, --reply-format, or another "
+    "teacher."
+)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def alfworld(
     if missing:
         raise GtrTurboError(
             f"alfworld needs the package {missing[0]}, which is not installed.",
-            INSTALL_ALFWORLD if engine == "textworld" else "see: docs/alfworld-thor.md",
+            INSTALL_ALFWORLD if engine == "textworld" else "see the documentation: alfworld-thor",
         )
     found = _libraries(split, games, kinds, engine)
     engines = {plans: partial(HouseEnv, _engine(engine, found, plans), found, pays, image) for plans in (True, False)}

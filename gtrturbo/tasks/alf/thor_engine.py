@@ -69,7 +69,7 @@ class ThorEngine:
             return self._make().init_env(1)
         except (AssertionError, ImportError, OSError) as error:  # No display is an AssertionError there.
             said = said_by(error) or type(error).__name__
-            raise GtrTurboError(f"THOR cannot be started: {said}.", "see: docs/alfworld-thor.md") from None
+            raise GtrTurboError(f"THOR cannot be started: {said}.", "see the documentation: alfworld-thor") from None
 
     def _require_running(self) -> None:
         if not self._inner.envs[0].is_alive():  # Its thread ends at an error, and whoever waits for it waits for ever.
