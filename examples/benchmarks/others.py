@@ -15,7 +15,8 @@ from gtrturbo.models.renderer import collate
 from gtrturbo.play.episodes import Response, State
 from gtrturbo.play.own_server import own_server
 from gtrturbo.play.server import Server
-from gtrturbo.play.server_agent import ServerAgent, ServerPolicy
+from gtrturbo.play.server_agent import ServerPolicy
+from gtrturbo.play.server_player import ServerAgent
 from gtrturbo.play.servers import Servers
 
 Answering = Callable[[Sequence[State]], list[Any]]

@@ -20,7 +20,8 @@ from gtrturbo.play.own_server import own_server
 from gtrturbo.play.policy_agent import PolicyAgent, ask_policy
 from gtrturbo.play.proving import Probing
 from gtrturbo.play.server import Server
-from gtrturbo.play.server_agent import ServerAgent, ServerPolicy, ask_server
+from gtrturbo.play.server_agent import ServerPolicy
+from gtrturbo.play.server_player import ServerAgent, ask_server
 from gtrturbo.play.servers import Servers
 from gtrturbo.play.teachers import Question
 from gtrturbo.plugins import calling, find

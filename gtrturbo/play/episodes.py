@@ -40,12 +40,20 @@ class State:
     info: dict[str, Any]
 
 
+@dataclass(eq=False)
+class Stretch:
+    """Answers of one server from one proof of what it serves to the next: how many, and whether that held."""
+
+    answers: int = 0
+    believed: bool = False
+
+
 @dataclass(frozen=True)
 class Response:
     """A reply: its text and, where a policy sampled it, its tokens (prompt_ids, response_ids, offsets, logprobs).
 
     `agent` names who answered where that is not the rollout's checkpoint itself: the model or adapter of a server. `ended` is
-    False where a server does not say that the model ended its reply.
+    False where a server does not say that the model ended its reply. `stretch` is what a server that is proved answered with it.
     """
 
     text: str
@@ -55,6 +63,12 @@ class Response:
     logprobs: np.ndarray | None = None
     agent: str | None = None
     ended: bool = True
+    stretch: Stretch | None = None
+
+    @property
+    def believed(self) -> bool:
+        """Whether it is proved, or need not be, who gave it."""
+        return self.stretch is None or self.stretch.believed
 
     @property
     def has_tokens(self) -> bool:

@@ -1,6 +1,11 @@
-"""Prove of each server, before it is believed and again when it was away, that it serves the checkpoint; see probe.py."""
+"""Prove of each server, before it is believed, when it was away, now and then and at the end, that it serves the checkpoint.
 
+See probe.py for how. What a server answers is believed once the proof after it holds.
+"""
+
+import itertools
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,10 +18,12 @@ from gtrturbo.errors import GtrTurboError, UnprovedError
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.renderer import Prompt
-from gtrturbo.play.episodes import Response
+from gtrturbo.play.episodes import Response, Stretch
 from gtrturbo.play.probe import REPLY_TOKENS, STATES, TEMPERATURE, GreedyReply, Proof, Replied, prove, require_likeliest
+from gtrturbo.play.recorded_probe import PLACES
 from gtrturbo.play.served_folder import require_own_folder
 from gtrturbo.play.server import Server
+from gtrturbo.play.stretches import Stretches
 from gtrturbo.play.wire import AwayError, EndedError
 from gtrturbo.store.ids import seed_for
 from gtrturbo.store.records import Message
@@ -43,7 +50,18 @@ class ShownState:
     pictures: Sequence[np.ndarray]
 
 
-Told = list[tuple[Prompt, float, Response]]  # What was asked about, at which temperature, and what came back.
+@dataclass(frozen=True)
+class Told:
+    """What was asked about, at which temperature and with which seed, and what came back."""
+
+    state: ShownState
+    temperature: float
+    seed: int
+    response: Response
+
+
+# Answers of a server after which one question of its proof is asked again: a share of 2 %.
+EVERY = 50
 
 
 class Prover:
@@ -63,16 +81,71 @@ class Prover:
         self._probing = probing
         self._ask = ask
         self._by_turns = by_turns
-        self._question: Callable[[Server], Told] = lambda _: []  # What is asked about, the same every time.
+        self._question: Callable[[Server], list[Told]] = lambda _: []  # What is asked about, the same every time.
         self._longest, self._temperature = REPLY_TOKENS, TEMPERATURE
-        self._told: dict[Server, Told] = {}
+        self._told: dict[Server, list[Told]] = {}
         self._proofs: dict[Server, Proof] = {}
         self._proved_at: dict[Server, int] = {}
         self._proving = Lock()
+        self._stretches = Stretches()
+        self._every: dict[Server, int] = {}
+        self._roots: dict[Server, list[str | None]] = {}
+        self._looks = itertools.count()
 
-    def is_new(self, server: Server) -> bool:
+    def hear(self, server: Server) -> Stretch:
+        """Count an answer; prove anew of a server that was away what it serves, and look now and then whether it does still.
+
+        Returns: what the answer is a part of, which is believed once it was proved again.
+
+        Raises:
+            UnprovedError: it serves something else by now.
+            AwayError: it is away before that is known.
+        """
+        if self._is_new(server):
+            with self._proving:
+                if self._is_new(server):  # No other thread has.
+                    self._prove_again(server)
+        stretch = self._stretches.add(server)
+        if stretch.answers >= self._spacing(server) and self._proving.acquire(blocking=False):
+            try:
+                if self._stretches.is_open(server, stretch):
+                    self._look(server)
+            finally:
+                self._proving.release()
+        return stretch
+
+    def _is_new(self, server: Server) -> bool:
         """Tell whether a server may be another than the one of which it was proved."""
         return self._proved_at.get(server) != server.failures
+
+    def _spacing(self, server: Server) -> int:
+        return self._every.get(server, EVERY * (PLACES if self._by_turns else 1))
+
+    def _look(self, server: Server) -> None:
+        """Ask one question of the proof again; where the answer is another, all of them."""
+        with self._stretches.proving(server):
+            if not self._is_unchanged(server, next(self._looks)):
+                self._prove_again(server)
+                # It only computes otherwise each time: to find that out is not for every look.
+                self._every[server] = 2 * self._spacing(server)
+
+    def _is_unchanged(self, server: Server, turn: int) -> bool:
+        try:
+            if self._roots[server] != _roots_of(server):
+                return False
+            if self._by_turns:
+                self._by_turns(server, who=_who(server), temperature=None, only=turn)
+                return True
+            one = self._told[server][turn % len(self._told[server])]
+            return _is_same(one.response, self._answer(server, one), self._proofs[server].limits.warns)
+        except (AwayError, EndedError):
+            raise
+        except GtrTurboError:
+            return False
+
+    def has_unproved(self, server: Server) -> bool:
+        """Tell whether a server gave answers of which it is not proved yet that the checkpoint gave them."""
+        return self._stretches.has_unproved(server)
 
     def prove(
         self, servers: Iterable[Server], states: Sequence[ShownState], *, temperature: float, max_new_tokens: int, seed: int
@@ -87,20 +160,14 @@ class Prover:
                 self._question = partial(self._asked, states=some, temperatures=temperatures, seed=seed)
                 self._prove(new)
 
-    def prove_anew(self, server: Server) -> None:
-        """Prove it of a server that may be another by now, unless another thread has.
+    def prove_again(self, server: Server) -> None:
+        """Prove once more of a server what it serves, if it answered since.
 
         Raises:
             UnprovedError: it serves something else by now.
         """
         with self._proving:
-            if self.is_new(server):
-                self._prove_again(server)
-
-    def prove_again(self, server: Server) -> None:
-        """Prove it once more of a server of which it was proved; see `prove_anew`."""
-        with self._proving:
-            if server in self._proved_at:
+            if self.has_unproved(server):
                 self._prove_again(server)
 
     def _prove_again(self, server: Server) -> None:
@@ -114,6 +181,12 @@ class Prover:
 
     def _prove(self, servers: Sequence[Server]) -> None:
         """Load the checkpoint, for as long as it takes to score what comes back, unless that is what came the last time."""
+        with ExitStack() as proving:
+            for server in servers:
+                proving.enter_context(self._stretches.proving(server))
+            self._prove_all(servers)
+
+    def _prove_all(self, servers: Sequence[Server]) -> None:
         before = {server: server.failures for server in servers}
         unseen = [server for server in servers if not require_own_folder(server, self._path)]
         if self._by_turns:
@@ -129,6 +202,7 @@ class Prover:
             if server not in self._proved_at:
                 self._tell_unseen(server)
         self._proved_at |= before
+        self._roots |= {server: _roots_of(server) for server in servers}
 
     def _tell_unseen(self, server: Server) -> None:
         limit = self._proofs[server].limits.refuses
@@ -137,46 +211,37 @@ class Prover:
             "such as the one before a small update, is not told from it. See that it was started with the right one."
         )
 
-    def _is_as_before(self, server: Server, told: Told) -> bool:
+    def _is_as_before(self, server: Server, told: list[Told]) -> bool:
         before = self._told.get(server, [])
         if len(before) != len(told):
             return False
         limit = self._proofs[server].limits.warns
-        return all(_is_same(one, other, limit) for (_, _, one), (_, _, other) in zip(before, told, strict=True))
+        return all(_is_same(one.response, other.response, limit) for one, other in zip(before, told, strict=True))
 
-    def _asked(self, server: Server, states: Sequence[ShownState], temperatures: Sequence[float], *, seed: int) -> Told:
+    def _asked(self, server: Server, states: Sequence[ShownState], temperatures: Sequence[float], *, seed: int) -> list[Told]:
         """Ask about states at temperatures; where no log-probs come back, at 0 as well."""
 
-        def ask(at: float) -> Told:
-            return [
-                (
-                    state.prompt,
-                    at,
-                    self._ask(
-                        server,
-                        state.messages,
-                        state.pictures,
-                        temperature=at,
-                        max_new_tokens=self._longest,
-                        seed=seed_for(seed, "probe", row),
-                    ),
-                )
-                for row, state in enumerate(states)
-            ]
+        def ask(at: float) -> list[Told]:
+            asked = [Told(state, at, seed_for(seed, "probe", row), Response("")) for row, state in enumerate(states)]
+            return [replace(each, response=self._answer(server, each)) for each in asked]
 
         replies = [each for at in temperatures for each in ask(at)] if server.tells_tokens else []
-        return replies if any(given.has_tokens for _, _, given in replies) else ask(0.0)
+        return replies if any(each.response.has_tokens for each in replies) else ask(0.0)
 
-    def _judge(self, policy: Policy, server: Server, replies: Told) -> Proof:
+    def _answer(self, server: Server, asked: Told) -> Response:
+        sampling = {"temperature": asked.temperature, "max_new_tokens": self._longest, "seed": asked.seed}
+        return self._ask(server, asked.state.messages, asked.state.pictures, **sampling)
+
+    def _judge(self, policy: Policy, server: Server, replies: list[Told]) -> Proof:
         whom = {"who": _who(server), "path": self._path}
         tokens = [
-            Replied(prompt, given.response_ids, at, given.logprobs)
-            for prompt, at, given in replies
-            if given.response_ids is not None and given.logprobs is not None
+            Replied(each.state.prompt, each.response.response_ids, each.temperature, each.response.logprobs)
+            for each in replies
+            if each.response.response_ids is not None and each.response.logprobs is not None
         ]
         if tokens:
             return prove(policy, tokens, exact=self._probing.exact, **whom)
-        said = [GreedyReply(prompt, given.text, ended=given.ended) for prompt, _, given in replies]
+        said = [GreedyReply(each.state.prompt, each.response.text, ended=each.response.ended) for each in replies]
         return require_likeliest(policy, said, max_new_tokens=self._longest, **whom)
 
     def metrics(self) -> dict[str, float]:
@@ -192,6 +257,11 @@ class Prover:
 def _who(server: Server) -> str:
     root = server.roots().get(server.model)
     return f"{server.base_url} (model {server.name}{f', started from {root}' if root else ''})"
+
+
+def _roots_of(server: Server) -> list[str | None]:
+    roots = server.roots()
+    return [roots.get(name) for name in (server.model, server.name)]
 
 
 def _is_same(one: Response, other: Response, limit: float) -> bool:

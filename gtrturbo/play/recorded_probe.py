@@ -98,6 +98,7 @@ def prove_recorded(
     temperature: float | None,
     who: str,
     path: Path,
+    least: int = LEAST,
 ) -> Proof:
     """Compare what a server finds likely with what was recorded.
 
@@ -109,6 +110,7 @@ def prove_recorded(
         temperature: of what is to be trained on; None where log-probs do not matter for that.
         who: answers, as an error says it.
         path: of the checkpoint.
+        least: tokens that have to be compared.
 
     Raises:
         GtrTurboError: they are another model's, or another distribution's, or too few tokens could be compared.
@@ -123,9 +125,9 @@ def prove_recorded(
             f"{who} does not serve {path}: its log-probs are {gap:.2g} nats per token from those in {recorded.path}.",
             f"serve that checkpoint: start vLLM with --model {path}, or as the documentation's page engines says for an adapter.",
         )
-    if len(gaps) < LEAST:
+    if len(gaps) < least:
         raise GtrTurboError(
-            f"{recorded.path} proves nothing of {who}: {len(gaps)} of {len(found)} tokens can be compared, {LEAST} are needed; "
+            f"{recorded.path} proves nothing of {who}: {len(gaps)} of {len(found)} tokens can be compared, {least} are needed; "
             "of the others it tells no log-prob, or it reads what is before them otherwise.",
             f"play more, or at a lower temperature: gtrturbo rollout --checkpoint {path} --temperature 1 …; "
             "or leave --probe-turns out.",

@@ -74,19 +74,23 @@ def record_episodes(
 
     Several processes share the episodes; the first writes and returns the turns, the others return none.
     `retell` may put what is recorded of an episode otherwise; `at_end` is called by each process after its last, and may refuse
-    them all. See `play_episodes` for the other arguments.
+    them all; of which it is not proved then who played them, those are played again. See `play_episodes` for the other arguments.
     """
     there, mute = {episode.index for episode in resume_log.found}, Mute(task)
     missing = [index for index in episodes if index not in there]
     own = [missing[place] for place in group().world.share(len(missing))]
+    how = {"num_envs": num_envs, "on_invalid_reply": on_invalid_reply, "deals": deals, "group_size": group_size}
     with progress_bar("episodes", len(own)) as bar:
-        how = {"num_envs": num_envs, "on_invalid_reply": on_invalid_reply, "deals": deals, "group_size": group_size}
-        for played in play_episodes(agent, task, seed=seed, episodes=own, **how):
-            episode = record(resume_log.folder, retell(played))
-            resume_log.append(episode, [image for turn in episode.turns for image in _images(turn)])
-            mute.hear(episode.turns)
-            bar.advance()
-    at_end()
+        while own:
+            waiting = _Waiting(resume_log)
+            for played in play_episodes(agent, task, seed=seed, episodes=own, **how):
+                episode = record(resume_log.folder, retell(played))
+                waiting.add(episode, played)
+                mute.hear(episode.turns)
+                bar.advance()
+            at_end()
+            own = waiting.unproved()  # They are played again, by who can be believed.
+            bar.advance(-len(own))
     group().barrier()
     if not group().world.first:
         return []
@@ -94,6 +98,29 @@ def record_episodes(
     turns = _write_episodes(folder, [played[index] for index in episodes], pictures=resume_log.folder)
     mute.end(turns)
     return turns
+
+
+class _Waiting:
+    """Finished episodes that are kept once it is proved who played them; nobody has to prove it of what is in this process."""
+
+    def __init__(self, resume_log: ResumeLog[Episode]) -> None:
+        self._resume_log = resume_log
+        self._episodes: list[tuple[Episode, Sequence[Played]]] = []
+
+    def add(self, episode: Episode, played: Sequence[Played]) -> None:
+        self._episodes.append((episode, played))
+        self.unproved()
+
+    def unproved(self) -> list[int]:
+        """Keep what is proved by now, and return the others, by index."""
+        left = []
+        for episode, played in self._episodes:
+            if all(each.response.believed for each in played):
+                self._resume_log.append(episode, [image for turn in episode.turns for image in _images(turn)])
+            else:
+                left.append((episode, played))
+        self._episodes = left
+        return [episode.index for episode, _ in left]
 
 
 class Mute:

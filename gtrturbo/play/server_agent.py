@@ -1,7 +1,7 @@
-"""Let a policy on inference servers play: requests at once up to a bound, what comes back checked against our own rendering."""
+"""A policy on inference servers: what comes back is checked against our own rendering, and proved to be the checkpoint's."""
 
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 
 from gtrturbo.config.choices import AUTO, VLLM
-from gtrturbo.distributed.escapes import complain
 from gtrturbo.distributed.processes import group
-from gtrturbo.distributed.threads import map_at_once
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_architecture, load_generation, quiet
 from gtrturbo.models.checkpoint_files import is_adapter
@@ -21,16 +19,15 @@ from gtrturbo.models.processor import load_processor
 from gtrturbo.models.reading import reading_model
 from gtrturbo.models.renderer import Renderer, require_context
 from gtrturbo.play.completions import Answer
-from gtrturbo.play.episodes import Response, State
+from gtrturbo.play.episodes import Response
 from gtrturbo.play.limits import limits_of
-from gtrturbo.play.probe import STATES, Proof
+from gtrturbo.play.probe import Proof
 from gtrturbo.play.proving import Probing, Prover, ShownState
-from gtrturbo.play.recorded_probe import prove_recorded, read_recorded
+from gtrturbo.play.recorded_probe import LEAST, prove_recorded, read_recorded
 from gtrturbo.play.server import Server
 from gtrturbo.play.servers import Servers
-from gtrturbo.play.teachers import Question
 from gtrturbo.play.wire import AwayError, RefusedError
-from gtrturbo.store.ids import artifact_id, seed_for
+from gtrturbo.store.ids import artifact_id
 from gtrturbo.store.records import Message
 
 NAME_DIGITS = 12
@@ -75,12 +72,15 @@ class ServerPolicy:
         recorded = read_recorded(probing.turns, self.path, self.renderer)
         dtype = (self._config.dtype or "float32") if probing.dtype == AUTO else probing.dtype
 
-        def prove(server: Server, who: str, temperature: float | None) -> Proof:
+        def prove(server: Server, who: str, temperature: float | None, only: int | None = None) -> Proof:
             if server.kind != VLLM:
                 raise GtrTurboError(f"--probe-turns asks vLLM, and {who} is of kind {server.kind}.", "leave --probe-turns out.")
             ask = partial(server.likely, forbidden=self.forbidden, end_ids=self.end_ids)
-            how = {"same": self._same, "limits": limits_of(dtype), "temperature": temperature}
-            return prove_recorded(recorded, ask, **how, who=who, path=self.path)
+            looked_at, least = recorded, LEAST
+            if only is not None:
+                looked_at, least = replace(recorded, replies=[recorded.replies[only % len(recorded.replies)]]), 1
+            how = {"same": self._same, "limits": limits_of(dtype), "temperature": temperature, "least": least}
+            return prove_recorded(looked_at, ask, **how, who=who, path=self.path)
 
         return Prover(self.path, probing, self._reply, prove)
 
@@ -96,6 +96,8 @@ class ServerPolicy:
     ) -> Response:
         """Ask for one reply; of a server that was away in the meantime it is proved anew what it serves.
 
+        It is to be believed once `prove_again` has been called, or sooner.
+
         Raises:
             GtrTurboError: the server rendered the prompt to other tokens than we do, or does not end its replies as we do.
         """
@@ -103,9 +105,7 @@ class ServerPolicy:
         while True:
             server, response = self.servers.ask(lambda server: self._reply(server, messages, pictures, **sampling))
             try:
-                if self._prover and self._prover.is_new(server):
-                    self._prover.prove_anew(server)
-                return response
+                return replace(response, stretch=self._prover.hear(server)) if self._prover else response
             except AwayError as error:  # It went away again before it was proved what it serves.
                 if len(self.servers) == 1:
                     raise
@@ -136,18 +136,19 @@ class ServerPolicy:
     def prove_again(self) -> None:
         """Prove after the last reply that those that gave them serve this checkpoint still.
 
+        A server that is away is left out from now on: what it said since the last proof is not believed.
+
         Raises:
             GtrTurboError: one serves something else by now, or the only one is away.
         """
-        if not self._prover:
-            return
-        for server in self.servers:
+        for server in list(self.servers) if self._prover else []:
+            assert self._prover
             try:
                 self._prover.prove_again(server)
             except AwayError as error:
                 if len(self.servers) == 1:
                     raise
-                complain(f"{error.what} Nothing proves what it served last; to be sure, run it again with --overwrite.")
+                self.servers.leave_out(server, error)
 
     def _shown(self, states: Sequence[tuple[Sequence[Message], Sequence[np.ndarray]]]) -> list[ShownState]:
         return [ShownState(self.renderer.prompt(*state), *state) for state in states]
@@ -180,15 +181,11 @@ class ServerPolicy:
                 raise GtrTurboError(error.what, f"start vLLM with --max-model-len {needed} or more.") from None
             raise
         if answer.response_ids is None or answer.prompt_ids is None:
-            return Response(answer.text, agent=self._agent(server), ended=answer.ended)
+            return Response(answer.text, agent=self.servers.speaker(server), ended=answer.ended)
         ids = self._own_ids(server, messages, pictures, answer.prompt_ids)
         self._check_end(server, answer, max_new_tokens)
         text, offsets = self.renderer.decode(answer.response_ids.tolist())
-        return Response(text, ids, answer.response_ids, offsets, answer.logprobs, agent=self._agent(server))
-
-    def _agent(self, server: Server) -> str:
-        """Name who spoke: the model or adapter, and of several servers which, without its address."""
-        return server.name if len(self.servers) == 1 else f"{server.name} on server {self.servers.number(server)}"
+        return Response(text, ids, answer.response_ids, offsets, answer.logprobs, agent=self.servers.speaker(server))
 
     def _own_ids(
         self, server: Server, messages: Sequence[Message], pictures: Sequence[np.ndarray], given: np.ndarray
@@ -234,64 +231,7 @@ class ServerPolicy:
         return {"server": kind, "servers": len(self.servers)}
 
 
-def ask_server(
-    policy: ServerPolicy, questions: Sequence[Question], *, seeds: Sequence[int], temperature: float, max_new_tokens: int
-) -> list[str]:
-    """Reply to a teacher's questions, as many at once as the bound allows."""
-
-    def reply(question: Question, seed: int) -> str:
-        sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
-        return policy.reply(question.told, question.pictures, **sampling).text
-
-    first = [(question.told, question.pictures) for question in questions[:STATES]]
-    policy.prove(first, temperature=temperature, max_new_tokens=max_new_tokens, seed=seeds[0])
-    texts = map_at_once(reply, questions, seeds, threads=policy.max_concurrency)
-    policy.prove_again()
-    return texts
-
-
 def _once(ids: np.ndarray, repeated: int | None) -> np.ndarray:
     """Leave one of each run of a token, as a server writes the place of a picture before it is laid out."""
     same = np.concatenate([[False], (ids[1:] == ids[:-1]) & (ids[1:] == repeated)])
     return ids[~same]
-
-
-class ServerAgent:
-    """Answer states with the replies of a policy on a server, in the order in which they arrive.
-
-    A server cannot be given the numbers that choose each token, so a reply depends on a seed of its own, made of the run's
-    seed, the episode and the turn, and on what the server makes of it.
-    """
-
-    def __init__(self, policy: ServerPolicy, *, seed: int, temperature: float, max_new_tokens: int) -> None:
-        self.policy = policy
-        self.seed = seed
-        self.temperature = temperature
-        self.max_new_tokens = max_new_tokens
-        self._threads = ThreadPoolExecutor(policy.max_concurrency)
-        self._asked: dict[tuple[int, int], Future[Response]] = {}
-
-    def __call__(self, states: Sequence[State]) -> list[Response | None]:
-        """Answer those states whose replies are there, at least one; the others are asked for again and not sent twice."""
-        if not self._asked:
-            shown = [(state.messages, state.images) for state in states]
-            self.policy.prove(shown, temperature=self.temperature, max_new_tokens=self.max_new_tokens, seed=self.seed)
-        keys = [(state.episode, state.turn) for state in states]
-        for key, state in zip(keys, states, strict=True):
-            if key not in self._asked:
-                self._asked[key] = self._threads.submit(self._reply, state)
-        done, _ = wait(self._asked.values(), return_when=FIRST_COMPLETED)
-        try:
-            return [self._asked.pop(key).result() if self._asked[key] in done else None for key in keys]
-        except BaseException:
-            self._threads.shutdown(wait=False, cancel_futures=True)
-            raise
-
-    def _reply(self, state: State) -> Response:
-        return self.policy.reply(
-            state.messages,
-            state.images,
-            temperature=self.temperature,
-            max_new_tokens=self.max_new_tokens,
-            seed=seed_for(self.seed, "reply", state.episode, state.turn),
-        )

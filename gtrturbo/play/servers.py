@@ -26,20 +26,25 @@ class Servers:
         self._all = list(servers)
         self._running = dict.fromkeys(self._all, 0)
         self._away: dict[Server, float] = {}
+        self._left_out: set[Server] = set()
         self._lock = Lock()
         self._turns = itertools.count(group().world.rank)  # Several processes do not all begin with the first.
         for server in self._all if len(self._all) > 1 else []:
             server.tries = SOON
 
     def __iter__(self) -> Iterator[Server]:
-        return iter(self._all)
+        return iter(self._asked)
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self._asked)
 
-    def number(self, server: Server) -> int:
-        """Return which of the servers one is, as they were named, from 1."""
-        return self._all.index(server) + 1
+    @property
+    def _asked(self) -> list[Server]:
+        return [server for server in self._all if server not in self._left_out]
+
+    def speaker(self, server: Server) -> str:
+        """Name who speaks: the model or adapter, and of several servers which, as they were named, from 1; no address."""
+        return server.name if len(self._all) == 1 else f"{server.name} on server {self._all.index(server) + 1}"
 
     def ask(self, question: Callable[[Server], Answered]) -> tuple[Server, Answered]:
         """Ask one server; where it is away another, and all of them again for as long as one alone would be waited for.
@@ -55,7 +60,7 @@ class Servers:
             except AwayError as error:
                 failed |= set() if error.passing else {server}
                 self.lose(server, error)
-                if len(self._all) == 1 or failed == set(self._all) or time.monotonic() >= until:
+                if len(self) == 1 or failed == set(self) or time.monotonic() >= until:
                     raise
             else:
                 self._has_answered(server, begun)
@@ -69,18 +74,26 @@ class Servers:
         with self._lock:
             new = server not in self._away
             self._away[server] = time.monotonic()
-        if new and len(self._all) > 1:
+        if new and len(self) > 1:
             complain(f"{why.what} Its episodes go to the other servers.")
+
+    def leave_out(self, server: Server, why: AwayError) -> None:
+        """Ask a server no more, of which it cannot be proved what it served last, and say so; one has to be left."""
+        self._left_out.add(server)
+        if len(self) == 1:
+            self._asked[0].tries = len(BACKOFF)
+        complain(f"{why.what} Nothing proves what it served last: what it answered since it was proved is asked of the others.")
 
     def _take(self) -> Server:
         with self._lock:
             now, turn = time.monotonic(), next(self._turns)
-            present = [each for each in self._all if now - self._away.get(each, -LOOKED_AT_AGAIN) >= LOOKED_AT_AGAIN]
+            asked = self._asked
+            present = [each for each in asked if now - self._away.get(each, -LOOKED_AT_AGAIN) >= LOOKED_AT_AGAIN]
             if present:
                 order = {each: (self._all.index(each) - turn) % len(self._all) for each in present}
                 server = min(present, key=lambda each: (self._running[each], order[each]))
             else:
-                server = min(self._all, key=self._away.__getitem__)
+                server = min(asked, key=self._away.__getitem__)
             if server in self._away:
                 self._away[server] = now
             self._running[server] += 1

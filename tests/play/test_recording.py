@@ -1,5 +1,6 @@
 """Turns on disk: what was sampled is what is trained on, and other trainers can read it."""
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -10,14 +11,43 @@ from games import prompt_text
 from resealed import reseal
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.play.episodes import Response, play_episodes
-from gtrturbo.play.recording import read_transcript, read_turns, write_turns
+from gtrturbo.play.episodes import Response, Stretch, play_episodes
+from gtrturbo.play.recording import Episode, read_transcript, read_turns, record_episodes, write_turns
 from gtrturbo.store.pictures import load_picture
+from gtrturbo.store.provenance import Provenance
 from gtrturbo.store.records import chat
+from gtrturbo.store.resume_log import ResumeLog
 from gtrturbo.store.tensors import load_turn_tokens
 from gtrturbo.tasks.loading import load_task
 
 TASK = load_task("numberline", ["image=tiny"])
+
+
+def test_episodes_of_whom_it_is_not_proved_who_played_them_are_played_again(tmp_path):
+    asked, logged, rounds, late = [], [], [], Stretch()
+
+    def agent(states):
+        asked.extend(state.episode for state in states)
+        # Of the third episode nobody proves it in the first round; of the second at the end of that round.
+        stretches = {2: Stretch(believed=bool(rounds)), 1: late}
+        replies = [TASK.expert_reply(state.info) for state in states]
+        return [Response(text, stretch=stretches.get(state.episode)) for state, text in zip(states, replies, strict=True)]
+
+    def at_end():
+        logged.append(sorted(episode.index for episode in log.read()))
+        rounds.append(1)
+        late.believed = True
+
+    (tmp_path / "turns").mkdir()
+    made = Provenance("rollout", "turns", {}, {})
+    with ResumeLog(tmp_path / "out", made, Episode) as log:
+        how = {"seed": 1, "num_envs": 1, "on_invalid_reply": "random", "at_end": at_end}
+        turns = record_episodes(tmp_path / "turns", log, agent, TASK, episodes=range(4), **how)
+        log.remove()
+    # What needs no proof is kept at once, the others when it is there.
+    assert logged == [[0, 3], [0, 1, 2, 3]]
+    assert [key for key, _ in itertools.groupby(asked)] == [0, 1, 2, 3, 2]
+    assert sorted({turn.episode for turn in turns}) == [0, 1, 2, 3]
 
 
 def test_turns_come_back_in_the_order_of_episode_and_turn(turns):

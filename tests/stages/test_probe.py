@@ -20,6 +20,7 @@ from gtrturbo.play.policy_agent import PolicyAgent
 from gtrturbo.stages import eval as eval_stage
 from gtrturbo.stages import execute
 from gtrturbo.store.manifest import read_manifest
+from gtrturbo.store.turns import read_turns
 
 TASK = {"task": "numberline", "env": ("image=tiny",)}
 PLAY = TASK | {"episodes": 2, "max_new_tokens": 32, "num_envs": 2}
@@ -231,6 +232,95 @@ def test_a_server_that_was_replaced_in_silence_is_found_after_the_last_turn_and_
         before = len(fake.requests)
         metrics = rollout.run(fake, num_envs=1)
         assert len(fake.requests) - before == 2 + metrics["turns"] + 2
+
+
+@pytest.mark.parametrize("by_turns", [False, True])
+def test_a_server_that_serves_another_model_for_a_while_is_found_by_looks_in_between(
+    rollout, served, init, turns, monkeypatch, by_turns
+):
+    """One checkpoint, then another, then the first: before the first turn and after the last all is well."""
+    monkeypatch.setattr(proving, "EVERY", 1 if by_turns else 4)
+    monkeypatch.setattr(proving, "PLACES", 4)
+    right, other, played = Fake.reply, load_policy(init, device="cpu"), itertools.count()
+
+    def reply(self, body, policy):
+        is_turn = body["temperature"] == 0.6 and "continue_final_message" not in body
+        looked_at = [] if is_turn else [body]
+        number = next(played) if is_turn else self.number
+        self.number = number
+        # From the third turn on, until the next look has been answered by it.
+        return right(self, body, other if 5 <= number < 12 and (is_turn or looked_at) else policy)
+
+    monkeypatch.setattr(Fake, "reply", reply)
+    monkeypatch.setattr(Fake, "number", 0, raising=False)
+    play = {"episodes": 8, "num_envs": 1, "probe_turns": turns if by_turns else None}
+    with serving(served) as fake, pytest.raises(GtrTurboError, match=r"another took its place.* does not serve"):
+        rollout.run(fake, **play)
+    assert not rollout.out.exists() and not list(rollout.out.parent.glob(".turns*"))
+
+
+def test_looks_in_between_are_a_question_each(rollout, served, monkeypatch):
+    monkeypatch.setattr(proving, "EVERY", 4)
+    with serving(served) as fake:
+        metrics = rollout.run(fake, episodes=6, num_envs=1)
+    # One state at two temperatures before and after; none is left to prove where the last look was after the last turn.
+    looks = metrics["turns"] // 4
+    assert looks > 2 and len(fake.requests) == 2 + metrics["turns"] + looks + (2 if metrics["turns"] % 4 else 0)
+
+
+def test_a_server_that_computes_otherwise_each_time_is_judged_more_and_more_seldom(rollout, served, monkeypatch):
+    monkeypatch.setattr(proving, "EVERY", 2)
+    right, count, loaded = Fake.reply, itertools.count(1), []
+
+    def reply(self, body, policy):
+        self.off = -2e-5 * (next(count) % 3)  # Above the limit for the same, below that for another.
+        return right(self, body, policy)
+
+    monkeypatch.setattr(Fake, "reply", reply)
+    monkeypatch.setattr(proving, "load_policy", lambda *given, **named: loaded.append(given) or load_policy(*given, **named))
+    with serving(served) as fake:
+        turns = rollout.run(fake, episodes=8, num_envs=1)["turns"]
+    # After 2, 4, 8, … turns at the most often, and before the first and after the last.
+    assert turns > 16 and len(loaded) <= 2 + np.log2(turns)
+
+
+def test_a_server_that_names_another_folder_in_between_is_looked_at(rollout, warm, served, init, monkeypatch):
+    monkeypatch.setattr(proving, "EVERY", 3)
+    right, count = Fake.reply, itertools.count()
+
+    def reply(self, body, policy):
+        self.root = str(init if next(count) > 4 else warm)
+        return right(self, body, policy)
+
+    monkeypatch.setattr(Fake, "reply", reply)
+    with serving(served, root=str(warm)) as fake, pytest.raises(GtrTurboError, match=r"another took its place.* serves .*init"):
+        rollout.run(fake, episodes=8, num_envs=1)
+
+
+def test_what_the_only_server_said_last_is_not_kept_where_it_cannot_be_proved(rollout, served, init, monkeypatch):
+    other, right, count = load_policy(init, device="cpu"), Fake.reply, itertools.count(1)
+    monkeypatch.setattr(proving, "EVERY", 4)
+
+    def reply(self, body, policy):
+        if next(count) == 9:  # Two for the proof, four turns, a look, a turn: from here on another answers, and soon none.
+            self.policy = other
+        answer = right(self, body, self.policy)
+        if self.policy is other and len(self.requests) > 10:
+            self.failures = [503] * 10_000
+        return answer
+
+    monkeypatch.setattr(Fake, "reply", reply)
+    with serving(served) as fake, pytest.raises(GtrTurboError, match="answered 503"):
+        rollout.run(fake, episodes=6, num_envs=1)
+    monkeypatch.setattr(Fake, "reply", right)
+    again, anew = (
+        Stage(RolloutConfig, rollout.out, rollout.settings),
+        Stage(RolloutConfig, rollout.out.with_name("anew"), rollout.settings),
+    )
+    with serving(served) as fake:
+        again.run(fake, episodes=6, num_envs=1)
+        anew.run(fake, episodes=6, num_envs=1)
+    assert read_turns(again.out) == read_turns(anew.out)
 
 
 def test_a_server_that_failed_once_and_says_the_same_as_before_is_believed_without_loading_the_checkpoint(

@@ -1,7 +1,9 @@
 """Several servers of one checkpoint share the episodes of a rollout; what one of them loses is played by the others."""
 
+import itertools
 from contextlib import ExitStack
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from fake_server import Fake, serving
@@ -11,7 +13,10 @@ from gtrturbo.config.addresses import servers_of
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.play import servers, wire
+from gtrturbo.play.episodes import Response, Stretch
 from gtrturbo.play.recording import read_turns
+from gtrturbo.play.server_agent import ServerPolicy
+from gtrturbo.play.server_player import ask_server
 from gtrturbo.stages import execute
 from gtrturbo.store.manifest import read_manifest
 
@@ -133,6 +138,52 @@ def test_a_server_that_answers_again_is_asked_again_and_proved_again(config, ser
     monkeypatch.setattr(servers.Server, "chat", away)
     with pytest.raises(GtrTurboError, match=f"{two[0].url} .*does not serve"):
         play(config, two, probe=True, episodes=12)
+
+
+def test_what_a_server_said_last_that_is_gone_at_the_end_is_asked_of_the_others(config, two, alone, init, monkeypatch, capsys):
+    """Another model takes a server's place in silence, and has gone before that is found."""
+    right, asked = Fake.reply, itertools.count()
+
+    def reply(self, body, policy):
+        answer = right(self, body, policy)
+        if self is two[0] and body["temperature"] == 0.9 and next(asked) == 5:  # After the four of the proof and a turn.
+            self.policy = load_policy(init, device="cpu")
+        return answer
+
+    monkeypatch.setattr(Fake, "reply", reply)
+    at_end = ServerPolicy.prove_again
+
+    def gone(policy):
+        if two[0].policy is not two[1].policy:
+            two[0].failures = [503] * 10_000
+        return at_end(policy)
+
+    monkeypatch.setattr(ServerPolicy, "prove_again", gone)
+    turns, agents = said(play(config, two, probe=True))
+    assert turns == alone and set(agents) == {"served on server 2"}
+    assert "is asked of the others" in " ".join(capsys.readouterr().err.split())
+
+
+def test_replies_to_questions_are_asked_for_again_until_they_are_believed():
+    asked, rounds = [], []
+
+    class Policy:
+        max_concurrency = 1
+
+        def prove(self, *_, **__):
+            pass
+
+        def reply(self, told, *_, seed, **__):
+            stretch = Stretch(believed=len(asked) != 1)  # The second is of a server that is gone.
+            asked.append(told)
+            return Response(f"{told} {seed} {len(rounds)}", stretch=stretch)
+
+        def prove_again(self):
+            rounds.append(1)
+
+    questions = [SimpleNamespace(told=name, pictures=[]) for name in "abc"]
+    texts = ask_server(Policy(), questions, seeds=[7, 8, 9], temperature=0.5, max_new_tokens=8)
+    assert texts == ["a 7 0", "b 8 1", "c 9 0"] and asked == ["a", "b", "c", "b"] and len(rounds) == 2
 
 
 def test_servers_that_are_all_gone_are_waited_for_as_one_would_be(config, two, monkeypatch):
