@@ -1,5 +1,6 @@
 """What the tests share: tiny artifacts, each made once per session by the stages themselves."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 from gtrturbo.config import DistillConfig, InitConfig, PpoStepConfig, RolloutConfig, SftConfig
 from gtrturbo.stages import execute
 
+# Workers of xdist are given a width, which what a pipe is told must not depend on here.
+os.environ.pop("COLUMNS", None)
 # Modules that load torch are imported inside the fixtures, so that tests of games, records and configs start at once.
 TASK = {"task": "numberline", "env": ("image=tiny",)}
 PLAY = TASK | {"max_new_tokens": 48, "temperature": 0.9, "num_envs": 8}

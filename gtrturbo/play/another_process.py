@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from gtrturbo.distributed.escapes import say
 from gtrturbo.play.environment_checks import LOOKS
 from gtrturbo.play.trial import Check, Episodes, play
 from gtrturbo.tasks.loading import load_task
@@ -48,7 +49,7 @@ def another_process(task: str, options: Sequence[str], episodes: Episodes) -> Ch
 
 def tell(task: str, options: Sequence[str]) -> None:
     """Play the first episodes and print what is the same in every process as the last line of stdout."""
-    print("\n" + json.dumps(digests(play(load_task(task, options), num_envs=1, episodes=EPISODES_APART))))
+    say("\n" + json.dumps(digests(play(load_task(task, options), num_envs=1, episodes=EPISODES_APART))))
 
 
 def digests(episodes: Episodes) -> Digests:

@@ -68,7 +68,7 @@ def test_every_field_of_a_task_is_told():
 def test_every_check_is_told():
     table = PAGE[PAGE.index("| check | what is looked at |") :]
     told = re.findall(r"^\| ([\w' -]+) \|", table, re.MULTILINE)[1:]
-    assert told == ["environment", *ON_EPISODES, "tokens", "lengths", "for a run"]
+    assert told == ["environment", *ON_EPISODES, "processes", "tokens", "lengths", "for a run"]
 
 
 def commands() -> list[str]:
@@ -76,8 +76,10 @@ def commands() -> list[str]:
 
 
 @pytest.mark.parametrize("line", commands())
-def test_the_commands_of_the_page_work(tmp_path, monkeypatch, line):
+def test_the_commands_of_the_page_work(tmp_path, monkeypatch, init, line):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "instructed").symlink_to(init)
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     shutil.copy(LAKE, tmp_path / "my_task.py")
