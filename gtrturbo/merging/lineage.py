@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.errors import GtrTurboError, said_by
 from gtrturbo.models.checkpoint_files import is_adapter, named_base
 from gtrturbo.store.ids import artifact_id, same_artifact
 from gtrturbo.store.manifest import read_manifest
@@ -43,12 +43,15 @@ def on_disk(named: Path) -> Path:
     if len(model.parts) == 1:  # As old ids are, and as folders are that are spelt wrongly.
         return found_here(name, revision or None) or named
     from huggingface_hub import snapshot_download  # Takes half a second to import.
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
         return Path(snapshot_download(name, revision=revision or None, ignore_patterns=NOT_FETCHED))
     except (OSError, ValueError) as error:
+        absent = isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled)
+        why = "it was not fetched before, and the hub is not reached." if absent else said_by(error)
         raise GtrTurboError(
-            f"{named} is no folder, and cannot be fetched: {error}", "name a folder, or a model that can be reached."
+            f"{named} is no folder, and cannot be fetched: {why}", "name a folder, or a model that can be reached."
         ) from None
 
 

@@ -204,4 +204,5 @@ def last_words(log: Path) -> str:
         lines = file.read().decode(errors="replace").strip().splitlines() or ["nothing"]
     # Its processes end one after another, and all but the first say that another failed.
     causes = [found[1] for line in lines if (found := CAUSE.search(line)) and "root cause" not in line]
-    return (causes or lines)[-1][:LAST_WORDS]
+    last = (causes or lines)[-1]
+    return (last.removesuffix(")") if last.count("(") < last.count(")") else last)[:LAST_WORDS]  # Said in brackets.

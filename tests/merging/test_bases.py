@@ -154,7 +154,10 @@ def test_an_id_works_wherever_a_folder_does(folders, base, adapter, hub, capsys)
     assert np.array_equal(read(full)["lm_head.weight"], read(base)["lm_head.weight"])
     cut = folders.merge(Path("maker/adapter"), base=Path("maker/base"), method="linear", rank=2)
     assert json.loads((cut / "adapter_config.json").read_text())["base_model_name_or_path"] == "maker/base"
-    with pytest.raises(GtrTurboError, match="maker/none is no folder, and cannot be fetched"):
+    with pytest.raises(
+        GtrTurboError,
+        match="maker/none is no folder, and cannot be fetched: it was not fetched before, and the hub is not reached",
+    ):
         folders.merge(Path("maker/none"), base=base)
 
 

@@ -16,7 +16,7 @@ from gtrturbo.config import RolloutConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play import own_server as own
 from gtrturbo.play.lora_ranks import legal_rank
-from gtrturbo.play.own_server import flags_of, own_server
+from gtrturbo.play.own_server import flags_of, last_words, own_server
 from gtrturbo.play.server import Server
 from gtrturbo.play.wire import AwayError, EndedError, TriedInVainError
 from gtrturbo.stages import execute
@@ -66,6 +66,14 @@ def test_a_server_that_does_not_start_is_told_by_its_last_words(config, monkeypa
         execute(config)
     Path(str(told.value).partition("see ")[2].partition(";")[0]).unlink()
     assert not config.out.exists()
+
+
+def test_a_cause_that_is_told_in_brackets_loses_the_one_that_closes_them(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("python: Error while finding 'vllm.x' (ModuleNotFoundError: No module named 'vllm')")
+    assert last_words(log) == "ModuleNotFoundError: No module named 'vllm'"
+    log.write_text("ValueError: no room (of 3)")
+    assert last_words(log) == "ValueError: no room (of 3)"
 
 
 def test_a_python_that_is_none_is_refused(warm, tmp_path):
