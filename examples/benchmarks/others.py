@@ -55,6 +55,7 @@ def _response(policy: Policy, prompt: Any, ids: np.ndarray) -> Response:
 @contextmanager
 def serving_vllm(checkpoint: Path, python: str, *, num_envs: int, **sampling: Any) -> Iterator[Callable[[], Answering]]:
     """Run vLLM for as long as the block runs; give what makes an agent that asks it, `num_envs` requests at once."""
-    with own_server(checkpoint, python, dtype="auto") as url:
-        policy = ServerPolicy(Servers([Server("vllm", url)]), checkpoint, max_concurrency=num_envs)
+    with own_server(checkpoint, python, dtype="auto") as server:
+        servers = Servers([Server("vllm", server.url, own=server.require_running)])
+        policy = ServerPolicy(servers, checkpoint, max_concurrency=num_envs)
         yield lambda: ServerAgent(policy, **sampling)
