@@ -30,10 +30,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Likely:
-    """What a server finds likely after the beginning of a reply: the ids that it read, and log-probs of the likeliest by id."""
+    """What a server finds likely after the beginning of a reply: the ids that it read, log-probs by id, and what others are below.
+
+    Those are of the likeliest and of the one that was sampled, in whose favour vLLM leaves out one of the likeliest.
+    """
 
     read_ids: np.ndarray  # [P + R] int32
     logprobs: dict[int, float]
+    least: float
 
 
 def answer_of(completion: Completion, server: str, *, needs_ids: bool) -> Answer:
@@ -91,7 +95,8 @@ def likely_of(completion: Completion, server: str, *, count: int) -> Likely:
         )
     if math.fsum(map(math.exp, found.values())) > 1 + 10 * ROUNDING:
         raise GtrTurboError(f"{server} tells log-probs of next tokens that no distribution gives.", SEE_LOG)
-    return Likely(np.array(ids, np.int32), found)
+    likeliest = [value for identity, value in found.items() if told[0].token != f"{TOKEN_ID}{identity}"]
+    return Likely(np.array(ids, np.int32), found, min(likeliest))
 
 
 def _told(completion: Completion) -> list[TokenLogProb]:

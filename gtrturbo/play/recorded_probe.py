@@ -175,4 +175,4 @@ def _gap(told: Likely, identity: int, recorded: float) -> float | None:
     if likely is not None:
         return abs(recorded - likely)
     # It is no likelier than the least of those that are told: that is something only where it was.
-    return max(0.0, recorded - min(told.logprobs.values())) or None
+    return max(0.0, recorded - told.least) or None

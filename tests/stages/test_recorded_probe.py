@@ -5,12 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fake_server import Fake, serving
+from pydantic import TypeAdapter
 
 from gtrturbo.config import InitConfig, RolloutConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.play import proving, recorded_probe, wire
-from gtrturbo.play.completions import Likely
+from gtrturbo.play.completions import Likely, likely_of
+from gtrturbo.play.protocol import Completion
 from gtrturbo.stages import execute
 from gtrturbo.store.ids import artifact_id
 from gtrturbo.store.manifest import read_manifest
@@ -125,7 +127,18 @@ def test_what_tells_too_little_proves_nothing(config, served, monkeypatch, spoil
     [(5, -0.75, 0.25), (7, -2.0, 0.0), (9, -1.5, 0.5), (9, -2.0, None), (9, -3.0, None)],
 )
 def test_a_token_that_is_not_among_the_likeliest_tells_something_only_where_it_was_likelier(identity, recorded, gap):
-    assert recorded_probe._gap(Likely(np.array([1]), {5: -0.5, 7: -2.0}), identity, recorded) == gap
+    assert recorded_probe._gap(Likely(np.array([1]), {5: -0.5, 7: -2.0}, -2.0), identity, recorded) == gap
+
+
+@pytest.mark.parametrize(("sampled", "least"), [(9, -2.0), (7, -0.5), (5, -2.0)])
+def test_the_token_that_was_sampled_does_not_count_as_one_of_the_likeliest(sampled, least):
+    # vLLM lists what was sampled, 9, first, and then as many of the likeliest as there is room for: here one less.
+    listed = {5: -0.5, 7: -2.0} | ({9: -6.0} if sampled == 9 else {})
+    top = [{"token": f"token_id:{identity}", "logprob": value} for identity, value in listed.items()]
+    content = [{"token": f"token_id:{sampled}", "logprob": listed[sampled], "top_logprobs": top}]
+    choice = {"message": {"content": "?"}, "logprobs": {"content": content}}
+    told = TypeAdapter(Completion).validate_python({"choices": [choice], "prompt_token_ids": [1]})
+    assert likely_of(told, "it", count=2).least == least
 
 
 def test_turns_of_random_tokens_prove_nothing_of_another_model(config, init, tmp_path):
