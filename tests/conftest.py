@@ -104,7 +104,9 @@ def transcript(policy, turns):
 def vllm_python(tmp_path, monkeypatch) -> str:
     """A Python that serves by the wire of vLLM, whatever module it is asked for."""
     file, folder = tmp_path / "python", Path(__file__).parent
-    file.write_text(f'#!/bin/sh\nPYTHONPATH="{folder}:{folder.parent}" exec "{sys.executable}" "{folder}/fake_vllm.py" "$@"\n')
+    asked = '[ "$1" = -c ] && exit 0'  # What it has, before it is started.
+    serve = f'PYTHONPATH="{folder}:{folder.parent}" exec "{sys.executable}" "{folder}/fake_vllm.py" "$@"'
+    file.write_text(f"#!/bin/sh\n{asked}\n{serve}\n")
     file.chmod(0o755)
     monkeypatch.setenv("FAKE_VLLM", str(tmp_path / "told.json"))
     return str(file)

@@ -30,7 +30,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Likely:
-    """What a server finds likely after the beginning of a reply: the ids that it read, log-probs by id, and what others are below.
+    """What a server finds likely after the beginning of a reply: the ids that it read, log-probs by id, a bound of all others.
 
     Those are of the likeliest and of the one that was sampled, in whose favour vLLM leaves out one of the likeliest.
     """

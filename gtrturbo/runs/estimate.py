@@ -12,6 +12,7 @@ from gtrturbo.runs.peaks import shape_of, stage_peaks
 from gtrturbo.runs.plan import Step, plan
 from gtrturbo.runs.pruning import keeping
 from gtrturbo.runs.sample import Play, sample
+from gtrturbo.stages.servers_ahead import missing_here, unreached
 from gtrturbo.tasks.loading import load_task
 
 COLUMNS = ("weights", "gradients", "optimizer", "activations", "cache", "passing", "logits")
@@ -23,13 +24,19 @@ def notes(config: RunConfig) -> list[str]:
     check(config, steps)
     shape = shape_of(config, [step.config for step in steps])
     play = sample(load_task(config.task, next(step.config.env for step in steps if isinstance(step.config, EvalConfig))))
-    asked = about_asking(config, steps, play)
+    asked = [*about_asking(config, steps, play), *_about_servers(steps)]
     if shape is None:
         return [f"Memory and disk are not known: the config of {config.model} is not on this machine.", *asked]
     processes = world().size
     peaks = stage_peaks(config, steps, shape, play, processes=processes)
     disk = disk_of(config, steps, shape, play)
     return [*_about(shape, play), *_about_processes(steps, processes), *_table(peaks), *_about_disk(config, disk), *asked]
+
+
+def _about_servers(steps: list[Step]) -> list[str]:
+    """Tell what the servers of a run lack on this machine, which need not be the one that runs it."""
+    configs = [step.config for step in steps]
+    return [*missing_here(configs), *unreached(configs)]
 
 
 def _about(shape: Shape, play: Play) -> list[str]:

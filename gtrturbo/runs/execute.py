@@ -25,6 +25,7 @@ from gtrturbo.runs.teacher_tokens import check_tokenizers
 from gtrturbo.runs.warm_start import check_tasks
 from gtrturbo.stages import execute, existing, read_by, stage_of
 from gtrturbo.stages.beforehand import refuse_early, require_here, require_kinds
+from gtrturbo.stages.servers_ahead import require_startable, unreached
 from gtrturbo.store.draft import Result
 from gtrturbo.store.ids import artifact_id, require_there
 from gtrturbo.store.names import MANIFEST
@@ -51,6 +52,7 @@ def run(config: RunConfig, *, on_step: OnStep | None = None) -> list[Result]:
     outdated = check(config, steps)
     _check_later(steps)
     _check_devices(steps)
+    _check_servers(steps)
     check_tokenizers(config, steps)
     if not (steps[0].config.out / MANIFEST).is_file():
         refuse_early(steps[0].config)
@@ -137,6 +139,15 @@ def _check_devices(steps: Sequence[Step]) -> None:
     named = {getattr(step.config, "device", AUTO) for step in steps if not (step.config.out / MANIFEST).is_file()}
     for device in sorted(named):
         require_here(device)
+
+
+def _check_servers(steps: Sequence[Step]) -> None:
+    """Refuse before any work a server that cannot be started, and tell of one that is not there, of steps still to be done."""
+    configs = [step.config for step in steps if not (step.config.out / MANIFEST).is_file()]
+    for config in configs:
+        require_startable(config)
+    for told in unreached(configs):
+        stderr.print(told, style="yellow", soft_wrap=True)
 
 
 def _check_later(steps: Sequence[Step]) -> None:

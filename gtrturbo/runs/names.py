@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gtrturbo.config import DistillConfig, MergeConfig, PpoStepConfig
+from gtrturbo.config import DistillConfig, InitConfig, MergeConfig, PpoStepConfig
 from gtrturbo.config.addresses import kind_of, served_model
-from gtrturbo.config.choices import BUILT_IN_CREDITS, BUILT_IN_ENGINES
+from gtrturbo.config.choices import BUILT_IN_CREDITS, BUILT_IN_ENGINES, VLLM
 from gtrturbo.config.fields import seams
+from gtrturbo.play.lora_ranks import legal_rank
 from gtrturbo.play.teachers import find_mode, find_teacher
 from gtrturbo.plugins import find, is_outside, load, names_code
 from gtrturbo.stages.table import STAGES
@@ -27,6 +28,8 @@ def require_names(configs: Sequence[Any]) -> None:
         GtrTurboError: names the first.
     """
     code: set[tuple[str, str]] = set()
+    if any(getattr(config, "engine", None) == VLLM for config in configs):  # It is started for them.
+        legal_rank(max((config.lora_rank for config in configs if isinstance(config, InitConfig)), default=0))
     for config in configs:
         if isinstance(config, PpoStepConfig):
             _require_update(config)

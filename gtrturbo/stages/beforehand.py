@@ -15,6 +15,7 @@ from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.play.teachers import find_mode
 from gtrturbo.plugins import is_outside, names_code
 from gtrturbo.stages.idle import require_effect
+from gtrturbo.stages.servers_ahead import require_startable
 from gtrturbo.store.ids import artifact_id, short
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import MANIFEST
@@ -56,6 +57,7 @@ def refuse_early(config: Any) -> None:
             raise GtrTurboError(f"--revision is of a model on the hub, and {config.model} is a folder.", "leave it out.")
         require_found(config.model, config.revision)
     require_effect(config)
+    require_startable(config)
     if isinstance(config, PpoStepConfig):
         require_taught(config)
         require_player(config.rollouts, config.checkpoint)

@@ -1,6 +1,7 @@
 """What manifests and options alone tell is refused before torch, transformers and gymnasium's games are imported."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from gtrturbo.runs.estimate import notes
 from gtrturbo.runs.execute import run
 from gtrturbo.runs.plan import plan
 from gtrturbo.stages import execute
+from gtrturbo.stages.servers_ahead import unreached
 from gtrturbo.store.writing import require_place
 
 SAID = """
@@ -122,3 +124,31 @@ def test_a_run_asks_of_what_kind_its_teacher_is_before_any_work(tmp_path, turns)
         with pytest.raises(GtrTurboError, match="holds turns"):
             work(config)
     assert list(tmp_path.iterdir()) == []
+
+
+def of_vllm(tmp_path, python, **more) -> RunConfig:
+    return RunConfig(out=tmp_path / "r", set=("rollout.engine=vllm", f"rollout.vllm-python={python}"), **more)
+
+
+@pytest.mark.parametrize(("python", "said"), [("./nothere", "is no program"), (sys.executable, "has no vLLM")])
+def test_a_run_asks_for_the_vllm_that_it_is_to_start_before_any_work(tmp_path, python, said):
+    with pytest.raises(GtrTurboError, match=rf"{python} {said}.*\.\nname the Python of an environment that has vLLM"):
+        run(of_vllm(tmp_path, python))
+    assert list(tmp_path.iterdir()) == []
+    assert any(f"On this machine {python} {said}" in line for line in notes(of_vllm(tmp_path, python)))
+
+
+def test_a_run_whose_adapter_no_vllm_takes_is_refused_before_any_work(tmp_path):
+    with pytest.raises(GtrTurboError, match=r"vLLM takes adapters up to rank 512, and this one has 600"):
+        plan(of_vllm(tmp_path, "python3", lora_rank=600))
+    plan(RunConfig(out=tmp_path / "r", lora_rank=600))
+
+
+def test_servers_that_are_not_there_yet_are_told_of():
+    with socket.create_server(("127.0.0.1", 0)) as there, socket.socket() as gone:
+        gone.bind(("127.0.0.1", 0))
+        urls = [f"http://127.0.0.1:{each.getsockname()[1]}" for each in (there, gone)]
+        engine = f"vllm:{urls[0]},{urls[1]}"
+        asked = {"out": Path("e"), "checkpoint": Path("c"), "task": "numberline"}
+        configs = [EvalConfig(**asked, engine=name) for name in (engine, engine, "hf", "a.py:make", "vllm")]
+        assert unreached(configs) == [f"{urls[1]} cannot be connected to; it has to answer when it is asked."]

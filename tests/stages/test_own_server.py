@@ -78,8 +78,13 @@ def test_a_cause_that_is_told_in_brackets_loses_the_one_that_closes_them(tmp_pat
 
 def test_a_python_that_is_none_is_refused(warm, tmp_path):
     play = RolloutConfig(out=tmp_path / "turns", checkpoint=warm, engine="vllm", vllm_python=str(tmp_path / "no"), **TASK)
-    with pytest.raises(GtrTurboError, match=r"cannot be run: No such file or directory\.\nname a Python"):
+    with pytest.raises(GtrTurboError, match=r"/no is no program that can be run\.\nname the Python of"):
         execute(play)
+    with (
+        pytest.raises(GtrTurboError, match=r"cannot be run: No such file or directory\.\nname a Python"),
+        own_server(warm, play.vllm_python, dtype="auto"),
+    ):
+        pass
 
 
 def test_flags_follow_from_the_checkpoint(warm, lora, tmp_path):

@@ -1,0 +1,70 @@
+"""What can be known of servers before any work: hours into a run is late to learn that none is there, or can be started."""
+
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from gtrturbo.config.addresses import kind_of, servers_of
+from gtrturbo.config.choices import BUILT_IN_ENGINES, VLLM
+from gtrturbo.errors import GtrTurboError
+
+GREETING = 2.0  # seconds in which a server has to be connected to
+PATIENCE = 60.0  # seconds in which a Python has to say what it has
+HAS_NONE = 3
+LOOKS = f"import importlib.util, sys; sys.exit(0 if importlib.util.find_spec('vllm') else {HAS_NONE})"
+PORTS = {"http": 80, "https": 443}
+NAME_ONE = "name the Python of an environment that has vLLM: --vllm-python PATH"
+
+
+def require_startable(config: Any) -> None:
+    """Refuse a stage that is to start a vLLM with what is no Python, or one that has none; nothing of vLLM is imported.
+
+    Raises:
+        GtrTurboError: names it.
+    """
+    if fault := _fault(config):
+        raise GtrTurboError(f"{fault}.", NAME_ONE)
+
+
+def _fault(config: Any) -> str:
+    return _fault_of(config.vllm_python) if getattr(config, "engine", None) == VLLM else ""
+
+
+@cache
+def _fault_of(python: str) -> str:
+    if shutil.which(python) is None:
+        return f"{python} is no program that can be run"
+    try:
+        said = subprocess.run([python, "-c", LOOKS], stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""  # What starts it says what is wrong.
+    return f"{python} has no vLLM" if said.returncode == HAS_NONE else ""
+
+
+def missing_here(configs: Iterable[Any]) -> list[str]:
+    """Say with what no vLLM can be started on this machine, a sentence each; see `require_startable`."""
+    found = dict.fromkeys(filter(None, map(_fault, configs)))
+    return [f"On this machine {fault}." for fault in found]
+
+
+def unreached(configs: Iterable[Any]) -> list[str]:
+    """Say which servers that stages name cannot be connected to as yet; those behind a proxy are not known."""
+    engines = dict.fromkeys(getattr(config, "engine", "") for config in configs)
+    addresses = dict.fromkeys(url for engine in engines if kind_of(engine) in BUILT_IN_ENGINES for url in servers_of(engine))
+    return [f"{url} cannot be connected to; it has to answer when it is asked." for url in addresses if not _is_reached(url)]
+
+
+def _is_reached(url: str) -> bool:
+    parts = urlsplit(url)
+    if parts.scheme in getproxies() or parts.hostname is None:
+        return True
+    try:
+        socket.create_connection((parts.hostname, parts.port or PORTS[parts.scheme]), timeout=GREETING).close()
+    except OSError:
+        return False
+    return True
