@@ -612,7 +612,8 @@ def test_the_page_shows_how_to_untie_a_base_for_an_adapter_that_trained_its_head
     Qwen2ForCausalLM(config).save_pretrained(base)
     adapter(path, base, seed=1, modules_to_save=["lm_head"])
     with pytest.raises(
-        GtrTurboError, match=r"change lm_head\.weight, which .*\n.*untie them in the base, as docs/merge\.md shows"
+        GtrTurboError,
+        match=r"change lm_head\.weight, which .*\n.*untie them in the base, as the documentation.s page merge shows",
     ):
         folders.merge(path, base=base, method="linear")
     page = (Path(__file__).parents[2] / "docs/merge.md").read_text(encoding="utf-8")
