@@ -20,7 +20,7 @@ from gtrturbo.models.policy import Policy
 from gtrturbo.models.renderer import Prompt
 from gtrturbo.play.episodes import Response, Stretch
 from gtrturbo.play.probe import REPLY_TOKENS, STATES, TEMPERATURE, GreedyReply, Proof, Replied, prove, require_likeliest
-from gtrturbo.play.recorded_probe import PLACES
+from gtrturbo.play.recorded_probe import AT_A_LOOK
 from gtrturbo.play.served_folder import require_own_folder
 from gtrturbo.play.server import Server
 from gtrturbo.play.stretches import Stretches
@@ -119,7 +119,7 @@ class Prover:
         return self._proved_at.get(server) != server.failures
 
     def _spacing(self, server: Server) -> int:
-        return self._every.get(server, EVERY * (PLACES if self._by_turns else 1))
+        return self._every.get(server, EVERY * (AT_A_LOOK if self._by_turns else 1))
 
     def _look(self, server: Server) -> None:
         """Ask one question of the proof again; where the answer is another, all of them."""

@@ -25,6 +25,7 @@ from gtrturbo.store.records import Message, said
 
 PLACES = 16  # tokens of a reply that are looked at, a request each
 LOOKED_AT = STATES * PLACES  # tokens in all; where replies are shorter, more replies
+AT_A_LOOK = 4  # tokens of one reply that are looked at now and then
 LEAST = 16  # tokens that have to be compared: fewer prove nothing
 
 
@@ -98,6 +99,7 @@ def prove_recorded(
     temperature: float | None,
     who: str,
     path: Path,
+    places: int = PLACES,
     least: int = LEAST,
 ) -> Proof:
     """Compare what a server finds likely with what was recorded.
@@ -110,6 +112,7 @@ def prove_recorded(
         temperature: of what is to be trained on; None where log-probs do not matter for that.
         who: answers, as an error says it.
         path: of the checkpoint.
+        places: tokens of a reply that are looked at.
         least: tokens that have to be compared.
 
     Raises:
@@ -117,7 +120,7 @@ def prove_recorded(
     """
     if temperature:
         _require_tempered(recorded, ask, temperature, limits, who)
-    found = [gap for reply in recorded.replies for gap in _gaps(reply, recorded.temperature, ask, same)]
+    found = [gap for reply in recorded.replies for gap in _gaps(reply, recorded.temperature, ask, same, places)]
     gaps = np.array([gap for gap in found if gap is not None], np.float32)
     gap = float(gaps.mean()) if len(gaps) else 0.0
     if gap > limits.refuses:  # However few they are.
@@ -156,10 +159,12 @@ def _require_tempered(recorded: Recorded, ask: Callable[..., Likely], temperatur
         )
 
 
-def _gaps(reply: RecordedReply, temperature: float, ask: Callable[..., Likely], same: Callable[..., bool]) -> list[float | None]:
+def _gaps(
+    reply: RecordedReply, temperature: float, ask: Callable[..., Likely], same: Callable[..., bool], places: int
+) -> list[float | None]:
     """Return |p − s| of each token that is looked at, in nats; None where it tells nothing."""
     found: list[float | None] = []
-    for place in np.unique(np.linspace(0, len(reply.ids) - 1, PLACES).astype(int)):
+    for place in np.unique(np.linspace(0, len(reply.ids) - 1, places).astype(int)):
         begun = reply.text[: reply.ends[place - 1]] if place else ""
         if place and not begun:  # A message without content is none.
             continue

@@ -23,7 +23,7 @@ from gtrturbo.play.episodes import Response
 from gtrturbo.play.limits import limits_of
 from gtrturbo.play.probe import Proof
 from gtrturbo.play.proving import Probing, Prover, ShownState
-from gtrturbo.play.recorded_probe import LEAST, prove_recorded, read_recorded
+from gtrturbo.play.recorded_probe import AT_A_LOOK, prove_recorded, read_recorded
 from gtrturbo.play.server import Server
 from gtrturbo.play.servers import Servers
 from gtrturbo.play.wire import AwayError, RefusedError
@@ -76,11 +76,11 @@ class ServerPolicy:
             if server.kind != VLLM:
                 raise GtrTurboError(f"--probe-turns asks vLLM, and {who} is of kind {server.kind}.", "leave --probe-turns out.")
             ask = partial(server.likely, forbidden=self.forbidden, end_ids=self.end_ids)
-            looked_at, least = recorded, LEAST
-            if only is not None:
-                looked_at, least = replace(recorded, replies=[recorded.replies[only % len(recorded.replies)]]), 1
-            how = {"same": self._same, "limits": limits_of(dtype), "temperature": temperature, "least": least}
-            return prove_recorded(looked_at, ask, **how, who=who, path=self.path)
+            how = {"same": self._same, "limits": limits_of(dtype), "temperature": temperature, "who": who, "path": self.path}
+            if only is None:
+                return prove_recorded(recorded, ask, **how)
+            one = replace(recorded, replies=[recorded.replies[only % len(recorded.replies)]])
+            return prove_recorded(one, ask, **how, places=AT_A_LOOK, least=1)
 
         return Prover(self.path, probing, self._reply, prove)
 

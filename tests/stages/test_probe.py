@@ -240,7 +240,6 @@ def test_a_server_that_serves_another_model_for_a_while_is_found_by_looks_in_bet
 ):
     """One checkpoint, then another, then the first: before the first turn and after the last all is well."""
     monkeypatch.setattr(proving, "EVERY", 1 if by_turns else 4)
-    monkeypatch.setattr(proving, "PLACES", 4)
     right, other, played = Fake.reply, load_policy(init, device="cpu"), itertools.count()
 
     def reply(self, body, policy):
