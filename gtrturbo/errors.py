@@ -4,7 +4,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,6 +65,7 @@ NUMBER, PATH = re.compile(r"\(os error (\d+)\)"), re.compile(r"at path \"(.+?)\"
 BEING_MADE = re.compile(r"\.(.+)\.(?:partial|replaced|journal|[0-9a-f]{16})")
 MOST_CHARACTERS = 160
 MOST_SAID = 300
+MOST_NAMED = 5
 
 
 def of_system(error: OSError) -> GtrTurboError:
@@ -100,6 +101,12 @@ def _outward(path: Path) -> Path:
         if found := BEING_MADE.fullmatch(folder.name):
             return folder.with_name(found[1])
     return path
+
+
+def few(names: Sequence[str], *, between: str = " ") -> str:
+    """Name the first five, and say how many more there are."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return between.join(names[:MOST_NAMED]) + more
 
 
 def said_by(error: BaseException) -> str:

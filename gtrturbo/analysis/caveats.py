@@ -6,7 +6,8 @@ from gtrturbo.analysis.estimates import ALL_TASKS, Estimate
 from gtrturbo.analysis.exact import LEVEL, fewest_pairs, holm
 from gtrturbo.analysis.groups import RunGroup
 from gtrturbo.analysis.intervals import Interval
-from gtrturbo.analysis.record import NAMED, CollapsedRun
+from gtrturbo.analysis.record import CollapsedRun
+from gtrturbo.errors import few
 from gtrturbo.store.ids import short
 
 # From so many differences on, a reader is told what chance does among them.
@@ -39,12 +40,7 @@ def progress_note(groups: Sequence[RunGroup], last: int) -> list[str]:
     if not going and not beyond:
         return []
     head = f"{groups[0].task}: compared at iteration {last}, the last at which every run was evaluated"
-    return [f"{head}: {_few([*going, *beyond])}."]
-
-
-def _few(told: Sequence[str]) -> str:
-    more = [f"and {len(told) - NAMED} more"] if len(told) > NAMED else []
-    return "; ".join([*told[:NAMED], *more])
+    return [f"{head}: {few([*going, *beyond], between='; ')}."]
 
 
 def pairing_notes(groups: Sequence[RunGroup], reference: RunGroup | None, baseline: str | None) -> list[str]:

@@ -11,7 +11,7 @@ from gtrturbo import __version__
 from gtrturbo.config import RunConfig
 from gtrturbo.config.fields import Field, check, fields, parse
 from gtrturbo.distributed.escapes import shell_word
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.errors import GtrTurboError, few
 from gtrturbo.plugins import Plugin, is_outside, load
 from gtrturbo.store.claims import require_outside_artifacts
 from gtrturbo.store.files import json_text, make_folder, save_json
@@ -21,7 +21,6 @@ from gtrturbo.store.names import MANIFEST
 
 RECORD = "run.json"
 AGAIN = "run it again with the same options: what is there stays."
-NAMED = 5  # of many runs
 PARTS = ("evals", "checkpoints")  # of a run
 # Where and how to work, not what: the rest names a run.
 UNRECORDED = {
@@ -154,9 +153,8 @@ def _no_run(path: Path) -> GtrTurboError:
         shown = next((above for above in path.parents if os.path.abspath(above) == str(around)), around)
         return GtrTurboError(f"{what}: it is a part of a run.", f"name the run: {shell_word(str(shown))}")
     if inside := sorted({file.parent for pattern in (RECORD, f"*/{RECORD}") for file in path.glob(f"*/{pattern}")}):
-        more = f" and {len(inside) - NAMED} more" if len(inside) > NAMED else ""
-        names = " ".join(shell_word(str(run)) for run in inside[:NAMED])
-        return GtrTurboError(f"{what}: it holds {len(inside)} runs.", f"name those that are meant: {names}{more}")
+        names = few([shell_word(str(run)) for run in inside])
+        return GtrTurboError(f"{what}: it holds {len(inside)} runs.", f"name those that are meant: {names}")
     if (path / MANIFEST).is_file() or not any((path / name).is_dir() for name in PARTS):
         return GtrTurboError(f"{what}.", "name the folders that gtrturbo run wrote.")
     return GtrTurboError(f"{what}.", f"{AGAIN} gtrturbo run --out {shell_word(str(path))} …")

@@ -10,7 +10,8 @@ from typing import Any, get_args
 import yaml
 
 from gtrturbo import __version__
-from gtrturbo.analysis.record import Record, is_recorded, read_record
+from gtrturbo.analysis.history import History, read_history
+from gtrturbo.analysis.record import is_recorded
 from gtrturbo.config import PushConfig, RunConfig
 from gtrturbo.config.fields import Role, fields
 from gtrturbo.distributed.escapes import one_line, say, shell_word, visible
@@ -38,7 +39,7 @@ def push(config: PushConfig) -> str:
             f"{', '.join(gone)} of {config.checkpoint} was pruned.", f"make it again with: {remake_command(config.checkpoint)}"
         )
     verify(config.checkpoint, "always", reads=lambda name: not name.startswith(OPTIMIZER))
-    card = card_of(config.checkpoint, manifest, config.evaluations or _own_evaluations(config.checkpoint))
+    card = card_of(config.checkpoint, manifest, config.evaluations)
     names = [name for name in (*sorted(manifest.files), MANIFEST) if name != CARD and not name.startswith(OPTIMIZER)]
     if config.dry_run:
         say("\n".join([card, f"Files for {config.repository}:", CARD, *map(one_line, names)]))
@@ -82,9 +83,9 @@ def _lost_connections(refusals: Any) -> tuple[type[Exception], ...]:
 def card_of(checkpoint: Path, manifest: Manifest, evaluations: Sequence[Path]) -> str:
     """Write the card: what it is, its numbers on which task, what it was made from by which command and in which run."""
     run = _run_of(checkpoint)
-    record = read_record(run) if run else None
+    evaluations = evaluations or (_own_evaluations(run, checkpoint) if run else ())
     front = {"library_name": "peft" if ADAPTER_CONFIG in manifest.files else "transformers"}
-    tags = ["gtrturbo", manifest.stage, *([record.config["method"], record.config["task"]] if record else [])]
+    tags = ["gtrturbo", manifest.stage, *([run.method, run.settings["task"]] if run else [])]
     front |= {"pipeline_tag": "image-text-to-text", "tags": tags}
     lines = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",
@@ -93,7 +94,7 @@ def card_of(checkpoint: Path, manifest: Manifest, evaluations: Sequence[Path]) -
         f"made by gtrturbo {_plain(manifest.version)}.\n",
         *_evaluated(checkpoint, evaluations),
         "## How it was made\n",
-        *(_of_run(checkpoint, record) if record else []),
+        *(_of_run(checkpoint, run) if run else []),
         f"    gtrturbo {manifest.stage} {_inputs(manifest)}{_options(manifest.config)} --out OUT\n",
         "| input | id |",
         "|---|---|",
@@ -107,25 +108,22 @@ def card_of(checkpoint: Path, manifest: Manifest, evaluations: Sequence[Path]) -
     return "\n".join(lines)
 
 
-def _run_of(checkpoint: Path) -> Path | None:
-    """Return the folder of the run that a checkpoint lies in, RUN/checkpoints/N; None where it lies elsewhere."""
+def _run_of(checkpoint: Path) -> History | None:
+    """Read the run that a checkpoint lies in, RUN/checkpoints/N; None where it lies elsewhere."""
     run = checkpoint.resolve().parent.parent
-    return run if is_recorded(run) else None
+    return read_history(run) if is_recorded(run) else None
 
 
-def _own_evaluations(checkpoint: Path) -> list[Path]:
+def _own_evaluations(run: History, checkpoint: Path) -> list[Path]:
     """Return the evaluations of a checkpoint that lie in its run."""
-    run = _run_of(checkpoint)
-    found = sorted(file.parent for file in run.glob(f"*/*/{MANIFEST}")) if run else []
-    manifests = {path: read_manifest(path) for path in found}
-    own = artifact_id(checkpoint)
-    return [path for path, each in manifests.items() if each.kind == "evaluation" and each.inputs.get("checkpoint") == own]
+    entries, own = [*run.entries["student"], *run.entries["teacher"]], artifact_id(checkpoint)
+    return [entry.path for entry in entries if entry.manifest.inputs.get("checkpoint") == own]
 
 
-def _of_run(checkpoint: Path, record: Record) -> list[str]:
+def _of_run(checkpoint: Path, run: History) -> list[str]:
     """Tell the run that a checkpoint is of, as the command that starts it; of a path nothing but what it stands for is told."""
     paths = {field.name for field in fields(RunConfig) if Path in (field.kind, *get_args(field.kind))}
-    settings = {name: name.upper() if name in paths and value else value for name, value in record.config.items()}
+    settings = {name: name.upper() if name in paths and value else value for name, value in run.settings.items()}
     return [
         f"Number {_plain(checkpoint.resolve().name)} of the checkpoints of this run:\n",
         f"    gtrturbo run {_options(settings)} --out RUN\n",

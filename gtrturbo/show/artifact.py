@@ -15,11 +15,11 @@ from gtrturbo.analysis.spending import Spending, spending_of
 from gtrturbo.config import ShowConfig
 from gtrturbo.console import number
 from gtrturbo.distributed.escapes import shell_word
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.errors import GtrTurboError, few
 from gtrturbo.show.leftovers import clean_run
 from gtrturbo.show.moved import moved_sections
 from gtrturbo.show.outcome import print_outcome
-from gtrturbo.show.run import MEND, check_run, describe_damage, find_artifacts, named, print_run
+from gtrturbo.show.run import MEND, check_run, describe_damage, find_artifacts, print_run
 from gtrturbo.show.text import Row, identity, section, setting, stdout
 from gtrturbo.show.turns import demo_rows, show_episode, show_row
 from gtrturbo.show.weights import WEIGHTS, tensor_rows, weights_rows
@@ -83,7 +83,7 @@ def _show_artifact(console: Console, config: ShowConfig) -> None:
     else:
         _print_manifest(console, path, manifest)
     if missing := missing_files(path, manifest):
-        raise GtrTurboError(f"{path} is damaged: missing {named(missing)}.", MEND)
+        raise GtrTurboError(f"{path} is damaged: missing {few(missing)}.", MEND)
     if config.check:
         pruned = len(pruned_files(path))
         also = f", {pruned} pruned" if pruned else ""
@@ -192,7 +192,7 @@ def _size(path: Path, group: str, names: list[str]) -> str:
 
 def _about_checkpoint(path: Path, manifest: Manifest) -> list[Row]:
     missing = [name for name in missing_files(path, manifest) if fnmatch(name, WEIGHTS)]
-    return [("weights", f"missing {named(missing)}")] if missing else weights_rows(path)
+    return [("weights", f"missing {few(missing)}")] if missing else weights_rows(path)
 
 
 def _about_turns(path: Path, manifest: Manifest) -> list[Row]:

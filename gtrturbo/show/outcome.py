@@ -69,7 +69,7 @@ def _training(run: History) -> list[Row]:
         values = [entry.metrics[metric] for entry in found if metric in entry.metrics]
         if len(values) == len(found):
             told.append(f"{name} {fmean(values[:ENDS]):.3f} → {fmean(values[-ENDS:]):.3f}")
-    return [("training", f"{', '.join(told)}: first and last {ENDS} rollouts")]
+    return [("training", f"{', '.join(told)}: first and last {ENDS} rollouts")] if told else []
 
 
 def _print_updates(console: Console, run: History) -> None:

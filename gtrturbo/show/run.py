@@ -11,7 +11,7 @@ from rich.text import Text
 
 from gtrturbo.console import number, progress_bar
 from gtrturbo.distributed.escapes import visible
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.errors import GtrTurboError, few
 from gtrturbo.store.files import list_files
 from gtrturbo.store.ids import artifact_id, short
 from gtrturbo.store.manifest import Manifest, read_manifest
@@ -30,7 +30,6 @@ FIRST_METRICS = (
     "cosine",
     "parameters",
 )
-NAMED = 5
 MEND = "make it again with --overwrite, or restore its files from a copy."
 
 
@@ -62,9 +61,9 @@ def print_run(console: Console, run: Path, artifacts: list[Found]) -> None:
         manifest = found.manifest
         shown = [f"{name} {number(manifest.metrics[name])}" for name in FIRST_METRICS if name in manifest.metrics]
         if pruned := pruned_files(found.path):
-            shown.append(f"pruned {named(pruned)}")
+            shown.append(f"pruned {few(pruned)}")
         if missing := missing_files(found.path, manifest):
-            shown.append(f"missing {named(missing)}")
+            shown.append(f"missing {few(missing)}")
         cells = (found.name, manifest.kind, manifest.stage, found.id[:12], ", ".join(shown))
         table.add_row(*(Text(visible(cell)) for cell in cells))
     console.print(Text(f"{visible(str(run))}: {len(artifacts)} artifacts", "bold"))
@@ -109,10 +108,4 @@ def describe_damage(path: Path, manifest: Manifest) -> str:
         "missing": [name for name in wrong if name not in present],
         "not in the manifest": [name for name in wrong if name not in manifest.files],
     }
-    return ", ".join(f"{what} {named(names)}" for what, names in groups.items() if names)
-
-
-def named(names: list[str]) -> str:
-    """List names of files, of many the first."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return " ".join(names[:NAMED]) + more
+    return ", ".join(f"{what} {few(names)}" for what, names in groups.items() if names)

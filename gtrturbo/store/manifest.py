@@ -11,14 +11,13 @@ from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
 from gtrturbo.config.recorded import CONFIGS, require_recorded
 from gtrturbo.config.regular_files import read_regular
 from gtrturbo.distributed.escapes import shell_word
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.errors import GtrTurboError, few
 from gtrturbo.store.ageing import upgraded
 from gtrturbo.store.inside import PlainName
 from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.strict_json import parse_json
 
 MANIFEST_FORMAT = 1
-NAMED = 5
 MADE_BY = {
     "checkpoint": "gtrturbo init",
     "turns": "gtrturbo rollout",
@@ -148,8 +147,7 @@ def _beside(path: Path) -> str:
     if close := numbered or get_close_matches(path.name, there, n=1):
         return f"did you mean {shell_word(str(above / close[0]))}?"
     if there:
-        more = f" and {len(there) - NAMED} more" if len(there) > NAMED else ""
-        return f"there are: {' '.join(shell_word(str(above / name)) for name in there[:NAMED])}{more}"
+        return f"there are: {few([shell_word(str(above / name)) for name in there])}"
     return "check its spelling."
 
 

@@ -367,4 +367,4 @@ def test_a_run_that_has_not_ended_and_the_iteration_that_it_leaves_to_compare_at
 def test_of_many_runs_that_have_not_ended_some_are_named(tmp_path):
     runs = [make_run(tmp_path / f"{seed}", "ppo", seed, {0: outcomes(5)}, iterations=20) for seed in range(8)]
     note = compared(runs).notes[0]
-    assert "seed 4, has" in note and "seed 5" not in note and note.endswith("; and 3 more.")
+    assert "seed 4, has" in note and "seed 5" not in note and note.endswith(" and 3 more.")
