@@ -25,7 +25,7 @@ from gtrturbo.models.descriptions import OF_WEIGHTS, require_readable
 from gtrturbo.models.families import Family, family_of, read_family, require_picture_ids
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.processor import load_processor
-from gtrturbo.models.reading import reading_model
+from gtrturbo.models.reading import reading_model, require_takes_pictures
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.models.shared_base import make_room, shared_base
 from gtrturbo.models.split_model import load_split, require_split
@@ -40,6 +40,7 @@ from gtrturbo.models.whole_weights import (
     told_by_shape,
 )
 from gtrturbo.store.manifest import read_manifest
+from gtrturbo.store.mending import mend_of
 from gtrturbo.store.names import CARD, MANIFEST, VALUE_HEAD
 from gtrturbo.store.run_cache import cached
 
@@ -116,7 +117,7 @@ def _adapted(model: Any, path: Path, *, trainable: bool) -> PeftModel:
 def _value_head(path: Path, model: Any) -> ValueHead | None:
     """Load a checkpoint's value head, which fits its model and is there if the manifest says so."""
     if (path / MANIFEST).is_file() and VALUE_HEAD in read_manifest(path).files and not (path / VALUE_HEAD).is_file():
-        raise GtrTurboError(f"{path / VALUE_HEAD} is missing.", f"see: gtrturbo show {path} --check")
+        raise GtrTurboError(f"{path / VALUE_HEAD} is missing.", mend_of(path))
     head = ValueHead.load(path)
     width = model.config.get_text_config().hidden_size
     if head and head.width != width:
@@ -142,6 +143,7 @@ def load_foreign(model: str, *, revision: str | None, dtype: str, family: Family
     where = {"revision": revision or "main"}
     with reading_model(model, mend="give tiny, a Hugging Face id, or a local folder."):
         architecture = AutoConfig.from_pretrained(model, **where)
+        require_takes_pictures(model, architecture)
         weights = _whole_model(model, dtype=dtype, **where)
         return weights, load_processor(model, family=family or read_family(Path(model), architecture.model_type), **where)
 
@@ -172,6 +174,7 @@ def _whole_model(model: str, *, dtype: str, **where: Any) -> Any:
     """Load full weights, all of them and nothing else."""
     if Path(model).is_dir():
         _require_sound(Path(model))
+    require_takes_pictures(model, AutoConfig.from_pretrained(model, **where))
     # What does not fit is told by `require_whole_model`, and never made anew.
     settings = {"dtype": DTYPES[dtype], "output_loading_info": True, "ignore_mismatched_sizes": True, **where}
     told: Any = AutoModelForImageTextToText.from_pretrained(model, **settings)

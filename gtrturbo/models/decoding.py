@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationMixin
 from transformers.cache_utils import DynamicLayer
 
-from gtrturbo.errors import Collapse
 from gtrturbo.models.adapter_compute import adapter_precision
 from gtrturbo.models.inputs import Positions, to_device
+from gtrturbo.models.overflow import require_finite
 from gtrturbo.models.renderer import Prompt, collate, padded_length
 from gtrturbo.models.token_graph import SLOTS, Record, TokenGraph, capture
 
@@ -136,11 +136,7 @@ class Sampler:
         table = np.zeros(ids.shape, np.float32)
         steps = np.repeat(np.arange(len(places)), [len(rows) for rows in places])
         told = torch.cat(logprobs).cpu().numpy()
-        if not np.isfinite(told).all():
-            raise Collapse(
-                f"the logits of {self.model.name_or_path} are not finite at temperature {temperature:g}.",
-                "its weights are too large: train it again at a lower learning rate, or try --dtype float32.",
-            )
+        require_finite(self.model.name_or_path, [told], temperature=temperature)
         table[np.concatenate(places), steps] = told
         return [self._cut(*row, longest=len(places)) for row in zip(ids, table, strict=True)]
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from gtrturbo.config.regular_files import read_regular
 from gtrturbo.errors import GtrTurboError, said_by
 from gtrturbo.store.inside import leads_out
+from gtrturbo.store.mending import mend_of
 from gtrturbo.store.names import ADAPTER_CONFIG, FAMILY, GENERATION_CONFIG, MODEL_CONFIG, RENDERER_FILES
 
 OF_WEIGHTS = (MODEL_CONFIG, GENERATION_CONFIG, ADAPTER_CONFIG)
@@ -27,7 +28,7 @@ def require_readable(folder: Path, names: Iterable[str] = (*OF_WEIGHTS, *OF_PROM
     files = [folder / name for name in names if name.endswith((JSON, TEMPLATE))]
     for file in (file for file in files if file.is_file() and not leads_out(file, folder)):
         if fault := _fault(file.suffix, read_regular(file)):
-            raise GtrTurboError(f"{file} is damaged: {fault}.", f"put the file back, or see: gtrturbo show {folder} --check")
+            raise GtrTurboError(f"{file} is damaged: {fault}.", f"put the file back; {mend_of(folder)}")
 
 
 def _fault(suffix: str, content: bytes) -> str:

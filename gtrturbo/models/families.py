@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import find
 from gtrturbo.store.files import save_json
+from gtrturbo.store.mending import mend_of
 from gtrturbo.store.names import FAMILY
 
 KIND = "model family"
@@ -108,7 +109,7 @@ def require_picture_ids(path: Path, config: Any, processor: Any, family: Family)
     Raises:
         GtrTurboError: an id is not in the vocabulary, or the two name different ones.
     """
-    mend = f"see: gtrturbo show {path} --check"
+    mend = mend_of(path)
     vocabulary = config.get_text_config().vocab_size
     if odd := sorted(identity for identity in forbidden_ids(config, family) if not 0 <= identity < vocabulary):
         raise GtrTurboError(f"the config of {path} names token {odd[0]}, and its vocabulary has {vocabulary}.", mend)

@@ -1,5 +1,6 @@
 """One turn played with a new model, in every way that later stages use it: what cannot work is refused where it comes in."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from gtrturbo.models.policy import Policy
 from gtrturbo.models.reading import reading_model
 from gtrturbo.models.renderer import Prompt, Renderer
 from gtrturbo.models.value_head import ValueHead
+from gtrturbo.store.mending import FETCH_AGAIN
 
 SIDE = 56  # Pixels of the picture.
 MESSAGES, LONGER = (
@@ -21,6 +23,7 @@ MESSAGES, LONGER = (
 REPLY_TOKENS = 4
 CLOCK = "strftime_now"  # By this a template asks for the time.
 # Sampling and scoring of the same token, in nats; bfloat16 rounds logits of up to 16 by as much.
+EVENLY = 1e-6  # nats
 SAME, SAME_IN_BFLOAT16 = 1e-3, 0.25
 
 
@@ -56,6 +59,7 @@ def require_turn(model: Any, processor: Any, family: Family | None, name: str) -
         prompts = [policy.renderer.prompt(messages, [picture]) for messages in (MESSAGES, LONGER)]
         _require_known_tensors(prompts[0], name)
         samples = policy.generate(prompts, None, temperature=1.0, max_new_tokens=REPLY_TOKENS)
+        _require_choice(name, [sample.logprobs for sample in samples], len(policy.scorer.forbidden), model)
         for prompt, sample in zip(prompts, samples, strict=True):  # Sampled side by side, scored one by one.
             scored = policy.score([prompt], [sample.response_ids], temperature=1.0).logprobs[0].cpu().numpy()
             _require_same(name, sample.logprobs, scored, whole=model.dtype == torch.float32)
@@ -70,6 +74,16 @@ def _require_known_tensors(prompt: Prompt, name: str) -> None:
                 f"the processor of {name} gives {tensor} for each token, which is carried on over a reply for no family here.",
                 "choose a model whose pictures stand among the tokens of its prompt.",
             )
+
+
+def _require_choice(name: str, logprobs: Sequence[np.ndarray], forbidden: int, model: Any) -> None:
+    """Refuse a model that gives every token the same chance: a norm makes 0 of states that overflow, and no weight tells."""
+    evenly = -np.log(model.config.get_text_config().vocab_size - forbidden)
+    if all(np.abs(row - evenly).max() < EVENLY for row in logprobs):
+        raise GtrTurboError(
+            f"{name} gives every token the same chance: its weights are too large, or its head is all zeros.",
+            FETCH_AGAIN,
+        )
 
 
 def _require_same(name: str, sampled: np.ndarray, scored: np.ndarray, *, whole: bool) -> None:

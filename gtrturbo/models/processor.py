@@ -5,6 +5,7 @@ is not registered comes back silently as a tokenizer. So without torchvision an 
 """
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,14 @@ from gtrturbo.store.files import save_json
 from gtrturbo.store.names import TOKENIZER_CONFIG
 
 VIDEO_HALF = "video_processor"
+# What some processors need beside transformers, by the word in its error. A tokenizer.model that SentencePiece is not there to
+# read is taken for one of tiktoken.
+NEEDED = {
+    "num2words": "num2words",
+    "torchvision": "torchvision",
+    "tiktoken": "sentencepiece protobuf",
+    "sentencepiece": "sentencepiece protobuf",
+}
 PROCESSOR_CONFIG = "processor_config.json"
 
 
@@ -50,12 +59,14 @@ def load_processor(source: str | Path, *, family: Family, **where: Any) -> Any:
         require_readable(Path(source), OF_PROMPTS)
     try:
         processor = _loader(source, family, where).from_pretrained(source, **where)
-    except ImportError as error:
-        missing = next((name for name in ("num2words", "torchvision") if name in str(error)), None)
+    except (ImportError, ValueError) as error:
+        missing = next((name for name in NEEDED if name in str(error) and find_spec(NEEDED[name].split()[0]) is None), None)
         if missing is None:
             raise
+        needed = NEEDED[missing]
         raise GtrTurboError(
-            f"the processor of {source} needs {missing}, which is not installed.", f"install it: pip install {missing}"
+            f"the processor of {source} needs {needed.split()[0]}, which is not installed.",
+            f"install it: pip install {needed}",
         ) from None
     if not isinstance(processor, ProcessorMixin) or not hasattr(processor, "image_processor"):
         raise GtrTurboError(

@@ -4,10 +4,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from gtrturbo.errors import GtrTurboError, said_by
+from gtrturbo.store.mending import mend_of
 
 
 @contextmanager
@@ -33,7 +36,24 @@ def reading_model(model: str | Path, does: str = "cannot be loaded", *, mend: st
         raise
     except Exception as error:
         kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
-        raise GtrTurboError(f"{model} {does}: {kind}{said_by(error)}", mend or f"see: gtrturbo show {model} --check") from error
+        raise GtrTurboError(f"{model} {does}: {kind}{said_by(error)}", mend or mend_of(model)) from error
+
+
+def require_takes_pictures(model: str | Path, config: Any) -> None:
+    """Refuse a model that takes no pictures beside its text, before transformers lists all of those that do.
+
+    Args:
+        model: its folder, or its id on a hub.
+        config: its transformers config.
+
+    Raises:
+        GtrTurboError: it is no image-text-to-text model of transformers.
+    """
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise GtrTurboError(
+            f"{model} is no image-text-to-text model, but of type {config.model_type}: what an agent sees would not reach it.",
+            "choose a model that takes pictures and text.",
+        )
 
 
 def _require_files(folder: Path) -> None:

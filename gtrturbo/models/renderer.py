@@ -19,9 +19,11 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.end_of_turn import template_end
 from gtrturbo.models.families import DEFAULT, Family
 from gtrturbo.models.reading import reading_model
+from gtrturbo.store.mending import mend_of
 from gtrturbo.store.records import Message
 
 CACHED_BYTES = 1 << 30
+NO_TEMPLATE = "it has no chat template; write one: --chat-template FILE (documentation: engines)."
 LABELS = "labels"  # What PaliGemma's processor would have it learn, and no input.
 
 
@@ -78,7 +80,7 @@ class Renderer:
             where = self.processor.tokenizer.name_or_path
             raise GtrTurboError(
                 f"the tokenizer of {where} writes token {max(ids)}, and the model has {self._rows} of them.",
-                f"put its tokenizer back; see: gtrturbo show {where} --check",
+                f"put its tokenizer back; {mend_of(where)}",
             )
 
     def prompt(self, messages: Sequence[Message], pictures: Sequence[np.ndarray]) -> Prompt:
@@ -104,8 +106,13 @@ class Renderer:
         self._require_no_marks(messages)
         # Nested, as pictures of one prompt: LLaVA-OneVision cuts pictures into tiles where each is alone in its own.
         images = [[Image.fromarray(picture) for picture in pictures]] if len(pictures) else None
-        with reading_model(self.processor.tokenizer.name_or_path, "cannot render a prompt"):
+        name = self.processor.tokenizer.name_or_path
+        untaught = "" if self.processor.chat_template else NO_TEMPLATE
+        with reading_model(name, "cannot render a prompt", mend=untaught):
             text = self.processor.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+        sizes = ", ".join(f"{len(picture)} × {picture.shape[1]}" for picture in pictures) or "none"
+        mend = f"the pictures are {sizes}: let the task show others; or {mend_of(name)}"
+        with reading_model(name, "cannot render a prompt", mend=mend):
             batch = self.processor(text=[text], images=images, return_tensors="pt", padding=False, **self._own_start(text))
         self._require_known([int(batch["input_ids"].max())])
         tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor) and name != LABELS}

@@ -10,6 +10,7 @@ from torch import Tensor
 from gtrturbo.algorithms.vocabulary import LogitsReader
 from gtrturbo.distributed.collectives import total
 from gtrturbo.distributed.processes import group
+from gtrturbo.errors import Collapse
 from gtrturbo.models.batches import micro_batches
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.renderer import Prompt
@@ -78,6 +79,22 @@ def score_all(
     return ScoredReplies(
         [row[: len(ids)].numpy() for row, ids in rows], total(values) if values is not None else None, read.totals()
     )
+
+
+@torch.no_grad()
+def require_usable(policy: Policy, prompt: Prompt, response_ids: np.ndarray) -> None:
+    """Refuse what training made if it cannot score a reply any more: after the last step nothing else looks at it.
+
+    Args:
+        policy: that was trained; of split weights each process has its share, and all of them come here.
+        prompt, response_ids: one that it learned from. [R]
+
+    Raises:
+        Collapse: its log-probs are not finite.
+    """
+    scored = policy.score([prompt], [response_ids], temperature=1.0, values=False)
+    if not scored.logprobs.isfinite().all():
+        raise Collapse("after the last step the logits are not finite: nothing was written.", "lower --learning-rate.")
 
 
 class _Ragged:

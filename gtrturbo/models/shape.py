@@ -16,6 +16,7 @@ from gtrturbo.models.checkpoint import DTYPES, add_adapter, quiet
 from gtrturbo.models.families import family_of, read_family
 from gtrturbo.models.memory import Layers, Shape
 from gtrturbo.models.processor import load_processor
+from gtrturbo.models.reading import require_takes_pictures
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.models.shared_base import memory
 from gtrturbo.models.sizes import BUILT_IN, PUBLISHED
@@ -45,6 +46,7 @@ def read_shape(
     config = _config(model, revision, texts)
     if config is None:
         return None
+    require_takes_pictures(model, config)
     ends_of_towers = family_of(config.model_type).towers
     chosen = DTYPES[dtype]
     weights_type = (config.dtype or torch.float32) if chosen == "auto" else chosen

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.sizes import value_head_widths
 from gtrturbo.models.whole_weights import require_numbers
+from gtrturbo.store.mending import mend_of
 from gtrturbo.store.names import VALUE_HEAD
 from gtrturbo.store.safetensors_files import SAFETENSORS_METADATA
 
@@ -60,7 +61,7 @@ class ValueHead(nn.Module):
         try:
             head = cls.of(load_file(file))
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, IndexError) as error:
-            raise GtrTurboError(f"{file} is no value head: {error}.", f"see: gtrturbo show {folder} --check") from None
+            raise GtrTurboError(f"{file} is no value head: {error}.", mend_of(folder)) from None
         require_numbers(file, head.named_parameters())
         return head
 

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.store.mending import mend_of
 from gtrturbo.store.names import MODEL_CONFIG, OPTIMIZER
 from gtrturbo.store.strict_json import parse_json
 from gtrturbo.store.weight_files import INDEXES, require_as_indexed, weights_of
@@ -120,7 +121,7 @@ def require_one_place(folder: Path) -> None:
     chosen, held = weights_of(folder), {}
     for name in chosen.files:
         if not (folder / name).is_file():
-            raise GtrTurboError(f"{folder / name} does not exist.", f"see: gtrturbo show {folder} --check")
+            raise GtrTurboError(f"{folder / name} does not exist.", mend_of(folder))
         with safe_open(folder / name, framework="numpy") as file:
             held[name] = list(file.keys())
     require_as_indexed(folder, chosen, held)
@@ -156,5 +157,4 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _unfit(source: str | Path, what: str) -> GtrTurboError:
-    there = Path(source).is_dir()
-    return GtrTurboError(f"{source} {what}.", f"see: gtrturbo show {source} --check" if there else "choose another model.")
+    return GtrTurboError(f"{source} {what}.", mend_of(source))

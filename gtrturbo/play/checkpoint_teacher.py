@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from gtrturbo.algorithms.vocabulary import top_logprobs
+from gtrturbo.models.overflow import require_finite
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.renderer import Prompt, require_context
 from gtrturbo.models.scoring import score_all
@@ -79,6 +80,7 @@ def logprobs_of(local: LocalPolicy, *, top: int) -> Logprobs:
             reader=(lambda _: partial(_likeliest, top)) if top else None,
             on_progress=local.on_progress,
         )
+        require_finite(local.policy.model.name_or_path, scored.logprobs, temperature=local.temperature)
         columns = TopLogprobs(*([row.numpy() for row in column] for column in scored.read)) if scored.read else None
         return Scores(scored.logprobs, columns)
 

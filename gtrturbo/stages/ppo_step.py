@@ -15,6 +15,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.batches import token_budget
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
+from gtrturbo.models.scoring import require_usable
 from gtrturbo.play.recording import Transcript, read_transcript
 from gtrturbo.stages import done, provenance
 from gtrturbo.stages.resolve import with_penalty
@@ -64,6 +65,7 @@ def run(config: PpoStepConfig) -> Result:
             metrics |= learn(
                 config, Student(policy, optimizer, transcript, batch), rollout, demos, partial(track, NAME, config.out)
             )
+        require_usable(policy, transcript.prompts[0], transcript.tokens.response_ids[0])
         optimizer.updates += 1
         policy.value_head = idle_head or policy.value_head
         draft.renderer = save_trained(policy, config.checkpoint, draft, config.out)

@@ -13,7 +13,9 @@ from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.batches import micro_batches, token_budget
 from gtrturbo.models.checkpoint import load_policy
+from gtrturbo.models.overflow import TRAIN_AGAIN
 from gtrturbo.models.policy import Policy
+from gtrturbo.models.scoring import require_usable
 from gtrturbo.stages import done, provenance
 from gtrturbo.store.draft import Draft, Result
 from gtrturbo.store.ids import seed_for
@@ -61,13 +63,16 @@ def _train(config: SftConfig, policy: Policy, examples: list[Example], draft: Dr
             loss = _add_gradients(policy, optimizer, [examples[i] for i in order.draw(config.batch_size)], tokens)
             norm = optimizer.step(max_grad_norm=config.max_grad_norm)
             if not math.isfinite(loss + norm):
-                raise GtrTurboError(f"loss is {loss} at step {step}. nothing was written.", "lower --learning-rate.")
+                # At the first nothing was learned yet, so that it is the checkpoint's.
+                mend = f"{config.checkpoint}: {TRAIN_AGAIN}" if step == 0 else "lower --learning-rate."
+                raise GtrTurboError(f"loss is {loss} at step {step}. nothing was written.", mend)
             running = loss if math.isinf(running) else DECAY * running + (1 - DECAY) * loss
             row = {"step": step, "loss": loss, "running_loss": running, "grad_norm": norm, "learning_rate": rate}
             track("sft", config.out, step, row)
             step += 1
             bar.advance(note=f"loss {running:.3f}")
     policy.value_head = head
+    require_usable(policy, examples[0].prompt, examples[0].response_ids)
     return {"steps": step, "final_loss": running}
 
 

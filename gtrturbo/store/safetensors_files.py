@@ -14,6 +14,7 @@ import numpy as np
 
 from gtrturbo.config.regular_files import open_regular
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.store.mending import mend_of
 from gtrturbo.store.weight_files import FETCH, require_as_indexed, weights_of
 
 # Exactly one key: safetensors writes metadata in hash order, so two keys would give other bytes in another process.
@@ -111,11 +112,11 @@ def read_header(path: Path) -> tuple[bytes, list[TensorEntry]]:
         entries.sort(key=lambda entry: (entry.start, entry.size))
         _require_whole(entries, 8 + length, size)
     except FileNotFoundError:
-        raise GtrTurboError(f"{path} does not exist.", f"see: gtrturbo show {path.parent} --check") from None
+        raise GtrTurboError(f"{path} does not exist.", mend_of(path.parent)) from None
     except RecursionError:
         raise GtrTurboError(f"{path} cannot be read: its header is nested too deeply.", FETCH) from None
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise GtrTurboError(f"{path} cannot be read: {error}.", f"see: gtrturbo show {path.parent} --check") from None
+        raise GtrTurboError(f"{path} cannot be read: {error}.", mend_of(path.parent)) from None
     return prefix + text, entries
 
 

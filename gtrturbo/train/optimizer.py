@@ -22,6 +22,7 @@ from gtrturbo.models.policy import Policy
 from gtrturbo.models.reading import reading_model
 from gtrturbo.models.split_files import described, gather_into
 from gtrturbo.models.split_model import full, of_rows, own, own_rows
+from gtrturbo.store.mending import mend_of
 from gtrturbo.store.names import OPTIMIZER_FILE, VALUE_HEAD
 from gtrturbo.store.new_tensors import new_tensors
 from gtrturbo.store.safetensors_files import read_header
@@ -157,9 +158,7 @@ class Optimizer:
             passed_on = [] if self._head else [key for key in shapes if key.partition(".")[2].startswith(HEAD_PREFIX)]
             expected = {f"{kind}.{name}" for name in self.named for kind in (*MOMENTS, MASTER)}
             if odd := sorted(shapes.keys() - expected - set(passed_on)):
-                raise GtrTurboError(
-                    f"{file} belongs to other parameters (first: {odd[0]}).", f"see: gtrturbo show {folder} --check"
-                )
+                raise GtrTurboError(f"{file} belongs to other parameters (first: {odd[0]}).", mend_of(folder))
             state = {key: self._own_rows(stored, key) for key in shapes}
         self._require(next(_no_numbers(state), None), folder)
         self._passed_on = {key: state.pop(key) for key in passed_on}
@@ -167,7 +166,7 @@ class Optimizer:
 
     def _require(self, fault: str | None, folder: Path) -> None:
         if fault:
-            raise GtrTurboError(f"{folder / OPTIMIZER_FILE} is damaged: {fault}.", f"see: gtrturbo show {folder} --check")
+            raise GtrTurboError(f"{folder / OPTIMIZER_FILE} is damaged: {fault}.", mend_of(folder))
 
     def _own_rows(self, stored: Any, key: str) -> Tensor:
         """Read what this process holds of a stored tensor."""
@@ -219,7 +218,7 @@ def require_known_head(policy: Policy, checkpoint: Path) -> None:
     if any(f".{HEAD_PREFIX}" in entry.name for entry in read_header(file)[1]):
         raise GtrTurboError(
             f"{checkpoint} has no {VALUE_HEAD}, and {OPTIMIZER_FILE} was made with one.",
-            f"see: gtrturbo show {checkpoint} --check",
+            mend_of(checkpoint),
         )
 
 
