@@ -63,7 +63,7 @@ $(VLLM)/.ok: tests/vllm_environment.sh
 	touch $@
 
 test-families: install  ## a tiny random model of every family through every stage, and the table of docs/engines.md: ten minutes on two cores
-	GTRTURBO_FAMILIES=all $(BIN)/pytest tests/models/test_family_table.py
+	GTRTURBO_FAMILIES=all $(BIN)/pytest tests/models/test_family_table.py tests/models/test_parts.py
 	$(BIN)/python tests/family_stages.py
 
 test-export: install  ## turns loaded by TRL, datasets, pyarrow and atif themselves, in an environment beside .venv

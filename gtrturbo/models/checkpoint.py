@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from gtrturbo.distributed.devices import require_device, resolve_device
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.adapter_parts import modules_of
+from gtrturbo.models.adapter_parts import layers_of, modules_of
 from gtrturbo.models.checkpoint_files import (
     adapter_config,
     base_of,
@@ -252,4 +252,4 @@ def add_adapter(
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        raise GtrTurboError(f"no adapter fits: {error}", "see the module names with: gtrturbo show CHECKPOINT") from None
+        raise GtrTurboError(f"no adapter fits: {error}", f"name linear layers of it, such as {layers_of(model)}.") from None

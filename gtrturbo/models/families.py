@@ -34,8 +34,8 @@ class Family:
         image_only: whether its processor asks for torchvision for videos alone, so that without torchvision the image-only one
             takes its place.
         window_towers: model types of vision towers that transformers runs window by window, and that can take all at once.
-        towers: how the name of the vision tower's module ends.
-        projectors: names of the modules that lead from the tower to the text.
+        towers: names of modules that are vision towers, beside those that transformers names itself.
+        projectors: names of modules that lead from a tower to the text, inside it or beside it.
         lora_targets: which modules get a LoRA adapter where none are named: a word of PEFT's, or names.
     """
 
@@ -47,8 +47,11 @@ class Family:
     in_replies: Mapping[str, int] = field(default_factory=dict)
     image_only: bool = False
     window_towers: tuple[str, ...] = ()
-    towers: tuple[str, ...] = ("visual", "vision_tower", "vision_model")
-    projectors: tuple[str, ...] = ("multi_modal_projector", "connector", "merger", "deepstack_merger_list")
+    towers: tuple[str, ...] = ("visual", "vision_tower", "vision_model", "video_tower", "high_res_vision_model")
+    projectors: tuple[str, ...] = (
+        *("multi_modal_projector", "connector", "merger", "deepstack_merger_list", "aligner", "vision_adapter"),
+        *("vision_projection", "qformer", "language_projection"),
+    )
     lora_targets: str | tuple[str, ...] = "all-linear"
 
 

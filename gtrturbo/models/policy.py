@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from gtrturbo.algorithms.vocabulary import LogitsReader
+from gtrturbo.models.context import most_new_tokens, require_context, require_ends
 from gtrturbo.models.decoding import Sample, Sampler
 from gtrturbo.models.end_of_turn import end_ids
 from gtrturbo.models.families import Family, family_of, forbidden_ids
-from gtrturbo.models.renderer import Prompt, Renderer, require_context
+from gtrturbo.models.renderer import Prompt, Renderer
 from gtrturbo.models.scorer import Scorer
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.models.window_attention import attend_at_once
@@ -75,10 +76,15 @@ class Policy:
             max_new_tokens: longest reply.
 
         Raises:
-            GtrTurboError: a prompt is longer than what the model reads.
+            GtrTurboError: a prompt is longer than what the model reads, or a reply does not end in what is left of that.
         """
-        require_context(prompts, self.model.config, self.model.name_or_path)
-        return self.sampler.sample(prompts, uniforms, temperature=temperature, max_new_tokens=max_new_tokens)
+        config, name = self.model.config, self.model.name_or_path
+        require_context(prompts, config, name)
+        longest = most_new_tokens(prompts, config, asked=max_new_tokens)
+        samples = self.sampler.sample(prompts, uniforms, temperature=temperature, max_new_tokens=longest)
+        replies = [sample.response_ids for sample in samples]
+        require_ends(prompts, replies, config, name, asked=max_new_tokens, end_ids=self.end_ids)
+        return samples
 
     def score(
         self,
@@ -97,7 +103,11 @@ class Policy:
         from there on its logits predict the reply. `values` asks for values where there is a value head, `token_values` for those
         before each reply token instead, 0 outside the replies; `detach_value` keeps their gradient out of the model. `read` is
         shown the whole distribution of each reply token.
+
+        Raises:
+            GtrTurboError: a prompt and its reply are longer than what the model reads.
         """
+        require_context(prompts, self.model.config, self.model.name_or_path, replies=responses)
         scored = self.scorer.score(prompts, responses, temperature=temperature, read=read)
         states = scored.states if token_values else scored.states[:, 0]
         states = (states.detach() if detach_value else states).float()

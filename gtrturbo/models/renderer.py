@@ -201,30 +201,6 @@ def _content_key(messages: Sequence[Message], pictures: Sequence[np.ndarray]) ->
     return digest.hexdigest()
 
 
-def require_context(prompts: Sequence[Prompt], config: Any, name: str, *, replies: Sequence[np.ndarray] | None = None) -> None:
-    """Refuse prompts that leave no place for a reply in the positions that a model has.
-
-    Args:
-        prompts: rendered.
-        config: of the model, which may not say how many positions it has.
-        name: of the model, as an error says it.
-        replies: token ids of those that are there already; else one token has to find a place.
-
-    Raises:
-        GtrTurboError: names both numbers.
-    """
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    lengths = [prompt.tensors["input_ids"].shape[1] for prompt in prompts]
-    whole = [a + len(b) for a, b in zip(lengths, replies, strict=True)] if replies is not None else [a + 1 for a in lengths]
-    if isinstance(positions, int) and max(whole, default=0) > positions:
-        told = "a prompt has" if replies is None else "a prompt and its reply have"
-        longest = max(whole) - (replies is None)
-        raise GtrTurboError(
-            f"{told} {longest} tokens, and {name} reads {positions} at most.",
-            "shorten the task's prompt or history, or leave out --hints; make pictures smaller, or take a model that reads more.",
-        )
-
-
 def _texts(message: Message) -> list[str]:
     content = message["content"]
     return [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]

@@ -13,8 +13,9 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.budget import CPU_TOKENS, tokens_that_fit
 from gtrturbo.models.built_in import build_processor, built_in_config
 from gtrturbo.models.checkpoint import DTYPES, add_adapter, quiet
-from gtrturbo.models.families import family_of, read_family
+from gtrturbo.models.families import Family, read_family
 from gtrturbo.models.memory import Layers, Shape
+from gtrturbo.models.parts import towers_of
 from gtrturbo.models.processor import load_processor
 from gtrturbo.models.reading import require_takes_pictures
 from gtrturbo.models.renderer import Renderer
@@ -47,19 +48,19 @@ def read_shape(
     if config is None:
         return None
     require_takes_pictures(model, config)
-    ends_of_towers = family_of(config.model_type).towers
+    family = read_family(Path(model), config.model_type)
     chosen = DTYPES[dtype]
     weights_type = (config.dtype or torch.float32) if chosen == "auto" else chosen
     with torch.device("meta"):
         built = AutoModelForImageTextToText.from_config(config, dtype=weights_type)
         ends = {id(module.weight): module.weight for module in (built.get_input_embeddings(), built.get_output_embeddings())}
-        towers = [module for name, module in built.named_modules() if name.endswith(ends_of_towers)]
+        towers = [built.get_submodule(name) for name in towers_of(built, family)]
         counts = {
             "parameters": built.num_parameters(),
-            "vision": sum(parameter.numel() for parameter in towers[0].parameters()) if towers else 0,
+            "vision": sum(parameter.numel() for tower in towers for parameter in tower.parameters()),
             "embeddings": sum(weight.numel() for weight in ends.values()),
             **_gathered(built),
-            "adapters": _adapters(built, lora_rank, lora_target),
+            "adapters": _adapters(built, lora_rank, lora_target, family),
         }
     vision = getattr(config, "vision_config", None)
     patch, merge = _side(getattr(vision, "patch_size", 14)), getattr(vision, "spatial_merge_size", 1)
@@ -125,10 +126,10 @@ def _gathered(model: Any) -> dict[str, int]:
     return {"layer": max(layers, default=0), "outside": model.num_parameters() - sum(layers)}
 
 
-def _adapters(model: Any, rank: int, target: tuple[str, ...]) -> int:
+def _adapters(model: Any, rank: int, target: tuple[str, ...], family: Family) -> int:
     if not rank:
         return 0
-    adapted = add_adapter(model, rank=rank, alpha=float(rank), target=target, revision=None, seed=0)
+    adapted = add_adapter(model, rank=rank, alpha=float(rank), target=target, revision=None, seed=0, family=family)
     return sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
 
 

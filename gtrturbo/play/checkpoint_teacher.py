@@ -8,9 +8,10 @@ from pathlib import Path
 from torch import Tensor
 
 from gtrturbo.algorithms.vocabulary import top_logprobs
+from gtrturbo.models.context import require_context
 from gtrturbo.models.overflow import require_finite
 from gtrturbo.models.policy import Policy
-from gtrturbo.models.renderer import Prompt, require_context
+from gtrturbo.models.renderer import Prompt
 from gtrturbo.models.scoring import score_all
 from gtrturbo.play.recording import Transcript, read_transcript
 from gtrturbo.play.teachers import Logprobs, Question, Scores, Thoughts

@@ -13,11 +13,12 @@ from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_architecture, load_generation, quiet
 from gtrturbo.models.checkpoint_files import is_adapter
+from gtrturbo.models.context import require_context
 from gtrturbo.models.end_of_turn import end_ids
 from gtrturbo.models.families import forbidden_ids, read_family
 from gtrturbo.models.processor import load_processor
 from gtrturbo.models.reading import reading_model
-from gtrturbo.models.renderer import Renderer, require_context
+from gtrturbo.models.renderer import Renderer
 from gtrturbo.play.completions import Answer
 from gtrturbo.play.episodes import Response
 from gtrturbo.play.limits import limits_of
@@ -184,6 +185,7 @@ class ServerPolicy:
             return Response(answer.text, agent=self.servers.speaker(server), ended=answer.ended)
         ids = self._own_ids(server, messages, pictures, answer.prompt_ids)
         self._check_end(server, answer, max_new_tokens)
+        require_context([prompt], self._config, str(self.path), replies=[answer.response_ids])
         text, offsets = self.renderer.decode(answer.response_ids.tolist())
         return Response(text, ids, answer.response_ids, offsets, answer.logprobs, agent=self.servers.speaker(server))
 

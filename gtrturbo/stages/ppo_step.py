@@ -25,7 +25,7 @@ from gtrturbo.store.trackers import tracking
 from gtrturbo.store.writing import writing
 from gtrturbo.train.credit import find_credit
 from gtrturbo.train.critic import give_value_head
-from gtrturbo.train.demos import Example, read_examples
+from gtrturbo.train.demos import Example, read_examples, require_fit
 from gtrturbo.train.guards import find_guard
 from gtrturbo.train.guidance import Guidance, find_estimator, read_guidance
 from gtrturbo.train.inputs import Rollout, read_rollout, require_groups, require_scores
@@ -50,6 +50,7 @@ def run(config: PpoStepConfig) -> Result:
         transcript = read_transcript(config.rollouts, policy.renderer)
         # There may be none: a corrector has nothing to say where the student was right every time.
         demos = read_examples(config.demos, policy.renderer)
+        require_fit(policy, demos)
         if config.demos and not demos:
             _warn_of_nothing(config)
         if config.gradient_checkpointing:

@@ -21,7 +21,7 @@ from gtrturbo.store.draft import Draft, Result
 from gtrturbo.store.ids import seed_for
 from gtrturbo.store.trackers import tracking
 from gtrturbo.store.writing import writing
-from gtrturbo.train.demos import Example, Shuffle, imitation_loss, mixed, read_examples
+from gtrturbo.train.demos import Example, Shuffle, imitation_loss, mixed, read_examples, require_fit
 from gtrturbo.train.optimizer import Optimizer
 from gtrturbo.train.sharding import prepare_split, save_trained
 
@@ -38,6 +38,7 @@ def run(config: SftConfig) -> Result:
         if not examples:
             names = ", ".join(map(str, config.data))
             raise GtrTurboError(f"there is nothing to learn in {names}: every reply is illegal, or there is none.")
+        require_fit(policy, examples)
         if config.gradient_checkpointing:
             policy.recompute_activations()
         draft.metrics = {"examples": len(examples)} | _train(config, policy, examples, draft)

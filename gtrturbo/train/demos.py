@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.context import require_context
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.renderer import Prompt, Renderer
 from gtrturbo.play.recording import render, require_texts
@@ -34,6 +35,16 @@ def read_examples(paths: Sequence[Path], renderer: Renderer) -> list[Example]:
         GtrTurboError: an artifact is of another kind.
     """
     return [example for path in paths for example in _read(path, renderer)]
+
+
+def require_fit(policy: Policy, examples: Sequence[Example]) -> None:
+    """Refuse examples that are longer than what a policy's model reads, before any of them is learned.
+
+    Raises:
+        GtrTurboError: names both numbers.
+    """
+    prompts, replies = [each.prompt for each in examples], [each.response_ids for each in examples]
+    require_context(prompts, policy.model.config, policy.model.name_or_path, replies=replies)
 
 
 def mixed(paths: Sequence[Path]) -> list[str]:
