@@ -39,6 +39,29 @@ def require_turn(model: Any, processor: Any, family: Family | None, name: str) -
     Raises:
         GtrTurboError: names what it cannot do.
     """
+    require_template(processor, name)
+    family = family or read_family(Path(name), model.config.model_type)
+    mend = "choose another model, or bring a family of your own: --family."
+    with reading_model(name, "cannot play a turn", mend=mend), torch.no_grad():
+        head = ValueHead.new(model.config.get_text_config().hidden_size, seed=0).to(model.device)
+        policy = Policy(model, processor, head, family)
+        picture = np.zeros((SIDE, SIDE, 3), np.uint8)
+        require_rendering(policy.renderer, name, picture)
+        prompts = [policy.renderer.prompt(messages, [picture]) for messages in (MESSAGES, LONGER)]
+        require_known_tensors(prompts[0], name)
+        samples = policy.generate(prompts, None, temperature=1.0, max_new_tokens=REPLY_TOKENS)
+        _require_choice(name, [sample.logprobs for sample in samples], len(policy.scorer.forbidden), model)
+        for prompt, sample in zip(prompts, samples, strict=True):  # Sampled side by side, scored one by one.
+            scored = policy.score([prompt], [sample.response_ids], temperature=1.0).logprobs[0].cpu().numpy()
+            _require_same(name, sample.logprobs, scored, whole=model.dtype == torch.float32)
+
+
+def require_template(processor: Any, name: str) -> None:
+    """Refuse a model whose turns have no form, or another one every day.
+
+    Raises:
+        GtrTurboError: it has no chat template, or one that writes the date.
+    """
     if not processor.chat_template:
         raise GtrTurboError(
             f"{name} has no chat template, so that it is not known how a turn of its looks like.",
@@ -49,24 +72,14 @@ def require_turn(model: Any, processor: Any, family: Family | None, name: str) -
             f"the chat template of {name} writes the date ({CLOCK}), so that what is played today is another prompt tomorrow.",
             "write one that does not: --chat-template FILE (documentation: engines).",
         )
-    family = family or read_family(Path(name), model.config.model_type)
-    mend = "choose another model, or bring a family of your own: --family."
-    with reading_model(name, "cannot play a turn", mend=mend), torch.no_grad():
-        head = ValueHead.new(model.config.get_text_config().hidden_size, seed=0).to(model.device)
-        policy = Policy(model, processor, head, family)
-        picture = np.zeros((SIDE, SIDE, 3), np.uint8)
-        require_rendering(policy.renderer, name, picture)
-        prompts = [policy.renderer.prompt(messages, [picture]) for messages in (MESSAGES, LONGER)]
-        _require_known_tensors(prompts[0], name)
-        samples = policy.generate(prompts, None, temperature=1.0, max_new_tokens=REPLY_TOKENS)
-        _require_choice(name, [sample.logprobs for sample in samples], len(policy.scorer.forbidden), model)
-        for prompt, sample in zip(prompts, samples, strict=True):  # Sampled side by side, scored one by one.
-            scored = policy.score([prompt], [sample.response_ids], temperature=1.0).logprobs[0].cpu().numpy()
-            _require_same(name, sample.logprobs, scored, whole=model.dtype == torch.float32)
 
 
-def _require_known_tensors(prompt: Prompt, name: str) -> None:
-    """Refuse a model whose processor gives something per token that nobody would carry on over the reply."""
+def require_known_tensors(prompt: Prompt, name: str) -> None:
+    """Refuse a model whose processor gives something per token that nobody would carry on over the reply.
+
+    Raises:
+        GtrTurboError: names it.
+    """
     count = len(prompt.ids)
     for tensor, value in prompt.tensors.items():
         if tensor not in prompt.per_token and tuple(value.shape[:2]) == (1, count):

@@ -1,5 +1,7 @@
 """What a run will take, before it is started, as lines for a reader: memory at each stage's peak, disk, and what is paid for."""
 
+import importlib
+
 from rich.filesize import decimal
 
 from gtrturbo.config import EvalConfig, RunConfig
@@ -24,7 +26,8 @@ def notes(config: RunConfig) -> list[str]:
     check(config, steps)
     shape = shape_of(config, [step.config for step in steps])
     play = sample(load_task(config.task, next(step.config.env for step in steps if isinstance(step.config, EvalConfig))))
-    asked = [*about_asking(config, steps, play), *_about_servers(steps)]
+    play, told = importlib.import_module("gtrturbo.runs.model_ahead").measured(config, steps, play)
+    asked = [*told, *about_asking(config, steps, play), *_about_servers(steps)]
     if shape is None:
         return [f"Memory and disk are not known: the config of {config.model} is not on this machine.", *asked]
     processes = world().size

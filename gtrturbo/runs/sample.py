@@ -1,7 +1,7 @@
 """A task in numbers, from a few episodes: how long its prompts and replies are, how many turns it takes, and its pictures."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
@@ -9,7 +9,7 @@ from PIL import Image
 from gtrturbo.tasks.chance import turn_limit
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.texts import words
-from gtrturbo.tasks.view import View
+from gtrturbo.tasks.view import ChatPrompt, View
 
 # Text is counted as one token per so many characters, which is more than tokenizers of large vocabularies make of it.
 CHARACTERS_PER_TOKEN = 3
@@ -23,7 +23,10 @@ REPLY = 200
 
 @dataclass(frozen=True)
 class Play:
-    """A task in numbers: tokens of a prompt without and of its picture, of a true reply; turns per episode; bytes per turn."""
+    """A task in numbers: tokens of a prompt without and of its picture, of a true reply; turns per episode; bytes per turn.
+
+    `longest` is the prompt with the most characters.
+    """
 
     text: int
     picture: tuple[int, int]
@@ -31,6 +34,7 @@ class Play:
     turns: float
     row: int
     png: float
+    longest: ChatPrompt = field(default_factory=lambda: ChatPrompt([], []), repr=False, compare=False)
 
 
 def sample(task: Task) -> Play:
@@ -38,13 +42,14 @@ def sample(task: Task) -> Play:
     env, rng = task.open(), np.random.default_rng(0)
     prompts, replies, turns = [], [], 0
     pictures: dict[bytes, int] = {}
-    shape = (0, 0)
+    shape, longest = (0, 0), ChatPrompt([], [])
     for episode in range(SAMPLED_EPISODES):
         observation, info = env.reset(seed=episode)
         for _ in range(turn_limit(task, env)):
             known = task.know(env, observation, info)
             prompt = task.ask(View(observation, known, render=env.render))
             prompts.append(sum(map(len, words(prompt))))
+            longest = prompt if prompts[-1] == max(prompts) else longest
             replies.append(len(task.expert_reply(known)) if task.expert else REPLY)
             for picture in prompt.images:
                 pictures[picture.tobytes()] = _png(picture)
@@ -62,6 +67,7 @@ def sample(task: Task) -> Play:
         turns=turns / SAMPLED_EPISODES,
         row=ROW + max(prompts) + max(replies),
         png=sum(pictures.values()) / turns,
+        longest=longest,
     )
 
 

@@ -29,7 +29,7 @@ def run(config: InitConfig) -> Result:
     with writing(config.out, provenance(config), overwrite=config.overwrite) as draft:
         model, processor = _load(config, chosen)
         if config.chat_template:
-            processor.chat_template = _template(config.chat_template)
+            processor.chat_template = read_template(config.chat_template)
         if config.lora_rank:
             base = _keep_base(config, draft, model, processor)
             alpha = config.lora_alpha or 2 * config.lora_rank
@@ -54,7 +54,12 @@ def run(config: InitConfig) -> Result:
     return done(draft)
 
 
-def _template(file: Path) -> str:
+def read_template(file: Path) -> str:
+    """Read a chat template of the user's own.
+
+    Raises:
+        GtrTurboError: it is no text.
+    """
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError:
