@@ -198,6 +198,15 @@ def load_architecture(path: Path) -> Any:
         return AutoConfig.from_pretrained(base_of(path) if is_adapter(path) else path, local_files_only=True)
 
 
+def architecture_here(model: str, *, revision: str) -> Any:
+    """Read the transformers config of a hub id or folder from this machine alone.
+
+    Raises:
+        OSError, ValueError: it is not here, or none that transformers knows.
+    """
+    return AutoConfig.from_pretrained(model, revision=revision, local_files_only=True)
+
+
 def load_generation(path: Path) -> GenerationConfig:
     """Read how a checkpoint's model is to generate, as a loaded model says it: of its file, else what its config says."""
     folder = base_of(path) if is_adapter(path) else path

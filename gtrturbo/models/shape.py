@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2_5_VLConfig
+from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
 from gtrturbo.distributed.devices import resolve_device
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.budget import CPU_TOKENS, tokens_that_fit
 from gtrturbo.models.built_in import build_processor, built_in_config
-from gtrturbo.models.checkpoint import DTYPES, add_adapter, quiet
+from gtrturbo.models.checkpoint import DTYPES, add_adapter, architecture_here, quiet
 from gtrturbo.models.families import Family, read_family
 from gtrturbo.models.memory import Layers, Shape
 from gtrturbo.models.parts import towers_of
@@ -114,7 +114,7 @@ def _config(model: str, revision: str | None, texts: Iterable[str] | None) -> An
     if model in BUILT_IN:
         return built_in_config(model, build_processor(texts).tokenizer)
     try:
-        return AutoConfig.from_pretrained(model, revision=revision or "main", local_files_only=True)
+        return architecture_here(model, revision=revision or "main")
     except (OSError, ValueError):
         return published_config(model)
 

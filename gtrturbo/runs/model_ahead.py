@@ -5,10 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
 from gtrturbo.config import InitConfig, RolloutConfig, RunConfig
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.checkpoint import architecture_here
 from gtrturbo.models.checkpoint_files import base_of, is_adapter
 from gtrturbo.models.context import positions_of, require_context
 from gtrturbo.models.families import find_family, read_family
@@ -62,12 +61,12 @@ def _told(model: str, length: int, most: int, positions: int | None) -> list[str
 
 def _renderer(model: str, init: InitConfig | None) -> tuple[Any, Renderer | None]:
     """Load what renders a model's prompts; none where its files are not on this machine."""
-    where: dict[str, Any] = {"revision": (init.revision if init else None) or "main", "local_files_only": True}
+    revision = (init.revision if init else None) or "main"
     try:
         folder = base_of(Path(model)) if is_adapter(Path(model)) else model
-        architecture = AutoConfig.from_pretrained(folder, **where)
+        architecture = architecture_here(str(folder), revision=revision)
         family = find_family(init.family) if init and init.family else read_family(Path(model), architecture.model_type)
-        processor = load_processor(model, family=family, **where)
+        processor = load_processor(model, family=family, revision=revision, local_files_only=True)
     except (OSError, ValueError):
         return None, None
     except GtrTurboError:
