@@ -10,7 +10,7 @@ from gtrturbo.models.memory import Memory, Shape
 from gtrturbo.runs.asking import about_asking
 from gtrturbo.runs.disk import Disk, disk_of
 from gtrturbo.runs.execute import check
-from gtrturbo.runs.peaks import shape_of, stage_peaks
+from gtrturbo.runs.peaks import about_served, shape_of, stage_peaks
 from gtrturbo.runs.plan import Step, plan
 from gtrturbo.runs.pruning import keeping
 from gtrturbo.runs.sample import Play, sample
@@ -33,7 +33,8 @@ def notes(config: RunConfig) -> list[str]:
     processes = world().size
     peaks = stage_peaks(config, steps, shape, play, processes=processes)
     disk = disk_of(config, steps, shape, play)
-    return [*_about(shape, play), *_about_processes(steps, processes), *_table(peaks), *_about_disk(config, disk), *asked]
+    table = [*_table(peaks), *about_served(steps, shape)]
+    return [*_about(shape, play), *_about_processes(steps, processes), *table, *_about_disk(config, disk), *asked]
 
 
 def _about_servers(steps: list[Step]) -> list[str]:

@@ -5,9 +5,11 @@ import itertools
 from dataclasses import replace
 from typing import Any
 
+from rich.filesize import decimal
+
 from gtrturbo.config import DistillConfig, EvalConfig, InitConfig, MergeConfig, PpoStepConfig, RolloutConfig, RunConfig, SftConfig
-from gtrturbo.config.addresses import served_model
-from gtrturbo.config.choices import AUTO, REPLIES_AT_ONCE
+from gtrturbo.config.addresses import kind_of, served_model
+from gtrturbo.config.choices import AUTO, BUILT_IN_ENGINES, HF, REPLIES_AT_ONCE
 from gtrturbo.merging.ranges import MERGE_RANGE
 from gtrturbo.models.budget import logit_chunk
 from gtrturbo.models.checkpoint_files import adapter_config, base_of, is_adapter
@@ -55,6 +57,8 @@ def _name(step: Step) -> str:
 
 def _peak(config: RunConfig, stage: Any, shape: Shape, play: Play, reply: int, processes: int) -> Memory:
     """Estimate one step; each stage holds one model, and what it does with it decides the rest."""
+    if is_served(stage):
+        return Memory()
     shape = _loaded(shape, stage)
     chunk = logit_chunk(shape.vocabulary)
     if isinstance(stage, InitConfig):
@@ -77,6 +81,25 @@ def stage_has_model(stage: RolloutConfig | EvalConfig | DistillConfig) -> bool:
     if isinstance(stage, DistillConfig) and stage.teacher is not None:
         return any(served_model(teacher) is None for teacher in (stage.teacher, *stage.more_teachers))
     return isinstance(stage, EvalConfig) or not stage.expert
+
+
+def about_served(steps: list[Step], shape: Shape) -> list[str]:
+    """Say for which stages a server's memory is needed, which is none of this process."""
+    names = dict.fromkeys(_name(step) for step in steps if is_served(step.config))
+    if not names:
+        return []
+    held = decimal(shape.weights + shape.adapter_bytes)
+    return [
+        f"Not counted is the memory of the servers that answer for {', '.join(names)}: each {held} of weights, and its cache "
+        "(vLLM fills nine tenths of a GPU). To prove what they serve the weights are loaded here, too, on the CPU unless a "
+        "device is named."
+    ]
+
+
+def is_served(stage: Any) -> bool:
+    """Tell whether a server answers in a stage: its memory is not this process's."""
+    kind = kind_of(getattr(stage, "engine", HF))
+    return kind != HF and kind in BUILT_IN_ENGINES and stage_has_model(stage)
 
 
 def _loaded(shape: Shape, stage: Any) -> Shape:

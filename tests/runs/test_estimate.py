@@ -13,7 +13,7 @@ from gtrturbo.models.memory import Memory, Shape
 from gtrturbo.models.split_memory import gathered
 from gtrturbo.runs.disk import disk_of
 from gtrturbo.runs.estimate import notes
-from gtrturbo.runs.peaks import shape_of, stage_peaks
+from gtrturbo.runs.peaks import about_served, shape_of, stage_peaks
 from gtrturbo.runs.plan import plan
 from gtrturbo.runs.sample import Play, sample
 from gtrturbo.tasks.loading import load_task
@@ -154,6 +154,19 @@ def test_dry_run_is_told_the_number_of_processes_as_torchrun_tells_it(monkeypatc
     assert CliRunner().invoke(app, run).stdout.startswith("#!")
     monkeypatch.setenv("RANK", "1")
     assert CliRunner().invoke(app, run).stdout == ""
+
+
+@pytest.mark.parametrize("engine", ["vllm", "vllm:http://127.0.0.1:9", "openai:http://127.0.0.1:9"])
+def test_the_memory_of_a_server_is_told_and_not_counted_as_a_stages(large, play, engine):
+    stage = "eval" if engine.startswith("openai") else "rollout"
+    settings = {"set": (*PAPER, f"{stage}.engine={engine}", f"{stage}.vllm-python=python3")}
+    found = peaks(large, play, set=settings["set"] if engine == "vllm" else settings["set"][:-1])
+    assert found.keys() == peaks(large, play).keys() - {stage}
+    chosen = config(set=(*PAPER, f"{stage}.engine={engine}"))
+    [told] = about_served(plan(chosen), large)
+    # 8.29 G parameters of 2 bytes, and an adapter of rank 128 in float32.
+    assert told.startswith(f"Not counted is the memory of the servers that answer for {stage}: each 1")
+    assert about_served(plan(config()), large) == []
 
 
 def test_a_longer_run_takes_no_more_disk_for_teachers(large, play):
