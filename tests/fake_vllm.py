@@ -22,6 +22,7 @@ def weights_read(folder: Path) -> set[str]:
 if __name__ == "__main__":
     flags = sys.argv[3:]
     told = {"words": sys.argv[1:3], "flags": flags, "pid": os.getpid(), "lora": os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"]}
+    told |= {"key": os.environ.get("VLLM_API_KEY"), "safe": os.environ.get("PYTHONSAFEPATH")}
     Path(os.environ["FAKE_VLLM"]).write_text(json.dumps(told))
     given = dict(pairwise(flags))
     if "FAKE_VLLM_FAILS" in os.environ:

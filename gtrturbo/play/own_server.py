@@ -29,6 +29,7 @@ from gtrturbo.models.checkpoint import load_architecture
 from gtrturbo.models.checkpoint_files import base_of, is_adapter
 from gtrturbo.play.connection import open_in_time
 from gtrturbo.play.lora_ranks import legal_rank, rank_of
+from gtrturbo.play.one_process import require_one_process
 from gtrturbo.play.wire import AwayError, EndedError
 
 MODULE = "vllm.entrypoints.openai.api_server"
@@ -38,10 +39,31 @@ TOLD_AFTER = 60.0  # seconds of loading after which a user is told where to look
 GLANCE = 0.5  # seconds
 TIME_TO_END = 20.0  # seconds in which it may clear up
 LAST_WORDS = 300  # characters of its last line
+LOG, LOG_END = "gtrturbo-vllm-", ".log"  # Between them the process that it was started by, and something random.
+OLD = 86400.0  # seconds after which nobody reads the log of a process that has ended
 END_READ = 1 << 20  # bytes of the end of its log
 CAUSE = re.compile(r"(\w*(?:Error|Exception): .+)")
 ADAPTERS = ("--enable-lora", "--enable-tower-connector-lora")
-AROUND = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+AROUND = {
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "PYTHONSAFEPATH": "1",  # What lies in the current folder, such as one named vllm, is no module of its.
+}
+# What would make another server of it: one that asks for a key, that is one of several, that serves another folder, made-up
+# weights or the model in place of an unknown adapter, or that lives on when its engine has died.
+# VLLM_PORT is not where it listens.
+LEFT_OUT = {
+    "VLLM_API_KEY",
+    "VLLM_PORT",
+    *(f"VLLM_DP_{name}" for name in ("RANK", "RANK_LOCAL", "SIZE", "MASTER_IP", "MASTER_PORT")),
+    "VLLM_MODEL_REDIRECT_PATH",
+    "VLLM_USE_MODELSCOPE",
+    "VLLM_TEST_FORCE_LOAD_FORMAT",
+    "VLLM_MOE_ROUTING_SIMULATION_STRATEGY",
+    "VLLM_SKIP_MODEL_NAME_VALIDATION",
+    "VLLM_KEEP_ALIVE_ON_ENGINE_DEATH",
+}
 # Without a GPU: no binding to cores that others may have, nothing that is compiled by a C++ compiler first, and a prefill that is
 # not cut: with a seed that would end the engine.
 ON_CPU = {
@@ -72,6 +94,12 @@ def flags_of(path: Path, *, dtype: str, port: int, on_cpu: bool) -> list[str]:
     if adapter:
         flags += [*ADAPTERS, "--max-lora-rank", str(legal_rank(rank_of(path)))]
     return [*flags, *FLAGS_ON_CPU] if on_cpu else flags
+
+
+def environment_of(given: Mapping[str, str], *, on_cpu: bool) -> dict[str, str]:
+    """Return the environment that vLLM is started in: the given one, but for what would make another server of it."""
+    kept = {name: value for name, value in given.items() if name not in LEFT_OUT}
+    return {**(ON_CPU if on_cpu else {}), **kept, **AROUND}
 
 
 @dataclass(frozen=True)
@@ -109,18 +137,15 @@ def own_server(path: Path, python: str, *, dtype: str) -> Iterator[OwnServer]:
     Raises:
         GtrTurboError: it does not start, or fails in the middle; names what it wrote.
     """
-    if group().world.size > 1:
-        raise GtrTurboError(
-            "--engine vllm starts one server, and there are several processes.",
-            "start it yourself, and give its address: --engine vllm:http://…",
-        )
+    require_one_process(group().world.size)
     on_cpu, port = not torch.cuda.is_available(), _free_port()
     command = [python, "-m", MODULE, *flags_of(path, dtype=dtype, port=port, on_cpu=on_cpu)]
-    descriptor, name = tempfile.mkstemp(prefix="gtrturbo-vllm-", suffix=".log")
+    _remove_old_logs()
+    descriptor, name = tempfile.mkstemp(prefix=f"{LOG}{os.getpid()}-", suffix=LOG_END)
     named = False
     try:
         with os.fdopen(descriptor, "wb") as log:
-            process = _start(command, {**(ON_CPU if on_cpu else {}), **os.environ, **AROUND}, log)
+            process = _start(command, environment_of(os.environ, on_cpu=on_cpu), log)
         with _ending(process):
             yield from _served(OwnServer(f"http://{HOST}:{port}", process, Path(name)))
     except GtrTurboError as error:
@@ -129,6 +154,27 @@ def own_server(path: Path, python: str, *, dtype: str) -> Iterator[OwnServer]:
     finally:
         if not named:
             Path(name).unlink(missing_ok=True)
+
+
+def _remove_old_logs() -> None:
+    """Remove the user's logs of processes that have ended, such as killed ones, to which nothing was written for a day."""
+    for log in Path(tempfile.gettempdir()).glob(f"{LOG}*{LOG_END}"):
+        with suppress(FileNotFoundError):  # Another removed it.
+            found = log.lstat()
+            if found.st_uid == os.getuid() and time.time() - found.st_mtime > OLD and _has_ended(log):
+                log.unlink()
+
+
+def _has_ended(log: Path) -> bool:
+    """Tell whether the process has ended that started the server of a log."""
+    number = log.name.removeprefix(LOG).partition("-")[0]
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, OSError, OverflowError):  # No number of a process, or another user's.
+        return False
+    return False
 
 
 def _served(server: OwnServer) -> Iterator[OwnServer]:

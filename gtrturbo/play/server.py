@@ -21,7 +21,9 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.completions import LIKELIEST, Answer, Likely, answer_of, likely_of
 from gtrturbo.play.data_urls import with_pictures
 from gtrturbo.play.lora_ranks import legal_rank, rank_of
+from gtrturbo.play.pace import Pace
 from gtrturbo.play.protocol import Chat, Completion, ServedModels
+from gtrturbo.play.waiting import LATE
 from gtrturbo.play.wire import BACKOFF, AwayError, EndedError, NotFoundError, request
 from gtrturbo.store.records import Message
 
@@ -39,7 +41,7 @@ class Server:
     Args:
         kind: what it is, which decides what it may be sent.
         base_url: where it is, with or without a final /v1.
-        model: name of the model that it serves; the first that it lists if None.
+        model: name of the model that it serves; the first that it lists if None, which it is asked for once that is needed.
         needs_ids: refuse replies without token ids, which cannot be trained on.
         own: the server was started for this stage: raises if it has ended. It is sent no key.
     """
@@ -59,11 +61,20 @@ class Server:
         self._own = own
         self.adapter: str | None = None
         self.tries = len(BACKOFF)  # How often it is asked again where it does not answer.
+        self.pace = Pace()
+        self.gives_way = False  # It is waited for as long as `pace` says, as others are there; else as `request` does.
         self.failures = 0  # Answers that did not come: what answers after one may be another server.
         self.tokenizer_begins = False  # The tokenizer writes a beginning of sequence, and not the template.
         self._adapter_path: Path | None = None
         self._loading = Lock()
-        self.model = model or next(iter(self.roots()))
+        self._model = model
+
+    @property
+    def model(self) -> str:
+        """The name of the model that it serves."""
+        if self._model is None:
+            self._model = next(iter(self.roots()))
+        return self._model
 
     def roots(self) -> dict[str, str | None]:
         """Return by name what the server says that it loaded each model and adapter from; None where it does not say."""
@@ -86,7 +97,19 @@ class Server:
 
     def _request(self, path: str, body: dict[str, Any] | None = None, *, plain: bool = False) -> Any:
         how = {"plain": plain, "with_key": self._own is None, "on_failure": self._failed, "tries": self.tries}
-        return request(self.base_url + path, body, **how)
+        if plain:  # An adapter is loaded, which takes as long as its disk does.
+            return request(self.base_url + path, body, **how)
+        tokens = body["max_tokens"] if body else 0
+        limit = self.pace.limit(tokens)
+        how |= {"told_after": max(LATE, limit)} | ({"patience": limit} if self.gives_way else {})
+        if tokens:
+            how["on_answer"] = lambda seconds: self.pace.answered(seconds, tokens)
+        try:
+            return request(self.base_url + path, body, **how)
+        except AwayError as error:
+            if error.late:
+                self.pace.missed(limit)
+            raise
 
     def load_adapter(self, name: str, path: Path) -> None:
         """Load a LoRA adapter under a name, unless the server has it, and ask it for all replies from now on.

@@ -8,8 +8,9 @@ from typing import TypeVar
 
 from gtrturbo.distributed.escapes import complain
 from gtrturbo.distributed.processes import group
+from gtrturbo.play.pace import Pace
 from gtrturbo.play.server import Server
-from gtrturbo.play.wire import BACKOFF, SOON, AwayError
+from gtrturbo.play.wire import BACKOFF, SOON, TIMEOUT, AwayError
 
 Answered = TypeVar("Answered")
 LOOKED_AT_AGAIN = 30.0  # seconds after which a server that was away is asked again, by one request at a time
@@ -19,7 +20,8 @@ class Servers:
     """Give each request to the server that has the fewest; one that is away is left out until it answers again.
 
     Args:
-        servers: at least one; a single one is waited for as long as `request` waits, of several each only shortly.
+        servers: at least one; a single one is waited for as long as `request` waits, of several each only shortly, and for one
+            answer as long as their `Pace` says.
     """
 
     def __init__(self, servers: Sequence[Server]) -> None:
@@ -29,8 +31,11 @@ class Servers:
         self._left_out: set[Server] = set()
         self._lock = Lock()
         self._turns = itertools.count(group().world.rank)  # Several processes do not all begin with the first.
+        self._greet: Callable[[Server], object] = lambda _: None
+        self._met: set[Server] = set()
+        pace = Pace()
         for server in self._all if len(self._all) > 1 else []:
-            server.tries = SOON
+            server.tries, server.gives_way, server.pace = SOON, True, pace
 
     def __iter__(self) -> Iterator[Server]:
         return iter(self._asked)
@@ -46,6 +51,42 @@ class Servers:
         """Name who speaks: the model or adapter, and of several servers which, as they were named, from 1; no address."""
         return server.name if len(self._all) == 1 else f"{server.name} on server {self._all.index(server) + 1}"
 
+    def meet(self, greet: Callable[[Server], object]) -> None:
+        """Do with each server what has to be done before it is asked anything; with one that is away, when it answers again.
+
+        Raises: see `together`.
+        """
+        self._greet = greet
+        self.together(lambda _: None)
+
+    def _require_met(self, server: Server) -> None:
+        if server not in self._met:
+            self._greet(server)
+            self._met.add(server)
+
+    def together(self, work: Callable[[Sequence[Server]], object]) -> None:
+        """Do something with all that are there; one that turns out to be away is left out, and it is begun anew with the others.
+
+        Raises:
+            GtrTurboError: a server refuses it, or none comes back for as long as one alone would be waited for.
+        """
+        until = time.monotonic() + sum(BACKOFF)
+        while True:
+            there, begun = self._there(), time.monotonic()
+            try:
+                for server in there:
+                    self._require_met(server)
+                work(there)
+            except AwayError as error:
+                [lost] = [server for server in there if f"{error.url}/".startswith(f"{server.base_url}/")]
+                self.lose(lost, error)
+                if len(self) == 1 or (there == [lost] and time.monotonic() >= _end(until, error)):
+                    raise
+            else:
+                for server in there:
+                    self._has_answered(server, begun)
+                return
+
     def ask(self, question: Callable[[Server], Answered]) -> tuple[Server, Answered]:
         """Ask one server; where it is away another, and all of them again for as long as one alone would be waited for.
 
@@ -56,11 +97,12 @@ class Servers:
         while True:
             server, begun = self._take(), time.monotonic()
             try:
+                self._require_met(server)
                 answer = question(server)
             except AwayError as error:
                 failed |= set() if error.passing else {server}
                 self.lose(server, error)
-                if len(self) == 1 or failed == set(self) or time.monotonic() >= until:
+                if len(self) == 1 or failed == set(self) or time.monotonic() >= _end(until, error):
                     raise
             else:
                 self._has_answered(server, begun)
@@ -81,23 +123,27 @@ class Servers:
         """Ask a server no more, of which it cannot be proved what it served last, and say so; one has to be left."""
         self._left_out.add(server)
         if len(self) == 1:
-            self._asked[0].tries = len(BACKOFF)
+            self._asked[0].tries, self._asked[0].gives_way = len(BACKOFF), False
         complain(f"{why.what} Nothing proves what it served last: what it answered since it was proved is asked of the others.")
 
     def _take(self) -> Server:
         with self._lock:
-            now, turn = time.monotonic(), next(self._turns)
-            asked = self._asked
+            now, turn, asked = time.monotonic(), next(self._turns), self._asked
             present = [each for each in asked if now - self._away.get(each, -LOOKED_AT_AGAIN) >= LOOKED_AT_AGAIN]
-            if present:
-                order = {each: (self._all.index(each) - turn) % len(self._all) for each in present}
-                server = min(present, key=lambda each: (self._running[each], order[each]))
-            else:
-                server = min(asked, key=self._away.__getitem__)
+            order = {each: (self._all.index(each) - turn) % len(self._all) for each in present}
+            server = min(present, key=lambda each: (self._running[each], order[each])) if present else self._longest_away()
             if server in self._away:
                 self._away[server] = now
             self._running[server] += 1
             return server
+
+    def _there(self) -> list[Server]:
+        """Return those that are not away; where all are, the one that was asked longest ago."""
+        with self._lock:
+            return [server for server in self._asked if server not in self._away] or [self._longest_away()]
+
+    def _longest_away(self) -> Server:
+        return min(self._asked, key=self._away.__getitem__)
 
     def _has_answered(self, server: Server, begun: float) -> None:
         with self._lock:  # What was begun before it was lost does not tell that it is back.
@@ -106,3 +152,8 @@ class Servers:
                 del self._away[server]
         if is_back and len(self._all) > 1:
             complain(f"{server.base_url} answers again.")
+
+
+def _end(until: float, error: AwayError) -> float:
+    """Return until when servers are waited for: of one that is there and takes its time, as long as for its answer."""
+    return until + (TIMEOUT if error.late else 0.0)

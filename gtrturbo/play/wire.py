@@ -9,16 +9,15 @@ import http.client
 import json
 import math
 import os
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from typing import Any
 
-from gtrturbo.distributed.escapes import complain
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.connection import open_in_time
+from gtrturbo.play.waiting import LATE, tell_waiting, telling_late
 
 # Seconds before each further try: a server that restarts or is full is waited for, about two minutes in all.
 BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
@@ -33,10 +32,9 @@ WAITED_FOR = (TOO_MANY_REQUESTS, 502, 503, 504)  # It is full, or it is not ther
 NOT_FOUND = 404
 # A server that is full or away is waited for; one that fails at a request most likely fails at it again.
 FAILED_TRIES = 3
-SOON, TOLD_EVERY = 2, 60.0  # tries in vain after which a user is told, and seconds between two such words of one address
-_told: dict[str, float] = {}
-_telling = threading.Lock()
+SOON = 2  # tries in vain after which a user is told
 WRONG_KEY = "set OPENAI_API_KEY in the environment to a key of that server, without which none is sent."
+NO_KEY = "it is sent none, as it was started for this stage: see what has it ask for one, such as a plugin of its own."
 WRONG_NAME = "see that the server has the model, and that the address is the part before /v1."
 REFUSALS = {401: WRONG_KEY, 403: WRONG_KEY, NOT_FOUND: WRONG_NAME}
 START = "start the server, or name another with --engine."
@@ -52,6 +50,7 @@ class TriedInVainError(Exception):
         after: seconds that the server asks to wait before; None where it says nothing of it.
         limited: the server is full, or the user's rate is (429).
         maybe_paid: the server may have done the work, and its answer did not arrive whole.
+        late: it took all the time that it was given.
     """
 
     def __init__(
@@ -63,18 +62,27 @@ class TriedInVainError(Exception):
         after: float | None = None,
         limited: bool = False,
         maybe_paid: bool = False,
+        late: bool = False,
     ) -> None:
         super().__init__(said)
         self.tries, self.mend, self.after = tries, mend, after
-        self.limited, self.maybe_paid = limited, maybe_paid
+        self.limited, self.maybe_paid, self.late = limited, maybe_paid, late
 
 
 class AwayError(GtrTurboError):
-    """Say that a server does not answer however often it is asked; `passing` where it was waited for, not where it fails."""
+    """Say that a server does not answer however often it is asked.
+
+    Attributes:
+        url: what was asked.
+        passing: it was waited for; else it fails.
+        late: it may be there, and took all the time that it was given.
+    """
 
     def __init__(self, url: str, why: TriedInVainError) -> None:
         super().__init__(f"{url} {why}", why.mend)
+        self.url = url
         self.passing = why.tries > FAILED_TRIES
+        self.late = why.late
 
 
 class EndedError(GtrTurboError):
@@ -84,8 +92,8 @@ class EndedError(GtrTurboError):
 class RefusedError(GtrTurboError):
     """Say that a server refuses a request, and will as often as it is sent; `said` is its text, `code` its status."""
 
-    def __init__(self, url: str, code: int, said: str) -> None:
-        super().__init__(f"{url} refused the request ({code}): {said}", REFUSALS.get(code, ""))
+    def __init__(self, url: str, code: int, said: str, fix: str = "") -> None:
+        super().__init__(f"{url} refused the request ({code}): {said}", fix or REFUSALS.get(code, ""))
         self.code, self.said = code, said
 
 
@@ -100,7 +108,10 @@ def request(
     plain: bool = False,
     with_key: bool = True,
     on_failure: Callable[[], object] = lambda: None,
+    on_answer: Callable[[float], object] = lambda _: None,
     tries: int = len(BACKOFF),
+    patience: float = math.inf,
+    told_after: float = LATE,
 ) -> Any:
     """Send one request; try again on what may pass: lost connections, a full server (429, 503), its own failures (other 5xx) a
     few times.
@@ -111,7 +122,10 @@ def request(
         plain: the answer is no JSON, and is not read.
         with_key: send OPENAI_API_KEY along, if it is set.
         on_failure: called when no answer comes but for a full server's (429): what answers later may be another one.
+        on_answer: called with the seconds that the answer took.
         tries: so often it is asked again at most.
+        patience: seconds for one answer, after which it is not asked again, as another server is.
+        told_after: seconds without an answer after which a user is told.
 
     Raises:
         NotFoundError: the server does not have what is asked for.
@@ -120,29 +134,24 @@ def request(
     """
     until = time.monotonic() + TIMEOUT + sum(BACKOFF)
     for tried, pause in enumerate((*BACKOFF, 0.0)):
-        seconds = max(1e-3, min(TIMEOUT, until - time.monotonic()))
+        began = time.monotonic()
+        seconds = max(1e-3, min(TIMEOUT, patience, until - began))
         try:
-            return request_once(url, body, plain=plain, with_key=with_key, timeout=seconds)
+            answer = request_once(url, body, plain=plain, with_key=with_key, timeout=seconds, told_after=told_after)
         except TriedInVainError as error:
             if not error.limited:
                 on_failure()
             # Of a server that takes all the time for one answer there is nothing to wait for.
-            if tried >= min(error.tries, tries, len(BACKOFF)) or time.monotonic() + pause >= until:
+            given_up = time.monotonic() + pause >= until or (error.late and patience < TIMEOUT)
+            if given_up or tried >= min(error.tries, tries, len(BACKOFF)):
                 raise AwayError(url, error) from None
             if tried == SOON:
                 tell_waiting(url, error)
+        else:
+            on_answer(time.monotonic() - began)
+            return answer
         time.sleep(pause)
     raise AssertionError("the last try either answers or raises.")
-
-
-def tell_waiting(url: str, why: Exception) -> None:
-    """Say that a server is waited for, once a minute however many requests wait for it."""
-    with _telling:
-        now = time.monotonic()
-        if now - _told.get(url, -math.inf) < TOLD_EVERY:
-            return
-        _told[url] = now
-    complain(f"{url} {why} It is waited for.")
 
 
 def request_once(
@@ -152,20 +161,23 @@ def request_once(
     plain: bool = False,
     with_key: bool = True,
     timeout: float | None = None,
+    told_after: float = LATE,
 ) -> Any:
     """Send one request once; see `request`.
 
     Args:
         timeout: seconds for the whole answer; TIMEOUT if not given.
+        told_after: seconds without an answer after which a user is told.
 
     Raises:
         TriedInVainError: it may be sent again.
         GtrTurboError: the server refuses it.
     """
     content = None if body is None else json.dumps(body, allow_nan=False).encode()
-    key = _key() if with_key else ""
+    key = _key() if with_key else None
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-    answer = _answer(urllib.request.Request(url, data=content, headers=headers), timeout or TIMEOUT, key)
+    with telling_late(url, told_after):
+        answer = _answer(urllib.request.Request(url, data=content, headers=headers), timeout or TIMEOUT, key)
     return None if plain else _without(_parsed(answer), key)
 
 
@@ -176,9 +188,9 @@ def _key() -> str:
     return key
 
 
-def _without(content: Any, key: str) -> Any:
+def _without(content: Any, key: str | None) -> Any:
     """Return what a server said without the key, which it may repeat: what it says is shown and kept."""
-    if len(key) < SHORTEST_KEY:
+    if key is None or len(key) < SHORTEST_KEY:
         return content
     if isinstance(content, str):
         return content.replace(key, "[key]")
@@ -189,7 +201,7 @@ def _without(content: Any, key: str) -> Any:
     return content
 
 
-def _answer(asked: urllib.request.Request, timeout: float, key: str) -> bytes:
+def _answer(asked: urllib.request.Request, timeout: float, key: str | None) -> bytes:
     """Ask once. What is wrong with a connection, or with HTTP on it, may pass; a refusal does not."""
     began = False
     try:
@@ -202,10 +214,13 @@ def _answer(asked: urllib.request.Request, timeout: float, key: str) -> bytes:
         raise TriedInVainError("breaks off in the middle of its answer.", mend=SEE_LOG, maybe_paid=True) from None
     except (OSError, http.client.HTTPException, ValueError, OverflowError) as error:
         cause = getattr(error, "reason", error)
-        raise TriedInVainError(
-            f"cannot be reached: {error or type(error).__name__}.",
-            maybe_paid=began or isinstance(cause, TimeoutError),
-        ) from None
+        late = isinstance(cause, TimeoutError)
+        if late and cause.errno is None:  # Ours, and not the system's for a connection.
+            raise TriedInVainError(
+                f"gives no whole answer within {timeout:.3g} seconds.", mend=SEE_LOG, maybe_paid=True, late=True
+            ) from None
+        said = f"cannot be reached: {error or type(error).__name__}."
+        raise TriedInVainError(said, maybe_paid=began or late, late=late) from None
 
 
 def _wait_of(error: urllib.error.HTTPError) -> float | None:
@@ -219,7 +234,7 @@ def _wait_of(error: urllib.error.HTTPError) -> float | None:
         return None
 
 
-def _refusal(url: str, error: urllib.error.HTTPError, key: str) -> Exception:
+def _refusal(url: str, error: urllib.error.HTTPError, key: str | None) -> Exception:
     with error:
         try:
             said = _without(error.read(SHOWN).decode(errors="replace"), key)
@@ -234,7 +249,8 @@ def _refusal(url: str, error: urllib.error.HTTPError, key: str) -> Exception:
         return NotFoundError(url, error.code, said)
     if 300 <= error.code < 400:
         return GtrTurboError(f"{url} sends the request on to another address ({error.code}).", "name that one instead.")
-    return RefusedError(url, error.code, said)
+    wants_key = REFUSALS.get(error.code) == WRONG_KEY
+    return RefusedError(url, error.code, said, NO_KEY if key is None and wants_key else "")
 
 
 def _read(response: Any) -> bytes:

@@ -11,28 +11,43 @@ from urllib.request import getproxies
 
 from gtrturbo.config.addresses import kind_of, servers_of
 from gtrturbo.config.choices import BUILT_IN_ENGINES, VLLM
+from gtrturbo.distributed.processes import world
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.play.one_process import MEND, fault_of_processes, require_one_process
 
 GREETING = 2.0  # seconds in which a server has to be connected to
 PATIENCE = 60.0  # seconds in which a Python has to say what it has
 HAS_NONE = 3
-LOOKS = f"import importlib.util, sys; sys.exit(0 if importlib.util.find_spec('vllm') else {HAS_NONE})"
+# What lies in the current folder does not count, nor a folder without code, which is a package without an origin.
+LOOKS = f"""
+import importlib.util, sys
+sys.path[:] = filter(None, sys.path)
+found = importlib.util.find_spec("vllm")
+sys.exit(0 if found and found.origin else {HAS_NONE})
+"""
 PORTS = {"http": 80, "https": 443}
 NAME_ONE = "name the Python of an environment that has vLLM: --vllm-python PATH"
 
 
 def require_startable(config: Any) -> None:
-    """Refuse a stage that is to start a vLLM with what is no Python, or one that has none; nothing of vLLM is imported.
+    """Refuse a stage that is to start a vLLM in several processes, with what is no Python, or with one that has none; nothing of
+    vLLM is imported.
 
     Raises:
         GtrTurboError: names it.
     """
+    if _starts(config):
+        require_one_process(world().size)
     if fault := _fault(config):
         raise GtrTurboError(f"{fault}.", NAME_ONE)
 
 
+def _starts(config: Any) -> bool:
+    return getattr(config, "engine", None) == VLLM
+
+
 def _fault(config: Any) -> str:
-    return _fault_of(config.vllm_python) if getattr(config, "engine", None) == VLLM else ""
+    return _fault_of(config.vllm_python) if _starts(config) else ""
 
 
 @cache
@@ -47,9 +62,11 @@ def _fault_of(python: str) -> str:
 
 
 def missing_here(configs: Iterable[Any]) -> list[str]:
-    """Say with what no vLLM can be started on this machine, a sentence each; see `require_startable`."""
-    found = dict.fromkeys(filter(None, map(_fault, configs)))
-    return [f"On this machine {fault}." for fault in found]
+    """Say why no vLLM can be started on this machine, or by these processes, a sentence each; see `require_startable`."""
+    starting = list(filter(_starts, configs))
+    several = fault_of_processes(world().size) if starting else ""
+    told = [f"{several}: {MEND}"] if several else []
+    return told + [f"On this machine {fault}." for fault in dict.fromkeys(filter(None, map(_fault, starting)))]
 
 
 def unreached(configs: Iterable[Any]) -> list[str]:

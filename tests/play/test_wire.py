@@ -11,7 +11,7 @@ import pytest
 from gtrturbo.config import RunConfig
 from gtrturbo.config.addresses import address_of
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.play import wire
+from gtrturbo.play import waiting, wire
 from gtrturbo.runs.plan import plan
 
 
@@ -172,11 +172,26 @@ def test_a_port_where_nobody_listens_is_told():
 
 
 def test_that_a_server_is_waited_for_is_told_once_a_minute(capsys, monkeypatch):
-    from gtrturbo.play import wire
-
-    monkeypatch.setattr(wire, "_told", {})
+    monkeypatch.setattr(waiting, "_told", {})
     for url in ("http://a", "http://a", "http://b"):
-        wire.tell_waiting(url, ValueError("cannot be reached:\x1b[31m no."))
+        waiting.tell_waiting(url, ValueError("cannot be reached:\x1b[31m no."))
     said = capsys.readouterr().err.splitlines()
     assert [line.split()[0] for line in said] == ["http://a", "http://b"]
     assert said[0].endswith("It is waited for.") and "\x1b" not in said[0]
+
+
+def test_that_a_server_hangs_is_told_once(capsys, monkeypatch):
+    monkeypatch.setattr(waiting, "_told", {})
+    with answering(b"HTTP/1.1 200 OK", body=b"{} ", pause=0.02) as (url, _):
+        for _ in range(2):
+            assert wire.request(url, told_after=0.1) == {}  # It takes half a second.
+        assert capsys.readouterr().err == f"{url} has not answered for 0 seconds. It is waited for.\n"
+        assert wire.request(url) == {}
+    assert capsys.readouterr().err == ""
+
+
+def test_a_server_that_gives_way_to_others_is_asked_once_and_told_as_late(monkeypatch):
+    with answering(b"HTTP/1.1 200 OK", b"", b" " * 1000, pause=0.02) as (url, asked), pytest.raises(wire.AwayError) as told:
+        wire.request(url, patience=0.2)
+    assert told.value.late and len(asked) == 1
+    assert str(told.value) == f"{url} gives no whole answer within 0.2 seconds.\n{wire.SEE_LOG}"

@@ -14,7 +14,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.runs.estimate import notes
 from gtrturbo.runs.execute import run
 from gtrturbo.runs.plan import plan
-from gtrturbo.stages import execute
+from gtrturbo.stages import execute, servers_ahead
 from gtrturbo.stages.servers_ahead import unreached
 from gtrturbo.store.writing import require_place
 
@@ -136,6 +136,38 @@ def test_a_run_asks_for_the_vllm_that_it_is_to_start_before_any_work(tmp_path, p
         run(of_vllm(tmp_path, python))
     assert list(tmp_path.iterdir()) == []
     assert any(f"On this machine {python} {said}" in line for line in notes(of_vllm(tmp_path, python)))
+
+
+@pytest.mark.parametrize("code", [None, "raise SystemExit('a checkout of its source')"])
+def test_a_folder_named_vllm_where_one_stands_is_no_vllm(tmp_path, monkeypatch, code):
+    (tmp_path / "vllm").mkdir()
+    if code:
+        (tmp_path / "vllm" / "__init__.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    servers_ahead._fault_of.cache_clear()
+    assert servers_ahead._fault_of(sys.executable) == f"{sys.executable} has no vLLM"
+    servers_ahead._fault_of.cache_clear()
+
+
+def test_a_python_that_has_vllm_is_seen_to_have_it(tmp_path, monkeypatch):
+    (tmp_path / "site" / "vllm").mkdir(parents=True)
+    (tmp_path / "site" / "vllm" / "__init__.py").write_text("raise SystemExit('it is not imported')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    servers_ahead._fault_of.cache_clear()
+    assert servers_ahead._fault_of(sys.executable) == ""
+    servers_ahead._fault_of.cache_clear()
+
+
+def test_a_run_of_several_processes_that_is_to_start_a_vllm_is_refused_before_any_work(tmp_path, vllm_python, monkeypatch):
+    config = of_vllm(tmp_path, vllm_python)
+    said = "--engine vllm starts one server, and there are 16 processes"
+    assert not any("16 processes" in line for line in notes(config))
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    with pytest.raises(GtrTurboError, match=rf"^{said}\.\nstart it yourself"):
+        run(config)
+    assert not config.out.exists()
+    assert any(line.startswith(f"{said}: start it yourself") for line in notes(config))
+    assert not any("starts one server" in line for line in notes(RunConfig(out=tmp_path / "r")))
 
 
 def test_a_run_whose_adapter_no_vllm_takes_is_refused_before_any_work(tmp_path):

@@ -1,12 +1,16 @@
 """A vLLM that is started for a stage: with which flags, that it answers, and that nothing of it stays."""
 
+import http.server
 import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +20,9 @@ from gtrturbo.config import RolloutConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play import own_server as own
 from gtrturbo.play.lora_ranks import legal_rank
-from gtrturbo.play.own_server import flags_of, last_words, own_server
+from gtrturbo.play.own_server import environment_of, flags_of, last_words, own_server
 from gtrturbo.play.server import Server
-from gtrturbo.play.wire import AwayError, EndedError, TriedInVainError
+from gtrturbo.play.wire import AwayError, EndedError, RefusedError, TriedInVainError
 from gtrturbo.stages import execute
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.safetensors_files import read_layout
@@ -74,6 +78,45 @@ def test_a_cause_that_is_told_in_brackets_loses_the_one_that_closes_them(tmp_pat
     assert last_words(log) == "ModuleNotFoundError: No module named 'vllm'"
     log.write_text("ValueError: no room (of 3)")
     assert last_words(log) == "ValueError: no room (of 3)"
+
+
+def test_what_would_make_another_server_of_it_is_not_in_its_environment():
+    given = {"VLLM_API_KEY": "secret", "VLLM_DP_SIZE": "2", "VLLM_MODEL_REDIRECT_PATH": "x", "VLLM_LOGGING_LEVEL": "DEBUG"}
+    kept = environment_of(given | {"PATH": "/bin"}, on_cpu=False)
+    assert kept == {"VLLM_LOGGING_LEVEL": "DEBUG", "PATH": "/bin", "PYTHONSAFEPATH": "1"} | own.AROUND
+    assert environment_of({"OMP_NUM_THREADS": "4"}, on_cpu=True)["OMP_NUM_THREADS"] == "4"
+
+
+def test_a_key_of_vllm_and_the_current_folders_modules_do_not_reach_the_server(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", "secret")
+    execute(config)
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert told["key"] is None and told["safe"] == "1"
+
+
+def test_a_server_of_our_own_that_asks_for_a_key_is_not_mended_by_one():
+    with answering_401() as url:
+        hints = []
+        for own_one in (lambda: None, None):
+            with pytest.raises(RefusedError) as told:
+                Server("vllm", url, own=own_one).roots()
+            hints.append(told.value.fix)
+    assert ["OPENAI_API_KEY" in hint for hint in hints] == [False, True] and "is sent none" in hints[0]
+
+
+@contextmanager
+def answering_401():
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(401)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def test_a_python_that_is_none_is_refused(warm, tmp_path):
@@ -185,6 +228,25 @@ def test_a_log_stays_only_where_a_message_names_it(quick, warm, tmp_path):
         raise AwayError(server.url, TriedInVainError("answered 500"))
     [log] = logs_of(quick)
     assert str(log) in told.value.fix
+
+
+def test_old_logs_of_processes_that_were_killed_are_removed_and_no_others(quick, warm):
+    ended = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    ended.wait()
+    logs = Path(quick).parent / "logs"
+    old, new, running, others = (
+        logs / name
+        for name in (f"gtrturbo-vllm-{ended.pid}-a.log", f"gtrturbo-vllm-{ended.pid}-b.log", f"gtrturbo-vllm-{os.getpid()}-c.log",
+                     "gtrturbo-vllm-x.log")
+    )  # fmt: skip
+    for log in (old, new, running, others):
+        log.touch()
+        if log != new:
+            os.utime(log, (0, 0))
+    with own_server(warm, quick, dtype="auto") as server:
+        assert server.log.name.startswith(f"gtrturbo-vllm-{os.getpid()}-")
+        assert set(logs.iterdir()) == {new, running, others, server.log}
+    assert set(logs_of(quick)) == {new, running, others}
 
 
 def test_a_server_ends_with_this_process_however_that_ends(quick, warm, monkeypatch):
