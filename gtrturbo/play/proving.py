@@ -176,6 +176,8 @@ class Prover:
         except (AwayError, EndedError):
             raise
         except GtrTurboError as error:
+            if server not in self._proved_at:  # It was away at the start.
+                raise
             what = f"since it was proved who answers, another took its place, and what it answered is not kept: {error.what}"
             raise UnprovedError(what, error.fix) from None
 

@@ -1,6 +1,7 @@
 """Several servers of one checkpoint share the episodes of a rollout; what one of them loses is played by the others."""
 
 import itertools
+import socket
 from contextlib import ExitStack
 from dataclasses import replace
 from types import SimpleNamespace
@@ -200,6 +201,51 @@ def test_a_request_at_which_all_of_them_fail_is_not_repeated_for_ever(config, tw
     with pytest.raises(GtrTurboError, match="answered 500"):
         play(config, two, num_envs=1)
     assert two[0].tries == two[1].tries == 3
+
+
+@pytest.fixture
+def nobody():
+    """An address where nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        yield SimpleNamespace(url=f"http://127.0.0.1:{free.getsockname()[1]}")
+
+
+def test_a_server_that_is_away_at_the_start_is_done_without_and_the_others_are_proved(config, two, nobody):
+    out = play(config, [nobody, *two], probe=True)
+    assert read_manifest(out).metrics["probe_gap_mean"] < 1e-5
+    assert {agent.partition(" on ")[2] for agent in said(out)[1]} == {"server 2", "server 3"}
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_server_that_comes_later_is_given_the_adapter_and_proved(config, two, lora_warm, lora, monkeypatch, right, capsys):
+    """The first of two has its place before it answers, after six requests to the other."""
+    monkeypatch.setattr(servers, "LOOKED_AT_AGAIN", 0.0)
+    asking, begun = servers.Server._request, []
+
+    def request(server, path, *given, **named):
+        if server.base_url == two[0].url and len(two[1].requests) < 12:
+            server.failures += 1
+            begun.append(path)
+            raise wire.AwayError(server.base_url + path, wire.TriedInVainError("cannot be reached."))
+        return asking(server, path, *given, **named)
+
+    monkeypatch.setattr(servers.Server, "_request", request)
+    if not right:
+        load = Fake.load
+
+        def load_other(self, body):
+            answer = load(self, body)
+            self.adapters = dict.fromkeys(self.adapters, load_policy(lora, device="cpu"))
+            return answer
+
+        monkeypatch.setattr(Fake, "load", lambda self, body: load_other(self, body) if self is two[0] else load(self, body))
+        with pytest.raises(GtrTurboError, match=rf"^{two[0].url} .*plays the model without the adapter"):
+            play(config, two, checkpoint=lora_warm, probe=True, episodes=12)
+        return
+    _, agents = said(play(config, two, checkpoint=lora_warm, probe=True, episodes=12))
+    assert len(two[0].loads) == 1 and {agent.partition(" on ")[2] for agent in agents} == {"server 1", "server 2"}
+    assert "/v1/models" in begun and capsys.readouterr().err.count(f"{two[0].url} answers again.") == 1
 
 
 @pytest.mark.parametrize(
