@@ -13,7 +13,7 @@ from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_architecture, load_generation, quiet
 from gtrturbo.models.checkpoint_files import is_adapter
-from gtrturbo.models.context import require_context
+from gtrturbo.models.context import positions_of, require_context
 from gtrturbo.models.end_of_turn import end_ids
 from gtrturbo.models.families import forbidden_ids, read_family
 from gtrturbo.models.processor import load_processor
@@ -64,8 +64,7 @@ class ServerPolicy:
         self.image_id = getattr(config, family.repeated_id, None)
         self.max_concurrency = max_concurrency
         self._prover = self._prover_of(probing) if probing else None
-        if is_adapter(path):
-            self._load_adapter(f"gtrturbo-{artifact_id(path)[:NAME_DIGITS]}")
+        self._meet_servers()
 
     def _prover_of(self, probing: Probing) -> Prover:
         if probing.turns is None:
@@ -85,11 +84,15 @@ class ServerPolicy:
 
         return Prover(self.path, probing, self._reply, prove)
 
-    def _load_adapter(self, name: str) -> None:
+    def _meet_servers(self) -> None:
+        """See which model each serves; load the adapter on it."""
+        if not is_adapter(self.path):
+            self.servers.meet(lambda server: server.model)
+            return
+        name = f"gtrturbo-{artifact_id(self.path)[:NAME_DIGITS]}"
         for first in (True, False):  # The other processes find it there.
             if group().world.first == first:
-                for server in self.servers:
-                    server.load_adapter(name, self.path)
+                self.servers.meet(lambda server: server.load_adapter(name, self.path))
             group().barrier()
 
     def reply(
@@ -131,8 +134,9 @@ class ServerPolicy:
             GtrTurboError: one serves something else.
         """
         sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
-        if self._prover:
-            self._prover.prove(self.servers, self._shown(states), **sampling)
+        if prover := self._prover:
+            shown = self._shown(states)
+            self.servers.together(lambda there: prover.prove(there, shown, **sampling))
 
     def prove_again(self) -> None:
         """Prove after the last reply that those that gave them serve this checkpoint still.
@@ -178,13 +182,12 @@ class ServerPolicy:
             )
         except RefusedError as error:
             if any(words in error.said for words in CONTEXT):
-                needed = len(prompt.ids) + max_new_tokens
-                raise GtrTurboError(error.what, f"start vLLM with --max-model-len {needed} or more.") from None
+                raise GtrTurboError(error.what, self._mend_length(len(prompt.ids), max_new_tokens)) from None
             raise
         if answer.response_ids is None or answer.prompt_ids is None:
             return Response(answer.text, agent=self.servers.speaker(server), ended=answer.ended)
         ids = self._own_ids(server, messages, pictures, answer.prompt_ids)
-        self._check_end(server, answer, max_new_tokens)
+        self._check_end(server, answer, prompt=len(ids), longest=max_new_tokens)
         require_context([prompt], self._config, str(self.path), replies=[answer.response_ids])
         text, offsets = self.renderer.decode(answer.response_ids.tolist())
         return Response(text, ids, answer.response_ids, offsets, answer.logprobs, agent=self.servers.speaker(server))
@@ -205,15 +208,25 @@ class ServerPolicy:
     def _same(self, own: np.ndarray, given: np.ndarray) -> bool:
         return np.array_equal(own, given) or np.array_equal(_once(own, self.image_id), given)
 
-    def _check_end(self, server: Server, answer: Answer, longest: int) -> None:
-        assert answer.response_ids is not None and answer.prompt_ids is not None
+    def _mend_length(self, prompt: int, longest: int) -> str:
+        """Say what helps where a server has no place for a prompt and a reply; no server has more than the model."""
+        positions = positions_of(self._config)
+        if positions is not None and prompt + longest > positions:
+            return (
+                f"give --max-new-tokens {positions - prompt} or less: this prompt has {prompt} tokens, and the model reads "
+                f"{positions}, prompt and reply together."
+            )
+        return f"start vLLM with --max-model-len {prompt + longest} or more."
+
+    def _check_end(self, server: Server, answer: Answer, *, prompt: int, longest: int) -> None:
+        assert answer.response_ids is not None
         count, end = len(answer.response_ids), self.renderer.end_id
         ends = np.flatnonzero(np.isin(answer.response_ids, self.end_ids))
         if not len(ends) and count < longest:
             raise GtrTurboError(
                 f"{server.base_url} ends a reply after {count} of at most {longest} tokens that do not end with the end of "
                 "turn: its context is full, or it stops at other tokens.",
-                f"start vLLM with --max-model-len {len(answer.prompt_ids) + longest} or more, and let it return token {end}.",
+                f"{self._mend_length(prompt, longest).removesuffix('.')}, and let it return token {end}.",
             )
         if len(ends) and (len(ends) > 1 or ends[0] != count - 1):
             raise GtrTurboError(

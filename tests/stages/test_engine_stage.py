@@ -357,6 +357,17 @@ def test_a_prompt_or_reply_that_the_servers_context_does_not_hold_is_refused_by_
     assert str(told.value).endswith(f"--max-model-len {len(prompts[0]) + 48} or more.")
 
 
+def test_a_reply_that_is_longer_than_the_model_reads_is_mended_by_the_longest_that_fits(rollout, served, monkeypatch):
+    said = "This model's maximum context length is 2048 tokens. However, you requested 100000 output tokens"
+    monkeypatch.setattr(Fake, "chat", lambda self, body: (400, {"error": {"message": said, "code": 400}}))
+    positions = served.model.config.get_text_config().max_position_embeddings
+    with serving(served) as fake, pytest.raises(GtrTurboError, match="refused the request") as told:
+        rollout(fake, episodes=1, num_envs=1, max_new_tokens=100_000)
+    [longest, prompt, most] = map(int, re.findall(r"\d+", told.value.fix))
+    assert most == positions == longest + prompt and "--max-model-len" not in told.value.fix
+    assert told.value.fix.startswith(f"give --max-new-tokens {longest} or less")
+
+
 def test_a_server_that_is_not_there_is_given_up_after_all_pauses(warm, tmp_path, pauses):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
