@@ -23,6 +23,7 @@ from gtrturbo.models.checkpoint_files import (
 )
 from gtrturbo.models.descriptions import OF_WEIGHTS, require_readable
 from gtrturbo.models.families import Family, family_of, read_family, require_picture_ids
+from gtrturbo.models.parts import PARTS
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.processor import load_processor
 from gtrturbo.models.reading import reading_model, require_takes_pictures
@@ -261,4 +262,8 @@ def add_adapter(
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        raise GtrTurboError(f"no adapter fits: {error}", f"name linear layers of it, such as {layers_of(model)}.") from None
+        raise GtrTurboError(
+            f"no adapter fits: {error}",
+            f"leave --lora-target out for all linear layers; or give parts ({', '.join(PARTS)}) or layers, such as "
+            f"{layers_of(model)}.",
+        ) from None

@@ -13,7 +13,7 @@ from gtrturbo.config.addresses import kind_of, servers_of
 from gtrturbo.config.choices import BUILT_IN_ENGINES, VLLM
 from gtrturbo.distributed.processes import world
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.play.one_process import MEND, fault_of_processes, require_one_process
+from gtrturbo.play.one_process import require_one_process
 
 GREETING = 2.0  # seconds in which a server has to be connected to
 PATIENCE = 60.0  # seconds in which a Python has to say what it has
@@ -64,9 +64,15 @@ def _fault_of(python: str) -> str:
 def missing_here(configs: Iterable[Any]) -> list[str]:
     """Say why no vLLM can be started on this machine, or by these processes, a sentence each; see `require_startable`."""
     starting = list(filter(_starts, configs))
-    several = fault_of_processes(world().size) if starting else ""
-    told = [f"{several}: {MEND}"] if several else []
-    return told + [f"On this machine {fault}." for fault in dict.fromkeys(filter(None, map(_fault, starting)))]
+    return _several(starting) + [f"On this machine {fault}." for fault in dict.fromkeys(filter(None, map(_fault, starting)))]
+
+
+def _several(starting: list[Any]) -> list[str]:
+    try:
+        require_one_process(world().size if starting else 1)
+    except GtrTurboError as error:
+        return [f"{error.what.removesuffix('.')}: {error.fix}"]
+    return []
 
 
 def unreached(configs: Iterable[Any]) -> list[str]:

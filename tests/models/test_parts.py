@@ -193,5 +193,6 @@ def test_the_page_of_engines_says_where_adapters_go_and_without_a_word_they_go_o
 
 
 def test_names_that_no_layer_has_are_refused_with_some_that_layers_have():
-    with pytest.raises(GtrTurboError, match=r"no adapter fits: .*\nname linear layers of it, such as \w+_proj, "):
+    mended = r"leave --lora-target out .* give parts \(language, projector, vision\) or layers, such as \w+_proj, "
+    with pytest.raises(GtrTurboError, match=rf"no adapter fits: .*\n{mended}"):
         adapted(("nowhere",))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gtrturbo.config.choices import ServerName
 from gtrturbo.play import pace, server, servers, wire
 from gtrturbo.play.server import Server
 from gtrturbo.play.servers import Servers
@@ -97,7 +98,7 @@ def soon(monkeypatch):
     monkeypatch.setattr(pace, "SHORTEST", 1.0)
 
 
-def several(*urls: str, kind="openai") -> Servers:
+def several(*urls: str, kind: ServerName = "openai") -> Servers:
     return Servers([Server(kind, url, needs_ids=False) for url in urls])
 
 
