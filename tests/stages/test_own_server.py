@@ -264,6 +264,6 @@ def test_a_server_of_our_own_gets_no_key(quick, warm, monkeypatch):
     sent, opened = [], wire.open_in_time
     monkeypatch.setattr(wire, "open_in_time", lambda asked, seconds: sent.append(dict(asked.headers)) or opened(asked, seconds))
     with own_server(warm, quick, dtype="auto") as server:
-        Server("vllm", server.url, own=server.require_running)
-        Server("vllm", server.url)
+        Server("vllm", server.url, own=server.require_running).roots()
+        Server("vllm", server.url).roots()
     assert ["Authorization" in headers for headers in sent] == [False, True]
