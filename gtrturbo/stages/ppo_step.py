@@ -30,8 +30,9 @@ from gtrturbo.train.guards import find_guard
 from gtrturbo.train.guidance import Guidance, find_estimator, read_guidance
 from gtrturbo.train.inputs import Rollout, read_rollout, require_groups, require_scores
 from gtrturbo.train.optimizer import Optimizer, require_known_head, resume_optimizer
+from gtrturbo.train.own_turns import require_own_logprobs, require_sampled
 from gtrturbo.train.ppo_batch import LossSettings, PpoBatch
-from gtrturbo.train.prepare import Crediting, prepare, require_own_logprobs, token_masks
+from gtrturbo.train.prepare import Crediting, prepare, token_masks
 from gtrturbo.train.sharding import prepare_split, save_trained
 from gtrturbo.train.steps import Log, Student, minibatches, take_steps
 
@@ -62,6 +63,7 @@ def run(config: PpoStepConfig) -> Result:
         batch, metrics = prepared(config, policy, transcript, rollout)
         whole = policy.model.dtype == torch.float32
         require_own_logprobs(rollout, batch, metrics, whole=whole)
+        require_sampled(rollout, transcript, metrics)
         with tracking(config.log, draft.folder) as track:
             metrics |= learn(
                 config, Student(policy, optimizer, transcript, batch), rollout, demos, partial(track, NAME, config.out)

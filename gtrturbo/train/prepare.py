@@ -2,31 +2,31 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gtrturbo.algorithms.advantages import normalized_credit, raw_credit
 from gtrturbo.algorithms.credit import Credit, Credited, guided_credit
 from gtrturbo.algorithms.importance import SamplerTrainerGap, sampler_trainer_gap, truncated_importance_weights
+from gtrturbo.algorithms.sampled import Drawn, drawn, draws_reader
 from gtrturbo.algorithms.tokens import masked_mean, weighted_turn_logprobs
+from gtrturbo.algorithms.vocabulary import LogitsReader
 from gtrturbo.config.choices import Placement
-from gtrturbo.console import stderr
-from gtrturbo.errors import Collapse, GtrTurboError
+from gtrturbo.errors import Collapse
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.scoring import pad, score_all
-from gtrturbo.play.limits import Limits, limits_of
+from gtrturbo.play.limits import limits_of
 from gtrturbo.play.recording import Transcript
 from gtrturbo.store.records import Turn
 from gtrturbo.train.credit import earned_by
 from gtrturbo.train.critic import bootstrap_values, critic_metrics
 from gtrturbo.train.guidance import Guidance, StudentView
 from gtrturbo.train.inputs import Rollout
+from gtrturbo.train.own_turns import require_one_policy
 from gtrturbo.train.ppo_batch import Importance, PpoBatch
-
-# How far a token's log-prob may be from that of the same weights here, in nats: rounding of bfloat16 in the logits of an
-# unlikely token, and of float32.
-FAR, FAR_IN_FLOAT32 = 2.0, 0.1
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,13 @@ class _Before:
     """What the student says before the first step: log-probs [N, R], values and what the guidance's reader saw.
 
     values: of each turn's state [N], before each token where the credit is per token [N, R], or None
+    drawn: how the tokens compare with samples of the student
     """
 
     logprobs: Tensor
     values: Tensor | None
     read: Tensor | None
+    drawn: Drawn
 
 
 def token_masks(transcript: Transcript) -> tuple[Tensor, Tensor]:
@@ -118,7 +120,7 @@ def prepare(
     sampled = pad(transcript.tokens.sample_logprobs, thought.shape[1])
     gap = sampler_trainer_gap(before.logprobs, sampled, replies)
     limits = limits_of("float32" if policy.model.dtype == torch.float32 and rollout.same_type else "bfloat16")
-    _require_one_policy(rollout, gap, limits)
+    require_one_policy(rollout, gap, limits)
     batch = PpoBatch(
         thought_mask=thought,
         action_mask=action,
@@ -207,15 +209,28 @@ def _score(
         tokens=tokens,
         token_values=credit.per_token,
         parts=parts,
-        reader=guidance.reader if guidance else None,
+        reader=partial(_reader, replies, guidance),
     )
+    *read, draws = scored.read
     before = _Before(
         logprobs=pad(scored.logprobs, longest),
         values=scored.values if credit.needs_values else None,
-        read=pad(scored.read[0], longest) if scored.read else None,
+        read=pad(read[0], longest) if read else None,
+        drawn=drawn(torch.cat(draws), *(_flat(each) for each in (scored.logprobs, transcript.tokens.sample_logprobs))),
     )
     _require_finite(before, rollout)
     return before
+
+
+def _reader(replies: Sequence[np.ndarray], guidance: Guidance | None, rows: Sequence[int]) -> LogitsReader:
+    """Read off the distributions of some turns what the guidance wants of them, and whether their tokens were sampled."""
+    draws = draws_reader(torch.from_numpy(np.concatenate([replies[row] for row in rows])))
+    guiding = guidance.reader(rows) if guidance else None
+    return lambda logits, part: (*(guiding(logits, part) if guiding else ()), *draws(logits, part))
+
+
+def _flat(rows: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.concatenate(rows))
 
 
 def _require_finite(before: _Before, rollout: Rollout) -> None:
@@ -227,43 +242,6 @@ def _require_finite(before: _Before, rollout: Rollout) -> None:
         raise Collapse(
             f"--checkpoint gives log-probs or values that are not finite (first: turn {row} of {rollout.path}).",
             f"nothing was written; inspect with: gtrturbo show {rollout.path} --turn {row}",
-        )
-
-
-def _require_one_policy(rollout: Rollout, gap: SamplerTrainerGap, limits: Limits) -> None:
-    """Refuse turns that another policy sampled, and tell of a gap that is larger than that of the same weights."""
-    if not rollout.sampler or gap.mean <= limits.warns:
-        return
-    said = f"the {rollout.sampler}'s log-probs are {gap.mean:.2g} nats per token from the trainer's"
-    if gap.mean > limits.refuses:
-        raise GtrTurboError(
-            f"{said}: it played another model, or returned log-probs before temperature.",
-            "serve the model under the checkpoint; start vLLM with --logprobs-mode processed_logprobs.",
-        )
-    stderr.print(f"{said}; those of the same weights are within {limits.warns:g}.")
-
-
-def require_own_logprobs(rollout: Rollout, batch: PpoBatch, metrics: Mapping[str, float], *, whole: bool) -> None:
-    """Refuse turns whose log-probs this checkpoint did not give, where it is what played.
-
-    Args:
-        rollout: how they were played.
-        batch: of its turns.
-        metrics: with the gap between sampler and trainer, its mean over tokens and its largest, in nats.
-        whole: the trainer computes in float32.
-
-    Raises:
-        GtrTurboError: a token's log-prob, or their mean, is further off than rounding takes it.
-    """
-    exact = whole and rollout.same_type
-    most, mean_most = FAR_IN_FLOAT32 if exact else FAR, limits_of("float32" if exact else "bfloat16").refuses
-    mean, largest = metrics["sampler_trainer_gap_mean"], metrics["sampler_trainer_gap_max"]
-    if rollout.sampler is None and (largest > most or mean > mean_most):
-        row = int(batch.sampler_trainer_gap.argmax())
-        raise GtrTurboError(
-            f"log-probs in {rollout.path} are up to {largest:.3g} nats per token from those that --checkpoint gives "
-            f"(most in turn {row}): these tokens were not sampled so.",
-            "play again: gtrturbo rollout …",
         )
 
 
@@ -283,4 +261,6 @@ def _metrics(rewards: _Rewards, before: _Before, credited: Credited, replies: Te
         "sampler_trainer_gap_kl": gap.kl,
         "importance_truncated": gap.truncated,
         "effective_sample_size": gap.effective,
+        "sampling_z": before.drawn.z,
+        "sampling_evidence": before.drawn.evidence,
     }
