@@ -103,6 +103,20 @@ METRICS = {
     "probe_gap_max": Metric(ASKED, "largest of them, nats"),
     "probe_warns_above": Metric(ASKED, "above this mean it is told, by the type of the weights"),
     "probe_refuses_above": Metric(ASKED, "above this mean it is refused, by the type of the weights"),
+    "probe_greedy_tokens": Metric(ASKED, "tokens that a server played at temperature 0, where that is what is asked for"),
+    "probe_greedy_gap_max": Metric(
+        ASKED, "most that one of them is less likely than the likeliest, nats", "0 but for ties by rounding"
+    ),
+    "probe_sampling_z": Metric(
+        ASKED,
+        "of the probe's tokens at the temperature that looks worst: Σ (log p + H) / √Σ Var, with entropy H",
+        "0 ± 1 for samples; above where likely tokens are preferred",
+    ),
+    "probe_sampling_evidence": Metric(
+        ASKED,
+        "ln of how many times likelier they are at other temperatures, as the likeliest, or from a part of the distribution",
+        "below 0, or little above; refused above 20, which samples reach with a probability of 2e-9",
+    ),
     "probe_adapter_changes": Metric(ASKED, "mean change of these log-probs by the adapter, nats per token", "above the limits"),
     "probe_visual_changes": Metric(
         ASKED, "mean change of them by its layers on vision tower and projector, nats per token", "above the limits"
@@ -116,6 +130,16 @@ METRICS = {
         LEARNED, "tokens whose weight min(p_trainer / p_sampler, 2) was cut / tokens", "0 where one model samples and trains"
     ),
     "effective_sample_size": Metric(LEARNED, "(Σ w)² / (n Σ w²) of the tokens' weights", "near 1"),
+    "sampling_z": Metric(
+        LEARNED,
+        "of all tokens: Σ (log p + H) / √Σ Var, of log p by the trainer with entropy H",
+        "0 ± 1 for samples; above where likely tokens are preferred",
+    ),
+    "sampling_evidence": Metric(
+        LEARNED,
+        "ln of how many times likelier they are at other temperatures, as the likeliest, or from a part of the distribution",
+        "below 0, or little above; refused above 20, which samples reach with a probability of 2e-9",
+    ),
     "policy_loss": Metric(LEARNED, "PPO's clipped surrogate, mean over turns"),
     "value_loss": Metric(LEARNED, "½ max(squared error, squared error of the clipped value), mean over turns", "falling"),
     "demo_loss": Metric(LEARNED, "−log π of the demos' thought tokens, mean, nats", "falling"),

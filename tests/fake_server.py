@@ -32,7 +32,10 @@ class Fake:
     drift: bool = False
     end: bool = True
     off: float = 0.0  # nats that every log-prob is too high
+    coldest: float = 0.0  # what temperatures below it are raised to, 0 among them
+    likeliest: bool = False  # it takes the likeliest token, and tells its log-prob at the temperature that was asked for
     root: str | None = None  # where it says that its model lies
+    started: float | None = field(default_factory=time.time)  # when it says that its process began
     requests: list[dict] = field(default_factory=list)
     loads: list[dict] = field(default_factory=list)
     adapters: dict = field(default_factory=dict)
@@ -77,12 +80,13 @@ class Fake:
         if "continue_final_message" in body:
             return self.likely(body, policy, messages, pictures)
         prompt = policy.renderer.prompt(messages, pictures)
-        greedy = body["temperature"] == 0
+        temperature = max(body["temperature"], self.coldest)
+        greedy = temperature == 0
         uniforms = np.random.default_rng(body["seed"]).random((1, body["max_tokens"]))
         [sample] = policy.generate(
             [prompt],
-            None if greedy else uniforms,
-            temperature=1.0 if greedy else body["temperature"],
+            None if greedy or self.likeliest else uniforms,
+            temperature=1.0 if greedy else temperature,
             max_new_tokens=body["max_tokens"],
         )
         ids, logprobs = sample.response_ids.tolist(), sample.logprobs.tolist()
@@ -113,16 +117,23 @@ class Fake:
         prompt = policy.renderer.prompt(messages[:-1] if begun else messages, pictures)
         text = messages[-1]["content"][0]["text"] if begun else ""
         ids = np.array(policy.renderer.response_ids(text)[0], np.int32)  # The end of turn stands for what comes next.
+        temperature = max(body["temperature"], self.coldest)
         with torch.no_grad():
             scored = policy.score(
-                [prompt], [ids], temperature=body["temperature"], values=False, read=lambda logits, _: (logits.log_softmax(-1),)
+                [prompt], [ids], temperature=temperature or 1.0, values=False, read=lambda logits, _: (logits.log_softmax(-1),)
             )
-        values, found = scored.read[0].reshape(-1, scored.read[0].shape[-1])[len(ids) - 1].topk(body["top_logprobs"])
+        logprobs = scored.read[0].reshape(-1, scored.read[0].shape[-1])[len(ids) - 1]
+        values, found = logprobs.topk(body["top_logprobs"])
+        generator = torch.Generator().manual_seed(body["seed"])
+        sampled = int(torch.multinomial(logprobs.exp(), 1, generator=generator) if temperature else found[0])
         told = [
             {"token": f"token_id:{identity}", "logprob": value + self.off}
             for identity, value in zip(found.tolist(), values.tolist(), strict=True)
         ]
-        content = [told[0] | {"top_logprobs": told}]
+        if sampled not in found.tolist():
+            told.insert(0, {"token": f"token_id:{sampled}", "logprob": float(logprobs[sampled]) + self.off})
+        own = next(each for each in told if each["token"] == f"token_id:{sampled}")
+        content = [own | {"top_logprobs": told}]
         choice = {"message": {"role": "assistant", "content": "?"}, "index": 0, "logprobs": {"content": content}}
         return {"choices": [choice], "prompt_token_ids": [*prompt.ids.tolist(), *ids[:-1].tolist()]}
 
@@ -142,6 +153,9 @@ def serving(policy, port=0, **settings):
         def do_GET(self):
             if self.path == "/health":
                 self.answer(200, "")
+                return
+            if self.path == "/metrics" and fake.started is not None:
+                self.answer(200, f"# TYPE process_start_time_seconds gauge\nprocess_start_time_seconds {fake.started}\nx 1.0\n")
                 return
             paths = {body["lora_name"]: body["lora_path"] for body in fake.loads}
             listed = [{"id": "served", "root": fake.root}, *({"id": name, "root": paths.get(name)} for name in fake.adapters)]

@@ -32,12 +32,13 @@ class Answer:
 class Likely:
     """What a server finds likely after the beginning of a reply: the ids that it read, log-probs by id, a bound of all others.
 
-    Those are of the likeliest and of the one that was sampled, in whose favour vLLM leaves out one of the likeliest.
+    Those are of the likeliest and of the one that was `sampled`, in whose favour vLLM leaves out one of the likeliest.
     """
 
     read_ids: np.ndarray  # [P + R] int32
     logprobs: dict[int, float]
     least: float
+    sampled: int | None = None
 
 
 def answer_of(completion: Completion, server: str, *, needs_ids: bool) -> Answer:
@@ -96,7 +97,8 @@ def likely_of(completion: Completion, server: str, *, count: int) -> Likely:
     if math.fsum(map(math.exp, found.values())) > 1 + 10 * ROUNDING:
         raise GtrTurboError(f"{server} tells log-probs of next tokens that no distribution gives.", SEE_LOG)
     likeliest = [value for identity, value in found.items() if told[0].token != f"{TOKEN_ID}{identity}"]
-    return Likely(np.array(ids, np.int32), found, min(likeliest))
+    sampled = next((identity for identity in found if told[0].token == f"{TOKEN_ID}{identity}"), None)
+    return Likely(np.array(ids, np.int32), found, min(likeliest), sampled)
 
 
 def _told(completion: Completion) -> list[TokenLogProb]:

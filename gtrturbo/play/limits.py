@@ -9,19 +9,23 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Limits:
-    """Means of |p − s| in nats per token: above `warns` it is told, above `refuses` it is another policy."""
+    """Means of |p − s| in nats per token: above `warns` it is told, above `refuses` it is another policy.
+
+    `tie`: a token that is less likely than the likeliest by more nats than that is not what rounding makes of the likeliest.
+    """
 
     warns: float
     refuses: float
+    tie: float
 
     def told(self, prefix: str) -> dict[str, float]:
         """Return both as metrics."""
         return {f"{prefix}_warns_above": self.warns, f"{prefix}_refuses_above": self.refuses}
 
 
-FLOAT32 = Limits(warns=1e-5, refuses=1e-4)
+FLOAT32 = Limits(warns=1e-5, refuses=1e-4, tie=0.01)
 # Kernels of large models differ by more than those of small ones, so the band is wide; what else is known decides within it.
-NARROW = Limits(warns=5e-3, refuses=0.05)
+NARROW = Limits(warns=5e-3, refuses=0.05, tie=1.0)
 
 
 def limits_of(dtype: Any) -> Limits:

@@ -7,18 +7,19 @@ by the checkpoint here, and where the two differ they are compared with what a w
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from gtrturbo.algorithms.sampled import Drawn, drawn, draws_reader
 from gtrturbo.console import stderr
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.adapter_parts import adapter_layers, switched_off
-from gtrturbo.models.policy import Policy
+from gtrturbo.models.policy import Policy, ScoredBatch
 from gtrturbo.models.renderer import Prompt
+from gtrturbo.play.draws import require_drawn
 from gtrturbo.play.limits import NARROW, Limits, limits_of
 
 STATES = 4
@@ -27,8 +28,6 @@ TEMPERATURE = 1.0  # Of the model itself; what is to be trained on is asked for 
 # Another set-up explains what a server says if it comes closer than this share of the distance, and within the limits.
 CLOSER = 0.5
 TOWER_FLAG, ADAPTER_FLAG, PROCESSED = "--enable-tower-connector-lora", "--enable-lora", "--logprobs-mode processed_logprobs"
-# A reply of a server that tells no log-probs is the most likely one, up to this many nats per token.
-UNLIKELY = 0.1
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,16 @@ class Proof:
         limits: that their mean was held against.
         changes: by part of an adapter, how much that part changes these log-probs here: what the probe could have told.
         left_out: recorded tokens that could not be compared; None where none were recorded.
+        below_best: by how much the tokens of greedy replies are less likely than the likeliest, in nats. [G]
+        drawn: how the others compare with samples, at the temperature at which they do least; None where nothing tells.
     """
 
     gaps: np.ndarray
     limits: Limits
     changes: dict[str, float]
     left_out: int | None = None
+    below_best: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    drawn: Drawn | None = None
 
     def metrics(self) -> dict[str, float]:
         """Return what the manifest says of it."""
@@ -66,7 +69,23 @@ class Proof:
         }
         if self.left_out is not None:
             told["probe_tokens_left_out"] = self.left_out
+        if len(self.below_best):
+            told |= {"probe_greedy_tokens": len(self.below_best), "probe_greedy_gap_max": float(self.below_best.max())}
+        if self.drawn:
+            told |= {"probe_sampling_z": self.drawn.z, "probe_sampling_evidence": self.drawn.evidence}
         return told | self.limits.told("probe") | {f"probe_{part}_changes": value for part, value in self.changes.items()}
+
+
+def together(proofs: Sequence[Proof]) -> Proof:
+    """Put the proofs of several servers of one checkpoint together; what its parts change is the same of each."""
+    left_out = [proof.left_out for proof in proofs if proof.left_out is not None]
+    return replace(
+        proofs[0],
+        gaps=np.concatenate([proof.gaps for proof in proofs]),
+        left_out=sum(left_out) if left_out else None,
+        below_best=np.concatenate([proof.below_best for proof in proofs]),
+        drawn=max((proof.drawn for proof in proofs if proof.drawn), key=lambda drawn: drawn.evidence, default=None),
+    )
 
 
 @dataclass(frozen=True)
@@ -91,25 +110,47 @@ def prove(policy: Policy, replies: Sequence[Replied], *, who: str, path: Path, e
     Raises:
         GtrTurboError: they are another model's, or another distribution's; names what mends it.
     """
+    passes = _passes(policy, replies, reading=True)
+    own, raw = _logprobs(passes), _scored(policy, replies, raw=True)
     given = np.concatenate([reply.logprobs for reply in replies])
-    own, raw = _scored(policy, replies), _scored(policy, replies, raw=True)
-    if not exact and _mean(raw, given) < _mean(own, given):
-        own = raw
+    is_raw = not exact and _mean(raw, given) < _mean(own, given)
+    proof = _compared(policy, replies, raw if is_raw else own, raw if exact else None, who=who, path=path)
+    return replace(proof, drawn=_require_drawn(replies, passes, who=who, tells_own=not is_raw))
+
+
+def _compared(
+    policy: Policy, replies: Sequence[Replied], own: np.ndarray, raw: np.ndarray | None, *, who: str, path: Path
+) -> Proof:
+    """Hold the log-probs that came against our own, [M], and those before temperature, where they would be wrong."""
+    given = np.concatenate([reply.logprobs for reply in replies])
     parts = {name: _scored(policy, replies, off=name) for name in _parts(policy)}
     limits = limits_of(policy.model.dtype)
     proof = Proof(np.abs(own - given), limits, {name: _mean(own, values) for name, values in parts.items()})
     gap = float(proof.gaps.mean())
     if gap <= limits.warns:
         return proof
-    for wrong in _wrongs(parts, raw if exact else None, path):
+    for wrong in _wrongs(parts, raw, path):
         if _mean(wrong.logprobs, given) < min(CLOSER * gap, limits.refuses):
-            raise GtrTurboError(f"{who} {wrong.what} ({_told(gap)} from those of {path}).", wrong.mend)
+            raise GtrTurboError(f"{who} {wrong.what} ({told_gap(gap)} from those of {path}).", wrong.mend)
     if gap > limits.refuses:
         raise GtrTurboError(
-            f"{who} does not serve {path}: its log-probs are {_told(gap)} from the checkpoint's.", _mend(path, gap, limits)
+            f"{who} does not serve {path}: its log-probs are {told_gap(gap)} from the checkpoint's.", _mend(path, gap, limits)
         )
-    stderr.print(f"the log-probs of {who} are {_told(gap)} from those of {path}; right ones are within {limits.warns:g}.")
+    stderr.print(f"the log-probs of {who} are {told_gap(gap)} from those of {path}; right ones are within {limits.warns:g}.")
     return proof
+
+
+def _require_drawn(replies: Sequence[Replied], passes: Sequence[ScoredBatch], *, who: str, tells_own: bool) -> Drawn:
+    """Refuse replies that are not sampled at their temperature, at one or at all together; return how they compare at worst."""
+    temperatures = sorted({reply.temperature for reply in replies})
+    found = []
+    for some in [[each] for each in temperatures] + [temperatures]:
+        rows = [(reply, each) for reply, each in zip(replies, passes, strict=True) if reply.temperature in some]
+        read, logprobs = (torch.cat(column).cpu() for column in zip(*((e.read[0], e.logprobs[0]) for _, e in rows), strict=True))
+        told = torch.from_numpy(np.concatenate([reply.logprobs for reply, _ in rows])) if tells_own else None
+        found.append(drawn(read, logprobs, told))
+        require_drawn(found[-1], f"the replies of {who}", temperatures=some, tokens=len(read))
+    return max(found, key=lambda each: each.evidence)
 
 
 def _wrongs(parts: dict[str, np.ndarray], raw: np.ndarray | None, path: Path) -> Iterator[_Wrong]:
@@ -131,7 +172,7 @@ def _mend(path: Path, gap: float, limits: Limits) -> str:
     return f"{again} --dtype float32; or, if it is to compute in bfloat16, add --dtype bfloat16 here."
 
 
-def _told(gap: float) -> str:
+def told_gap(gap: float) -> str:
     return f"{gap:.2g} nats per token"
 
 
@@ -145,16 +186,32 @@ def _parts(policy: Policy) -> list[str]:
     return (["visual"] if visual and len(visual) < len(all_of_it) else []) + (["adapter"] if all_of_it else [])
 
 
-@torch.no_grad()
 def _scored(policy: Policy, replies: Sequence[Replied], *, raw: bool = False, off: str = "") -> np.ndarray:
-    """Score replies one by one, so that no memory is needed but for one. [M] float32"""
+    return _logprobs(_passes(policy, replies, raw=raw, off=off))
+
+
+def _logprobs(passes: Sequence[ScoredBatch]) -> np.ndarray:
+    """Put the log-probs of replies together. [M] float32"""
+    return np.concatenate([each.logprobs[0].cpu().numpy() for each in passes])
+
+
+@torch.no_grad()
+def _passes(
+    policy: Policy, replies: Sequence[Replied], *, raw: bool = False, off: str = "", reading: bool = False
+) -> list[ScoredBatch]:
+    """Score replies one by one, so that no memory is needed but for one, and read off whether they were sampled."""
     layers = adapter_layers(policy.model, policy.renderer.family, visual=off == "visual") if off else []
     with switched_off(layers), _all_allowed(policy) if raw else switched_off([]):
-        rows = [
-            policy.score([reply.prompt], [reply.response_ids], temperature=1.0 if raw else reply.temperature, values=False)
+        return [
+            policy.score(
+                [reply.prompt],
+                [reply.response_ids],
+                temperature=1.0 if raw else reply.temperature,
+                values=False,
+                read=draws_reader(torch.from_numpy(reply.response_ids)) if reading else None,
+            )
             for reply in replies
         ]
-    return np.concatenate([row.logprobs[0].cpu().numpy() for row in rows])
 
 
 @contextmanager
@@ -166,62 +223,3 @@ def _all_allowed(policy: Policy) -> Iterator[None]:
         yield
     finally:
         policy.scorer.forbidden = kept
-
-
-@dataclass(frozen=True)
-class GreedyReply:
-    """The text of a greedy reply, and whether the model ended it, as far as the server says so."""
-
-    prompt: Prompt
-    text: str
-    ended: bool
-
-
-@torch.no_grad()
-def require_likeliest(policy: Policy, replies: Sequence[GreedyReply], *, max_new_tokens: int, who: str, path: Path) -> Proof:
-    """Refuse the text of greedy replies of which the checkpoint gives none itself, nor finds the most likely, token by token.
-
-    Args:
-        policy: the checkpoint, here.
-        replies: what came back at temperature 0.
-        max_new_tokens: up to which it was asked for.
-        who, path: see `prove`.
-
-    Raises:
-        GtrTurboError: they are another model's, or too little to tell: empty, or cut off before they differ.
-    """
-    gaps = [_below_best(policy, said, max_new_tokens) for said in replies]
-    if not any(map(len, gaps)):
-        raise GtrTurboError(
-            f"{who} answers {', '.join(sorted({repr(said.text) for said in replies}))}, which is empty or cut off: "
-            f"nothing of it tells whether it serves {path}.",
-            f"see that it answers with whole replies, of up to {max_new_tokens} tokens.",
-        )
-    found = np.concatenate(gaps)
-    limits = Limits(warns=UNLIKELY / 10, refuses=UNLIKELY)
-    gap = float(found.mean())
-    if gap > limits.refuses:
-        raise GtrTurboError(
-            f"{who} does not serve {path}: its greedy replies are {_told(gap)} less likely than the checkpoint's own.",
-            f"serve that checkpoint, {path}; or add --no-probe.",
-        )
-    return Proof(found, limits, {})
-
-
-def _below_best(policy: Policy, said: GreedyReply, max_new_tokens: int) -> np.ndarray:
-    """Say by how much less likely than the likeliest the tokens of a reply are, in nats; of one that proves nothing, of none."""
-    [own] = policy.generate([said.prompt], None, temperature=TEMPERATURE, max_new_tokens=max_new_tokens)
-    text, whole = said.text.strip(), policy.renderer.decode(own.response_ids.tolist())[0].strip()
-    if text == whole:
-        return np.zeros(1 if text else 0, np.float32)  # The text alone need not tell the tokens that it was written with.
-    begins = whole.startswith(text)
-    if begins and not said.ended:
-        return np.zeros(0, np.float32)
-    ids = policy.renderer.response_ids(said.text)[0]
-    ids = np.array(ids if begins else ids[:-1], np.int32)  # What begins as it should ends where it should not.
-    scored = policy.score([said.prompt], [ids], temperature=TEMPERATURE, values=False, read=_best)
-    return (scored.read[0].cpu() - scored.logprobs[0].cpu()).numpy()
-
-
-def _best(logits: Tensor, _: slice) -> tuple[Tensor, ...]:
-    return (logits.amax(-1) - logits.logsumexp(-1),)

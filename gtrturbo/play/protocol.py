@@ -24,6 +24,7 @@ LogProb = Annotated[float, Field(strict=True, ge=float(np.finfo(np.float32).min)
 class ServedModel:
     id: Annotated[Text, Field(min_length=1)]
     root: Text | None = None
+    created: Any = None
 
 
 @dataclass(frozen=True)

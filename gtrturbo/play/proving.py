@@ -19,7 +19,8 @@ from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.renderer import Prompt
 from gtrturbo.play.episodes import Response, Stretch
-from gtrturbo.play.probe import REPLY_TOKENS, STATES, TEMPERATURE, GreedyReply, Proof, Replied, prove, require_likeliest
+from gtrturbo.play.greedy_probe import GreedyReply, require_greedy, require_likeliest
+from gtrturbo.play.probe import REPLY_TOKENS, STATES, TEMPERATURE, Proof, Replied, prove, together
 from gtrturbo.play.recorded_probe import AT_A_LOOK
 from gtrturbo.play.served_folder import require_own_folder
 from gtrturbo.play.server import Server
@@ -82,7 +83,8 @@ class Prover:
         self._ask = ask
         self._by_turns = by_turns
         self._question: Callable[[Server], list[Told]] = lambda _: []  # What is asked about, the same every time.
-        self._longest, self._temperature = REPLY_TOKENS, TEMPERATURE
+        self._longest = REPLY_TOKENS
+        self._temperature: float | None = None
         self._told: dict[Server, list[Told]] = {}
         self._proofs: dict[Server, Proof] = {}
         self._proved_at: dict[Server, int] = {}
@@ -90,7 +92,7 @@ class Prover:
         self._stretches = Stretches()
         self._every: dict[Server, int] = {}
         self._roots: dict[Server, list[str | None]] = {}
-        self._looks = itertools.count()
+        self._looks, self._greedy = itertools.count(), itertools.count()
 
     def hear(self, server: Server) -> Stretch:
         """Count an answer; prove anew of a server that was away what it serves, and look now and then whether it does still.
@@ -134,7 +136,8 @@ class Prover:
             if self._roots[server] != _roots_of(server):
                 return False
             if self._by_turns:
-                self._by_turns(server, who=_who(server), temperature=None, only=turn)
+                # Whether log-probs change with the temperature is a matter of how it was started.
+                self._by_turns(server, who=_who(server), temperature=None if self._temperature else 0.0, only=turn)
                 return True
             one = self._told[server][turn % len(self._told[server])]
             return _is_same(one.response, self._answer(server, one), self._proofs[server].limits.warns)
@@ -152,10 +155,12 @@ class Prover:
     ) -> None:
         """Prove it of those servers of which it was not proved yet; see `ServerPolicy.prove`."""
         with self._proving:
-            new = [server for server in servers if server not in self._proved_at]
+            # What is asked for at another temperature, as a teacher's further tries are, need not be played at that.
+            is_as_before = temperature == self._temperature
+            new = [server for server in servers if not is_as_before or server not in self._proved_at]
             if new:
                 some = list({state.prompt: state for state in states}.values())[:STATES]
-                temperatures = sorted({TEMPERATURE, temperature} if self._probing.exact else {TEMPERATURE})
+                temperatures = sorted({TEMPERATURE, temperature})
                 self._longest, self._temperature = min(max_new_tokens, REPLY_TOKENS), temperature
                 self._question = partial(self._asked, states=some, temperatures=temperatures, seed=seed)
                 self._prove(new)
@@ -192,8 +197,8 @@ class Prover:
         before = {server: server.failures for server in servers}
         unseen = [server for server in servers if not require_own_folder(server, self._path)]
         if self._by_turns:
-            at = self._temperature if self._probing.exact else None
-            self._proofs |= {server: self._by_turns(server, who=_who(server), temperature=at) for server in servers}
+            how = {"temperature": self._temperature}
+            self._proofs |= {server: self._by_turns(server, who=_who(server), **how) for server in servers}
         else:
             told = {server: self._question(server) for server in servers}
             if changed := [server for server in servers if not self._is_as_before(server, told[server])]:
@@ -209,8 +214,9 @@ class Prover:
     def _tell_unseen(self, server: Server) -> None:
         limit = self._proofs[server].limits.refuses
         complain(
-            f"{server.base_url} names no folder that is seen here: a checkpoint within {limit:g} nats per token of {self._path}, "
-            "such as the one before a small update, is not told from it. See that it was started with the right one."
+            f"{server.base_url} names no folder that is seen here and was not changed since it started: a checkpoint within "
+            f"{limit:g} nats per token of {self._path}, such as the one before a small update, is not told from it. "
+            "See that it was started with the right one."
         )
 
     def _is_as_before(self, server: Server, told: list[Told]) -> bool:
@@ -231,7 +237,9 @@ class Prover:
         return replies if any(each.response.has_tokens for each in replies) else ask(0.0)
 
     def _answer(self, server: Server, asked: Told) -> Response:
-        sampling = {"temperature": asked.temperature, "max_new_tokens": self._longest, "seed": asked.seed}
+        # What is likeliest hangs on no seed, what is sampled in its place does: so each time with another.
+        seed = asked.seed if asked.temperature else seed_for(asked.seed, "again", next(self._greedy))
+        sampling = {"temperature": asked.temperature, "max_new_tokens": self._longest, "seed": seed}
         return self._ask(server, asked.state.messages, asked.state.pictures, **sampling)
 
     def _judge(self, policy: Policy, server: Server, replies: list[Told]) -> Proof:
@@ -241,19 +249,16 @@ class Prover:
             for each in replies
             if each.response.response_ids is not None and each.response.logprobs is not None
         ]
-        if tokens:
-            return prove(policy, tokens, exact=self._probing.exact, **whom)
+        greedy, sampled = ([each for each in tokens if (each.temperature == 0) == zero] for zero in (True, False))
+        if sampled:
+            proof = prove(policy, sampled, exact=self._probing.exact, **whom)
+            return replace(proof, below_best=require_greedy(policy, greedy, who=whom["who"])) if greedy else proof
         said = [GreedyReply(each.state.prompt, each.response.text, ended=each.response.ended) for each in replies]
         return require_likeliest(policy, said, max_new_tokens=self._longest, **whom)
 
     def metrics(self) -> dict[str, float]:
         """Say what was found, of all servers together; nothing where none was asked."""
-        proofs = list(self._proofs.values())
-        if not proofs:
-            return {}
-        left_out = [proof.left_out for proof in proofs if proof.left_out is not None]
-        gaps = np.concatenate([proof.gaps for proof in proofs])
-        return replace(proofs[0], gaps=gaps, left_out=sum(left_out) if left_out else None).metrics()
+        return together(list(self._proofs.values())).metrics() if self._proofs else {}
 
 
 def _who(server: Server) -> str:

@@ -5,20 +5,27 @@ tokens, at the temperature at which they were sampled, are to be the recorded on
 likeliest, and was no likelier than the least of these, tells nothing and is left out; enough have to be left to compare.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
+from gtrturbo.algorithms.sampled import Drawn, drawn, draws_reader
 from gtrturbo.config.choices import HF
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.renderer import Prompt, Renderer
-from gtrturbo.play.completions import Likely
+from gtrturbo.play.completions import LIKELIEST, Likely
+from gtrturbo.play.draws import require_drawn
+from gtrturbo.play.greedy_probe import require_ties
 from gtrturbo.play.limits import Limits
 from gtrturbo.play.probe import CLOSER, PROCESSED, STATES, TEMPERATURE, Proof
 from gtrturbo.play.recording import read_transcript
-from gtrturbo.store.ids import artifact_id
+from gtrturbo.store.ids import artifact_id, seed_for
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.pictures import load_picture
 from gtrturbo.store.records import Message, said
@@ -26,6 +33,7 @@ from gtrturbo.store.records import Message, said
 PLACES = 16  # tokens of a reply that are looked at, a request each
 LOOKED_AT = STATES * PLACES  # tokens in all; where replies are shorter, more replies
 AT_A_LOOK = 4  # tokens of one reply that are looked at now and then
+ROUNDED = 1e-5  # what is left beside the likeliest tokens is no less: rounding makes as much of it
 LEAST = 16  # tokens that have to be compared: fewer prove nothing
 
 
@@ -101,6 +109,7 @@ def prove_recorded(
     path: Path,
     places: int = PLACES,
     least: int = LEAST,
+    seed: int = 0,
 ) -> Proof:
     """Compare what a server finds likely with what was recorded.
 
@@ -109,18 +118,24 @@ def prove_recorded(
         ask: gives what it finds likely after messages with pictures.
         same: tells whether ids are those of our own rendering, the first, as servers write them.
         limits: of the mean of |p − s|.
-        temperature: of what is to be trained on; None where log-probs do not matter for that.
+        temperature: at which it is to play; None where it is not looked at whether it does.
         who: answers, as an error says it.
         path: of the checkpoint.
         places: tokens of a reply that are looked at.
         least: tokens that have to be compared.
+        seed: of what is sampled.
 
     Raises:
         GtrTurboError: they are another model's, or another distribution's, or too few tokens could be compared.
     """
     if temperature:
         _require_tempered(recorded, ask, temperature, limits, who)
-    found = [gap for reply in recorded.replies for gap in _gaps(reply, recorded.temperature, ask, same, places)]
+    looks = [
+        look
+        for row, reply in enumerate(recorded.replies)
+        for look in _looks(reply, recorded.temperature, ask, same, places, partial(seed_for, seed, "recorded", row))
+    ]
+    found = [look.gap for look in looks]
     gaps = np.array([gap for gap in found if gap is not None], np.float32)
     gap = float(gaps.mean()) if len(gaps) else 0.0
     if gap > limits.refuses:  # However few they are.
@@ -135,7 +150,30 @@ def prove_recorded(
             f"play more, or at a lower temperature: gtrturbo rollout --checkpoint {path} --temperature 1 …; "
             "or leave --probe-turns out.",
         )
-    return Proof(gaps, limits, {}, left_out=len(found) - len(gaps))
+    below = np.array([look.below_best(ask) for look in looks] if temperature == 0 else [], np.float32)
+    if len(below):
+        require_ties(below, limits, who)
+    found_drawn = _drawn([look.told for look in looks])
+    if found_drawn:
+        require_drawn(found_drawn, f"the tokens of {who}", temperatures=[recorded.temperature], tokens=len(looks))
+    return Proof(gaps, limits, {}, left_out=len(found) - len(gaps), below_best=below, drawn=found_drawn)
+
+
+def _drawn(told: Sequence[Likely]) -> Drawn | None:
+    """Say how the tokens that were sampled compare with samples, by the likeliest tokens and all others as one; None where it is
+    not told of each which it was."""
+    rows, ids = [], []
+    for each in told:
+        if each.sampled is None:
+            return None
+        # One less than are told: which of them is the last hangs on what was sampled.
+        likeliest = dict(sorted(each.logprobs.items(), key=lambda entry: -entry[1])[: LIKELIEST - 1])
+        rest = math.log(max(1 - math.fsum(map(math.exp, likeliest.values())), ROUNDED))
+        rows.append([*likeliest.values(), rest])
+        ids.append([*likeliest, each.sampled].index(each.sampled))
+    logprobs, own = torch.tensor(rows), torch.tensor(ids)
+    [read] = draws_reader(own)(logprobs, slice(0, len(own)))
+    return drawn(read, logprobs.gather(-1, own[:, None])[:, 0])
 
 
 def _require_tempered(recorded: Recorded, ask: Callable[..., Likely], temperature: float, limits: Limits, who: str) -> None:
@@ -148,7 +186,8 @@ def _require_tempered(recorded: Recorded, ask: Callable[..., Likely], temperatur
     if other == here:
         return  # At 1 the log-probs before temperature are those after it.
     reply = recorded.replies[0]
-    one, two = (ask(reply.messages, reply.pictures, begun=False, temperature=at).logprobs for at in (here, other))
+    question = {"messages": reply.messages, "pictures": reply.pictures, "begun": False, "seed": 0}
+    one, two = (ask(**question, temperature=at).logprobs for at in (here, other))
     both = sorted(one.keys() & two.keys())
     first, second = (np.array([told[each] for each in both]) - max(told[each] for each in both) for told in (one, two))
     right, raw = float(np.abs(second - first * here / other).mean()), float(np.abs(second - first).mean())
@@ -159,20 +198,43 @@ def _require_tempered(recorded: Recorded, ask: Callable[..., Likely], temperatur
         )
 
 
-def _gaps(
-    reply: RecordedReply, temperature: float, ask: Callable[..., Likely], same: Callable[..., bool], places: int
-) -> list[float | None]:
-    """Return |p − s| of each token that is looked at, in nats; None where it tells nothing."""
-    found: list[float | None] = []
+@dataclass(frozen=True)
+class _Look:
+    """A place of a reply that is looked at: what is asked there, what a server told at a temperature, and |p − s| of the recorded
+    token, in nats; None where it tells nothing."""
+
+    question: dict[str, Any]
+    temperature: float
+    told: Likely
+    gap: float | None
+
+    def below_best(self, ask: Callable[..., Likely]) -> float:
+        """Say by how much what is played at temperature 0 is less likely than the likeliest, in nats of the model itself."""
+        played = ask(**self.question, temperature=0.0).sampled
+        logprobs = self.told.logprobs
+        likely = self.told.least if played is None else logprobs.get(played, self.told.least)
+        return (max(logprobs.values()) - likely) * self.temperature
+
+
+def _looks(
+    reply: RecordedReply,
+    temperature: float,
+    ask: Callable[..., Likely],
+    same: Callable[..., bool],
+    places: int,
+    seed_of: Callable[[int], int],
+) -> Iterator[_Look]:
+    """Look at places that are spread evenly over a reply."""
     for place in np.unique(np.linspace(0, len(reply.ids) - 1, places).astype(int)):
         begun = reply.text[: reply.ends[place - 1]] if place else ""
         if place and not begun:  # A message without content is none.
             continue
         messages = [*reply.messages, said(begun)] if place else reply.messages
-        told = ask(messages, reply.pictures, begun=bool(place), temperature=temperature)
+        question = {"messages": messages, "pictures": reply.pictures, "begun": bool(place), "seed": seed_of(int(place))}
+        told = ask(**question, temperature=temperature)
         is_read = same(np.concatenate([reply.prompt.ids, reply.ids[:place]]), told.read_ids)
-        found.append(_gap(told, int(reply.ids[place]), float(reply.logprobs[place])) if is_read else None)
-    return found
+        gap = _gap(told, int(reply.ids[place]), float(reply.logprobs[place])) if is_read else None
+        yield _Look(question, temperature, told, gap)
 
 
 def _gap(told: Likely, identity: int, recorded: float) -> float | None:

@@ -1,4 +1,4 @@
-"""See in which folder a server says that its weights lie: it has to hold the checkpoint's own.
+"""See in which folder a server says that its weights lie: it has to hold the checkpoint's own, and to have done so as it began.
 
 After a small update a checkpoint's log-probs differ from those of the one before by less than a probe can tell.
 """
@@ -18,17 +18,18 @@ from gtrturbo.store.weight_files import weights_of
 def require_own_folder(server: Server, path: Path) -> bool:
     """Refuse a server that loaded other weights than a checkpoint's, or its adapter on another model.
 
-    Returns: whether that could be seen, or does not matter: of an adapter, which is loaded by its path, and before any training.
+    Returns: whether it is seen that it loaded the right ones, or does not matter: of an adapter, loaded by its path, on a
+        model that no stage trained, and before any training.
 
     Raises:
         GtrTurboError: names the folder that it loaded.
     """
     roots, adapter = server.roots(), is_adapter(path)
     base = base_of(path) if adapter else ""
-    compared = _require(server, roots, server.name, path)
-    if adapter and Path(base).is_dir():
-        _require(server, roots, server.model, Path(base))
-    return compared or adapter or not _is_trained(path)
+    seen = _require(server, roots, server.name, path)
+    if not adapter:
+        return seen or not _is_trained(path)
+    return not Path(base).is_dir() or _require(server, roots, server.model, Path(base)) or not _is_trained(Path(base))
 
 
 def _require(server: Server, roots: Mapping[str, str | None], name: str, path: Path) -> bool:
@@ -40,7 +41,19 @@ def _require(server: Server, roots: Mapping[str, str | None], name: str, path: P
             f"{server.base_url} serves {root} as {name}, whose weights are not those of {path}.",
             f"serve that checkpoint: start vLLM with --model {path.resolve()}",
         )
-    return True
+    return _is_as_it_was(Path(root), server.started())
+
+
+def _is_as_it_was(folder: Path, began: float | None) -> bool:
+    """Tell whether nothing of a folder's weights, nor a link on the way to them, was changed since a server began, which may have
+    loaded what was there before; not where nobody says when that was. Times of files are of the last change, as of their name.
+    """
+    if began is None:
+        return False
+    links = [part for part in (folder, *folder.parents) if part.is_symlink()]
+    files = [folder / name for name in _weights(folder)]
+    times = [each.lstat().st_ctime for each in links + files] + [each.stat().st_ctime for each in (folder, *files)]
+    return max(times) < began
 
 
 def same_weights(a: Path, b: Path) -> bool:

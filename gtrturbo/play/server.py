@@ -7,6 +7,9 @@ sent the standard ones only. Requests do not go through huggingface_hub's client
 Sources: vLLM 0.33 and SGLang 0.5.23, their OpenAI-compatible servers.
 """
 
+import math
+import re
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
@@ -24,7 +27,7 @@ from gtrturbo.play.lora_ranks import legal_rank, rank_of
 from gtrturbo.play.pace import Pace
 from gtrturbo.play.protocol import Chat, Completion, ServedModels
 from gtrturbo.play.waiting import LATE
-from gtrturbo.play.wire import BACKOFF, AwayError, EndedError, NotFoundError, request
+from gtrturbo.play.wire import BACKOFF, AwayError, EndedError, NotFoundError, TriedInVainError, request, request_once
 from gtrturbo.store.records import Message
 
 T = TypeVar("T")
@@ -33,6 +36,8 @@ LOAD_ADAPTER = {"vllm": "/v1/load_lora_adapter", "sglang": "/load_lora_adapter"}
 PLAIN_SAMPLING = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 NEVER = -100.0  # The lowest logit bias of the protocol.
 CHAT = "/v1/chat/completions"
+PROCESS, SHORTLY = "/metrics", 10.0  # what tells of the process, and seconds that it is waited for
+STARTED = re.compile(r"^process_start_time_seconds (\d{1,40}(?:\.\d{1,40})?(?:e[-+]?\d{1,4})?)$", re.MULTILINE)
 
 
 class Server:
@@ -79,6 +84,24 @@ class Server:
     def roots(self) -> dict[str, str | None]:
         """Return by name what the server says that it loaded each model and adapter from; None where it does not say."""
         return {entry.id: entry.root for entry in self._ask("/v1/models", ServedModels).data}
+
+    def started(self) -> float | None:
+        """Return when the server's process began, in seconds since 1970; None where it does not say, as several processes do not.
+
+        By this machine's clock, or before: vLLM lists its models as created now, by its own.
+        """
+        with_key = self._own is None
+        try:
+            said = request_once(self.base_url + PROCESS, plain=True, with_key=with_key, timeout=SHORTLY)
+        except (GtrTurboError, TriedInVainError):
+            return None
+        found = STARTED.search(said)
+        began = float(found[1]) if found else math.nan
+        if not math.isfinite(began):
+            return None
+        listed = self._ask("/v1/models", ServedModels).data
+        ages = [each.created - began for each in listed if type(each.created) in (int, float)]
+        return min([began, *(time.time() - age for age in ages)])
 
     @property
     def tells_tokens(self) -> bool:
@@ -192,6 +215,7 @@ class Server:
         *,
         begun: bool,
         temperature: float,
+        seed: int,
         forbidden: Sequence[int],
         end_ids: Sequence[int],
     ) -> Likely:
@@ -200,6 +224,7 @@ class Server:
         Args:
             begun: the last message is the reply's beginning; else it begins here.
             temperature: at which they are as likely as that.
+            seed: of the one that is sampled.
 
         Raises:
             GtrTurboError: it does not tell them.
@@ -210,7 +235,7 @@ class Server:
             "temperature": temperature,
             "top_p": 1.0,
             "max_tokens": 1,
-            "seed": 0,
+            "seed": seed % 2**31,
             "add_generation_prompt": not begun,
             "continue_final_message": begun,
         }

@@ -80,7 +80,7 @@ class ServerPolicy:
             if only is None:
                 return prove_recorded(recorded, ask, **how)
             one = replace(recorded, replies=[recorded.replies[only % len(recorded.replies)]])
-            return prove_recorded(one, ask, **how, places=AT_A_LOOK, least=1)
+            return prove_recorded(one, ask, **how, places=AT_A_LOOK, least=1, seed=only)
 
         return Prover(self.path, probing, self._reply, prove)
 

@@ -119,7 +119,7 @@ def request(
     Args:
         url: where to.
         body: sent as JSON; None asks by GET.
-        plain: the answer is no JSON, and is not read.
+        plain: the answer is no JSON: its text is returned as it is.
         with_key: send OPENAI_API_KEY along, if it is set.
         on_failure: called when no answer comes but for a full server's (429): what answers later may be another one.
         on_answer: called with the seconds that the answer took.
@@ -178,7 +178,7 @@ def request_once(
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     with telling_late(url, told_after):
         answer = _answer(urllib.request.Request(url, data=content, headers=headers), timeout or TIMEOUT, key)
-    return None if plain else _without(_parsed(answer), key)
+    return _without(answer.decode(errors="replace") if plain else _parsed(answer), key)
 
 
 def _key() -> str:

@@ -480,7 +480,7 @@ def test_scores_are_not_asked_of_a_server(turns, warm, tmp_path):
 @pytest.fixture
 def wide(monkeypatch):
     """Let a server differ from the trainer by a lot, as none may: what then becomes of the gap is to be seen."""
-    monkeypatch.setattr(train_prepare, "limits_of", lambda _: Limits(warns=1.0, refuses=1.0))
+    monkeypatch.setattr(train_prepare, "limits_of", lambda _: Limits(warns=1.0, refuses=1.0, tie=1.0))
 
 
 @pytest.fixture

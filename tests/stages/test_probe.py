@@ -382,7 +382,7 @@ def test_a_server_that_loaded_another_folder_is_refused_however_close_its_log_pr
 def test_a_folder_that_cannot_be_seen_is_told_once_of_what_was_trained(rollout, warm, served, named, capsys):
     with serving(served, root=named) as fake:
         rollout.run(fake)
-    assert capsys.readouterr().err.count("names no folder that is seen here") == 1
+    assert capsys.readouterr().err.count("names no folder that is seen here and was not changed") == 1
     with serving(served, root=str(warm)) as fake:
         rollout.run(fake, overwrite=True)
     assert "names no folder" not in capsys.readouterr().err
