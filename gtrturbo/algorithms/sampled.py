@@ -18,7 +18,7 @@ TEMPERED = (-1 / 2, -1 / 8, -1 / 32, 1 / 32, 1 / 8, 1 / 2, 2)
 SELDOM = 1 / 16
 # Tilted by μ along the cumulative distribution, in the order of the ids: a source of random numbers that leaves out some.
 TILTED = (-2, -1 / 2, 1 / 2, 2)
-TINY = 1e-30
+LEAST_ROOT = 1e-30  # of a probability: what is divided by it is 0 where the probability is
 BLOCK = 32  # Distributions at a time: a large vocabulary takes memory several times over.
 # Right samples reach this evidence with a probability of e^−20 = 2e-9 at the most, as a normal number is beyond 6 with 2e-9.
 TOO_MUCH = 20.0
@@ -82,7 +82,7 @@ def _tempered_totals(p: Tensor) -> list[Tensor]:
     half = p.sqrt()
     eighth = half.sqrt().sqrt()
     least = eighth.sqrt().sqrt()  # p^(1/32)
-    powers = (half, p / eighth.clamp_min(TINY), p / least.clamp_min(TINY), p * least, p * eighth, p * half, p * p * p)
+    powers = (half, p / eighth.clamp_min(LEAST_ROOT), p / least.clamp_min(LEAST_ROOT), p * least, p * eighth, p * half, p * p * p)
     return [each.sum(-1, keepdim=True) for each in powers]
 
 

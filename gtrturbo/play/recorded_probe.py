@@ -199,7 +199,7 @@ def _require_tempered(recorded: Recorded, ask: Callable[..., Likely], temperatur
 
 
 @dataclass(frozen=True)
-class _Look:
+class _PlaceAsked:
     """A place of a reply that is looked at: what is asked there, what a server told at a temperature, and |p − s| of the recorded
     token, in nats; None where it tells nothing."""
 
@@ -223,7 +223,7 @@ def _looks(
     same: Callable[..., bool],
     places: int,
     seed_of: Callable[[int], int],
-) -> Iterator[_Look]:
+) -> Iterator[_PlaceAsked]:
     """Look at places that are spread evenly over a reply."""
     for place in np.unique(np.linspace(0, len(reply.ids) - 1, places).astype(int)):
         begun = reply.text[: reply.ends[place - 1]] if place else ""
@@ -234,7 +234,7 @@ def _looks(
         told = ask(**question, temperature=temperature)
         is_read = same(np.concatenate([reply.prompt.ids, reply.ids[:place]]), told.read_ids)
         gap = _gap(told, int(reply.ids[place]), float(reply.logprobs[place])) if is_read else None
-        yield _Look(question, temperature, told, gap)
+        yield _PlaceAsked(question, temperature, told, gap)
 
 
 def _gap(told: Likely, identity: int, recorded: float) -> float | None:
