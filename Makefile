@@ -10,7 +10,7 @@ VLLM ?= .venv-vllm
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 CASES ?=
 
-.PHONY: install demo test test-alfworld test-trackers test-miniwob test-teachers test-export test-vllm test-families test-floors newcomer campaign check lint format docs clean
+.PHONY: install demo test test-long test-alfworld test-trackers test-miniwob test-teachers test-export test-vllm test-families test-floors newcomer campaign check lint format docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -28,7 +28,10 @@ demo: install  ## the tiny VLM from nothing, PPO alone beside the free teacher: 
 	RUN=$(RUN) examples/demo.sh
 
 test: install  ## run the tests, a process per core
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal -m "not long"
+
+test-long: install  ## the tests that take longest: whole runs, split weights, memory that is measured
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal -m long
 
 campaign: install  ## kill, damage and mislead every command thousands of times: half an hour on two cores; CASES=NAME replays one
 	PYTHONPATH=tests $(BIN)/python -m campaign --jobs $(JOBS) $(CASES)

@@ -62,6 +62,7 @@ execute(SftConfig(out=out / "lora_warm", data=(expert,), checkpoint=lora, steps=
 """
 
 
+@pytest.mark.long
 def test_another_process_writes_the_same_bytes(tmp_path, init, lora, lora_warm, expert):
     # Hash order differs from process to process; here it differs for certain.
     environment = os.environ | {"PYTHONHASHSEED": "12345", "OMP_NUM_THREADS": "1"}

@@ -32,7 +32,7 @@ def test_what_is_no_json_object_is_refused_by_its_name(tmp_path, name, content, 
     with pytest.raises(GtrTurboError) as error:
         require_readable(tmp_path)
     assert str(tmp_path / name) in error.value.what and said in error.value.what
-    assert "--check" in error.value.fix
+    assert error.value.fix.startswith("put the file back; ")
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,8 @@ CASES = [
     Case(),
     Case(rank=8),
     Case(wide=True, rank=16),
-    Case(wide=True, dtype=torch.bfloat16, rank=16, recompute=True),
-    Case(wide=True, dtype=torch.bfloat16, vocabulary=10_000),
+    pytest.param(Case(wide=True, dtype=torch.bfloat16, rank=16, recompute=True), marks=pytest.mark.long),
+    pytest.param(Case(wide=True, dtype=torch.bfloat16, vocabulary=10_000), marks=pytest.mark.long),
 ]
 
 

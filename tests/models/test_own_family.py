@@ -26,6 +26,7 @@ def born(tmp_path_factory):
     return out
 
 
+@pytest.mark.long
 def test_the_family_is_written_beside_the_model_and_named_in_the_manifest(born):
     manifest = read_manifest(born)
     assert manifest.config["family"] == "plain_family.py:FAMILY"

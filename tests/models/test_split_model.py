@@ -16,6 +16,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from gtrturbo.models.split_files import MOST_IN_FILE
 
+pytestmark = pytest.mark.long
 MOST = "60KB"
 # Each process splits the model of every folder, compares it with the whole one, and writes it; it says what it read and held.
 SCRIPT = """

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+pytestmark = pytest.mark.long
 METADATA = {"format": "pt"}
 NAME = "model.layers.1.mlp.down_proj.weight"
 IN_MEMORY = NAME.replace("model.", "model.language_model.", 1)

@@ -98,6 +98,7 @@ def test_every_update_moves_the_weights_and_the_teacher(whole):
     assert teachers[0] == weights[0]
 
 
+@pytest.mark.long
 def test_printed_script_gives_the_same_bytes(whole, tmp_path):
     script = CliRunner().invoke(app, small(1, "--dry-run")).stdout
     home = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
@@ -432,6 +433,7 @@ def test_an_update_does_not_start_adam_anew_where_its_state_was_pruned(copy):
 # What stays in memory
 
 
+@pytest.mark.long
 def test_a_lora_run_reads_its_base_once_and_its_stages_alone_give_the_same_bytes(tmp_path, monkeypatch):
     from gtrturbo.models import checkpoint
 
@@ -453,6 +455,7 @@ def test_a_lora_run_reads_its_base_once_and_its_stages_alone_give_the_same_bytes
 # Stages as processes
 
 
+@pytest.mark.long
 def test_a_stage_may_be_a_process_of_its_own_with_the_same_bytes(whole, copy):
     shutil.rmtree(copy / "evals" / "0002")
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
@@ -461,6 +464,7 @@ def test_a_stage_may_be_a_process_of_its_own_with_the_same_bytes(whole, copy):
     assert_same(contents(copy.parent.parent), contents(whole))
 
 
+@pytest.mark.long
 def test_a_run_of_processes_that_is_killed_and_begun_again_at_once_goes_on_to_the_same_end(whole, copy):
     # The process of the stage holds the lock of its draft, and has to die with the run.
     shutil.rmtree(copy / "rollouts" / "0001")

@@ -18,6 +18,7 @@ from gtrturbo.stages import execute, stage_of
 from gtrturbo.store.manifest import read_manifest
 
 # Each process runs the commands; then an error in the second process alone must end both.
+pytestmark = pytest.mark.long
 SCRIPT = """
 import shlex, sys
 from gtrturbo.cli import app

@@ -18,6 +18,7 @@ from gtrturbo.runs.script import command
 from gtrturbo.stages import execute, stage_of
 from gtrturbo.store.verification import verify
 
+pytestmark = pytest.mark.long
 TASK = {"task": "numberline", "env": ("image=tiny",)}
 PLAY = TASK | {"max_new_tokens": 48, "temperature": 0.9, "num_envs": 8}
 
