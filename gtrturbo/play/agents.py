@@ -99,16 +99,17 @@ def _served(path: Path, opening: Opening) -> ServerPolicy:
         GtrTurboError: no server is named, or it is of a kind that returns no token ids, which are needed.
     """
     endpoint = opening.endpoint
-    kind, addresses, own = cast(ServerName, kind_of(endpoint.engine)), servers_of(endpoint.engine), None
+    kind, addresses = cast(ServerName, kind_of(endpoint.engine)), servers_of(endpoint.engine)
+    ours: dict[str, Any] = {}
     if not addresses:
         started = opening.ending.enter_context(own_server(path, opening.python, dtype=opening.dtype))
-        addresses, own = (started.url,), started.require_running
+        addresses, ours = (started.url,), {"own": started.require_running, "began": started.began}
     if opening.for_training and kind == OPENAI:
         raise GtrTurboError(
             "a server of kind openai returns no token ids: what it samples cannot be trained on.",
             f"use --engine vllm:{addresses[0]} or sglang:{addresses[0]}; openai is enough for eval.",
         )
-    servers = Servers([Server(kind, url, endpoint.model, needs_ids=opening.for_training, own=own) for url in addresses])
+    servers = Servers([Server(kind, url, endpoint.model, needs_ids=opening.for_training, **ours) for url in addresses])
     # Where nothing is said the checkpoint is loaded beside no server's memory on a GPU.
     device = "cpu" if opening.device == AUTO else opening.device
     probing = Probing(device, opening.dtype, opening.for_training, opening.probe_turns) if opening.probe else None

@@ -104,11 +104,15 @@ def environment_of(given: Mapping[str, str], *, on_cpu: bool) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class OwnServer:
-    """A server that was started here: its address, its process, and the file that it writes to."""
+    """A server that was started here: its address, its process, the file that it writes to, and when it was begun.
+
+    `began` is in seconds since 1970, by the clock that files are stamped by: what a process tells of itself is cut to a second.
+    """
 
     url: str
     process: subprocess.Popen[bytes]
     log: Path
+    began: float
 
     def require_running(self) -> None:
         """Refuse to go on with a server that has ended.
@@ -145,9 +149,10 @@ def own_server(path: Path, python: str, *, dtype: str) -> Iterator[OwnServer]:
     named = False
     try:
         with os.fdopen(descriptor, "wb") as log:
+            began = time.time()
             process = _start(command, environment_of(os.environ, on_cpu=on_cpu), log)
         with _ending(process):
-            yield from _served(OwnServer(f"http://{HOST}:{port}", process, Path(name)))
+            yield from _served(OwnServer(f"http://{HOST}:{port}", process, Path(name), began))
     except GtrTurboError as error:
         named = name in error.fix
         raise

@@ -49,6 +49,7 @@ class Server:
         model: name of the model that it serves; the first that it lists if None, which it is asked for once that is needed.
         needs_ids: refuse replies without token ids, which cannot be trained on.
         own: the server was started for this stage: raises if it has ended. It is sent no key.
+        began: when such a one was started, in seconds since 1970.
     """
 
     def __init__(
@@ -59,11 +60,13 @@ class Server:
         *,
         needs_ids: bool = True,
         own: Callable[[], None] | None = None,
+        began: float | None = None,
     ) -> None:
         self.kind = kind
         self.base_url = address_of(base_url)
         self.needs_ids = needs_ids
         self._own = own
+        self._began = began
         self.adapter: str | None = None
         self.tries = len(BACKOFF)  # How often it is asked again where it does not answer.
         self.pace = Pace()
@@ -90,6 +93,8 @@ class Server:
 
         By this machine's clock, or before: vLLM lists its models as created now, by its own.
         """
+        if self._began is not None:
+            return self._began
         with_key = self._own is None
         try:
             said = request_once(self.base_url + PROCESS, plain=True, with_key=with_key, timeout=SHORTLY)

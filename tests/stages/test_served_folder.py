@@ -40,6 +40,14 @@ def test_a_folder_that_lay_there_before_the_server_began_proves_what_it_loaded(s
     assert proves(served, checkpoint, checkpoint)
 
 
+def test_a_server_of_our_own_began_when_we_say_whatever_its_process_tells(served, checkpoint):
+    cut = time.time() - 1  # As Linux tells it, from when the machine was started to a second.
+    time.sleep(LATER)
+    with serving(served, root=str(checkpoint), started=cut) as fake:
+        assert require_own_folder(Server("vllm", fake.url, own=lambda: None, began=time.time()), checkpoint)
+        assert not require_own_folder(Server("vllm", fake.url, own=lambda: None), checkpoint)
+
+
 def test_a_checkpoint_that_was_made_anew_at_the_same_path_proves_nothing(served, warm, checkpoint):
     began = time.time()
     time.sleep(LATER)

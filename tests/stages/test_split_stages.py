@@ -103,9 +103,9 @@ def test_float32_copies_of_narrow_weights_are_gone_on_from(two, configs, tmp_pat
     states = [load_file(path / "optimizer.safetensors") for path in (two["narrow first"], two["narrow second"], alone)]
     before, ours, expected = ({name: state[name] for name in state if name.startswith("master.")} for state in states)
     assert {value.dtype for value in weights(two["narrow second"]).values()} == {torch.bfloat16}
-    # Rounded gradients turn steps, on some processors one in eight; copies that began from rounded weights would all be off.
-    assert far(ours, expected, than=1e-5) < 0.25
-    assert far({name: value.bfloat16() for name, value in before.items()}, before, than=1e-5) > 0.8
+    # Rounded gradients turn steps, on some processors every second, by less; copies that began from rounded weights would be off.
+    assert far(ours, expected, than=1e-4) < 0.05
+    assert far({name: value.bfloat16() for name, value in before.items()}, before, than=1e-4) > 0.4
 
 
 def test_all_stages_go_on_from_several_files(two, init, tmp_path):
