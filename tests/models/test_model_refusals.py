@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,8 @@ def text_only(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("text") / "llama"
     words = tokenizer({}, bos=True)
     words.chat_template = template("", bos=True)
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **TEXT)).save_pretrained(folder)
+    settings: dict[str, Any] = {"vocab_size": len(words), **TEXT}
+    LlamaForCausalLM(LlamaConfig(**settings)).save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
 
