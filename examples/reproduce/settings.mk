@@ -177,6 +177,8 @@ who-reward := --method turbo-kl
 who-reward-10 := --method turbo-kl --set ppo-step.kl-coef=10
 who-reward-30 := --method turbo-kl --set ppo-step.kl-coef=30
 who-imitation := --method turbo-sft
+who-imitation-static := --method $(own):IMITATED_START
+who-imitation-gated := --method $(own):IMITATED_AHEAD
 who-both := --method $(own):BOTH
 who-expert := --method gtr
 # PPO alone with one guard each, so that no teacher is credited with what a guard does.
