@@ -33,13 +33,7 @@ def modules_of(model: Any, family: Family, targets: Sequence[str]) -> list[str]:
     """
     if not any(target in PARTS for target in targets):
         return list(targets)
-    heads = heads_of(model)
-    linear = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and all(module is not head for head in heads)
-    ]
-    parts = parts_of(model, family)
+    linear, parts = _linear(model), parts_of(model, family)
     if parts is None:
         [word, *_] = [target for target in targets if target in PARTS]
         raise GtrTurboError(
