@@ -78,6 +78,8 @@ def table(task: str, name: str, chosen: Sequence[str] = ()) -> list[list[str]]:
     if ranges := [word.removeprefix(SEEDS) for word in chosen if word.startswith(SEEDS)]:
         arms = only_seeds(arms, ranges[0])
     shown = [word for word in chosen if not word.startswith(SEEDS)] or [arm for arm in DRAWN if arm in arms]
+    if name == "ends-by-cell":
+        return survival.by_cell({UPDATES[each]: arms_of(each) for each in task.split("+")}, shown)
     if name == "rates":
         return survival.by_rate(rates_of(task), shown)
     if name.startswith("ends-against-"):

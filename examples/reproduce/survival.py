@@ -81,6 +81,21 @@ def ends(arms: Mapping[str, Arm], names: Sequence[str]) -> list[list[str]]:
     return rows
 
 
+def by_cell(cells: Mapping[str, Mapping[str, Arm]], names: Sequence[str]) -> list[list[str]]:
+    """How each arm ends in each cell: success of the last five updates, thoughts that read truly, how many runs fell."""
+    rows = [["who", *cells]]
+    for name in names:
+        runs = [list(arms.get(name, {}).values()) for arms in cells.values()]
+        rows.append([f"`{name}`", *(_ended(each) if each else "–" for each in runs)])
+    return rows
+
+
+def _ended(runs: Sequence[Run]) -> str:
+    success = said(bootstrap([[last(won(run)) for run in runs]]))
+    thoughts = fmean(last(read(run)) for run in runs)
+    return f"{success}, {thoughts:.2f}, {sum(map(fell, runs))} of {len(runs)}"
+
+
 def differences(cells: Sequence[Mapping[str, Arm]], names: Sequence[str], reference: str) -> list[list[str]]:
     """How the ends of each arm differ from another's on the same seeds, with exact p, adjusted for all arms of its column.
 
