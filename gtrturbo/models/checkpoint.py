@@ -23,6 +23,7 @@ from gtrturbo.models.checkpoint_files import (
 )
 from gtrturbo.models.descriptions import OF_WEIGHTS, require_readable
 from gtrturbo.models.families import Family, family_of, read_family, require_picture_ids
+from gtrturbo.models.first_turn import require_prompts, require_turn
 from gtrturbo.models.parts import PARTS
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.processor import load_processor
@@ -75,7 +76,17 @@ def load_policy(path: Path, *, device: str, dtype: str = "auto", trainable: bool
     renderer.fit(model.get_input_embeddings().num_embeddings)
     policy = Policy(model, renderer.processor, head.to(model.device) if head else None, family)
     policy.renderer = renderer
+    renderer.end_at(policy.end_ids)
+    _require_tested(path, policy, family)
     return policy
+
+
+def _require_tested(path: Path, policy: Policy, family: Family) -> None:
+    """Let a model that none of our stages made play a turn, as init does; of a merge, which loads none, see the template."""
+    if not (path / MANIFEST).is_file():
+        require_turn(policy.model, policy.processor, family, str(path))
+    elif read_manifest(path).stage == "merge":
+        require_prompts(policy.renderer, str(path))
 
 
 def _model_on(device: str, path: Path, *, dtype: str, trainable: bool) -> Any:

@@ -1,5 +1,6 @@
 """One turn played with a new model, in every way that later stages use it: what cannot work is refused where it comes in."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.end_of_turn import written_before_reply
 from gtrturbo.models.families import Family, read_family
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.reading import reading_model
@@ -21,6 +23,10 @@ MESSAGES, LONGER = (
     for text in ("What is on the picture?", "What is on the picture? Answer in as few words as you can.")
 )
 REPLY_TOKENS = 4
+OTHER_MODEL = "choose another model, or bring a family of your own: --family."
+# What a template may write on one side only: marks of a thought that it opens for the model, or leaves out of what was said.
+THOUGHT = re.compile("think|thought|reason", re.IGNORECASE)
+SHOWN = 40  # characters
 CLOCK = "strftime_now"  # By this a template asks for the time.
 # Sampling and scoring of the same token, in nats; bfloat16 rounds logits of up to 16 by as much.
 EVENLY = 1e-6  # nats
@@ -41,19 +47,35 @@ def require_turn(model: Any, processor: Any, family: Family | None, name: str) -
     """
     require_template(processor, name)
     family = family or read_family(Path(name), model.config.model_type)
-    mend = "choose another model, or bring a family of your own: --family."
-    with reading_model(name, "cannot play a turn", mend=mend), torch.no_grad():
+    with reading_model(name, "cannot play a turn", mend=OTHER_MODEL), torch.no_grad():
         head = ValueHead.new(model.config.get_text_config().hidden_size, seed=0).to(model.device)
         policy = Policy(model, processor, head, family)
-        picture = np.zeros((SIDE, SIDE, 3), np.uint8)
-        require_rendering(policy.renderer, name, picture)
-        prompts = [policy.renderer.prompt(messages, [picture]) for messages in (MESSAGES, LONGER)]
-        require_known_tensors(prompts[0], name)
+        prompts = _prompts(policy.renderer, name)
         samples = policy.generate(prompts, None, temperature=1.0, max_new_tokens=REPLY_TOKENS)
         _require_choice(name, [sample.logprobs for sample in samples], len(policy.scorer.forbidden), model)
         for prompt, sample in zip(prompts, samples, strict=True):  # Sampled side by side, scored one by one.
             scored = policy.score([prompt], [sample.response_ids], temperature=1.0).logprobs[0].cpu().numpy()
             _require_same(name, sample.logprobs, scored, whole=model.dtype == torch.float32)
+
+
+def require_prompts(renderer: Renderer, name: str) -> None:
+    """Refuse a model by what its processor and template make of a turn, without its weights.
+
+    Raises:
+        GtrTurboError: names what they cannot do.
+    """
+    require_template(renderer.processor, name)
+    with reading_model(name, "cannot play a turn", mend=OTHER_MODEL):
+        _prompts(renderer, name)
+
+
+def _prompts(renderer: Renderer, name: str) -> list[Prompt]:
+    picture = np.zeros((SIDE, SIDE, 3), np.uint8)
+    require_rendering(renderer, name, picture)
+    prompts = [renderer.prompt(messages, [picture]) for messages in (MESSAGES, LONGER)]
+    require_known_tensors(prompts[0], name)
+    _require_finished(renderer.processor, name)
+    return prompts
 
 
 def require_template(processor: Any, name: str) -> None:
@@ -72,6 +94,32 @@ def require_template(processor: Any, name: str) -> None:
             f"the chat template of {name} writes the date ({CLOCK}), so that what is played today is another prompt tomorrow.",
             "write one that does not: --chat-template FILE (documentation: engines).",
         )
+
+
+def _require_finished(processor: Any, name: str) -> None:
+    """Refuse a template whose prompt with a reply behind it is not the conversation that it writes itself: blanks apart, and
+    marks of a thought, that of an assistant's turn begins where the prompt ends.
+
+    Raises:
+        GtrTurboError: says what its prompt ends with, and what it writes before a reply.
+    """
+    before = written_before_reply(processor, MESSAGES)
+    if before is None:  # It writes no turns of an assistant.
+        return
+    asked = processor.apply_chat_template(MESSAGES, add_generation_prompt=True, tokenize=False)
+    prompt, whole = ("".join(text.split()) for text in (asked, before))
+    shorter, longer = sorted((prompt, whole), key=len)
+    if longer.startswith(shorter) and (shorter == longer or THOUGHT.search(longer[len(shorter) :])):
+        return
+    raise GtrTurboError(
+        f"the chat template of {name} ends a prompt with {_end(asked)!r}, and writes {_end(before)!r} before an assistant's "
+        "text: its replies would begin in another place than those that it was trained on.",
+        "write one that ends its prompts as an assistant's turn begins: --chat-template FILE (documentation: engines).",
+    )
+
+
+def _end(text: str) -> str:
+    return text[-SHOWN:]
 
 
 def require_known_tensors(prompt: Prompt, name: str) -> None:

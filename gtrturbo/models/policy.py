@@ -53,6 +53,7 @@ class Policy:
         self.forbidden = torch.tensor(sorted(forbidden_ids(model.config, family)), dtype=torch.long, device=model.device)
         self.scorer = Scorer(model, pad_id=self.pad_id, forbidden=self.forbidden)
         self.end_ids = end_ids(self.renderer.end_id, processor.tokenizer, model.generation_config)
+        self.renderer.end_at(self.end_ids)
         self.sampler = Sampler(model, pad_id=self.pad_id, end_ids=self.end_ids, forbidden=self.forbidden)
 
     @property

@@ -6,7 +6,7 @@ prompt is made of never depends on its neighbours. Sampled ids are trained on as
 
 import hashlib
 import itertools
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,13 +17,15 @@ from torch import Tensor
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.end_of_turn import template_end
-from gtrturbo.models.families import DEFAULT, Family
+from gtrturbo.models.families import DEFAULT, Family, written_ids
 from gtrturbo.models.reading import reading_model
 from gtrturbo.store.mending import mend_of
 from gtrturbo.store.records import Message
 
 CACHED_BYTES = 1 << 30
 NO_TEMPLATE = "it has no chat template; write one: --chat-template FILE (documentation: engines)."
+PICTURE_MARKS = ("image_token", "boi_token")  # What processors call the mark that a template writes for a picture.
+SHOWN = 60  # characters
 LABELS = "labels"  # What PaliGemma's processor would have it learn, and no input.
 
 
@@ -58,11 +60,17 @@ class Renderer:
         self.processor = processor
         self.family = family
         self.end_id = template_end(processor)
-        self._marks = sorted(token.content for token in processor.tokenizer.added_tokens_decoder.values() if token.special)
+        self.end_at((self.end_id, processor.tokenizer.eos_token_id))
         self._cache: dict[str, Prompt] = {}
         self._bytes = 0
-        self._pieces: dict[int, str] = {}
         self._rows: int | None = None
+
+    def end_at(self, ends: Collection[int]) -> None:
+        """Take tokens for ends of a reply, and so for no part of its text; not every tokenizer calls them special."""
+        self._ends = frozenset(ends)
+        self._pieces: dict[int, str] = {}
+        added, apart = self.processor.tokenizer.added_tokens_decoder, {*ends, *written_ids(self.processor)}
+        self._marks = sorted(token.content for identity, token in added.items() if token.special or identity in apart)
 
     def fit(self, rows: int) -> None:
         """Write only tokens that the model has one of so many rows of its embedding for.
@@ -110,13 +118,34 @@ class Renderer:
         untaught = "" if self.processor.chat_template else NO_TEMPLATE
         with reading_model(name, "cannot render a prompt", mend=untaught):
             text = self.processor.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+        self._require_written(messages, text)
         sizes = ", ".join(f"{len(picture)} × {picture.shape[1]}" for picture in pictures) or "none"
-        mend = f"the pictures are {sizes}: let the task show others; or {mend_of(name)}"
+        unmarked = self._unmarked(messages, text, len(pictures))
+        mend = unmarked or f"the pictures are {sizes}: let the task show others; or {mend_of(name)}"
         with reading_model(name, "cannot render a prompt", mend=mend):
             batch = self.processor(text=[text], images=images, return_tensors="pt", padding=False, **self._own_start(text))
         self._require_known([int(batch["input_ids"].max())])
         tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor) and name != LABELS}
         return Prompt(tensors, self.family.per_token, self.family.in_replies)
+
+    def _require_written(self, messages: Sequence[Message], text: str) -> None:
+        """Refuse a template that leaves out what is asked, or writes it otherwise; blanks around a text are its own affair."""
+        for message in messages:
+            lost = next((part for part in _texts(message) if part.strip() not in text), None)
+            if lost is not None and message["role"] != "assistant":  # Of earlier replies it may leave out the thoughts.
+                raise GtrTurboError(
+                    f"the chat template of {self.processor.tokenizer.name_or_path} does not write the text "
+                    f"{lost.strip()[:SHOWN]!r} of a {message['role']}'s message as it is.",
+                    "write one that does: --chat-template FILE (documentation: engines).",
+                )
+
+    def _unmarked(self, messages: Sequence[Message], text: str, pictures: int) -> str:
+        """Say what mends a template that writes another number of marks of pictures than there are; nothing where it does not."""
+        marks = [mark for name in PICTURE_MARKS if isinstance(mark := getattr(self.processor, name, None), str)]
+        parts = sum(part["type"] == "image" for message in messages for part in _parts(message))
+        if parts != pictures or not marks or pictures in map(text.count, marks):
+            return ""
+        return f"its chat template writes {max(map(text.count, marks))} marks for {pictures} pictures: --chat-template FILE."
 
     def _require_no_marks(self, messages: Sequence[Message]) -> None:
         """Refuse text that would become the mark of a picture or the end of a turn, here and on every server."""
@@ -160,13 +189,18 @@ class Renderer:
         tokenizer = self.processor.tokenizer
         # The text of a special token is text like any other: `<|im_end|>` in a reply does not end it.
         encoded = tokenizer(reply, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True)
+        if ending := self._ends.intersection(tokenizer.added_tokens_decoder, encoded["input_ids"]):
+            raise GtrTurboError(
+                f"a written reply holds the text {tokenizer.decode(min(ending))!r}, at which the model ends its replies.",
+                "leave that reply out, or write it otherwise, such as with a space in it.",
+            )
         end = (len(reply), len(reply))
         ids = [*encoded["input_ids"], self.end_id]
         self._require_known(ids)
         return ids, [*map(tuple, encoded["offset_mapping"]), end]
 
     def decode(self, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
-        """Decode sampled ids; return the text without special tokens, and each token's characters in it.
+        """Decode sampled ids; return the text without special tokens and its end, and each token's characters in it.
 
         A token's characters are those that it adds to the decoded prefix, so a token that completes a character owns it.
         """
@@ -181,6 +215,7 @@ class Renderer:
         return text, list(zip([0, *ends[:-1]], ends, strict=True))
 
     def _text(self, ids: Sequence[int]) -> str:
+        ids = ids[:-1] if ids and ids[-1] in self._ends else ids
         return self.processor.tokenizer.decode(ids, skip_special_tokens=True)
 
     def _piece(self, identity: int) -> str:
@@ -202,8 +237,12 @@ def _content_key(messages: Sequence[Message], pictures: Sequence[np.ndarray]) ->
 
 
 def _texts(message: Message) -> list[str]:
+    return [part["text"] for part in _parts(message) if part["type"] == "text"]
+
+
+def _parts(message: Message) -> list[Any]:
     content = message["content"]
-    return [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 def collate(prompts: Sequence[Prompt], *, pad_id: int, multiple: int | None = None) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from gtrturbo.models.checkpoint_files import is_adapter
 from gtrturbo.models.context import positions_of, require_context
 from gtrturbo.models.end_of_turn import end_ids
 from gtrturbo.models.families import forbidden_ids, read_family
+from gtrturbo.models.first_turn import require_prompts
 from gtrturbo.models.processor import load_processor
 from gtrturbo.models.reading import reading_model
 from gtrturbo.models.renderer import Renderer
@@ -29,6 +30,7 @@ from gtrturbo.play.server import Server
 from gtrturbo.play.servers import Servers
 from gtrturbo.play.wire import AwayError, RefusedError
 from gtrturbo.store.ids import artifact_id
+from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.records import Message
 
 NAME_DIGITS = 12
@@ -60,6 +62,9 @@ class ServerPolicy:
         for server in servers:
             server.tokenizer_begins = self.renderer.tokenizer_begins()
         self.end_ids = end_ids(self.renderer.end_id, self.renderer.processor.tokenizer, load_generation(path))
+        self.renderer.end_at(self.end_ids)
+        if not (path / MANIFEST).is_file():
+            require_prompts(self.renderer, str(path))
         self.forbidden = sorted(forbidden_ids(config, family))
         self.image_id = getattr(config, family.repeated_id, None)
         self.max_concurrency = max_concurrency

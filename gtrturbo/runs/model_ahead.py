@@ -11,7 +11,7 @@ from gtrturbo.models.checkpoint import architecture_here
 from gtrturbo.models.checkpoint_files import base_of, is_adapter
 from gtrturbo.models.context import positions_of, require_context
 from gtrturbo.models.families import find_family, read_family
-from gtrturbo.models.first_turn import require_known_tensors, require_template
+from gtrturbo.models.first_turn import require_prompts, require_template
 from gtrturbo.models.processor import load_processor
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.models.sizes import BUILT_IN
@@ -36,9 +36,8 @@ def measured(config: RunConfig, steps: Sequence[Step], play: Play) -> tuple[Play
     architecture, renderer = _renderer(model, None if config.start else first)
     if renderer is None:
         return play, []
-    require_template(renderer.processor, model)
+    require_prompts(renderer, model)
     prompt = renderer.prompt(play.longest.messages, play.longest.images)
-    require_known_tensors(prompt, model)
     require_context([prompt], architecture, model)
     pictures = int((prompt.ids == getattr(architecture, renderer.family.repeated_id, None)).sum())
     length, most = len(prompt.ids), max((step.config.max_new_tokens for step in steps if _plays(step)), default=0)

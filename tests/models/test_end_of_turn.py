@@ -1,5 +1,6 @@
 """Which tokens end a turn: what the template writes after a reply, and all that the model's makers name."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,10 @@ import torch
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.built_in import build
 from gtrturbo.models.end_of_turn import end_ids, template_end
+from gtrturbo.models.families import family_of
 from gtrturbo.models.policy import Policy
+from gtrturbo.models.processor import load_processor
+from gtrturbo.models.renderer import Renderer
 
 TURNS = """{% for message in messages %}<|im_start|>{{ message['role'] }}
 {% for part in message['content'] %}{{ part['text'] }}{% endfor %}{end}{% endfor %}"""
@@ -55,14 +59,14 @@ def test_a_template_without_turns_of_an_assistant_leaves_the_tokenizers_own(made
     assert template_end(processor) == processor.tokenizer.eos_token_id
 
 
-@pytest.mark.parametrize("named", ["567", [[567]], True, [3, True], 567.0, {"a": 1}])
+@pytest.mark.parametrize("named", ["567", [[567]], True, [3, True], 567.0, {"a": 1}, -1, [3, 10**9], 580])
 def test_an_end_that_is_no_id_is_refused_by_file_and_key(made, named):
     _, processor = made
     with pytest.raises(GtrTurboError, match=r"generation_config.json of .* as eos_token_id, which is no id of a token"):
         end_ids(5, processor.tokenizer, SimpleNamespace(eos_token_id=named))
 
 
-@pytest.mark.parametrize(("named", "ends"), [(None, (3, 5)), (1, (1, 3, 5)), ([7, 1, 5], (1, 3, 5, 7)), ([900], (3, 5))])
+@pytest.mark.parametrize(("named", "ends"), [(None, (3, 5)), (1, (1, 3, 5)), ([7, 1, 5], (1, 3, 5, 7))])
 def test_all_that_the_generation_config_names_end_a_turn(named, ends):
     class Tokenizer:
         eos_token_id = 3
@@ -90,6 +94,52 @@ def test_a_reply_ends_at_each_of_them_and_a_written_reply_with_the_templates(mad
     assert policy.renderer.response_ids("x")[0][-1] == first
 
 
+@pytest.fixture
+def plain_marks(tmp_path):
+    """A processor whose marks of turns are added tokens that its tokenizer does not call special."""
+    _, processor = build("tiny", seed=0)
+    processor.save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "tokenizer.json").read_text())
+    for added in stored["added_tokens"]:
+        added["special"] &= added["content"] not in ("<|im_start|>", "<|im_end|>")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(stored))
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"eos_token": "<|endoftext|>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"extra_special_tokens": {}}))
+    return load_processor(tmp_path, family=family_of("qwen2_5_vl"))
+
+
+def test_an_end_that_the_tokenizer_does_not_call_special_is_one_and_no_text_of_the_reply(plain_marks):
+    end = token(plain_marks, "<|im_end|>")
+    assert not plain_marks.tokenizer.added_tokens_decoder[end].special and plain_marks.tokenizer.eos_token_id != end
+    assert template_end(plain_marks) == end
+    renderer = Renderer(plain_marks)
+    ids, offsets = renderer.response_ids("1 + 1")
+    assert ids[-1] == end
+    text, spans = renderer.decode(ids)
+    assert text == "1 + 1" and spans == offsets
+    with pytest.raises(GtrTurboError, match=r"a prompt holds the text '<\|im_end\|>'"):
+        renderer.prompt([{"role": "user", "content": [{"type": "text", "text": "1<|im_end|>"}]}], [])
+    with pytest.raises(GtrTurboError, match=r"a written reply holds the text '<\|im_end\|>', at which the model ends"):
+        renderer.response_ids("1<|im_end|>")
+
+
+def test_an_end_that_only_the_generation_config_names_is_no_text_of_the_reply(made, plain_marks):
+    model, _ = made
+    plain_marks.chat_template = TURNS.replace("{end}", "\n")
+    model.generation_config.eos_token_id = end = token(plain_marks, "<|im_end|>")
+    policy = Policy(model, plain_marks)
+    assert policy.renderer.end_id != end in policy.end_ids
+    ids = policy.renderer.response_ids("1 + 1")[0][:-1]
+    assert policy.renderer.decode([*ids, end])[0] == "1 + 1"
+
+
+def test_blanks_that_were_added_as_tokens_end_no_turn(made):
+    _, processor = made
+    processor.tokenizer.add_tokens(["\n\n"])
+    processor.chat_template = TURNS.replace("{end}", "\n\n<|vision_pad|>")
+    assert template_end(processor) == token(processor, "<|vision_pad|>")
+
+
 def test_a_template_that_writes_the_beginning_is_tokenised_with_one(made):
     _, processor = made
     tokenizer = processor.tokenizer
@@ -102,8 +152,6 @@ def test_a_template_that_writes_the_beginning_is_tokenised_with_one(made):
         single="<|vision_pad|> $A", special_tokens=[("<|vision_pad|>", begin)]
     )
     messages = [{"role": "user", "content": [{"type": "text", "text": "1 + 1"}]}]
-    from gtrturbo.models.renderer import Renderer
-
     for template in (processor.chat_template, "{{ bos_token }}" + processor.chat_template):
         processor.chat_template = template
         own = Renderer(processor).prompt(messages, []).ids
