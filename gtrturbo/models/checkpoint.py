@@ -37,6 +37,7 @@ from gtrturbo.models.whole_weights import (
     require_float_weights,
     require_numbers,
     require_one_place,
+    require_tied,
     require_whole,
     require_whole_model,
     told_by_shape,
@@ -191,6 +192,8 @@ def _whole_model(model: str, *, dtype: str, **where: Any) -> Any:
     told: Any = AutoModelForImageTextToText.from_pretrained(model, **settings)
     loaded, info = told
     require_whole_model(model, info)
+    tied = loaded.get_expanded_tied_weights_keys(all_submodels=True)
+    require_tied(model, tied.keys() - loaded.all_tied_weights_keys.keys())  # transformers drops those that it does not tie.
     require_numbers(model, loaded.named_parameters())
     return loaded
 

@@ -4,7 +4,7 @@ What autograd saves is counted operation by operation as transformers runs a dec
 dot-product attention, in the manner of Korthikanti et al., "Reducing Activation Recomputation" (arXiv 2205.05198), section 4.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -83,7 +83,7 @@ class Shape:
     parameters: all, without adapters.   vision, embeddings: those of the vision tower, and of input and output embeddings.
     adapters: of LoRA, float32; 0 without.   width: bytes per weight.   image_cell: pixels along an image token's side.
     patches: of the vision tower per image token, each of `patch_size` numbers.   image_tokens: of every picture, where the model
-    scales them to one size.   count: of a picture's tokens by height and breadth, where the model's processor is at hand.
+    scales them to one size.   count: of the tokens of pictures by their heights and breadths, where the processor is at hand.
     layer, outside: parameters of the largest layer, and of all that is in no layer.
     """
 
@@ -102,7 +102,7 @@ class Shape:
     patches: int
     patch_size: int
     image_tokens: int | None = None
-    count: Callable[[int, int], int] | None = None
+    count: Callable[[tuple[tuple[int, int], ...]], int] | None = None
     layer: int = 0
     outside: int = 0
 
@@ -134,10 +134,13 @@ class Shape:
         copy = FLOAT32 if not self.adapters and self.width < FLOAT32 else 0
         return self.trainable * (2 * FLOAT32 + copy)
 
-    def tokens_of_image(self, height: int, breadth: int) -> int:
-        """Count the tokens of a picture of so many pixels."""
+    def tokens_of_images(self, sizes: Sequence[tuple[int, int]]) -> int:
+        """Count the tokens of the pictures of a prompt, of so many pixels in height and breadth."""
         if self.count is not None:
-            return self.count(height, breadth)
+            return self.count(tuple(sizes))
+        return sum(self._tokens_of_image(*size) for size in sizes)
+
+    def _tokens_of_image(self, height: int, breadth: int) -> int:
         if self.image_tokens is not None:
             return self.image_tokens
         return max(1, round(height / self.image_cell)) * max(1, round(breadth / self.image_cell))

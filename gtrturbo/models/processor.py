@@ -5,7 +5,6 @@ is not registered comes back silently as a tokenizer. So without torchvision an 
 """
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,18 +17,11 @@ from transformers.utils.import_utils import is_torchvision_available
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.descriptions import OF_PROMPTS, require_readable
 from gtrturbo.models.families import Family
+from gtrturbo.models.reading import missing_package
 from gtrturbo.store.files import save_json
 from gtrturbo.store.names import TOKENIZER_CONFIG
 
 VIDEO_HALF = "video_processor"
-# What some processors need beside transformers, by the word in its error. A tokenizer.model that SentencePiece is not there to
-# read is taken for one of tiktoken.
-NEEDED = {
-    "num2words": "num2words",
-    "torchvision": "torchvision",
-    "tiktoken": "sentencepiece protobuf",
-    "sentencepiece": "sentencepiece protobuf",
-}
 PROCESSOR_CONFIG = "processor_config.json"
 
 
@@ -60,10 +52,9 @@ def load_processor(source: str | Path, *, family: Family, **where: Any) -> Any:
     try:
         processor = _loader(source, family, where).from_pretrained(source, **where)
     except (ImportError, ValueError) as error:
-        missing = next((name for name in NEEDED if name in str(error) and find_spec(NEEDED[name].split()[0]) is None), None)
-        if missing is None:
+        needed = missing_package(error)
+        if needed is None:
             raise
-        needed = NEEDED[missing]
         raise GtrTurboError(
             f"the processor of {source} needs {needed.split()[0]}, which is not installed.",
             f"install it: pip install {needed}",

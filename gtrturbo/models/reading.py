@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,16 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from gtrturbo.errors import GtrTurboError, said_by
 from gtrturbo.store.mending import mend_of
+
+# What some models need beside transformers, by the word in its error. A tokenizer.model that SentencePiece is not there to
+# read is taken for one of tiktoken.
+NEEDED = {
+    "num2words": "num2words",
+    "torchvision": "torchvision",
+    "timm": "timm",
+    "tiktoken": "sentencepiece protobuf",
+    "sentencepiece": "sentencepiece protobuf",
+}
 
 
 @contextmanager
@@ -35,8 +46,17 @@ def reading_model(model: str | Path, does: str = "cannot be loaded", *, mend: st
     except (GtrTurboError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
+        if package := missing_package(error):
+            mend = f"install it: pip install {package}"
         kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
         raise GtrTurboError(f"{model} {does}: {kind}{said_by(error)}", mend or mend_of(model)) from error
+
+
+def missing_package(error: Exception) -> str | None:
+    """Name what is to be installed where a library says that it lacks another; None where it is something else."""
+    told = str(error).lower()
+    names = (name for name in NEEDED if name in told and find_spec(NEEDED[name].split()[0]) is None)
+    return next((NEEDED[name] for name in names), None) if isinstance(error, ImportError | ValueError) else None
 
 
 def require_takes_pictures(model: str | Path, config: Any) -> None:

@@ -1,6 +1,7 @@
 """Read a model's shape from its config, without its weights: its modules on the meta device, counted."""
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from gtrturbo.models.families import Family, read_family
 from gtrturbo.models.memory import Layers, Shape
 from gtrturbo.models.parts import towers_of
 from gtrturbo.models.processor import load_processor
-from gtrturbo.models.reading import require_takes_pictures
+from gtrturbo.models.reading import reading_model, require_takes_pictures
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.models.shared_base import memory
 from gtrturbo.models.sizes import BUILT_IN, PUBLISHED
 
 CHANNELS = 3
+INNER = ("intermediate_size", "ffn_dim", "decoder_ffn_dim", "mlp_dim")  # What configs call the width inside of an MLP.
+NO_ESTIMATE = "leave --dry-run out: init plays a turn with the model; or choose another."
 
 
 def read_shape(
@@ -48,12 +51,17 @@ def read_shape(
     if config is None:
         return None
     require_takes_pictures(model, config)
+    with reading_model(model, f"is of type {config.model_type}, of which no estimate can be made", mend=NO_ESTIMATE):
+        return _shape(model, config, revision, lora_rank, lora_target, DTYPES[dtype])
+
+
+def _shape(model: str, config: Any, revision: str | None, lora_rank: int, lora_target: tuple[str, ...], chosen: Any) -> Shape:
     family = read_family(Path(model), config.model_type)
-    chosen = DTYPES[dtype]
     weights_type = (config.dtype or torch.float32) if chosen == "auto" else chosen
     with torch.device("meta"):
         built = AutoModelForImageTextToText.from_config(config, dtype=weights_type)
-        ends = {id(module.weight): module.weight for module in (built.get_input_embeddings(), built.get_output_embeddings())}
+        found = [module for module in (built.get_input_embeddings(), built.get_output_embeddings()) if module is not None]
+        ends = {id(module.weight): module.weight for module in found}
         towers = [built.get_submodule(name) for name in towers_of(built, family)]
         counts = {
             "parameters": built.num_parameters(),
@@ -138,20 +146,22 @@ def _side(size: Any) -> Any:
     return size[0] if isinstance(size, list | tuple) else size
 
 
-def _counted(model: str, revision: str | None, config: Any) -> Callable[[int, int], int] | None:
-    """Let the model's own processor count the tokens of a picture; None where it is not on this machine."""
+def _counted(model: str, revision: str | None, config: Any) -> Callable[[tuple[tuple[int, int], ...]], int] | None:
+    """Let the model's own processor count the tokens of a prompt's pictures; None where it is not on this machine."""
     family = read_family(Path(model), config.model_type)
     try:
         processor = load_processor(model, family=family, revision=revision or "main", local_files_only=True)
-    except (OSError, ValueError, GtrTurboError):
+    except (OSError, ValueError, GtrTurboError):  # Who loads it says why; here its pictures are counted by their size.
         return None
     token = getattr(config, family.repeated_id, None)
     if token is None or not processor.chat_template:
         return None
     renderer = Renderer(processor, family)
 
-    def count(height: int, breadth: int) -> int:
-        prompt = renderer.prompt([{"role": "user", "content": [{"type": "image"}]}], [np.zeros((height, breadth, 3), np.uint8)])
+    @cache
+    def count(sizes: tuple[tuple[int, int], ...]) -> int:
+        parts = [*({"type": "image"} for _ in sizes), {"type": "text", "text": "?"}]
+        prompt = renderer.prompt([{"role": "user", "content": parts}], [np.zeros((*size, 3), np.uint8) for size in sizes])
         return int((prompt.ids == token).sum())
 
     return count
@@ -159,9 +169,23 @@ def _counted(model: str, revision: str | None, config: Any) -> Callable[[int, in
 
 def _text_layers(config: Any) -> Layers:
     heads = config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    keys = getattr(config, "num_key_value_heads", None) or heads
-    return Layers(config.num_hidden_layers, config.hidden_size, config.intermediate_size, heads * size, keys * size, heads)
+    size = _first(config, "head_dim") or config.hidden_size // heads
+    keys = _first(config, "num_key_value_heads") or heads
+    inner = _first(config, *INNER) or config.intermediate_size
+    return Layers(config.num_hidden_layers, config.hidden_size, inner, heads * size, keys * size, heads)
+
+
+def _first(config: Any, *names: str) -> Any:
+    """Return the first of some settings that a config has; of one that each layer has for itself, the largest."""
+    return next((value for name in names if (value := _setting(config, name)) is not None), None)
+
+
+def _setting(config: Any, name: str) -> Any:
+    try:
+        value = getattr(config, name, None)
+    except RuntimeError:  # So transformers answers of a setting that each layer has for itself.
+        value = [getattr(layer, name) for layer in config.per_layer_config]
+    return max(value) if isinstance(value, list | tuple) else value
 
 
 def _vision_layers(config: Any) -> Layers | None:
@@ -171,5 +195,5 @@ def _vision_layers(config: Any) -> Layers | None:
     heads = getattr(config, "num_heads", None) or config.num_attention_heads
     # Qwen2-VL calls the tower's width embed_dim, and the text's, which it ends in, hidden_size.
     width = getattr(config, "embed_dim", None) or config.hidden_size
-    inner = getattr(config, "intermediate_size", None) or int(width * config.mlp_ratio)
+    inner = _first(config, *INNER) or int(width * config.mlp_ratio)
     return Layers(count, width, inner, width, width, heads, fused=True)

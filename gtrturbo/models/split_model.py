@@ -4,11 +4,13 @@ The model is made on the meta device and split there; then each process reads it
 transformers' own: it takes a parameter that is split for what it is, and does with names, buffers and tied weights as always.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -17,10 +19,12 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.models.auto.auto_factory import _get_model_class
 
 from gtrturbo.console import stderr
-from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import is_adapter
+from gtrturbo.models.names_in_memory import ModelNames
+from gtrturbo.models.split_ahead import require_splittable
 from gtrturbo.models.stored_names import model_names
-from gtrturbo.models.whole_weights import require_numbers, require_whole_model
+from gtrturbo.models.whole_weights import require_numbers, require_tied, require_whole_model
+from gtrturbo.store.safetensors_files import TensorEntry, read_layout
 
 
 def require_split(path: Path) -> None:
@@ -29,10 +33,7 @@ def require_split(path: Path) -> None:
     Raises:
         GtrTurboError: says which.
     """
-    if not dist.is_initialized():
-        raise GtrTurboError("--fsdp needs several processes.", "run: torchrun --nproc-per-node=N --no-python gtrturbo …")
-    if is_adapter(path):
-        raise GtrTurboError("--fsdp splits full weights, and this checkpoint is an adapter.", "leave out --fsdp.")
+    require_splittable(alone=not dist.is_initialized(), adapter=is_adapter(path))
 
 
 def split(module: nn.Module, device: torch.device | str, layers: frozenset[str] = frozenset()) -> None:
@@ -65,7 +66,9 @@ def load_split(path: Path, *, device: str, dtype: Any) -> Any:
     """
     config = AutoConfig.from_pretrained(path, local_files_only=True)
     kind = _get_model_class(config, AutoModelForImageTextToText._model_mapping)
-    changed = model_names(path).changed
+    names = model_names(path)
+    require_tied(path, _untied(path, names))
+    changed = names.changed
     settings = {"config": config, "dtype": dtype, "output_loading_info": True, "local_files_only": True}
     model, info = (kind if changed else _splitting(kind, device)).from_pretrained(str(path), **settings)
     require_whole_model(str(path), info)
@@ -77,6 +80,18 @@ def load_split(path: Path, *, device: str, dtype: Any) -> Any:
         for name, values in module.named_buffers(recurse=False):
             setattr(module, name, values.to(device))  # Parameters are where they were split for.
     return model
+
+
+def _untied(path: Path, names: ModelNames) -> list[str]:
+    """Name the tensors that the model ties to others and that are stored with other values; they are read before it is split."""
+    stored, entries = names.stored_alone(), read_layout(path).entries
+    pairs = [(each, stored.get(each), stored.get(source)) for each, source in names.tied.items()]
+    return [each for each, one, other in pairs if one and other and not torch.equal(_read(entries, one), _read(entries, other))]
+
+
+def _read(entries: Mapping[str, TensorEntry], name: str) -> Tensor:
+    with safe_open(entries[name].file, framework="pt") as file:
+        return file.get_tensor(name)
 
 
 def _about_changed(path: Path, changed: frozenset[str]) -> str:

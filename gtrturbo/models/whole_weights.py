@@ -62,6 +62,25 @@ def require_whole_model(source: str, info: Mapping[str, Any]) -> None:
         raise _unfit(source, f"does not load: {info['error_msgs'][0]}")
 
 
+def require_tied(source: str | Path, untied: Iterable[str]) -> None:
+    """Refuse weights that the config calls tied to others and that are stored with values of their own.
+
+    transformers keeps both, vLLM and whoever reads the config first keep one: two models in one folder.
+
+    Args:
+        untied: names of such tensors.
+
+    Raises:
+        GtrTurboError: names the first.
+    """
+    if first := min(untied, default=None):
+        raise GtrTurboError(
+            f"the config of {source} ties {first} to other weights, and it is stored with values of its own: one program takes "
+            "these, and another those.",
+            "write tie_word_embeddings: false in config.json, or take the tensor out of the file.",
+        )
+
+
 @contextmanager
 def told_by_shape(source: str | Path) -> Iterator[None]:
     """Say of a tensor that PEFT cannot load which it is, and both shapes.

@@ -19,7 +19,7 @@ VERDICT = 16  # tokens of an answer beside the reply in it
 def about_asking(config: RunConfig, steps: Sequence[Step], play: Play) -> list[str]:
     """Estimate what teachers on servers will be asked; nothing to say where there are none.
 
-    One call for each turn of each rollout, which reads the template with the student's prompt, picture and reply, and hints,
+    One call for each turn of each rollout, which reads the template with the student's prompt, pictures and reply, and hints,
     each as long as a reply, and writes a reply. Equal questions are asked once, which makes it less,
     and answers that cannot be read are asked for again, which makes it more.
 
@@ -49,5 +49,6 @@ def _of_one(config: DistillConfig, play: Play) -> TokenCounts:
     corrects = config.mode == CORRECT
     templates = read_templates(templates_of(config.prompt, config.repair_prompt, corrects=corrects))
     text = -(-len(templates.question.template) // CHARACTERS_PER_TOKEN) + play.text
-    read = text + picture_tokens(*play.picture) + play.reply * (corrects + len(config.hints))
+    shown = max((sum(picture_tokens(*size) for size in sizes) for sizes in play.pictures), default=0)
+    read = text + shown + play.reply * (corrects + len(config.hints))
     return TokenCounts(read, 0, play.reply + VERDICT * corrects)

@@ -10,7 +10,7 @@ from gtrturbo.models.memory import Memory, Shape
 from gtrturbo.runs.asking import about_asking
 from gtrturbo.runs.disk import Disk, disk_of
 from gtrturbo.runs.execute import check
-from gtrturbo.runs.peaks import about_served, shape_of, stage_peaks
+from gtrturbo.runs.peaks import about_served, picture_tokens_of, shape_of, stage_peaks
 from gtrturbo.runs.plan import Step, plan
 from gtrturbo.runs.pruning import keeping
 from gtrturbo.runs.sample import Play, sample
@@ -46,12 +46,18 @@ def _about_servers(steps: list[Step]) -> list[str]:
 def _about(shape: Shape, play: Play) -> list[str]:
     parts = f"{_millions(shape.vision)} vision, {_millions(shape.embeddings)} embeddings"
     how = f"LoRA of rank {shape.rank}" if shape.rank else "full weights"
-    image = shape.tokens_of_image(*play.picture)
     return [
         f"Estimated for {shape.name}: {_millions(shape.parameters)} parameters of {8 * shape.width} bits ({parts}), of which "
         f"{_millions(shape.trainable)} are trained ({how}).",
-        f"A turn has {image} tokens of picture and about {play.text} of prompt; an episode about {play.turns:.1f} turns.",
+        f"A turn has {_up_to(shape, play)} tokens of picture and about {play.text} of prompt; an episode about "
+        f"{play.turns:.1f} turns.",
     ]
+
+
+def _up_to(shape: Shape, play: Play) -> str:
+    """Tell how many tokens the pictures of a prompt have, and of prompts that differ how many they may have."""
+    most, least = picture_tokens_of(shape, play), min(map(shape.tokens_of_images, play.pictures), default=0)
+    return f"{most}" if most == least else f"{least} to {most}"
 
 
 def _about_processes(steps: list[Step], processes: int) -> list[str]:

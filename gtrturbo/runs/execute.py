@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.analysis.record import Collapsed, check_sources, own_code, record_run
-from gtrturbo.config import RunConfig
+from gtrturbo.config import InitConfig, PpoStepConfig, RunConfig, SftConfig
 from gtrturbo.config.choices import AUTO
 from gtrturbo.console import stderr
 from gtrturbo.distributed.children import run_child
 from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.distributed.processes import world
 from gtrturbo.errors import COLLAPSE_CODE, Collapse, GtrTurboError
+from gtrturbo.models.checkpoint_files import is_adapter
+from gtrturbo.models.split_ahead import require_splittable
 from gtrturbo.plugins import Plugin, names_code
 from gtrturbo.runs.going_on import require_same_run
 from gtrturbo.runs.plan import Step, plan
@@ -50,6 +52,7 @@ def run(config: RunConfig, *, on_step: OnStep | None = None) -> list[Result]:
     _check_world(config)
     check_sources(config, own)
     outdated = check(config, steps)
+    check_split(steps, alone=world().size == 1)
     _check_later(steps)
     _check_devices(steps)
     _check_servers(steps)
@@ -121,6 +124,7 @@ def check(config: RunConfig, steps: Sequence[Step]) -> bool:
     outdated = require_same_run(config, steps)
     check_tasks(steps)
     _check_inputs(steps)
+    check_split(steps, alone=False)  # How many processes there will be a dry run need not know.
     return outdated
 
 
@@ -132,6 +136,21 @@ def _check_inputs(steps: Sequence[Step]) -> None:
             require_there(path)
     for step in steps:
         require_kinds(step.config, apart_from=made)
+
+
+def check_split(steps: Sequence[Step], *, alone: bool) -> None:
+    """Refuse before any work to split what no stage would, of steps that are still to be done."""
+    made = {step.config.out: step.config for step in steps}
+    for config in (step.config for step in steps if not (step.config.out / MANIFEST).is_file()):
+        if getattr(config, "fsdp", False):
+            require_splittable(alone=alone, adapter=_trains_adapter(config.checkpoint, made))
+
+
+def _trains_adapter(checkpoint: Path, made: Mapping[Path, Any]) -> bool:
+    """Tell whether a checkpoint is an adapter, or will be once a run's steps have made it."""
+    while isinstance(maker := made.get(checkpoint), SftConfig | PpoStepConfig):
+        checkpoint = maker.checkpoint
+    return maker.lora_rank > 0 if isinstance(maker, InitConfig) else maker is None and is_adapter(checkpoint)
 
 
 def _check_devices(steps: Sequence[Step]) -> None:

@@ -13,7 +13,7 @@ from gtrturbo.models.context import positions_of, require_context
 from gtrturbo.models.families import find_family, read_family
 from gtrturbo.models.first_turn import require_prompts, require_template
 from gtrturbo.models.processor import load_processor
-from gtrturbo.models.renderer import Renderer
+from gtrturbo.models.renderer import Prompt, Renderer
 from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.runs.plan import Step
 from gtrturbo.runs.sample import Play
@@ -21,7 +21,7 @@ from gtrturbo.stages.init import read_template
 
 
 def measured(config: RunConfig, steps: Sequence[Step], play: Play) -> tuple[Play, list[str]]:
-    """Render the longest prompt of a task's sample with the model's own processor, where that is on this machine.
+    """Render the longest prompt of a task's sample, and that with the most of pictures, where the model's processor is here.
 
     Returns: the task in numbers, with the prompt's own length, and lines for a reader.
 
@@ -37,11 +37,16 @@ def measured(config: RunConfig, steps: Sequence[Step], play: Play) -> tuple[Play
     if renderer is None:
         return play, []
     require_prompts(renderer, model)
-    prompt = renderer.prompt(play.longest.messages, play.longest.images)
-    require_context([prompt], architecture, model)
-    pictures = int((prompt.ids == getattr(architecture, renderer.family.repeated_id, None)).sum())
-    length, most = len(prompt.ids), max((step.config.max_new_tokens for step in steps if _plays(step)), default=0)
-    return replace(play, text=length - pictures), _told(model, length, most, positions_of(architecture))
+    prompts = [renderer.prompt(each.messages, each.images) for each in (play.longest, play.largest) if each.messages]
+    require_context(prompts, architecture, model)
+    texts = [len(prompt.ids) - _pictures(prompt, architecture, renderer) for prompt in prompts]
+    length = max(len(prompt.ids) for prompt in prompts)
+    most = max((step.config.max_new_tokens for step in steps if _plays(step)), default=0)
+    return replace(play, text=max(texts)), _told(model, length, most, positions_of(architecture))
+
+
+def _pictures(prompt: Prompt, architecture: Any, renderer: Renderer) -> int:
+    return int((prompt.ids == getattr(architecture, renderer.family.repeated_id, None)).sum())
 
 
 def _plays(step: Step) -> bool:

@@ -113,9 +113,14 @@ def _longest_reply(stages: list[Any], play: Play) -> int:
     return next((rollout.max_new_tokens for rollout in rollouts), play.reply)
 
 
+def picture_tokens_of(shape: Shape, play: Play) -> int:
+    """Count the tokens of a prompt's pictures, of the prompt that has the most."""
+    return max(map(shape.tokens_of_images, play.pictures), default=0)
+
+
 def batch_of(shape: Shape, play: Play, rows: int, reply: int) -> Batch:
-    """Count the tokens of a batch of turns, the picture's among them."""
-    image = shape.tokens_of_image(*play.picture)
+    """Count the tokens of a batch of turns, those of pictures among them."""
+    image = picture_tokens_of(shape, play)
     return Batch(rows=rows, prompt=play.text + image, reply=reply, image=image)
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from gtrturbo.tasks.chance import turn_limit
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.texts import words
-from gtrturbo.tasks.view import ChatPrompt, View
+from gtrturbo.tasks.view import ChatPrompt, Past, View
 
 # Text is counted as one token per so many characters, which is more than tokenizers of large vocabularies make of it.
 CHARACTERS_PER_TOKEN = 3
@@ -23,18 +23,20 @@ REPLY = 200
 
 @dataclass(frozen=True)
 class Play:
-    """A task in numbers: tokens of a prompt without and of its picture, of a true reply; turns per episode; bytes per turn.
+    """A task in numbers: tokens of a prompt without its pictures, and of a true reply; turns per episode; bytes per turn.
 
-    `longest` is the prompt with the most characters.
+    `pictures` are the sizes of the pictures of a prompt, height and breadth, once for all prompts that have the same. `longest`
+    is the prompt with the most characters, `largest` the one with the most pixels.
     """
 
     text: int
-    picture: tuple[int, int]
+    pictures: tuple[tuple[tuple[int, int], ...], ...]
     reply: int
     turns: float
     row: int
     png: float
     longest: ChatPrompt = field(default_factory=lambda: ChatPrompt([], []), repr=False, compare=False)
+    largest: ChatPrompt = field(default_factory=lambda: ChatPrompt([], []), repr=False, compare=False)
 
 
 def sample(task: Task) -> Play:
@@ -42,33 +44,42 @@ def sample(task: Task) -> Play:
     env, rng = task.open(), np.random.default_rng(0)
     prompts, replies, turns = [], [], 0
     pictures: dict[bytes, int] = {}
-    shape, longest = (0, 0), ChatPrompt([], [])
+    sizes: dict[tuple[tuple[int, int], ...], None] = {}
+    longest = largest = ChatPrompt([], [])
     for episode in range(SAMPLED_EPISODES):
         observation, info = env.reset(seed=episode)
+        history: list[Past] = []
         for _ in range(turn_limit(task, env)):
             known = task.know(env, observation, info)
-            prompt = task.ask(View(observation, known, render=env.render))
+            prompt = task.ask(View(observation, known, tuple(history), env.render))
             prompts.append(sum(map(len, words(prompt))))
             longest = prompt if prompts[-1] == max(prompts) else longest
-            replies.append(len(task.expert_reply(known)) if task.expert else REPLY)
-            for picture in prompt.images:
-                pictures[picture.tobytes()] = _png(picture)
-                shape = picture.shape[:2]
+            largest = prompt if _pixels(prompt) > _pixels(largest) else largest
+            reply = task.expert_reply(known) if task.expert else "?" * REPLY
+            replies.append(len(reply))
+            pictures |= {picture.tobytes(): _png(picture) for picture in prompt.images}
+            sizes[tuple((len(picture), picture.shape[1]) for picture in prompt.images)] = None
             turns += 1
             allowed = task.allowed(known)
             action = allowed[int(rng.integers(len(allowed)))]
-            observation, _, terminated, truncated, info = env.step(task.given(action, known))
+            observation, reward, terminated, truncated, info = env.step(task.given(action, known))
+            history.append(Past(known, reply, action, reward, prompt.images))
             if terminated or truncated:
                 break
     return Play(
         text=TEMPLATE_TOKENS + _tokens(max(prompts)),
-        picture=shape,
+        pictures=tuple(sizes),
         reply=_tokens(max(replies)),
         turns=turns / SAMPLED_EPISODES,
         row=ROW + max(prompts) + max(replies),
         png=sum(pictures.values()) / turns,
         longest=longest,
+        largest=largest,
     )
+
+
+def _pixels(prompt: ChatPrompt) -> int:
+    return sum(len(picture) * picture.shape[1] for picture in prompt.images)
 
 
 def _tokens(characters: int) -> int:

@@ -136,7 +136,7 @@ def test_what_a_run_will_take_counts_a_picture_as_the_processor_does(family, hei
     content = [{"type": "image"}]
     ids = np.array(renderer.of_transformers([{"role": "user", "content": content}], [picture])).flatten()
     token = policy.model.config.image_token_id
-    assert shape.tokens_of_image(height, breadth) == int((ids == token).sum()) > 0
+    assert shape.tokens_of_images([(height, breadth)]) == int((ids == token).sum()) > 0
 
 
 def pictures(*sizes: tuple[int, int]) -> list[np.ndarray]:

@@ -66,7 +66,7 @@ class Measured:
         pictures = [rng.integers(0, 255, (168, 168, 3), dtype=np.uint8) for _ in range(2)]
         self.prompts = [self.policy.renderer.prompt([message], [picture]) for picture in pictures]
         self.replies = [rng.integers(0, 200, 40).astype(np.int32) for _ in range(2)]
-        self.batch = Batch(rows=2, prompt=len(self.prompts[0].ids), reply=40, image=self.shape.tokens_of_image(168, 168))
+        self.batch = Batch(rows=2, prompt=len(self.prompts[0].ids), reply=40, image=self.shape.tokens_of_images([(168, 168)]))
         assert self.batch.image == int((self.prompts[0].ids == config.image_token_id).sum())
 
     @property
@@ -186,7 +186,7 @@ def test_parameters_of_the_7b_model_are_those_that_its_widths_give():
     assert shape.embeddings == 2 * v * h
     assert shape.parameters == 28 * layer + h + 2 * v * h + vision == 8_292_166_656  # as published
     assert (shape.width, shape.adapters, shape.trained) == (2, 0, "full")
-    assert shape.tokens_of_image(300, 300) == 11 * 11
+    assert shape.tokens_of_images([(300, 300)]) == 11 * 11
 
 
 @pytest.fixture(scope="module")

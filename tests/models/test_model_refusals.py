@@ -84,7 +84,7 @@ def test_weights_that_overflow_inside_a_norm_are_told_at_init(internvl, tmp_path
 
 
 def test_a_tokenizer_that_nothing_here_reads_names_what_does(internvl, tmp_path, monkeypatch):
-    monkeypatch.setattr("gtrturbo.models.processor.find_spec", lambda _: None)
+    monkeypatch.setattr("gtrturbo.models.reading.find_spec", lambda _: None)
     model = shutil.copytree(internvl, tmp_path / "pieces")
     (model / "tokenizer.json").unlink()
     (model / "tokenizer.model").write_bytes(b"no pieces")

@@ -9,11 +9,13 @@ from typer.testing import CliRunner
 
 from gtrturbo.cli import app
 from gtrturbo.config import RunConfig
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.memory import Memory, Shape
 from gtrturbo.models.split_memory import gathered
 from gtrturbo.runs.disk import disk_of
 from gtrturbo.runs.estimate import notes
-from gtrturbo.runs.peaks import about_served, shape_of, stage_peaks
+from gtrturbo.runs.execute import check_split, run
+from gtrturbo.runs.peaks import about_served, batch_of, picture_tokens_of, shape_of, stage_peaks
 from gtrturbo.runs.plan import plan
 from gtrturbo.runs.sample import Play, sample
 from gtrturbo.tasks.loading import load_task
@@ -181,7 +183,7 @@ def test_a_longer_run_takes_no_more_disk_for_teachers(large, play):
 def test_a_task_is_looked_at_not_guessed():
     tiny = sample(load_task("numberline", ["image=tiny", "horizon=5"]))
     assert 1 < tiny.turns <= 5
-    assert tiny.picture == load_task("numberline", ["image=tiny"]).make().reset(seed=0)[0].shape[:2]
+    assert tiny.pictures == ((load_task("numberline", ["image=tiny"]).make().reset(seed=0)[0].shape[:2],),)
     assert sample(load_task("numberline", ["image=tiny", "horizon=9"])).turns > tiny.turns
 
 
@@ -226,3 +228,43 @@ def sum_of_factors(folder: Path) -> int:
     from safetensors.numpy import load_file
 
     return sum(tensor.size for tensor in load_file(folder / "adapter_model.safetensors").values())
+
+
+SEVERAL = """
+from dataclasses import replace
+
+import numpy as np
+
+from gtrturbo.tasks import ask
+from gtrturbo.tasks.loading import load_task
+
+NUMBERS = load_task("numberline", ["image=tiny", "horizon=3"])
+
+
+def shown(view):
+    sizes = [(112, 112), (56, 84), (28, 28)] if view.history else [(28, 28)]
+    return ask("What is it?", *(np.zeros((*size, 3), np.uint8) for size in sizes))
+
+
+SEVERAL = replace(NUMBERS, prompt=shown)
+"""
+
+
+def test_all_pictures_of_the_largest_prompt_are_counted(large, tmp_path):
+    (tmp_path / "several.py").write_text(SEVERAL)
+    found = sample(load_task(f"{tmp_path / 'several.py'}:SEVERAL", []))
+    assert set(found.pictures) == {((28, 28),), ((112, 112), (56, 84), (28, 28))}
+    # Cells of 28 pixels: 4 · 4, 2 · 3 and 1.
+    assert large.tokens_of_images([(28, 28)]) == 1
+    assert batch_of(large, found, 1, 8).image == picture_tokens_of(large, found) == 16 + 6 + 1
+    assert [len(image) for image in found.largest.images] == [112, 56, 28]
+
+
+def test_a_run_that_would_split_what_it_cannot_is_refused_before_its_first_stage(tmp_path):
+    chosen = config(model="tiny", task="numberline", lora_rank=0, set=("sft.fsdp=true",))
+    with pytest.raises(GtrTurboError, match="--fsdp needs several processes"):
+        run(replace(chosen, out=tmp_path / "alone"))
+    assert not (tmp_path / "alone").exists()
+    with pytest.raises(GtrTurboError, match="--fsdp splits full weights, and this checkpoint is an adapter"):
+        notes(replace(chosen, set=("ppo-step.fsdp=true",), lora_rank=4))
+    check_split(plan(chosen), alone=False)
