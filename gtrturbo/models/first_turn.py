@@ -26,7 +26,7 @@ REPLY_TOKENS = 4
 OTHER_MODEL = "choose another model, or bring a family of your own: --family."
 # What a template may write on one side only: marks of a thought that it opens for the model, or leaves out of what was said.
 THOUGHT = re.compile("think|thought|reason", re.IGNORECASE)
-SHOWN = 40  # characters
+ENDING_SHOWN = 40  # characters
 CLOCK = "strftime_now"  # By this a template asks for the time.
 # Sampling and scoring of the same token, in nats; bfloat16 rounds logits of up to 16 by as much.
 EVENLY = 1e-6  # nats
@@ -119,7 +119,7 @@ def _require_finished(processor: Any, name: str) -> None:
 
 
 def _end(text: str) -> str:
-    return text[-SHOWN:]
+    return text[-ENDING_SHOWN:]
 
 
 def require_known_tensors(prompt: Prompt, name: str) -> None:

@@ -25,7 +25,7 @@ from gtrturbo.store.records import Message
 CACHED_BYTES = 1 << 30
 NO_TEMPLATE = "it has no chat template; write one: --chat-template FILE (documentation: engines)."
 PICTURE_MARKS = ("image_token", "boi_token")  # What processors call the mark that a template writes for a picture.
-SHOWN = 60  # characters
+TEXT_SHOWN = 60  # characters
 LABELS = "labels"  # What PaliGemma's processor would have it learn, and no input.
 
 
@@ -135,7 +135,7 @@ class Renderer:
             if lost is not None and message["role"] != "assistant":  # Of earlier replies it may leave out the thoughts.
                 raise GtrTurboError(
                     f"the chat template of {self.processor.tokenizer.name_or_path} does not write the text "
-                    f"{lost.strip()[:SHOWN]!r} of a {message['role']}'s message as it is.",
+                    f"{lost.strip()[:TEXT_SHOWN]!r} of a {message['role']}'s message as it is.",
                     "write one that does: --chat-template FILE (documentation: engines).",
                 )
 
