@@ -78,15 +78,19 @@ def load_policy(path: Path, *, device: str, dtype: str = "auto", trainable: bool
     policy = Policy(model, renderer.processor, head.to(model.device) if head else None, family)
     policy.renderer = renderer
     renderer.end_at(policy.end_ids)
-    _require_tested(path, policy, family)
+    _require_tested(path, policy, family, split=split)
     return policy
 
 
-def _require_tested(path: Path, policy: Policy, family: Family) -> None:
-    """Let a model that none of our stages made play a turn, as init does; of a merge, which loads none, see the template."""
-    if not (path / MANIFEST).is_file():
+def _require_tested(path: Path, policy: Policy, family: Family, *, split: bool) -> None:
+    """Let a model that none of our stages made play a turn, as init does; of a merge, which loads none, see the template.
+
+    Weights that are split are never sampled from, so of these the template is seen as well.
+    """
+    foreign = not (path / MANIFEST).is_file()
+    if foreign and not split:
         require_turn(policy.model, policy.processor, family, str(path))
-    elif read_manifest(path).stage == "merge":
+    elif foreign or read_manifest(path).stage == "merge":
         require_prompts(policy.renderer, str(path))
 
 

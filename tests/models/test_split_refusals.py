@@ -61,13 +61,31 @@ def with_tied_twice(weights: dict[str, Tensor]) -> None:
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
 
 
+def with_a_head_of_its_own(weights: dict[str, Tensor]) -> None:
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].flip(0)
+
+
+def from_elsewhere(_: dict[str, Tensor]) -> None:
+    pass
+
+
 def as_it_was(_: dict[str, Tensor]) -> None:
     pass
 
 
 CHANGES: dict[str, Callable[[dict[str, Tensor]], None]] = {
     change.__name__: change
-    for change in (with_nan, with_fewer_rows, with_fewer_columns, with_more, with_less, with_tied_twice, as_it_was)
+    for change in (
+        with_nan,
+        with_fewer_rows,
+        with_fewer_columns,
+        with_more,
+        with_less,
+        with_tied_twice,
+        with_a_head_of_its_own,
+        from_elsewhere,
+        as_it_was,
+    )
 }
 
 
@@ -81,6 +99,7 @@ def said(init, lora, tmp_path_factory) -> dict[str, list[str]]:
         weights = load_file(init / "model.safetensors")
         change(weights)
         save_file(weights, folder / name / "model.safetensors", METADATA)
+    (folder / "from_elsewhere" / "stage.json").unlink()  # So it plays a first turn.
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(folder / "run.py")]
     paths = [*(folder / name for name in CHANGES), lora]
     # A process that was refused goes on to the next model here, while the other may wait for it, at which gloo aborts at times.
@@ -118,6 +137,7 @@ def test_a_row_too_few_is_missed_by_the_process_that_it_is_of(said):
             "holds 1 tensors that the model has no place for (first: model.language_model.layers.7.mlp.",
         ),
         ("with_less", f"lacks 1 tensors of the model (first: {IN_MEMORY})"),
+        ("with_a_head_of_its_own", "with_a_head_of_its_own ties lm_head.weight to other weights"),
         ("lora", "--fsdp splits full weights, and this checkpoint is an adapter."),
     ],
 )
@@ -125,6 +145,6 @@ def test_all_processes_refuse_what_one_refuses(said, change, text):
     assert [text in told for told in said[change]] == [True, True]
 
 
-@pytest.mark.parametrize("change", ["with_tied_twice", "as_it_was"])
+@pytest.mark.parametrize("change", ["with_tied_twice", "from_elsewhere", "as_it_was"])
 def test_tied_weights_are_one_parameter_whether_stored_once_or_twice(said, change):
     assert loaded(said[change]) == [True, True]
