@@ -36,7 +36,10 @@ def check_named_device(device: str) -> None:
 # As torch calls them; cuda is also AMD's.
 ACCELERATORS = ("cuda", "mps", "xpu", "hpu", "npu")
 Device = Annotated[str, "Where to compute: auto takes cuda if there is one, else cpu.", Role.RUNTIME, Checked(check_device)]
-Dtype = Annotated[Literal["auto", "float32", "bfloat16"], "Type of the weights in memory; auto is the type on disk."]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    "Type of the weights in memory; auto is what the model's config says, else the type on disk.",
+]
 Overwrite = Annotated[bool, "Replace --out if it exists.", Role.RUNTIME]
 Seed = Annotated[int, "Everything random in this stage follows from it.", SEED]
 Log = Annotated[

@@ -94,8 +94,9 @@ class MergeConfig(StageConfig):
     ] = False
     missing: Annotated[
         Missing,
-        "Tensors that only the base or only a checkpoint has: error refuses; base does as the base does; dropped, ours, does so "
-        "with what transformers does not load (mtp.*, inv_freq, value heads), tells it, and refuses others.",
+        "Tensors that only the base or only a checkpoint has, or only an adapter's config names: error refuses; base does as the "
+        "base does; dropped, ours, does so with what transformers does not load (mtp.*, inv_freq, value heads), tells it, and "
+        "refuses others.",
     ] = "dropped"
     rank: Annotated[
         int, "LoRA adapters: write an adapter of this rank (truncated SVD; its error is printed), not full weights.", RANK

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gtrturbo.config.choices import Missing
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import Adapter
 from gtrturbo.merging.changes import Change, Replaced, Shape, Tokens
@@ -15,6 +16,7 @@ from gtrturbo.merging.naming import Tensors, require_ties
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank
 from gtrturbo.merging.sources import BLOCK, TILE, Sources, Target, require_numbers
 from gtrturbo.models.layer_ways import surely_straight
+from gtrturbo.store.names import ADAPTER_CONFIG
 from gtrturbo.store.safetensors_files import Layout, TensorEntry
 
 Names = Callable[[Tensors], dict[str, str]]
@@ -30,6 +32,7 @@ def adapter_sources(
     pattern: Pattern,
     whole: bool,
     scales: bool = False,
+    missing: Missing = "dropped",
     tell: Callable[[str], None] = lambda note: None,
 ) -> Sources:
     """Match adapters with the tensors of the model under them; what an adapter does not change it leaves as it is.
@@ -42,10 +45,11 @@ def adapter_sources(
         pattern: which of the base's tensors are merged.
         whole: take W + ΔW as vectors of their own.
         scales: merging equal weights gives others, so tensors that no adapter changes are merged too.
+        missing: what to do about modules that an adapter's config names without factors of it; see `require_factors_of_all`.
         tell: takes what a user has to know.
 
     Raises:
-        GtrTurboError: the adapters change tensors that the base does not hold, or in another shape.
+        GtrTurboError: the adapters change tensors that the base does not hold, or in another shape, or lack factors.
     """
     adapters = [as_stored(adapter, base) for adapter in adapters]
     origin = as_stored(origin, base) if origin else None
@@ -53,9 +57,7 @@ def adapter_sources(
     stored = stored_by_name(used, names)
     found = [bound(adapter, base, stored) for adapter in used]
     for adapter, each in zip(used, found, strict=True):
-        if absent := without_tensors(adapter, base, each):
-            more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-            tell(f"{adapter.folder} names {absent[0]}{more} in its config and holds no factors of it: it stays as it is.")
+        require_factors_of_all(adapter, base, each, missing=missing, tell=tell)
     changes, under = found[: len(adapters)], found[len(adapters)] if origin else {}
     changed = {name for each in found for name in each}
     pattern.require_used(base.entries)
@@ -169,6 +171,36 @@ def bound(adapter: Adapter, base: Layout, stored: dict[str, str]) -> Changes:
     clear = {_transposed(found[0]) for found in left.values() if len(found) == 1 and _is_matrix(found[0])}
     way = _Way(base.folder, clear, flipped=adapter.flipped)
     return {stored[name]: way.choose(adapter, name, found) for name, found in left.items()}
+
+
+def require_factors_of_all(
+    adapter: Adapter, base: Layout, changes: Changes, *, missing: Missing, tell: Callable[[str], None]
+) -> None:
+    """Refuse an adapter that holds nothing of modules that its config names, as every other stage does.
+
+    Those that transformers does not load, or of a base that it does not know, stay as they are, and so do all with `missing`
+    "base"; that is told.
+
+    Raises:
+        GtrTurboError: names the first.
+    """
+    absent = without_tensors(adapter, base, changes)
+    known = names_in_memory(base.folder) if absent and missing != "base" else None
+    if known:
+        places = {module: known.in_memory.get(f"{module}.weight", "") for module in absent}
+        loaded = [module for module, place in places.items() if place in known.places]
+        if lost := [module for module in loaded if adapter.named.adapts(places[module].removesuffix(".weight")) is not False]:
+            raise GtrTurboError(
+                f"{adapter.folder} holds no factors of {_first_of(lost)}, named in its {ADAPTER_CONFIG}.",
+                "fetch or write the adapter again; if it is to leave them as they are in the base: --missing base",
+            )
+        absent = [module for module in absent if module not in loaded]
+    if absent:
+        tell(f"{adapter.folder} names {_first_of(absent)} in its config and holds no factors of it: it stays as it is.")
+
+
+def _first_of(modules: Sequence[str]) -> str:
+    return f"{modules[0]} and {len(modules) - 1} more" if len(modules) > 1 else modules[0]
 
 
 def without_tensors(adapter: Adapter, base: Layout, changes: Changes) -> list[str]:

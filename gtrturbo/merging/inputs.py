@@ -60,14 +60,15 @@ class Inputs:
                 self.tell(f"{adapter.folder} changes nothing: it counts as the base, with its weight.")
         base, ask = self._read(self.under), cache(names_in_memory)
         names = partial(tensors_of, base)
+        told = {"missing": self.missing, "tell": self.tell}
         if self.rank:
             if plan.scales_base:
                 raise GtrTurboError(
                     f"weights that sum to {math.fsum(plan.weights):g} scale the whole model here: no adapter stands for it.",
                     "leave out --rank or --no-normalize, or give weights that sum to 1.",
                 )
-            return module_sources(base, self.adapters, self.origin, names, folder, whole=plan.whole, tell=self.tell)
-        chosen = {"pattern": self._pattern(base, ask), "whole": plan.whole, "scales": plan.scales_base, "tell": self.tell}
+            return module_sources(base, self.adapters, self.origin, names, folder, whole=plan.whole, **told)
+        chosen = {"pattern": self._pattern(base, ask), "whole": plan.whole, "scales": plan.scales_base, **told}
         return adapter_sources(base, self.adapters, self.origin, names, **chosen)
 
     def tell(self, note: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gtrturbo.config.choices import Missing
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapted import Names, adapter_sources, stored_by_name
 from gtrturbo.merging.adapters import Adapter
@@ -44,6 +45,7 @@ def module_sources(
     folder: Path,
     *,
     whole: bool,
+    missing: Missing,
     tell: Callable[[str], None],
 ) -> Sources:
     """Lay out a merge whose output is W + ΔW of the tensors that the adapters change, in float64 and in a file of its own.
@@ -54,12 +56,12 @@ def module_sources(
         names: see `adapter_sources`.
         folder: where that file goes.
         whole: weights are merged as they are.
-        tell: see `adapter_sources`.
+        missing, tell: see `adapter_sources`.
 
     Raises:
         GtrTurboError: an adapter changes what no product of two factors can stand for.
     """
-    full = adapter_sources(base, adapters, origin, names, pattern=Pattern(), whole=whole, tell=tell)
+    full = adapter_sources(base, adapters, origin, names, pattern=Pattern(), whole=whole, missing=missing, tell=tell)
     given = (*adapters, *([origin] if origin else []))
     for adapter, kept in zip(given, full.adapters, strict=True):
         require_factors(kept)

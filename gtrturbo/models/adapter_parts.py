@@ -2,15 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.families import Family
 from gtrturbo.models.parts import LANGUAGE, PARTS, UNTOLD, heads_of, parts_of
+from gtrturbo.store.names import ADAPTER_CONFIG
 
 SHOWN = 6  # names of layers in an error
 
@@ -69,6 +72,90 @@ def _linear_of(model: Any, part: str, parts: dict[str, str], linear: Sequence[st
         f"a {model.config.model_type} has no linear layer in its {part} part.",
         f"leave {part} out of --lora-target, or name linear layers instead, such as {layers_of(model)}.",
     )
+
+
+def stacks_of(model: Any) -> list[str]:
+    """Name the parameters [experts, rows, columns] that hold experts of layers one upon another: no linear layers, so to LoRA."""
+    convolutions = (nn.Conv1d, nn.ConvTranspose1d)
+    return [
+        f"{place}.{name}" if place else name
+        for place, module in model.named_modules()
+        if not isinstance(module, convolutions)
+        for name, value in module.named_parameters(recurse=False)
+        if value.ndim == 3 and value.shape[0] > 1
+    ]
+
+
+def told_of_stacks(model: Any, family: Family, name: str) -> str | None:
+    """Say which share of the language model's weights are experts that an adapter leaves frozen; None where there are none."""
+    parts = parts_of(model, family)
+    own = {
+        place: value.numel()
+        for place, value in model.named_parameters()
+        if parts is None or parts.get(place.rpartition(".")[0]) == LANGUAGE
+    }
+    experts = [stack for stack in stacks_of(model) if stack in own]
+    if not experts:
+        return None
+    share = sum(own[stack] for stack in experts) / sum(own.values())
+    called = " and ".join(sorted({stack.rpartition(".")[2] for stack in experts}))
+    return (
+        f"{share:.1%} of the weights of {name}'s language model are experts, which are stacks ({called}) and no linear layers: "
+        "LoRA leaves them frozen; all weights train with --lora-rank 0."
+    )
+
+
+def require_no_stacks(model: Any, targets: Sequence[str]) -> None:
+    """Refuse stacks of experts by their name as the place of an adapter.
+
+    Raises:
+        GtrTurboError: names the first.
+    """
+    modules = [f".{name}" for name, _ in model.named_modules()]
+    for target in targets:
+        stack = next((each for each in stacks_of(model) if f".{each}".endswith(f".{target}")), None)
+        if stack and not any(module.endswith(f".{target}") for module in modules):
+            raise GtrTurboError(
+                f"{target} of a {model.config.model_type} is a stack of experts ({stack}), and no linear layer for LoRA.",
+                f"name linear layers, such as {layers_of(model)}, or train all weights: --lora-rank 0.",
+            )
+
+
+def is_tied(model: Any) -> bool:
+    """Tell whether a model's output head and input embedding are one tensor."""
+    head = model.get_output_embeddings()
+    return head is not None and getattr(head, "weight", None) is model.get_input_embeddings().weight
+
+
+def require_no_end(adapted: PeftModel) -> None:
+    """Refuse an adapter on one end of a tie: what it trains could be written into no model that stays tied.
+
+    Raises:
+        GtrTurboError: it goes on the output head or the input embedding.
+    """
+    base: Any = adapted.get_base_model()
+    ends = (base.get_output_embeddings(), base.get_input_embeddings())
+    changed = [name for name, module in base.named_modules() if isinstance(module, BaseTunerLayer) and module in ends]
+    if changed:
+        raise GtrTurboError(
+            f"{changed[0]} of this {base.config.model_type} is tied: output head and embedding are one tensor, and an adapter "
+            "on one of them would part them, so that no merge could write it.",
+            f"leave {changed[0].rpartition('.')[2]} out of --lora-target.",
+        )
+
+
+def require_scale(folder: Path, adapted: PeftModel) -> None:
+    """Refuse an adapter that plays as its bare base: its config scales all of its factors by 0.
+
+    Raises:
+        GtrTurboError: it does.
+    """
+    scales = [scale for module in adapted.modules() if isinstance(module, LoraLayer) for scale in module.scaling.values()]
+    if scales and not any(scales):
+        raise GtrTurboError(
+            f"{folder / ADAPTER_CONFIG} scales all of the adapter's factors by 0 (lora_alpha), so that it changes nothing.",
+            "write there the lora_alpha that it was trained with, or name its base in its place.",
+        )
 
 
 def _root(name: str, parts: dict[str, str]) -> str:

@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from gtrturbo.distributed.devices import require_device, resolve_device
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.adapter_parts import layers_of, modules_of
+from gtrturbo.models.adapter_parts import is_tied, layers_of, modules_of, require_no_end, require_no_stacks, require_scale
 from gtrturbo.models.checkpoint_files import (
     adapter_config,
     base_of,
@@ -24,6 +24,7 @@ from gtrturbo.models.checkpoint_files import (
 from gtrturbo.models.descriptions import OF_WEIGHTS, require_readable
 from gtrturbo.models.families import Family, family_of, read_family, require_picture_ids
 from gtrturbo.models.first_turn import require_prompts, require_turn
+from gtrturbo.models.hub_names import folder_of
 from gtrturbo.models.parts import PARTS
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.processor import load_processor
@@ -31,6 +32,7 @@ from gtrturbo.models.reading import reading_model, require_takes_pictures
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.models.shared_base import make_room, shared_base
 from gtrturbo.models.split_model import load_split, require_split
+from gtrturbo.models.stored_types import auto_type, tell_narrowed
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.models.whole_weights import (
     require_as_many_layers,
@@ -74,7 +76,7 @@ def load_policy(path: Path, *, device: str, dtype: str = "auto", trainable: bool
     family = read_family(path, model.config.model_type)
     renderer = _renderer(path, family)
     require_picture_ids(path, model.config, renderer.processor, family)
-    renderer.fit(model.get_input_embeddings().num_embeddings)
+    renderer.fit(len(model.get_input_embeddings().weight))  # An adapter around it has weights, too.
     policy = Policy(model, renderer.processor, head.to(model.device) if head else None, family)
     policy.renderer = renderer
     renderer.end_at(policy.end_ids)
@@ -128,6 +130,7 @@ def _adapted(model: Any, path: Path, *, trainable: bool) -> PeftModel:
     told: Any = adapted.load_adapter(str(path), "default", is_trainable=trainable, key_mapping=mapping)
     require_whole(path, missing=told.missing_keys, unexpected=told.unexpected_keys)
     require_numbers(path, ((name, value) for name, value in adapted.named_parameters() if id(value) not in base))
+    require_scale(path, adapted)
     return adapted
 
 
@@ -170,6 +173,7 @@ def quiet() -> None:
     logging.disable_progress_bar()
     disable_progress_bars()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+    warnings.filterwarnings("ignore", category=UserWarning, module="peft")  # Of ties and keys: what does not fit is refused here.
 
 
 def load_model(path: Path, *, dtype: str = "auto", trainable: bool = False) -> Any:
@@ -198,7 +202,12 @@ def _whole_model(model: str, *, dtype: str, **where: Any) -> Any:
     require_whole_model(model, info)
     tied = loaded.get_expanded_tied_weights_keys(all_submodels=True)
     require_tied(model, tied.keys() - loaded.all_tied_weights_keys.keys())  # transformers drops those that it does not tie.
-    require_numbers(model, loaded.named_parameters())
+    folder = folder_of(model, where.get("revision"))
+    if folder and not Path(model).is_dir():
+        require_float_weights(folder)
+    require_numbers(model, loaded.named_parameters(), stored=folder)
+    if dtype == "auto":
+        tell_narrowed(model, folder, loaded)
     return loaded
 
 
@@ -223,6 +232,14 @@ def architecture_here(model: str, *, revision: str) -> Any:
         OSError, ValueError: it is not here, or none that transformers knows.
     """
     return AutoConfig.from_pretrained(model, revision=revision, local_files_only=True)
+
+
+def is_loaded_as(model: str, *, revision: str | None, dtype: str) -> bool:
+    """Tell whether a hub id or folder on this machine has a type in memory where no other is asked for; `auto` is that type."""
+    if dtype == "auto":
+        return True
+    architecture = architecture_here(model, revision=revision or "main")
+    return auto_type(architecture, folder_of(model, revision)) == DTYPES[dtype]
 
 
 def load_generation(path: Path) -> GenerationConfig:
@@ -264,9 +281,13 @@ def add_adapter(
     """Wrap a model with a fresh LoRA adapter, which changes nothing until it is trained (B is zero).
 
     Dropout is 0: it would make the probability ratio of two equal policies differ from 1.
+
+    Raises:
+        GtrTurboError: there is nothing to put it on, or it would go on a stack of experts, or on one end of a tie.
     """
     torch.manual_seed(seed)
     family = family or family_of(model.config.model_type)
+    require_no_stacks(model, target)
     names = modules_of(model, family, target) if target else family.lora_targets
     config = LoraConfig(
         r=rank,
@@ -276,11 +297,15 @@ def add_adapter(
         bias="none",
         revision=revision,
     )
+    tied = is_tied(model)
     try:
-        return get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
     except ValueError as error:
         raise GtrTurboError(
             f"no adapter fits: {error}",
             f"leave --lora-target out for all linear layers; or give parts ({', '.join(PARTS)}) or layers, such as "
             f"{layers_of(model)}.",
         ) from None
+    if tied:
+        require_no_end(adapted)
+    return adapted

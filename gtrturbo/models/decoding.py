@@ -136,7 +136,7 @@ class Sampler:
         table = np.zeros(ids.shape, np.float32)
         steps = np.repeat(np.arange(len(places)), [len(rows) for rows in places])
         told = torch.cat(logprobs).cpu().numpy()
-        require_finite(self.model.name_or_path, [told], temperature=temperature)
+        require_finite(self.model.name_or_path, [told], temperature=temperature, dtype=self.model.dtype)
         table[np.concatenate(places), steps] = told
         return [self._cut(*row, longest=len(places)) for row in zip(ids, table, strict=True)]
 

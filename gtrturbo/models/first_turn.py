@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.errors import Collapse, GtrTurboError
 from gtrturbo.models.end_of_turn import written_before_reply
 from gtrturbo.models.families import Family, read_family
 from gtrturbo.models.policy import Policy
@@ -51,7 +51,11 @@ def require_turn(model: Any, processor: Any, family: Family | None, name: str) -
         head = ValueHead.new(model.config.get_text_config().hidden_size, seed=0).to(model.device)
         policy = Policy(model, processor, head, family)
         prompts = _prompts(policy.renderer, name)
-        samples = policy.generate(prompts, None, temperature=1.0, max_new_tokens=REPLY_TOKENS)
+        try:
+            samples = policy.generate(prompts, None, temperature=1.0, max_new_tokens=REPLY_TOKENS)
+        except Collapse as error:  # Nothing was trained yet that could have collapsed.
+            wider = FETCH_AGAIN if model.dtype == torch.float32 else "add: --dtype float32"
+            raise GtrTurboError(f"{name} cannot play a turn: {error.what}", wider) from None
         _require_choice(name, [sample.logprobs for sample in samples], len(policy.scorer.forbidden), model)
         for prompt, sample in zip(prompts, samples, strict=True):  # Sampled side by side, scored one by one.
             scored = policy.score([prompt], [sample.response_ids], temperature=1.0).logprobs[0].cpu().numpy()

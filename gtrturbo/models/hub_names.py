@@ -54,6 +54,20 @@ def require_found(model: str, revision: str | None) -> None:
         return  # What it holds instead is told by the library that reads it.
 
 
+def folder_of(model: str, revision: str | None) -> Path | None:
+    """Return the folder of a model, that of a hub id in the local cache; None where it is not on this machine."""
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import try_to_load_from_cache  # As above.
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(model, MODEL_CONFIG, revision=revision or "main")
+    except HFValidationError:
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def is_hub_reached() -> bool:
     """Tell whether the hub can be connected to: its library tries for half a minute where there is no network at all."""
     from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE

@@ -84,7 +84,8 @@ class Shape:
     adapters: of LoRA, float32; 0 without.   width: bytes per weight.   image_cell: pixels along an image token's side.
     patches: of the vision tower per image token, each of `patch_size` numbers.   image_tokens: of every picture, where the model
     scales them to one size.   count: of the tokens of pictures by their heights and breadths, where the processor is at hand.
-    layer, outside: parameters of the largest layer, and of all that is in no layer.
+    layer, outside: parameters of the largest layer, and of all that is in no layer.   dtype: of the weights, torch's.
+    holds_base: the checkpoint of a fresh adapter holds the model under it, too.
     """
 
     name: str
@@ -105,6 +106,8 @@ class Shape:
     count: Callable[[tuple[tuple[int, int], ...]], int] | None = None
     layer: int = 0
     outside: int = 0
+    dtype: Any = None
+    holds_base: bool = False
 
     @property
     def weights(self) -> int:

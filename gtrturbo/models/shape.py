@@ -15,6 +15,7 @@ from gtrturbo.models.budget import CPU_TOKENS, tokens_that_fit
 from gtrturbo.models.built_in import build_processor, built_in_config
 from gtrturbo.models.checkpoint import DTYPES, add_adapter, architecture_here, quiet
 from gtrturbo.models.families import Family, read_family
+from gtrturbo.models.hub_names import folder_of
 from gtrturbo.models.memory import Layers, Shape
 from gtrturbo.models.parts import towers_of
 from gtrturbo.models.processor import load_processor
@@ -22,6 +23,7 @@ from gtrturbo.models.reading import reading_model, require_takes_pictures
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.models.shared_base import memory
 from gtrturbo.models.sizes import BUILT_IN, PUBLISHED
+from gtrturbo.models.stored_types import auto_type
 
 CHANNELS = 3
 INNER = ("intermediate_size", "ffn_dim", "decoder_ffn_dim", "mlp_dim")  # What configs call the width inside of an MLP.
@@ -57,7 +59,8 @@ def read_shape(
 
 def _shape(model: str, config: Any, revision: str | None, lora_rank: int, lora_target: tuple[str, ...], chosen: Any) -> Shape:
     family = read_family(Path(model), config.model_type)
-    weights_type = (config.dtype or torch.float32) if chosen == "auto" else chosen
+    stored = auto_type(config, None if model in BUILT_IN else folder_of(model, revision))
+    weights_type = stored if chosen == "auto" else chosen
     with torch.device("meta"):
         built = AutoModelForImageTextToText.from_config(config, dtype=weights_type)
         found = [module for module in (built.get_input_embeddings(), built.get_output_embeddings()) if module is not None]
@@ -79,6 +82,8 @@ def _shape(model: str, config: Any, revision: str | None, lora_rank: int, lora_t
         **counts,
         rank=lora_rank,
         width=weights_type.itemsize,
+        dtype=weights_type,
+        holds_base=lora_rank > 0 and (model in BUILT_IN or weights_type != stored),
         vocabulary=text.vocab_size,
         hidden=text.hidden_size,
         text=_text_layers(text),

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 
-from gtrturbo.store.names import MODEL_CONFIG
+from gtrturbo.models.hub_names import folder_of
 from gtrturbo.store.run_cache import cached, drop
 
 CACHED_AS = "base"
@@ -38,12 +37,9 @@ def shared_base(base: str, *, revision: str, dtype: str, device: str, load: Call
 
 def fingerprint(base: str, revision: str) -> tuple[Any, ...]:
     """Tell the content of a model's files apart without reading them: path, size, inode and times of change of each."""
-    folder = Path(base)
-    if not folder.is_dir():
-        cached = try_to_load_from_cache(base, MODEL_CONFIG, revision=revision)
-        if not isinstance(cached, str):
-            return (base, revision)
-        folder = Path(cached).parent
+    folder = folder_of(base, revision)
+    if folder is None:
+        return (base, revision)
     files = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
     marks = [(name, stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in files]
     return (str(folder.resolve()), *marks)

@@ -11,12 +11,13 @@ from safetensors import safe_open
 from torch import Tensor
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.mending import mend_of
+from gtrturbo.store.mending import FETCH_AGAIN, mend_of
 from gtrturbo.store.names import MODEL_CONFIG, OPTIMIZER
 from gtrturbo.store.strict_json import parse_json
 from gtrturbo.store.weight_files import INDEXES, require_as_indexed, weights_of
 
 WHOLE_NUMBERS = ("I", "U", "B")  # How their types begin in a safetensors header; a weight is none.
+CODES = ("F8_", "F6_", "F4")  # So do those of floats that only stand for weights together with scales.
 # How torch tells a tensor of another shape, each of which is a line of its own.
 MISFIT = re.compile(r"size mismatch for (\S+): .*?torch\.Size\(\[(.*?)\]\).*?torch\.Size\(\[(.*?)\]\)")
 WEIGHT_NAMES = (".weight", ".bias")
@@ -100,8 +101,13 @@ def told_by_shape(source: str | Path) -> Iterator[None]:
     require_whole(source, missing=(), unexpected=(), misfits=misfits)
 
 
-def require_numbers(source: str | Path, parameters: Iterable[tuple[str, Tensor]]) -> None:
+def require_numbers(source: str | Path, parameters: Iterable[tuple[str, Tensor]], *, stored: Path | None = None) -> None:
     """Refuse weights that are not all finite.
+
+    Args:
+        source: folder or hub id that they were read from.
+        parameters: the weights in memory.
+        stored: where they lie on disk, perhaps in a type of a wider range.
 
     Raises:
         GtrTurboError: names the first tensor that holds NaN or infinity.
@@ -109,11 +115,25 @@ def require_numbers(source: str | Path, parameters: Iterable[tuple[str, Tensor]]
     for name, values in parameters:
         # A sum is read off in one pass without a copy; where it overflows, each entry is looked at.
         if not values.detach().sum(dtype=torch.float32).isfinite() and not values.detach().isfinite().all():
+            if stored and _is_finite(stored):
+                kind = str(values.dtype).removeprefix("torch.")
+                mend = FETCH_AGAIN if values.dtype == torch.float32 else "add: --dtype float32"
+                raise GtrTurboError(f"{source} holds weights beyond what {kind} can hold, first in {name}.", mend)
             raise _unfit(source, f"holds weights that are no numbers (NaN or infinity), first in {name}")
 
 
+def _is_finite(folder: Path) -> bool:
+    """Tell whether all weights on disk are numbers."""
+    for path in _weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            tensors = (file.get_tensor(name) for name in file.keys())  # noqa: SIM118 - it is no mapping
+            if not all(tensor.isfinite().all() for tensor in tensors if tensor.is_floating_point()):
+                return False
+    return True
+
+
 def require_float_weights(folder: Path) -> None:
-    """Refuse whole numbers where weights should be; those of a model that says how it is quantised are left alone.
+    """Refuse whole numbers and bare codes where weights should be; those of a model that says how it is quantised are left alone.
 
     Raises:
         GtrTurboError: names the tensor and its type.
@@ -127,6 +147,11 @@ def require_float_weights(folder: Path) -> None:
                 dtype = file.get_slice(name).get_dtype()
                 if dtype.startswith(WHOLE_NUMBERS) and dtype != "BF16" and name.endswith(WEIGHT_NAMES):
                     raise _unfit(folder, f"holds {name} as {dtype} in {path.name}, which is no type of weights")
+                if dtype.startswith(CODES):
+                    raise GtrTurboError(
+                        f"{folder} holds {name} as {dtype} in {path.name}, and no quantization_config says how it is scaled.",
+                        "choose the model as it was before it was quantised, or as its quantiser wrote it.",
+                    )
 
 
 def require_one_place(folder: Path) -> None:

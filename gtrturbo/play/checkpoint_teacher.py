@@ -81,7 +81,8 @@ def logprobs_of(local: LocalPolicy, *, top: int) -> Logprobs:
             reader=(lambda _: partial(_likeliest, top)) if top else None,
             on_progress=local.on_progress,
         )
-        require_finite(local.policy.model.name_or_path, scored.logprobs, temperature=local.temperature)
+        model = local.policy.model
+        require_finite(model.name_or_path, scored.logprobs, temperature=local.temperature, dtype=model.dtype)
         columns = TopLogprobs(*([row.numpy() for row in column] for column in scored.read)) if scored.read else None
         return Scores(scored.logprobs, columns)
 

@@ -16,6 +16,7 @@ from gtrturbo.config import PushConfig, RunConfig
 from gtrturbo.config.fields import Role, fields
 from gtrturbo.distributed.escapes import one_line, say, shell_word, visible
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.base_record import require_same_base
 from gtrturbo.stages.table import STAGES
 from gtrturbo.store.ids import artifact_id, short
 from gtrturbo.store.inside import open_inside
@@ -39,6 +40,7 @@ def push(config: PushConfig) -> str:
             f"{', '.join(gone)} of {config.checkpoint} was pruned.", f"make it again with: {remake_command(config.checkpoint)}"
         )
     verify(config.checkpoint, "always", reads=lambda name: not name.startswith(OPTIMIZER))
+    require_same_base(config.checkpoint, "always")
     card = card_of(config.checkpoint, manifest, config.evaluations)
     names = [name for name in (*sorted(manifest.files), MANIFEST) if name != CARD and not name.startswith(OPTIMIZER)]
     if config.dry_run:

@@ -61,9 +61,8 @@ def _files(config: RunConfig, step: Step, shape: Shape, play: Play) -> Iterator[
     """Yield what a step writes by what it is, in bytes."""
     stage, checkpoint = step.config, shape.adapter_bytes or shape.weights
     if isinstance(stage, InitConfig):
-        inside = (
-            shape.weights if stage.model in PRESETS else 0
-        )  # The base of an adapter lies where it is, but for a built-in one.
+        # The base of an adapter lies where it is, but for a built-in one, and one in another type than its own.
+        inside = shape.weights if stage.model in PRESETS or shape.holds_base else 0
         yield "checkpoints", checkpoint + inside if stage.lora_rank else shape.weights
     if isinstance(stage, SftConfig):
         # A built-in model learns to read before it gets its adapter.

@@ -25,7 +25,19 @@ from gtrturbo.runs.sample import Play
 
 
 def shape_of(config: RunConfig, stages: list[Any]) -> Shape | None:
-    """Read the shape of the model that a run trains; None where its config is not here."""
+    """Read the shape of the model that a run trains; None where its config is not here.
+
+    Raises:
+        GtrTurboError: nothing could be trained in its type.
+    """
+    shape = _shape_of(config, stages)
+    in_its_own = [stage for stage in stages if isinstance(stage, InitConfig | SftConfig | PpoStepConfig) and stage.dtype == AUTO]
+    if shape and shape.dtype and not shape.rank and in_its_own:
+        importlib.import_module("gtrturbo.models.stored_types").require_trained_type({shape.dtype})
+    return shape
+
+
+def _shape_of(config: RunConfig, stages: list[Any]) -> Shape | None:
     read_shape = importlib.import_module("gtrturbo.models.shape").read_shape
     if config.start is None:
         inits = [stage for stage in stages if isinstance(stage, InitConfig)]

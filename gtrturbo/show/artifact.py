@@ -19,7 +19,7 @@ from gtrturbo.errors import GtrTurboError, few
 from gtrturbo.show.leftovers import clean_run
 from gtrturbo.show.moved import moved_sections
 from gtrturbo.show.outcome import print_outcome
-from gtrturbo.show.run import MEND, check_run, describe_damage, find_artifacts, print_run
+from gtrturbo.show.run import MEND, absent_base, check_run, describe_damage, find_artifacts, print_run
 from gtrturbo.show.text import Row, identity, section, setting, stdout
 from gtrturbo.show.turns import demo_rows, show_episode, show_row
 from gtrturbo.show.weights import WEIGHTS, tensor_rows, weights_rows
@@ -87,6 +87,10 @@ def _show_artifact(console: Console, config: ShowConfig) -> None:
     if config.check:
         pruned = len(pruned_files(path))
         also = f", {pruned} pruned" if pruned else ""
+        if base := absent_base(path, manifest):
+            also += f", its base {base} is not here to be checked"
+        elif manifest.base:
+            also += f", {len(manifest.base)} of its base"
         console.print(Text(f"ok: {len(manifest.files) - pruned} files match{also}, id {artifact_id(path)[:12]}"))
 
 

@@ -12,6 +12,8 @@ from rich.text import Text
 from gtrturbo.console import number, progress_bar
 from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import GtrTurboError, few
+from gtrturbo.models.base_record import base_folder, differences
+from gtrturbo.models.checkpoint_files import named_base
 from gtrturbo.store.files import list_files
 from gtrturbo.store.ids import artifact_id, short
 from gtrturbo.store.manifest import Manifest, read_manifest
@@ -77,6 +79,9 @@ def check_run(console: Console, run: Path, artifacts: list[Found]) -> None:
     """
     for name, role, identity in _absent_inputs(artifacts):
         console.print(Text(visible(f"{name}: its {role} {short(identity)} is not in {run}.")))
+    for found in artifacts:
+        if base := absent_base(found.path, found.manifest):
+            console.print(Text(visible(f"{found.name}: its base {base} is not here to be checked.")))
     damaged = {}
     with progress_bar("check", len(artifacts)) as bar:
         for found in artifacts:
@@ -101,11 +106,18 @@ def _absent_inputs(artifacts: list[Found]) -> Iterator[tuple[str, str, str]]:
 
 
 def describe_damage(path: Path, manifest: Manifest) -> str:
-    """Hash the files of an artifact again and name those that do not match its manifest; empty if all do."""
+    """Hash the files of an artifact and of its base again and name those that do not match its manifest; empty if all do."""
     wrong, present = damaged_files(path), set(list_files(path))
     groups = {
         "changed": [name for name in wrong if name in manifest.files and name in present],
         "missing": [name for name in wrong if name not in present],
         "not in the manifest": [name for name in wrong if name not in manifest.files],
     }
+    if (base := base_folder(path) if manifest.base else None) is not None:
+        groups[f"another base, in {base}:"] = [name for name, _, _ in differences(path, base, "always")]
     return ", ".join(f"{what} {few(names)}" for what, names in groups.items() if names)
+
+
+def absent_base(path: Path, manifest: Manifest) -> str | None:
+    """Name the base of an adapter that cannot be held against the manifest, as it is not on this machine."""
+    return named_base(path) if manifest.base and base_folder(path) is None else None

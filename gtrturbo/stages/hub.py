@@ -11,6 +11,7 @@ from gtrturbo.config.games import game_name
 from gtrturbo.distributed.processes import Alone, group, working_in, world
 from gtrturbo.distributed.threads import map_at_once
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.base_record import require_same_base
 from gtrturbo.models.checkpoint_files import bases_under
 from gtrturbo.plugins import is_outside, load, names_code
 from gtrturbo.stages.beforehand import refuse_early
@@ -130,6 +131,8 @@ def _verify_inputs(config: Any) -> None:
             verify(path, config.verify_inputs, reads=lambda name: not name.startswith(others))
         for folder, names in bases_under(path):
             verify(folder, config.verify_inputs, reads=lambda name, under=names: name.startswith(under))
+        if not _stage(config).leaves_base(config, path):
+            require_same_base(path, config.verify_inputs)
 
 
 def read_by(config: Any) -> list[Path]:

@@ -3,15 +3,22 @@
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from gtrturbo.config import InitConfig
+from gtrturbo.console import stderr
+from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.adapter_parts import told_of_stacks
+from gtrturbo.models.base_record import base_record
 from gtrturbo.models.built_in import build
-from gtrturbo.models.checkpoint import add_adapter, load_foreign, quiet, save_model
+from gtrturbo.models.checkpoint import add_adapter, is_loaded_as, load_foreign, quiet, save_model
 from gtrturbo.models.checkpoint_files import rebased_name, renderer_hash
 from gtrturbo.models.families import Family, find_family, read_family, save_family
 from gtrturbo.models.first_turn import require_turn
 from gtrturbo.models.processor import save_processor
 from gtrturbo.models.sizes import BUILT_IN
+from gtrturbo.models.stored_types import require_trained_type
 from gtrturbo.stages import done, provenance
 from gtrturbo.store.draft import Draft, Result
 from gtrturbo.store.ids import seed_for
@@ -32,18 +39,24 @@ def run(config: InitConfig) -> Result:
             processor.chat_template = read_template(config.chat_template)
         if config.lora_rank:
             base = _keep_base(config, draft, model, processor)
+            kept = base == BASE_FOLDER
             alpha = config.lora_alpha or 2 * config.lora_rank
+            family = chosen or read_family(Path(config.model), model.config.model_type)
+            frozen = told_of_stacks(model, family, config.model)
             model = add_adapter(
                 model,
                 rank=config.lora_rank,
                 alpha=alpha,
                 target=config.lora_target,
-                revision=config.revision,
+                revision=None if kept else config.revision,
                 seed=seed_for(config.seed, "adapter"),
-                family=chosen or read_family(Path(config.model), model.config.model_type),
+                family=family,
             )
+            _tell(frozen)
             save_model(model, draft.folder, base=base)
+            draft.base = base_record(draft.folder)
         else:
+            require_trained_type({parameter.dtype for parameter in model.parameters()})
             save_model(model, draft.folder)
         save_processor(processor, draft.folder)
         _keep_family(config, chosen, draft)
@@ -83,12 +96,23 @@ def _load(config: InitConfig, family: Family | None) -> tuple[Any, Any]:
 
 
 def _keep_base(config: InitConfig, draft: Draft, model: Any, processor: Any) -> str:
-    """Name what the adapter stands on: a copy inside the checkpoint of a built-in model, else the model where it is."""
+    """Name what the adapter stands on: a copy inside the checkpoint of a built-in model, else the model where it is.
+
+    In another type than the one that it would be loaded in it is copied, too, so that later stages have it in the type asked for.
+    """
     if config.model not in BUILT_IN:
-        return rebased_name(config.model, config.out)
+        if is_loaded_as(config.model, revision=config.revision, dtype=config.dtype):
+            return rebased_name(config.model, config.out)
+        note = f"{config.out / BASE_FOLDER} holds the base in {config.dtype}, which is not the type of {config.model} itself."
+        _tell(note)
     save_model(model, draft.folder / BASE_FOLDER)
     save_processor(processor, draft.folder / BASE_FOLDER)
     return BASE_FOLDER
+
+
+def _tell(note: str | None) -> None:
+    if note:
+        stderr.print(Text(visible(note), style="yellow"), soft_wrap=True)
 
 
 def _sizes(model: Any) -> dict[str, float]:

@@ -24,6 +24,7 @@ from gtrturbo.merging.recipes.inputs import RecipeInputs, recipe_inputs
 from gtrturbo.merging.stream import Streaming, stream, verify_written
 from gtrturbo.merging.thresholds import cache_of
 from gtrturbo.merging.workers import default_threads
+from gtrturbo.models.base_record import base_record
 from gtrturbo.models.checkpoint_files import (
     copy_checkpoint,
     copy_renderer,
@@ -153,6 +154,7 @@ def _copy(config: MergeConfig, base: Path, draft: Draft) -> None:
     copy_checkpoint(base, draft.folder)
     if is_adapter(base):
         point_to_base(draft.folder, rebased(base, config.out))
+        draft.base = base_record(draft.folder, base)
     draft.metrics = {"checkpoints": 0, "delta_norm": 0.0, "mean_delta_norm": 0.0, "norm_ratio": 1.0, "cosine": 1.0}
 
 
@@ -179,6 +181,7 @@ def _write(config: MergeConfig, base: Path, draft: Draft, given: _Given) -> None
     _tell_of_density(config.density, outcome, draft.metrics)
     if inputs.as_adapter:
         point_to_base(draft.folder, name_for_all(inputs.under))
+        draft.base = base_record(draft.folder)
     _save_moved(draft.folder, outcome, checkpoints=len(config.checkpoints))
     (draft.folder / CARD).write_text(_card(given(), outcome, draft.metrics).markdown(), encoding="utf-8")
 

@@ -13,7 +13,7 @@ from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.batches import micro_batches, token_budget
 from gtrturbo.models.checkpoint import load_policy
-from gtrturbo.models.overflow import TRAIN_AGAIN
+from gtrturbo.models.overflow import train_again
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.scoring import require_usable
 from gtrturbo.stages import done, provenance
@@ -65,7 +65,7 @@ def _train(config: SftConfig, policy: Policy, examples: list[Example], draft: Dr
             norm = optimizer.step(max_grad_norm=config.max_grad_norm)
             if not math.isfinite(loss + norm):
                 # At the first nothing was learned yet, so that it is the checkpoint's.
-                mend = f"{config.checkpoint}: {TRAIN_AGAIN}" if step == 0 else "lower --learning-rate."
+                mend = f"{config.checkpoint}: {train_again(policy.model.dtype)}" if step == 0 else "lower --learning-rate."
                 raise GtrTurboError(f"loss is {loss} at step {step}. nothing was written.", mend)
             running = loss if math.isinf(running) else DECAY * running + (1 - DECAY) * loss
             row = {"step": step, "loss": loss, "running_loss": running, "grad_norm": norm, "learning_rate": rate}

@@ -8,6 +8,8 @@ from typing import Any
 
 from gtrturbo.config import DistillConfig, EvalConfig, InitConfig, MergeConfig, PpoStepConfig, RolloutConfig, SftConfig
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.base_record import base_folder
+from gtrturbo.models.checkpoint_files import is_adapter
 from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.play.teachers import find_mode
 from gtrturbo.stages.resolve import (
@@ -43,6 +45,7 @@ class Stage:
         names: teachers that are no artifacts, as the manifest calls them, by knob.
         fetches: whether it may ask the network for a model.
         rechecks: whether an artifact that is there is to be checked again: its module has `recheck(config)`.
+        leaves_base: whether it puts an adapter on another model than the one that the adapter names.
     """
 
     config: type
@@ -59,6 +62,7 @@ class Stage:
     names: Callable[[Any], dict[str, Any]] = lambda config: {}
     fetches: Callable[[Any], bool] = lambda config: False
     rechecks: Callable[[Any], bool] = lambda config: False
+    leaves_base: Callable[[Any, Path], bool] = lambda config, path: False
 
 
 def _writes(kind: str) -> Callable[[Any], str]:
@@ -81,6 +85,13 @@ def _chat_template(config: InitConfig) -> dict[str, Path]:
 def _names_a_model(config: MergeConfig) -> bool:
     named = [*config.checkpoints, *([config.base] if config.base else [])]
     return bool(config.recipe or not all(path.exists() for path in named))
+
+
+def _merges_around_another(config: MergeConfig, adapter: Path) -> bool:
+    """Tell whether the base is full weights, and not the model that this adapter names: merged around is what the user gave."""
+    named = base_folder(adapter) if is_adapter(adapter) else None
+    given = config.base
+    return named is None or (given is not None and given.is_dir() and not is_adapter(given) and not given.samefile(named))
 
 
 STAGES = {
@@ -121,6 +132,7 @@ STAGES = {
         held=held_checkpoints,
         fetches=_names_a_model,
         rechecks=lambda config: config.verify > 0,
+        leaves_base=_merges_around_another,
     ),
     "eval": Stage(config=EvalConfig, module="gtrturbo.stages.eval", kind=_writes("evaluation")),
 }

@@ -37,7 +37,7 @@ class Draft:
     """An artifact being written: put files into `folder`, set `metrics` and `renderer`; `result` is there when it is done.
 
     `shards`: in the first of several processes, the folders that the others write their parts into. `hashes`: sha256 of files
-    that were hashed while they were written.
+    that were hashed while they were written. `base`: see `Manifest`.
     """
 
     folder: Path
@@ -45,6 +45,7 @@ class Draft:
     metrics: dict[str, float] = field(default_factory=dict)
     renderer: str | None = None
     tokenizer: dict[str, str] | None = None
+    base: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     timing: dict[str, Any] = field(default_factory=dict)
     result: Result | None = None
@@ -71,6 +72,8 @@ def seal(draft: Draft, provenance: Provenance) -> dict[str, Look]:
     }
     if draft.tokenizer:
         manifest["tokenizer"] = draft.tokenizer
+    if draft.base:
+        manifest["base"] = draft.base
     if provenance.plugins:
         manifest["plugins"] = provenance.plugins
     save_json(draft.folder / MANIFEST, manifest)

@@ -44,7 +44,8 @@ class Manifest:
     """What stage.json holds. `config` are knobs only, no paths; `renderer` hashes tokenizer, processor and chat template.
     `plugins` name by option what is not of this package: its `name`, with the `sha256` of the user's own file, or the
     `version` of the environment that a task plays; and a panel, with the `sha256` of its episodes. `tokenizer` hashes, of turns
-    that a model played, the contents of its tokenizer, by which scores of another model may be told apart from nonsense."""
+    that a model played, the contents of its tokenizer, by which scores of another model may be told apart from nonsense.
+    `base` hashes, of an adapter on a model outside its folder, the files of that model by name."""
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False, extra="forbid")
 
@@ -59,6 +60,7 @@ class Manifest:
     renderer: Sha256 | None
     plugins: dict[str, dict[str, str]] = field(default_factory=dict)
     tokenizer: dict[Literal["vocabulary", "merges", "special"], Sha256] | None = None
+    base: dict[PlainName, Sha256] = field(default_factory=dict)
 
 
 class _Part(dict[str, Any]):

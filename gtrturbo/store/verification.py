@@ -1,6 +1,6 @@
 """Artifacts are what their ids say: files that are read are compared with the hashes in the manifest before any work."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from gtrturbo.config.choices import VerifyInputs
@@ -32,19 +32,49 @@ def verify(folder: Path, how: VerifyInputs, *, reads: Callable[[str], bool] = la
     read = {name: sha256 for name, sha256 in manifest.files.items() if reads(name)}
     gone = set(pruned_files(folder))
     _require_own(folder, manifest, reads)
+    for name, sha256 in changed_files(folder, read, how):
+        if sha256 is not None:
+            require_hash(folder, manifest, name, sha256)
+        elif name not in gone:
+            raise _changed(folder, manifest, f"{folder / name} is missing")
+
+
+def changed_files(folder: Path, named: Mapping[str, str], how: VerifyInputs) -> Iterator[tuple[str, str | None]]:
+    """Yield the files of a folder that are not as they are named, each with the hash that it has now, None where it is missing.
+
+    Args:
+        folder: where they lie.
+        named: what sha256 they had, by name.
+        how: what is done about large files; see `verify`.
+
+    Raises:
+        GtrTurboError: a large file is not to be read, and looks otherwise than when it was last hashed.
+    """
     known, hashed = looks(), {}
-    for name, sha256 in read.items():
+    for name, sha256 in named.items():
         file = folder / name
         if not file.is_file():
-            if name in gone:
-                continue
-            raise _changed(folder, manifest, f"{file} is missing")
+            yield name, None
+            continue
         look = Look(sha256, mark_of(file))
         if is_large(look) and _is_believed(file, look, how, known.get(str(file.resolve()))):
             continue
-        require_hash(folder, manifest, name, sha256_file(file))
-        hashed[name] = look
+        if (found := sha256_file(file)) != sha256:
+            yield name, found
+        else:
+            hashed[name] = look
     remember(folder, hashed)
+
+
+def hashes_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Hash files of others, by name; a large one that looks as when it was last hashed is not read again."""
+    known, found = looks(), dict[str, Look]()
+    for name in names:
+        mark = mark_of(folder / name)
+        then = known.get(str((folder / name).resolve()))
+        found[name] = then if then and then.mark == mark else Look(sha256_file(folder / name), mark)
+    remember(folder, found)
+    return {name: look.sha256 for name, look in found.items()}
 
 
 def require_hash(folder: Path, manifest: Manifest, name: str, sha256: str) -> None:

@@ -22,6 +22,7 @@ from gtrturbo.models.policy import Policy
 from gtrturbo.models.reading import reading_model
 from gtrturbo.models.split_files import described, gather_into
 from gtrturbo.models.split_model import full, of_rows, own, own_rows
+from gtrturbo.models.stored_types import require_trained_type
 from gtrturbo.store.mending import mend_of
 from gtrturbo.store.names import OPTIMIZER_FILE, VALUE_HEAD
 from gtrturbo.store.new_tensors import new_tensors
@@ -54,11 +55,7 @@ class Optimizer:
         epsilon: float = ADAM_EPSILON,
     ) -> None:
         self._model = dict(policy.parameters())
-        if any(parameter.dtype == torch.float16 for parameter in self._model.values()):
-            raise GtrTurboError(
-                "weights in float16 are not trained: small gradients are 0 in that type, and large ones infinite.",
-                "add: --dtype bfloat16",
-            )
+        require_trained_type({parameter.dtype for parameter in self._model.values()})
         head = policy.value_head.named_parameters() if policy.value_head else ()
         self._head = {f"{HEAD_PREFIX}{name}": parameter for name, parameter in head}
         self._trained = {name: _in_float32(parameter) for name, parameter in self.named.items()}

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch.distributed.tensor import DTensor
 
 from gtrturbo.distributed.processes import group
+from gtrturbo.models.base_record import base_record
 from gtrturbo.models.checkpoint import save_model
 from gtrturbo.models.checkpoint_files import copy_renderer, is_adapter, name_weights, rebased, renderer_hash
 from gtrturbo.models.policy import Policy
@@ -44,6 +45,7 @@ def save_trained(policy: Policy, source: Path, draft: Draft, out: Path) -> str |
         return None
     if not is_split:
         save_model(policy.model, draft.folder, base=rebased(source, out) if is_adapter(source) else None)
+    draft.base = base_record(draft.folder, source)
     name_weights(draft.folder)
     copy_renderer(source, draft.folder)
     if head:

@@ -234,15 +234,28 @@ def _changed_by_peft(path: Path, model: Path) -> set[str]:
     return {name for name, value in merged.state_dict().items() if not np.array_equal(value.detach().numpy(), before[name])}
 
 
-def test_modules_that_only_a_config_names_stay_and_are_told(folders, model, capsys):
+def test_modules_that_only_a_config_names_are_refused_unless_they_are_to_stay(folders, model, capsys):
     path = folders.root / "adapter"
     adapter(path, model, seed=0)
     expected = content(folders.merge(path, base=model))
     config = json.loads((path / "adapter_config.json").read_text())
     (path / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["q_proj", "down_proj", "k_proj", "odd"]}))
     assert _changed_by_peft(path, model) == ADAPTED and "holds no factors" not in capsys.readouterr().err
-    assert content(folders.merge(path, base=model)) == expected
+    for how in ({}, {"rank": 2}):
+        with pytest.raises(GtrTurboError, match=r"no factors of model\.layers\.0\.self_attn\.k_proj and 1 more, named in its"):
+            folders.merge(path, base=model, **how)
+    assert content(folders.merge(path, base=model, missing="base")) == expected
     assert "names model.layers.0.self_attn.k_proj and 1 more in its config and holds no factors of it" in capsys.readouterr().err
+
+
+def test_a_module_that_transformers_does_not_load_may_have_no_factors(folders, model, capsys):
+    path, other = folders.root / "adapter", folders.root / "more"
+    adapter(path, model, seed=0)
+    shutil.copytree(model, other)
+    weights = read(model)
+    save_file(weights | {"mtp.0.q_proj.weight": np.ones((4, 4), np.float32)}, other / "model.safetensors", {"format": "pt"})
+    folders.merge(path, base=other)
+    assert "names mtp.0.q_proj in its config and holds no factors of it: it stays" in capsys.readouterr().err
 
 
 def test_a_pattern_that_could_match_without_end_is_not_tried(folders, model):

@@ -114,7 +114,9 @@ def too_large(warm, tmp_path_factory) -> Path:
     def grow(weights):
         weights["model.norm.weight"] *= 1e38
 
-    return changed(warm, tmp_path_factory.mktemp("large") / "large", grow)
+    large = changed(warm, tmp_path_factory.mktemp("large") / "large", grow)
+    shutil.copy(warm / "stage.json", large)  # Else it would play a first turn, which tells it too.
+    return reseal(large)
 
 
 def test_a_teacher_whose_logits_overflow_is_told_as_one(too_large, turns, tmp_path):
@@ -123,13 +125,10 @@ def test_a_teacher_whose_logits_overflow_is_told_as_one(too_large, turns, tmp_pa
     assert "its weights are too large" in error.value.fix
 
 
-def test_a_loss_that_is_no_number_at_first_is_the_checkpoints(too_large, warm, expert, tmp_path):
-    large = shutil.copytree(too_large, tmp_path / "large")
-    shutil.copy(warm / "stage.json", large)  # Else it would play a first turn, which tells it too.
-    reseal(large)
+def test_a_loss_that_is_no_number_at_first_is_the_checkpoints(too_large, expert, tmp_path):
     with pytest.raises(GtrTurboError, match=r"loss is .* at step 0") as error:
-        execute(SftConfig(out=tmp_path / "out", data=(expert,), checkpoint=large, steps=2, batch_size=4))
-    assert error.value.fix.startswith(f"{large}: its weights are too large")
+        execute(SftConfig(out=tmp_path / "out", data=(expert,), checkpoint=too_large, steps=2, batch_size=4))
+    assert error.value.fix.startswith(f"{too_large}: its weights are too large")
 
 
 def test_what_the_last_step_made_is_looked_at(ppo_config, warm, expert, tmp_path):

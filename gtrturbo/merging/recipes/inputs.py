@@ -58,7 +58,7 @@ class RecipeInputs:
     def models(self) -> dict[ModelRef, Model]:
         """The models by name in the recipe."""
         folders = (self.base, *self.checkpoints)
-        return models_of([*self.recipe.models(), ModelRef("0")], lambda number: folders[int(number)])
+        return models_of([*self.recipe.models(), ModelRef("0")], lambda number: folders[int(number)], missing=self.missing)
 
     @cached_property
     def lead(self) -> Model:

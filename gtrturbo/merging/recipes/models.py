@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from gtrturbo.config.choices import Missing
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.adapted import as_stored, bound, stored_by_name, without_tensors
+from gtrturbo.merging.adapted import as_stored, bound, require_factors_of_all, stored_by_name
 from gtrturbo.merging.adapters import Adapter, read_adapter
 from gtrturbo.merging.changes import Change
 from gtrturbo.merging.lineage import found_here, on_disk
@@ -28,12 +29,14 @@ from gtrturbo.store.safetensors_files import Layout, TensorEntry, read_layout
 class Model:
     """A model: its own folder, that of its weights, and an adapter on top.
 
-    `given`: the folder that a user knows it by, which holds its tokenizer.
+    `given`: the folder that a user knows it by, which holds its tokenizer. `missing`: what to do about factors that the adapter
+    lacks; see `require_factors_of_all`.
     """
 
     given: Path
     layout: Layout
     adapter: Adapter | None
+    missing: Missing = "dropped"
 
     @cached_property
     def depths(self) -> dict[str, int]:
@@ -61,7 +64,7 @@ class Model:
             return {}
         adapter = as_stored(self.adapter, self.layout)
         found = bound(adapter, self.layout, stored_by_name([adapter], lambda tensors: tensors_of(self.layout, tensors)))
-        without_tensors(adapter, self.layout, found)  # Refuses what was trained as a whole and is not there.
+        require_factors_of_all(adapter, self.layout, found, missing=self.missing, tell=lambda note: None)
         return found
 
     def part(self, entry: TensorEntry, *, whole: bool) -> Full | Adapted:
@@ -77,7 +80,7 @@ class Model:
         return Adapted(self.adapter.folder, BaseWithAdapter(entry, change, change.width), whole)
 
 
-def models_of(refs: list[ModelRef], folder_of: Callable[[str], Path]) -> dict[ModelRef, Model]:
+def models_of(refs: list[ModelRef], folder_of: Callable[[str], Path], *, missing: Missing) -> dict[ModelRef, Model]:
     """Read where the tensors of models lie. A folder that is an adapter stands for the model under it with the adapter.
 
     The model under an adapter that names none, or one that is not here, is the base of the recipe, number 0.
@@ -102,7 +105,7 @@ def models_of(refs: list[ModelRef], folder_of: Callable[[str], Path]) -> dict[Mo
         if under not in layouts:
             require_plain(under)
             layouts[under] = read_layout(under)
-        found[ref] = Model(given, layouts[under], read_adapter(lora) if lora else None)
+        found[ref] = Model(given, layouts[under], read_adapter(lora) if lora else None, missing)
     return found
 
 
