@@ -139,7 +139,13 @@ task-numberline-weak := $(task-numberline)
 start-numberline-weak := $(start-numberline) --set expert.random-expert-share=1
 rates-numberline-weak := 1e-3
 long-numberline-weak := 30
-fresh-numberline-weak := 25 26 27 28 29 30 31 32
+fresh-numberline-weak := 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40
+# Whether what a teacher keeps is kept for good: at half of that rate, three times as long.
+task-numberline-long := $(task-numberline)
+start-numberline-long := $(start-numberline)
+rates-numberline-long := 5e-4
+long-numberline-long := 100
+fresh-numberline-long := 25 26 27 28 29 30 31 32
 # A start that has learned to read what a teacher is told, truth and outcome. Where all demonstrations are won an outcome says nothing,
 # so some are played by chance. After 160 steps a start of seed 0 read neither hints nor pictures (0.31 and 0.33).
 task-numberline-told := $(task-numberline)
