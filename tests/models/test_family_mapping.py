@@ -16,8 +16,10 @@ FEW = 4
 
 def cut(config: Any) -> None:
     """Leave a part few layers, where it does not say of each of them what kind it is."""
+    if any(hasattr(config, name) for name in ("layer_types", "per_layer_config")):
+        return
     for name in LAYERS:
-        if isinstance(getattr(config, name, None), int) and getattr(config, name) > FEW and not hasattr(config, "layer_types"):
+        if isinstance(getattr(config, name, None), int) and getattr(config, name) > FEW:
             setattr(config, name, FEW)
 
 
