@@ -117,6 +117,21 @@ METRICS = {
         "ln of how many times likelier they are at other temperatures, as the likeliest, or from a part of the distribution",
         "below 0, or little above; refused above 20, which samples reach with a probability of 2e-9",
     ),
+    "probe_repeats_evidence": Metric(
+        ASKED,
+        "ln of how many times likelier the replies to one state, by other seeds, are where a reply is repeated than as samples",
+        "below 0; refused above 20, which samples reach with a probability of 2e-9",
+    ),
+    "repeats_evidence": Metric(
+        (*PLAYED, *LEARNED),
+        "of all replies: ln of how many times likelier they are where some repeat one to the same prompt than as samples",
+        "below 0, or little above; refused above 20, which samples reach with a probability of 2e-9",
+    ),
+    "repeat_rate": Metric(
+        (*PLAYED, *LEARNED),
+        "replies that were given to the same prompt before / replies to a prompt that was asked before",
+        "rising as a policy grows sure; beside `repeats_evidence`",
+    ),
     "probe_adapter_changes": Metric(ASKED, "mean change of these log-probs by the adapter, nats per token", "above the limits"),
     "probe_visual_changes": Metric(
         ASKED, "mean change of them by its layers on vision tower and projector, nats per token", "above the limits"

@@ -31,7 +31,7 @@ class Collapse(GtrTurboError):
 
 
 class UnprovedError(GtrTurboError):
-    """Say that another model answers than the one of which it was proved, nobody knows since when.
+    """Say that another model answers than the one of which it was proved, or otherwise, nobody knows since when.
 
     A stage that it ends keeps nothing of what was answered.
     """

@@ -34,11 +34,14 @@ class Fake:
     off: float = 0.0  # nats that every log-prob is too high
     coldest: float = 0.0  # what temperatures below it are raised to, 0 among them
     likeliest: bool = False  # it takes the likeliest token, and tells its log-prob at the temperature that was asked for
+    cached: bool = False  # what a prompt was answered at a temperature it is answered again, whatever the seed
+    seed: int | None = None  # of every reply, whatever is sent
     root: str | None = None  # where it says that its model lies
     started: float | None = field(default_factory=time.time)  # when it says that its process began
     requests: list[dict] = field(default_factory=list)
     loads: list[dict] = field(default_factory=list)
     adapters: dict = field(default_factory=dict)
+    answers: dict = field(default_factory=dict)  # that were cached
     tries: int = 0
     running: int = 0
     most_running: int = 0
@@ -68,8 +71,12 @@ class Fake:
         self.requests.append(body)
         if self.seconds:
             time.sleep(self.seconds)
+        body = body | ({} if self.seed is None else {"seed": self.seed})
         with self.lock:
-            return 200, self.reply(body, self.adapters.get(adapter, self.policy))
+            key = json.dumps({name: value for name, value in body.items() if name not in {"seed", "max_tokens"}})
+            if not (self.cached and key in self.answers):
+                self.answers[key] = self.reply(body, self.adapters.get(adapter, self.policy))
+            return 200, self.answers[key]
 
     def reply(self, body: dict, policy) -> dict:
         messages, pictures = [], []

@@ -1,5 +1,8 @@
 """Who answers, as a user writes it: an engine, or a kind of server and its address, which holds no secret and speaks HTTP."""
 
+import ipaddress
+import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 from urllib.parse import urlsplit
@@ -12,6 +15,7 @@ OF_ENGINE = "the address of --engine"
 LONGEST_NAME = 63  # characters between two dots of a host's name
 CHAT_PATH = "/chat/completions"
 SERVED_BY = "openai:"
+HERE = ("127.0.0.1", "::1", "0.0.0.0", "::")  # this machine, as addresses to connect to
 
 
 def served_model(teacher: str | Path) -> str | None:
@@ -49,9 +53,28 @@ def servers_of(engine: str) -> tuple[str, ...]:
     named = engine.removeprefix(f"{kind}:")
     _require_open(named, OF_ENGINE)  # Of all of it: a comma may stand in a password.
     found = tuple(map(address_of, named.split(",")))
+    places: dict[tuple[str, int, str], str] = {}
+    for url in found:
+        other = places.setdefault(_place_of(url), url)
+        if other != url:
+            raise GtrTurboError(f"--engine names one server twice, as {other} and as {url}.", "name each server once.")
     if twice := next((url for url in found if found.count(url) > 1), None):
         raise GtrTurboError(f"--engine names {twice} twice.", "name each server once.")
     return found
+
+
+def _place_of(url: str) -> tuple[str, int, str]:
+    """Return host, port and path of an address as all ways to write them have them, as far as can be told without asking."""
+    parts = urlsplit(url)
+    host = (parts.hostname or "").rstrip(".")
+    with suppress(OSError):  # 127.1 and the like, as the system reads numbers.
+        host = socket.inet_ntoa(socket.inet_aton(host))
+    with suppress(ValueError):
+        read = ipaddress.ip_address(host)
+        host = str(getattr(read, "ipv4_mapped", None) or read)
+    here = host in HERE or host == "localhost" or host.endswith(".localhost")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return "localhost" if here else host, port, parts.path.rstrip("/")
 
 
 def address_of(url: str, *, told: str = OF_ENGINE, example: str = EXAMPLE) -> str:

@@ -129,7 +129,8 @@ ENGINES = {
 @dataclass(frozen=True)
 class Player:
     """A checkpoint that answers: its agent, the policy where its weights are in this process, where it runs, metrics of who
-    answered, hashes of its tokenizer's contents where the replies have tokens, and what is called after the last of them."""
+    answered, hashes of its tokenizer's contents where the replies have tokens, what is called after the last of them, and whether
+    the log-probs of tokens are those of the distribution that they were sampled from, as far as is known."""
 
     agent: Agent
     policy: Policy | None
@@ -137,6 +138,7 @@ class Player:
     metrics: Callable[[], dict[str, float]] = dict
     tokenizer: dict[str, str] | None = None
     at_end: Callable[[], object] = lambda: None
+    tells_sampled: Callable[[], bool] = lambda: True
 
 
 def open_player(path: Path, engine: str, opening: Opening, *, seed: int, temperature: float, max_new_tokens: int) -> Player:
@@ -163,7 +165,9 @@ def open_player(path: Path, engine: str, opening: Opening, *, seed: int, tempera
         contents = contents_of(policy.renderer.processor.tokenizer, policy.renderer.end_id)
         agent = found.agent(policy, **sampling)
         player = Player(agent, policy if found.in_process else None, policy.machine, policy.metrics, contents)
-        return replace(player, at_end=policy.prove_again) if isinstance(policy, ServerPolicy) else player
+        if isinstance(policy, ServerPolicy):
+            return replace(player, at_end=policy.prove_again, tells_sampled=lambda: policy.tells_sampled)
+        return player
     agent = make_agent(engine, path, for_training=opening.for_training, **sampling)
     return Player(agent, None, lambda: {"engine": engine.rpartition("/")[2]})
 

@@ -12,10 +12,12 @@ from urllib.parse import urlsplit
 
 
 class _NotSentOn(urllib.request.HTTPRedirectHandler):
-    """Make a redirect the error that it is for us."""
+    """Make a redirect the error that it is for us, wherever it leads."""
 
-    def redirect_request(self, *_: Any) -> None:
+    def http_error_302(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any) -> None:
         return None
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
 class _BytesInTime(io.RawIOBase):

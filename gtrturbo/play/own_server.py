@@ -42,8 +42,11 @@ LAST_WORDS = 300  # characters of its last line
 LOG, LOG_END = "gtrturbo-vllm-", ".log"  # Between them the process that it was started by, and something random.
 OLD = 86400.0  # seconds after which nobody reads the log of a process that has ended
 END_READ = 1 << 20  # bytes of the end of its log
+# What steers a terminal: colours and the like, titles, and what else has one letter.
+ESCAPES = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]")
 CAUSE = re.compile(r"(\w*(?:Error|Exception): .+)")
 ADAPTERS = ("--enable-lora", "--enable-tower-connector-lora")
+MARK = "GTRTURBO_SERVER"  # in the environment of a server and all that it starts, by which they are found: its log
 AROUND = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
     "HF_HUB_OFFLINE": "1",
@@ -150,8 +153,8 @@ def own_server(path: Path, python: str, *, dtype: str) -> Iterator[OwnServer]:
     try:
         with os.fdopen(descriptor, "wb") as log:
             began = time.time()
-            process = _start(command, environment_of(os.environ, on_cpu=on_cpu), log)
-        with _ending(process):
+            process = _start(command, environment_of(os.environ, on_cpu=on_cpu) | {MARK: name}, log)
+        with _ending(process, f"{MARK}={name}"):
             yield from _served(OwnServer(f"http://{HOST}:{port}", process, Path(name), began))
     except GtrTurboError as error:
         named = name in error.fix
@@ -192,8 +195,8 @@ def _served(server: OwnServer) -> Iterator[OwnServer]:
 
 
 @contextmanager
-def _ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """End the server and what it started with the block, or with this process where that is killed."""
+def _ending(process: subprocess.Popen[bytes], mark: str) -> Iterator[None]:
+    """End the server and what it started with the block, or its group with this process where that is killed."""
     call_off = take_along([-process.pid])
     try:
         yield
@@ -201,9 +204,22 @@ def _ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
         for way in (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, way)
+            for number in _marked(mark):
+                with suppress(ProcessLookupError):
+                    os.kill(number, way)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(TIME_TO_END)
         call_off()
+
+
+def _marked(mark: str) -> list[int]:
+    """Find the processes that have a mark in their environment, whatever their group and session; where the system has /proc."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # It has ended, or is another user's.
+            if mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
 
 
 def _free_port() -> int:
@@ -252,7 +268,7 @@ def last_words(log: Path) -> str:
     """Return what a server gave as the cause of its end, or else its last line; of 300 characters at most."""
     with log.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - END_READ))
-        lines = file.read().decode(errors="replace").strip().splitlines() or ["nothing"]
+        lines = ESCAPES.sub("", file.read().decode(errors="replace")).strip().splitlines() or ["nothing"]
     # Its processes end one after another, and all but the first say that another failed.
     causes = [found[1] for line in lines if (found := CAUSE.search(line)) and "root cause" not in line]
     last = (causes or lines)[-1]

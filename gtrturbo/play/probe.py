@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gtrturbo.algorithms.repeats import Repeats
 from gtrturbo.algorithms.sampled import Drawn, drawn, draws_reader
 from gtrturbo.console import stderr
 from gtrturbo.errors import GtrTurboError
@@ -51,6 +52,8 @@ class Proof:
         left_out: recorded tokens that could not be compared; None where none were recorded.
         below_best: by how much the tokens of greedy replies are less likely than the likeliest, in nats. [G]
         drawn: how the others compare with samples, at the temperature at which they do least; None where nothing tells.
+        repeats: how replies to one prompt compare with independent ones; None where none were sampled.
+        raw: the log-probs are those before temperature.
     """
 
     gaps: np.ndarray
@@ -59,6 +62,8 @@ class Proof:
     left_out: int | None = None
     below_best: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     drawn: Drawn | None = None
+    repeats: Repeats | None = None
+    raw: bool = False
 
     def metrics(self) -> dict[str, float]:
         """Return what the manifest says of it."""
@@ -73,6 +78,8 @@ class Proof:
             told |= {"probe_greedy_tokens": len(self.below_best), "probe_greedy_gap_max": float(self.below_best.max())}
         if self.drawn:
             told |= {"probe_sampling_z": self.drawn.z, "probe_sampling_evidence": self.drawn.evidence}
+        if self.repeats:
+            told["probe_repeats_evidence"] = self.repeats.evidence
         return told | self.limits.told("probe") | {f"probe_{part}_changes": value for part, value in self.changes.items()}
 
 
@@ -85,6 +92,7 @@ def together(proofs: Sequence[Proof]) -> Proof:
         left_out=sum(left_out) if left_out else None,
         below_best=np.concatenate([proof.below_best for proof in proofs]),
         drawn=max((proof.drawn for proof in proofs if proof.drawn), key=lambda drawn: drawn.evidence, default=None),
+        repeats=max((proof.repeats for proof in proofs if proof.repeats), key=lambda repeats: repeats.evidence, default=None),
     )
 
 
@@ -115,7 +123,7 @@ def prove(policy: Policy, replies: Sequence[Replied], *, who: str, path: Path, e
     given = np.concatenate([reply.logprobs for reply in replies])
     is_raw = not exact and _mean(raw, given) < _mean(own, given)
     proof = _compared(policy, replies, raw if is_raw else own, raw if exact else None, who=who, path=path)
-    return replace(proof, drawn=_require_drawn(replies, passes, who=who, tells_own=not is_raw))
+    return replace(proof, drawn=_require_drawn(replies, passes, who=who, tells_own=not is_raw), raw=is_raw)
 
 
 def _compared(

@@ -13,11 +13,13 @@ from threading import Lock
 
 import numpy as np
 
+from gtrturbo.algorithms.repeats import repeats_in
 from gtrturbo.distributed.escapes import complain
 from gtrturbo.errors import GtrTurboError, UnprovedError
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.renderer import Prompt
+from gtrturbo.play.draws import require_anew
 from gtrturbo.play.episodes import Response, Stretch
 from gtrturbo.play.greedy_probe import GreedyReply, require_greedy, require_likeliest
 from gtrturbo.play.probe import REPLY_TOKENS, STATES, TEMPERATURE, Proof, Replied, prove, together
@@ -63,6 +65,8 @@ class Told:
 
 # Answers of a server after which one question of its proof is asked again: a share of 2 %.
 EVERY = 50
+# How often a state is asked about at most, by other seeds, while the reply is the same.
+ASKED_ANEW = 8
 
 
 class Prover:
@@ -83,6 +87,7 @@ class Prover:
         self._ask = ask
         self._by_turns = by_turns
         self._question: Callable[[Server], list[Told]] = lambda _: []  # What is asked about, the same every time.
+        self._sampled = self._question  # At the model's own temperature alone.
         self._longest = REPLY_TOKENS
         self._temperature: float | None = None
         self._told: dict[Server, list[Told]] = {}
@@ -163,6 +168,7 @@ class Prover:
                 temperatures = sorted({TEMPERATURE, temperature})
                 self._longest, self._temperature = min(max_new_tokens, REPLY_TOKENS), temperature
                 self._question = partial(self._asked, states=some, temperatures=temperatures, seed=seed)
+                self._sampled = partial(self._asked, states=some, temperatures=[TEMPERATURE], seed=seed)
                 self._prove(new)
 
     def prove_again(self, server: Server) -> None:
@@ -198,18 +204,40 @@ class Prover:
         unseen = [server for server in servers if not require_own_folder(server, self._path)]
         if self._by_turns:
             how = {"temperature": self._temperature}
-            self._proofs |= {server: self._by_turns(server, who=_who(server), **how) for server in servers}
+            proofs = {server: self._by_turns(server, who=_who(server), **how) for server in servers}
+            self._proofs |= {
+                server: self._anew(server, proof, self._sampled(server) if self._temperature else [])
+                for server, proof in proofs.items()
+            }
         else:
             told = {server: self._question(server) for server in servers}
             if changed := [server for server in servers if not self._is_as_before(server, told[server])]:
                 policy = load_policy(self._path, device=self._probing.device, dtype=self._probing.dtype)
-                self._proofs |= {server: self._judge(policy, server, told[server]) for server in changed}
+                proofs = {server: self._judge(policy, server, told[server]) for server in changed}
+                self._proofs |= {server: self._anew(server, proof, told[server]) for server, proof in proofs.items()}
             self._told |= told
         for server in unseen:
             if server not in self._proved_at:
                 self._tell_unseen(server)
         self._proved_at |= before
         self._roots |= {server: _roots_of(server) for server in servers}
+
+    def _anew(self, server: Server, proof: Proof, told: Sequence[Told]) -> Proof:
+        """Refuse a server that gives a reply again whatever the seed, where it is to sample.
+
+        The least likely of the replies at the model's own temperature is asked for again, as often as it comes back.
+        """
+        known = [each for each in told if each.temperature == TEMPERATURE and each.response.has_tokens]
+        if not self._temperature or not known:
+            return proof
+        first = min(known, key=lambda each: _logprob(each.response))
+        replies = [first.response]
+        while len(replies) < ASKED_ANEW and _identity(replies[-1]) == _identity(replies[0]):
+            replies.append(self._answer(server, replace(first, seed=seed_for(first.seed, "anew", len(replies)))))
+        # What differs is the last, so that its own log-prob would tell nothing.
+        found = repeats_in([()] * len(replies), [_identity(each) for each in replies], [_logprob(replies[0])] * len(replies))
+        require_anew(found, f"the replies of {_who(server)}")
+        return replace(proof, repeats=found)
 
     def _tell_unseen(self, server: Server) -> None:
         limit = self._proofs[server].limits.refuses
@@ -256,6 +284,12 @@ class Prover:
         said = [GreedyReply(each.state.prompt, each.response.text, ended=each.response.ended) for each in replies]
         return require_likeliest(policy, said, max_new_tokens=self._longest, **whom)
 
+    @property
+    def tells_sampled(self) -> bool:
+        """Whether it is proved that log-probs are those of the distribution that was sampled from."""
+        raw = any(proof.raw for proof in self._proofs.values())
+        return self._probing.exact or bool(self._proofs and not (raw and self._temperature != TEMPERATURE))
+
     def metrics(self) -> dict[str, float]:
         """Say what was found, of all servers together; nothing where none was asked."""
         return together(list(self._proofs.values())).metrics() if self._proofs else {}
@@ -264,6 +298,14 @@ class Prover:
 def _who(server: Server) -> str:
     root = server.roots().get(server.model)
     return f"{server.base_url} (model {server.name}{f', started from {root}' if root else ''})"
+
+
+def _logprob(response: Response) -> float:
+    return float(response.logprobs.sum(dtype=np.float64)) if response.logprobs is not None else 0.0
+
+
+def _identity(response: Response) -> bytes | str:
+    return response.text if response.response_ids is None else response.response_ids.tobytes()
 
 
 def _roots_of(server: Server) -> list[str | None]:

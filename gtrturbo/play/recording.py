@@ -14,7 +14,7 @@ from gtrturbo.distributed.escapes import complain
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.renderer import Prompt, Renderer
-from gtrturbo.play.episodes import Agent, Played, play_episodes
+from gtrturbo.play.episodes import Agent, Played, Response, State, play_episodes
 from gtrturbo.store.names import TOKENS, TURNS
 from gtrturbo.store.pictures import copy_picture, load_picture
 from gtrturbo.store.records import Message, Successor, Turn, write_rows
@@ -83,7 +83,7 @@ def record_episodes(
     with progress_bar("episodes", len(own)) as bar:
         while own:
             waiting = _Waiting(resume_log)
-            for played in play_episodes(agent, task, seed=seed, episodes=own, **how):
+            for played in play_episodes(waiting.keeping(agent), task, seed=seed, episodes=own, **how):
                 episode = record(resume_log.folder, retell(played))
                 waiting.add(episode, played)
                 mute.hear(episode.turns)
@@ -106,6 +106,16 @@ class _Waiting:
     def __init__(self, resume_log: ResumeLog[Episode]) -> None:
         self._resume_log = resume_log
         self._episodes: list[tuple[Episode, Sequence[Played]]] = []
+
+    def keeping(self, agent: Agent) -> Agent:
+        """Let an agent answer, and keep at once what is proved by that: no episode needs to end for it."""
+
+        def answer(states: Sequence[State]) -> Sequence[Response | None]:
+            responses = agent(states)
+            self.unproved()
+            return responses
+
+        return answer
 
     def add(self, episode: Episode, played: Sequence[Played]) -> None:
         self._episodes.append((episode, played))

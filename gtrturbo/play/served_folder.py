@@ -7,6 +7,7 @@ import filecmp
 from collections.abc import Mapping
 from pathlib import Path
 
+from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import base_of, is_adapter
 from gtrturbo.play.server import Server
@@ -39,9 +40,25 @@ def _require(server: Server, roots: Mapping[str, str | None], name: str, path: P
     if not same_weights(Path(root), path):
         raise GtrTurboError(
             f"{server.base_url} serves {root} as {name}, whose weights are not those of {path}.",
-            f"serve that checkpoint: start vLLM with --model {path.resolve()}",
+            _mend(roots, path),
         )
     return _is_as_it_was(Path(root), server.started())
+
+
+def _mend(roots: Mapping[str, str | None], path: Path) -> str:
+    """Say what helps: to ask for another of its models that is the right one, or to start it otherwise."""
+    for name, root in roots.items():
+        if root is not None and Path(root).is_dir() and _holds(Path(root), path):
+            return f"it serves {path} as {name}: add --served-model {shell_word(name)}"
+    return f"serve that checkpoint: start vLLM with --model {path.resolve()}"
+
+
+def _holds(folder: Path, path: Path) -> bool:
+    """Tell whether any folder, which may be no model's, holds a checkpoint's weights."""
+    try:
+        return same_weights(folder, path)
+    except GtrTurboError:
+        return False
 
 
 def _is_as_it_was(folder: Path, began: float | None) -> bool:

@@ -241,6 +241,11 @@ class ServerPolicy:
         if count > longest:
             raise GtrTurboError(f"{server.base_url} returned {count} tokens, and was asked for {longest} at most.")
 
+    @property
+    def tells_sampled(self) -> bool:
+        """Whether it is proved that log-probs are those of the distribution that was sampled from."""
+        return self._prover is not None and self._prover.tells_sampled
+
     def metrics(self) -> dict[str, float]:
         """Say what was found when it was proved what the server serves."""
         return self._prover.metrics() if self._prover else {}

@@ -14,7 +14,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
+from gtrturbo.distributed.escapes import one_line
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.connection import open_in_time
 from gtrturbo.play.waiting import LATE, tell_waiting, telling_late
@@ -28,7 +30,10 @@ BLOCK = 1 << 16
 SHORTEST_KEY = 12  # characters of a key that is looked for in answers; shorter ones are words such as EMPTY
 SHOWN = 500  # characters of a refusal that are told
 TOO_MANY_REQUESTS = 429
-WAITED_FOR = (TOO_MANY_REQUESTS, 502, 503, 504)  # It is full, or it is not there yet behind what passes requests on to it.
+# It is full, or it is not there yet behind what passes requests on to it, or it had no time for this one (408, 425).
+WAITED_FOR = (408, 425, TOO_MANY_REQUESTS, 502, 503, 504)
+REDIRECTS = (301, 302, 303, 307, 308)
+LONGEST_PLACE = 200  # characters of an address that a server names
 NOT_FOUND = 404
 # A server that is full or away is waited for; one that fails at a request most likely fails at it again.
 FAILED_TRIES = 3
@@ -36,9 +41,17 @@ SOON = 2  # tries in vain after which a user is told
 WRONG_KEY = "set OPENAI_API_KEY in the environment to a key of that server, without which none is sent."
 NO_KEY = "it is sent none, as it was started for this stage: see what has it ask for one, such as a plugin of its own."
 WRONG_NAME = "see that the server has the model, and that the address is the part before /v1."
-REFUSALS = {401: WRONG_KEY, 403: WRONG_KEY, NOT_FOUND: WRONG_NAME}
+PROXY = "it is the proxy of http_proxy or https_proxy that asks for a password: give it there, or name the server in no_proxy."
+REFUSALS = {401: WRONG_KEY, 403: WRONG_KEY, NOT_FOUND: WRONG_NAME, 407: PROXY}
+NO_ANSWER = "see that a server answers there, and no cache before it."  # To 300 or 304.
+TUNNEL = "Tunnel connection failed"  # how Python tells of a proxy that refuses
 START = "start the server, or name another with --engine."
 SEE_LOG = "look at what the server itself writes, and start it anew."
+NOT_HTTP = "see that an HTTP server is there, which answers by HTTP/1.1, and whether its address begins with http:// or https://."
+UNCOMPRESSED = "let neither the server nor what stands before it compress what it is asked for without Accept-Encoding."
+WHOLE = 'let neither the server nor what stands before it stream: it is asked without "stream".'
+GZIP = b"\x1f\x8b"
+STREAMS = ("text/event-stream", "application/x-ndjson")
 
 
 class TriedInVainError(Exception):
@@ -212,7 +225,12 @@ def _answer(asked: urllib.request.Request, timeout: float, key: str | None) -> b
         raise _refusal(asked.full_url, error, key) from None
     except http.client.IncompleteRead:
         raise TriedInVainError("breaks off in the middle of its answer.", mend=SEE_LOG, maybe_paid=True) from None
-    except (OSError, http.client.HTTPException, ValueError, OverflowError) as error:
+    except http.client.RemoteDisconnected as error:
+        raise TriedInVainError(f"cannot be reached: {error}.", maybe_paid=began) from None
+    except http.client.HTTPException as error:
+        said = _without(repr(error), key)[:SHOWN]
+        raise TriedInVainError(f"does not answer by HTTP/1.1: {said}.", mend=NOT_HTTP, maybe_paid=True) from None
+    except (OSError, ValueError, OverflowError) as error:
         cause = getattr(error, "reason", error)
         late = isinstance(cause, TimeoutError)
         if late and cause.errno is None:  # Ours, and not the system's for a connection.
@@ -220,7 +238,8 @@ def _answer(asked: urllib.request.Request, timeout: float, key: str | None) -> b
                 f"gives no whole answer within {timeout:.3g} seconds.", mend=SEE_LOG, maybe_paid=True, late=True
             ) from None
         said = f"cannot be reached: {error or type(error).__name__}."
-        raise TriedInVainError(said, maybe_paid=began or late, late=late) from None
+        mend = PROXY if TUNNEL in said and "407" in said else START
+        raise TriedInVainError(said, mend=mend, maybe_paid=began or late, late=late) from None
 
 
 def _wait_of(error: urllib.error.HTTPError) -> float | None:
@@ -247,10 +266,38 @@ def _refusal(url: str, error: urllib.error.HTTPError, key: str | None) -> Except
         return TriedInVainError(f"answered {error.code}: {said}", after=_wait_of(error), tries=FAILED_TRIES, mend=SEE_LOG)
     if error.code == NOT_FOUND:
         return NotFoundError(url, error.code, said)
-    if 300 <= error.code < 400:
-        return GtrTurboError(f"{url} sends the request on to another address ({error.code}).", "name that one instead.")
+    if error.code in REDIRECTS:
+        where = _without(_place_of(url, error), key)
+        return GtrTurboError(f"{url} sends the request on to {where} ({error.code}).", "name the address that answers itself.")
+    said = said or _without(str(error.reason), key)[:SHOWN]
+    if error.code < 400:
+        return RefusedError(url, error.code, said, NO_ANSWER)
     wants_key = REFUSALS.get(error.code) == WRONG_KEY
     return RefusedError(url, error.code, said, NO_KEY if key is None and wants_key else "")
+
+
+def _place_of(url: str, error: urllib.error.HTTPError) -> str:
+    """Return where a server sends a request on to, without what may be secret there."""
+    told = error.headers.get("Location", "") if error.headers else ""
+    try:
+        parts = urlsplit(urljoin(url, told))
+    except ValueError:
+        parts = urlsplit("")
+    place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return one_line(place)[:LONGEST_PLACE] if told and parts.netloc else "what is no address"
+
+
+def _require_plain(response: Any, begin: bytes) -> None:
+    """Refuse what is compressed or comes in pieces, which was not asked for, by its head and its first bytes."""
+    coding, kind = (
+        response.headers.get(name, "").partition(";")[0].strip().lower() for name in ("Content-Encoding", "Content-Type")
+    )
+    if coding not in ("", "identity") or begin.startswith(GZIP):
+        said = f"answers compressed ({one_line(coding)[:SHOWN] or 'gzip'}), which it is not asked to."
+        raise TriedInVainError(said, tries=FAILED_TRIES, mend=UNCOMPRESSED, maybe_paid=True)
+    if kind in STREAMS or begin.lstrip().startswith(b"data:"):
+        said = "streams its answer, which it is not asked to."
+        raise TriedInVainError(said, tries=FAILED_TRIES, mend=WHOLE, maybe_paid=True)
 
 
 def _read(response: Any) -> bytes:
@@ -261,6 +308,7 @@ def _read(response: Any) -> bytes:
             raise TriedInVainError(f"answers with more than {LONGEST >> 20} MiB.")
     if response.length:  # As the head says, more was to come.
         raise http.client.IncompleteRead(b"", response.length)
+    _require_plain(response, bytes(content[:SHOWN]))
     return bytes(content)
 
 
@@ -270,6 +318,22 @@ def _parsed(content: bytes) -> Any:
     except (ValueError, RecursionError) as error:
         said = str(error) or type(error).__name__
         raise TriedInVainError(f"does not answer with JSON: {said}.", maybe_paid=True) from None
-    if isinstance(answer, dict) and answer.get("error") and not answer.keys() & {"choices", "data"}:
-        raise TriedInVainError(f"answers with an error: {str(answer['error'])[:SHOWN]}", tries=FAILED_TRIES, mend=SEE_LOG)
+    if said := _error_in(answer):
+        raise TriedInVainError(f"answers with an error: {said[:SHOWN]}", tries=FAILED_TRIES, mend=SEE_LOG)
     return answer
+
+
+def _error_in(answer: Any) -> str:
+    """Return what an answer says went wrong where it holds nothing else: in the answer, or in place of its first choice."""
+    if not isinstance(answer, dict):
+        return ""
+    choices = answer.get("choices")
+    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
+        wrong = choices[0].get("error")
+        return str(wrong) if wrong and choices[0].get("finish_reason") in (None, "error") else ""
+    if choices or answer.get("data"):
+        return ""
+    # As vLLM and FastAPI tell it, with another status.
+    failed = answer if answer.get("object") == "error" else {}
+    wrong = answer.get("error") or failed.get("message") or answer.get("detail")
+    return str(wrong) if wrong else ""

@@ -10,6 +10,7 @@ from gtrturbo.console import stderr
 from gtrturbo.distributed.escapes import visible
 from gtrturbo.models.checkpoint_files import renderer_hash
 from gtrturbo.play.agents import open_player
+from gtrturbo.play.draws import require_played_anew
 from gtrturbo.play.hints import told_task
 from gtrturbo.play.recording import Episode, record_episodes
 from gtrturbo.plugins import is_outside
@@ -57,8 +58,10 @@ def run(config: EvalConfig) -> Result:
             at_end=player.at_end,
         )
         if turns:  # Of several processes the first has them all, the others none.
+            told = player.tells_sampled()
+            anew = require_played_anew(draft.folder, turns, temperature=config.temperature, told=told)
             draft.metrics = summarize(turns) | success_by_kind(turns, task.kind) | _chance(config, task)
-            draft.metrics |= thought_entropy(draft.folder) | player.metrics()
+            draft.metrics |= thought_entropy(draft.folder) | anew | player.metrics()
             draft.metrics |= thought_information(draft.folder, turns, player.policy, temperature=config.temperature)
             save_json(draft.folder / METRICS, draft.metrics)
         draft.renderer, draft.timing = renderer_hash(config.checkpoint), player.machine()

@@ -15,6 +15,7 @@ from gtrturbo.config.choices import HINTS
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import renderer_hash
 from gtrturbo.play.agents import Player, open_player
+from gtrturbo.play.draws import require_played_anew
 from gtrturbo.play.episodes import Agent, Played, Response, State
 from gtrturbo.play.hints import EpisodeEnd, in_words, outcome_of, require_known, told
 from gtrturbo.play.recording import Episode, record_episodes
@@ -57,7 +58,11 @@ def run(config: RolloutConfig) -> Result:
             _require_readable(task, turns)
         if turns:  # Of several processes the first has them all, the others none.
             draft.metrics = summarize(turns) | success_by_kind(turns, task.kind) | thought_entropy(draft.folder)
-            draft.metrics |= player.metrics() if player else {}
+        if player and turns:
+            told = player.tells_sampled()
+            draft.metrics |= (
+                require_played_anew(draft.folder, turns, temperature=config.temperature, told=told) | player.metrics()
+            )
         if player and config.checkpoint:
             draft.renderer, draft.timing = renderer_hash(config.checkpoint), player.machine()
             draft.tokenizer = player.tokenizer

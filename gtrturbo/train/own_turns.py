@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 
 from gtrturbo.algorithms.importance import SamplerTrainerGap
+from gtrturbo.algorithms.repeats import Repeats
 from gtrturbo.algorithms.sampled import Drawn
 from gtrturbo.console import stderr
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.play.draws import require_drawn
+from gtrturbo.play.draws import require_anew, require_drawn
 from gtrturbo.play.limits import Limits, limits_of
 from gtrturbo.play.recording import Transcript
 from gtrturbo.train.inputs import Rollout
@@ -55,11 +56,13 @@ def require_own_logprobs(rollout: Rollout, batch: PpoBatch, metrics: Mapping[str
 
 
 def require_sampled(rollout: Rollout, transcript: Transcript, metrics: Mapping[str, float]) -> None:
-    """Refuse turns that were not sampled from this checkpoint at their temperature, whatever their log-probs say.
+    """Refuse turns that were not sampled from this checkpoint at their temperature, each anew, whatever their log-probs say.
 
     Raises:
         GtrTurboError: chance does not make them so.
     """
     found = Drawn(metrics["sampling_z"], metrics["sampling_evidence"])
     tokens = sum(map(len, transcript.tokens.response_ids))
-    require_drawn(found, f"the replies in {rollout.path}", temperatures=[rollout.temperature], tokens=tokens)
+    whose = f"the replies in {rollout.path}"
+    require_drawn(found, whose, temperatures=[rollout.temperature], tokens=tokens)
+    require_anew(Repeats(metrics["repeats_evidence"], metrics["repeat_rate"]), whose)

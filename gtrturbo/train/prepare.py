@@ -11,6 +11,7 @@ from torch import Tensor
 from gtrturbo.algorithms.advantages import normalized_credit, raw_credit
 from gtrturbo.algorithms.credit import Credit, Credited, guided_credit
 from gtrturbo.algorithms.importance import SamplerTrainerGap, sampler_trainer_gap, truncated_importance_weights
+from gtrturbo.algorithms.repeats import Repeats
 from gtrturbo.algorithms.sampled import Drawn, drawn, draws_reader
 from gtrturbo.algorithms.tokens import masked_mean, weighted_turn_logprobs
 from gtrturbo.algorithms.vocabulary import LogitsReader
@@ -18,6 +19,7 @@ from gtrturbo.config.choices import Placement
 from gtrturbo.errors import Collapse
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.scoring import pad, score_all
+from gtrturbo.play.draws import repeats_of
 from gtrturbo.play.limits import limits_of
 from gtrturbo.play.recording import Transcript
 from gtrturbo.store.records import Turn
@@ -66,12 +68,14 @@ class _Before:
 
     values: of each turn's state [N], before each token where the credit is per token [N, R], or None
     drawn: how the tokens compare with samples of the student
+    repeats: how the replies compare with samples that are independent of one another
     """
 
     logprobs: Tensor
     values: Tensor | None
     read: Tensor | None
     drawn: Drawn
+    repeats: Repeats
 
 
 def token_masks(transcript: Transcript) -> tuple[Tensor, Tensor]:
@@ -212,11 +216,13 @@ def _score(
         reader=partial(_reader, replies, guidance),
     )
     *read, draws = scored.read
+    logprobs = (scored.logprobs, transcript.tokens.sample_logprobs)
     before = _Before(
         logprobs=pad(scored.logprobs, longest),
         values=scored.values if credit.needs_values else None,
         read=pad(read[0], longest) if read else None,
-        drawn=drawn(torch.cat(draws), *(_flat(each) for each in (scored.logprobs, transcript.tokens.sample_logprobs))),
+        drawn=drawn(torch.cat(draws), *map(_flat, logprobs)),
+        repeats=repeats_of(transcript.turns, transcript.tokens, *logprobs),
     )
     _require_finite(before, rollout)
     return before
@@ -263,4 +269,5 @@ def _metrics(rewards: _Rewards, before: _Before, credited: Credited, replies: Te
         "effective_sample_size": gap.effective,
         "sampling_z": before.drawn.z,
         "sampling_evidence": before.drawn.evidence,
+        **before.repeats.metrics(),
     }

@@ -50,6 +50,26 @@ def test_episodes_of_whom_it_is_not_proved_who_played_them_are_played_again(tmp_
     assert sorted({turn.episode for turn in turns}) == [0, 1, 2, 3]
 
 
+def test_what_is_proved_in_the_middle_of_an_episode_is_kept_before_that_ends(tmp_path):
+    first, kept = Stretch(), []
+
+    def agent(states):
+        [state] = states
+        kept.append([episode.index for episode in log.read()])
+        first.believed |= state.episode == 1 and state.turn == 1
+        stretch = first if state.episode == 0 else Stretch(believed=True)
+        return [Response(TASK.expert_reply(state.info), stretch=stretch)]
+
+    (tmp_path / "turns").mkdir()
+    with ResumeLog(tmp_path / "out", Provenance("rollout", "turns", {}, {}), Episode) as log:
+        how = {"seed": 1, "num_envs": 1, "on_invalid_reply": "random"}
+        turns = record_episodes(tmp_path / "turns", log, agent, TASK, episodes=range(2), **how)
+        log.remove()
+    lengths = [sum(turn.episode == index for turn in turns) for index in range(2)]
+    # Proved by the second answer of the second episode, the first one is there before the third is asked for.
+    assert lengths[1] > 2 and kept == [[]] * (lengths[0] + 2) + [[0]] * (lengths[1] - 2)
+
+
 def test_turns_come_back_in_the_order_of_episode_and_turn(turns):
     keys = [(turn.episode, turn.turn) for turn in read_turns(turns)]
     assert keys == sorted(keys) and len(set(keys)) == len(keys)

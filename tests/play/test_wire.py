@@ -1,6 +1,8 @@
 """One request over HTTP: what is not an answer becomes a sentence, in bounded time and memory, and nobody else is asked."""
 
+import gzip
 import http.server
+import json
 import socket
 import threading
 import time
@@ -9,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from gtrturbo.config import RunConfig
-from gtrturbo.config.addresses import address_of
+from gtrturbo.config.addresses import address_of, servers_of
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play import waiting, wire
 from gtrturbo.runs.plan import plan
@@ -31,6 +33,8 @@ def answering(*lines: bytes, body: bytes = b"", pause: float = 0.0):
             except OSError:
                 return
 
+        do_CONNECT = do_GET
+
         def log_message(self, *_):
             pass
 
@@ -51,9 +55,11 @@ def at_once(monkeypatch):
 @pytest.mark.parametrize(
     ("lines", "body", "said"),
     [
-        ([b"HELLO"], b"", "cannot be reached"),
-        ([b"HTTP/1.1 99999999 OK"], b"", "cannot be reached"),
-        ([b"HTTP/1.1 200 OK", b"X: " + b"x" * 70_000], b"{}", "cannot be reached"),
+        ([b"HELLO"], b"", "does not answer by HTTP/1.1: .*HELLO"),
+        ([b"HTTP/1.1 99999999 OK"], b"", "does not answer by HTTP/1.1"),
+        ([b"HTTP/2 200 OK"], b"{}", "does not answer by HTTP/1.1"),
+        ([b"\x15\x03\x03\0\2\2\x50"], b"", "does not answer by HTTP/1.1"),
+        ([b"HTTP/1.1 200 OK", b"X: " + b"x" * 70_000], b"{}", "does not answer by HTTP/1.1"),
         ([b"HTTP/1.1 200 OK", b"Content-Length: 100"], b"{", "breaks off in the middle"),
         ([b"HTTP/1.1 200 OK", b"Content-Length: " + b"9" * 30], b"{}", "breaks off in the middle"),
         ([b"HTTP/1.1 200 OK", b"Transfer-Encoding: chunked"], b"zz\r\n{}", "breaks off in the middle"),
@@ -62,6 +68,23 @@ def at_once(monkeypatch):
         ([b"HTTP/1.1 200 OK"], b"[" * 100_000, "does not answer with JSON"),
         ([b"HTTP/1.1 200 OK"], b"9" * 5000, "does not answer with JSON"),
         ([b"HTTP/1.1 500 Oops"], b"later", "answered 500: later"),
+        ([b"HTTP/1.1 408 Slow"], b"too slow", "answered 408: too slow"),
+        ([b"HTTP/1.1 425 Early"], b"too early", "answered 425: too early"),
+        ([b"HTTP/1.1 200 OK", b"Content-Encoding: GZip"], gzip.compress(b"{}"), r"answers compressed \(gzip\)"),
+        ([b"HTTP/1.1 200 OK", b"Content-Encoding: deflate"], b"x", r"answers compressed \(deflate\)"),
+        ([b"HTTP/1.1 200 OK"], gzip.compress(b"{}"), r"answers compressed \(gzip\)"),
+        ([b"HTTP/1.1 200 OK"], b"data: {}\n\n", "streams its answer"),
+        (
+            [b"HTTP/1.1 200 OK", b"Content-Type: text/event-stream; charset=utf-8"],
+            b": wait\n\ndata: {}\n\n",
+            "streams its answer",
+        ),
+        ([b"HTTP/1.1 200 OK", b"Content-Type: application/x-ndjson"], b"{}\n{}\n", "streams its answer"),
+        ([b"HTTP/1.1 200 OK"], b'{"error": {"message": "no room"}, "choices": null}', "with an error: .*no room"),
+        ([b"HTTP/1.1 200 OK"], b'{"error": "no room", "choices": []}', "with an error: no room"),
+        ([b"HTTP/1.1 200 OK"], b'{"error": "no room", "data": []}', "with an error: no room"),
+        ([b"HTTP/1.1 200 OK"], b'{"object": "error", "message": "no room"}', "with an error: no room"),
+        ([b"HTTP/1.1 200 OK"], b'{"choices": [{"error": "no room", "finish_reason": "error"}]}', "with an error: no room"),
     ],
 )
 def test_what_is_no_answer_is_asked_for_again_and_then_told(lines, body, said):
@@ -72,12 +95,74 @@ def test_what_is_no_answer_is_asked_for_again_and_then_told(lines, body, said):
 
 def test_a_redirect_is_not_followed_and_takes_no_key_along(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    refused = pytest.raises(GtrTurboError, match=r"sends the request on to another address \(307\)")
+    refused = pytest.raises(GtrTurboError, match=r"sends the request on to http://127\.0\.0\.1:\d+ \(307\)")
     with answering(b"HTTP/1.1 200 OK", body=b"{}") as (elsewhere, seen):
         away = [b"HTTP/1.1 307 Away", f"Location: {elsewhere}".encode()]
         with answering(*away) as (url, asked), refused:
             wire.request(url)
     assert (len(asked), asked[0][1], seen) == (1, "Bearer secret", [])
+
+
+@pytest.mark.parametrize(
+    ("told", "place"),
+    [
+        ("http://me:secret@there:8/v1?key=secret#secret", "http://there:8/v1"),
+        ("/v1/elsewhere", "{url}/v1/elsewhere"),
+        ("http://there/\x1b[31m", "http://there/␛[31m"),
+        ("http://there/" + "x" * 500, "http://there/" + "x" * 187),
+        ("http://[there", "what is no address"),
+        ("", "what is no address"),
+    ],
+)
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_redirect_is_told_with_where_it_leads_and_nothing_that_may_be_secret(told, place, code):
+    away = [f"HTTP/1.1 {code} Away".encode(), f"Location: {told}".encode()]
+    with answering(*away) as (url, _), pytest.raises(GtrTurboError) as refused:
+        wire.request_once(url)
+    assert refused.value.what == f"{url} sends the request on to {place.format(url=url)} ({code})."
+
+
+@pytest.mark.parametrize(("code", "said"), [(300, "Several"), (304, "Not Modified")])
+def test_what_is_no_redirect_is_told_as_what_it_is(code, said):
+    with answering(f"HTTP/1.1 {code} {said}".encode(), b"Content-Length: 0") as (url, _):
+        with pytest.raises(wire.RefusedError) as refused:
+            wire.request_once(url)
+        assert refused.value.what == f"{url} refused the request ({code}): {said}" and "no cache" in refused.value.fix
+
+
+def test_a_proxy_that_asks_for_a_password_is_told_as_one(monkeypatch):
+    with answering(b"HTTP/1.1 407 Who", b"Content-Length: 0") as (url, _), pytest.raises(GtrTurboError) as refused:
+        wire.request_once(url)
+    assert refused.value.fix == wire.PROXY
+    with answering(b"HTTP/1.1 407 Who") as (proxy, _):
+        monkeypatch.setenv("https_proxy", proxy)
+        with pytest.raises(wire.TriedInVainError, match="407") as tunnel:
+            wire.request_once("https://elsewhere:9/v1/models")
+    assert tunnel.value.mend == wire.PROXY
+
+
+@pytest.mark.parametrize("content", [{"choices": [{"x": 1}], "error": None}, {"data": [1], "error": "none"}, [], 3, {"x": 1}])
+def test_what_holds_an_answer_is_one_whatever_stands_beside_it(content):
+    with answering(b"HTTP/1.1 200 OK", body=json.dumps(content).encode()) as (url, _):
+        assert wire.request_once(url) == content
+
+
+@pytest.mark.parametrize(
+    "named",
+    ["http://127.0.0.1:8,http://localhost:8", "http://h:8,http://H:8", "http://h,http://h:80", "https://h,https://h:443",
+     "http://h:8,http://h:8//", "http://h:8,http://h:8//v1", "http://[::1]:8,http://localhost:8", "http://h.:8,http://h:8",
+     "http://[::1]:8,http://[0:0:0:0:0:0:0:1]:8", "http://127.1:8,http://127.0.0.1:8", "http://[::ffff:1.2.3.4]:8,http://1.2.3.4:8",
+     "http://0.0.0.0:8,http://a.localhost:8", "HTTP://h:8,http://h:8", "http://g:8,http://h:8,http://h:8/v1"],
+)  # fmt: skip
+def test_one_server_under_two_names_is_refused(named):
+    with pytest.raises(GtrTurboError, match=r"names (one server twice, as .* and as .*|http\S* twice)\.\nname each server once"):
+        servers_of(f"vllm:{named}")
+
+
+@pytest.mark.parametrize("named", ["http://h:8,http://h:9", "http://h:8/a,http://h:8/b", "http://127.0.0.2:8,http://127.0.0.1:8",
+                                   "http://h:8,http://g:8", "http://h:80,https://h"])  # fmt: skip
+def test_different_servers_are_not_taken_for_one(named):
+    assert list(servers_of(f"vllm:{named}")) == named.split(",")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.8.9.1", "[::1]", "vllm.localhost"])

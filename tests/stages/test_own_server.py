@@ -267,3 +267,26 @@ def test_a_server_of_our_own_gets_no_key(quick, warm, monkeypatch):
         Server("vllm", server.url, own=server.require_running).roots()
         Server("vllm", server.url).roots()
     assert ["Authorization" in headers for headers in sent] == [False, True]
+
+
+def test_what_steers_a_terminal_is_left_out_of_the_last_words_whole(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("\x1b[1;31mRuntimeError: \x1b]0;a title\x07no \x1b(Broom\x1b[0m \x9b31mleft\x1b[K\x1b=\n")
+    assert last_words(log) == "RuntimeError: no room left"
+    log.write_text("\x1b]8;;http://x\x1b\\a link\x1b]8;;\x1b\\ \x1b]0;never ended\nlast")
+    assert last_words(log) == "last"
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="another system")
+def test_what_the_server_started_in_a_session_of_its_own_ends_with_it(quick, warm, tmp_path, monkeypatch):
+    number, program = tmp_path / "number", Path(quick)
+    starting = f"import subprocess; subprocess.run(['sh', '-c', 'setsid sleep 300 & echo $! > {number}'])\n"
+    head, _, rest = program.read_text().partition("\n")
+    program.write_text(f"{head}\n{starting}{rest}")
+    with own_server(warm, quick, dtype="auto"):
+        child = int(number.read_text())
+        os.kill(child, 0)
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().rpartition(")")[2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

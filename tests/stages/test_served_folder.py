@@ -131,3 +131,18 @@ def test_a_rollout_says_that_a_folder_made_anew_proves_nothing(served, checkpoin
     with serving(served, root=str(checkpoint), started=time.time() - 100) as fake:
         execute(RolloutConfig(out=tmp_path / "x", checkpoint=checkpoint, engine=f"vllm:{fake.url}", **play))
     assert " ".join(capsys.readouterr().err.split()).count("was not changed since it started") == 1
+
+
+def test_where_another_model_of_the_server_is_the_checkpoint_the_hint_names_it(checkpoint, init, tmp_path):
+    class Listing:
+        base_url, name, model = "http://there", "first", "first"
+
+        def __init__(self, **roots):
+            self.roots = lambda: {name: str(root) for name, root in roots.items()}
+
+    with pytest.raises(GtrTurboError, match=r"serves .* as first, whose weights") as told:
+        require_own_folder(Listing(first=init, empty=tmp_path, gone="/none", second=checkpoint), checkpoint)
+    assert told.value.fix == f"it serves {checkpoint} as second: add --served-model second"
+    with pytest.raises(GtrTurboError, match="as first, whose weights") as told:
+        require_own_folder(Listing(first=init, other=init), checkpoint)
+    assert told.value.fix == f"serve that checkpoint: start vLLM with --model {checkpoint}"
