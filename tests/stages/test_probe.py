@@ -67,9 +67,13 @@ def test_a_server_of_the_checkpoint_is_proved_to_be_one_and_the_manifest_says_by
     assert metrics["probe_refuses_above"] == 1e-4 and metrics["probe_tokens"] > 20
     # Two states at two temperatures, before any turn: that of the model, and that of the rollout.
     assert [body["temperature"] for body in fake.requests[:4]] == [0.6, 0.6, 1.0, 1.0]
-    # The same after the last turn.
+    # One of them by another seed, which gives another reply.
+    assert fake.requests[4] == fake.requests[2 + (fake.requests[4]["messages"] == fake.requests[3]["messages"])] | {
+        "seed": fake.requests[4]["seed"]
+    }
+    # The same four after the last turn.
     assert fake.requests[-4:] == fake.requests[:4]
-    assert len(fake.requests) == 4 + metrics["turns"] + 4
+    assert len(fake.requests) == 4 + 1 + metrics["turns"] + 4
 
 
 @pytest.mark.parametrize("kind", ["vllm", "sglang"])
@@ -216,8 +220,9 @@ def test_a_server_that_was_away_is_proved_anew(rollout, served, init, monkeypatc
     swapped(monkeypatch, load_policy(init, device="cpu"), after=7, failures=failures)
     with serving(served) as fake, pytest.raises(GtrTurboError, match=r"another took its place.* does not serve"):
         rollout.run(fake, episodes=4, num_envs=1)
-    # One state at two temperatures to prove it, 5 turns, the one after the failures, and the proof that it called for.
-    assert len(fake.requests) == 2 + 5 + 1 + 2
+    # One state at two temperatures and once by another seed to prove it, 4 turns, the one after the
+    # failures, and the proof that it called for.
+    assert len(fake.requests) == 3 + 4 + 1 + 2
 
 
 def test_a_server_that_was_replaced_in_silence_is_found_after_the_last_turn_and_nothing_of_its_is_kept(
@@ -231,7 +236,7 @@ def test_a_server_that_was_replaced_in_silence_is_found_after_the_last_turn_and_
         fake.policy = served
         before = len(fake.requests)
         metrics = rollout.run(fake, num_envs=1)
-        assert len(fake.requests) - before == 2 + metrics["turns"] + 2
+        assert len(fake.requests) - before == 2 + 1 + metrics["turns"] + 2
 
 
 @pytest.mark.parametrize("by_turns", [False, True])
@@ -262,9 +267,10 @@ def test_looks_in_between_are_a_question_each(rollout, served, monkeypatch):
     monkeypatch.setattr(proving, "EVERY", 4)
     with serving(served) as fake:
         metrics = rollout.run(fake, episodes=6, num_envs=1)
-    # One state at two temperatures before and after; none is left to prove where the last look was after the last turn.
+    # One state at two temperatures before and after, and once by another seed; none is left to prove where the
+    # last look was after the last turn.
     looks = metrics["turns"] // 4
-    assert looks > 2 and len(fake.requests) == 2 + metrics["turns"] + looks + (2 if metrics["turns"] % 4 else 0)
+    assert looks > 2 and len(fake.requests) == 2 + 1 + metrics["turns"] + looks + (2 if metrics["turns"] % 4 else 0)
 
 
 def test_a_server_that_computes_otherwise_each_time_is_judged_more_and_more_seldom(rollout, served, monkeypatch):
