@@ -52,7 +52,7 @@ def test_a_server_of_the_checkpoint_is_proved_and_no_weights_are_loaded(config, 
     looked_at = [body for body in fake.requests if "continue_final_message" in body]
     assert [body["temperature"] for body in looked_at].count(0.6) == 2
     assert len(looked_at) == 2 * (metrics["probe_tokens"] + metrics["probe_tokens_left_out"] + 2)
-    # As often two states are asked about at the model's own temperature, and one of them by other seeds while its reply comes back.
+    # As often two states are asked about at the model's own temperature, and one of them by other seeds while it comes back.
     sampled = [body for body in fake.requests if body["temperature"] == 1]
     assert len({body["seed"] for body in sampled}) >= 2 + 1 and len(sampled) >= 2 * (2 + 1)
     assert len(fake.requests) == len(looked_at) + metrics["turns"] + len(sampled)
