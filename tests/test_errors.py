@@ -8,8 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import typer
 
 import gtrturbo
+from gtrturbo.cli.mistakes import ending
 from gtrturbo.config.regular_files import open_regular, read_regular
 from gtrturbo.errors import hidden, naming, of_system
 from gtrturbo.store.files import write_whole
@@ -132,3 +134,18 @@ def test_a_write_to_a_full_disk_leaves_what_was_there_and_nothing_else(small_dis
     assert str(of_system(error.value)).startswith(f"{small_disk}/file cannot be written: its disk is full.")
     assert read_regular(small_disk / "file") == b"before"
     assert os.listdir(small_disk) == ["file"]
+
+
+CLOSED = "Connection closed by peer [::1]:1. Check the logs."
+OF_GLOO = RuntimeError(f"[/build/third_party/gloo/gloo/transport/tcp/pair.cc:553] {CLOSED}")
+OF_TORCH = type("DistNetworkError", (type("DistError", (RuntimeError,), {}),), {})(CLOSED)
+
+
+@pytest.mark.parametrize("error", [OF_GLOO, OF_TORCH])
+def test_an_error_of_processes_that_work_together_is_no_fault_of_ours(error, capsys):
+    with pytest.raises(typer.Exit) as ended, ending(None, code=2):
+        raise error
+    told = capsys.readouterr().err
+    assert ended.value.exit_code == 1
+    assert "another process of this stage ended, or is not reached: Connection closed by peer [::1]:1.\n" in told
+    assert "see what that one said last" in told and "gtrturbo" not in told and "gloo" not in told

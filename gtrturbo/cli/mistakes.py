@@ -1,5 +1,6 @@
 """How a command ends where something is wrong: mistakes in the options, our own errors, faults; a line each, and an exit code."""
 
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ EXTRA = "Got unexpected extra argument(s)"
 PAIRED = ("--env", "--eval-env", "--parameters", "--price")  # Options that take KEY=VALUE.
 UNTOLD, UNTOLD_CODE = "unexpected error", 70  # EX_SOFTWARE of BSD's sysexits.h
 CANNOT_ALLOCATE = "can't allocate memory"  # as torch says it of a CPU
+# How torch.distributed's errors are known without its import: by the class of most, and by the file that gloo's begin with.
+LOST, LOST_BY_GLOO = "DistError", re.compile(r"\[\S*gloo\S*\]\s*")
 # What other toolkits call a command.
 ALSO_CALLED = {
     "train": "run",
@@ -157,6 +160,12 @@ def _told(error: Exception, code: int) -> tuple[GtrTurboError, int]:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or CANNOT_ALLOCATE in str(error):
         return GtrTurboError(
             "there is not enough memory.", "ask for less at once, such as shorter replies or smaller batches."
+        ), 1
+    if any(kind.__name__ == LOST for kind in type(error).__mro__) or LOST_BY_GLOO.match(str(error)):
+        said = LOST_BY_GLOO.sub("", said_by(error)).partition(". ")[0]
+        return GtrTurboError(
+            f"another process of this stage ended, or is not reached: {said}.",
+            "see what that one said last, and give all of them the same command again.",
         ), 1
     where = traceback.extract_tb(error.__traceback__)[-1]
     return GtrTurboError(
