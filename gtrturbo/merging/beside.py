@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gtrturbo.models.checkpoint_files import base_of, is_adapter, named_base
+from gtrturbo.models.checkpoint_files import is_adapter
+from gtrturbo.models.under_adapter import base_here
 from gtrturbo.store.names import GENERATION_CONFIG, MODEL_CONFIG, RENDERER_FILES
 
 # Keys that say who saved a file, how and where, and nothing of the model.
@@ -25,7 +26,7 @@ def differences(base: Path, checkpoints: Sequence[Path], made: Path) -> list[str
         base, checkpoints: what is merged.
         made: the merge. What it has otherwise than the base, as a recipe may want it, is not the base's.
     """
-    under = Path(base_of(base)) if is_adapter(base) and named_base(base) else base
+    under = (base_here(base) if is_adapter(base) else None) or base
     ours, out = {**_facts(under), **_facts(base)}, _facts(made)
     said = []
     for path in checkpoints:

@@ -15,14 +15,15 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapted import adapter_sources
 from gtrturbo.merging.adapters import Adapter, changes_nothing, read_adapter
 from gtrturbo.merging.factors_apart import factor_sources, write_factors
-from gtrturbo.merging.lineage import found_here, on_disk, same_model
+from gtrturbo.merging.lineage import on_disk, same_model
 from gtrturbo.merging.lowrank import module_sources, write_adapter
 from gtrturbo.merging.matching import Ask, Pattern, match, names_in_memory, parts_alike, tied_copies
 from gtrturbo.merging.naming import tensors_of
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.quantised import require_plain
 from gtrturbo.merging.sources import Sources, full_sources
-from gtrturbo.models.checkpoint_files import base_of, is_adapter, named_base
+from gtrturbo.models.checkpoint_files import is_adapter
+from gtrturbo.models.under_adapter import base_here, base_to_fetch, named_base
 from gtrturbo.store.ids import same_artifact
 from gtrturbo.store.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_INDEX, MODEL_WEIGHTS
 from gtrturbo.store.open_files import Files
@@ -150,7 +151,7 @@ def read_inputs(
     """
     pattern = Pattern(include, exclude)
     adapters = [path for path in checkpoints if is_adapter(path)]
-    under = on_disk(Path(base_of(base))) if is_adapter(base) and adapters else base
+    under = on_disk(Path(base_to_fetch(base))) if is_adapter(base) and adapters else base
     for path in (base, *checkpoints):
         _require_one_kind(path)
     if not adapters:
@@ -192,12 +193,13 @@ def _require_one_kind(folder: Path) -> None:
 
 def _other_bases(checkpoints: Sequence[Path], base: Path) -> list[str]:
     """Say of adapters which other base they name: that of the user counts, and shapes decide whether it can be."""
-    under = base_of(base) if is_adapter(base) else str(base)
+    under = base_to_fetch(base) if is_adapter(base) else str(base)
     said = []
     for path in checkpoints:
         named = named_base(path)
-        if named is None or same_model(named, under):
+        here = base_here(path)
+        if named is None or named == under or (here is not None and same_model(str(here), under)):
             continue
-        other = "others than those" if found_here(named) else "not here to be compared with those"
+        other = "others than those" if here else "not here to be compared with those"
         said.append(f"{path} names {named} as its base, whose weights are {other} of {under}: that is what is merged around.")
     return said

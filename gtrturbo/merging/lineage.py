@@ -4,7 +4,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from gtrturbo.errors import GtrTurboError, said_by
-from gtrturbo.models.checkpoint_files import is_adapter, named_base
+from gtrturbo.models.checkpoint_files import is_adapter
+from gtrturbo.models.hub_names import could_be_id
+from gtrturbo.models.under_adapter import base_to_fetch, named_base
 from gtrturbo.store.ids import artifact_id, same_artifact
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import MANIFEST
@@ -13,7 +15,6 @@ from gtrturbo.store.safetensors_files import read_layout
 
 TRAINED_BY = "ppo-step"
 MADE_OF = {TRAINED_BY: "checkpoint", "sft": "checkpoint", "merge": "base"}  # By stage, the input that a checkpoint comes from.
-LONGEST_ID = 96  # characters of a model's id on the hub
 
 # Of a model on the hub, what merge neither reads nor copies.
 NOT_FETCHED = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5", "*.msgpack", "*.onnx*", "*.pkl", "consolidated*.safetensors"]
@@ -70,12 +71,6 @@ def found_here(model: str, revision: str | None = None) -> Path | None:
         return None
 
 
-def could_be_id(model: Path) -> bool:
-    """Tell whether a name has the form of an id: owner/name, or a name alone."""
-    of_two = not model.is_absolute() and len(model.parts) in (1, 2) and model.parts[0] not in (".", "..", "~")
-    return of_two and len(str(model)) <= LONGEST_ID
-
-
 def find_base(checkpoints: Sequence[Path]) -> Path:
     """Return the checkpoint that all were trained from: where the manifests of each lead, or the model that adapters name.
 
@@ -123,7 +118,7 @@ def _start(path: Path, known: Mapping[str, Path], begun: Collection[Path]) -> st
     before = known.get(_before(path)) if stage else None
     if before is not None:
         return _start(before, known, begun) or str(before)
-    return named_base(path) if is_adapter(path) else None
+    return base_to_fetch(path) if is_adapter(path) and named_base(path) else None
 
 
 def _before_ppo(path: Path, known: Mapping[str, Path]) -> Path:

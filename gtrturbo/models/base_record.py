@@ -1,25 +1,20 @@
 """The model under an adapter, held against what it was when the adapter was made: the adapter's manifest has its files' hashes.
 
-Recorded is a model outside the adapter's own folder, by what any reader takes of it: weights, configs, tokenizer, chat template.
+Recorded is a model outside the adapter's own folder, by what is read of it: the weights that a loader takes, and configs.
+Tokenizer and chat template are the adapter's own; those of the model count where it has none.
 """
 
-from collections.abc import Iterator
-from fnmatch import fnmatchcase
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from gtrturbo.config.choices import VerifyInputs
 from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.checkpoint_files import adapter_config, is_adapter, named_base
-from gtrturbo.models.hub_names import folder_of
+from gtrturbo.models.checkpoint_files import is_adapter
+from gtrturbo.models.under_adapter import base_here, chosen_weights, full_weights_command, named_base, recorded_base, taken_of
 from gtrturbo.store.ids import short
-from gtrturbo.store.manifest import read_manifest
-from gtrturbo.store.names import ADAPTER_CONFIG, GENERATION_CONFIG, MANIFEST, MODEL_CONFIG, RENDERER_FILES
+from gtrturbo.store.names import ADAPTER_CONFIG, GENERATION_CONFIG, MODEL_CONFIG, MODEL_INDEX, MODEL_WEIGHTS, RENDERER_FILES
 from gtrturbo.store.verification import changed_files, hashes_of
-from gtrturbo.store.weight_files import INDEXES, OTHERS, WEIGHTS_IN_PICKLES
-
-READ = (MODEL_CONFIG, GENERATION_CONFIG, ADAPTER_CONFIG, *RENDERER_FILES)
-WEIGHT_FILES = ("*.safetensors", f"*{INDEXES}")
 
 
 def base_record(folder: Path, source: Path | None = None) -> dict[str, str]:
@@ -31,16 +26,12 @@ def base_record(folder: Path, source: Path | None = None) -> dict[str, str]:
 
     Returns: sha256 by the file's name; nothing where the base lies inside the folder, or not on this machine.
     """
-    if recorded := _recorded(source) if source else {}:
+    if recorded := recorded_base(source) if source else {}:
         return recorded
-    base = base_folder(folder) if is_adapter(folder) else None
-    return {} if base is None or base.parent == folder else hashes_of(base, _read_of(base))
-
-
-def base_folder(adapter: Path) -> Path | None:
-    """Find the folder of the model under an adapter, that of a hub id in the local cache; None where it is not here."""
-    named = named_base(adapter)
-    return folder_of(named, adapter_config(adapter).get("revision")) if named is not None else None
+    base = base_here(folder) if is_adapter(folder) else None
+    if base is None or base.parent == folder:
+        return {}
+    return hashes_of(base, [name for name in _counted(folder, base) if (base / name).is_file()])
 
 
 def require_same_base(adapter: Path, how: VerifyInputs) -> None:
@@ -49,36 +40,58 @@ def require_same_base(adapter: Path, how: VerifyInputs) -> None:
     Raises:
         GtrTurboError: names the first file that differs.
     """
-    base = base_folder(adapter) if _recorded(adapter) else None
+    recorded = recorded_base(adapter)
+    base = base_here(adapter) if recorded else None
     if base is None:
         return  # Nothing is known of it, or it is not here, which whoever loads it says.
     for name, was, now in differences(adapter, base, how):
-        what = f"is not what it was ({short(now)}, not {short(was)})" if was and now else "is missing" if was else "was not there"
-        raise GtrTurboError(
-            f"{base / name} {what} when the adapter {adapter} was made on it.",
-            f"bring it back as it was, or make the adapter anew: gtrturbo init --model {shell_word(str(named_base(adapter)))} …",
-        )
+        raise _differs(adapter, base, recorded, name, was, now)
     if is_adapter(base):
         require_same_base(base, how)
 
 
 def differences(adapter: Path, base: Path, how: VerifyInputs) -> Iterator[tuple[str, str | None, str | None]]:
-    """Yield what differs from an adapter's record: the base's file, its hash then and its hash now; None where it is not."""
-    recorded = _recorded(adapter)
-    if recorded:
-        yield from ((name, None, None) for name in _read_of(base) if name not in recorded)
-    yield from ((name, recorded[name], now) for name, now in changed_files(base, recorded, how))
+    """Yield what differs from an adapter's record: the base's file, its hash then and now; None where it was or is not there.
+
+    Of the record counts what a loader takes: records of earlier versions name files beside it, too.
+    """
+    recorded = recorded_base(adapter)
+    if not recorded:
+        return
+    taken = _counted(adapter, base)
+    whole = next((name for name in (MODEL_WEIGHTS, MODEL_INDEX) if name in recorded), None)
+    also = (MODEL_CONFIG, GENERATION_CONFIG, ADAPTER_CONFIG, whole, *([] if _has_renderer(adapter) else RENDERER_FILES))
+    taken += [name for name in also if name in recorded and name not in taken]
+    yield from ((name, None, None) for name in taken if name not in recorded and (base / name).is_file())
+    counted = {name: recorded[name] for name in taken if name in recorded}
+    yield from ((name, recorded[name], now) for name, now in changed_files(base, counted, how))
 
 
-def _recorded(adapter: Path) -> dict[str, str]:
-    return read_manifest(adapter).base if is_adapter(adapter) and (adapter / MANIFEST).is_file() else {}
+def _counted(adapter: Path, base: Path) -> list[str]:
+    """Name what is read of a base: what a loader takes, and its tokenizer where the adapter's folder holds none."""
+    return taken_of(base) + ([] if _has_renderer(adapter) else [name for name in RENDERER_FILES if (base / name).is_file()])
 
 
-def _read_of(base: Path) -> list[str]:
-    """Name what there is of a model that somebody reads."""
-    names = sorted(file.name for file in base.iterdir() if file.is_file() and not file.name.startswith((".", *OTHERS[1:])))
-    return [name for name in names if name in READ or _holds_weights(name)]
+def _has_renderer(adapter: Path) -> bool:
+    return any((adapter / name).is_file() for name in RENDERER_FILES)
 
 
-def _holds_weights(name: str) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in WEIGHT_FILES) or bool(WEIGHTS_IN_PICKLES.match(name))
+def _differs(
+    adapter: Path, base: Path, recorded: Mapping[str, str], name: str, was: str | None, now: str | None
+) -> GtrTurboError:
+    weights = chosen_weights(base)
+    if weights and not recorded.keys() & {weights.index or weights.files[0]}:
+        before = next((each for each in recorded if each.endswith((MODEL_WEIGHTS, MODEL_INDEX))), "none")
+        return GtrTurboError(
+            f"{base} holds its weights in {weights.index or weights.files[0]}, and held them in {before} when the adapter "
+            f"{adapter} was made on it: whether they are the same cannot be told.",
+            f"bring back {before}; or, if they are, move them to another FOLDER and merge the adapter into them there: "
+            f"{full_weights_command(adapter, 'FOLDER')}",
+        )
+    when = f"when the adapter {adapter} was made on it"
+    if was and now:
+        told = f"{base / name} is not what it was ({short(now)}, not {short(was)}) {when}."
+    else:
+        told = f"{base / name} was there {when}, and is missing now." if was else f"{base / name} was not there {when}."
+    anew = f"gtrturbo init --model {shell_word(str(named_base(adapter)))} …"
+    return GtrTurboError(told, f"bring it back as it was, or make the adapter anew: {anew}")

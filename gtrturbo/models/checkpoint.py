@@ -14,13 +14,7 @@ from transformers.utils import logging
 from gtrturbo.distributed.devices import require_device, resolve_device
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.adapter_parts import is_tied, layers_of, modules_of, require_no_end, require_no_stacks, require_scale
-from gtrturbo.models.checkpoint_files import (
-    adapter_config,
-    base_of,
-    is_adapter,
-    point_to_base,
-    renderer_hash,
-)
+from gtrturbo.models.checkpoint_files import adapter_config, is_adapter, point_to_base, renderer_hash
 from gtrturbo.models.descriptions import OF_WEIGHTS, require_readable
 from gtrturbo.models.families import Family, family_of, read_family, require_picture_ids
 from gtrturbo.models.first_turn import require_prompts, require_turn
@@ -33,6 +27,7 @@ from gtrturbo.models.renderer import Renderer
 from gtrturbo.models.shared_base import make_room, shared_base
 from gtrturbo.models.split_model import load_split, require_split
 from gtrturbo.models.stored_types import auto_type, tell_narrowed
+from gtrturbo.models.under_adapter import base_of
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.models.whole_weights import (
     require_as_many_layers,

@@ -1,4 +1,4 @@
-"""Model folders on disk without loading a model: what they are, what lies under an adapter, which files go along."""
+"""Model folders on disk without loading a model: what they are, which files go along."""
 
 import hashlib
 import json
@@ -14,7 +14,6 @@ from gtrturbo.store.files import save_json
 from gtrturbo.store.inside import copy_own
 from gtrturbo.store.names import (
     ADAPTER_CONFIG,
-    BASE_FOLDER,
     MANIFEST,
     METRICS_LOG,
     MODEL_INDEX,
@@ -37,44 +36,6 @@ def is_adapter(path: Path) -> bool:
     return (path / ADAPTER_CONFIG).is_file()
 
 
-def base_of(path: Path) -> str:
-    """Name the model under an adapter: a folder relative to the adapter's own, else a folder or hub id as it stands.
-
-    Raises:
-        GtrTurboError: the adapter names none.
-    """
-    named = named_base(path)
-    if named is None:
-        raise GtrTurboError(
-            f"{path / ADAPTER_CONFIG} does not name the model that it adapts.",
-            "write it there as base_model_name_or_path: a folder or a Hugging Face id.",
-        )
-    return named
-
-
-def named_base(path: Path) -> str | None:
-    """Name the model under an adapter as `base_of`, or None where it says nothing, as PEFT does of models made in memory."""
-    named = adapter_config(path).get("base_model_name_or_path")
-    if not isinstance(named, str) or not named.strip() or "\0" in named:
-        return None
-    beside = path / named
-    return str(beside) if beside.is_dir() else named
-
-
-def bases_under(path: Path) -> list[tuple[Path, str]]:
-    """List the artifacts that the model under an adapter lies in, each with how the names of its files there begin."""
-    named = named_base(path) if is_adapter(path) else None
-    if named is None:
-        return []
-    base = Path(named)
-    if base.parent == path:
-        return []  # Its own.
-    if (base / MANIFEST).is_file():
-        return [(base, ""), *bases_under(base)]
-    inside = base.name == BASE_FOLDER and (base.parent / MANIFEST).is_file()
-    return [(base.parent, f"{BASE_FOLDER}/")] if inside else []
-
-
 def adapter_config(path: Path) -> dict[str, Any]:
     """Read what PEFT wrote beside an adapter.
 
@@ -90,13 +51,13 @@ def adapter_config(path: Path) -> dict[str, Any]:
     return content
 
 
-def point_to_base(folder: Path, base: str | None) -> None:
-    """Name an adapter's base in its config, and put the config into canonical order."""
+def point_to_base(folder: Path, base: str | None, **also: str | None) -> None:
+    """Name an adapter's base in its config, and `also` its revision, and put the config into canonical order."""
     file = folder / ADAPTER_CONFIG
     config = adapter_config(folder)
     # PEFT keeps the target modules in a set, whose order differs from process to process.
     config = {name: _in_order(value) if isinstance(value, list) else value for name, value in config.items()}
-    config |= {"base_model_name_or_path": base, "inference_mode": True}
+    config |= {"base_model_name_or_path": base, "inference_mode": True, **also}
     save_json(file, config)
 
 
@@ -105,11 +66,6 @@ def _in_order(values: list[Any]) -> list[Any]:
         return sorted(values)
     except TypeError:  # Of several kinds, or objects.
         return sorted(values, key=json.dumps)
-
-
-def rebased(source: Path, out: Path) -> str:
-    """Say where an adapter's base is as seen from `out`; hub ids stay as they are."""
-    return rebased_name(base_of(source), out)
 
 
 def rebased_name(model: str, out: Path) -> str:

@@ -8,10 +8,11 @@ from urllib.request import getproxies
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.sizes import BUILT_IN
-from gtrturbo.store.names import MODEL_CONFIG
+from gtrturbo.store.names import MODEL_CONFIG, SNAPSHOTS
 
 PATIENCE = 10  # seconds until the hub has to answer
 GREETING = 3.0  # seconds until it has to be connected to
+LONGEST_ID = 96  # characters of a model's id on the hub
 MEND = f"give {', '.join(BUILT_IN)}, a local folder, or the Hugging Face id of a model that can be reached or was fetched before."
 
 
@@ -54,10 +55,19 @@ def require_found(model: str, revision: str | None) -> None:
         return  # What it holds instead is told by the library that reads it.
 
 
+def could_be_id(model: Path) -> bool:
+    """Tell whether a name has the form of an id: owner/name, or a name alone."""
+    of_two = not model.is_absolute() and len(model.parts) in (1, 2) and model.parts[0] not in (".", "..", "~")
+    return of_two and len(str(model)) <= LONGEST_ID
+
+
 def folder_of(model: str, revision: str | None) -> Path | None:
     """Return the folder of a model, that of a hub id in the local cache; None where it is not on this machine."""
-    if Path(model).is_dir():
-        return Path(model)
+    return Path(model) if Path(model).is_dir() else cached_folder(model, revision)
+
+
+def cached_folder(model: str, revision: str | None) -> Path | None:
+    """Return the folder of a hub id in the local cache, whatever lies in the working directory; None where it is not there."""
     from huggingface_hub import try_to_load_from_cache  # As above.
     from huggingface_hub.errors import HFValidationError
 
@@ -66,6 +76,20 @@ def folder_of(model: str, revision: str | None) -> Path | None:
     except HFValidationError:
         return None
     return Path(found).parent if isinstance(found, str) else None
+
+
+def snapshots_of(model: str) -> list[Path]:
+    """List the folders of all revisions of a hub id in the local cache."""
+    from huggingface_hub import constants  # As above.
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model, repo_type="model") / SNAPSHOTS
+    return sorted(each for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
+
+
+def commit_of(folder: Path) -> str | None:
+    """Name the commit of a folder in the local cache of the hub; None of any other folder."""
+    return folder.name if folder.parent.name == SNAPSHOTS else None
 
 
 def is_hub_reached() -> bool:

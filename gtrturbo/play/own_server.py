@@ -26,7 +26,8 @@ from gtrturbo.distributed.escapes import complain
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_architecture
-from gtrturbo.models.checkpoint_files import base_of, is_adapter
+from gtrturbo.models.checkpoint_files import is_adapter
+from gtrturbo.models.under_adapter import base_of
 from gtrturbo.play.connection import open_in_time
 from gtrturbo.play.lora_ranks import legal_rank, rank_of
 from gtrturbo.play.one_process import require_one_process
@@ -91,7 +92,7 @@ def flags_of(path: Path, *, dtype: str, port: int, on_cpu: bool) -> list[str]:
     adapter = is_adapter(path)
     model = base_of(path) if adapter else str(path)
     stored = str(load_architecture(path).dtype or torch.float32).removeprefix("torch.")
-    flags = ["--model", str(Path(model).resolve()) if Path(model).is_dir() else model, "--host", HOST, "--port", str(port)]
+    flags = ["--model", str(Path(model).resolve()), "--host", HOST, "--port", str(port)]
     flags += ["--logprobs-mode", "processed_logprobs", "--dtype", stored if dtype == "auto" else dtype]
     flags += ["--max-model-len", "auto"]  # As much of the model's context as its memory holds: else vLLM ends where that is less.
     if adapter:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.checkpoint_files import base_of, is_adapter
+from gtrturbo.models.checkpoint_files import is_adapter
+from gtrturbo.models.under_adapter import base_here
 from gtrturbo.play.server import Server
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import ADAPTER_WEIGHTS, MANIFEST
@@ -26,11 +27,11 @@ def require_own_folder(server: Server, path: Path) -> bool:
         GtrTurboError: names the folder that it loaded.
     """
     roots, adapter = server.roots(), is_adapter(path)
-    base = base_of(path) if adapter else ""
+    base = base_here(path) if adapter else None
     seen = _require(server, roots, server.name, path)
     if not adapter:
         return seen or not _is_trained(path)
-    return not Path(base).is_dir() or _require(server, roots, server.model, Path(base)) or not _is_trained(Path(base))
+    return base is None or _require(server, roots, server.model, base) or not _is_trained(base)
 
 
 def _require(server: Server, roots: Mapping[str, str | None], name: str, path: Path) -> bool:

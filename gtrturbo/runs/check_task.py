@@ -12,12 +12,13 @@ from gtrturbo.console import PlainConsole
 from gtrturbo.distributed.escapes import say, visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.built_in import build_processor, built_in_config
-from gtrturbo.models.checkpoint_files import base_of, is_adapter
+from gtrturbo.models.checkpoint_files import is_adapter
 from gtrturbo.models.families import read_family
 from gtrturbo.models.processor import load_processor
 from gtrturbo.models.reading import reading_model
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.models.sizes import BUILT_IN
+from gtrturbo.models.under_adapter import base_of
 from gtrturbo.play import environment_checks, reply_checks
 from gtrturbo.play.another_process import another_process
 from gtrturbo.play.token_checks import lengths, tokens

@@ -8,13 +8,14 @@ from typing import Any
 from gtrturbo.config import InitConfig, RolloutConfig, RunConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import architecture_here
-from gtrturbo.models.checkpoint_files import base_of, is_adapter
+from gtrturbo.models.checkpoint_files import is_adapter
 from gtrturbo.models.context import positions_of, require_context
 from gtrturbo.models.families import find_family, read_family
 from gtrturbo.models.first_turn import require_prompts, require_template
 from gtrturbo.models.processor import load_processor
 from gtrturbo.models.renderer import Prompt, Renderer
 from gtrturbo.models.sizes import BUILT_IN
+from gtrturbo.models.under_adapter import base_of
 from gtrturbo.runs.plan import Step
 from gtrturbo.runs.sample import Play
 from gtrturbo.stages.init import read_template

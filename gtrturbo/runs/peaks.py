@@ -12,10 +12,11 @@ from gtrturbo.config.addresses import kind_of, served_model
 from gtrturbo.config.choices import AUTO, BUILT_IN_ENGINES, HF, REPLIES_AT_ONCE
 from gtrturbo.merging.ranges import MERGE_RANGE
 from gtrturbo.models.budget import logit_chunk
-from gtrturbo.models.checkpoint_files import adapter_config, base_of, is_adapter
+from gtrturbo.models.checkpoint_files import adapter_config, is_adapter
 from gtrturbo.models.memory import FLOAT32, Batch, Memory, Shape, generating, scoring, training
 from gtrturbo.models.sizes import value_head_widths
 from gtrturbo.models.split_memory import split_over
+from gtrturbo.models.under_adapter import base_of
 from gtrturbo.play.teachers import find_mode
 from gtrturbo.runs.method import teacher_of
 from gtrturbo.runs.methods import method_of

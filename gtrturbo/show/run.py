@@ -12,8 +12,8 @@ from rich.text import Text
 from gtrturbo.console import number, progress_bar
 from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import GtrTurboError, few
-from gtrturbo.models.base_record import base_folder, differences
-from gtrturbo.models.checkpoint_files import named_base
+from gtrturbo.models.base_record import differences
+from gtrturbo.models.under_adapter import base_here, named_base
 from gtrturbo.store.files import list_files
 from gtrturbo.store.ids import artifact_id, short
 from gtrturbo.store.manifest import Manifest, read_manifest
@@ -113,11 +113,11 @@ def describe_damage(path: Path, manifest: Manifest) -> str:
         "missing": [name for name in wrong if name not in present],
         "not in the manifest": [name for name in wrong if name not in manifest.files],
     }
-    if (base := base_folder(path) if manifest.base else None) is not None:
+    if (base := base_here(path) if manifest.base else None) is not None:
         groups[f"another base, in {base}:"] = [name for name, _, _ in differences(path, base, "always")]
     return ", ".join(f"{what} {few(names)}" for what, names in groups.items() if names)
 
 
 def absent_base(path: Path, manifest: Manifest) -> str | None:
     """Name the base of an adapter that cannot be held against the manifest, as it is not on this machine."""
-    return named_base(path) if manifest.base and base_folder(path) is None else None
+    return named_base(path) if manifest.base and base_here(path) is None else None

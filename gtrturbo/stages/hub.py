@@ -12,7 +12,7 @@ from gtrturbo.distributed.processes import Alone, group, working_in, world
 from gtrturbo.distributed.threads import map_at_once
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.base_record import require_same_base
-from gtrturbo.models.checkpoint_files import bases_under
+from gtrturbo.models.under_adapter import bases_under
 from gtrturbo.plugins import is_outside, load, names_code
 from gtrturbo.stages.beforehand import refuse_early
 from gtrturbo.stages.idle import idle_options

@@ -16,6 +16,7 @@ from gtrturbo.models.checkpoint import add_adapter, is_loaded_as, load_foreign, 
 from gtrturbo.models.checkpoint_files import rebased_name, renderer_hash
 from gtrturbo.models.families import Family, find_family, read_family, save_family
 from gtrturbo.models.first_turn import require_turn
+from gtrturbo.models.hub_names import cached_folder, commit_of
 from gtrturbo.models.processor import save_processor
 from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.models.stored_types import require_trained_type
@@ -48,17 +49,18 @@ def run(config: InitConfig) -> Result:
                 rank=config.lora_rank,
                 alpha=alpha,
                 target=config.lora_target,
-                revision=None if kept else config.revision,
+                revision=None if kept else _pinned(config),
                 seed=seed_for(config.seed, "adapter"),
                 family=family,
             )
             _tell(frozen)
             save_model(model, draft.folder, base=base)
-            draft.base = base_record(draft.folder)
         else:
             require_trained_type({parameter.dtype for parameter in model.parameters()})
             save_model(model, draft.folder)
         save_processor(processor, draft.folder)
+        if config.lora_rank:
+            draft.base = base_record(draft.folder)
         _keep_family(config, chosen, draft)
         if config.model not in BUILT_IN:
             require_turn(model, processor, chosen, config.model)
@@ -108,6 +110,12 @@ def _keep_base(config: InitConfig, draft: Draft, model: Any, processor: Any) -> 
     save_model(model, draft.folder / BASE_FOLDER)
     save_processor(processor, draft.folder / BASE_FOLDER)
     return BASE_FOLDER
+
+
+def _pinned(config: InitConfig) -> str | None:
+    """Name the commit of a model of the hub, so that the adapter stays on it when the model gets another; of a folder none."""
+    folder = None if Path(config.model).is_dir() else cached_folder(config.model, config.revision)
+    return (commit_of(folder) if folder else None) or config.revision
 
 
 def _tell(note: str | None) -> None:

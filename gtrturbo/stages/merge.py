@@ -31,10 +31,11 @@ from gtrturbo.models.checkpoint_files import (
     is_adapter,
     name_for_all,
     point_to_base,
-    rebased,
     renderer_hash,
 )
+from gtrturbo.models.hub_names import commit_of
 from gtrturbo.models.side_files import copy_side_files
+from gtrturbo.models.under_adapter import rebased
 from gtrturbo.stages import done, provenance
 from gtrturbo.stages.resolve import borrows_layout, parameters_of, require_fitting, require_meant, state_settings
 from gtrturbo.store.draft import Draft, Result
@@ -180,7 +181,7 @@ def _write(config: MergeConfig, base: Path, draft: Draft, given: _Given) -> None
     draft.timing = {"kernel": outcome.kernel, "threads": _how(config).threads}
     _tell_of_density(config.density, outcome, draft.metrics)
     if inputs.as_adapter:
-        point_to_base(draft.folder, name_for_all(inputs.under))
+        point_to_base(draft.folder, name_for_all(inputs.under), revision=commit_of(inputs.under.resolve()))
         draft.base = base_record(draft.folder)
     _save_moved(draft.folder, outcome, checkpoints=len(config.checkpoints))
     (draft.folder / CARD).write_text(_card(given(), outcome, draft.metrics).markdown(), encoding="utf-8")

@@ -12,14 +12,15 @@ from gtrturbo.config.games import invalid_reply_cost
 from gtrturbo.console import stderr
 from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.merging.lineage import find_base, found_here, has_base, on_disk
+from gtrturbo.merging.lineage import find_base, has_base, on_disk
 from gtrturbo.merging.methods import method_of, require_built_in, require_chance
 from gtrturbo.merging.own_rule import KIND
 from gtrturbo.merging.parameters import parse_parameters, without_factors
 from gtrturbo.merging.recipes import as_options, read_recipe
 from gtrturbo.merging.recipes.folders import numbered, our_name
 from gtrturbo.merging.state import read_state
-from gtrturbo.models.checkpoint_files import base_of, is_adapter, named_base
+from gtrturbo.models.checkpoint_files import is_adapter
+from gtrturbo.models.under_adapter import base_here, base_to_fetch
 from gtrturbo.play.teachers import find_mode
 from gtrturbo.play.teaching.templates import templates_of
 from gtrturbo.plugins import load, names_code
@@ -105,7 +106,7 @@ def _by_recipe(config: MergeConfig, file: Path) -> MergeConfig:
 def _is_of_type(base: Path | None, dtype: str) -> bool:
     """Tell whether all that is merged into a base has a type already."""
     assert base is not None
-    under = on_disk(Path(base_of(base))) if is_adapter(base) else base
+    under = on_disk(Path(base_to_fetch(base))) if is_adapter(base) else base
     return all(entry.dtype == dtype for entry in read_layout(under).entries.values() if entry.is_float)
 
 
@@ -193,8 +194,7 @@ def require_meant(config: MergeConfig) -> None:
 
 def _require_apart(config: MergeConfig) -> None:
     folders = [*config.checkpoints, *([config.base] if config.base else [])]
-    named = [named_base(path) for path in folders if is_adapter(path)]
-    under = [found for name in named if name and (found := found_here(name))]
+    under = [base for path in folders if is_adapter(path) and (base := base_here(path))]
     read = [*folders, *under]
     require_apart("--out", config.out, read)
     if config.state:

@@ -8,9 +8,9 @@ from typing import Any
 
 from gtrturbo.config import DistillConfig, EvalConfig, InitConfig, MergeConfig, PpoStepConfig, RolloutConfig, SftConfig
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.base_record import base_folder
 from gtrturbo.models.checkpoint_files import is_adapter
 from gtrturbo.models.sizes import BUILT_IN
+from gtrturbo.models.under_adapter import base_here
 from gtrturbo.play.teachers import find_mode
 from gtrturbo.stages.resolve import (
     held_checkpoints,
@@ -89,7 +89,7 @@ def _names_a_model(config: MergeConfig) -> bool:
 
 def _merges_around_another(config: MergeConfig, adapter: Path) -> bool:
     """Tell whether the base is full weights, and not the model that this adapter names: merged around is what the user gave."""
-    named = base_folder(adapter) if is_adapter(adapter) else None
+    named = base_here(adapter) if is_adapter(adapter) else None
     given = config.base
     return named is None or (given is not None and given.is_dir() and not is_adapter(given) and not given.samefile(named))
 

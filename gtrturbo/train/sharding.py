@@ -10,10 +10,11 @@ from torch.distributed.tensor import DTensor
 from gtrturbo.distributed.processes import group
 from gtrturbo.models.base_record import base_record
 from gtrturbo.models.checkpoint import save_model
-from gtrturbo.models.checkpoint_files import copy_renderer, is_adapter, name_weights, rebased, renderer_hash
+from gtrturbo.models.checkpoint_files import copy_renderer, is_adapter, name_weights, renderer_hash
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.split_files import save_split
 from gtrturbo.models.split_model import full, split
+from gtrturbo.models.under_adapter import rebased
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.store.draft import Draft
 
@@ -45,9 +46,9 @@ def save_trained(policy: Policy, source: Path, draft: Draft, out: Path) -> str |
         return None
     if not is_split:
         save_model(policy.model, draft.folder, base=rebased(source, out) if is_adapter(source) else None)
-    draft.base = base_record(draft.folder, source)
     name_weights(draft.folder)
     copy_renderer(source, draft.folder)
+    draft.base = base_record(draft.folder, source)
     if head:
         head.save(draft.folder)
     return renderer_hash(draft.folder)

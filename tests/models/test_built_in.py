@@ -11,9 +11,9 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.models import built_in
 from gtrturbo.models.built_in import build, build_processor, build_tokenizer
 from gtrturbo.models.checkpoint import load_model
-from gtrturbo.models.checkpoint_files import base_of
 from gtrturbo.models.shape import read_shape
 from gtrturbo.models.sizes import BUILT_IN, BuiltIn
+from gtrturbo.models.under_adapter import base_of
 from gtrturbo.stages import execute
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.tasks.loading import load_task

@@ -17,7 +17,8 @@ from safetensors.numpy import load_file
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_model, load_policy, save_model
-from gtrturbo.models.checkpoint_files import base_of, rebased_name
+from gtrturbo.models.checkpoint_files import rebased_name
+from gtrturbo.models.under_adapter import base_of
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.play.recording import read_transcript
 from gtrturbo.store.ids import artifact_id

@@ -11,7 +11,7 @@ from fake_server import serving
 from gtrturbo.config import RolloutConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
-from gtrturbo.models.checkpoint_files import base_of
+from gtrturbo.models.under_adapter import base_of
 from gtrturbo.play import served_folder
 from gtrturbo.play.served_folder import require_own_folder
 from gtrturbo.play.server import Server

@@ -12,7 +12,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapted import as_stored, bound, require_factors_of_all, stored_by_name
 from gtrturbo.merging.adapters import Adapter, read_adapter
 from gtrturbo.merging.changes import Change
-from gtrturbo.merging.lineage import found_here, on_disk
+from gtrturbo.merging.lineage import on_disk
 from gtrturbo.merging.matching import SAVE_ANEW
 from gtrturbo.merging.naming import tensors_of
 from gtrturbo.merging.parts import BaseWithAdapter, Full
@@ -20,7 +20,8 @@ from gtrturbo.merging.quantised import require_plain
 from gtrturbo.merging.rearranged import Adapted
 from gtrturbo.merging.recipes.layers import depths
 from gtrturbo.merging.recipes.recipe import ModelRef
-from gtrturbo.models.checkpoint_files import base_of, is_adapter, named_base
+from gtrturbo.models.checkpoint_files import is_adapter
+from gtrturbo.models.under_adapter import base_here, base_to_fetch
 from gtrturbo.store.names import ADAPTER_CONFIG, MODEL_CONFIG
 from gtrturbo.store.safetensors_files import Layout, TensorEntry, read_layout
 
@@ -110,8 +111,7 @@ def models_of(refs: list[ModelRef], folder_of: Callable[[str], Path], *, missing
 
 
 def _under(adapter: Path, base: Path) -> Path:
-    named = named_base(adapter)
-    here = found_here(named) if named else None
+    here = base_here(adapter)
     if here is None and not is_adapter(base):
         return base
-    return here or on_disk(Path(base_of(adapter)))
+    return here or on_disk(Path(base_to_fetch(adapter)))

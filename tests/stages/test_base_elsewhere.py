@@ -1,0 +1,76 @@
+"""A relative base is looked up beside its adapter alone; where it is not there, all who read it say so and what mends it."""
+
+import json
+import shlex
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from parsed import parsed
+
+from gtrturbo.config import EvalConfig, InitConfig, MergeConfig, RolloutConfig, RunConfig, SftConfig, ShowConfig
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.runs.estimate import notes
+from gtrturbo.show.artifact import show
+from gtrturbo.stages import execute
+from gtrturbo.store.names import ADAPTER_CONFIG, MANIFEST, MODEL_WEIGHTS
+
+PLAY = {"task": "numberline", "env": ("image=tiny",), "episodes": 1, "max_new_tokens": 4}
+
+
+@pytest.fixture
+def alone(init, tmp_path, monkeypatch) -> Path:
+    """An adapter that was copied away from its base, seen from where another model lies at the relative place of the base."""
+    for place in ("one", "from", "lies"):
+        shutil.copytree(init, tmp_path / place / "mybase", ignore=shutil.ignore_patterns(MANIFEST))
+    execute(InitConfig(out=tmp_path / "one" / "ad", model=str(tmp_path / "one" / "mybase"), lora_rank=2))
+    shutil.copytree(tmp_path / "one" / "ad", tmp_path / "two" / "ad")
+    shutil.rmtree(tmp_path / "one")
+    (tmp_path / "from" / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "from" / "work")
+    assert Path("../mybase").is_dir()
+    return tmp_path / "two" / "ad"
+
+
+def test_a_base_in_the_place_seen_from_the_working_directory_is_not_taken(alone, expert, tmp_path):
+    for config in (
+        RolloutConfig(out=tmp_path / "turns", checkpoint=alone, **PLAY),
+        EvalConfig(out=tmp_path / "eval", checkpoint=alone, chance_episodes=0, **PLAY),
+        SftConfig(out=tmp_path / "sft", data=(expert,), checkpoint=alone, steps=1, batch_size=4),
+    ):
+        with pytest.raises(GtrTurboError, match=r"is on the model in .*two/ad/\.\./mybase, which is not there"):
+            execute(config)
+    with pytest.raises(GtrTurboError, match=r"is on the model in .*two/ad/\.\./mybase, which is not there"):
+        notes(RunConfig(out=tmp_path / "run", task="numberline", env=("image=tiny",), start=alone, iterations=1, dry_run=True))
+
+
+def test_what_is_said_of_a_base_that_lies_elsewhere_mends_it(alone, tmp_path):
+    rollout = RolloutConfig(out=tmp_path / "turns", checkpoint=alone, **PLAY)
+    with pytest.raises(GtrTurboError) as error:
+        execute(rollout)
+    command = error.value.fix.partition("gtrturbo ")[2].replace("FULL", str(tmp_path / "full"))
+    execute(parsed(shlex.split(command.replace("BASE", str(tmp_path / "lies" / "mybase")))))
+    execute(replace(rollout, checkpoint=tmp_path / "full"))
+    shutil.copytree(tmp_path / "lies" / "mybase", tmp_path / "two" / "mybase")
+    execute(replace(rollout, out=tmp_path / "again"))
+
+
+def test_a_check_says_where_a_base_that_lies_elsewhere_was_looked_for(alone, capsys):
+    show(ShowConfig(artifact=alone, check=True))
+    assert "two/ad/../mybase is not here to be checked" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_a_folder_here_of_the_name_that_could_be_an_id_is_not_taken(alone, init, tmp_path):
+    shutil.copytree(init, "some/model")
+    (alone / MANIFEST).unlink()
+    config = json.loads((alone / ADAPTER_CONFIG).read_text())
+    (alone / ADAPTER_CONFIG).write_text(json.dumps(config | {"base_model_name_or_path": "some/model"}))
+    for refused in (
+        RolloutConfig(out=tmp_path / "t", checkpoint=alone, **PLAY),
+        MergeConfig(out=tmp_path / "m", checkpoints=(alone,)),
+    ):
+        with pytest.raises(GtrTurboError, match="on the model some/model, which is not on this machine"):
+            execute(refused)
+    shutil.copytree(init, alone / "some" / "model")
+    assert (execute(MergeConfig(out=tmp_path / "m", checkpoints=(alone,))).out / MODEL_WEIGHTS).is_file()
