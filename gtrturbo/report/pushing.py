@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
+from rich.text import Text
 
 from gtrturbo import __version__
 from gtrturbo.analysis.history import History, read_history
 from gtrturbo.analysis.record import is_recorded
 from gtrturbo.config import PushConfig, RunConfig
 from gtrturbo.config.fields import Role, fields
+from gtrturbo.console import stderr
 from gtrturbo.distributed.escapes import one_line, say, shell_word, visible
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.base_record import require_same_base
+from gtrturbo.models.checkpoint_files import is_adapter
+from gtrturbo.models.under_adapter import base_here, full_weights_command, is_of_hub, require_named
 from gtrturbo.stages.table import STAGES
 from gtrturbo.store.ids import artifact_id, short
 from gtrturbo.store.inside import open_inside
@@ -41,6 +45,7 @@ def push(config: PushConfig) -> str:
         )
     verify(config.checkpoint, "always", reads=lambda name: not name.startswith(OPTIMIZER))
     require_same_base(config.checkpoint, "always")
+    _require_base_for_all(config.checkpoint)
     card = card_of(config.checkpoint, manifest, config.evaluations)
     names = [name for name in (*sorted(manifest.files), MANIFEST) if name != CARD and not name.startswith(OPTIMIZER)]
     if config.dry_run:
@@ -52,6 +57,32 @@ def push(config: PushConfig) -> str:
             _copy(config.checkpoint, name, folder)
         (folder / CARD).write_text(card, encoding="utf-8")
         return _send(config, folder)
+
+
+def _require_base_for_all(checkpoint: Path) -> None:
+    """Refuse an adapter on a model that lies on this machine alone: whoever fetches the adapter could not load it.
+
+    Raises:
+        GtrTurboError: names the command that merges it into full weights.
+    """
+    if not is_adapter(checkpoint):
+        return
+    named, here = require_named(checkpoint), base_here(checkpoint)
+    if is_of_hub(checkpoint):
+        if here is None:
+            told = (
+                f"{checkpoint} is an adapter on {named}, which is not on this machine: what the hub has of it was not compared."
+            )
+            stderr.print(Text(visible(told), style="yellow"), soft_wrap=True)
+        return
+    if here is not None and checkpoint.resolve() in here.resolve().parents:
+        return  # It is sent along.
+    where, base = ("lies on this machine alone", shell_word(named)) if here else ("is not there", "BASE")
+    raise GtrTurboError(
+        f"{checkpoint} is an adapter on {named}, which {where}: nobody who fetches the adapter could load it.",
+        f"send full weights: {full_weights_command(checkpoint, base)} && gtrturbo push FULL …; or push the model under it, and "
+        "begin an adapter from its id: gtrturbo init --model OWNER/NAME …",
+    )
 
 
 def _copy(source: Path, name: str, folder: Path) -> None:
@@ -88,6 +119,8 @@ def card_of(checkpoint: Path, manifest: Manifest, evaluations: Sequence[Path]) -
     evaluations = evaluations or (_own_evaluations(run, checkpoint) if run else ())
     front = {"library_name": "peft" if ADAPTER_CONFIG in manifest.files else "transformers"}
     tags = ["gtrturbo", manifest.stage, *([run.method, run.settings["task"]] if run else [])]
+    if is_adapter(checkpoint) and is_of_hub(checkpoint):
+        front["base_model"] = require_named(checkpoint)
     front |= {"pipeline_tag": "image-text-to-text", "tags": tags}
     lines = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",

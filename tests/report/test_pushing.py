@@ -1,12 +1,14 @@
 """A checkpoint on the hub: what is sent, what the card says, and what is refused before anything is sent."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
+from parsed import parsed
 
 from gtrturbo.config import EvalConfig, PushConfig
 from gtrturbo.errors import GtrTurboError
@@ -97,8 +99,6 @@ def test_the_card_of_a_runs_checkpoint_tells_the_run_and_its_evaluations(ppo, ev
 
 
 def test_the_command_of_the_card_is_one(ppo, hub):
-    from parsed import parsed
-
     from gtrturbo.config import PpoStepConfig
 
     push(PushConfig(checkpoint=ppo, repository="me/lake"))
@@ -108,9 +108,35 @@ def test_the_command_of_the_card_is_one(ppo, hub):
     assert isinstance(parsed(words), PpoStepConfig)
 
 
-def test_an_adapters_card_says_that_it_is_one(lora_warm, hub):
-    push(PushConfig(checkpoint=lora_warm, repository="me/lake"))
+def test_an_adapters_card_says_that_it_is_one_and_its_own_base_is_sent_along(lora, hub):
+    push(PushConfig(checkpoint=lora, repository="me/lake"))
     assert "library_name: peft" in hub.files["README.md"].decode()
+    assert {"adapter_model.safetensors", "base/model.safetensors", "base/config.json"} <= hub.files.keys()
+
+
+def test_an_adapter_on_a_folder_of_this_machine_is_not_sent_and_its_full_weights_are(lora_warm, hub, tmp_path):
+    with pytest.raises(GtrTurboError, match=r"an adapter on .*lora/base, which lies on this machine alone") as error:
+        push(PushConfig(checkpoint=lora_warm, repository="me/lake", dry_run=True))
+    command = error.value.fix.partition("gtrturbo ")[2].partition(" &&")[0]
+    execute(parsed(shlex.split(command.replace("FULL", str(tmp_path / "full")))))
+    push(PushConfig(checkpoint=tmp_path / "full", repository="me/lake"))
+    assert "model.safetensors" in hub.files
+    alone = shutil.copytree(lora_warm, tmp_path / "alone")
+    with pytest.raises(GtrTurboError, match=r"an adapter on .*lora/base, which is not there: nobody who fetches") as error:
+        push(PushConfig(checkpoint=alone, repository="me/lake"))
+    assert "--base BASE --out FULL" in error.value.fix
+
+
+def test_the_card_of_an_adapter_on_a_model_of_the_hub_names_it_and_one_that_is_not_here_is_told(lora_warm, hub, tmp_path, capsys):
+    adapter = shutil.copytree(lora_warm, tmp_path / "adapter")
+    config = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": "some/model"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    manifest = json.loads((adapter / "stage.json").read_text())
+    manifest["files"]["adapter_config.json"] = sha256_file(adapter / "adapter_config.json")
+    (adapter / "stage.json").write_text(json.dumps(manifest))
+    push(PushConfig(checkpoint=adapter, repository="me/lake"))
+    assert "base_model: some/model\n" in hub.files["README.md"].decode()
+    assert "on some/model, which is not on this machine" in capsys.readouterr().err
 
 
 def test_a_dry_run_sends_nothing(ppo, hub, capsys):
