@@ -74,7 +74,7 @@ class Engine:
     Attributes:
         open: makes a policy of a checkpoint.
         agent: lets that policy play, drawing what is random from a seed, at a temperature, up to so many tokens.
-        ask: has it reply to a teacher's questions, each with a seed of its own.
+        ask: has it reply to a teacher's questions, each with a seed of its own; see `Ask`.
         in_process: the policy's weights are loaded here, so that it scores as well.
         exact_logprobs: what it samples has the log-probs that the trainer's own forward pass gives.
         asked_at_once: questions in one call of `ask`; None: as many as share a forward pass.
@@ -241,13 +241,16 @@ def _check_tokens(engine: str, response: Response) -> None:
         raise GtrTurboError(f"engine {engine} gives log-probs that are none.", "log-probs are finite and at most 0, in nats.")
 
 
-def ask_agent(agent: Agent, questions: Sequence[Question]) -> list[str]:
-    """Have an agent reply to a teacher's questions, until all replies are there."""
+def ask_agent(agent: Agent, questions: Sequence[Question], *, keep: Callable[[int, str], object], **_: Any) -> list[str]:
+    """Have an agent reply to a teacher's questions, until all replies are there; it was made with its sampling."""
     states = [_state(question) for question in questions]
     texts: dict[int, str] = {}
     while waiting := [row for row in range(len(states)) if row not in texts]:
         responses = agent([states[row] for row in waiting])
-        texts |= {row: response.text for row, response in zip(waiting, responses, strict=True) if response is not None}
+        new = {row: response.text for row, response in zip(waiting, responses, strict=True) if response is not None}
+        for row, text in new.items():
+            keep(row, text)
+        texts |= new
     return [texts[row] for row in range(len(states))]
 
 

@@ -20,7 +20,8 @@ from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.tensors import TopLogprobs
 
 HOTTER, HOTTEST = 1.1, 0.9
-# Replies to questions, with a seed for each, at a temperature.
+# Replies to questions, with a seed for each, at a temperature; `keep` is given a question's place and its reply when that may be
+# kept.
 Ask = Callable[..., list[str]]
 
 

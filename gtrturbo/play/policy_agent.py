@@ -1,6 +1,6 @@
 """Let a policy play: states to sampled replies, each drawn from numbers of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -75,16 +75,25 @@ def require_own(policy: Policy, prompts: Sequence[Prompt], samples: Sequence[Sam
 
 
 def ask_policy(
-    policy: Policy, questions: Sequence[Question], *, seeds: Sequence[int], temperature: float, max_new_tokens: int
+    policy: Policy,
+    questions: Sequence[Question],
+    *,
+    seeds: Sequence[int],
+    temperature: float,
+    max_new_tokens: int,
+    keep: Callable[[int, str], object] = lambda *_: None,
 ) -> list[str]:
-    """Reply to a teacher's questions, each reply drawn from a seed of its own."""
+    """Reply to a teacher's questions, each reply drawn from a seed of its own; `keep` is given each with its question's place."""
     samples = policy.generate(
         [policy.renderer.prompt(question.told, question.pictures) for question in questions],
         uniforms(seeds, max_new_tokens),
         temperature=temperature,
         max_new_tokens=max_new_tokens,
     )
-    return [policy.renderer.decode(sample.response_ids.tolist())[0] for sample in samples]
+    texts = [policy.renderer.decode(sample.response_ids.tolist())[0] for sample in samples]
+    for place, text in enumerate(texts):
+        keep(place, text)
+    return texts
 
 
 def uniforms(keys: Sequence[int], count: int) -> np.ndarray:

@@ -1,9 +1,9 @@
 """Let a policy on inference servers play episodes or answer a teacher's questions: requests at once up to a bound."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-from gtrturbo.distributed.threads import map_at_once
+from gtrturbo.distributed.threads import hear_at_once
 from gtrturbo.play.episodes import Response, State
 from gtrturbo.play.probe import STATES
 from gtrturbo.play.server_agent import ServerPolicy
@@ -12,9 +12,18 @@ from gtrturbo.store.ids import seed_for
 
 
 def ask_server(
-    policy: ServerPolicy, questions: Sequence[Question], *, seeds: Sequence[int], temperature: float, max_new_tokens: int
+    policy: ServerPolicy,
+    questions: Sequence[Question],
+    *,
+    seeds: Sequence[int],
+    temperature: float,
+    max_new_tokens: int,
+    keep: Callable[[int, str], object] = lambda *_: None,
 ) -> list[str]:
-    """Reply to a teacher's questions, as many at once as the bound allows."""
+    """Reply to a teacher's questions, as many at once as the bound allows.
+
+    `keep` is given a question's place and its reply as soon as that is believed.
+    """
 
     def reply(row: int) -> Response:
         question = questions[row]
@@ -24,10 +33,22 @@ def ask_server(
     first = [(question.told, question.pictures) for question in questions[:STATES]]
     policy.prove(first, temperature=temperature, max_new_tokens=max_new_tokens, seed=seeds[0])
     replies: dict[int, Response] = {}
-    while rows := [row for row in range(len(questions)) if row not in replies or not replies[row].believed]:
-        replies |= zip(rows, map_at_once(reply, rows, threads=policy.max_concurrency), strict=True)
+    texts: dict[int, str] = {}
+
+    def believe() -> None:
+        for row in [row for row, response in replies.items() if response.believed]:
+            texts[row] = replies.pop(row).text
+            keep(row, texts[row])
+
+    def hear(row: int, response: Response) -> None:
+        replies[row] = response
+        believe()
+
+    while rows := [row for row in range(len(questions)) if row not in texts]:
+        hear_at_once(reply, rows, hear, threads=policy.max_concurrency)
         policy.prove_again()
-    return [replies[row].text for row in range(len(questions))]
+        believe()
+    return [texts[row] for row in range(len(questions))]
 
 
 class ServerAgent:

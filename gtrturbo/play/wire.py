@@ -9,6 +9,7 @@ import http.client
 import json
 import math
 import os
+import re
 import time
 import urllib.error
 import urllib.request
@@ -34,17 +35,24 @@ TOO_MANY_REQUESTS = 429
 WAITED_FOR = (408, 425, TOO_MANY_REQUESTS, 502, 503, 504)
 REDIRECTS = (301, 302, 303, 307, 308)
 LONGEST_PLACE = 200  # characters of an address that a server names
-NOT_FOUND = 404
+NOT_FOUND, PASSWORD = 404, 407
 # A server that is full or away is waited for; one that fails at a request most likely fails at it again.
 FAILED_TRIES = 3
 SOON = 2  # tries in vain after which a user is told
-WRONG_KEY = "set OPENAI_API_KEY in the environment to a key of that server, without which none is sent."
+WANTS_KEY = "set OPENAI_API_KEY in the environment to a key of that server, without which none is sent."
+WRONG_KEY = (
+    "the key of OPENAI_API_KEY was sent and is refused: set it to one that this server takes, and that may use this model."
+)
 NO_KEY = "it is sent none, as it was started for this stage: see what has it ask for one, such as a plugin of its own."
 WRONG_NAME = "see that the server has the model, and that the address is the part before /v1."
 PROXY = "it is the proxy of http_proxy or https_proxy that asks for a password: give it there, or name the server in no_proxy."
-REFUSALS = {401: WRONG_KEY, 403: WRONG_KEY, NOT_FOUND: WRONG_NAME, 407: PROXY}
+REFUSALS = {401: WANTS_KEY, 403: WANTS_KEY, NOT_FOUND: WRONG_NAME, PASSWORD: PROXY}
 NO_ANSWER = "see that a server answers there, and no cache before it."  # To 300 or 304.
-TUNNEL = "Tunnel connection failed"  # how Python tells of a proxy that refuses
+# How Python tells of a proxy that refuses, and of one that is spoken to otherwise than by HTTP.
+TUNNEL, UNKNOWN_KIND = re.compile(r"Tunnel connection failed: ((\d{3})\b.*)"), "unknown url type: "
+NO_PROXY = (
+    "name a proxy that has a way there in {name} (http://HOST:PORT), or the server in no_proxy: it is then asked without one."
+)
 START = "start the server, or name another with --engine."
 SEE_LOG = "look at what the server itself writes, and start it anew."
 NOT_HTTP = "see that an HTTP server is there, which answers by HTTP/1.1, and whether its address begins with http:// or https://."
@@ -232,14 +240,33 @@ def _answer(asked: urllib.request.Request, timeout: float, key: str | None) -> b
         raise TriedInVainError(f"does not answer by HTTP/1.1: {said}.", mend=NOT_HTTP, maybe_paid=True) from None
     except (OSError, ValueError, OverflowError) as error:
         cause = getattr(error, "reason", error)
+        if through := _of_proxy(asked, cause):
+            raise through from None
         late = isinstance(cause, TimeoutError)
         if late and cause.errno is None:  # Ours, and not the system's for a connection.
             raise TriedInVainError(
                 f"gives no whole answer within {timeout:.3g} seconds.", mend=SEE_LOG, maybe_paid=True, late=True
             ) from None
-        said = f"cannot be reached: {error or type(error).__name__}."
-        mend = PROXY if TUNNEL in said and "407" in said else START
-        raise TriedInVainError(said, mend=mend, maybe_paid=began or late, late=late) from None
+        said = f"cannot be reached: {str(cause) or type(cause).__name__}."
+        raise TriedInVainError(said, maybe_paid=began or late, late=late) from None
+
+
+def _of_proxy(asked: urllib.request.Request, cause: object) -> Exception | None:
+    """Return what is wrong with the proxy that a request goes through; None where that is not the matter."""
+    url, name = asked.full_url, f"{urlsplit(asked.full_url).scheme}_proxy"
+    said = one_line(str(cause))[:SHOWN]
+    mend = NO_PROXY.format(name=name)
+    if said.startswith(UNKNOWN_KIND):
+        kind = said.removeprefix(UNKNOWN_KIND)
+        return GtrTurboError(f"{url} cannot be reached: {name} names a proxy of kind {kind}, which is not spoken here.", mend)
+    tunnel = TUNNEL.match(said)
+    if tunnel is None:
+        return None
+    what, code = f"the proxy of {name} answers {tunnel[1].strip()}.", int(tunnel[2])
+    if code >= 500 or code in WAITED_FOR:
+        tries = len(BACKOFF) if code in WAITED_FOR else FAILED_TRIES
+        return TriedInVainError(f"cannot be reached: {what}", tries=tries, mend=mend)
+    return GtrTurboError(f"{url} cannot be reached: {what}", REFUSALS[code] if code == PASSWORD else mend)
 
 
 def _wait_of(error: urllib.error.HTTPError) -> float | None:
@@ -272,8 +299,8 @@ def _refusal(url: str, error: urllib.error.HTTPError, key: str | None) -> Except
     said = said or _without(str(error.reason), key)[:SHOWN]
     if error.code < 400:
         return RefusedError(url, error.code, said, NO_ANSWER)
-    wants_key = REFUSALS.get(error.code) == WRONG_KEY
-    return RefusedError(url, error.code, said, NO_KEY if key is None and wants_key else "")
+    fix = {None: NO_KEY, "": WANTS_KEY}.get(key, WRONG_KEY) if REFUSALS.get(error.code) == WANTS_KEY else ""
+    return RefusedError(url, error.code, said, fix)
 
 
 def _place_of(url: str, error: urllib.error.HTTPError) -> str:

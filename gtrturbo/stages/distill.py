@@ -1,6 +1,6 @@
 """distill: a teacher annotates turns. It writes guidance, not weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from gtrturbo.play.teachers import (
     find_mode,
 )
 from gtrturbo.play.teaching.mixing import mixture, parts_of, shares
-from gtrturbo.play.teaching.opening import AnswerLog
+from gtrturbo.play.teaching.opening import AnswerLog, AskedWords
 from gtrturbo.play.teaching.taught import Taught, keep_action, require_useful, unread, usefulness
 from gtrturbo.plugins import calling
 from gtrturbo.stages import done, provenance
@@ -112,7 +112,7 @@ def _scores_of(
 ) -> Scores:
     questions = questions_of(config, turns, tokens, task=task_of(config) if teacher else None, hints=hints_of(config, turns))
     with progress_bar("distill", len(turns)) as bar, ExitStack() as ending:
-        opened = teacher or open_teacher(config, mode, bar.advance, ending)
+        opened = teacher or open_teacher(config, mode, bar.advance, ending, AnswerLog({}, lambda *_: None))
         found = _annotate(config, mode, opened, questions)
     if opened.policy:
         draft.timing |= opened.policy.policy.machine()
@@ -121,12 +121,12 @@ def _scores_of(
 
 @dataclass(frozen=True)
 class Said:
-    """What the teacher said of one legal turn, counted from 0: in the end, whether it parses or not; None: nothing. Of a local
-    corrector every answer stands here, also to the question that repairs one (`attempt` 1)."""
+    """What the teacher said of one legal turn, counted from 0: in the end, whether it parses or not; None: nothing. With
+    what was `asked` it is one answer of a checkpoint, which is not asked for again."""
 
     row: int
     text: str | None
-    attempt: int = 0
+    asked: AskedWords | None = None
 
 
 def _teach(config: DistillConfig, mode: Mode, teachers: Sequence[Named], draft: Draft, resume_log: ResumeLog[Said]) -> None:
@@ -230,7 +230,7 @@ def _replies(
     if teacher is None and (is_served(config) or mode.needs == "corrections"):
         return _asked_once(config, mode, questions, resume_log)
     with ExitStack() as ending:
-        opened = teacher or open_teacher(config, mode, lambda _: None, ending)
+        opened = teacher or open_teacher(config, mode, lambda _: None, ending, _answers(resume_log))
         if opened.remembers:
             raise ValueError("a teacher that remembers is asked once.")
         return _shared(config, mode, opened, task, questions, resume_log), _account_of(opened)
@@ -242,6 +242,16 @@ def _account_of(teacher: Teacher) -> Account:
     return replace(account, metrics=account.metrics | teacher.metrics())
 
 
+def _answers(resume_log: ResumeLog[Said], on_answer: Callable[[], object] = lambda: None) -> AnswerLog:
+    """Keep a checkpoint's answers in the resume log, each as soon as it is there."""
+
+    def keep(asked: AskedWords, text: str) -> None:
+        resume_log.append(Said(asked.row, text, asked))
+        on_answer()
+
+    return AnswerLog({each.asked: each.text or "" for each in resume_log.found if each.asked}, keep)
+
+
 def _asked_once(
     config: DistillConfig, mode: Mode, questions: Sequence[Question], resume_log: ResumeLog[Said]
 ) -> tuple[list[str | None], Account]:
@@ -249,14 +259,7 @@ def _asked_once(
     told: tuple[list[str | None], Account] = ([], Account())
     if group().world.first:
         with progress_bar("distill", len(questions)) as bar, ExitStack() as ending:
-            found = {(each.row, each.attempt): each.text or "" for each in resume_log.found}
-
-            def keep(row: int, attempt: int, text: str) -> None:
-                resume_log.append(Said(row, text, attempt))
-                bar.advance()
-
-            log = AnswerLog(found, keep)
-            teacher = open_teacher(config, mode, bar.advance, ending, log)
+            teacher = open_teacher(config, mode, bar.advance, ending, _answers(resume_log, on_answer=bar.advance))
             texts: list[str | None] = []
             for start in range(0, len(questions), teacher.at_once):
                 part = questions[start : start + teacher.at_once]
@@ -273,7 +276,7 @@ def _shared(
 
     Several processes share the turns.
     """
-    there = {each.row for each in resume_log.found}
+    there = {each.row for each in resume_log.found if not each.asked}
     missing = [question for question in questions if question.row not in there]
     waiting = [missing[place] for place in group().world.share(len(missing))]
     with progress_bar("distill", len(waiting)) as bar:
@@ -289,7 +292,7 @@ def _shared(
                     else:
                         waiting.append(question)
     group().barrier()
-    found = {each.row: each.text for each in resume_log.read()}
+    found = {each.row: each.text for each in resume_log.read() if not each.asked}
     return [found[question.row] for question in questions]
 
 

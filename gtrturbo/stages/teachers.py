@@ -1,6 +1,6 @@
 """Who teaches, as distill's config says: what is refused, what each is called, and how a model that teaches is opened."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -19,7 +19,6 @@ from gtrturbo.play.checkpoint_teacher import Ask, LocalPolicy, logprobs_of, thou
 from gtrturbo.play.teachers import (
     EXPERT,
     Mode,
-    Question,
     Teacher,
     find_teacher,
 )
@@ -98,12 +97,12 @@ def check_able(config: DistillConfig, mode: Mode, teacher: Teacher | None) -> No
 
 
 def open_teacher(
-    config: DistillConfig, mode: Mode, on_progress: Callable[[int], None], ending: ExitStack, log: AnswerLog | None = None
+    config: DistillConfig, mode: Mode, on_progress: Callable[[int], None], ending: ExitStack, log: AnswerLog
 ) -> Teacher:
     """Open the model that teaches. Only where log-probs are asked for is a policy needed in this process.
 
     Args:
-        log: of a local model's answers, where corrections are asked for.
+        log: of a checkpoint's answers, where it is asked in words.
     """
     if is_served(config):
         model = served_model(str(config.teacher)) or ""
@@ -115,8 +114,8 @@ def open_teacher(
     if kind_of(config.engine) not in ENGINES:
         agent = make_agent(config.engine, checkpoint, for_training=False, max_new_tokens=config.max_new_tokens, **sampling)
         if mode.needs == "corrections":
-            return _in_words(config, mode, partial(_ask_unseeded, agent), at_once=REQUESTS_AT_ONCE, log=log)
-        return Teacher(thoughts=partial(ask_agent, agent), at_once=REQUESTS_AT_ONCE)
+            return _in_words(config, mode, partial(ask_agent, agent), at_once=REQUESTS_AT_ONCE, log=log)
+        return Teacher(thoughts=thoughts_of(log.remembering(partial(ask_agent, agent)), **sampling), at_once=REQUESTS_AT_ONCE)
     engine = ENGINES[kind_of(config.engine)]
     policy = engine.open(checkpoint, opening)
     ask = partial(engine.ask, policy, max_new_tokens=config.max_new_tokens)
@@ -124,7 +123,7 @@ def open_teacher(
     if mode.needs == "corrections":
         return _in_words(config, mode, ask, at_once=at_once, log=log)
     return Teacher(
-        thoughts=thoughts_of(ask, **sampling),
+        thoughts=thoughts_of(log.remembering(ask), **sampling),
         at_once=at_once,
         retries=config.retries,
         metrics=policy.metrics,
@@ -132,13 +131,8 @@ def open_teacher(
     )
 
 
-def _in_words(config: DistillConfig, mode: Mode, ask: Ask, *, at_once: int, log: AnswerLog | None) -> Teacher:
-    nothing = AnswerLog({}, lambda *_: None)
-    return open_local(ask, _asking(config, mode), name=name_of(config), at_once=at_once, log=log or nothing)
-
-
-def _ask_unseeded(agent: Any, questions: Sequence[Question], **_: Any) -> list[str]:
-    return ask_agent(agent, questions)
+def _in_words(config: DistillConfig, mode: Mode, ask: Ask, *, at_once: int, log: AnswerLog) -> Teacher:
+    return open_local(ask, _asking(config, mode), name=name_of(config), at_once=at_once, log=log)
 
 
 def _asking(config: DistillConfig, mode: Mode) -> Asking:

@@ -136,9 +136,35 @@ def test_a_proxy_that_asks_for_a_password_is_told_as_one(monkeypatch):
     assert refused.value.fix == wire.PROXY
     with answering(b"HTTP/1.1 407 Who") as (proxy, _):
         monkeypatch.setenv("https_proxy", proxy)
-        with pytest.raises(wire.TriedInVainError, match="407") as tunnel:
+        with pytest.raises(GtrTurboError, match="407") as tunnel:
             wire.request_once("https://elsewhere:9/v1/models")
-    assert tunnel.value.mend == wire.PROXY
+    assert tunnel.value.fix == wire.PROXY
+
+
+@pytest.mark.parametrize(("code", "times"), [(403, 1), (407, 1), (404, 1), (302, 1), (503, 2)])
+def test_a_proxy_that_refuses_is_asked_once_and_told_by_its_variable(monkeypatch, code, times):
+    with answering(f"HTTP/1.1 {code} No".encode()) as (proxy, asked):
+        monkeypatch.setenv("https_proxy", proxy)
+        with pytest.raises(GtrTurboError) as refused:
+            wire.request("https://elsewhere:9/v1/models")
+    assert refused.value.what == f"https://elsewhere:9/v1/models cannot be reached: the proxy of https_proxy answers {code} No."
+    assert len(asked) == times and "https_proxy" in refused.value.fix and "no_proxy" in refused.value.fix
+
+
+def test_a_proxy_that_is_not_spoken_to_by_http_is_told_at_once(monkeypatch):
+    monkeypatch.setenv("http_proxy", "socks5://elsewhere:1")
+    with pytest.raises(GtrTurboError, match="http_proxy names a proxy of kind socks5, which") as refused:
+        wire.request_once("http://elsewhere:9/v1/models")
+    assert "no_proxy" in refused.value.fix and "urlopen" not in str(refused.value)
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_a_key_that_was_sent_is_told_as_refused(monkeypatch, code):
+    for key, told in (("sk-of-another-server", "was sent and is refused"), ("", "without which none is sent")):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        with answering(f"HTTP/1.1 {code} No".encode()) as (url, _), pytest.raises(wire.RefusedError) as refused:
+            wire.request_once(url)
+        assert told in refused.value.fix
 
 
 @pytest.mark.parametrize("content", [{"choices": [{"x": 1}], "error": None}, {"data": [1], "error": "none"}, [], 3, {"x": 1}])

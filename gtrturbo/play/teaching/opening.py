@@ -1,19 +1,20 @@
 """Make a teacher of what the user named: a model on a server, or a local one that is asked in words."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.play.checkpoint_teacher import hotter
+from gtrturbo.play.checkpoint_teacher import Ask, hotter
 from gtrturbo.play.teachers import SERVER_AT_ONCE, Account, Question, Teacher
 from gtrturbo.play.teaching.budget import Budget
 from gtrturbo.play.teaching.chat import ChatModel, Sampling, Schema
 from gtrturbo.play.teaching.kept_answers import Answered, KeptAnswers, default_folder
 from gtrturbo.play.teaching.templates import Templates
 from gtrturbo.play.teaching.worded import WordedTeacher
-from gtrturbo.store.ids import seed_for
+from gtrturbo.store.ids import seed_for, sha256_of
 from gtrturbo.store.prices import read_prices
 
 
@@ -53,11 +54,45 @@ class Paying:
 
 
 @dataclass(frozen=True)
-class AnswerLog:
-    """Answers of a local model by row and attempt, those that an interrupted command had `found`, and where more are kept."""
+class AskedWords:
+    """A question to a checkpoint: the turn's row, the attempt, and the words by their hash; its pictures are the turn's."""
 
-    found: dict[tuple[int, int], str]
-    keep: Callable[[int, int, str], None]
+    row: int
+    attempt: int
+    words: str
+
+    @classmethod
+    def of(cls, question: Question) -> "AskedWords":
+        told = json.dumps(question.told, ensure_ascii=False, sort_keys=True)
+        return cls(question.row, question.attempt, sha256_of(told.encode()))
+
+
+@dataclass(frozen=True)
+class AnswerLog:
+    """Answers of a checkpoint to questions, those that an interrupted command had `found`, and where more are kept."""
+
+    found: dict[AskedWords, str]
+    keep: Callable[[AskedWords, str], None]
+
+    def remembering(self, ask: Ask) -> Ask:
+        """Have a checkpoint reply to those questions alone whose answers are not here, and keep each as soon as that may be."""
+
+        def reply(questions: Sequence[Question], *, seeds: Sequence[int], temperature: float) -> list[str]:
+            keys = [AskedWords.of(question) for question in questions]
+            new = [place for place, key in enumerate(keys) if key not in self.found]
+
+            def keep(place: int, text: str) -> None:
+                key = keys[new[place]]
+                self.found[key] = text
+                self.keep(key, text)
+
+            if new:
+                ask(
+                    [questions[place] for place in new], seeds=[seeds[place] for place in new], temperature=temperature, keep=keep
+                )
+            return [self.found[key] for key in keys]
+
+        return reply
 
 
 def open_served(model: str, asking: Asking, paying: Paying, *, on_answer: Callable[[], None]) -> Teacher:
@@ -105,26 +140,25 @@ def open_served(model: str, asking: Asking, paying: Paying, *, on_answer: Callab
     return _teacher(worded, account, at_once=SERVER_AT_ONCE)
 
 
-def open_local(ask: Callable[..., list[str]], asking: Asking, *, name: str, at_once: int, log: AnswerLog) -> Teacher:
+def open_local(ask: Ask, asking: Asking, *, name: str, at_once: int, log: AnswerLog) -> Teacher:
     """Make a teacher of a model that replies to questions in this process.
 
     Args:
-        ask: replies to questions, each with a seed, at a temperature.
+        ask: replies to questions; see `Ask`.
         name: of it, as demos tell.
         log: of what it answered, which is not asked again.
     """
 
+    reply = log.remembering(ask)
+
     def answer(questions: Sequence[Question], _: Schema) -> list[Answered]:
-        missing = [question for question in questions if (question.row, question.attempt) not in log.found]
+        missing = [question for question in questions if AskedWords.of(question) not in log.found]
         for start in range(0, len(missing), at_once):
             part = missing[start : start + at_once]
             [attempt] = {question.attempt for question in part}
             seeds = [seed_for(asking.seed, "answer", question.row, attempt) for question in part]
-            texts = ask(part, seeds=seeds, temperature=hotter(asking.temperature, attempt))
-            for question, text in zip(part, texts, strict=True):
-                log.keep(question.row, attempt, text)
-                log.found[question.row, attempt] = text
-        return [Answered(log.found[question.row, question.attempt]) for question in questions]
+            reply(part, seeds=seeds, temperature=hotter(asking.temperature, attempt))
+        return [Answered(log.found[AskedWords.of(question)]) for question in questions]
 
     worded = WordedTeacher(answer, asking.templates, corrects=asking.corrects)
     return _teacher(
