@@ -173,6 +173,8 @@ def read_inputs(
         raise GtrTurboError("--parameters factors=true keeps the rank that the factors have.", "leave out --rank.")
     if (rank or factors) and (include or exclude):
         raise GtrTurboError("--include and --exclude are for full weights as output.", "leave out --rank and factors=true.")
+    if not factors:  # These are merged without a look at what they change.
+        require_plain(under)
     origin = read_adapter(base) if is_adapter(base) else None
     read = tuple(read_adapter(path) if path in adapters else Adapter(path) for path in checkpoints)
     inputs = Inputs(under, checkpoints, read, origin, rank, factors, pattern, missing)

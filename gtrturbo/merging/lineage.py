@@ -6,6 +6,7 @@ from pathlib import Path
 from gtrturbo.errors import GtrTurboError, said_by
 from gtrturbo.models.checkpoint_files import is_adapter
 from gtrturbo.models.hub_names import could_be_id
+from gtrturbo.models.quantised import quantisation_of
 from gtrturbo.models.under_adapter import base_to_fetch, named_base
 from gtrturbo.store.ids import artifact_id, same_artifact
 from gtrturbo.store.manifest import read_manifest
@@ -160,7 +161,7 @@ def same_model(a: str, b: str) -> bool:
 
 
 def _same_weights(a: Path, b: Path) -> bool:
-    if is_adapter(a) or is_adapter(b):
+    if any(is_adapter(path) or quantisation_of(path) for path in (a, b)):
         return same_artifact(a, b)
     ours, theirs = read_layout(a).entries, read_layout(b).entries
     return ours.keys() == theirs.keys() and all(same_bytes(entry, theirs[name]) for name, entry in ours.items())

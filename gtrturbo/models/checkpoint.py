@@ -22,7 +22,8 @@ from gtrturbo.models.hub_names import folder_of
 from gtrturbo.models.parts import PARTS
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.processor import load_processor
-from gtrturbo.models.reading import reading_model, require_takes_pictures
+from gtrturbo.models.quantised import require_loadable
+from gtrturbo.models.reading import dequantising, reading_model, require_takes_pictures
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.models.shared_base import make_room, shared_base
 from gtrturbo.models.split_model import load_split, require_split
@@ -190,14 +191,17 @@ def _whole_model(model: str, *, dtype: str, **where: Any) -> Any:
     if Path(model).is_dir():
         _require_sound(Path(model))
     require_takes_pictures(model, AutoConfig.from_pretrained(model, **where))
+    folder = folder_of(model, where.get("revision"))
+    require_loadable(model, where.get("revision"))
     # What does not fit is told by `require_whole_model`, and never made anew.
-    settings = {"dtype": DTYPES[dtype], "output_loading_info": True, "ignore_mismatched_sizes": True, **where}
+    how = {"dtype": DTYPES[dtype], "ignore_mismatched_sizes": True, **dequantising(folder)}
+    settings = {"output_loading_info": True, **how, **where}
     told: Any = AutoModelForImageTextToText.from_pretrained(model, **settings)
     loaded, info = told
     require_whole_model(model, info)
     tied = loaded.get_expanded_tied_weights_keys(all_submodels=True)
     require_tied(model, tied.keys() - loaded.all_tied_weights_keys.keys())  # transformers drops those that it does not tie.
-    folder = folder_of(model, where.get("revision"))
+    folder = folder_of(model, where.get("revision"))  # Of a hub id it may be here by now.
     if folder and not Path(model).is_dir():
         require_float_weights(folder)
     require_numbers(model, loaded.named_parameters(), stored=folder)
@@ -209,6 +213,7 @@ def _whole_model(model: str, *, dtype: str, **where: Any) -> Any:
 def _require_sound(folder: Path) -> None:
     """Refuse, before anything is loaded, what would make a model that is not the folder's."""
     require_readable(folder, OF_WEIGHTS)
+    require_loadable(folder)
     require_one_place(folder)
     require_float_weights(folder)
     require_as_many_layers(folder)

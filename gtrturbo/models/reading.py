@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, FineGrainedFP8Config
 
 from gtrturbo.errors import GtrTurboError, said_by
+from gtrturbo.models.quantised import DEQUANTISED, quantisation_of
 from gtrturbo.store.mending import mend_of
 
 # What some models need beside transformers, by the word in its error. A tokenizer.model that SentencePiece is not there to
@@ -57,6 +58,12 @@ def missing_package(error: Exception) -> str | None:
     told = str(error).lower()
     names = (name for name in NEEDED if name in told and find_spec(NEEDED[name].split()[0]) is None)
     return next((NEEDED[name] for name in names), None) if isinstance(error, ImportError | ValueError) else None
+
+
+def dequantising(folder: Path | None) -> dict[str, Any]:
+    """Say to transformers how weights are loaded that it makes plain numbers of: everywhere, not only where there is no GPU."""
+    said = quantisation_of(folder) if folder else None
+    return {"quantization_config": FineGrainedFP8Config(dequantize=True)} if said and said.method in DEQUANTISED else {}
 
 
 def require_takes_pictures(model: str | Path, config: Any) -> None:

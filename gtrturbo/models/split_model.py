@@ -19,8 +19,11 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.models.auto.auto_factory import _get_model_class
 
 from gtrturbo.console import stderr
+from gtrturbo.distributed.escapes import shell_word
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import is_adapter
 from gtrturbo.models.names_in_memory import ModelNames
+from gtrturbo.models.quantised import quantisation_of
 from gtrturbo.models.split_ahead import require_splittable
 from gtrturbo.models.stored_names import model_names
 from gtrturbo.models.whole_weights import require_numbers, require_tied, require_whole_model
@@ -31,9 +34,14 @@ def require_split(path: Path) -> None:
     """Refuse to split where there is one process only, or an adapter is trained, whose gradients are small enough to sum whole.
 
     Raises:
-        GtrTurboError: says which.
+        GtrTurboError: says which; or the weights are quantised.
     """
     require_splittable(alone=not dist.is_initialized(), adapter=is_adapter(path))
+    if said := quantisation_of(path):
+        raise GtrTurboError(
+            f"the weights of {path} are quantised ({said.method}), and rows of codes are no rows of weights: they are not split.",
+            f"write them dequantised: gtrturbo init --model {shell_word(str(path))} --out PLAIN; then --checkpoint PLAIN.",
+        )
 
 
 def split(module: nn.Module, device: torch.device | str, layers: frozenset[str] = frozenset()) -> None:

@@ -11,13 +11,14 @@ from safetensors import safe_open
 from torch import Tensor
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.quantised import quantisation_of
 from gtrturbo.store.mending import FETCH_AGAIN, mend_of
 from gtrturbo.store.names import MODEL_CONFIG, OPTIMIZER
+from gtrturbo.store.safetensors_files import CODES
 from gtrturbo.store.strict_json import parse_json
 from gtrturbo.store.weight_files import INDEXES, require_as_indexed, weights_of
 
 WHOLE_NUMBERS = ("I", "U", "B")  # How their types begin in a safetensors header; a weight is none.
-CODES = ("F8_", "F6_", "F4")  # So do those of floats that only stand for weights together with scales.
 # How torch tells a tensor of another shape, each of which is a line of its own.
 MISFIT = re.compile(r"size mismatch for (\S+): .*?torch\.Size\(\[(.*?)\]\).*?torch\.Size\(\[(.*?)\]\)")
 WEIGHT_NAMES = (".weight", ".bias")
@@ -138,8 +139,7 @@ def require_float_weights(folder: Path) -> None:
     Raises:
         GtrTurboError: names the tensor and its type.
     """
-    config = folder / MODEL_CONFIG
-    if config.is_file() and "quantization_config" in parse_json(config.read_bytes()):
+    if quantisation_of(folder):
         return
     for path in _weight_files(folder):
         with safe_open(path, framework="numpy") as file:

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.analysis.record import Collapsed, check_sources, own_code, record_run
-from gtrturbo.config import InitConfig, PpoStepConfig, RunConfig, SftConfig
-from gtrturbo.config.choices import AUTO
+from gtrturbo.config import InitConfig, MergeConfig, PpoStepConfig, RunConfig, SftConfig
+from gtrturbo.config.choices import AUTO, HF
 from gtrturbo.console import stderr
 from gtrturbo.distributed.children import run_child
 from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.distributed.processes import world
 from gtrturbo.errors import COLLAPSE_CODE, Collapse, GtrTurboError
 from gtrturbo.models.checkpoint_files import is_adapter
+from gtrturbo.models.quantised import require_plain_base
 from gtrturbo.models.split_ahead import require_splittable
 from gtrturbo.plugins import Plugin, names_code
 from gtrturbo.runs.going_on import require_same_run
@@ -26,7 +27,7 @@ from gtrturbo.runs.script import command, command_words
 from gtrturbo.runs.teacher_tokens import check_tokenizers
 from gtrturbo.runs.warm_start import check_tasks
 from gtrturbo.stages import execute, existing, read_by, stage_of
-from gtrturbo.stages.beforehand import refuse_early, require_here, require_kinds
+from gtrturbo.stages.beforehand import refuse_early, require_begins, require_here, require_kinds, require_loaded
 from gtrturbo.stages.servers_ahead import require_startable, unreached
 from gtrturbo.store.draft import Result
 from gtrturbo.store.ids import artifact_id, require_there
@@ -124,6 +125,7 @@ def check(config: RunConfig, steps: Sequence[Step]) -> bool:
     outdated = require_same_run(config, steps)
     check_tasks(steps)
     _check_inputs(steps)
+    _check_weights(steps)
     check_split(steps, alone=False)  # How many processes there will be a dry run need not know.
     return outdated
 
@@ -136,6 +138,19 @@ def _check_inputs(steps: Sequence[Step]) -> None:
             require_there(path)
     for step in steps:
         require_kinds(step.config, apart_from=made)
+
+
+def _check_weights(steps: Sequence[Step]) -> None:
+    """Refuse before any work models that no stage would load, and those that merges of later iterations would not go around."""
+    made = {step.config.out for step in steps}
+    for config in (step.config for step in steps):
+        if isinstance(config, InitConfig):
+            require_begins(config)
+        elif not isinstance(config, MergeConfig):
+            if getattr(config, "engine", HF) == HF:
+                require_loaded(config, apart_from=made)
+        elif config.base and config.checkpoints and config.base not in made:
+            require_plain_base(config.base, option="--start")
 
 
 def check_split(steps: Sequence[Step], *, alone: bool) -> None:

@@ -9,16 +9,20 @@ from gtrturbo.config import DistillConfig, EvalConfig, InitConfig, PpoStepConfig
 from gtrturbo.config.choices import AUTO, CPU
 from gtrturbo.config.fields import fields, input_paths
 from gtrturbo.config.playing import HALF
+from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.checkpoint_files import is_adapter
 from gtrturbo.models.hub_names import require_found
+from gtrturbo.models.quantised import require_loadable, require_plain_base
 from gtrturbo.models.sizes import BUILT_IN
+from gtrturbo.models.under_adapter import full_weights_command, named_base
 from gtrturbo.play.teachers import find_mode
 from gtrturbo.plugins import is_outside, names_code
 from gtrturbo.stages.idle import require_effect
 from gtrturbo.stages.servers_ahead import require_startable
 from gtrturbo.store.ids import artifact_id, short
 from gtrturbo.store.manifest import read_manifest
-from gtrturbo.store.names import MANIFEST
+from gtrturbo.store.names import MANIFEST, MODEL_INDEX, MODEL_WEIGHTS
 from gtrturbo.store.turns import require_tokens
 
 # What an input has to be, by the option that names it. Folders without a manifest are models from elsewhere.
@@ -56,6 +60,7 @@ def refuse_early(config: Any) -> None:
         if config.revision and Path(config.model).is_dir():
             raise GtrTurboError(f"--revision is of a model on the hub, and {config.model} is a folder.", "leave it out.")
         require_found(config.model, config.revision)
+        require_begins(config)
     require_effect(config)
     require_startable(config)
     if isinstance(config, PpoStepConfig):
@@ -79,6 +84,38 @@ def _require_kind(path: Path, kinds: tuple[str, ...]) -> None:
             f"{path} holds {manifest.kind} (made by {manifest.stage}), not {' or '.join(kinds)}.",
             "make some with: gtrturbo rollout --expert …",
         )
+
+
+def require_begins(config: InitConfig) -> None:
+    """Refuse a model that init would not begin from: an adapter, or quantised weights that are not made plain ones.
+
+    Of a hub id that is not on this machine nothing is known yet.
+
+    Raises:
+        GtrTurboError: says which, and what takes it.
+    """
+    model = Path(config.model)
+    if config.model in BUILT_IN:
+        return
+    if is_adapter(model) and not any((model / name).is_file() for name in (MODEL_WEIGHTS, MODEL_INDEX)):
+        word, base = shell_word(config.model), shell_word(named_base(model) or "BASE")
+        raise GtrTurboError(
+            f"{config.model} is an adapter, and init begins from full weights.",
+            f"go on from it as it is: gtrturbo run --start {word} …, or --checkpoint {word} of a stage; or write full "
+            f"weights first: {full_weights_command(model, base)}",
+        )
+    if config.lora_rank:
+        require_plain_base(config.model, config.revision)
+    else:
+        require_loadable(config.model, config.revision)
+
+
+def require_loaded(config: Any, *, apart_from: Collection[Path] = ()) -> None:
+    """Refuse checkpoints of quantised weights that a stage would load here, but for those that are still to be made."""
+    for name, value in input_paths(config).items():
+        for path in value if isinstance(value, tuple) else (value,):
+            if READ_AS.get(name) == ("checkpoint",) and path not in apart_from and not names_code(path):
+                require_loadable(path)
 
 
 def require_here(device: str) -> None:

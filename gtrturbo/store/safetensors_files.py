@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from gtrturbo.config.regular_files import open_regular
+from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.mending import mend_of
+from gtrturbo.store.names import MODEL_CONFIG
 from gtrturbo.store.weight_files import FETCH, require_as_indexed, weights_of
 
 # Exactly one key: safetensors writes metadata in hash order, so two keys would give other bytes in another process.
@@ -23,6 +25,7 @@ SAFETENSORS_METADATA = {"format": "pt"}
 FLOATS = {"F64": np.float64, "F32": np.float32, "BF16": np.uint16, "F16": np.float16}
 BITS = {"F64": 64, "F32": 32, "BF16": 16, "F16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16,
         "U8": 8, "BOOL": 8}  # fmt: skip
+CODES = ("F8_", "F6_", "F4")  # So the types of floats begin that only stand for weights together with scales.
 HEADER_LIMIT = 100_000_000  # bytes, as in the format's own reader
 
 
@@ -143,6 +146,12 @@ def _entry(path: Path, name: str, fields: dict[str, Any], data: int) -> TensorEn
     if not all(type(number) is int and number >= 0 for number in whole) or any("\ud800" <= mark <= "\udfff" for mark in name):
         raise ValueError(f"{name!a} has no name, shape or place that the format allows")
     entry = TensorEntry(name, path, fields["dtype"], tuple(fields["shape"]), data + start, end - start)
+    if entry.dtype.startswith(CODES):
+        raise GtrTurboError(
+            f"{path} holds {name} as {entry.dtype}: codes of quantised weights, which cannot be merged apart from their scales.",
+            "merge the models as they were before they were quantised, or write them dequantised, which gtrturbo init --model "
+            f"{shell_word(str(path.parent))} --out OUT does where {MODEL_CONFIG} says how they are scaled.",
+        )
     if entry.dtype not in BITS:
         raise ValueError(f"{name} is of type {entry.dtype}, which merge does not know")
     if entry.entries * entry.width != entry.size:
