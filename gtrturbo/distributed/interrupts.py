@@ -17,6 +17,8 @@ from gtrturbo.distributed.processes import world
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))  # Windows has two.
 MOMENT = 0.02  # seconds
+GOES_ON = "the same command goes on from what was finished"
+NOTHING_YET = "nothing of this stage is kept yet, which the same command begins anew"
 _told: list[int] = []
 
 
@@ -78,6 +80,6 @@ def exit_code(error: KeyboardInterrupt, *, kept: bool = False) -> int:
     number = error.number if isinstance(error, Interrupted) else signal.SIGINT
     if world().first and not follows_parent():
         with suppress(OSError):  # The terminal may be gone.
-            on = "; the same command goes on from what was finished" if kept else ""
+            on = f"; {NOTHING_YET if NOTHING_YET in getattr(error, '__notes__', ()) else GOES_ON}" if kept else ""
             complain(f"interrupted by {signal.Signals(number).name}{on}.")
     return 128 + number

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 
 from gtrturbo import __version__
 from gtrturbo.distributed.escapes import shell_word
+from gtrturbo.distributed.interrupts import NOTHING_YET
 from gtrturbo.distributed.processes import group
 from gtrturbo.errors import GtrTurboError, UnprovedError
 from gtrturbo.store.claims import holds_no_links, partial
@@ -137,7 +138,7 @@ class ResumeLog(Generic[T]):
     def __enter__(self) -> "ResumeLog[T]":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         """Keep what was finished when the work was interrupted; where that is nothing, or not to be believed, no log stays."""
         if kind is None:
             return
@@ -145,6 +146,8 @@ class ResumeLog(Generic[T]):
         nothing = issubclass(kind, UnprovedError) or not any(file.stat().st_size for file in self.folder.glob(f"*{ENTRIES}"))
         if nothing and group().world.first:
             _remove(self.folder)
+            if isinstance(error, KeyboardInterrupt):
+                error.add_note(NOTHING_YET)
 
 
 def remove_left(out: Path) -> None:

@@ -1,10 +1,12 @@
 """The journal: entries outlive their process, and belong to one piece of work."""
 
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from gtrturbo.distributed.interrupts import Interrupted, exit_code
 from gtrturbo.distributed.processes import World, working_in
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store import resume_log
@@ -190,3 +192,14 @@ def test_the_log_of_an_artifact_that_is_there_goes_unless_the_artifact_is_being_
     with writing(tmp_path / "demos", WORK, overwrite=True):
         assert finished(tmp_path / "demos", WORK) and log.folder.exists()
     assert finished(tmp_path / "demos", WORK) and not log.folder.exists()
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_who_is_interrupted_is_told_whether_anything_is_kept(tmp_path, capsys, kept):
+    with pytest.raises(KeyboardInterrupt) as told, open_(tmp_path) as log:
+        if kept:
+            log.append(Line(0, "whole"))
+        raise Interrupted(signal.SIGINT)
+    assert exit_code(told.value, kept=True) == 130
+    said = " ".join(capsys.readouterr().err.split())
+    assert ("goes on from what was finished" in said) == kept and ("nothing of this stage is kept yet" in said) != kept
