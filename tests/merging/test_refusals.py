@@ -80,7 +80,7 @@ def stretched(fields: dict) -> dict:
         (lambda raw: with_header(raw, stretched), "scalar has 8 bytes for shape"),
         (
             lambda raw: with_header(raw, lambda h: h | {"scalar": h["scalar"] | {"dtype": "F8_E4M3"}}),
-            "of type F8_E4M3, which merge",
+            "holds scalar as F8_E4M3: codes of quantised weights",
         ),
         (lambda raw: with_header(raw, lambda h: h | {"norm.weight": {"dtype": "F32"}}), "cannot be read"),
         (lambda raw: with_header(raw, lambda h: h | {"copy": h["scalar"]}), "does not follow the tensor before it"),
