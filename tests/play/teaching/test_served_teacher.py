@@ -161,7 +161,7 @@ def test_what_a_server_says_never_steers_the_terminal(distill, turns, tmp_path):
         command += ["--address", corrector.url, "--answers", str(tmp_path / "answers"), "--out", str(tmp_path / "out")]
         result = CliRunner().invoke(app, command)
         assert result.exit_code == 1 and "could be used" in result.output and "\x1b" not in result.output
-        corrector.faults = ["400"] * 9
+        corrector.faults = ["400"] * 999
         result = CliRunner().invoke(app, [*command, "--temperature", "0.7"])
     assert result.exit_code == 1 and "refused the request (400)" in result.output and "\x1b" not in result.output
 
