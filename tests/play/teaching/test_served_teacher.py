@@ -314,7 +314,9 @@ def test_no_key_is_in_any_file_or_message(distill, tmp_path, monkeypatch, turns,
                 distill(corrector, out=tmp_path / "more", temperature=0.4)
             assert elsewhere.tries == 0
         monkeypatch.setenv("OPENAI_API_KEY", "sk-another-key-that-is-wrong")
-        with pytest.raises(GtrTurboError, match=r"refused the request \(401\)[^\n]*\nset OPENAI_API_KEY") as wrong_key:
+        with pytest.raises(
+            GtrTurboError, match=r"refused the request \(401\)[^\n]*\nthe key of OPENAI_API_KEY was sent"
+        ) as wrong_key:
             distill(corrector, out=tmp_path / "more", temperature=0.5)
     assert KEY not in str(refused.value) and "not now" in str(refused.value)
     assert "sk-another" not in str(wrong_key.value)
