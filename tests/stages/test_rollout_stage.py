@@ -9,6 +9,7 @@ from gtrturbo.analysis.summary import summarize
 from gtrturbo.analysis.thoughts import thought_entropy
 from gtrturbo.config import RolloutConfig
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.play.draws import repeats_of
 from gtrturbo.play.recording import read_turns
 from gtrturbo.stages import execute
 from gtrturbo.store.ids import sha256_file
@@ -35,7 +36,9 @@ def test_the_same_rollout_twice_has_the_same_id_and_another_seed_another(turns, 
 
 
 def test_the_metrics_are_the_summary_of_the_turns(turns):
-    expected = summarize(read_turns(turns)) | thought_entropy(turns)
+    tokens = load_turn_tokens(turns / "tokens.safetensors")
+    repeats = repeats_of(read_turns(turns), tokens, tokens.sample_logprobs)
+    expected = summarize(read_turns(turns)) | thought_entropy(turns) | repeats.metrics()
     assert read_manifest(turns).metrics == pytest.approx(expected)
 
 
