@@ -12,6 +12,7 @@ from gtrturbo.models.budget import CPU_TOKENS, tokens_that_fit
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.renderer import Prompt
 from gtrturbo.models.split_model import own
+from gtrturbo.models.widths import text_layers
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,9 @@ def token_budget(setting: str, policy: Policy, *, recomputes: bool) -> int:
         return int(setting)
     if policy.device.type != "cuda":
         return CPU_TOKENS
-    config = policy.model.config.get_text_config()
+    layers = text_layers(policy.model.config.get_text_config())
     free = torch.cuda.mem_get_info(policy.device)[0] - _still_to_come(policy)
-    return tokens_that_fit(
-        free,
-        hidden=config.hidden_size,
-        inner=config.intermediate_size,
-        layers=config.num_hidden_layers,
-        recomputes=recomputes,
-    )
+    return tokens_that_fit(free, hidden=layers.width, inner=layers.inner, layers=layers.count, recomputes=recomputes)
 
 
 def _still_to_come(policy: Policy) -> int:

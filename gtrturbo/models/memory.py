@@ -24,7 +24,8 @@ Trained = Literal["full", "lora", "nothing"]
 class Layers:
     """Equal transformer layers: how many, and the widths of one.
 
-    width: hidden size.   inner: of the gated MLP.   queries, keys: heads times their size.   heads: of the queries.
+    width: hidden size.   inner: of the gated MLP, or of all experts that a token meets, together.   queries, keys: heads times
+    their size.   heads: of the queries.   experts: to which a token is copied, one by one; 0 where the MLP is one for all.
     """
 
     count: int
@@ -34,6 +35,7 @@ class Layers:
     keys: int
     heads: int
     fused: bool = False
+    experts: int = 0
 
     def saved(self, *, trained: Trained, width: int, rank: int) -> int:
         """Bytes that one token of one layer leaves for the backward pass.
@@ -43,7 +45,8 @@ class Layers:
         4 per head · MLP 3ef (gate, its activation, up) · and the inputs of the linear layers that are trained, of which the
         attention's output is there already, but in the vision tower, which joins it from windows:
         full weights 2eh (norms) + 2eh + ef; LoRA, whose factors are float32, 4 bytes of each input, once per linear layer
-        where e < 4 (each casts for itself), and its rank.
+        where e < 4 (each casts for itself), and its rank. Of k experts each leaves its copy of the token and what it made of it,
+        2ekh.
 
         Args:
             trained: what of the layer is.
@@ -51,7 +54,7 @@ class Layers:
             rank: of the adapters.
         """
         h, f, q, e = self.width, self.inner, self.queries, width
-        passing = 8 * h + 4 * e * q + FLOAT32 * self.heads + 3 * e * f
+        passing = 8 * h + 4 * e * q + FLOAT32 * self.heads + 3 * e * f + self._copies(width=e)
         if trained == "nothing":
             return 0
         if trained == "full":
@@ -68,7 +71,11 @@ class Layers:
         """
         h, f, q, e = self.width, self.inner, self.queries, width
         inner = 2 * e * f + 2 * FLOAT32 * f + FLOAT32 * h if adapted else 3 * e * f
-        return 2 * e * h + 8 * h + max(e * (3 * q + 2 * self.keys), inner)
+        return 2 * e * h + 8 * h + max(e * (3 * q + 2 * self.keys), inner + self._copies(width=e))
+
+    def _copies(self, *, width: int) -> int:
+        """Bytes per token of its copies before experts and behind them."""
+        return 2 * width * self.experts * self.width
 
     def rerun(self, *, trained: Trained, width: int, rank: int) -> int:
         """Bytes per token while a layer that was run again goes backward: all that it saved, and gradients around its MLP."""

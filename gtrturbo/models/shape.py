@@ -16,7 +16,7 @@ from gtrturbo.models.built_in import build_processor, built_in_config
 from gtrturbo.models.checkpoint import DTYPES, add_adapter, architecture_here, quiet
 from gtrturbo.models.families import Family, read_family
 from gtrturbo.models.hub_names import folder_of
-from gtrturbo.models.memory import Layers, Shape
+from gtrturbo.models.memory import Shape
 from gtrturbo.models.parts import towers_of
 from gtrturbo.models.processor import load_processor
 from gtrturbo.models.reading import reading_model, require_takes_pictures
@@ -24,9 +24,9 @@ from gtrturbo.models.renderer import Renderer
 from gtrturbo.models.shared_base import memory
 from gtrturbo.models.sizes import BUILT_IN, PUBLISHED
 from gtrturbo.models.stored_types import auto_type
+from gtrturbo.models.widths import text_layers, vision_layers
 
 CHANNELS = 3
-INNER = ("intermediate_size", "ffn_dim", "decoder_ffn_dim", "mlp_dim")  # What configs call the width inside of an MLP.
 NO_ESTIMATE = "leave --dry-run out: init plays a turn with the model; or choose another."
 
 
@@ -86,8 +86,8 @@ def _shape(model: str, config: Any, revision: str | None, lora_rank: int, lora_t
         holds_base=lora_rank > 0 and (model in BUILT_IN or weights_type != stored),
         vocabulary=text.vocab_size,
         hidden=text.hidden_size,
-        text=_text_layers(text),
-        tower=_vision_layers(vision),
+        text=text_layers(text),
+        tower=vision_layers(vision),
         image_cell=patch * merge,
         patches=merge * merge,
         patch_size=CHANNELS * getattr(vision, "temporal_patch_size", 1) * patch**2,
@@ -170,35 +170,3 @@ def _counted(model: str, revision: str | None, config: Any) -> Callable[[tuple[t
         return int((prompt.ids == token).sum())
 
     return count
-
-
-def _text_layers(config: Any) -> Layers:
-    heads = config.num_attention_heads
-    size = _first(config, "head_dim") or config.hidden_size // heads
-    keys = _first(config, "num_key_value_heads") or heads
-    inner = _first(config, *INNER) or config.intermediate_size
-    return Layers(config.num_hidden_layers, config.hidden_size, inner, heads * size, keys * size, heads)
-
-
-def _first(config: Any, *names: str) -> Any:
-    """Return the first of some settings that a config has; of one that each layer has for itself, the largest."""
-    return next((value for name in names if (value := _setting(config, name)) is not None), None)
-
-
-def _setting(config: Any, name: str) -> Any:
-    try:
-        value = getattr(config, name, None)
-    except RuntimeError:  # So transformers answers of a setting that each layer has for itself.
-        value = [getattr(layer, name) for layer in config.per_layer_config]
-    return max(value) if isinstance(value, list | tuple) else value
-
-
-def _vision_layers(config: Any) -> Layers | None:
-    if config is None:
-        return None
-    count = getattr(config, "depth", None) or config.num_hidden_layers
-    heads = getattr(config, "num_heads", None) or config.num_attention_heads
-    # Qwen2-VL calls the tower's width embed_dim, and the text's, which it ends in, hidden_size.
-    width = getattr(config, "embed_dim", None) or config.hidden_size
-    inner = _first(config, *INNER) or int(width * config.mlp_ratio)
-    return Layers(count, width, inner, width, width, heads, fused=True)

@@ -9,6 +9,7 @@ import torch
 from gtrturbo.models import shape as shapes
 from gtrturbo.models.batches import token_budget
 from gtrturbo.models.budget import LARGE_VOCABULARY, LOGIT_CHUNK, logit_chunk, tokens_that_fit
+from gtrturbo.models.built_in import build_processor, built_in_config
 from gtrturbo.models.shape import auto_tokens, read_shape
 from gtrturbo.models.sizes import PUBLISHED, QWEN_7B, value_head_widths
 from gtrturbo.models.value_head import ValueHead
@@ -28,11 +29,11 @@ def test_the_estimates_budget_of_tokens_is_the_one_that_a_stage_takes(monkeypatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     loaded = shape.weights + shape.adapter_bytes
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (TOTAL - loaded, TOTAL))
-    text = SimpleNamespace(hidden_size=shape.text.width, intermediate_size=shape.text.inner, num_hidden_layers=shape.text.count)
+    config = built_in_config("tiny", build_processor().tokenizer)
     policy = SimpleNamespace(
         device=torch.device("cuda"),
         value_head=None,
-        model=SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: text)),
+        model=SimpleNamespace(config=config),
         parameters=lambda: [("all", torch.empty(shape.trainable, device="meta"))],
     )
     expected = auto_tokens(shape, "cuda", recomputes=recomputes)

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, Qwen2_5_VLForConditionalGeneration, Qwen3VLMoeConfig
 
 from gtrturbo.models import shape as shapes
 from gtrturbo.models.built_in import build_processor, built_in_config
@@ -17,6 +18,7 @@ from gtrturbo.models.policy import Policy
 from gtrturbo.models.shape import auto_tokens, read_shape
 from gtrturbo.models.sizes import QWEN_3B
 from gtrturbo.models.value_head import ValueHead
+from gtrturbo.models.widths import text_layers
 
 # The peak of a step, estimated over measured; measured here between 0.90 and 1.38.
 LOW, HIGH = 0.85, 1.4
@@ -241,3 +243,22 @@ def test_saved_bytes_of_a_layer_by_hand():
     # LoRA in bfloat16: five inputs of width 10, one of 10, one of 30, and seven of the rank, in float32.
     assert layers.saved(trained="lora", width=2, rank=3) == 80 + 80 + 8 + 180 + 4 * (50 + 10 + 30) + 4 * 21
     assert layers.saved(trained="nothing", width=2, rank=0) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_what_a_mixture_saves_is_counted_with_the_copies_of_a_token_that_its_experts_read(dtype):
+    text = {"vocab_size": 300, "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "head_dim": 32, "moe_intermediate_size": 96, "num_experts": 8, "num_experts_per_tok": 4, "intermediate_size": 96,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [8, 4, 4]}}  # fmt: skip
+    tower = {"depth": 1, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 128,
+             "deepstack_visual_indexes": [0]}  # fmt: skip
+    config = Qwen3VLMoeConfig(text_config=text, vision_config=tower, dtype=dtype)
+    model: Any = AutoModelForImageTextToText.from_config(config)
+    rows, tokens = 2, 100
+    ids = torch.randint(0, 290, (rows, tokens), generator=torch.Generator().manual_seed(0))
+    found = saved_by(
+        lambda: model(input_ids=ids, logits_to_keep=1, use_cache=False).logits.sum(), besides=list(model.parameters())
+    )
+    layers = text_layers(config.text_config)
+    estimate = rows * tokens * layers.count * layers.saved(trained="full", width=dtype.itemsize, rank=0)
+    assert estimate == pytest.approx(found, rel=0.2)  # Without the copies it is 0.6 of it.
