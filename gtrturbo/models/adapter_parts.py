@@ -111,9 +111,9 @@ def require_no_stacks(model: Any, targets: Sequence[str]) -> None:
     Raises:
         GtrTurboError: names the first.
     """
-    modules = [f".{name}" for name, _ in model.named_modules()]
+    modules, stacks = [f".{name}" for name, _ in model.named_modules()], stacks_of(model)
     for target in targets:
-        stack = next((each for each in stacks_of(model) if f".{each}".endswith(f".{target}")), None)
+        stack = next((each for each in stacks if f".{each}".endswith(f".{target}")), None)
         if stack and not any(module.endswith(f".{target}") for module in modules):
             raise GtrTurboError(
                 f"{target} of a {model.config.model_type} is a stack of experts ({stack}), and no linear layer for LoRA.",

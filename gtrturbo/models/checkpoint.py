@@ -188,11 +188,13 @@ def _load_full(model: str, *, dtype: str, revision: str = "main") -> Any:
 
 def _whole_model(model: str, *, dtype: str, **where: Any) -> Any:
     """Load full weights, all of them and nothing else."""
-    if Path(model).is_dir():
+    is_folder = Path(model).is_dir()
+    if is_folder:
         _require_sound(Path(model))
     require_takes_pictures(model, AutoConfig.from_pretrained(model, **where))
-    folder = folder_of(model, where.get("revision"))
-    require_loadable(model, where.get("revision"))
+    if not is_folder:
+        require_loadable(model, where.get("revision"))
+    folder = folder_of(model, where.get("revision"))  # A hub id's is here since its config was read.
     # What does not fit is told by `require_whole_model`, and never made anew.
     how = {"dtype": DTYPES[dtype], "ignore_mismatched_sizes": True, **dequantising(folder)}
     settings = {"output_loading_info": True, **how, **where}
@@ -201,8 +203,7 @@ def _whole_model(model: str, *, dtype: str, **where: Any) -> Any:
     require_whole_model(model, info)
     tied = loaded.get_expanded_tied_weights_keys(all_submodels=True)
     require_tied(model, tied.keys() - loaded.all_tied_weights_keys.keys())  # transformers drops those that it does not tie.
-    folder = folder_of(model, where.get("revision"))  # Of a hub id it may be here by now.
-    if folder and not Path(model).is_dir():
+    if folder and not is_folder:
         require_float_weights(folder)
     require_numbers(model, loaded.named_parameters(), stored=folder)
     if dtype == "auto":

@@ -21,7 +21,8 @@ def named_base(path: Path) -> str | None:
     Returns: None where the adapter says nothing, as PEFT does of models made in memory.
     """
     named = _named(path)
-    return named if named is None or _folder(path, named) is None else str(_folder(path, named))
+    folder = None if named is None else _folder(path, named)
+    return str(folder) if folder else named
 
 
 def base_of(path: Path) -> str:

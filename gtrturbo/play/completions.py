@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.play.failures import SEE_LOG
 from gtrturbo.play.protocol import Completion, TokenLogProb
-from gtrturbo.play.wire import SEE_LOG
 from gtrturbo.store.turn_checks import ROUNDING
 
 LIKELIEST = 20  # Most that vLLM tells by itself.

@@ -29,9 +29,9 @@ from gtrturbo.models.checkpoint import load_architecture
 from gtrturbo.models.checkpoint_files import is_adapter
 from gtrturbo.models.under_adapter import base_of
 from gtrturbo.play.connection import open_in_time
+from gtrturbo.play.failures import AwayError, EndedError
 from gtrturbo.play.lora_ranks import legal_rank, rank_of
 from gtrturbo.play.one_process import require_one_process
-from gtrturbo.play.wire import AwayError, EndedError
 
 MODULE = "vllm.entrypoints.openai.api_server"
 HOST = "127.0.0.1"

@@ -21,13 +21,13 @@ from gtrturbo.models.policy import Policy
 from gtrturbo.models.renderer import Prompt
 from gtrturbo.play.draws import require_anew
 from gtrturbo.play.episodes import Response, Stretch
+from gtrturbo.play.failures import AwayError, EndedError
 from gtrturbo.play.greedy_probe import GreedyReply, require_greedy, require_likeliest
 from gtrturbo.play.probe import REPLY_TOKENS, STATES, TEMPERATURE, Proof, Replied, prove, together
 from gtrturbo.play.recorded_probe import AT_A_LOOK
 from gtrturbo.play.served_folder import require_own_folder
 from gtrturbo.play.server import Server
 from gtrturbo.play.stretches import Stretches
-from gtrturbo.play.wire import AwayError, EndedError
 from gtrturbo.store.ids import seed_for
 from gtrturbo.store.records import Message
 

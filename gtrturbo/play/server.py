@@ -23,11 +23,12 @@ from gtrturbo.config.choices import OPENAI, VLLM, ServerName
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.completions import LIKELIEST, Answer, Likely, answer_of, likely_of
 from gtrturbo.play.data_urls import with_pictures
+from gtrturbo.play.failures import BACKOFF, AwayError, EndedError, NotFoundError, TriedInVainError
 from gtrturbo.play.lora_ranks import legal_rank, rank_of
 from gtrturbo.play.pace import Pace
 from gtrturbo.play.protocol import Chat, Completion, ServedModels
 from gtrturbo.play.waiting import LATE
-from gtrturbo.play.wire import BACKOFF, AwayError, EndedError, NotFoundError, TriedInVainError, request, request_once
+from gtrturbo.play.wire import request, request_once
 from gtrturbo.store.records import Message
 
 T = TypeVar("T")

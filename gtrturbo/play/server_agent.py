@@ -22,13 +22,13 @@ from gtrturbo.models.reading import reading_model
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.play.completions import Answer
 from gtrturbo.play.episodes import Response
+from gtrturbo.play.failures import AwayError, RefusedError
 from gtrturbo.play.limits import limits_of
 from gtrturbo.play.probe import Proof
 from gtrturbo.play.proving import Probing, Prover, ShownState
 from gtrturbo.play.recorded_probe import AT_A_LOOK, prove_recorded, read_recorded
 from gtrturbo.play.server import Server
 from gtrturbo.play.servers import Servers
-from gtrturbo.play.wire import AwayError, RefusedError
 from gtrturbo.store.ids import artifact_id
 from gtrturbo.store.names import MANIFEST
 from gtrturbo.store.records import Message

@@ -8,9 +8,10 @@ from typing import TypeVar
 
 from gtrturbo.distributed.escapes import complain
 from gtrturbo.distributed.processes import group
+from gtrturbo.play.failures import BACKOFF, AwayError
 from gtrturbo.play.pace import Pace
 from gtrturbo.play.server import Server
-from gtrturbo.play.wire import BACKOFF, SOON, TIMEOUT, AwayError
+from gtrturbo.play.wire import SOON, TIMEOUT
 
 Answered = TypeVar("Answered")
 LOOKED_AT_AGAIN = 30.0  # seconds after which a server that was away is asked again, by one request at a time

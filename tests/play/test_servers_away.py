@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gtrturbo.config.choices import ServerName
-from gtrturbo.play import pace, server, servers, wire
+from gtrturbo.play import failures, pace, server, servers, wire
 from gtrturbo.play.server import Server
 from gtrturbo.play.servers import Servers
 
@@ -126,7 +126,7 @@ def test_one_that_comes_later_is_given_the_adapter_before_it_is_asked(monkeypatc
 
         def request(server, path, *given, **named):
             if server.base_url == late.url and not there:
-                raise wire.AwayError(server.base_url + path, wire.TriedInVainError("cannot be reached."))
+                raise failures.AwayError(server.base_url + path, failures.TriedInVainError("cannot be reached."))
             return sending(server, path, *given, **named)
 
         monkeypatch.setattr(Server, "_request", request)
@@ -147,7 +147,7 @@ def test_all_that_are_away_at_the_start_are_waited_for_as_one_would_be(monkeypat
     def request(server, path, *_, **__):
         tried.append(server.base_url)
         if len(tried) < 9:
-            raise wire.AwayError(server.base_url + path, wire.TriedInVainError("cannot be reached."))
+            raise failures.AwayError(server.base_url + path, failures.TriedInVainError("cannot be reached."))
         return {"data": [{"id": "served"}]}
 
     monkeypatch.setattr(Server, "_request", request)
@@ -156,7 +156,7 @@ def test_all_that_are_away_at_the_start_are_waited_for_as_one_would_be(monkeypat
     assert tried == [*urls * 4, urls[0]]
     tried.clear()
     monkeypatch.setattr(servers, "BACKOFF", (0.0,))
-    with pytest.raises(wire.AwayError, match=r"http://b/v1/models cannot be reached"):
+    with pytest.raises(failures.AwayError, match=r"http://b/v1/models cannot be reached"):
         several(*urls).meet(lambda server: server.model)
     assert tried == urls
 

@@ -13,7 +13,7 @@ import pytest
 from gtrturbo.config import RunConfig
 from gtrturbo.config.addresses import address_of, servers_of
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.play import waiting, wire
+from gtrturbo.play import failures, waiting, wire
 from gtrturbo.runs.plan import plan
 
 
@@ -125,7 +125,7 @@ def test_a_redirect_is_told_with_where_it_leads_and_nothing_that_may_be_secret(t
 @pytest.mark.parametrize(("code", "said"), [(300, "Several"), (304, "Not Modified")])
 def test_what_is_no_redirect_is_told_as_what_it_is(code, said):
     with answering(f"HTTP/1.1 {code} {said}".encode(), b"Content-Length: 0") as (url, _):
-        with pytest.raises(wire.RefusedError) as refused:
+        with pytest.raises(failures.RefusedError) as refused:
             wire.request_once(url)
         assert refused.value.what == f"{url} refused the request ({code}): {said}" and "no cache" in refused.value.fix
 
@@ -133,12 +133,12 @@ def test_what_is_no_redirect_is_told_as_what_it_is(code, said):
 def test_a_proxy_that_asks_for_a_password_is_told_as_one(monkeypatch):
     with answering(b"HTTP/1.1 407 Who", b"Content-Length: 0") as (url, _), pytest.raises(GtrTurboError) as refused:
         wire.request_once(url)
-    assert refused.value.fix == wire.PROXY
+    assert refused.value.fix == failures.PROXY
     with answering(b"HTTP/1.1 407 Who") as (proxy, _):
         monkeypatch.setenv("https_proxy", proxy)
         with pytest.raises(GtrTurboError, match="407") as tunnel:
             wire.request_once("https://elsewhere:9/v1/models")
-    assert tunnel.value.fix == wire.PROXY
+    assert tunnel.value.fix == failures.PROXY
 
 
 @pytest.mark.parametrize(("code", "times"), [(403, 1), (407, 1), (404, 1), (302, 1), (503, 2)])
@@ -162,7 +162,7 @@ def test_a_proxy_that_is_not_spoken_to_by_http_is_told_at_once(monkeypatch):
 def test_a_key_that_was_sent_is_told_as_refused(monkeypatch, code):
     for key, told in (("sk-of-another-server", "was sent and is refused"), ("", "without which none is sent")):
         monkeypatch.setenv("OPENAI_API_KEY", key)
-        with answering(f"HTTP/1.1 {code} No".encode()) as (url, _), pytest.raises(wire.RefusedError) as refused:
+        with answering(f"HTTP/1.1 {code} No".encode()) as (url, _), pytest.raises(failures.RefusedError) as refused:
             wire.request_once(url)
         assert told in refused.value.fix
 
@@ -302,7 +302,7 @@ def test_that_a_server_hangs_is_told_once(capsys, monkeypatch):
 
 
 def test_a_server_that_gives_way_to_others_is_asked_once_and_told_as_late(monkeypatch):
-    with answering(b"HTTP/1.1 200 OK", b"", b" " * 1000, pause=0.02) as (url, asked), pytest.raises(wire.AwayError) as told:
+    with answering(b"HTTP/1.1 200 OK", b"", b" " * 1000, pause=0.02) as (url, asked), pytest.raises(failures.AwayError) as told:
         wire.request(url, patience=0.2)
     assert told.value.late and len(asked) == 1
-    assert str(told.value) == f"{url} gives no whole answer within 0.2 seconds.\n{wire.SEE_LOG}"
+    assert str(told.value) == f"{url} gives no whole answer within 0.2 seconds.\n{failures.SEE_LOG}"

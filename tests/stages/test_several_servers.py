@@ -13,7 +13,7 @@ from gtrturbo.config import RolloutConfig
 from gtrturbo.config.addresses import servers_of
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
-from gtrturbo.play import servers, wire
+from gtrturbo.play import failures, servers, wire
 from gtrturbo.play.episodes import Response, Stretch
 from gtrturbo.play.recording import read_turns
 from gtrturbo.play.server_agent import ServerPolicy
@@ -133,7 +133,7 @@ def test_a_server_that_answers_again_is_asked_again_and_proved_again(config, ser
             if len(asked) == 8:  # After the four of the probe.
                 self.failures += 1
                 two[0].policy = load_policy(init, device="cpu")
-                raise wire.AwayError(self.base_url, wire.TriedInVainError("cannot be reached."))
+                raise failures.AwayError(self.base_url, failures.TriedInVainError("cannot be reached."))
         return chat(self, *given, **named)
 
     monkeypatch.setattr(servers.Server, "chat", away)
@@ -227,7 +227,7 @@ def test_a_server_that_comes_later_is_given_the_adapter_and_proved(config, two, 
         if server.base_url == two[0].url and len(two[1].requests) < 12:
             server.failures += 1
             begun.append(path)
-            raise wire.AwayError(server.base_url + path, wire.TriedInVainError("cannot be reached."))
+            raise failures.AwayError(server.base_url + path, failures.TriedInVainError("cannot be reached."))
         return asking(server, path, *given, **named)
 
     monkeypatch.setattr(servers.Server, "_request", request)

@@ -17,13 +17,14 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from gtrturbo.config.addresses import address_of
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.play.failures import BACKOFF, RefusedError, TriedInVainError
 from gtrturbo.play.protocol import Text
 from gtrturbo.play.server import CHAT, with_pictures
 from gtrturbo.play.teachers import Question
 from gtrturbo.play.teaching.budget import CHARACTERS_PER_TOKEN, Budget, SpentError, picture_tokens
 from gtrturbo.play.teaching.kept_answers import Answered, KeptAnswers, key_of
 from gtrturbo.play.waiting import tell_waiting
-from gtrturbo.play.wire import BACKOFF, SOON, RefusedError, TriedInVainError, request_once
+from gtrturbo.play.wire import SOON, request_once
 from gtrturbo.store.prices import TokenCounts
 
 ReplyFormat = Literal["auto", "schema", "json", "text"]
