@@ -33,8 +33,12 @@ class Collapse(GtrTurboError):
 class UnprovedError(GtrTurboError):
     """Say that another model answers than the one of which it was proved, or otherwise, nobody knows since when.
 
-    A stage that it ends keeps nothing of what was answered.
+    A stage that it ends keeps nothing of what it answered: `speaker`, as turns name who spoke, or None: of what anyone did.
     """
+
+    def __init__(self, what: str, fix: str = "", *, speaker: str | None = None) -> None:
+        super().__init__(what, fix)
+        self.speaker = speaker
 
 
 COLLAPSE_CODE = 3

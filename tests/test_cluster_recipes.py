@@ -9,7 +9,7 @@ import yaml
 from parsed import parsed
 
 from gtrturbo.config.addresses import servers_of
-from gtrturbo.play.lora_ranks import legal_rank
+from gtrturbo.play.lora_serving import legal_rank
 from gtrturbo.play.own_server import ADAPTERS
 from gtrturbo.runs.plan import plan
 

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from gtrturbo.cli import app
 
+ANEW = ("init", "sft x --checkpoint x", "ppo-step --checkpoint x --rollouts x", "merge x y")
 MISTAKES = {
     # What is typed: what is said of it.
     "tain --task numberline": "Did you mean 'run'?",
@@ -94,13 +95,22 @@ def test_a_mistake_is_told_with_its_mend_and_leaves_nothing(places, typed, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("typed", "goes_on"), [("check-task numberline", False), ("rollout --expert --task numberline --out x", True)]
+    ("typed", "on"),
+    [
+        ("check-task numberline", ""),
+        ("rollout --expert --task numberline --out x", "; the same command goes on from what was finished"),
+        ("eval --checkpoint x --task numberline --out x", "; the same command goes on from what was finished"),
+        ("distill --rollouts x --teacher x --out x", "; the same command goes on from what was finished"),
+        ("run --task numberline --out x", "; the same command goes on from what was finished"),
+        *((f"{stage} --out x", "; nothing of this stage is kept yet, which the same command begins anew") for stage in ANEW),
+    ],
 )
-def test_only_what_keeps_something_is_said_to_go_on(monkeypatch, typed, goes_on):
+def test_only_what_keeps_something_is_said_to_go_on(monkeypatch, typed, on):
     def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("gtrturbo.tasks.loading.load_task", interrupt)
+    monkeypatch.setattr("gtrturbo.cli.execute", interrupt)
     result = CliRunner().invoke(app, typed.split())
     assert result.exit_code == 130
-    assert result.stderr == f"interrupted by SIGINT{'; the same command goes on from what was finished' * goes_on}.\n"
+    assert result.stderr == f"interrupted by SIGINT{on}.\n"

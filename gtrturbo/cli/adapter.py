@@ -17,6 +17,7 @@ from gtrturbo.config.fields import Field, Role, fields
 from gtrturbo.config.renamed import FLAGS, old_options, refuse_old
 from gtrturbo.config.yaml_files import read_yaml
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.stages.table import STAGES
 
 
 def add_command(
@@ -42,7 +43,7 @@ def add_command(
             settings = build(config, _settings(config, file) | chosen)
             if verify:
                 verify(settings)
-        with ending(debug, code=1, kept=issubclass(config, StageConfig | RunConfig)):
+        with ending(debug, code=1, kept=_keeps(config)):
             action(settings)
 
     layout = HelpLayout(name, built_in or {})
@@ -53,6 +54,13 @@ def add_command(
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app.command(name, cls=NamedOptions, help=config.__doc__, epilog=layout.epilog)(command)
+
+
+def _keeps(config: type) -> bool | None:
+    """Tell whether a command that is interrupted keeps what was finished; None of what has nothing to keep."""
+    if issubclass(config, StageConfig):
+        return any(stage.keeps for stage in STAGES.values() if stage.config is config)
+    return True if issubclass(config, RunConfig) else None
 
 
 def _settings(config: type, file: Path | None) -> dict[str, Any]:

@@ -122,10 +122,11 @@ class ending:
     a fault of this program: one line, and exit code 70.
 
     Args:
-        kept: a command that is interrupted keeps what was finished, and goes on from there when it is given again.
+        kept: a command that is interrupted keeps what was finished, and goes on from there when it is given again; None: there
+            is nothing to keep.
     """
 
-    def __init__(self, debug: bool | None, *, code: int, kept: bool = False) -> None:
+    def __init__(self, debug: bool | None, *, code: int, kept: bool | None = None) -> None:
         self.debug = debug
         self.code = code
         self.kept = kept

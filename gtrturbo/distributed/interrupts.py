@@ -72,14 +72,14 @@ def leave(error: SystemExit) -> NoReturn:
     os._exit(error.code)
 
 
-def exit_code(error: KeyboardInterrupt, *, kept: bool = False) -> int:
-    """Say in one line what ended the command and, where it keeps what was finished, how to go on.
+def exit_code(error: KeyboardInterrupt, *, kept: bool | None = None) -> int:
+    """Say in one line what ended the command and whether the same one goes on from what was finished; None: say nothing of it.
 
     Returns: the code to leave with: 130 after Ctrl-C, 143 after SIGTERM.
     """
     number = error.number if isinstance(error, Interrupted) else signal.SIGINT
     if world().first and not follows_parent():
         with suppress(OSError):  # The terminal may be gone.
-            on = f"; {NOTHING_YET if NOTHING_YET in getattr(error, '__notes__', ()) else GOES_ON}" if kept else ""
-            complain(f"interrupted by {signal.Signals(number).name}{on}.")
+            on = GOES_ON if kept and NOTHING_YET not in getattr(error, "__notes__", ()) else NOTHING_YET
+            complain(f"interrupted by {signal.Signals(number).name}{'' if kept is None else f'; {on}'}.")
     return 128 + number

@@ -24,7 +24,7 @@ TOO_MANY_REQUESTS = 429
 WAITED_FOR = (408, 425, TOO_MANY_REQUESTS, 502, 503, 504)
 REDIRECTS = (301, 302, 303, 307, 308)
 LONGEST_PLACE = 200  # characters of an address that a server names
-NOT_FOUND, PASSWORD = 404, 407
+NOT_FOUND, NOT_THERE, PASSWORD = 404, 405, 407
 # A server that is full or away is waited for; one that fails at a request most likely fails at it again.
 FAILED_TRIES = 3
 WANTS_KEY = "set OPENAI_API_KEY in the environment to a key of that server, without which none is sent."
@@ -101,9 +101,19 @@ class EndedError(GtrTurboError):
 class RefusedError(GtrTurboError):
     """Say that a server refuses a request, and will as often as it is sent; `said` is its text, `code` its status."""
 
-    def __init__(self, url: str, code: int, said: str, fix: str = "") -> None:
-        super().__init__(f"{url} refused the request ({code}): {said}", fix or REFUSALS.get(code, ""))
-        self.code, self.said = code, said
+    def __init__(self, url: str, code: int, said: str, fix: str = "", *, does: str = "refused the request") -> None:
+        super().__init__(f"{url} {does} ({code}): {said}" if said else f"{url} {does} ({code}).", fix or REFUSALS.get(code, ""))
+        self.url, self.code, self.said = url, code, said
+
+    @property
+    def whatever_is_asked(self) -> bool:
+        """Whether another server may take the same request: it is refused for who asks or where, and not for what is asked."""
+        return self.code < 400 or self.code in (*REFUSALS, NOT_THERE)
+
+    def as_away(self) -> AwayError:
+        """Say it as of a server that is not there."""
+        said = self.what.removeprefix(self.url).strip()
+        return AwayError(self.url, TriedInVainError(said, tries=FAILED_TRIES, mend=self.fix))
 
 
 class NotFoundError(RefusedError):
@@ -153,8 +163,8 @@ def refusal(url: str, error: urllib.error.HTTPError, key: str | None) -> Excepti
     if error.code == NOT_FOUND:
         return NotFoundError(url, error.code, said)
     if error.code in REDIRECTS:
-        where = without_key(_place_of(url, error), key)
-        return GtrTurboError(f"{url} sends the request on to {where} ({error.code}).", "name the address that answers itself.")
+        does = f"sends the request on to {without_key(_place_of(url, error), key)}"
+        return RefusedError(url, error.code, "", "name the address that answers itself.", does=does)
     said = said or without_key(str(error.reason), key)[:SHOWN]
     if error.code < 400:
         return RefusedError(url, error.code, said, NO_ANSWER)

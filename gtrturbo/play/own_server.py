@@ -30,7 +30,7 @@ from gtrturbo.models.checkpoint_files import is_adapter
 from gtrturbo.models.under_adapter import base_of
 from gtrturbo.play.connection import open_in_time
 from gtrturbo.play.failures import AwayError, EndedError
-from gtrturbo.play.lora_ranks import legal_rank, rank_of
+from gtrturbo.play.lora_serving import legal_rank, rank_of
 from gtrturbo.play.one_process import require_one_process
 
 MODULE = "vllm.entrypoints.openai.api_server"

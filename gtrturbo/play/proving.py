@@ -76,15 +76,22 @@ class Prover:
         path: the checkpoint.
         probing: see there.
         ask: has a server reply to messages and pictures at a temperature.
+        speaker: names a server as turns do where it spoke; None where there is no other.
         by_turns: proves it of a server by recorded turns, in place of all that.
     """
 
     def __init__(
-        self, path: Path, probing: Probing, ask: Callable[..., Response], by_turns: Callable[..., Proof] | None = None
+        self,
+        path: Path,
+        probing: Probing,
+        ask: Callable[..., Response],
+        speaker: Callable[[Server], str | None],
+        by_turns: Callable[..., Proof] | None = None,
     ) -> None:
         self._path = path
         self._probing = probing
         self._ask = ask
+        self._speaker = speaker
         self._by_turns = by_turns
         self._question: Callable[[Server], list[Told]] = lambda _: []  # What is asked about, the same every time.
         self._sampled = self._question  # At the model's own temperature alone.
@@ -190,7 +197,7 @@ class Prover:
             if server not in self._proved_at:  # It was away at the start.
                 raise
             what = f"since it was proved who answers, another took its place, and what it answered is not kept: {error.what}"
-            raise UnprovedError(what, error.fix) from None
+            raise UnprovedError(what, error.fix, speaker=self._speaker(server)) from None
 
     def _prove(self, servers: Sequence[Server]) -> None:
         """Load the checkpoint, for as long as it takes to score what comes back, unless that is what came the last time."""

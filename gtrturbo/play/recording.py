@@ -54,6 +54,10 @@ class Episode:
     def index(self) -> int:
         return self.turns[0].episode
 
+    def speakers(self) -> set[str | None]:
+        """Name who spoke."""
+        return {turn.agent for turn in self.turns}
+
 
 def record_episodes(
     folder: Path,

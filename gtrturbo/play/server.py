@@ -23,8 +23,8 @@ from gtrturbo.config.choices import OPENAI, VLLM, ServerName
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.completions import LIKELIEST, Answer, Likely, answer_of, likely_of
 from gtrturbo.play.data_urls import with_pictures
-from gtrturbo.play.failures import BACKOFF, AwayError, EndedError, NotFoundError, TriedInVainError
-from gtrturbo.play.lora_ranks import legal_rank, rank_of
+from gtrturbo.play.failures import BACKOFF, AwayError, EndedError, NotFoundError, RefusedError, TriedInVainError
+from gtrturbo.play.lora_serving import NOT_SEEN, RUNTIME, mend_of_load, rank_of
 from gtrturbo.play.pace import Pace
 from gtrturbo.play.protocol import Chat, Completion, ServedModels
 from gtrturbo.play.waiting import LATE
@@ -72,6 +72,7 @@ class Server:
         self.tries = len(BACKOFF)  # How often it is asked again where it does not answer.
         self.pace = Pace()
         self.gives_way = False  # It is waited for as long as `pace` says, as others are there; else as `request` does.
+        self._has_replied = False
         self.failures = 0  # Answers that did not come: what answers after one may be another server.
         self.tokenizer_begins = False  # The tokenizer writes a beginning of sequence, and not the template.
         self._adapter_path: Path | None = None
@@ -132,13 +133,28 @@ class Server:
         limit = self.pace.limit(tokens)
         how |= {"told_after": max(LATE, limit)} | ({"patience": limit} if self.gives_way else {})
         if tokens:
-            how["on_answer"] = lambda seconds: self.pace.answered(seconds, tokens)
+            how["on_answer"] = lambda seconds: self._answered(seconds, tokens)
         try:
             return request(self.base_url + path, body, **how)
         except AwayError as error:
             if error.late:
                 self.pace.missed(limit)
             raise
+        except NotFoundError:  # An adapter may be loaded again.
+            raise
+        except RefusedError as error:
+            raise self._without_others(error) from None
+
+    def _answered(self, seconds: float, tokens: int) -> None:
+        self._has_replied = True
+        self.pace.answered(seconds, tokens)
+
+    def _without_others(self, error: RefusedError) -> GtrTurboError:
+        """Return what to say of a refusal: a server that has replied and now refuses whoever asks, among others, is away."""
+        if not (self.gives_way and self._has_replied and error.whatever_is_asked):
+            return error
+        self._failed()
+        return error.as_away()
 
     def load_adapter(self, name: str, path: Path) -> None:
         """Load a LoRA adapter under a name, unless the server has it, and ask it for all replies from now on.
@@ -161,21 +177,17 @@ class Server:
         try:
             body = {"lora_name": name, "lora_path": str(path.resolve())}
             self._request(LOAD_ADAPTER[self.kind], body, plain=True)
-        except NotFoundError as error:
-            raise GtrTurboError(
-                f"{self.base_url} loads no adapters while it runs, and {path} is one ({error.what.rpartition('/')[2]}).",
-                "start vLLM with --enable-lora, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 around it; SGLang with --enable-lora.",
-            ) from None
         except GtrTurboError as error:
             if isinstance(error, EndedError) or (isinstance(error, AwayError) and error.passing):
                 raise
+            if isinstance(error, NotFoundError) and NOT_SEEN not in error.said:
+                what = f"{self.base_url} loads no adapters while it runs, and {path} is one ({error.what.rpartition('/')[2]})."
+                raise GtrTurboError(what, RUNTIME) from None
             if name in self.roots():  # Another process was first.
                 return
-            rank = rank_of(path)
-            raise GtrTurboError(
-                f"{self.base_url} does not take the adapter {path} of rank {rank}: {error.what.removeprefix(url).strip()}",
-                f"start vLLM with --enable-lora --max-lora-rank {legal_rank(rank)}; it has to see that folder, too.",
-            ) from None
+            said = error.what.removeprefix(url).strip()
+            what = f"{self.base_url} does not take the adapter {path} of rank {rank_of(path)}: {said}"
+            raise GtrTurboError(what, mend_of_load(said, path)) from None
 
     def chat(
         self,
@@ -254,12 +266,17 @@ class Server:
             body = body | {"return_tokens_as_token_ids": True} | ({"add_special_tokens": True} if self.tokenizer_begins else {})
         try:
             return self._ask(CHAT, Completion, body)
-        except NotFoundError:
+        except NotFoundError as error:
             if not self.adapter or not self._adapter_path or self.adapter in self.roots():
-                raise
+                raise self._without_others(error) from None
             self.failures += 1
             self.load_adapter(self.adapter, self._adapter_path)
-            return self._ask(CHAT, Completion, body)
+            try:
+                return self._ask(CHAT, Completion, body)
+            except NotFoundError as again:
+                what = f"{self.base_url} loads the adapter {self._adapter_path}, and does not know it at the next request"
+                mend = "see what unloads adapters there, or whether several servers answer by turns."
+                raise GtrTurboError(f"{what}: {again.said}", mend) from None
 
     def _ask(self, path: str, kind: type[T], body: dict[str, Any] | None = None) -> T:
         """Ask, and read the answer as what it has to be.

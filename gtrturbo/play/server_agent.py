@@ -73,7 +73,7 @@ class ServerPolicy:
 
     def _prover_of(self, probing: Probing) -> Prover:
         if probing.turns is None:
-            return Prover(self.path, probing, self._reply)
+            return Prover(self.path, probing, self._reply, self._one_of_several)
         recorded = read_recorded(probing.turns, self.path, self.renderer)
         dtype = (self._config.dtype or "float32") if probing.dtype == AUTO else probing.dtype
 
@@ -87,7 +87,10 @@ class ServerPolicy:
             one = replace(recorded, replies=[recorded.replies[only % len(recorded.replies)]])
             return prove_recorded(one, ask, **how, places=AT_A_LOOK, least=1, seed=only)
 
-        return Prover(self.path, probing, self._reply, prove)
+        return Prover(self.path, probing, self._reply, self._one_of_several, prove)
+
+    def _one_of_several(self, server: Server) -> str | None:
+        return self.servers.speaker(server) if self.servers.are_several else None
 
     def _meet_servers(self) -> None:
         """See which model each serves; load the adapter on it."""

@@ -18,11 +18,11 @@ def ask_server(
     seeds: Sequence[int],
     temperature: float,
     max_new_tokens: int,
-    keep: Callable[[int, str], object] = lambda *_: None,
+    keep: Callable[[int, str, str | None], object] = lambda *_: None,
 ) -> list[str]:
     """Reply to a teacher's questions, as many at once as the bound allows.
 
-    `keep` is given a question's place and its reply as soon as that is believed.
+    `keep` is given a question's place, its reply and who spoke as soon as that is believed.
     """
 
     def reply(row: int) -> Response:
@@ -37,8 +37,9 @@ def ask_server(
 
     def believe() -> None:
         for row in [row for row, response in replies.items() if response.believed]:
-            texts[row] = replies.pop(row).text
-            keep(row, texts[row])
+            response = replies.pop(row)
+            texts[row] = response.text
+            keep(row, response.text, response.agent)
 
     def hear(row: int, response: Response) -> None:
         replies[row] = response

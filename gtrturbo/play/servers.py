@@ -48,9 +48,14 @@ class Servers:
     def _asked(self) -> list[Server]:
         return [server for server in self._all if server not in self._left_out]
 
+    @property
+    def are_several(self) -> bool:
+        """Whether more than one was named."""
+        return len(self._all) > 1
+
     def speaker(self, server: Server) -> str:
         """Name who speaks: the model or adapter, and of several servers which, as they were named, from 1; no address."""
-        return server.name if len(self._all) == 1 else f"{server.name} on server {self._all.index(server) + 1}"
+        return f"{server.name} on server {self._all.index(server) + 1}" if self.are_several else server.name
 
     def meet(self, greet: Callable[[Server], object]) -> None:
         """Do with each server what has to be done before it is asked anything; with one that is away, when it answers again.
@@ -69,9 +74,10 @@ class Servers:
         """Do something with all that are there; one that turns out to be away is left out, and it is begun anew with the others.
 
         Raises:
-            GtrTurboError: a server refuses it, or none comes back for as long as one alone would be waited for.
+            GtrTurboError: a server refuses it, each of them fails at it, or none comes back for as long as one alone would be
+                waited for.
         """
-        until = time.monotonic() + sum(BACKOFF)
+        until, failed = time.monotonic() + sum(BACKOFF), set[Server]()
         while True:
             there, begun = self._there(), time.monotonic()
             try:
@@ -80,8 +86,9 @@ class Servers:
                 work(there)
             except AwayError as error:
                 [lost] = [server for server in there if f"{error.url}/".startswith(f"{server.base_url}/")]
+                failed |= set() if error.passing else {lost}
                 self.lose(lost, error)
-                if len(self) == 1 or (there == [lost] and time.monotonic() >= _end(until, error)):
+                if len(self) == 1 or failed == set(self) or (there == [lost] and time.monotonic() >= _end(until, error)):
                     raise
             else:
                 for server in there:

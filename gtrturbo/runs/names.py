@@ -9,7 +9,7 @@ from gtrturbo.config import DistillConfig, InitConfig, MergeConfig, PpoStepConfi
 from gtrturbo.config.addresses import kind_of, served_model
 from gtrturbo.config.choices import BUILT_IN_CREDITS, BUILT_IN_ENGINES, VLLM
 from gtrturbo.config.fields import seams
-from gtrturbo.play.lora_ranks import legal_rank
+from gtrturbo.play.lora_serving import legal_rank
 from gtrturbo.play.teachers import find_mode, find_teacher
 from gtrturbo.plugins import find, is_outside, load, names_code
 from gtrturbo.stages.table import STAGES

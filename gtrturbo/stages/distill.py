@@ -70,7 +70,7 @@ def run(config: DistillConfig) -> Result:
         if mode.writes == "scores":
             _score(config, mode, teachers, draft)
         else:
-            with ResumeLog(config.out, work, Said) as resume_log:
+            with ResumeLog(config.out, work, Said, lambda said: [said.speaker]) as resume_log:
                 _teach(config, mode, teachers, draft, resume_log)
     if resume_log:
         resume_log.remove()
@@ -122,11 +122,12 @@ def _scores_of(
 @dataclass(frozen=True)
 class Said:
     """What the teacher said of one legal turn, counted from 0: in the end, whether it parses or not; None: nothing. With
-    what was `asked` it is one answer of a checkpoint, which is not asked for again."""
+    what was `asked` it is one answer of a checkpoint, which is not asked for again, and of a server it says who spoke."""
 
     row: int
     text: str | None
     asked: AskedWords | None = None
+    speaker: str | None = None
 
 
 def _teach(config: DistillConfig, mode: Mode, teachers: Sequence[Named], draft: Draft, resume_log: ResumeLog[Said]) -> None:
@@ -245,8 +246,8 @@ def _account_of(teacher: Teacher) -> Account:
 def _answers(resume_log: ResumeLog[Said], on_answer: Callable[[], object] = lambda: None) -> AnswerLog:
     """Keep a checkpoint's answers in the resume log, each as soon as it is there."""
 
-    def keep(asked: AskedWords, text: str) -> None:
-        resume_log.append(Said(asked.row, text, asked))
+    def keep(asked: AskedWords, text: str, speaker: str | None) -> None:
+        resume_log.append(Said(asked.row, text, asked, speaker))
         on_answer()
 
     return AnswerLog({each.asked: each.text or "" for each in resume_log.found if each.asked}, keep)

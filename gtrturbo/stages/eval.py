@@ -39,7 +39,7 @@ def run(config: EvalConfig) -> Result:
     work = provenance(config)
     with (
         writing(config.out, work, overwrite=config.overwrite) as draft,
-        ResumeLog(config.out, work, Episode) as resume_log,
+        ResumeLog(config.out, work, Episode, Episode.speakers) as resume_log,
         ExitStack() as ending,
     ):
         opening = opening_of(config, at_once=config.num_envs, for_training=False, ending=ending)

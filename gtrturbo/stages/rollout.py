@@ -37,7 +37,7 @@ def run(config: RolloutConfig) -> Result:
     work = provenance(config)
     with (
         writing(config.out, work, overwrite=config.overwrite) as draft,
-        ResumeLog(config.out, work, Episode) as resume_log,
+        ResumeLog(config.out, work, Episode, Episode.speakers) as resume_log,
         ExitStack() as ending,
     ):
         player = _open(config, config.checkpoint, ending) if config.checkpoint else None

@@ -46,6 +46,7 @@ class Stage:
         fetches: whether it may ask the network for a model.
         rechecks: whether an artifact that is there is to be checked again: its module has `recheck(config)`.
         leaves_base: whether it puts an adapter on another model than the one that the adapter names.
+        keeps: whether what it finished before it was interrupted is kept (`ResumeLog`); else it begins anew.
     """
 
     config: type
@@ -63,6 +64,7 @@ class Stage:
     fetches: Callable[[Any], bool] = lambda config: False
     rechecks: Callable[[Any], bool] = lambda config: False
     leaves_base: Callable[[Any, Path], bool] = lambda config, path: False
+    keeps: bool = False
 
 
 def _writes(kind: str) -> Callable[[Any], str]:
@@ -105,7 +107,7 @@ STAGES = {
         fetches=lambda config: True,
     ),
     "sft": Stage(config=SftConfig, module="gtrturbo.stages.sft", kind=_writes("checkpoint")),
-    "rollout": Stage(config=RolloutConfig, module="gtrturbo.stages.rollout", kind=_writes("turns")),
+    "rollout": Stage(config=RolloutConfig, module="gtrturbo.stages.rollout", kind=_writes("turns"), keeps=True),
     "distill": Stage(
         config=DistillConfig,
         module="gtrturbo.stages.distill",
@@ -113,6 +115,7 @@ STAGES = {
         resolve=with_address,
         texts=prompt_texts,
         names=served_names,
+        keeps=True,
     ),
     "ppo-step": Stage(
         config=PpoStepConfig,
@@ -134,7 +137,7 @@ STAGES = {
         rechecks=lambda config: config.verify > 0,
         leaves_base=_merges_around_another,
     ),
-    "eval": Stage(config=EvalConfig, module="gtrturbo.stages.eval", kind=_writes("evaluation")),
+    "eval": Stage(config=EvalConfig, module="gtrturbo.stages.eval", kind=_writes("evaluation"), keeps=True),
 }
 
 

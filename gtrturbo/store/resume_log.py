@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
@@ -40,10 +40,19 @@ class ResumeLog(Generic[T]):
 
     `folder` may hold other files that the entries speak of; `found` are the entries that were there when it was opened.
     Opened by all processes of the group; what each appends goes to a file of its own.
+
+    Args:
+        out: the artifact's folder.
+        provenance: of the work.
+        kind: of the entries.
+        speakers: who spoke in an entry, as an `UnprovedError` names them; without it, or with None among them, it is anyone's.
     """
 
-    def __init__(self, out: Path, provenance: Provenance, kind: type[T]) -> None:
+    def __init__(
+        self, out: Path, provenance: Provenance, kind: type[T], speakers: Callable[[T], Collection[str | None]] | None = None
+    ) -> None:
         self.folder = _folder(out)
+        self._speakers = speakers
         self._adapter = TypeAdapter(kind)
         self._own: BinaryIO | None = None
         self._key = _key(provenance)
@@ -143,11 +152,25 @@ class ResumeLog(Generic[T]):
         if kind is None:
             return
         self._close()
-        nothing = issubclass(kind, UnprovedError) or not any(file.stat().st_size for file in self.folder.glob(f"*{ENTRIES}"))
+        if isinstance(error, UnprovedError):
+            self._leave_out(error.speaker)
+        nothing = not any(file.stat().st_size for file in self.folder.glob(f"*{ENTRIES}"))
         if nothing and group().world.first:
             _remove(self.folder)
             if isinstance(error, KeyboardInterrupt):
                 error.add_note(NOTHING_YET)
+
+    def _leave_out(self, speaker: str | None) -> None:
+        """Take out the entries in which somebody spoke; None: all."""
+        for file in self.folder.glob(f"*{ENTRIES}"):
+            lines = _whole_lines(file.read_bytes()).splitlines(keepends=True)
+            write_whole(file, b"".join(line for line in lines if not self._is_by(speaker, line)))
+
+    def _is_by(self, speaker: str | None, line: bytes) -> bool:
+        if speaker is None or self._speakers is None:
+            return True
+        named = self._speakers(self._adapter.validate_python(self._content(line)["entry"]))
+        return speaker in named or None in named
 
 
 def remove_left(out: Path) -> None:

@@ -56,6 +56,25 @@ def test_corrections_that_were_proved_are_kept_before_the_part_is_back(config, s
     assert len((tmp_path / ".demos.journal" / "0.jsonl").read_bytes().splitlines()) >= EVERY
 
 
+def test_thoughts_of_the_others_are_kept_where_one_server_turns_out_to_be_another_checkpoint(
+    config, served, init, tmp_path, monkeypatch
+):
+    right, other, count = Fake.reply, load_policy(init, device="cpu"), itertools.count(1)
+    with serving(served) as wrong, serving(served) as fake:
+
+        def reply(self, body, policy):
+            answer = right(self, body, policy)
+            if self is wrong and next(count) == LAST:
+                self.policy = other
+            return answer
+
+        monkeypatch.setattr(Fake, "reply", reply)
+        with pytest.raises(GtrTurboError, match=f"another took its place.*: {wrong.url} .*does not serve"):
+            execute(replace(config, engine=f"vllm:{wrong.url},{fake.url}", retries=0))
+    kept = (tmp_path / ".demos.journal" / "0.jsonl").read_bytes().splitlines()
+    assert len(kept) >= EVERY and all(b"on server 2" in line for line in kept)
+
+
 def test_thoughts_that_were_proved_are_kept_before_the_part_is_back(config, served, tmp_path, monkeypatch):
     config = replace(config, retries=0)
     with monkeypatch.context() as broken, serving(served) as fake:

@@ -32,6 +32,7 @@ from gtrturbo.store.records import Demo, read_rows
 from gtrturbo.store.tensors import load_turn_tokens
 from gtrturbo.train import prepare as train_prepare
 
+TOO_LARGE = "LoRA rank 4 is greater than max_lora_rank 1."
 TASK = {"task": "numberline", "env": ("image=tiny",)}
 # What a probe proves, and how, is in test_probe.py.
 PLAY = TASK | {"episodes": 3, "max_new_tokens": 48, "temperature": 0.9, "num_envs": 3, "probe": False}
@@ -303,18 +304,27 @@ def test_an_adapter_that_is_gone_after_a_restart_is_loaded_again(rollout, served
         assert read_turns(rollout(other, **settings)) == turns
 
 
+def test_an_adapter_that_a_server_does_not_keep_is_told_as_that(rollout, served, lora_warm, monkeypatch):
+    monkeypatch.setattr(Fake, "load", lambda self, body: (200, "Success"))
+    with serving(served) as fake, pytest.raises(GtrTurboError, match=r"does not know it at the next request: .*no model"):
+        rollout(fake, checkpoint=lora_warm)
+
+
 @pytest.mark.parametrize(
-    ("status", "said"),
+    ("status", "answer", "said"),
     [
-        (404, r"loads no adapters while it runs.*\n.*VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"),
-        (400, r"does not take the adapter .* of rank 4: .*\nstart vLLM with --enable-lora --max-lora-rank 8;"),
-        (500, r"does not take the adapter .* of rank 4: .*\nstart vLLM with --enable-lora --max-lora-rank 8;"),
+        (404, "Not Found", r"loads no adapters while it runs.*\n.*VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"),
+        (400, TOO_LARGE, r"does not take the adapter .* of rank 4: .*\nstart vLLM with --enable-lora --max-lora-rank 8$"),
+        (500, TOO_LARGE, r"does not take the adapter .* of rank 4: .*\nstart vLLM with --enable-lora --max-lora-rank 8$"),
+        (400, "The lora adapter 'a' has already been loaded.", r"already been loaded.*\nit holds another under that name"),
+        (404, "Loading lora a failed: No adapter found for /b", r"does not take .*\nlet the server see the folder /.*warm"),
+        (500, "out of memory", r"does not take .*\nsee that it was started with --enable-lora --max-lora-rank 8, or more"),
     ],
 )
 def test_a_server_that_takes_no_adapter_is_refused_by_what_it_needs(
-    rollout, served, lora_warm, pauses, monkeypatch, status, said
+    rollout, served, lora_warm, pauses, monkeypatch, status, answer, said
 ):
-    monkeypatch.setattr(Fake, "load", lambda self, body: (status, {"message": "LoRA rank 4 is greater than max_lora_rank"}))
+    monkeypatch.setattr(Fake, "load", lambda self, body: (status, {"message": answer}))
     with serving(served) as fake, pytest.raises(GtrTurboError, match=said):
         rollout(fake, checkpoint=lora_warm)
     assert sum(pauses) < 10

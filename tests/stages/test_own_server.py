@@ -20,7 +20,7 @@ from gtrturbo.config import RolloutConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play import own_server as own
 from gtrturbo.play.failures import AwayError, EndedError, RefusedError, TriedInVainError
-from gtrturbo.play.lora_ranks import legal_rank
+from gtrturbo.play.lora_serving import legal_rank
 from gtrturbo.play.own_server import environment_of, flags_of, last_words, own_server
 from gtrturbo.play.server import Server
 from gtrturbo.stages import execute

@@ -13,7 +13,7 @@ from gtrturbo.config import RolloutConfig
 from gtrturbo.config.addresses import servers_of
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
-from gtrturbo.play import failures, servers, wire
+from gtrturbo.play import failures, proving, servers, wire
 from gtrturbo.play.episodes import Response, Stretch
 from gtrturbo.play.recording import read_turns
 from gtrturbo.play.server_agent import ServerPolicy
@@ -103,6 +103,26 @@ def test_what_a_lost_server_was_asked_goes_to_the_others_and_nothing_is_played_t
     assert f"{two[0].url}/v1/chat/completions answered {status}" in "".join(capsys.readouterr().err.split("\n"))
 
 
+@pytest.mark.parametrize(("status", "told"), [(401, "refused the request"), (404, "refused"), (308, "sends the request on to")])
+@pytest.mark.parametrize("probe", [False, True])
+def test_a_server_that_refuses_whoever_asks_is_done_without(config, two, alone, capsys, monkeypatch, status, told, probe):
+    monkeypatch.setattr(proving, "EVERY", 2)
+    monkeypatch.setattr(two[0], "failures", [0] * (8 if probe else 2) + [status] * 10_000)
+    turns, agents = said(play(config, two, probe=probe))
+    assert turns == alone and agents.count("served on server 2") > 0
+    heard = "".join(capsys.readouterr().err.split("\n"))
+    assert heard.count(told) == 1 and f"({status})" in heard and "Its episodes go to the other" in heard
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_refusal_of_all_of_them_or_at_the_start_ends_the_stage(config, two, failing):
+    for fake in two[:failing]:
+        fake.failures = [0, 0][: failing - 1] + [401] * 10_000
+    with pytest.raises(GtrTurboError, match=r"refused the request \(401\)"):
+        play(config, two, num_envs=2)
+    assert sum(len(fake.requests) for fake in two) < 12
+
+
 def test_a_server_that_is_gone_is_done_without_and_told_once(config, served, two, alone, capsys):
     gone, chat = [], Fake.chat
     with serving(served) as third:
@@ -139,6 +159,34 @@ def test_a_server_that_answers_again_is_asked_again_and_proved_again(config, ser
     monkeypatch.setattr(servers.Server, "chat", away)
     with pytest.raises(GtrTurboError, match=f"{two[0].url} .*does not serve"):
         play(config, two, probe=True, episodes=12)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_what_the_others_played_is_kept_where_one_turns_out_to_be_another_checkpoint(
+    config, two, alone, init, monkeypatch, number
+):
+    monkeypatch.setattr(proving, "EVERY", 2)
+    right, other, wrong = Fake.reply, load_policy(init, device="cpu"), two[number - 1]
+
+    def reply(self, body, policy):
+        answer = right(self, body, policy)
+        if self is wrong and len(kept()) >= 4:
+            self.policy = other
+        return answer
+
+    def kept():
+        return [line for file in config.out.parent.glob(".turns*/*.jsonl") for line in file.read_bytes().splitlines()]
+
+    monkeypatch.setattr(Fake, "reply", reply)
+    episodes = {"episodes": 12, "num_envs": 1, "env": (*TASK["env"], "horizon=1")}
+    with pytest.raises(GtrTurboError, match=rf"another took its place.*: {wrong.url} .*does not serve"):
+        play(config, two, probe=True, **episodes)
+    assert kept() and not [line for line in kept() if f"on server {number}".encode() in line]
+    monkeypatch.undo()
+    wrong.policy = two[2 - number].policy
+    out = play(config, two, probe=True, **episodes)
+    with serving(wrong.policy) as fake:
+        assert said(out)[0] == said(play(config, [fake], out=config.out.parent / "alone", **episodes))[0]
 
 
 def test_what_a_server_said_last_that_is_gone_at_the_end_is_asked_of_the_others(config, two, alone, init, monkeypatch, capsys):

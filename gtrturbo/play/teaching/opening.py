@@ -69,10 +69,11 @@ class AskedWords:
 
 @dataclass(frozen=True)
 class AnswerLog:
-    """Answers of a checkpoint to questions, those that an interrupted command had `found`, and where more are kept."""
+    """Answers of a checkpoint to questions, those that an interrupted command had `found`, and where more are kept, with who
+    of several servers spoke."""
 
     found: dict[AskedWords, str]
-    keep: Callable[[AskedWords, str], None]
+    keep: Callable[[AskedWords, str, str | None], None]
 
     def remembering(self, ask: Ask) -> Ask:
         """Have a checkpoint reply to those questions alone whose answers are not here, and keep each as soon as that may be."""
@@ -81,10 +82,10 @@ class AnswerLog:
             keys = [AskedWords.of(question) for question in questions]
             new = [place for place, key in enumerate(keys) if key not in self.found]
 
-            def keep(place: int, text: str) -> None:
+            def keep(place: int, text: str, speaker: str | None = None) -> None:
                 key = keys[new[place]]
                 self.found[key] = text
-                self.keep(key, text)
+                self.keep(key, text, speaker)
 
             if new:
                 ask(

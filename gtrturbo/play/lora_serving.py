@@ -1,10 +1,13 @@
-"""Ranks of adapters, and those that vLLM can be started with."""
+"""Adapters on a server: ranks that vLLM can be started with, and what mends a server's refusal to load one."""
 
 from pathlib import Path
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import adapter_config
 
+# What vLLM says of an adapter that it holds already, that is not where it looks, and whose rank is too large.
+HELD, NOT_SEEN, RANK = "already been loaded", "No adapter found", "rank"
+RUNTIME = "start vLLM with --enable-lora, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 around it; SGLang with --enable-lora."
 LEGAL_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # What vLLM takes as --max-lora-rank.
 
 
@@ -28,3 +31,17 @@ def legal_rank(rank: int) -> int:
             f"let it answer in this process: --engine hf; or begin anew with: gtrturbo init --lora-rank {LEGAL_RANKS[-1]} …",
         )
     return next(legal for legal in LEGAL_RANKS if rank <= legal)
+
+
+def mend_of_load(said: str, adapter: Path) -> str:
+    """Return what mends it where a server says this and does not load an adapter."""
+    if HELD in said:
+        return "it holds another under that name: start the server anew."
+    if NOT_SEEN in said:
+        return (
+            f"let the server see the folder {adapter.resolve()} under that path, too: a shared disk, or a mount of its container."
+        )
+    enough = f"--enable-lora --max-lora-rank {legal_rank(rank_of(adapter))}"
+    if RANK in said:
+        return f"start vLLM with {enough}"
+    return f"see that it was started with {enough}, or more, and that it sees that folder under that path; its own log says more."
