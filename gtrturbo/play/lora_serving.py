@@ -1,13 +1,14 @@
 """Adapters on a server: ranks that vLLM can be started with, and what mends a server's refusal to load one."""
 
+import re
 from pathlib import Path
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import adapter_config
+from gtrturbo.play.failures import NotFoundError
 
 # What vLLM says of an adapter that it holds already, that is not where it looks, and whose rank is too large.
 HELD, NOT_SEEN, RANK = "already been loaded", "No adapter found", "rank"
-RUNTIME = "start vLLM with --enable-lora, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 around it; SGLang with --enable-lora."
 LEGAL_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # What vLLM takes as --max-lora-rank.
 
 
@@ -33,15 +34,25 @@ def legal_rank(rank: int) -> int:
     return next(legal for legal in LEGAL_RANKS if rank <= legal)
 
 
-def mend_of_load(said: str, adapter: Path) -> str:
-    """Return what mends it where a server says this and does not load an adapter."""
+def refused_load(error: GtrTurboError, base_url: str, adapter: Path) -> GtrTurboError:
+    """Say of the server there that it does not load an adapter, and what mends it, from what it says itself."""
+    if isinstance(error, NotFoundError) and NOT_SEEN not in error.said:
+        return GtrTurboError(
+            f"{base_url} loads no adapters while it runs, and {adapter} is one ({error.code}): {error.said}",
+            "start vLLM with --enable-lora, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 around it; SGLang with --enable-lora.",
+        )
+    rank = rank_of(adapter)
+    said = re.sub(r"^https?://\S+\s+", "", error.what)
+    return GtrTurboError(
+        f"{base_url} does not take the adapter {adapter} of rank {rank}: {said}", _mend(said, adapter.resolve(), legal_rank(rank))
+    )
+
+
+def _mend(said: str, adapter: Path, rank: int) -> str:
     if HELD in said:
         return "it holds another under that name: start the server anew."
     if NOT_SEEN in said:
-        return (
-            f"let the server see the folder {adapter.resolve()} under that path, too: a shared disk, or a mount of its container."
-        )
-    enough = f"--enable-lora --max-lora-rank {legal_rank(rank_of(adapter))}"
+        return f"let the server see {adapter} under that path, too: by a shared disk, or a mount of its container."
     if RANK in said:
-        return f"start vLLM with {enough}"
-    return f"see that it was started with {enough}, or more, and that it sees that folder under that path; its own log says more."
+        return f"start vLLM with --enable-lora --max-lora-rank {rank}"
+    return f"see that it was started with --enable-lora --max-lora-rank {rank}, or more, and sees that folder; its log says more."

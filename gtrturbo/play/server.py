@@ -24,7 +24,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.completions import LIKELIEST, Answer, Likely, answer_of, likely_of
 from gtrturbo.play.data_urls import with_pictures
 from gtrturbo.play.failures import BACKOFF, AwayError, EndedError, NotFoundError, RefusedError, TriedInVainError
-from gtrturbo.play.lora_serving import NOT_SEEN, RUNTIME, mend_of_load, rank_of
+from gtrturbo.play.lora_serving import refused_load
 from gtrturbo.play.pace import Pace
 from gtrturbo.play.protocol import Chat, Completion, ServedModels
 from gtrturbo.play.waiting import LATE
@@ -173,21 +173,15 @@ class Server:
         self.adapter, self._adapter_path = name, path
 
     def _load(self, name: str, path: Path) -> None:
-        url = self.base_url + LOAD_ADAPTER[self.kind]
         try:
             body = {"lora_name": name, "lora_path": str(path.resolve())}
             self._request(LOAD_ADAPTER[self.kind], body, plain=True)
         except GtrTurboError as error:
             if isinstance(error, EndedError) or (isinstance(error, AwayError) and error.passing):
                 raise
-            if isinstance(error, NotFoundError) and NOT_SEEN not in error.said:
-                what = f"{self.base_url} loads no adapters while it runs, and {path} is one ({error.what.rpartition('/')[2]})."
-                raise GtrTurboError(what, RUNTIME) from None
             if name in self.roots():  # Another process was first.
                 return
-            said = error.what.removeprefix(url).strip()
-            what = f"{self.base_url} does not take the adapter {path} of rank {rank_of(path)}: {said}"
-            raise GtrTurboError(what, mend_of_load(said, path)) from None
+            raise refused_load(error, self.base_url, path) from None
 
     def chat(
         self,
@@ -274,9 +268,10 @@ class Server:
             try:
                 return self._ask(CHAT, Completion, body)
             except NotFoundError as again:
-                what = f"{self.base_url} loads the adapter {self._adapter_path}, and does not know it at the next request"
-                mend = "see what unloads adapters there, or whether several servers answer by turns."
-                raise GtrTurboError(f"{what}: {again.said}", mend) from None
+                raise GtrTurboError(
+                    f"{self.base_url} loads {self._adapter_path}, and does not know it at the next request: {again.said}",
+                    "see what unloads adapters there, or whether several servers answer by turns.",
+                ) from None
 
     def _ask(self, path: str, kind: type[T], body: dict[str, Any] | None = None) -> T:
         """Ask, and read the answer as what it has to be.

@@ -145,7 +145,9 @@ def test_ctrl_c_ends_a_merge_in_its_compiled_loops(start, tmp_path):
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=PATIENCE)
     assert (process.returncode, stdout) == (130, "") and time.monotonic() - told < 10
-    assert stderr.splitlines()[-1] == "interrupted by SIGINT; nothing of this stage is kept yet, which the same command begins anew."
+    assert (
+        stderr.splitlines()[-1] == "interrupted by SIGINT; nothing of this stage is kept yet, which the same command begins anew."
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "base"]
 
 

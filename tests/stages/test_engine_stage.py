@@ -307,7 +307,7 @@ def test_an_adapter_that_is_gone_after_a_restart_is_loaded_again(rollout, served
 def test_an_adapter_that_a_server_does_not_keep_is_told_as_that(rollout, served, lora_warm, monkeypatch):
     monkeypatch.setattr(Fake, "load", lambda self, body: (200, "Success"))
     with serving(served) as fake, pytest.raises(GtrTurboError, match=r"does not know it at the next request: .*no model"):
-        rollout(fake, checkpoint=lora_warm)
+        rollout(fake, checkpoint=lora_warm, num_envs=1)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ def test_an_adapter_that_a_server_does_not_keep_is_told_as_that(rollout, served,
         (400, TOO_LARGE, r"does not take the adapter .* of rank 4: .*\nstart vLLM with --enable-lora --max-lora-rank 8$"),
         (500, TOO_LARGE, r"does not take the adapter .* of rank 4: .*\nstart vLLM with --enable-lora --max-lora-rank 8$"),
         (400, "The lora adapter 'a' has already been loaded.", r"already been loaded.*\nit holds another under that name"),
-        (404, "Loading lora a failed: No adapter found for /b", r"does not take .*\nlet the server see the folder /.*warm"),
+        (404, "Loading lora a failed: No adapter found for /b", r"does not take .*\nlet the server see /.*warm"),
         (500, "out of memory", r"does not take .*\nsee that it was started with --enable-lora --max-lora-rank 8, or more"),
     ],
 )
