@@ -11,14 +11,12 @@ from functools import partial
 from pathlib import Path
 from threading import Lock
 
-import numpy as np
-
 from gtrturbo.algorithms.repeats import repeats_in
 from gtrturbo.distributed.escapes import complain
 from gtrturbo.errors import GtrTurboError, UnprovedError
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
-from gtrturbo.models.renderer import Prompt
+from gtrturbo.play.asked_states import ShownState, Told, identity_of, is_same, logprob_of
 from gtrturbo.play.draws import require_anew
 from gtrturbo.play.episodes import Response, Stretch
 from gtrturbo.play.failures import AwayError, EndedError
@@ -29,7 +27,6 @@ from gtrturbo.play.served_folder import require_own_folder
 from gtrturbo.play.server import Server
 from gtrturbo.play.stretches import Stretches
 from gtrturbo.store.ids import seed_for
-from gtrturbo.store.records import Message
 
 
 @dataclass(frozen=True)
@@ -42,25 +39,6 @@ class Probing:
     dtype: str
     exact: bool
     turns: Path | None = None
-
-
-@dataclass(frozen=True)
-class ShownState:
-    """A state that is asked about: its prompt as it is rendered here, messages, and pictures, each [H, W, 3] uint8."""
-
-    prompt: Prompt
-    messages: Sequence[Message]
-    pictures: Sequence[np.ndarray]
-
-
-@dataclass(frozen=True)
-class Told:
-    """What was asked about, at which temperature and with which seed, and what came back."""
-
-    state: ShownState
-    temperature: float
-    seed: int
-    response: Response
 
 
 # Answers of a server after which one question of its proof is asked again: a share of 2 %.
@@ -152,7 +130,7 @@ class Prover:
                 self._by_turns(server, who=_who(server), temperature=None if self._temperature else 0.0, only=turn)
                 return True
             one = self._told[server][turn % len(self._told[server])]
-            return _is_same(one.response, self._answer(server, one), self._proofs[server].limits.warns)
+            return is_same(one.response, self._answer(server, one), self._proofs[server].limits.warns)
         except (AwayError, EndedError):
             raise
         except GtrTurboError:
@@ -237,12 +215,12 @@ class Prover:
         known = [each for each in told if each.temperature == TEMPERATURE and each.response.has_tokens]
         if not self._temperature or not known:
             return proof
-        first = min(known, key=lambda each: _logprob(each.response))
+        first = min(known, key=lambda each: logprob_of(each.response))
         replies = [first.response]
-        while len(replies) < ASKED_ANEW and _identity(replies[-1]) == _identity(replies[0]):
+        while len(replies) < ASKED_ANEW and identity_of(replies[-1]) == identity_of(replies[0]):
             replies.append(self._answer(server, replace(first, seed=seed_for(first.seed, "anew", len(replies)))))
         # What differs is the last, so that its own log-prob would tell nothing.
-        found = repeats_in([()] * len(replies), [_identity(each) for each in replies], [_logprob(replies[0])] * len(replies))
+        found = repeats_in([()] * len(replies), [identity_of(each) for each in replies], [logprob_of(replies[0])] * len(replies))
         require_anew(found, f"the replies of {_who(server)}")
         return replace(proof, repeats=found)
 
@@ -259,7 +237,7 @@ class Prover:
         if len(before) != len(told):
             return False
         limit = self._proofs[server].limits.warns
-        return all(_is_same(one.response, other.response, limit) for one, other in zip(before, told, strict=True))
+        return all(is_same(one.response, other.response, limit) for one, other in zip(before, told, strict=True))
 
     def _asked(self, server: Server, states: Sequence[ShownState], temperatures: Sequence[float], *, seed: int) -> list[Told]:
         """Ask about states at temperatures; where no log-probs come back, at 0 as well."""
@@ -307,24 +285,6 @@ def _who(server: Server) -> str:
     return f"{server.base_url} (model {server.name}{f', started from {root}' if root else ''})"
 
 
-def _logprob(response: Response) -> float:
-    return float(response.logprobs.sum(dtype=np.float64)) if response.logprobs is not None else 0.0
-
-
-def _identity(response: Response) -> bytes | str:
-    return response.text if response.response_ids is None else response.response_ids.tobytes()
-
-
 def _roots_of(server: Server) -> list[str | None]:
     roots = server.roots()
     return [roots.get(name) for name in (server.model, server.name)]
-
-
-def _is_same(one: Response, other: Response, limit: float) -> bool:
-    """Tell whether two replies are the same, their log-probs within a limit of the mean of |p − s|, in nats."""
-    if one.text != other.text or one.has_tokens != other.has_tokens:
-        return False
-    if one.response_ids is None or one.logprobs is None or other.response_ids is None or other.logprobs is None:
-        return True
-    same = np.array_equal(one.response_ids, other.response_ids)
-    return same and float(np.abs(one.logprobs - other.logprobs).mean()) <= limit

@@ -20,12 +20,13 @@ from gtrturbo.models.first_turn import require_prompts
 from gtrturbo.models.processor import load_processor
 from gtrturbo.models.reading import reading_model
 from gtrturbo.models.renderer import Renderer
+from gtrturbo.play.asked_states import ShownState
 from gtrturbo.play.completions import Answer
 from gtrturbo.play.episodes import Response
 from gtrturbo.play.failures import AwayError, RefusedError
 from gtrturbo.play.limits import limits_of
 from gtrturbo.play.probe import Proof
-from gtrturbo.play.proving import Probing, Prover, ShownState
+from gtrturbo.play.proving import Probing, Prover
 from gtrturbo.play.recorded_probe import AT_A_LOOK, prove_recorded, read_recorded
 from gtrturbo.play.server import Server
 from gtrturbo.play.servers import Servers
