@@ -159,6 +159,7 @@ def load_foreign(model: str, *, revision: str | None, dtype: str, family: Family
     where = {"revision": revision or "main"}
     with reading_model(model, mend="give tiny, a Hugging Face id, or a local folder."):
         architecture = AutoConfig.from_pretrained(model, **where)
+        require_takes_pictures(model, architecture)  # Before its weights are looked at, which it then does not need.
         weights = _whole_model(model, dtype=dtype, **where)
         return weights, load_processor(model, family=family or read_family(Path(model), architecture.model_type), **where)
 

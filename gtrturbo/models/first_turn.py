@@ -24,6 +24,7 @@ MESSAGES, LONGER = (
 )
 REPLY_TOKENS = 4
 OTHER_MODEL = "choose another model, or bring a family of your own: --family."
+ODD = "it does not work as transformers' models of pictures and text do"
 # What a template may write on one side only: marks of a thought that it opens for the model, or leaves out of what was said.
 THOUGHT = re.compile("think|thought|reason", re.IGNORECASE)
 ENDING_SHOWN = 40  # characters
@@ -47,7 +48,8 @@ def require_turn(model: Any, processor: Any, family: Family | None, name: str) -
     """
     require_template(processor, name)
     family = family or read_family(Path(name), model.config.model_type)
-    with reading_model(name, "cannot play a turn", mend=OTHER_MODEL), torch.no_grad():
+    does = f"is of type {model.config.model_type} and cannot play a turn"
+    with reading_model(name, does, mend=OTHER_MODEL, why=ODD), torch.no_grad():
         head = ValueHead.new(model.config.get_text_config().hidden_size, seed=0).to(model.device)
         policy = Policy(model, processor, head, family)
         prompts = _prompts(policy.renderer, name)
@@ -69,7 +71,7 @@ def require_prompts(renderer: Renderer, name: str) -> None:
         GtrTurboError: names what they cannot do.
     """
     require_template(renderer.processor, name)
-    with reading_model(name, "cannot play a turn", mend=OTHER_MODEL):
+    with reading_model(name, "cannot play a turn", mend=OTHER_MODEL, why=ODD):
         _prompts(renderer, name)
 
 

@@ -27,6 +27,7 @@ from gtrturbo.models.stored_types import auto_type
 from gtrturbo.models.widths import text_layers, vision_layers
 
 CHANNELS = 3
+UNBUILT = "transformers' code builds no model of its config"
 NO_ESTIMATE = "leave --dry-run out: init plays a turn with the model; or choose another."
 
 
@@ -53,7 +54,7 @@ def read_shape(
     if config is None:
         return None
     require_takes_pictures(model, config)
-    with reading_model(model, f"is of type {config.model_type}, of which no estimate can be made", mend=NO_ESTIMATE):
+    with reading_model(model, f"is of type {config.model_type}, of which no estimate can be made", mend=NO_ESTIMATE, why=UNBUILT):
         return _shape(model, config, revision, lora_rank, lora_target, DTYPES[dtype])
 
 

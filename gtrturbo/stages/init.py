@@ -18,6 +18,7 @@ from gtrturbo.models.families import Family, find_family, read_family, save_fami
 from gtrturbo.models.first_turn import require_turn
 from gtrturbo.models.hub_names import cached_folder, commit_of
 from gtrturbo.models.processor import save_processor
+from gtrturbo.models.reading import reading_model
 from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.models.stored_types import require_trained_type
 from gtrturbo.stages import done, provenance
@@ -43,16 +44,17 @@ def run(config: InitConfig) -> Result:
             kept = base == BASE_FOLDER
             alpha = config.lora_alpha or 2 * config.lora_rank
             family = chosen or read_family(Path(config.model), model.config.model_type)
-            frozen = told_of_stacks(model, family, config.model)
-            model = add_adapter(
-                model,
-                rank=config.lora_rank,
-                alpha=alpha,
-                target=config.lora_target,
-                revision=None if kept else _pinned(config),
-                seed=seed_for(config.seed, "adapter"),
-                family=family,
-            )
+            with reading_model(config.model, "takes no adapter", mend="train all weights: --lora-rank 0."):
+                frozen = told_of_stacks(model, family, config.model)
+                model = add_adapter(
+                    model,
+                    rank=config.lora_rank,
+                    alpha=alpha,
+                    target=config.lora_target,
+                    revision=None if kept else _pinned(config),
+                    seed=seed_for(config.seed, "adapter"),
+                    family=family,
+                )
             _tell(frozen)
             save_model(model, draft.folder, base=base)
         else:

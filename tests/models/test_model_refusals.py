@@ -1,5 +1,6 @@
 """Models that cannot be worked with are told for what they are: no pictures, a part that is missing, weights too large."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -7,15 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import transformers as hf
 from resealed import reseal
 from safetensors.torch import load_file, save_file
 from tiny_families import TEXT, make, template, tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.utils import is_timm_available
 
 from gtrturbo.config import DistillConfig, InitConfig, RolloutConfig, SftConfig
 from gtrturbo.errors import Collapse, GtrTurboError
 from gtrturbo.models.families import DEFAULT
+from gtrturbo.models.policy import Policy
 from gtrturbo.models.processor import load_processor
+from gtrturbo.models.reading import missing_package
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.models.shape import read_shape
 from gtrturbo.stages import execute
@@ -60,6 +66,94 @@ def test_a_text_only_model_is_told_as_one(text_only, tmp_path, ask):
     with pytest.raises(GtrTurboError, match="llama is no image-text-to-text model, but of type llama: ") as error:
         ask(text_only, tmp_path / "out")
     assert error.value.fix == "choose a model that takes pictures and text."
+
+
+FEW_LAYERS = {"text_config": {"num_hidden_layers": 4}}
+LAYERS = {f"model.language_model.layers.{number}.weight": torch.zeros(1) for number in range(4)}
+APART = r"an encoder-decoder, of type {}: its replies stand apart from its prompts"
+OTHER = "choose a model that takes pictures and text."
+
+
+@pytest.mark.parametrize(("name", "settings", "told", "mend"), [
+    ("udop", {}, APART.format("udop"), OTHER),
+    ("pix2struct", {}, APART.format("pix2struct"), OTHER),
+    ("florence2", {}, APART.format("florence2"), OTHER),
+    ("pi0", {}, "writes no text: the config of type pi0 has no vocabulary", OTHER),
+    pytest.param("perception_lm", FEW_LAYERS, "type perception_lm needs timm, which is not installed",
+                 "install it: pip install timm", marks=pytest.mark.skipif(is_timm_available(), reason="timm is installed")),
+    ("qwen4_exp", FEW_LAYERS | {"vision_config": {"depth": 4}},
+     r"files and transformers' code for type qwen4_exp do not fit together \(TypeError; --debug", "give tiny"),
+])  # fmt: skip
+def test_a_family_that_cannot_play_is_told_by_its_type_in_one_sentence(name, settings, told, mend, tmp_path):
+    model = tmp_path / "model"
+    hf.CONFIG_MAPPING[name](**settings).save_pretrained(model)
+    save_file(LAYERS, model / WEIGHTS, {"format": "pt"})
+    with pytest.raises(GtrTurboError, match=told) as error:
+        execute(InitConfig(out=tmp_path / "out", model=str(model)))
+    assert error.value.what.startswith(str(model)) and "\n" not in error.value.what
+    assert error.value.fix.startswith(mend) and "\n" not in error.value.fix
+
+
+def test_a_type_that_transformers_does_not_know_is_told_with_what_may_know_it(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({"model_type": "of_tomorrow"}))
+    with pytest.raises(
+        GtrTurboError, match=rf"transformers {hf.__version__} does not know type of_tomorrow\.\nupdate it: pip"
+    ) as error:
+        execute(InitConfig(out=tmp_path / "out", model=str(model)))
+    assert "\n" not in error.value.what
+
+
+@pytest.mark.parametrize(
+    "error",
+    [AttributeError("'X' object has no attribute 'y'"), TypeError("forward() got\nz"), NotImplementedError(), KeyError("rope")],
+    ids=repr,
+)
+def test_an_error_of_code_in_the_first_turn_is_told_by_the_models_type_and_not_by_its_text(
+    error, internvl, tmp_path, monkeypatch
+):
+    def fails(self, *args, **settings):
+        raise error
+
+    monkeypatch.setattr(Policy, "generate", fails)
+    with pytest.raises(GtrTurboError) as told:
+        execute(InitConfig(out=tmp_path / "out", model=str(internvl)))
+    said = "does not work as transformers' models of pictures and text do"
+    kind = type(error).__name__
+    assert told.value.what == f"{internvl} is of type internvl and cannot play a turn: it {said} ({kind}; --debug shows where)."
+    assert "--family" in told.value.fix and told.value.__cause__ is error
+
+
+def test_a_model_that_an_adapter_cannot_be_put_on_is_told_by_its_type(internvl, tmp_path, monkeypatch):
+    def fails(self):
+        raise NotImplementedError("`get_input_embeddings` not auto-handled;\nplease override")
+
+    monkeypatch.setattr(hf.InternVLForConditionalGeneration, "get_output_embeddings", fails)
+    with pytest.raises(GtrTurboError, match="takes no adapter: its files and transformers' code for type internvl") as error:
+        execute(InitConfig(out=tmp_path / "out", model=str(internvl), lora_rank=2))
+    assert error.value.fix == "train all weights: --lora-rank 0." and "\n" not in error.value.what
+
+
+def test_a_model_without_its_processor_is_told_which_file_it_lacks(internvl, tmp_path):
+    model = shutil.copytree(internvl, tmp_path / "model")
+    (model / "processor_config.json").unlink()
+    with pytest.raises(GtrTurboError, match=r"of its image processor there is no file, such as preprocessor_config\.json\."):
+        execute(InitConfig(out=tmp_path / "out", model=str(model)))
+
+
+@pytest.mark.parametrize(
+    ("error", "package"),
+    [
+        (ImportError("\nTimmWrapperModel requires the timm library but it was not found in your environment."), "timm"),
+        (ImportError("\nXModel requires the no-such_library library but it was not found"), "no-such_library"),
+        (ModuleNotFoundError("No module named 'nowhere'", name="nowhere"), "nowhere"),
+        (ValueError("it requires the torch library"), None),
+    ],
+)
+def test_a_package_that_a_library_lacks_is_named_whichever_it_is(error, package, monkeypatch):
+    monkeypatch.setattr("gtrturbo.models.reading.find_spec", lambda _: None)
+    assert missing_package(error) == package
 
 
 def test_what_has_no_manifest_cannot_be_checked_but_fetched_again(internvl, warm, tmp_path):
