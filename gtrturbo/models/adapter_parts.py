@@ -9,13 +9,16 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.errors import GtrTurboError, few
 from gtrturbo.models.families import Family
 from gtrturbo.models.parts import LANGUAGE, PARTS, UNTOLD, heads_of, parts_of
 from gtrturbo.store.names import ADAPTER_CONFIG
 
 SHOWN = 6  # names of layers in an error
+# The classes of modules that LoRA has factors for, beside those of quantised models.
+ADAPTED = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention, Conv1D)
 
 
 def adapter_layers(model: Any, family: Family, *, visual: bool) -> list[BaseTunerLayer]:
@@ -119,6 +122,41 @@ def require_no_stacks(model: Any, targets: Sequence[str]) -> None:
                 f"{target} of a {model.config.model_type} is a stack of experts ({stack}), and no linear layer for LoRA.",
                 f"name linear layers, such as {layers_of(model)}, or train all weights: --lora-rank 0.",
             )
+
+
+@contextmanager
+def putting_on(model: Any, targets: str | Sequence[str]) -> Iterator[None]:
+    """Refuse an adapter that fits none of a model's layers, before PEFT prints the module that it cannot go on.
+
+    Args:
+        model: without the adapter, when the block begins.
+        targets: names of layers as PEFT matches them, by their ends; or a word of PEFT's for all of a kind.
+
+    Raises:
+        GtrTurboError: names what does not fit, and linear layers that would do.
+    """
+    parts = f"parts ({', '.join(PARTS)}) or layers, such as {layers_of(model)}."
+    if isinstance(targets, str):
+        what, mend = f"the {targets} layers of a {model.config.model_type} are not all of a kind that PEFT knows", f"name {parts}"
+    else:
+        what, mend = _unfit(model, targets), f"leave --lora-target out for all linear layers; or give {parts}"
+        if what:
+            raise GtrTurboError(f"no adapter fits: {what}.", mend)
+    try:
+        yield
+    except ValueError as error:
+        said = what or f"PEFT refuses this {model.config.model_type} with a {type(error).__name__} (--debug shows where)"
+        raise GtrTurboError(f"no adapter fits: {said}.", mend) from error
+
+
+def _unfit(model: Any, targets: Sequence[str]) -> str:
+    """Say what of the targets no adapter goes on; nothing where all that they name can have one."""
+    ends, kind = tuple(f".{target}" for target in targets), model.config.model_type
+    found = [(name, module) for name, module in model.named_modules() if f".{name}".endswith(ends)]
+    if not found:
+        return f"no layer of a {kind} is called {few(sorted(targets), between=' or ')}"
+    odd = next(((name, module) for name, module in found if not isinstance(module, ADAPTED)), None)
+    return f"{odd[0]} of a {kind} is a {type(odd[1]).__name__}, and no linear layer" if odd else ""
 
 
 def is_tied(model: Any) -> bool:

@@ -13,13 +13,12 @@ from transformers.utils import logging
 
 from gtrturbo.distributed.devices import require_device, resolve_device
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.adapter_parts import is_tied, layers_of, modules_of, require_no_end, require_no_stacks, require_scale
+from gtrturbo.models.adapter_parts import is_tied, modules_of, putting_on, require_no_end, require_no_stacks, require_scale
 from gtrturbo.models.checkpoint_files import adapter_config, is_adapter, point_to_base, renderer_hash
 from gtrturbo.models.descriptions import OF_WEIGHTS, require_readable
 from gtrturbo.models.families import Family, family_of, read_family, require_picture_ids
 from gtrturbo.models.first_turn import require_prompts, require_turn
 from gtrturbo.models.hub_names import folder_of
-from gtrturbo.models.parts import PARTS
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.processor import load_processor
 from gtrturbo.models.quantised import require_loadable
@@ -300,14 +299,8 @@ def add_adapter(
         revision=revision,
     )
     tied = is_tied(model)
-    try:
+    with putting_on(model, names):
         adapted = get_peft_model(model, config)
-    except ValueError as error:
-        raise GtrTurboError(
-            f"no adapter fits: {error}",
-            f"leave --lora-target out for all linear layers; or give parts ({', '.join(PARTS)}) or layers, such as "
-            f"{layers_of(model)}.",
-        ) from None
     if tied:
         require_no_end(adapted)
     return adapted

@@ -192,7 +192,25 @@ def test_the_page_of_engines_says_where_adapters_go_and_without_a_word_they_go_o
     assert trained == set(every)
 
 
-def test_names_that_no_layer_has_are_refused_with_some_that_layers_have():
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        (("nowhere",), "no layer of a lighton_ocr is called nowhere"),
+        (("one", "two"), "no layer of a lighton_ocr is called one or two"),
+        (("mlp",), r"model\.[\w.]+\.mlp of a lighton_ocr is a \w+MLP, and no linear layer"),
+        (("q_proj", "self_attn"), r"model\.[\w.]+\.self_attn of a lighton_ocr is a \w+Attention, and no linear layer"),
+    ],
+)
+def test_names_on_which_no_adapter_goes_are_refused_in_one_sentence_with_some_that_layers_have(target, told):
     mended = r"leave --lora-target out .* give parts \(language, projector, vision\) or layers, such as \w+_proj, "
-    with pytest.raises(GtrTurboError, match=rf"no adapter fits: .*\n{mended}"):
-        adapted(("nowhere",))
+    with pytest.raises(GtrTurboError, match=rf"^no adapter fits: {told}\.\n{mended}") as error:
+        adapted(target)
+    assert "\n" not in error.value.what and "base_layer" not in error.value.fix
+
+
+def test_a_family_whose_linear_layers_peft_does_not_tell_from_others_is_refused_with_names():
+    told = "^no adapter fits: the all-linear layers of a qwen3_omni_moe_thinker are not all of a kind that PEFT knows."
+    with pytest.raises(GtrTurboError, match=told) as error:
+        add_adapter(built("qwen3_omni_moe_thinker"), rank=2, alpha=2.0, target=(), revision=None, seed=0)
+    assert error.value.fix.startswith("name parts (language, projector, vision) or layers, such as ")
+    assert "base_layer" not in error.value.fix and "\n" not in error.value.what
