@@ -1,6 +1,7 @@
 """What describes a model in words: JSON and a template. Libraries pass over some of these files where they are damaged."""
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,11 +10,16 @@ from gtrturbo.config.regular_files import read_regular
 from gtrturbo.errors import GtrTurboError, said_by
 from gtrturbo.store.inside import leads_out
 from gtrturbo.store.mending import mend_of
-from gtrturbo.store.names import ADAPTER_CONFIG, FAMILY, GENERATION_CONFIG, MODEL_CONFIG, RENDERER_FILES
+from gtrturbo.store.names import ADAPTER_CONFIG, FAMILY, GENERATION_CONFIG, MANIFEST, MODEL_CONFIG, RENDERER_FILES, TOKENIZER
 
 OF_WEIGHTS = (MODEL_CONFIG, GENERATION_CONFIG, ADAPTER_CONFIG)
 OF_PROMPTS = tuple(name for name in RENDERER_FILES if name != FAMILY)  # Which has a reader of its own.
 JSON, TEMPLATE = ".json", ".jinja"
+# Files of which each is a tokenizer's vocabulary, by the names that transformers knows; some say a version in it.
+VOCABULARY = re.compile(
+    r"tokenizer\.(?:[\d.]+\.)?json|tekken\.json|vocab-src\.json|vocab\.txt|dict\.txt|.+\.(?:model(?:\.\w+)?|tiktoken|spm|tokenizer)"
+)
+PAIR = ("vocab.json", "merges.txt")  # Of which neither is one alone.
 LARGE = 1 << 20  # bytes: a vocabulary, which takes long to read and which tokenizers reads whole
 
 
@@ -29,6 +35,33 @@ def require_readable(folder: Path, names: Iterable[str] = (*OF_WEIGHTS, *OF_PROM
     for file in (file for file in files if file.is_file() and not leads_out(file, folder)):
         if fault := _fault(file.suffix, read_regular(file)):
             raise GtrTurboError(f"{file} is damaged: {fault}.", f"put the file back; {mend_of(folder)}")
+
+
+def has_vocabulary(folder: Path) -> bool:
+    """Tell whether a folder holds a tokenizer: more than the settings of one."""
+    there = {entry.name for entry in folder.iterdir() if entry.is_file()}
+    return any(map(VOCABULARY.fullmatch, there)) or there.issuperset(PAIR)
+
+
+def require_vocabulary(folder: Path, name: str) -> None:
+    """Refuse a model without a tokenizer: transformers then makes one of the special tokens alone, and raises nothing.
+
+    Args:
+        folder: its files.
+        name: as the user wrote it, a hub id or a folder.
+
+    Raises:
+        GtrTurboError: says that tokenizer.json is not there, or what it is in the place of a file.
+    """
+    if has_vocabulary(folder):
+        return
+    file = folder / TOKENIZER
+    found = "is a folder" if file.is_dir() else "is a link that leads nowhere" if file.is_symlink() else "is not there"
+    made = (folder / MANIFEST).is_file()
+    raise GtrTurboError(
+        f"{name} has no tokenizer: {TOKENIZER} {found}.",
+        f"put it back; {mend_of(folder)}" if made else "copy it from where the model was made, or download the model again.",
+    )
 
 
 def _fault(suffix: str, content: bytes) -> str:

@@ -15,8 +15,9 @@ from transformers.models.auto import processing_auto
 from transformers.utils.import_utils import is_torchvision_available
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.descriptions import OF_PROMPTS, require_readable
+from gtrturbo.models.descriptions import OF_PROMPTS, require_readable, require_vocabulary
 from gtrturbo.models.families import Family
+from gtrturbo.models.hub_names import cached_folder
 from gtrturbo.models.reading import missing_package
 from gtrturbo.store.files import save_json
 from gtrturbo.store.names import TOKENIZER_CONFIG
@@ -45,10 +46,13 @@ def load_processor(source: str | Path, *, family: Family, **where: Any) -> Any:
         where: `revision` or `local_files_only`, handed on to transformers.
 
     Raises:
-        GtrTurboError: a file of it is damaged, or the model has no processor that takes images and text, or no end of a turn.
+        GtrTurboError: a file of it is damaged, its tokenizer is not there, or the model has no processor that takes images and
+            text, or no end of a turn.
     """
-    if Path(source).is_dir():
+    is_folder = Path(source).is_dir()
+    if is_folder:
         require_readable(Path(source), OF_PROMPTS)
+        require_vocabulary(Path(source), str(source))
     try:
         processor = _loader(source, family, where).from_pretrained(source, **where)
     except (ImportError, ValueError) as error:
@@ -59,6 +63,8 @@ def load_processor(source: str | Path, *, family: Family, **where: Any) -> Any:
             f"the processor of {source} needs {needed.split()[0]}, which is not installed.",
             f"install it: pip install {needed}",
         ) from None
+    if not is_folder and (fetched := cached_folder(str(source), where.get("revision"))):
+        require_vocabulary(fetched, str(source))
     if not isinstance(processor, ProcessorMixin) or not hasattr(processor, "image_processor"):
         raise GtrTurboError(
             f"{source} has no image-and-text processor, only {type(processor).__name__}.",

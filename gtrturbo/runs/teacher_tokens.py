@@ -17,7 +17,7 @@ def check_tokenizers(config: RunConfig, steps: Sequence[Step]) -> None:
     """Refuse a teacher whose log-probs are asked for and whose tokenizer is not the student's, where both are on this machine.
 
     Raises:
-        GtrTurboError: names the parts that differ.
+        GtrTurboError: names the parts that differ, or says why a teacher's tokenizer cannot be read.
     """
     made = {step.config.out for step in steps} | {config.start}
     asked = [step.config for step in steps if isinstance(step.config, DistillConfig) and _scores(step.config)]
@@ -27,11 +27,13 @@ def check_tokenizers(config: RunConfig, steps: Sequence[Step]) -> None:
     }
     if not named:
         return
-    student = str(config.start or config.model)
+    was, student = None, str(config.start or config.model)
     env = next(step.config.env for step in steps if isinstance(step.config, RolloutConfig))
-    was = _contents(config.task, env, student)
+    with suppress(GtrTurboError, OSError, ValueError):  # It may not be here yet, and who loads it says why.
+        was = _contents(config.task, env, student)
     for teacher in named:
-        if was and (own := _contents(config.task, env, str(teacher))):
+        own = _contents(config.task, env, str(teacher))
+        if was:
             importlib.import_module("gtrturbo.stages.teachers").require_tokenizer(
                 teacher, own, was, f"which begins as {student}", mend="use --method gtr, which asks in words"
             )
@@ -41,12 +43,14 @@ def _scores(config: DistillConfig) -> bool:
     return not is_outside(config.mode) and find_mode(config.mode).writes == "scores"
 
 
-def _contents(task: str, env: tuple[str, ...], model: str) -> dict[str, str] | None:
-    """Hash what a model's tokenizer does; None where it is not here, or cannot be read: who loads it says why."""
-    with suppress(GtrTurboError, OSError, ValueError):
-        asked = CheckTaskConfig(task=task, env=env, model=model)
-        loaded = importlib.import_module("gtrturbo.tasks.loading").load_task(task, env)
-        renderer, _ = importlib.import_module("gtrturbo.runs.check_task").renderer_of(asked, loaded)
-        tokenizer = renderer.processor.tokenizer
-        return importlib.import_module("gtrturbo.models.vocabularies").contents_of(tokenizer, renderer.end_id)
-    return None
+def _contents(task: str, env: tuple[str, ...], model: str) -> dict[str, str]:
+    """Hash what a model's tokenizer does; see `contents_of`.
+
+    Raises:
+        GtrTurboError: it is not here, or cannot be read.
+    """
+    asked = CheckTaskConfig(task=task, env=env, model=model)
+    loaded = importlib.import_module("gtrturbo.tasks.loading").load_task(task, env)
+    renderer, _ = importlib.import_module("gtrturbo.runs.check_task").renderer_of(asked, loaded)
+    tokenizer = renderer.processor.tokenizer
+    return importlib.import_module("gtrturbo.models.vocabularies").contents_of(tokenizer, renderer.end_id)

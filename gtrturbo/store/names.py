@@ -24,6 +24,7 @@ VALUE_HEAD = "value_head.safetensors"
 # Those of Hugging Face and PEFT.
 MODEL_CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
+TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 FAMILY = "family.json"
@@ -36,7 +37,7 @@ BASE_FOLDER = "base"
 QUANTISATION_CONFIGS = ("quantize_config.json", "quant_config.json", "quantization_config.json", "hf_quant_config.json")
 # What decides how a prompt becomes token ids and pixels: tokenizer, processor, chat template.
 RENDERER_FILES = (
-    "tokenizer.json", TOKENIZER_CONFIG, "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
+    TOKENIZER, TOKENIZER_CONFIG, "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
     "tokenizer.model", CHAT_TEMPLATE, "chat_template.json", "processor_config.json", "preprocessor_config.json",
     "video_preprocessor_config.json", FAMILY,
 )  # fmt: skip

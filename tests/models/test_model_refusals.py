@@ -18,6 +18,7 @@ from transformers.utils import is_timm_available
 
 from gtrturbo.config import DistillConfig, InitConfig, RolloutConfig, SftConfig
 from gtrturbo.errors import Collapse, GtrTurboError
+from gtrturbo.models.descriptions import has_vocabulary
 from gtrturbo.models.families import DEFAULT
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.processor import load_processor
@@ -185,6 +186,50 @@ def test_a_tokenizer_that_nothing_here_reads_names_what_does(internvl, tmp_path,
     with pytest.raises(GtrTurboError, match="needs sentencepiece, which is not installed") as error:
         execute(InitConfig(out=tmp_path / "out", model=str(model)))
     assert error.value.fix == "install it: pip install sentencepiece protobuf"
+
+
+def lose(file: Path) -> None:
+    file.unlink()
+
+
+def make_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def link_to_nothing(file: Path) -> None:
+    file.unlink()
+    file.symlink_to(file.with_name("nowhere"))
+
+
+@pytest.mark.parametrize(("change", "told"), [
+    (lose, "is not there."), (make_folder, "is a folder."), (link_to_nothing, "is a link that leads nowhere."),
+])  # fmt: skip
+@pytest.mark.parametrize("ask", [
+    lambda model, turns, out: execute(InitConfig(out=out, model=str(model))),
+    lambda model, turns, out: execute(DistillConfig(out=out, teacher=model, rollouts=turns)),
+], ids=["init", "distill"])  # fmt: skip
+def test_a_model_without_a_tokenizer_is_told_as_one(change, told, ask, init, internvl, turns, tmp_path):
+    # transformers makes a tokenizer of eight tokens of the one, and looks for SentencePiece with the other.
+    for source in (init, internvl):
+        model = shutil.copytree(source, tmp_path / source.name, ignore=shutil.ignore_patterns("stage.json"))
+        change(model / "tokenizer.json")
+        with pytest.raises(GtrTurboError) as error:
+            ask(model, turns, tmp_path / "out")
+        assert error.value.what == f"{model} has no tokenizer: tokenizer.json {told}"
+        assert error.value.fix == "copy it from where the model was made, or download the model again."
+
+
+@pytest.mark.parametrize(("files", "whole"), [
+    (("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"), False),
+    (("vocab.json",), False), (("merges.txt",), False), (("vocab.json", "merges.txt"), True), (("vocab.txt",), True),
+    (("tokenizer.json",), True), (("tokenizer.4.0.0.json",), True), (("tokenizer.model",), True), (("tokenizer.model.v3",), True),
+    (("spiece.model",), True), (("sentencepiece.bpe.model",), True), (("qwen.tiktoken",), True), (("tekken.json",), True),
+])  # fmt: skip
+def test_a_tokenizer_is_known_by_the_files_of_its_family(files, whole, tmp_path):
+    for name in files:
+        (tmp_path / name).touch()
+    assert has_vocabulary(tmp_path) is whole
 
 
 def test_a_prompt_without_a_template_asks_for_one(tmp_path):

@@ -246,3 +246,9 @@ def test_a_merge_around_another_base_does_not_read_the_one_that_changed(trained,
     execute(merge)
     with pytest.raises(GtrTurboError, match="is not what it was"):
         execute(replace(merge, out=tmp_path / "other", base=tmp_path / "model"))
+
+
+def test_a_model_of_the_hub_whose_tokenizer_was_not_fetched_is_told_as_one_without(cache, tmp_path):
+    (cache / "snapshots" / COMMIT / "tokenizer.json").unlink()
+    with pytest.raises(GtrTurboError, match=r"^some/model has no tokenizer: tokenizer\.json is not there\."):
+        execute(InitConfig(out=tmp_path / "out", model="some/model"))

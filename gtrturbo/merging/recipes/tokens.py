@@ -5,7 +5,6 @@ Source: mergekit 0.1.5, `tokenizer` of its recipes. New tokens get ids in the or
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +14,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.rearranged import PADDING
 from gtrturbo.merging.recipes.models import Model
 from gtrturbo.merging.recipes.recipe import ModelRef, WantedToken, WantedTokens
+from gtrturbo.models.descriptions import has_vocabulary
 
 if TYPE_CHECKING:
     from gtrturbo.models.vocabularies import Tokenizer
@@ -122,11 +122,7 @@ def vocabulary_of(tokens: WantedTokens, models: Mapping[ModelRef, Model], base: 
 def _load(model: Model) -> "Tokenizer":
     from gtrturbo.models.vocabularies import load_tokenizer  # Takes seconds to import, and is rarely needed.
 
-    folder = next((each for each in (model.given, model.layout.folder) if _has_tokenizer(each)), None)
+    folder = next((each for each in (model.given, model.layout.folder) if has_vocabulary(each)), None)
     if folder is None:
         raise GtrTurboError(f"{model.given} holds no tokenizer.", "leave tokenizer_source out, or save one there.")
     return load_tokenizer(folder)
-
-
-def _has_tokenizer(folder: Path) -> bool:
-    return any(folder.glob("tokenizer*")) or any(folder.glob("vocab*"))

@@ -216,3 +216,6 @@ def test_a_teacher_of_other_tokens_is_refused_before_any_work(warm, tmp_path, st
         run(config)
     assert not (tmp_path / "run").exists()
     check_tokenizers(config, plan(replace(config, teacher=students_llava(tmp_path / "llava"))))  # Which has the student's.
+    (gemma / "tokenizer.json").unlink()
+    with pytest.raises(GtrTurboError, match=r"gemma has no tokenizer: tokenizer\.json is not there"):
+        run(config)
