@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gtrturbo"
 PAGE = Path(__file__).with_name("messages.md")
-RAISED = {"GtrTurboError", "Collapse"}
+RAISED = {"GtrTurboError", "Collapse", "UnprovedError"}
 HEAD = """# Error messages
 
 <!-- Written by `make docs` from the package's source; do not edit. -->

@@ -13,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from gtrturbo.distributed.children import tell_parent
 from gtrturbo.distributed.escapes import complain, one_line
-from gtrturbo.distributed.interrupts import exit_code
+from gtrturbo.distributed.interrupts import behind, exit_code
 from gtrturbo.errors import COLLAPSE_CODE, Collapse, GtrTurboError, hidden, of_system, said_by
 from gtrturbo.plugins import explained
 from gtrturbo.stages.mistyped import meant_by, options_for
@@ -135,9 +135,12 @@ class ending:
         return None
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if isinstance(error, typer.Exit):
+            return
+        error = behind(error)
         if isinstance(error, KeyboardInterrupt):
             raise typer.Exit(exit_code(error, kept=self.kept))
-        if not isinstance(error, Exception) or isinstance(error, BrokenPipeError | typer.Exit):
+        if not isinstance(error, Exception) or isinstance(error, BrokenPipeError):
             return  # typer ends quietly where nobody reads on.
         if self.debug:
             complain("".join(traceback.format_exception(error)).rstrip())

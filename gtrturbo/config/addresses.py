@@ -52,7 +52,7 @@ def servers_of(engine: str) -> tuple[str, ...]:
         raise GtrTurboError(f"--engine {engine} asks a server, and none is named.", f"write it as in {EXAMPLE}")
     named = engine.removeprefix(f"{kind}:")
     _require_open(named, OF_ENGINE)  # Of all of it: a comma may stand in a password.
-    found = tuple(map(address_of, named.split(",")))
+    found = tuple(address_of(each.strip()) for each in named.split(","))
     places: dict[tuple[str, int, str], str] = {}
     for url in found:
         other = places.setdefault(_place_of(url), url)

@@ -58,6 +58,11 @@ def _unraisable(unraisable: Any) -> None:
         sys.__unraisablehook__(unraisable)
 
 
+def behind(error: BaseException | None) -> BaseException | None:
+    """Return the signal that told the command to end where another error came of it: a module that is being loaded fails."""
+    return Interrupted(_told[0]) if _told and isinstance(error, Exception) else error
+
+
 def leave(error: SystemExit) -> NoReturn:
     """End the process: after a signal at once, without waiting for threads that are still at work for nobody.
 

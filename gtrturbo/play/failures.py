@@ -93,6 +93,10 @@ class AwayError(GtrTurboError):
         self.passing = why.tries > FAILED_TRIES
         self.late = why.late
 
+    def as_away(self) -> "AwayError":
+        """Say it as what it is."""
+        return self
+
 
 class EndedError(GtrTurboError):
     """Say that a server that was started for this stage has ended: there is nothing to wait for."""

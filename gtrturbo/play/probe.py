@@ -142,7 +142,8 @@ def _compared(
             raise GtrTurboError(f"{who} {wrong.what} ({told_gap(gap)} from those of {path}).", wrong.mend)
     if gap > limits.refuses:
         raise GtrTurboError(
-            f"{who} does not serve {path}: its log-probs are {told_gap(gap)} from the checkpoint's.", _mend(path, gap, limits)
+            f"{who} does not serve {path}: its log-probs are {told_gap(gap)} from the checkpoint's.",
+            _mend(path, gap, limits, is_adapter="adapter" in parts),
         )
     stderr.print(f"the log-probs of {who} are {told_gap(gap)} from those of {path}; right ones are within {limits.warns:g}.")
     return proof
@@ -173,11 +174,14 @@ def _wrongs(parts: dict[str, np.ndarray], raw: np.ndarray | None, path: Path) ->
         )
 
 
-def _mend(path: Path, gap: float, limits: Limits) -> str:
+def _mend(path: Path, gap: float, limits: Limits, *, is_adapter: bool) -> str:
     again = f"serve that checkpoint: start vLLM with --model {path}"
+    if is_adapter:
+        again = f"start the server anew, so that it loads the adapter {path} from there: what it holds under that name is another"
     if limits == NARROW or gap > NARROW.refuses:
         return again
-    return f"{again} --dtype float32; or, if it is to compute in bfloat16, add --dtype bfloat16 here."
+    way = ", and with --dtype float32" if is_adapter else " --dtype float32"
+    return f"{again}{way}; or, if it is to compute in bfloat16, add --dtype bfloat16 here."
 
 
 def told_gap(gap: float) -> str:

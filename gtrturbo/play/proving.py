@@ -19,7 +19,7 @@ from gtrturbo.models.policy import Policy
 from gtrturbo.play.asked_states import ShownState, Told, identity_of, is_same, logprob_of
 from gtrturbo.play.draws import require_anew
 from gtrturbo.play.episodes import Response, Stretch
-from gtrturbo.play.failures import AwayError, EndedError
+from gtrturbo.play.failures import AwayError, EndedError, RefusedError
 from gtrturbo.play.greedy_probe import GreedyReply, require_greedy, require_likeliest
 from gtrturbo.play.probe import REPLY_TOKENS, STATES, TEMPERATURE, Proof, Replied, prove, together
 from gtrturbo.play.recorded_probe import AT_A_LOOK
@@ -91,7 +91,7 @@ class Prover:
 
         Raises:
             UnprovedError: it serves something else by now.
-            AwayError: it is away before that is known.
+            AwayError, RefusedError: it is away, or refuses to say, before that is known.
         """
         if self._is_new(server):
             with self._proving:
@@ -131,7 +131,7 @@ class Prover:
                 return True
             one = self._told[server][turn % len(self._told[server])]
             return is_same(one.response, self._answer(server, one), self._proofs[server].limits.warns)
-        except (AwayError, EndedError):
+        except (AwayError, EndedError, RefusedError):
             raise
         except GtrTurboError:
             return False
@@ -169,13 +169,16 @@ class Prover:
     def _prove_again(self, server: Server) -> None:
         try:
             self._prove([server])
-        except (AwayError, EndedError):
+        except (AwayError, EndedError, RefusedError):
             raise
         except GtrTurboError as error:
             if server not in self._proved_at:  # It was away at the start.
                 raise
-            what = f"since it was proved who answers, another took its place, and what it answered is not kept: {error.what}"
-            raise UnprovedError(what, error.fix, speaker=self._speaker(server)) from None
+            raise UnprovedError(
+                f"since it was proved who answers, another took its place, and what it answered is not kept: {error.what}",
+                error.fix,
+                speaker=self._speaker(server),
+            ) from None
 
     def _prove(self, servers: Sequence[Server]) -> None:
         """Load the checkpoint, for as long as it takes to score what comes back, unless that is what came the last time."""

@@ -25,7 +25,7 @@ from gtrturbo.play.completions import LIKELIEST, Answer, Likely, answer_of, like
 from gtrturbo.play.data_urls import with_pictures
 from gtrturbo.play.failures import BACKOFF, AwayError, EndedError, NotFoundError, RefusedError, TriedInVainError
 from gtrturbo.play.lora_serving import refused_load
-from gtrturbo.play.pace import Pace
+from gtrturbo.play.pace import SLOW, Pace
 from gtrturbo.play.protocol import Chat, Completion, ServedModels
 from gtrturbo.play.waiting import LATE
 from gtrturbo.play.wire import request, request_once
@@ -72,7 +72,7 @@ class Server:
         self.tries = len(BACKOFF)  # How often it is asked again where it does not answer.
         self.pace = Pace()
         self.gives_way = False  # It is waited for as long as `pace` says, as others are there; else as `request` does.
-        self._has_replied = False
+        self._heard = 0.0  # When it answered last, on `time.monotonic`.
         self.failures = 0  # Answers that did not come: what answers after one may be another server.
         self.tokenizer_begins = False  # The tokenizer writes a beginning of sequence, and not the template.
         self._adapter_path: Path | None = None
@@ -131,7 +131,10 @@ class Server:
             return request(self.base_url + path, body, **how)
         tokens = body["max_tokens"] if body else 0
         limit = self.pace.limit(tokens)
-        how |= {"told_after": max(LATE, limit)} | ({"patience": limit} if self.gives_way else {})
+        how["told_after"] = max(LATE, limit)
+        if self.gives_way:  # One that answers others meanwhile is full, and not away.
+            longest = time.monotonic() + SLOW * limit
+            how |= {"patience": limit, "later": lambda: min(self._heard + limit, longest)}
         if tokens:
             how["on_answer"] = lambda seconds: self._answered(seconds, tokens)
         try:
@@ -140,18 +143,18 @@ class Server:
             if error.late:
                 self.pace.missed(limit)
             raise
-        except NotFoundError:  # An adapter may be loaded again.
-            raise
         except RefusedError as error:
+            if path == CHAT and isinstance(error, NotFoundError):  # An adapter may be loaded again.
+                raise
             raise self._without_others(error) from None
 
     def _answered(self, seconds: float, tokens: int) -> None:
-        self._has_replied = True
+        self._heard = time.monotonic()
         self.pace.answered(seconds, tokens)
 
     def _without_others(self, error: RefusedError) -> GtrTurboError:
-        """Return what to say of a refusal: a server that has replied and now refuses whoever asks, among others, is away."""
-        if not (self.gives_way and self._has_replied and error.whatever_is_asked):
+        """Return what to say of a refusal: a server that refuses whoever asks, among others, is away."""
+        if not (self.gives_way and error.whatever_is_asked):
             return error
         self._failed()
         return error.as_away()

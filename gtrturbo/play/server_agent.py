@@ -119,10 +119,10 @@ class ServerPolicy:
             server, response = self.servers.ask(lambda server: self._reply(server, messages, pictures, **sampling))
             try:
                 return replace(response, stretch=self._prover.hear(server)) if self._prover else response
-            except AwayError as error:  # It went away again before it was proved what it serves.
+            except (AwayError, RefusedError) as error:  # It went away again before it was proved what it serves.
                 if len(self.servers) == 1:
                     raise
-                self.servers.lose(server, error)
+                self.servers.lose(server, error.as_away())
 
     def prove(
         self,
@@ -159,10 +159,10 @@ class ServerPolicy:
             assert self._prover
             try:
                 self._prover.prove_again(server)
-            except AwayError as error:
+            except (AwayError, RefusedError) as error:
                 if len(self.servers) == 1:
                     raise
-                self.servers.leave_out(server, error)
+                self.servers.leave_out(server, error.as_away())
 
     def _shown(self, states: Sequence[tuple[Sequence[Message], Sequence[np.ndarray]]]) -> list[ShownState]:
         return [ShownState(self.renderer.prompt(*state), *state) for state in states]

@@ -1,14 +1,15 @@
 """Several servers of one checkpoint: they share its requests, and what one of them loses goes to the others."""
 
 import itertools
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from threading import Lock
 from typing import TypeVar
 
 from gtrturbo.distributed.escapes import complain
 from gtrturbo.distributed.processes import group
-from gtrturbo.play.failures import BACKOFF, AwayError
+from gtrturbo.play.failures import BACKOFF, AwayError, RefusedError
 from gtrturbo.play.pace import Pace
 from gtrturbo.play.server import Server
 from gtrturbo.play.wire import SOON, TIMEOUT
@@ -30,6 +31,7 @@ class Servers:
         self._running = dict.fromkeys(self._all, 0)
         self._away: dict[Server, float] = {}
         self._left_out: set[Server] = set()
+        self._refused: set[Server] = set()  # Told as that.
         self._lock = Lock()
         self._turns = itertools.count(group().world.rank)  # Several processes do not all begin with the first.
         self._greet: Callable[[Server], object] = lambda _: None
@@ -71,10 +73,10 @@ class Servers:
             self._met.add(server)
 
     def together(self, work: Callable[[Sequence[Server]], object]) -> None:
-        """Do something with all that are there; one that turns out to be away is left out, and it is begun anew with the others.
+        """Do something with all that are there; one that is away or refuses is left out, and it is begun anew with the others.
 
         Raises:
-            GtrTurboError: a server refuses it, each of them fails at it, or none comes back for as long as one alone would be
+            GtrTurboError: each of them refuses it or fails at it, or none comes back for as long as one alone would be
                 waited for.
         """
         until, failed = time.monotonic() + sum(BACKOFF), set[Server]()
@@ -84,7 +86,8 @@ class Servers:
                 for server in there:
                     self._require_met(server)
                 work(there)
-            except AwayError as error:
+            except (AwayError, RefusedError) as why:
+                error = why.as_away()
                 [lost] = [server for server in there if f"{error.url}/".startswith(f"{server.base_url}/")]
                 failed |= set() if error.passing else {lost}
                 self.lose(lost, error)
@@ -99,11 +102,11 @@ class Servers:
         """Ask one server; where it is away another, and all of them again for as long as one alone would be waited for.
 
         Raises:
-            GtrTurboError: a server refuses the question, each of them fails at it, or none comes back.
+            GtrTurboError: each of them refuses the question, or fails at it, or none comes back.
         """
-        until, failed = time.monotonic() + sum(BACKOFF), set[Server]()
+        until, failed, refusing = time.monotonic() + sum(BACKOFF), set[Server](), set[Server]()
         while True:
-            server, begun = self._take(), time.monotonic()
+            server, begun = self._take(refusing), time.monotonic()
             try:
                 self._require_met(server)
                 answer = question(server)
@@ -112,6 +115,11 @@ class Servers:
                 self.lose(server, error)
                 if len(self) == 1 or failed == set(self) or time.monotonic() >= _end(until, error):
                     raise
+            except RefusedError as error:
+                refusing.add(server)
+                if refusing >= set(self) - self._away.keys():
+                    raise
+                self._tell_refusal(server, error)
             else:
                 self._has_answered(server, begun)
                 return server, answer
@@ -126,6 +134,15 @@ class Servers:
             self._away[server] = time.monotonic()
         if new and len(self) > 1:
             complain(f"{why.what} Its episodes go to the other servers.")
+            if not why.passing:
+                complain(why.fix)
+
+    def _tell_refusal(self, server: Server, why: RefusedError) -> None:
+        with self._lock:
+            new = server not in self._refused
+            self._refused.add(server)
+        if new:
+            complain(f"{why.what} What it refuses is asked of the other servers.")
 
     def leave_out(self, server: Server, why: AwayError) -> None:
         """Ask a server no more, of which it cannot be proved what it served last, and say so; one has to be left."""
@@ -134,12 +151,14 @@ class Servers:
             self._asked[0].tries, self._asked[0].gives_way = len(BACKOFF), False
         complain(f"{why.what} Nothing proves what it served last: what it answered since it was proved is asked of the others.")
 
-    def _take(self) -> Server:
+    def _take(self, refusing: Collection[Server]) -> Server:
+        """Take the one that has the fewest requests of those that are there and do not refuse this one."""
         with self._lock:
-            now, turn, asked = time.monotonic(), next(self._turns), self._asked
+            now, turn = time.monotonic(), next(self._turns)
+            asked = [each for each in self._asked if each not in refusing] or self._asked
             present = [each for each in asked if now - self._away.get(each, -LOOKED_AT_AGAIN) >= LOOKED_AT_AGAIN]
             order = {each: (self._all.index(each) - turn) % len(self._all) for each in present}
-            server = min(present, key=lambda each: (self._running[each], order[each])) if present else self._longest_away()
+            server = min(present, key=lambda each: (self._running[each], order[each])) if present else self._longest_away(asked)
             if server in self._away:
                 self._away[server] = now
             self._running[server] += 1
@@ -148,10 +167,10 @@ class Servers:
     def _there(self) -> list[Server]:
         """Return those that are not away; where all are, the one that was asked longest ago."""
         with self._lock:
-            return [server for server in self._asked if server not in self._away] or [self._longest_away()]
+            return [server for server in self._asked if server not in self._away] or [self._longest_away(self._asked)]
 
-    def _longest_away(self) -> Server:
-        return min(self._asked, key=self._away.__getitem__)
+    def _longest_away(self, servers: Sequence[Server]) -> Server:
+        return min(servers, key=lambda server: self._away.get(server, math.inf))
 
     def _has_answered(self, server: Server, begun: float) -> None:
         with self._lock:  # What was begun before it was lost does not tell that it is back.

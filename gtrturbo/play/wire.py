@@ -49,6 +49,7 @@ def request(
     on_answer: Callable[[float], object] = lambda _: None,
     tries: int = len(BACKOFF),
     patience: float = math.inf,
+    later: Callable[[], float] = lambda: 0.0,
     told_after: float = LATE,
 ) -> Any:
     """Send one request; try again on what may pass: lost connections, a full server (429, 503), its own failures (other 5xx) a
@@ -63,6 +64,7 @@ def request(
         on_answer: called with the seconds that the answer took.
         tries: so often it is asked again at most.
         patience: seconds for one answer, after which it is not asked again, as another server is.
+        later: until when it is waited for all the same, on `time.monotonic`; it is asked when the patience ends.
         told_after: seconds without an answer after which a user is told.
 
     Raises:
@@ -75,7 +77,7 @@ def request(
         began = time.monotonic()
         seconds = max(1e-3, min(TIMEOUT, patience, until - began))
         try:
-            answer = request_once(url, body, plain=plain, with_key=with_key, timeout=seconds, told_after=told_after)
+            answer = request_once(url, body, plain=plain, with_key=with_key, timeout=seconds, later=later, told_after=told_after)
         except TriedInVainError as error:
             if not error.limited:
                 on_failure()
@@ -99,12 +101,14 @@ def request_once(
     plain: bool = False,
     with_key: bool = True,
     timeout: float | None = None,
+    later: Callable[[], float] = lambda: 0.0,
     told_after: float = LATE,
 ) -> Any:
     """Send one request once; see `request`.
 
     Args:
         timeout: seconds for the whole answer; TIMEOUT if not given.
+        later: see `request`.
         told_after: seconds without an answer after which a user is told.
 
     Raises:
@@ -115,7 +119,7 @@ def request_once(
     key = _key() if with_key else None
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     with telling_late(url, told_after):
-        answer = _answer(urllib.request.Request(url, data=content, headers=headers), timeout or TIMEOUT, key)
+        answer = _answer(urllib.request.Request(url, data=content, headers=headers), timeout or TIMEOUT, later, key)
     return without_key(answer.decode(errors="replace") if plain else _parsed(answer), key)
 
 
@@ -126,11 +130,11 @@ def _key() -> str:
     return key
 
 
-def _answer(asked: urllib.request.Request, timeout: float, key: str | None) -> bytes:
+def _answer(asked: urllib.request.Request, timeout: float, later: Callable[[], float], key: str | None) -> bytes:
     """Ask once. What is wrong with a connection, or with HTTP on it, may pass; a refusal does not."""
     began = False
     try:
-        with open_in_time(asked, timeout) as response:
+        with open_in_time(asked, timeout, later) as response:
             began = True
             return _read(response)
     except urllib.error.HTTPError as error:

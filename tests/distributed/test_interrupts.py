@@ -49,6 +49,30 @@ def _python(words: tuple[str, ...], more: dict[str, str]) -> subprocess.Popen:
     )  # fmt: skip
 
 
+AS_ANOTHER_ERROR = """
+import os, signal, sys, typer
+from gtrturbo.cli.mistakes import ending
+from gtrturbo.distributed.interrupts import answer_signals
+answer_signals()
+try:
+    with ending(None, code=1, kept=True):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        except BaseException:
+            raise ImportError("initialization failed") from None
+except typer.Exit as error:
+    sys.exit(error.exit_code)
+"""
+
+
+def test_a_signal_that_a_module_fails_at_while_it_is_loaded_is_told_as_the_signal(start):
+    process = start("-c", AS_ANOTHER_ERROR)
+    _, stderr = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 143
+    assert stderr == "interrupted by SIGTERM; the same command goes on from what was finished.\n"
+
+
 def test_a_signal_leaves_no_draft_says_how_to_go_on_and_has_its_exit_code(start, tmp_path):
     process = start("-m", "gtrturbo", *ENDLESS, str(tmp_path / "turns"))
     log = tmp_path / ".turns.journal" / "0.jsonl"

@@ -4,6 +4,7 @@ import itertools
 import socket
 from contextlib import ExitStack
 from dataclasses import replace
+from threading import Event, Lock
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from gtrturbo.config import RolloutConfig
 from gtrturbo.config.addresses import servers_of
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
-from gtrturbo.play import failures, proving, servers, wire
+from gtrturbo.play import failures, pace, proving, servers, wire
 from gtrturbo.play.episodes import Response, Stretch
 from gtrturbo.play.recording import read_turns
 from gtrturbo.play.server_agent import ServerPolicy
@@ -103,7 +104,10 @@ def test_what_a_lost_server_was_asked_goes_to_the_others_and_nothing_is_played_t
     assert f"{two[0].url}/v1/chat/completions answered {status}" in "".join(capsys.readouterr().err.split("\n"))
 
 
-@pytest.mark.parametrize(("status", "told"), [(401, "refused the request"), (404, "refused"), (308, "sends the request on to")])
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [(401, "refused the request"), (404, "refused"), (308, "sends the request on to"), (400, "refused the request")],
+)
 @pytest.mark.parametrize("probe", [False, True])
 def test_a_server_that_refuses_whoever_asks_is_done_without(config, two, alone, capsys, monkeypatch, status, told, probe):
     monkeypatch.setattr(proving, "EVERY", 2)
@@ -111,16 +115,42 @@ def test_a_server_that_refuses_whoever_asks_is_done_without(config, two, alone, 
     turns, agents = said(play(config, two, probe=probe))
     assert turns == alone and agents.count("served on server 2") > 0
     heard = "".join(capsys.readouterr().err.split("\n"))
-    assert heard.count(told) == 1 and f"({status})" in heard and "Its episodes go to the other" in heard
+    assert heard.count(told) == 1 and f"({status})" in heard and "the other servers." in heard
 
 
-@pytest.mark.parametrize("failing", [1, 2])
-def test_a_refusal_of_all_of_them_or_at_the_start_ends_the_stage(config, two, failing):
-    for fake in two[:failing]:
-        fake.failures = [0, 0][: failing - 1] + [401] * 10_000
-    with pytest.raises(GtrTurboError, match=r"refused the request \(401\)"):
+@pytest.mark.parametrize("status", [400, 401])
+@pytest.mark.parametrize("probe", [False, True])
+def test_a_server_that_refuses_from_the_start_is_done_without(config, two, alone, capsys, status, probe):
+    two[0].failures = [status] * 10_000
+    turns, agents = said(play(config, two, probe=probe))
+    assert turns == alone and set(agents) == {"served on server 2"}
+
+
+@pytest.mark.parametrize("status", [400, 401])
+def test_a_refusal_of_all_of_them_ends_the_stage_at_once(config, two, status):
+    for fake, first in zip(two, ([0, 0], [0]), strict=True):
+        fake.failures = first + [status] * 10_000
+    with pytest.raises(GtrTurboError, match=rf"refused the request \({status}\)"):
         play(config, two, num_envs=2)
-    assert sum(len(fake.requests) for fake in two) < 12
+    assert sum(fake.tries for fake in two) < 12
+
+
+def test_a_server_that_answers_others_meanwhile_is_full_and_not_away(config, served, alone, monkeypatch, capsys):
+    """Replies one after another, each later than one may take by itself."""
+    monkeypatch.setattr(pace, "SHORTEST", 0.5)
+    monkeypatch.setattr(pace, "FIRST", 0.5)
+    right, one = Fake.chat, Lock()
+
+    def chat(self, body):
+        with one:
+            Event().wait(0.3)  # Sleep is none here.
+            return right(self, body)
+
+    monkeypatch.setattr(Fake, "chat", chat)
+    with serving(served) as first, serving(served) as second:
+        turns, _ = said(play(config, [first, second], num_envs=6))
+    assert turns == alone and "no whole answer" not in capsys.readouterr().err
+    assert first.tries + second.tries == len(turns)
 
 
 def test_a_server_that_is_gone_is_done_without_and_told_once(config, served, two, alone, capsys):
