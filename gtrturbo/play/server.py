@@ -72,7 +72,7 @@ class Server:
         self.tries = len(BACKOFF)  # How often it is asked again where it does not answer.
         self.pace = Pace()
         self.gives_way = False  # It is waited for as long as `pace` says, as others are there; else as `request` does.
-        self._heard = 0.0  # When it answered last, on `time.monotonic`.
+        self._heard = -math.inf  # When it answered last, on `time.monotonic`.
         self.failures = 0  # Answers that did not come: what answers after one may be another server.
         self.tokenizer_begins = False  # The tokenizer writes a beginning of sequence, and not the template.
         self._adapter_path: Path | None = None

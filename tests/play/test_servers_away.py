@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +23,11 @@ HANGS = 30.0  # seconds, or until the test ends
 
 @dataclass
 class Spoken:
-    """A server: what it was asked, the seconds that replies take, and after how many of them it hangs."""
+    """A server: what it was asked, the seconds that replies take, one after another, and after how many of them it hangs."""
 
     seconds: float = 0.0
     hangs_after: int | None = None
+    one_by_one: threading.Lock = field(default_factory=threading.Lock)
     asked: list[str] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
     url: str = ""
@@ -46,10 +48,10 @@ def speaking(**settings):
 
         def do_POST(self):
             self.rfile.read(int(self.headers["Content-Length"]))
-            if spoken.hangs_after is not None and spoken.replies >= spoken.hangs_after:
-                spoken.released.wait(HANGS)
-            spoken.released.wait(spoken.seconds)
-            self.say({"choices": [{"message": {"role": "assistant", "content": "said"}, "finish_reason": "stop"}]})
+            with spoken.one_by_one:
+                hangs = spoken.hangs_after is not None and spoken.replies >= spoken.hangs_after
+                spoken.released.wait(HANGS if hangs else spoken.seconds)
+                self.say({"choices": [{"message": {"role": "assistant", "content": "said"}, "finish_reason": "stop"}]})
 
         def say(self, content):
             spoken.asked.append(self.path)
@@ -171,6 +173,18 @@ def test_one_that_hangs_in_the_middle_gives_what_it_was_asked_to_the_others(caps
     assert capsys.readouterr().err == (
         f"{first.url}/v1/chat/completions gives no whole answer within 1 seconds. Its episodes go to the other servers.\n"
     )
+
+
+@pytest.mark.parametrize("hangs_after", [None, 4])
+def test_a_server_that_answers_others_meanwhile_is_full_and_one_that_answers_none_is_away(hangs_after, monkeypatch):
+    monkeypatch.setattr(pace, "FIRST", 1.0)
+    with speaking(seconds=0.3, hangs_after=hangs_after) as full, speaking() as other:
+        those = several(full.url, other.url)
+        first, _ = those
+        with ThreadPoolExecutor(8) as threads:
+            asked = [threads.submit(first.chat, [{"role": "user", "content": []}], [], **SAMPLING) for _ in range(8)]
+        late = [each for each in asked if isinstance(each.exception(), failures.AwayError)]
+    assert len(late) == (4 if hangs_after else 0)
 
 
 def test_those_that_are_all_slow_are_waited_for_longer_and_longer_and_then_at_once(monkeypatch):

@@ -4,7 +4,6 @@ import itertools
 import socket
 from contextlib import ExitStack
 from dataclasses import replace
-from threading import Event, Lock
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +13,7 @@ from gtrturbo.config import RolloutConfig
 from gtrturbo.config.addresses import servers_of
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import load_policy
-from gtrturbo.play import failures, pace, proving, servers, wire
+from gtrturbo.play import failures, proving, servers, wire
 from gtrturbo.play.episodes import Response, Stretch
 from gtrturbo.play.recording import read_turns
 from gtrturbo.play.server_agent import ServerPolicy
@@ -133,24 +132,6 @@ def test_a_refusal_of_all_of_them_ends_the_stage_at_once(config, two, status):
     with pytest.raises(GtrTurboError, match=rf"refused the request \({status}\)"):
         play(config, two, num_envs=2)
     assert sum(fake.tries for fake in two) < 12
-
-
-def test_a_server_that_answers_others_meanwhile_is_full_and_not_away(config, served, alone, monkeypatch, capsys):
-    """Replies one after another, each later than one may take by itself."""
-    monkeypatch.setattr(pace, "SHORTEST", 0.5)
-    monkeypatch.setattr(pace, "FIRST", 0.5)
-    right, one = Fake.chat, Lock()
-
-    def chat(self, body):
-        with one:
-            Event().wait(0.3)  # Sleep is none here.
-            return right(self, body)
-
-    monkeypatch.setattr(Fake, "chat", chat)
-    with serving(served) as first, serving(served) as second:
-        turns, _ = said(play(config, [first, second], num_envs=6))
-    assert turns == alone and "no whole answer" not in capsys.readouterr().err
-    assert first.tries + second.tries == len(turns)
 
 
 def test_a_server_that_is_gone_is_done_without_and_told_once(config, served, two, alone, capsys):
