@@ -177,8 +177,9 @@ def test_one_that_hangs_in_the_middle_gives_what_it_was_asked_to_the_others(caps
 
 @pytest.mark.parametrize("hangs_after", [None, 4])
 def test_a_server_that_answers_others_meanwhile_is_full_and_one_that_answers_none_is_away(hangs_after, monkeypatch):
-    monkeypatch.setattr(pace, "FIRST", 1.0)
-    with speaking(seconds=0.3, hangs_after=hangs_after) as full, speaking() as other:
+    monkeypatch.setattr(pace, "FIRST", 2.0)
+    monkeypatch.setattr(pace, "SHORTEST", 2.0)
+    with speaking(seconds=0.4, hangs_after=hangs_after) as full, speaking() as other:
         those = several(full.url, other.url)
         first, _ = those
         with ThreadPoolExecutor(8) as threads:
