@@ -156,7 +156,9 @@ def load_foreign(model: str, *, revision: str | None, dtype: str, family: Family
     """
     quiet()
     where = {"revision": revision or "main"}
-    with reading_model(model, mend="give tiny, a Hugging Face id, or a local folder."):
+    with reading_model(model):
+        if Path(model).is_dir():
+            require_readable(Path(model), OF_WEIGHTS)
         architecture = AutoConfig.from_pretrained(model, **where)
         require_takes_pictures(model, architecture)  # Before its weights are looked at, which it then does not need.
         weights = _whole_model(model, dtype=dtype, **where)

@@ -10,9 +10,20 @@ from gtrturbo.config.regular_files import read_regular
 from gtrturbo.errors import GtrTurboError, said_by
 from gtrturbo.store.inside import leads_out
 from gtrturbo.store.mending import mend_of
-from gtrturbo.store.names import ADAPTER_CONFIG, FAMILY, GENERATION_CONFIG, MANIFEST, MODEL_CONFIG, RENDERER_FILES, TOKENIZER
+from gtrturbo.store.names import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    FAMILY,
+    GENERATION_CONFIG,
+    MANIFEST,
+    MODEL_CONFIG,
+    MODEL_INDEX,
+    MODEL_WEIGHTS,
+    RENDERER_FILES,
+    TOKENIZER,
+)
 
-OF_WEIGHTS = (MODEL_CONFIG, GENERATION_CONFIG, ADAPTER_CONFIG)
+OF_WEIGHTS = (MODEL_CONFIG, GENERATION_CONFIG, ADAPTER_CONFIG, MODEL_INDEX, MODEL_WEIGHTS, ADAPTER_WEIGHTS)
 OF_PROMPTS = tuple(name for name in RENDERER_FILES if name != FAMILY)  # Which has a reader of its own.
 JSON, TEMPLATE = ".json", ".jinja"
 # Files of which each is a tokenizer's vocabulary, by the names that transformers knows; some say a version in it.
@@ -24,17 +35,26 @@ LARGE = 1 << 20  # bytes: a vocabulary, which takes long to read and which token
 
 
 def require_readable(folder: Path, names: Iterable[str] = (*OF_WEIGHTS, *OF_PROMPTS)) -> None:
-    """Refuse a model of which a file is not what its name says: a JSON object, or a template in UTF-8.
+    """Refuse a model of which a file is not what its name says: a file at all, a JSON object, or a template in UTF-8.
 
-    Links that lead out of the folder are not looked at: who copies refuses them.
+    What links out of the folder lead to is not looked at: who copies refuses them.
 
     Raises:
         GtrTurboError: names the file.
     """
-    files = [folder / name for name in names if name.endswith((JSON, TEMPLATE))]
-    for file in (file for file in files if file.is_file() and not leads_out(file, folder)):
+    files = [folder / name for name in names]
+    for file in files:
+        if file.name != TOKENIZER and (odd := in_its_place(file)):
+            raise GtrTurboError(f"{file} {odd}, and no file.", f"put the file back; {mend_of(folder)}")
+    read = (file for file in files if file.name.endswith((JSON, TEMPLATE)))
+    for file in (file for file in read if file.is_file() and not leads_out(file, folder)):
         if fault := _fault(file.suffix, read_regular(file)):
             raise GtrTurboError(f"{file} is damaged: {fault}.", f"put the file back; {mend_of(folder)}")
+
+
+def in_its_place(file: Path) -> str:
+    """Say what there is in the place of a file, which libraries take for its absence; "" where it is one, or nothing is there."""
+    return "is a folder" if file.is_dir() else "is a link that leads nowhere" if file.is_symlink() and not file.exists() else ""
 
 
 def has_vocabulary(folder: Path) -> bool:
@@ -56,7 +76,7 @@ def require_vocabulary(folder: Path, name: str) -> None:
     if has_vocabulary(folder):
         return
     file = folder / TOKENIZER
-    found = "is a folder" if file.is_dir() else "is a link that leads nowhere" if file.is_symlink() else "is not there"
+    found = in_its_place(file) or "is not there"
     made = (folder / MANIFEST).is_file()
     raise GtrTurboError(
         f"{name} has no tokenizer: {TOKENIZER} {found}.",
@@ -72,6 +92,10 @@ def _fault(suffix: str, content: bytes) -> str:
         found = json.loads(text, parse_constant=_number) if len(content) < LARGE else _begun(text)
     except RecursionError:
         return "it nests too deeply"
+    except UnicodeDecodeError:
+        return "it is no text in UTF-8"
+    except json.JSONDecodeError as error:
+        return f"it is no JSON from line {error.lineno}, column {error.colno} on"
     except ValueError as error:
         return said_by(error)
     return "" if isinstance(found, dict) else "it is no JSON object"

@@ -52,6 +52,7 @@ def require_turn(model: Any, processor: Any, family: Family | None, name: str) -
     with reading_model(name, does, mend=OTHER_MODEL, why=ODD), torch.no_grad():
         head = ValueHead.new(model.config.get_text_config().hidden_size, seed=0).to(model.device)
         policy = Policy(model, processor, head, family)
+        policy.renderer.fit(len(model.get_input_embeddings().weight))
         prompts = _prompts(policy.renderer, name)
         try:
             samples = policy.generate(prompts, None, temperature=1.0, max_new_tokens=REPLY_TOKENS)

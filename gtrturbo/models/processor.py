@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import transformers
+from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoProcessor, ProcessorMixin, Qwen2_5_VLProcessor
 from transformers.models.auto import processing_auto
 from transformers.utils.import_utils import is_torchvision_available
@@ -20,10 +21,12 @@ from gtrturbo.models.families import Family
 from gtrturbo.models.hub_names import cached_folder
 from gtrturbo.models.reading import missing_package
 from gtrturbo.store.files import save_json
-from gtrturbo.store.names import TOKENIZER_CONFIG
+from gtrturbo.store.mending import mend_of
+from gtrturbo.store.names import TOKENIZER, TOKENIZER_CONFIG
 
 VIDEO_HALF = "video_processor"
 PROCESSOR_CONFIG = "processor_config.json"
+TOKENIZER_PARTS = {"model", "added_tokens"}  # Of a tokenizer.json, which transformers looks for.
 
 
 class ImageOnlyProcessor(Qwen2_5_VLProcessor):
@@ -55,14 +58,15 @@ def load_processor(source: str | Path, *, family: Family, **where: Any) -> Any:
         require_vocabulary(Path(source), str(source))
     try:
         processor = _loader(source, family, where).from_pretrained(source, **where)
-    except (ImportError, ValueError) as error:
-        needed = missing_package(error)
-        if needed is None:
-            raise
-        raise GtrTurboError(
-            f"the processor of {source} needs {needed.split()[0]}, which is not installed.",
-            f"install it: pip install {needed}",
-        ) from None
+    except Exception as error:  # tokenizers raises nothing narrower, and transformers a KeyError of what it looks for there.
+        if needed := missing_package(error):
+            raise GtrTurboError(
+                f"the processor of {source} needs {needed.split()[0]}, which is not installed.",
+                f"install it: pip install {needed}",
+            ) from None
+        if is_folder:
+            _require_whole(Path(source) / TOKENIZER)
+        raise
     if not is_folder and (fetched := cached_folder(str(source), where.get("revision"))):
         require_vocabulary(fetched, str(source))
     if not isinstance(processor, ProcessorMixin) or not hasattr(processor, "image_processor"):
@@ -79,6 +83,19 @@ def load_processor(source: str | Path, *, family: Family, **where: Any) -> Any:
     if processor.tokenizer.pad_token_id is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
     return processor
+
+
+def _require_whole(file: Path) -> None:
+    """Refuse a tokenizer.json that is JSON and no tokenizer."""
+    if not file.is_file():
+        return
+    mend = f"put the file back; {mend_of(file.parent)}"
+    try:
+        Tokenizer.from_file(str(file))
+    except Exception:
+        raise GtrTurboError(f"{file} is damaged: it is JSON, and no tokenizer.", mend) from None
+    if lacking := TOKENIZER_PARTS - json.loads(file.read_bytes()).keys():
+        raise GtrTurboError(f"{file} is damaged: it has no {min(lacking)}.", mend)
 
 
 def _loader(source: str | Path, family: Family, where: dict[str, Any]) -> Any:

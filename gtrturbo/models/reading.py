@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, FineGrainedFP8Config, __version__
 
 from gtrturbo.errors import GtrTurboError, said_by
+from gtrturbo.models.checkpoint_files import is_adapter
 from gtrturbo.models.hub_names import folder_of
 from gtrturbo.models.quantised import DEQUANTISED, quantisation_of
+from gtrturbo.models.stored_names import model_without_weights
+from gtrturbo.models.under_adapter import base_here
 from gtrturbo.store.mending import mend_of
-from gtrturbo.store.names import MODEL_CONFIG
+from gtrturbo.store.names import MODEL_CONFIG, MODEL_WEIGHTS
+from gtrturbo.store.safetensors_files import read_header
 
 # What some models need beside transformers, by the word in its error. A tokenizer.model that SentencePiece is not there to
 # read is taken for one of tiktoken.
@@ -29,11 +35,15 @@ NEEDED = {
 }
 LIBRARY = re.compile(r"requires the ([\w.-]+) library")  # So transformers says of any other.
 NOT_THERE = re.compile(r"Can't load ([\w ]+) for .* containing an? (\w+\.json)", re.DOTALL)
+NO_WEIGHTS = "Error no file named"
+OTHER_SHAPES = "ignore_mismatched_sizes"
+NO_MEMORY = "can't allocate memory"
 NOT_KNOWN = "does not recognize this architecture"
 # What Python raises where code meets something that it was not written for: its text speaks to who wrote the code.
-OF_CODE = (AttributeError, TypeError, LookupError, NotImplementedError, AssertionError, NameError)
+OF_CODE = (AttributeError, TypeError, LookupError, NotImplementedError, AssertionError, NameError, ArithmeticError, RuntimeError)
+DEVICES = re.compile("CUDA|NCCL|MPS|gloo|connection", re.IGNORECASE)  # What these say is about machines.
 PICTURES_AND_TEXT = "choose a model that takes pictures and text."
-UNFITTING = "its files and transformers' code for {type} do not fit together"
+UNFITTING = "its {files} and transformers' code for {type} do not fit together"
 
 
 @contextmanager
@@ -47,7 +57,7 @@ def reading_model(model: str | Path, does: str = "cannot be loaded", *, mend: st
         model: its folder, or its id on a hub.
         does: what it does then.
         mend: what to do; the command that checks the folder if not given.
-        why: what is said in the place of an error of code, with {type} for the model's.
+        why: what is said in the place of an error of code, with {type} for the model's, and {files} for those that are at fault.
 
     Raises:
         GtrTurboError: names the model and what the library says.
@@ -74,11 +84,59 @@ def _told(model: str | Path, does: str, error: Exception, mend: str, why: str) -
         )
     if lacking := NOT_THERE.search(str(error)):
         return GtrTurboError(f"{model} {does}: of its {lacking[1]} there is no file, such as {lacking[2]}.", mend)
-    if isinstance(error, OF_CODE):
-        said = why.format(type=_type_of(model))
+    if NO_WEIGHTS in str(error):
+        return GtrTurboError(f"{model} {does}: of its weights there is no file, such as {MODEL_WEIGHTS}.", mend)
+    if OTHER_SHAPES in str(error):
+        return GtrTurboError(f"{model} {does}: its weights have other shapes than its {MODEL_CONFIG} says.", mend)
+    if NO_MEMORY in str(error):
+        return GtrTurboError(
+            f"{model} {does}: it asks for more memory than there is.", f"look at the sizes in {MODEL_CONFIG}; or {mend}"
+        )
+    if isinstance(error, SafetensorError):
+        return _broken_weights(model, does, mend)
+    if isinstance(error, StrictDataclassError):
+        said = said_by(error.__cause__ or error).rstrip(".")
+        return GtrTurboError(f"{model} {does}: its {MODEL_CONFIG} holds what does not fit together: {said}.", mend)
+    if isinstance(error, OF_CODE) and not DEVICES.search(str(error)):
+        said = why.format(type=_type_of(model), files=_at_fault(model))
         return GtrTurboError(f"{model} {does}: {said} ({type(error).__name__}; --debug shows where).", mend)
+    if type(error).__module__.startswith("jinja2"):
+        return GtrTurboError(f"{model} {does}: its chat template fails: {said_by(error).rstrip('.')}.", mend)
     kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
     return GtrTurboError(f"{model} {does}: {kind}{said_by(error)}", mend)
+
+
+def _broken_weights(model: str | Path, does: str, mend: str) -> GtrTurboError:
+    """Name the file of weights that is none, and say what it is."""
+    for file in (file for folder in _folders(model) for file in sorted(folder.glob("*.safetensors"))):
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except (SafetensorError, OSError):
+            try:
+                read_header(file)
+            except GtrTurboError as told:
+                return told
+            return GtrTurboError(f"{file} is damaged.", mend)
+    return GtrTurboError(f"{model} {does}: its weights are damaged.", mend)
+
+
+def _at_fault(model: str | Path) -> str:
+    """Name the files that do not fit to transformers' code: the config where it makes no model of it, without any weights."""
+    try:
+        for folder in _folders(model):
+            if (folder / MODEL_CONFIG).is_file():
+                model_without_weights(folder)
+    except (OSError, ValueError):
+        return MODEL_CONFIG
+    return "files"
+
+
+def _folders(model: str | Path) -> list[Path]:
+    """List where a model's files are on this machine: its folder, and that of its base where it is an adapter."""
+    folder = folder_of(str(model), None)
+    base = base_here(folder) if folder and is_adapter(folder) else None
+    return [each for each in (folder, base) if each]
 
 
 def _type_of(model: str | Path) -> str:

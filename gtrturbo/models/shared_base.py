@@ -47,7 +47,7 @@ def fingerprint(base: str, revision: str) -> tuple[Any, ...]:
 
 def make_room(path: Path, device: str) -> None:
     """Let the kept base go unless the full weights in `path` leave enough of the device's memory free beside it."""
-    size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    size = sum(file.stat().st_size for file in path.glob("*.safetensors") if file.is_file())
     free, total = memory(device)
     if free - size < FREE_SHARE * total:
         drop(CACHED_AS)

@@ -103,7 +103,7 @@ def model_without_weights(folder: Path) -> Any:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):
             return _kind_of(config)._from_config(config)
-    except (StrictDataclassError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+    except (StrictDataclassError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, AssertionError) as error:
         raise ValueError(f"transformers makes no model of its config: {error}") from error
 
 

@@ -39,10 +39,12 @@ def require_whole(
     Raises:
         GtrTurboError: names the first.
     """
+    first, *others = [*misfits, ""]
+    more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
     faults = [
         *([f"lacks {len(missing)} tensors of the model (first: {min(missing)})"] if missing else []),
         *([f"holds {len(unexpected)} tensors that the model has no place for (first: {min(unexpected)})"] if unexpected else []),
-        *(f"has another shape than the model: {misfit}" for misfit in misfits),
+        *([f"has another shape than the model: {first}{more}"] if first else []),
     ]
     if faults:
         raise _unfit(source, "; ".join(faults))

@@ -108,6 +108,8 @@ def read_header(path: Path) -> tuple[bytes, list[TensorEntry]]:
             if len(prefix) < 8 or length > HEADER_LIMIT:
                 raise ValueError("it has no header")
             text = file.read(length)
+            if len(text) < length:
+                raise ValueError("it is cut off within its header")
             size = os.fstat(file.fileno()).st_size
         header = json.loads(text, object_pairs_hook=_once)
         _require_texts(header)
@@ -116,6 +118,8 @@ def read_header(path: Path) -> tuple[bytes, list[TensorEntry]]:
         _require_whole(entries, 8 + length, size)
     except FileNotFoundError:
         raise GtrTurboError(f"{path} does not exist.", mend_of(path.parent)) from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise GtrTurboError(f"{path} cannot be read: its header is no JSON.", mend_of(path.parent)) from None
     except RecursionError:
         raise GtrTurboError(f"{path} cannot be read: its header is nested too deeply.", FETCH) from None
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:

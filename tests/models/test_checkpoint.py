@@ -190,7 +190,7 @@ def test_a_checkpoint_without_value_head_has_none(warm):
 def test_a_damaged_checkpoint_is_named_with_the_command_that_checks_it(tmp_path, warm):
     shutil.copytree(warm, tmp_path / "broken")
     (tmp_path / "broken" / "model.safetensors").write_bytes(b"\x00" * 10)
-    with pytest.raises(GtrTurboError, match=r"broken cannot be loaded: (.|\n)*see: gtrturbo show .*broken --check"):
+    with pytest.raises(GtrTurboError, match=r"broken/model.safetensors cannot be read: .*\nsee: gtrturbo show .*broken --check"):
         load_policy(tmp_path / "broken", device="cpu")
 
 
