@@ -10,7 +10,7 @@ from typing import Any
 
 from gtrturbo.analysis.record import Collapsed, check_sources, own_code, record_run
 from gtrturbo.config import InitConfig, MergeConfig, PpoStepConfig, RunConfig, SftConfig
-from gtrturbo.config.choices import AUTO, HF
+from gtrturbo.config.choices import AUTO, CPU, HF
 from gtrturbo.console import stderr
 from gtrturbo.distributed.children import run_child
 from gtrturbo.distributed.escapes import shell_word
@@ -24,7 +24,7 @@ from gtrturbo.runs.going_on import require_same_run
 from gtrturbo.runs.plan import Step, plan
 from gtrturbo.runs.pruning import keeping, leftovers, schedule
 from gtrturbo.runs.script import command, command_words
-from gtrturbo.runs.teacher_tokens import check_tokenizers
+from gtrturbo.runs.teacher_tokens import check_playing, check_tokenizers
 from gtrturbo.runs.warm_start import check_tasks
 from gtrturbo.stages import execute, existing, read_by, stage_of
 from gtrturbo.stages.beforehand import refuse_early, require_begins, require_here, require_kinds, require_loaded
@@ -61,6 +61,7 @@ def run(config: RunConfig, *, on_step: OnStep | None = None) -> list[Result]:
     if not (steps[0].config.out / MANIFEST).is_file():
         refuse_early(steps[0].config)
     require_trackers(config.log)
+    check_playing(steps, device=CPU if config.subprocess else None)  # A device is its children's.
     if world().first:
         record_run(config, replace=outdated, own=own)
     due = schedule([step.config for step in steps], **keeping(config))

@@ -1,10 +1,14 @@
-"""Whether a teacher from outside has the student's tokens, told before a run begins; distill itself asks once more."""
+"""Whether a teacher from outside has the student's tokens, and can play, told before a run begins; distill asks once more."""
 
+import gc
 import importlib
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from gtrturbo.config import CheckTaskConfig, DistillConfig, RolloutConfig, RunConfig
+from gtrturbo.config.addresses import served_model
+from gtrturbo.config.choices import HF
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.teachers import find_mode
 from gtrturbo.plugins import is_outside, names_code
@@ -23,7 +27,10 @@ def check_tokenizers(config: RunConfig, steps: Sequence[Step]) -> None:
     asked = [step.config for step in steps if isinstance(step.config, DistillConfig) and _scores(step.config)]
     scoring = [each for each in asked if not (each.out / MANIFEST).is_file()]  # What is done was asked about then.
     named = {
-        teacher: None for each in scoring for teacher in teachers_of(each) if teacher not in made and not names_code(teacher)
+        teacher: None
+        for each in scoring
+        for teacher in teachers_of(each)
+        if teacher not in made and not names_code(teacher) and served_model(teacher) is None
     }
     if not named:
         return
@@ -37,6 +44,38 @@ def check_tokenizers(config: RunConfig, steps: Sequence[Step]) -> None:
             importlib.import_module("gtrturbo.stages.teachers").require_tokenizer(
                 teacher, own, was, f"which begins as {student}", mend="use --method gtr, which asks in words"
             )
+
+
+def check_playing(steps: Sequence[Step], *, device: str | None = None) -> None:
+    """Load each teacher once that no stage made, and let it play a turn as distill would; one that taught before is known to.
+
+    Args:
+        device: where to; that of the step if None.
+
+    Raises:
+        GtrTurboError: its weights are no numbers, or it cannot play.
+    """
+    asking = [step.config for step in steps if isinstance(step.config, DistillConfig) and step.config.engine == HF]
+    known = {teacher for each in asking if (each.out / MANIFEST).is_file() for teacher in teachers_of(each)}
+    foreign = {teacher: each for each in asking for teacher in teachers_of(each) if _is_foreign(teacher)}
+    made = {step.config.out for step in steps}
+    for teacher, config in foreign.items():
+        if teacher not in known | made:
+            _play(teacher, device or config.device, config.dtype)
+
+
+def _is_foreign(teacher: Path) -> bool:
+    return not names_code(teacher) and served_model(teacher) is None and not (teacher / MANIFEST).is_file()
+
+
+def _play(teacher: Path, device: str, dtype: str) -> None:
+    torch = importlib.import_module("torch")
+    threads = torch.get_num_threads()
+    importlib.import_module("gtrturbo.models.checkpoint").load_policy(teacher, device=device, dtype=dtype)
+    torch.set_num_threads(threads)  # Which a small model leaves at one, for whatever is computed after it.
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _scores(config: DistillConfig) -> bool:

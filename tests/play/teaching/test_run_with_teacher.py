@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from tiny_families import make, students_llava
 from typer.testing import CliRunner
 
@@ -23,10 +24,10 @@ from gtrturbo.runs.execute import run
 from gtrturbo.runs.plan import plan
 from gtrturbo.runs.sample import sample
 from gtrturbo.runs.script import command_words
-from gtrturbo.runs.teacher_tokens import check_tokenizers
+from gtrturbo.runs.teacher_tokens import check_playing, check_tokenizers
 from gtrturbo.stages import execute
 from gtrturbo.store.manifest import read_manifest
-from gtrturbo.store.names import LEDGER
+from gtrturbo.store.names import LEDGER, MANIFEST, MODEL_WEIGHTS
 from gtrturbo.tasks.loading import load_task
 
 PRICES = "dated: 2026-01-31\ncurrency: USD\nmodels: {solver: {input: 2, cached: 1, output: 8}}\n"
@@ -219,3 +220,43 @@ def test_a_teacher_of_other_tokens_is_refused_before_any_work(warm, tmp_path, st
     (gemma / "tokenizer.json").unlink()
     with pytest.raises(GtrTurboError, match=r"gemma has no tokenizer: tokenizer\.json is not there"):
         run(config)
+
+
+def spoilt(model: Path) -> Path:
+    weights = load_file(model / MODEL_WEIGHTS)
+    next(iter(weights.values()))[:] = float("nan")
+    save_file(weights, model / MODEL_WEIGHTS, {"format": "pt"})
+    return model
+
+
+def untaught(model: Path) -> Path:
+    (model / "chat_template.jinja").unlink()
+    return model
+
+
+@pytest.mark.parametrize(("change", "told"), [(spoilt, "weights that are no numbers"), (untaught, "has no chat template")])
+@pytest.mark.parametrize("subprocess", [False, True])
+def test_a_teacher_from_outside_that_cannot_play_is_refused_before_any_work(change, told, subprocess, warm, tmp_path):
+    teacher = change(students_llava(tmp_path / "teacher"))
+    given = {"method": "static-kl", "teacher": teacher, "start": warm, "env": ("image=tiny", "horizon=3"), "set": SMALL}
+    with pytest.raises(GtrTurboError, match=told):
+        run(RunConfig(out=tmp_path / "run", subprocess=subprocess, **given))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_is_tried_once_and_not_where_it_taught_or_a_stage_made_it(warm, tmp_path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr("gtrturbo.models.checkpoint.load_policy", lambda path, **how: loaded.append((path, how)))
+    teacher = tmp_path / "teacher"
+    teacher.mkdir()
+    given = {"out": tmp_path / "run", "method": "static-kl", "start": warm, "iterations": 3, "device": "cpu"}
+    steps = plan(RunConfig(teacher=teacher, **given))
+    check_playing(steps)
+    assert loaded == [(teacher, {"device": "cpu", "dtype": "auto"})]
+    for other in (warm, Path("openai:solver"), Path("teacher.py:make")):
+        check_playing([replace(step, config=replace(step.config, teacher=other)) for step in steps if step.stage == "distill"])
+    taught = next(step.config.out for step in steps if step.stage == "distill")
+    taught.mkdir(parents=True)
+    (taught / MANIFEST).touch()
+    check_playing(steps)
+    assert len(loaded) == 1
