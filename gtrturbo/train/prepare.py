@@ -216,16 +216,16 @@ def _score(
         reader=partial(_reader, replies, guidance),
     )
     *read, draws = scored.read
+    padded, values = pad(scored.logprobs, longest), scored.values if credit.needs_values else None
+    _require_finite(padded, values, rollout)
     logprobs = (scored.logprobs, transcript.tokens.sample_logprobs)
-    before = _Before(
-        logprobs=pad(scored.logprobs, longest),
-        values=scored.values if credit.needs_values else None,
+    return _Before(
+        logprobs=padded,
+        values=values,
         read=pad(read[0], longest) if read else None,
         drawn=drawn(torch.cat(draws), *map(_flat, logprobs)),
         repeats=repeats_of(transcript.turns, transcript.tokens, *logprobs),
     )
-    _require_finite(before, rollout)
-    return before
 
 
 def _reader(replies: Sequence[np.ndarray], guidance: Guidance | None, rows: Sequence[int]) -> LogitsReader:
@@ -239,10 +239,10 @@ def _flat(rows: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.concatenate(rows))
 
 
-def _require_finite(before: _Before, rollout: Rollout) -> None:
-    bad = ~before.logprobs.isfinite().all(dim=1)
-    if before.values is not None:
-        bad |= ~before.values.isfinite().reshape(len(bad), -1).all(dim=1)
+def _require_finite(logprobs: Tensor, values: Tensor | None, rollout: Rollout) -> None:
+    bad = ~logprobs.isfinite().all(dim=1)
+    if values is not None:
+        bad |= ~values.isfinite().reshape(len(bad), -1).all(dim=1)
     if bad.any():
         row = int(bad.nonzero()[0])
         raise Collapse(
