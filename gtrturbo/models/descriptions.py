@@ -1,6 +1,7 @@
 """What describes a model in words: JSON and a template. Libraries pass over some of these files where they are damaged."""
 
 import json
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -73,8 +74,8 @@ def require_vocabulary(folder: Path, name: str) -> None:
     Raises:
         GtrTurboError: says that tokenizer.json is not there, or what it is in the place of a file.
     """
-    if has_vocabulary(folder):
-        return
+    if has_vocabulary(folder) or not any(os.path.lexists(folder / part) for part in OF_PROMPTS):
+        return  # Of a bare config, as for a dry run, transformers itself says that it has no processor.
     file = folder / TOKENIZER
     found = in_its_place(file) or "is not there"
     made = (folder / MANIFEST).is_file()
