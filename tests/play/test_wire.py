@@ -70,9 +70,9 @@ def at_once(monkeypatch):
         ([b"HTTP/1.1 500 Oops"], b"later", "answered 500: later"),
         ([b"HTTP/1.1 408 Slow"], b"too slow", "answered 408: too slow"),
         ([b"HTTP/1.1 425 Early"], b"too early", "answered 425: too early"),
-        ([b"HTTP/1.1 200 OK", b"Content-Encoding: GZip"], gzip.compress(b"{}"), r"answers compressed \(gzip\)"),
+        ([b"HTTP/1.1 200 OK", b"Content-Encoding: GZip"], gzip.compress(b"{}", mtime=0), r"answers compressed \(gzip\)"),
         ([b"HTTP/1.1 200 OK", b"Content-Encoding: deflate"], b"x", r"answers compressed \(deflate\)"),
-        ([b"HTTP/1.1 200 OK"], gzip.compress(b"{}"), r"answers compressed \(gzip\)"),
+        ([b"HTTP/1.1 200 OK"], gzip.compress(b"{}", mtime=0), r"answers compressed \(gzip\)"),
         ([b"HTTP/1.1 200 OK"], b"data: {}\n\n", "streams its answer"),
         (
             [b"HTTP/1.1 200 OK", b"Content-Type: text/event-stream; charset=utf-8"],
