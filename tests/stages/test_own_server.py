@@ -262,7 +262,7 @@ def test_a_server_of_our_own_gets_no_key(quick, warm, monkeypatch):
 
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-another-service")
     sent, opened = [], wire.open_in_time
-    monkeypatch.setattr(wire, "open_in_time", lambda asked, seconds: sent.append(dict(asked.headers)) or opened(asked, seconds))
+    monkeypatch.setattr(wire, "open_in_time", lambda asked, *how: sent.append(dict(asked.headers)) or opened(asked, *how))
     with own_server(warm, quick, dtype="auto") as server:
         Server("vllm", server.url, own=server.require_running).roots()
         Server("vllm", server.url).roots()
