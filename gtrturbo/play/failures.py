@@ -154,6 +154,7 @@ def _wait_of(error: urllib.error.HTTPError) -> float | None:
 
 
 def refusal(url: str, error: urllib.error.HTTPError, key: str | None) -> Exception:
+    """Return what an HTTP status that is no answer means: what may pass, or a refusal; nothing of it holds the key."""
     with error:
         try:
             said = without_key(error.read(SHOWN).decode(errors="replace"), key)

@@ -117,7 +117,9 @@ class Servers:
                     raise
             except RefusedError as error:
                 refusing.add(server)
-                if refusing >= set(self) - self._away.keys():
+                with self._lock:
+                    others = set(self) - self._away.keys() - refusing
+                if not others:
                     raise
                 self._tell_refusal(server, error)
             else:
@@ -134,7 +136,7 @@ class Servers:
             self._away[server] = time.monotonic()
         if new and len(self) > 1:
             complain(f"{why.what} Its episodes go to the other servers.")
-            if not why.passing:
+            if why.fix and not why.passing:
                 complain(why.fix)
 
     def _tell_refusal(self, server: Server, why: RefusedError) -> None:
