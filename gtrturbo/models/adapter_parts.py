@@ -153,8 +153,9 @@ def _unfit(model: Any, targets: Sequence[str]) -> str:
     """Say what of the targets no adapter goes on; nothing where all that they name can have one."""
     ends, kind = tuple(f".{target}" for target in targets), model.config.model_type
     found = [(name, module) for name, module in model.named_modules() if f".{name}".endswith(ends)]
-    if not found:
-        return f"no layer of a {kind} is called {few(sorted(targets), between=' or ')}"
+    lost = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name, _ in found)]
+    if lost:
+        return f"no layer of a {kind} is called {few(sorted(lost), between=' or ')}"
     odd = next(((name, module) for name, module in found if not isinstance(module, ADAPTED)), None)
     return f"{odd[0]} of a {kind} is a {type(odd[1]).__name__}, and no linear layer" if odd else ""
 

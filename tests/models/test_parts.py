@@ -197,6 +197,8 @@ def test_the_page_of_engines_says_where_adapters_go_and_without_a_word_they_go_o
     [
         (("nowhere",), "no layer of a lighton_ocr is called nowhere"),
         (("one", "two"), "no layer of a lighton_ocr is called one or two"),
+        (("q_proj", "v_porj"), "no layer of a lighton_ocr is called v_porj"),
+        (("language", "v_porj"), "no layer of a lighton_ocr is called v_porj"),
         (("mlp",), r"model\.[\w.]+\.mlp of a lighton_ocr is a \w+MLP, and no linear layer"),
         (("q_proj", "self_attn"), r"model\.[\w.]+\.self_attn of a lighton_ocr is a \w+Attention, and no linear layer"),
     ],
