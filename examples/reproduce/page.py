@@ -26,9 +26,11 @@ PAGES = (*(ROOT / "docs" / name for name in FILLED), ROOT / "README.md")
 PICTURED = ROOT / "docs" / "pictures"
 MARKED = re.compile(r"(<!-- table: (\S+) (\S+)((?: \S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 SURVIVORS = ("ppo", "merged", "static", "newest", "gated", "ema-0.5")
+# Over learning rates with the guard that does most for PPO, too.
+RIVALS = (*SURVIVORS, "log-ratio")
 DRAWN = ("ppo", "turbo-kl", "turbo-kl-10", "turbo-sft", "gtr", "static-kl", "opd")
 SEEDS = "seeds="
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa7700", "#aa3377", "#3399bb")
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa7700", "#aa3377", "#3399bb", "#777777")
 
 
 def arms_of(task: str) -> Mapping[str, Arm]:
@@ -137,7 +139,8 @@ def _alone(drawing: str, title: str, names: Sequence[str]) -> str:
         ".rule{stroke:#666;stroke-dasharray:4 3}"
         f".band{{fill-opacity:.13}}.title{{font-weight:bold;font-size:12px}}{colours}"
     )
-    legend = "".join(f'<text class="k{i}" x="{8 + i * 64}" y="254">{name}</text>' for i, name in enumerate(names))
+    step = min(64, 392 // len(names))
+    legend = "".join(f'<text class="k{i}" x="{8 + i * step}" y="254">{name}</text>' for i, name in enumerate(names))
     inner = re.sub(r"^<svg [^>]*>|</svg>$", "", drawing)
     head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 400 262" width="800" height="524" role="img">'
     back = '<rect width="400" height="262" fill="#fff" stroke="none"/>'
@@ -151,9 +154,9 @@ def rates_of(task: str) -> dict[float, Mapping[str, Arm]]:
     return {float(file.stem.removeprefix(f"{task}-")): arms_of(file.stem) for file in files}
 
 
-def over_rates(task: str, title: str, rates: Mapping[float, Mapping[str, Arm]]) -> str:
-    drawn = [name for name in SURVIVORS if sum(name in arms for arms in rates.values()) >= FEWEST_RATES]
-    return _alone(survival.over_rates(task, title, rates, drawn), title, drawn)
+def over_rates(task: str, title: str, rates: Mapping[float, Mapping[str, Arm]], measure: str) -> str:
+    drawn = [name for name in RIVALS if sum(name in arms for arms in rates.values()) >= FEWEST_RATES]
+    return _alone(survival.over_rates(task, title, rates, drawn, measure), title, drawn)
 
 
 def over_updates(task: str, title: str, measure: str) -> str:
@@ -175,6 +178,10 @@ UPDATES = {
 }
 MEASURED = {"success": "success by update", "thoughts": "thoughts that read truly, by update"}
 RATES = ("numberline", "ezpoints")
+BY_RATE = {
+    "": ("success", "success of the last five updates"),
+    "-illegal": ("illegal", "illegal replies of the last five updates"),
+}
 FEWEST_RATES = 3
 PICTURES = {
     f"{task}-{name}.svg": (task, metric, f"{game}: {title}")
@@ -195,7 +202,9 @@ def made() -> dict[Path, str]:
                 files[PICTURED / f"{cell}-{measure}.svg"] = over_updates(cell, f"{where}: {what}", measure)
     for task in RATES:
         if len(of_rates := rates_of(task)) >= FEWEST_RATES:
-            files[PICTURED / f"{task}-rates.svg"] = over_rates(task, f"{GAMES[task]}: success of the last five updates", of_rates)
+            for end, (measure, what) in BY_RATE.items():
+                drawn = over_rates(task, f"{GAMES[task]}: {what}", of_rates, measure)
+                files[PICTURED / f"{task}-rates{end}.svg"] = drawn
     return files
 
 

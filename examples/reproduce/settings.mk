@@ -146,6 +146,19 @@ start-numberline-long := $(start-numberline)
 rates-numberline-long := 5e-4
 long-numberline-long := 100
 fresh-numberline-long := 25 26 27 28 29 30 31 32
+# PPO's other ways to learn too fast, at the preset's rate: three times the epochs, and minibatches of an eighth.
+task-numberline-epochs := $(task-numberline)
+start-numberline-epochs := $(start-numberline)
+regime-numberline-epochs := --set ppo-step.epochs=9
+rates-numberline-epochs := 2e-4
+long-numberline-epochs := 30
+fresh-numberline-epochs := 25 26 27 28 29 30 31 32
+task-numberline-small := $(task-numberline)
+start-numberline-small := $(start-numberline)
+regime-numberline-small := --set ppo-step.minibatch-size=8
+rates-numberline-small := 2e-4
+long-numberline-small := 30
+fresh-numberline-small := 25 26 27 28 29 30 31 32
 # A start that has learned to read what a teacher is told, truth and outcome. Where all demonstrations are won an outcome says nothing,
 # so some are played by chance. After 160 steps a start of seed 0 read neither hints nor pictures (0.31 and 0.33).
 task-numberline-told := $(task-numberline)
@@ -161,8 +174,8 @@ start-lake := --set sft.steps=900
 rates-lake := 2e-4
 long-lake := 20
 fresh-lake := 15 16 17 18 19 20 21 22
-long = --episodes $(or $(episodes-$(1)),64) --iterations $(long-$(1)) $(evaluated-$(1))
-evaluated-ezpoints := --eval-episodes 100
+long = --episodes $(or $(episodes-$(1)),64) --iterations $(long-$(1)) $(regime-$(1))
+regime-ezpoints := --eval-episodes 100
 episodes-lake := 48
 own := free_teachers.py
 who-ppo := --method ppo
@@ -193,6 +206,9 @@ who-clipped-only := --method ppo --set ppo-step.guard=clipped-only
 who-log-ratio := --method ppo --set ppo-step.guard=log-ratio
 who-target-kl := --method ppo --set ppo-step.target-kl=0.05
 who-adam-epsilon := --method ppo --set ppo-step.adam-epsilon=1e-7
+# What an invalid reply costs: nothing, and three times the preset's.
+who-penalty-0 := --method ppo --set ppo-step.format-invalid=0
+who-penalty-3 := --method ppo --set ppo-step.format-invalid=-3
 who-grpo = --method grpo $(one-step-$(1))
 who-gigpo = --method gigpo $(one-step-$(1))
 # The positive control: a checkpoint that supervised steps on the expert made.

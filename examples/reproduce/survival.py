@@ -149,17 +149,19 @@ def _ends(runs: Arm) -> dict[int, float]:
     return {seed: last(won(run)) for seed, run in runs.items()}
 
 
-def over_rates(task: str, title: str, rates: Mapping[float, Mapping[str, Arm]], names: Sequence[str]) -> str:
+def over_rates(
+    task: str, title: str, rates: Mapping[float, Mapping[str, Arm]], names: Sequence[str], measure: str = "success"
+) -> str:
     """Draw how arms end by the learning rate, over the seeds that all of a rate's arms have."""
     lines = [Line(name, [], style) for style, name in enumerate(names)]
     for rate, arms in sorted(rates.items()):
         there = [line for line in lines if line.name in arms]
         shared = sorted(set.intersection(*(set(arms[line.name]) for line in there)))
         for line in there:
-            line.points.append(_point(rate, [last(won(arms[line.name][seed])) for seed in shared]))
+            line.points.append(_point(rate, [last(MEASURES[measure](arms[line.name][seed])) for seed in shared]))
     some = next(run for arms in rates.values() for arm in arms.values() for run in arm.values())
-    rules = [Rule("chance", chance(some))]
-    return curves(f"{task}-rates", title, lines, rules=rules, bounds=(0.0, 1.0), axis="learning rate", logarithmic=True)
+    rules = [Rule("chance", chance(some))] if measure == "success" else []
+    return curves(f"{task}-rates-{measure}", title, lines, rules=rules, bounds=(0.0, 1.0), axis="learning rate", logarithmic=True)
 
 
 def over_updates(task: str, title: str, arms: Mapping[str, Arm], names: Sequence[str], measure: str) -> str:
