@@ -15,6 +15,13 @@ from gtrturbo.store.writing import writing
 
 CHANCE = {"chance_random": 0.1, "chance_constant": 0.25, "chance_random_return": -1.0, "chance_constant_return": -0.5}
 DEALS = {"task": "numberline", "env": [], "seed": 7, "temperature": 0.0, "max_new_tokens": 9, "illegal": "random"}
+STAGES_OF = {
+    "rollouts": "rollout",
+    "checkpoints": "ppo-step",
+    "teachers": "merge",
+    "guidance": "distill",
+    "demos": "distill",
+}
 
 
 def make_run(
@@ -43,8 +50,7 @@ def make_run(
             checkpoint = start if iteration == 0 else f"{folder}{iteration}"
             evaluation(folder / name / f"{iteration:04d}", outcomes, checkpoint, played, chance)
     for name, taken in (seconds or {}).items():
-        stage = {"rollouts": "rollout", "checkpoints": "ppo-step", "teachers": "merge", "guidance": "distill"}.get(name, name)
-        empty(folder / name / "0001", stage, taken)
+        empty(folder / name / "0001", STAGES_OF.get(name, name), taken)
     return folder
 
 

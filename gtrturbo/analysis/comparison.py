@@ -1,9 +1,9 @@
 """What runs say of their methods: which does better, how sure is that, and what does it cost?
 
-Runs are grouped by task and by method; settings in which runs of one method differ are part of its name. Within a group they
-differ in their seed, and two methods are paired by it. Intervals are for new seeds on these deals: `intervals.bootstrap`, and
-beside them stands an exact test: `exact.sign_flip`. A group of one seed has Wilson's interval, and its difference is paired by
-deals, with McNemar's test: both say nothing about other seeds.
+Runs are grouped by task and by method; settings in which runs of one method differ, and the sha256 of your own code where that
+does, are part of its name. Within a group they differ in their seed, and two methods are paired by it. Intervals are for new
+seeds on these deals: `intervals.bootstrap`, and beside them stands an exact test: `exact.sign_flip`. A group of one seed has
+Wilson's interval, and its difference is paired by deals, with McNemar's test: both say nothing about other seeds.
 """
 
 from collections.abc import Sequence

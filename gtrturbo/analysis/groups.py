@@ -9,6 +9,8 @@ from gtrturbo.analysis.levels import chance_level
 from gtrturbo.config import RunConfig
 from gtrturbo.config.fields import fields
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.sizes import BUILT_IN
+from gtrturbo.store.ids import short
 
 # What a manifest says beside the settings: which episodes a panel has, and which version of an environment was played.
 BESIDE = {
@@ -19,7 +21,12 @@ BESIDE = {
 # Settings by which an evaluation is another one.
 DEALS = ("task", "env", "seed", "episodes", "panel", "temperature", "max_new_tokens", "on_invalid_reply", "hints")
 # Settings that name a method; the seed pairs runs, and the others say how long and how closely they were watched.
-NAMING = ("model", "teacher", "more_teachers", "address", "hints", "lora_rank", "episodes", "group_size", "merge_every", "set")
+NAMING = (
+    *("model", "teacher", "more_teachers", "teacher_weights", "address", "hints"),
+    *("lora_rank", "episodes", "group_size", "merge_every", "set"),
+)
+SCHEDULE = "ppo-step.schedule-updates"
+LABEL = " (label)"
 DEFAULTS = {field.name: field.default for field in fields(RunConfig)}
 
 
@@ -45,32 +52,55 @@ def group_runs(runs: Sequence[History]) -> list[RunGroup]:
         group = groups.setdefault((run.task, name), RunGroup(run.task, name, {}))
         if run.seed in group.runs:
             raise GtrTurboError(
-                f"{group.runs[run.seed].path} and {run.path} are both {name} with seed {run.seed}.", "leave out one of the two."
+                f"{group.runs[run.seed].path} and {run.path} are both {name} with seed {run.seed}.",
+                "leave out one of the two, or start one again with the same options and a name of its own: --label NAME",
             )
         group.runs[run.seed] = run
     return list(groups.values())
 
 
 def method_names(runs: Sequence[History]) -> list[str]:
-    """Name each run by its label, else by its method with the settings in which it differs from others of method and task."""
-    unnamed = [run for run in runs if not run.label]
-    return [run.label or " ".join([run.method, *_differing(run, unnamed)]) for run in runs]
+    """Name each run by its label, else by its method with what differs from others of method and task: settings, and own code.
+
+    A label that is also the name of runs without one is told apart from it.
+    """
+    unlabelled = [run for run in runs if not run.label]
+    named = {run.path: " ".join([run.method, *_differing(run, unlabelled)]) for run in unlabelled}
+    taken = set(named.values())
+    return [named[run.path] if not run.label else run.label + LABEL * (run.label in taken) for run in runs]
 
 
 def _differing(run: History, runs: Sequence[History]) -> list[str]:
     alike = [other for other in runs if (other.method, other.task) == (run.method, run.task)]
+    naming = [_naming(other) for other in alike]
     words: list[str] = []
-    for name in NAMING:
-        # A run that was recorded before there was such an option took what is its default.
-        values = [other.settings.get(name, DEFAULTS[name]) for other in alike]
-        own = run.settings.get(name, DEFAULTS[name])
+    for name, own in _naming(run).items():
+        values = [values.get(name) for values in naming]
         if all(value == own for value in values):
             continue
         if name == "set":
             words += [item for item in own or [] if not all(item in (value or []) for value in values)]
         else:
             words.append(f"{name.replace('_', '-')}={','.join(map(str, own)) if isinstance(own, list) else own}")
-    return words
+    return [*words, *_other_code(run, alike)]
+
+
+def _naming(run: History) -> dict[str, Any]:
+    """Return the settings that name a run's method, with `iterations` where the learning rate falls over all of them."""
+    # A run that was recorded before there was such an option took what is its default.
+    found = {name: run.settings.get(name, DEFAULTS[name]) for name in NAMING}
+    chosen = any(item.replace("_", "-").startswith(f"{SCHEDULE}=") for item in found["set"] or [])
+    return found if found["model"] in BUILT_IN or chosen else found | {"iterations": run.planned}
+
+
+def _other_code(run: History, runs: Sequence[History]) -> list[str]:
+    """Tell the user's own files by their sha256 where another run took another text under the same name for the same."""
+    told = [
+        f"{name.partition(':')[0]} sha256={','.join(map(short, texts))}"
+        for (where, name), texts in run.code.items()
+        if any(other.code.get((where, name), texts) != texts for other in runs)
+    ]
+    return list(dict.fromkeys(told))
 
 
 def shared_iterations(groups: Sequence[RunGroup]) -> list[int]:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,9 @@ FOLDERS = {
     "teachers": "teachers",
     "rollouts": "rollouts",
     "guidance": "guidance",
+    "demos": "demos",  # Of a method that imitates beside a KL: the same teacher's thoughts, which are annotated apart.
 }
+EVALUATIONS = ("student", "teacher")
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Entry:
 class History:
     """A run: its folder, its settings, its finished artifacts by folder (see FOLDERS) and iteration, and how it collapsed.
 
+    sources: the sha256 of the user's own code that run.json names, by its name.
     beside: iterations at which runs that it is compared with were evaluated; one that collapsed counts at these, too.
     """
 
@@ -90,6 +93,7 @@ class History:
     entries: dict[str, list[Entry]]
     others: list[Entry]
     collapsed: Collapsed | None = None
+    sources: dict[str, str] = field(default_factory=dict)
     beside: tuple[int, ...] = ()
 
     @property
@@ -105,6 +109,20 @@ class History:
     def task(self) -> str:
         """Task and its options, but for the picture's size that the tiny model takes."""
         return " ".join([self.settings["task"], *self.settings["env"]])
+
+    @cached_property
+    def code(self) -> dict[tuple[str, str], tuple[str, ...]]:
+        """What of the user's own files made the run: by STAGE.OPTION (of run.json "run") and name the sha256 of their texts.
+
+        The task and the panel of evaluations are not among it: by them deals are others.
+        """
+        found = {("run", name): {sha256} for name, sha256 in self.sources.items()}
+        for folder, entries in [*self.entries.items(), ("", self.others)]:
+            for manifest in (entry.manifest for entry in entries):
+                for option, named in manifest.plugins.items():
+                    if "sha256" in named and not (folder in EVALUATIONS and option in ("task", "panel")):
+                        found.setdefault((f"{manifest.stage}.{option}", named.get("name", option)), set()).add(named["sha256"])
+        return {key: tuple(sorted(texts)) for key, texts in found.items()}
 
     @property
     def seed(self) -> int:
@@ -208,7 +226,7 @@ def read_history(path: Path) -> History:
     record = read_record(path)
     entries = {folder: _entries(path / name) for folder, name in FOLDERS.items()}
     others = [Entry(path / name, 0, read_manifest(path / name)) for name in ("init", "expert", "sft") if _is_whole(path / name)]
-    return History(path, record.config, entries, others, record.collapsed)
+    return History(path, record.config, entries, others, record.collapsed, record.sources)
 
 
 def _entries(folder: Path) -> list[Entry]:

@@ -77,7 +77,7 @@ def spending_of(run: History, prices: PriceList | None) -> Spending:
     Raises:
         GtrTurboError: the prices lack a model that was asked, or there are none and the run was paid by several.
     """
-    entries = [entry for entry in run.entries["guidance"] if read_asked(entry.path)]
+    entries = [entry for name in ("guidance", "demos") for entry in run.entries[name] if read_asked(entry.path)]
     asked = [each for entry in entries for each in read_asked(entry.path)]
     paid = read_ledger(run.path / LEDGER)
     if prices:

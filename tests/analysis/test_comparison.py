@@ -317,6 +317,13 @@ def test_seconds_are_those_of_the_loop_and_the_teachers_share_of_them(tmp_path):
     assert (cost.seconds, cost.teacher_seconds, cost.evaluation_seconds, cost.warm_start_seconds) == (15.0, 3.0, 6.0, 0.0)
 
 
+def test_thoughts_that_are_imitated_beside_a_kl_are_the_teachers_time_too(tmp_path):
+    taken = {"rollouts": 5.0, "checkpoints": 7.0, "teachers": 1.0, "guidance": 2.0, "demos": 4.0}
+    run = make_run(tmp_path / "a", "turbo-kl", 0, {0: outcomes(3), 1: outcomes(3)}, seconds=taken)
+    (cost,) = compared([run]).costs
+    assert (cost.seconds, cost.teacher_seconds, cost.spending.seconds) == (19.0, 7.0, 7.0)
+
+
 def test_the_command_prints_tables_and_notes_and_writes_json_and_csv(runs, tmp_path):
     result = CliRunner().invoke(app, ["compare", *map(str, runs), "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output

@@ -28,9 +28,11 @@ models:
 """
 
 
-def asked(run: Path, place: int, *teachers: tuple[str, int, TokenCounts], seconds: float = 3.0, **timing) -> None:
+def asked(
+    run: Path, place: int, *teachers: tuple[str, int, TokenCounts], seconds: float = 3.0, folder: str = "guidance", **timing
+) -> None:
     """Write corrections that teachers gave: name, calls, tokens."""
-    out = run / "guidance" / f"{place:04d}"
+    out = run / folder / f"{place:04d}"
     with writing(out, Provenance("distill", "demos", {}, {})) as draft:
         told = [
             {"teacher": f"openai:{name}", "calls": calls, "tokens": vars(tokens), "hints": True}
@@ -66,6 +68,12 @@ def test_money_is_tokens_times_prices_and_the_machine_seconds_times_its_hour(gtr
     assert (spent.calls, spent.tokens) == (45, TokenCounts(4_500_000, 400_000, 200_000))
     assert spent.seconds == 10.0 and spent.machine == pytest.approx(0.1)
     assert (spent.currency, spent.dated, spent.paid_calls, spent.paid) == ("EUR", "2026-01-31", 0, 0)
+
+
+def test_what_is_imitated_beside_a_kl_is_counted_too(gtr, prices):
+    asked(gtr, 1, ("small", 5, TokenCounts(500_000, 0, 100_000)), folder="demos")
+    spent = spending_of(read_history(gtr), read_prices(prices))
+    assert (spent.calls, spent.seconds) == (50, 13.0) and spent.money == pytest.approx(11.9)
 
 
 def test_what_a_run_paid_is_in_its_ledger(gtr, prices):

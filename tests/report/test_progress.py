@@ -29,6 +29,12 @@ def test_what_is_left_is_what_an_update_took_so_often(going):
     assert found.quiet == pytest.approx(40)
 
 
+def test_thoughts_that_are_imitated_beside_a_kl_are_part_of_an_update(tmp_path):
+    run = make_run(tmp_path / "run", "turbo-kl", 1, {0: [0, 1]}, seconds=TAKEN | {"demos": 6.0}, iterations=4)
+    found = progress_of(read_history(run), now=0)
+    assert found.seconds == 3 + 5 + 1 + 1 + 6 and found.left == 3 * 16
+
+
 def test_a_run_has_ended_when_its_last_checkpoint_is_evaluated_or_it_collapsed(going):
     for number in (2, 3, 4):
         empty(going / "checkpoints" / f"{number:04d}", "ppo-step", 5.0)
