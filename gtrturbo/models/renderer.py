@@ -20,7 +20,7 @@ from gtrturbo.models.end_of_turn import template_end
 from gtrturbo.models.families import DEFAULT, Family, written_ids
 from gtrturbo.models.reading import reading_model
 from gtrturbo.store.mending import mend_of
-from gtrturbo.store.records import Message
+from gtrturbo.store.records import Message, parts_of, texts_of
 
 CACHED_BYTES = 1 << 30
 NO_TEMPLATE = "it has no chat template; write one: --chat-template FILE (documentation: engines)."
@@ -131,7 +131,7 @@ class Renderer:
     def _require_written(self, messages: Sequence[Message], text: str) -> None:
         """Refuse a template that leaves out what is asked, or writes it otherwise; blanks around a text are its own affair."""
         for message in messages:
-            lost = next((part for part in _texts(message) if part.strip() not in text), None)
+            lost = next((part for part in texts_of([message]) if part.strip() not in text), None)
             if lost is not None and message["role"] != "assistant":  # Of earlier replies it may leave out the thoughts.
                 raise GtrTurboError(
                     f"the chat template of {self.processor.tokenizer.name_or_path} does not write the text "
@@ -142,14 +142,14 @@ class Renderer:
     def _unmarked(self, messages: Sequence[Message], text: str, pictures: int) -> str:
         """Say what mends a template that writes another number of marks of pictures than there are; nothing where it does not."""
         marks = [mark for name in PICTURE_MARKS if isinstance(mark := getattr(self.processor, name, None), str)]
-        parts = sum(part["type"] == "image" for message in messages for part in _parts(message))
+        parts = sum(part["type"] == "image" for message in messages for part in parts_of(message))
         if parts != pictures or not marks or pictures in map(text.count, marks):
             return ""
         return f"its chat template writes {max(map(text.count, marks))} marks for {pictures} pictures: --chat-template FILE."
 
     def _require_no_marks(self, messages: Sequence[Message]) -> None:
         """Refuse text that would become the mark of a picture or the end of a turn, here and on every server."""
-        for text in (text for message in messages for text in _texts(message)):
+        for text in texts_of(messages):
             if mark := next((mark for mark in self._marks if mark in text), None):
                 raise GtrTurboError(
                     f"a prompt holds the text {mark!r}, which the model's tokenizer takes for a mark of its own.",
@@ -234,15 +234,6 @@ def _content_key(messages: Sequence[Message], pictures: Sequence[np.ndarray]) ->
     for picture in pictures:
         digest.update(repr(picture.shape).encode() + picture.tobytes())
     return digest.hexdigest()
-
-
-def _texts(message: Message) -> list[str]:
-    return [part["text"] for part in _parts(message) if part["type"] == "text"]
-
-
-def _parts(message: Message) -> list[Any]:
-    content = message["content"]
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 def collate(prompts: Sequence[Prompt], *, pad_id: int, multiple: int | None = None) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.episodes import Response, Slot, State
 from gtrturbo.store.claims import require_own_file
 from gtrturbo.store.files import make_folder
+from gtrturbo.store.records import parts_of
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.wording import reply_with
@@ -55,9 +56,7 @@ def _show(task: Task, state: State, out: Path, *, expert: bool) -> None:
     files = iter([_saved(image, out) for image in state.images])
     _say(f"\nturn {state.turn}")
     for message in state.messages:
-        content = message["content"]
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        for part in parts:
+        for part in parts_of(message):
             _say(f"{message['role']}: {part['text'] if part['type'] == 'text' else next(files)}")
     _say(f"known: {state.info}")
     if expert:

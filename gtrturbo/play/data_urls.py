@@ -12,13 +12,16 @@ from gtrturbo.store.records import Message
 
 
 def with_pictures(messages: Sequence[Message], pictures: Sequence[np.ndarray]) -> list[Message]:
-    """Fill the image parts of messages as the protocol wants them: PNG files in data URLs."""
+    """Fill the image parts of messages as the protocol wants them: PNG files in data URLs. A content that is a text stays one."""
     waiting = iter(pictures)
 
     def filled(part: dict[str, Any]) -> dict[str, Any]:
         return {"type": "image_url", "image_url": {"url": data_url(next(waiting))}} if part["type"] == "image" else part
 
-    return [message | {"content": [filled(part) for part in message["content"]]} for message in messages]
+    return [
+        message if isinstance(message["content"], str) else message | {"content": [filled(part) for part in message["content"]]}
+        for message in messages
+    ]
 
 
 def data_url(picture: np.ndarray) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gtrturbo.config.choices import GOOD_REPLY, HINTS, OUTCOME, TRUTH
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.records import Message, Turn
+from gtrturbo.store.records import Message, Turn, parts_of
 
 if TYPE_CHECKING:  # What only reads artifacts must not wait for Gymnasium.
     from gtrturbo.tasks.task import Task
@@ -83,8 +83,7 @@ def told(messages: Sequence[Message], hints: str) -> list[Message]:
     if not hints:
         return list(messages)
     last = max(place for place, message in enumerate(messages) if message["role"] == "user")
-    content = messages[last]["content"]
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    parts = parts_of(messages[last])
     more = f"\n\n{TOLD}\n{hints}"
     if parts and parts[-1]["type"] == "text":  # Not a part of its own: chat templates join parts in different ways.
         parts = [*parts[:-1], parts[-1] | {"text": parts[-1]["text"] + more}]

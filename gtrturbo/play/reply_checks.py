@@ -4,10 +4,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 from gtrturbo.play.episodes import State
 from gtrturbo.play.trial import Check, Episodes, different, range_of, states
+from gtrturbo.store.records import parts_of
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.view import is_picture
 from gtrturbo.tasks.wording import replies, written
@@ -20,7 +20,7 @@ def prompts(task: Task, episodes: Episodes) -> Check:
     """Look at every prompt: messages of parts that are known, and as many pictures as image parts."""
     fix = "give the pictures to ChatPrompt in the order of the image parts; ask(text, picture) does both."
     for state in states(episodes):
-        parts = [part for message in state.messages for part in _parts(message["content"])]
+        parts = [part for message in state.messages for part in parts_of(message)]
         count = sum(part["type"] == "image" for part in parts)
         if wrong := {part["type"] for part in parts} - {"image", "text"}:
             return Check("prompts", False, f"a part of a prompt is of type {min(wrong)!r}.", 'use "image" and "text".')
@@ -34,10 +34,6 @@ def prompts(task: Task, episodes: Episodes) -> Check:
     if not sizes:
         return Check("prompts", True, "text alone, no picture.")
     return Check("prompts", True, f"pictures in each: {range_of(counts)}, of {shown} pixels.")
-
-
-def _parts(content: Any) -> list[dict[str, Any]]:
-    return [{"type": "text"}] if isinstance(content, str) else content
 
 
 def known(task: Task, episodes: Episodes) -> Check:

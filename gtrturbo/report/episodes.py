@@ -15,7 +15,7 @@ from gtrturbo.distributed.escapes import visible
 from gtrturbo.play.teachers import tells_of_tokens
 from gtrturbo.report.page import details, paragraph, shown, table
 from gtrturbo.store.pictures import load_picture
-from gtrturbo.store.records import Turn
+from gtrturbo.store.records import Turn, texts_of
 
 # Nats per token at which the colour gets stronger.
 LEVELS = (0.05, 0.5, 2.0)
@@ -51,7 +51,7 @@ def _episode(run: History, rollout: Entry, turns: list[Turn], row: int, scored: 
     total = sum(turn.reward for turn in turns)
     end = "won" if turns[-1].won else "not won"
     title = f"seed {run.seed}, iteration {rollout.iteration}, episode {turns[0].episode}: {end}, return {number(total)}"
-    prompt = turns[0].messages[0]["content"][-1]["text"]
+    prompt = "\n".join(texts_of(turns[0].messages[:-1]))
     body = [_turn(rollout, turn, row + place, scored, update) for place, turn in enumerate(turns)]
     return "".join([f"<h4>{shown(title)}</h4>", details("prompt of the first turn", f"<pre>{shown(prompt)}</pre>"), *body])
 

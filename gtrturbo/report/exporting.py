@@ -20,7 +20,7 @@ from gtrturbo.store.ids import artifact_id
 from gtrturbo.store.inside import open_inside
 from gtrturbo.store.manifest import Manifest, read_manifest
 from gtrturbo.store.pictures import copy_picture
-from gtrturbo.store.records import Turn
+from gtrturbo.store.records import Turn, parts_of
 from gtrturbo.store.tensors import TurnTokens
 from gtrturbo.store.turns import has_tokens, read_turn_tokens, read_turns
 
@@ -28,6 +28,8 @@ from gtrturbo.store.turns import has_tokens, read_turn_tokens, read_turns
 PICTURES, METADATA = "images_file_names", "metadata.jsonl"
 ATIF_VERSION = "ATIF-v1.7"
 ACT = "act"
+# Who speaks in a trajectory is system, user or agent; what is none of these told the policy something, as a user does.
+SOURCES = {"assistant": "agent", "system": "system", "developer": "system"}
 TABLE = "turns.parquet"
 
 
@@ -163,14 +165,9 @@ def _as_preferences(source: Exported, draft: Path) -> None:
 def _typed(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Write every content as a list of parts with the same keys, as a column has one type."""
     return [
-        {"role": message["role"], "content": [{"type": part["type"], "text": part.get("text")} for part in _parts(message)]}
+        {"role": message["role"], "content": [{"type": part["type"], "text": part.get("text")} for part in parts_of(message)]}
         for message in messages
     ]
-
-
-def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
-    content = message["content"]
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 def _as_trajectories(source: Exported, draft: Path) -> None:
@@ -205,7 +202,8 @@ def _steps(turn: Turn, first: int, tokens: TurnTokens | None, row: int) -> Itera
     """Yield what the policy was told, and what it said, did and was told of it."""
     pictures = iter(turn.images)
     for message in turn.messages[:-1]:
-        yield {"step_id": first, "source": message["role"], "message": [_shown(part, pictures) for part in _parts(message)]}
+        source = SOURCES.get(message["role"], "user")
+        yield {"step_id": first, "source": source, "message": [_shown(part, pictures) for part in parts_of(message)]}
         first += 1
     yield {
         "step_id": first,

@@ -15,7 +15,7 @@ from gtrturbo.show.scores import coloured, legend, token_table
 from gtrturbo.show.text import Row, has_colours, link, section
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import TURNS
-from gtrturbo.store.records import Demo, Message, Turn
+from gtrturbo.store.records import Demo, Message, Turn, texts_of
 from gtrturbo.store.turns import read_turns
 
 THOUGHT, ACTION, WRONG = "cyan", "bold magenta", "bold red"
@@ -100,7 +100,7 @@ def _turn_rows(path: Path, turn: Turn, prompt: str, reply: Text) -> list[Row]:
 
 
 def _prompt(messages: list[Message]) -> str:
-    return "\n".join(part["text"] for message in messages[:-1] for part in message["content"] if part["type"] == "text")
+    return "\n".join(texts_of(messages[:-1]))
 
 
 def _reply(turn: Turn) -> Text:

@@ -87,6 +87,17 @@ class Demo:
     teacher: str | None = None
 
 
+def parts_of(message: Message) -> list[dict[str, Any]]:
+    """Return the parts of a message's content; a content that is a text is one part."""
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def texts_of(messages: Iterable[Message]) -> list[str]:
+    """Return the texts of all messages in their order, without the pictures."""
+    return [part["text"] for message in messages for part in parts_of(message) if part["type"] == "text"]
+
+
 def said(reply: str) -> Message:
     """Lay out the assistant's reply as a chat message."""
     return {"role": "assistant", "content": [{"type": "text", "text": reply}]}

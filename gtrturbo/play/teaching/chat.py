@@ -26,6 +26,7 @@ from gtrturbo.play.teaching.kept_answers import Answered, KeptAnswers, key_of
 from gtrturbo.play.waiting import tell_waiting
 from gtrturbo.play.wire import SOON, request_once
 from gtrturbo.store.prices import TokenCounts
+from gtrturbo.store.records import texts_of
 
 ReplyFormat = Literal["auto", "schema", "json", "text"]
 # From the form that holds an answer most to none; a server that refuses one is sent the next.
@@ -291,7 +292,7 @@ class ChatModel:
 def _plain(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Write what an assistant said as a text, which all servers take."""
     return [
-        message | {"content": message["content"][0]["text"]} if message["role"] == "assistant" else message
+        message | {"content": "\n".join(texts_of([message]))} if message["role"] == "assistant" else message
         for message in messages
     ]
 
@@ -307,6 +308,6 @@ def estimated(messages: Sequence[dict[str, Any]], sizes: Sequence[tuple[int, ...
         messages: with parts of text.
         sizes: of the pictures: height and width.
     """
-    texts = [part["text"] for message in messages for part in message["content"] if part["type"] == "text"]
+    texts = texts_of(messages)
     pictures = sum(picture_tokens(height, width) for height, width in sizes)
     return TokenCounts(-(-sum(map(len, texts)) // CHARACTERS_PER_TOKEN) + pictures, 0, max_tokens)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from gtrturbo.config.regular_files import read_regular
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.teachers import Question
+from gtrturbo.store.records import texts_of
 
 if TYPE_CHECKING:  # What only names the files must not wait for Gymnasium.
     from gtrturbo.tasks.task import Task
@@ -79,7 +80,7 @@ def filled(template: string.Template, question: Question) -> str:
     task = question.task
     assert task is not None
     said = {
-        "prompt": _texts(question),
+        "prompt": "\n".join(texts_of(question.messages)),
         "reply": question.reply,
         "action": question.action or "",
         "actions": ", ".join(json.dumps(action, ensure_ascii=False) for action in task.allowed(question.info)),
@@ -87,11 +88,6 @@ def filled(template: string.Template, question: Question) -> str:
         "form": form_of(task),
     }
     return template.substitute(said).strip()
-
-
-def _texts(question: Question) -> str:
-    parts = [part for message in question.messages for part in message["content"]]
-    return "\n".join(part["text"] for part in parts if part["type"] == "text")
 
 
 def form_of(task: "Task") -> str:
