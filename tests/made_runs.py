@@ -61,7 +61,7 @@ def evaluation(
     with writing(out, Provenance("eval", "evaluation", config, {"checkpoint": checkpoint})) as draft:
         turns = [_turn(episode, bool(won), deals["seed"]) for episode, won in enumerate(outcomes)]
         write_rows(draft.folder / "turns.jsonl", turns)
-        draft.metrics = summarize(turns) | chance
+        draft.metrics = summarize(turns, knows_truth=True, own_parser=False) | chance
     timed(out, 2.0)
 
 

@@ -39,14 +39,19 @@ def by_episode(turns: Sequence[Turn]) -> list[list[Turn]]:
     return [list(group) for _, group in itertools.groupby(turns, key=lambda turn: turn.episode)]
 
 
-def summarize(turns: Sequence[Turn]) -> dict[str, float]:
+def summarize(turns: Sequence[Turn], *, knows_truth: bool, own_parser: bool) -> dict[str, float]:
     """Summarise whole episodes.
+
+    Args:
+        turns: of whole episodes, at least one.
+        knows_truth: the task knows what its pictures show.
+        own_parser: the task reads replies itself, so that they need not be JSON.
 
     success_rate: share of episodes won, with Wilson's 95 % interval success_low, success_high.
     positive_return_rate: share with return > 0, which is what the papers of this line report as success.
     return_mean: undiscounted return of the environment's rewards. length_mean: turns per episode.
     illegal_rate: share of replies that do not parse. invalid_rate: share that is not even one JSON object; left
-        out where replies need be none.
+        out where replies need be none: the task has a parser of its own, and reads others, or none of these.
     thought_accuracy: share of turns whose reply states what the picture shows; a reply that does not parse states
         nothing. Left out where the task knows no truth.
     thought_length: characters of the thoughts; left out, as the next, where replies have none.
@@ -69,8 +74,8 @@ def summarize(turns: Sequence[Turn]) -> dict[str, float]:
             "length_mean": len(turns) / len(episodes),
             "illegal_rate": mean(not turn.legal for turn in turns),
         }
-        | _perception(turns)
-        | _thoughts(turns)
+        | ({"thought_accuracy": mean(bool(turn.perception_correct) for turn in turns)} if knows_truth else {})
+        | _thoughts(turns, own_parser=own_parser)
     )
 
 
@@ -89,19 +94,13 @@ def success_by_kind(turns: Sequence[Turn], kind: Callable[[dict[str, Any]], str]
     return rates | {f"episodes_{name}": float(len(found)) for name, found in sorted(won.items())}
 
 
-def _perception(turns: Sequence[Turn]) -> dict[str, float]:
-    legal = [turn for turn in turns if turn.legal]
-    if legal and all(turn.perception_correct is None for turn in legal):
-        return {}  # The task knows no truth.
-    return {"thought_accuracy": mean(bool(turn.perception_correct) for turn in turns)}
-
-
-def _thoughts(turns: Sequence[Turn]) -> dict[str, float]:
+def _thoughts(turns: Sequence[Turn], *, own_parser: bool) -> dict[str, float]:
     """Measure what can be read off the text of the replies alone."""
     objects = [read_object(turn.reply) for turn in turns]
     thoughts = [each["thoughts"] for each in objects if each and isinstance(each.get("thoughts"), str)]
     found: dict[str, float] = {}
-    if not any(each is None and turn.legal for each, turn in zip(objects, turns, strict=True)):  # Else replies need be no JSON.
+    legal = [each for each, turn in zip(objects, turns, strict=True) if turn.legal]
+    if None not in legal and (legal or not own_parser):
         found["invalid_rate"] = mean(each is None for each in objects)
     if thoughts:
         found["thought_length"] = mean(map(len, thoughts))

@@ -57,7 +57,8 @@ def run(config: RolloutConfig) -> Result:
         if config.expert:
             _require_readable(task, turns)
         if turns:  # Of several processes the first has them all, the others none.
-            draft.metrics = summarize(turns) | success_by_kind(turns, task.kind) | thought_entropy(draft.folder)
+            known = {"knows_truth": task.truth is not None, "own_parser": task.parse is not None}
+            draft.metrics = summarize(turns, **known) | success_by_kind(turns, task.kind) | thought_entropy(draft.folder)
         if player and turns:
             told = player.tells_sampled()
             draft.metrics |= (

@@ -37,6 +37,8 @@ TURN = Turn(
     reward=0.0, reward_terms={}, terminated=False, truncated=False, won=False, info={},
 )  # fmt: skip
 
+JSON = {"knows_truth": True, "own_parser": False}
+
 # Three episodes: won with return 1 after 3 turns; lost with return -2 after 2; won with return 0 after 1.
 # 6 turns, of which 1 is illegal (it reads nothing) and 1 legal one reads wrongly: 4 of 6 read truly.
 TURNS = [
@@ -55,7 +57,7 @@ def test_episodes_are_the_runs_of_turns_with_one_index():
 
 def test_the_summary_of_three_episodes_is_as_counted_by_hand():
     interval = binomtest(2, 3).proportion_ci(0.95, method="wilson")
-    assert summarize(TURNS) == pytest.approx(
+    assert summarize(TURNS, **JSON) == pytest.approx(
         {
             "episodes": 3,
             "turns": 6,
@@ -104,17 +106,26 @@ def test_thoughts_are_measured_where_replies_have_them():
         saying('{"n": 1}', "c", legal=False),  # an object, but no thoughts
         saying("hm", "d", legal=False),
     ]
-    found = summarize(turns)
+    found = summarize(turns, **JSON)
     assert found["thought_length"] == 7.0
     assert found["invalid_rate"] == 0.25
     assert found["illegal_rate"] == 0.5
     assert found["self_bleu"] == self_bleu(["go up now", "go up"])
 
 
+@pytest.mark.parametrize("legal", [False, True])
+def test_where_no_reply_can_be_read_nothing_is_said_of_what_the_task_does_not_know(legal):
+    turns = [saying("hm", "a", legal=legal, perception_correct=None), saying("{}", "b", legal=legal, perception_correct=None)]
+    assert not {"thought_accuracy", "invalid_rate"} & summarize(turns, knows_truth=False, own_parser=True).keys()
+    if not legal:
+        found = summarize(turns, **JSON)
+        assert (found["thought_accuracy"], found["invalid_rate"]) == (0.0, 0.5)
+
+
 def test_one_thought_on_many_inputs_is_alike_and_many_thoughts_on_one_input_are_not_compared():
     collapsed = [thinking("it is larger so go up", f"picture {k}") for k in range(6)]
-    assert summarize(collapsed)["self_bleu"] == pytest.approx(1.0)
-    assert "self_bleu" not in summarize([thinking(f"thought {k}", "the same") for k in range(6)])
+    assert summarize(collapsed, **JSON)["self_bleu"] == pytest.approx(1.0)
+    assert "self_bleu" not in summarize([thinking(f"thought {k}", "the same") for k in range(6)], **JSON)
 
 
 def test_inputs_differ_by_picture_or_prompt_and_are_evenly_spaced():

@@ -38,7 +38,7 @@ def test_the_same_rollout_twice_has_the_same_id_and_another_seed_another(turns, 
 def test_the_metrics_are_the_summary_of_the_turns(turns):
     tokens = load_turn_tokens(turns / "tokens.safetensors")
     repeats = repeats_of(read_turns(turns), tokens, tokens.sample_logprobs)
-    expected = summarize(read_turns(turns)) | thought_entropy(turns) | repeats.metrics()
+    expected = summarize(read_turns(turns), knows_truth=True, own_parser=False) | thought_entropy(turns) | repeats.metrics()
     assert read_manifest(turns).metrics == pytest.approx(expected)
 
 
