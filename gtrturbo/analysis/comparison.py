@@ -15,7 +15,7 @@ from gtrturbo.analysis.groups import RunGroup, chance_of, group_runs, shared_ite
 from gtrturbo.analysis.history import History
 from gtrturbo.analysis.intervals import Interval, bootstrap
 from gtrturbo.analysis.record import CollapsedRun
-from gtrturbo.analysis.spending import Spending, spending_of
+from gtrturbo.analysis.spending import Spending, prices_told, spending_of
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.prices import PriceList
 
@@ -25,7 +25,10 @@ BASELINE = "ppo"
 
 @dataclass(frozen=True)
 class Gap:
-    """Teacher minus student on the same deals, in success: of one run, or the mean over the seeds of a method (`seed` None)."""
+    """Teacher minus student on the same deals, in success: of one run, or the mean over the seeds of a method (`seed` None).
+
+    seeds, of: how many runs it is over, and how many the method has; a run that collapsed, or has not come so far, has none.
+    """
 
     task: str
     method: str
@@ -34,6 +37,14 @@ class Gap:
     difference: Interval
     wins: int
     losses: int
+    seeds: int
+    of: int
+
+    @property
+    def whose(self) -> str:
+        """The seed, or `all`, or of how many seeds it is where some are missing."""
+        missing = f"{self.seeds} of {self.of}"
+        return str(self.seed) if self.seed is not None else "all" if self.seeds == self.of else missing
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,8 @@ def comparison(runs: Sequence[History], baseline: str | None = None, prices: Pri
     """Group, pair and estimate; `prices` are those of teachers.
 
     Raises:
-        GtrTurboError: no runs, two of one method and seed, evaluations on other deals, or an unknown baseline.
+        GtrTurboError: no runs, two of one method and seed, evaluations on other deals, an unknown baseline, or runs of one task
+            that were paid by several prices, where `prices` are not given.
     """
     if not runs:
         raise GtrTurboError("there are no runs to compare.", "name the folders that gtrturbo run wrote.")
@@ -104,7 +116,10 @@ def comparison(runs: Sequence[History], baseline: str | None = None, prices: Pri
     unresolved = [note for each in estimates if (note := resolution_note(each, last, baseline))]
     notes += many_note(estimates, last)
     gaps = [gap for group in groups for gap in _gaps(group)]
-    return Comparison(compared, last, chance, estimates, gaps, _costs(groups, prices), notes, unresolved, collapsed)
+    costs = _costs(groups, prices)
+    for task in last:
+        prices_told([cost.spending for cost in costs if cost.task == task])
+    return Comparison(compared, last, chance, estimates, gaps, costs, notes, unresolved, collapsed)
 
 
 def _collapsed(group: RunGroup) -> list[CollapsedRun]:
@@ -121,19 +136,20 @@ def _collapsed(group: RunGroup) -> list[CollapsedRun]:
 def _gaps(group: RunGroup) -> list[Gap]:
     """Compare each evaluated teacher with its student, per run and over the seeds."""
     found: list[Gap] = []
+    of = len(group.runs)
     for seed, run in sorted(group.runs.items()):
         students = run.at("student")
         for iteration, teacher in run.at("teacher").items():
             if iteration in students and students[iteration].collapsed is None:
                 difference, wins, _, losses = by_deals(students[iteration], teacher)
-                found.append(Gap(group.task, group.method, iteration, seed, difference, wins, losses))
+                found.append(Gap(group.task, group.method, iteration, seed, difference, wins, losses, 1, of))
     pooled = []
     for iteration in sorted({gap.iteration for gap in found}):
         gaps = [gap for gap in found if gap.iteration == iteration]
         means = [gap.difference.mean for gap in gaps]
         wins, losses = sum(m > 0 for m in means), sum(m < 0 for m in means)
-        pooled.append(Gap(group.task, group.method, iteration, None, bootstrap([means]), wins, losses))
-    return [*found, *(pooled if len(group.runs) > 1 else [])]
+        pooled.append(Gap(group.task, group.method, iteration, None, bootstrap([means]), wins, losses, len(means), of))
+    return [*found, *(pooled if of > 1 else [])]
 
 
 def _costs(groups: Sequence[RunGroup], prices: PriceList | None) -> list[Cost]:

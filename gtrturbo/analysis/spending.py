@@ -87,7 +87,8 @@ def spending_of(run: History, prices: PriceList | None) -> Spending:
     else:
         told = [_timing(entry) for entry in entries]
         money, spent = _sum([each.get("cost") for each in told]), _sum([call.cost for call in paid])
-        currency, dated = _one_of({(str(each["currency"]), str(each["prices_dated"])) for each in told if "cost" in each}, run)
+        named = [(str(each["currency"]), str(each["prices_dated"])) for each in told if "cost" in each]
+        currency, dated = _one_of(named, f"{run.path} was paid")
     hour = prices.hour if prices else None
     return Spending(
         calls=sum(each.calls for each in asked),
@@ -113,10 +114,21 @@ def _sum(values: Sequence[object]) -> float | None:
     return sum(known) if len(known) == len(values) else None
 
 
-def _one_of(named: set[tuple[str, str]], run: History) -> tuple[str, str]:
-    if len(named) > 1:
-        raise GtrTurboError(f"{run.path} was paid by prices of several days.", "add: --prices FILE.yaml")
-    return next(iter(named), ("", ""))
+def prices_told(runs: Sequence[Spending]) -> tuple[str, str]:
+    """Return the currency and the day of the prices by which runs count; empty where none has any.
+
+    Raises:
+        GtrTurboError: they are several, which are not to be added up.
+    """
+    return _one_of([(each.currency, each.dated) for each in runs if each.currency], "these runs were paid")
+
+
+def _one_of(named: Sequence[tuple[str, str]], who: str) -> tuple[str, str]:
+    found = list(dict.fromkeys(named))
+    if len(found) > 1:
+        told = " and ".join(f"{currency} of {dated}" for currency, dated in found)
+        raise GtrTurboError(f"{who} by several prices: {told}.", "add: --prices FILE.yaml")
+    return next(iter(found), ("", ""))
 
 
 def _timing(entry: Entry) -> dict[str, object]:
@@ -128,15 +140,19 @@ def cost_table(costs: Sequence[tuple[str, Sequence[Spending]]]) -> tuple[list[st
     """Lay out means over the runs of each method: a head, rows, and words that tell of which day prices are.
 
     There are no rows where nobody was asked and nothing has a price.
+
+    Raises:
+        GtrTurboError: the runs count by several prices.
     """
     every = [each for _, runs in costs for each in runs]
-    priced, hours = [each for each in every if each.currency], any(each.machine is not None for each in every)
+    currency, dated = prices_told(every)
+    priced, hours = bool(currency), any(each.machine is not None for each in every)
     if not priced and not any(each.calls for each in every):
         return [], [], ""
-    currency, dated = (priced[0].currency, f", prices of {priced[0].dated}") if priced else ("", "")
-    head = ["method", "answers", "tokens in", "cached", "out", *[f"worth, {currency}"] * bool(priced)]
-    head += ["paid calls", *[f"paid, {currency}"] * bool(priced), "teacher s", *[f"machine, {currency}"] * hours]
-    return head, [_cells(name, runs, priced=bool(priced), hours=hours) for name, runs in costs], dated
+    head = ["method", "answers", "tokens in", "cached", "out", *[f"worth, {currency}"] * priced]
+    head += ["paid calls", *[f"paid, {currency}"] * priced, "teacher s", *[f"machine, {currency}"] * hours]
+    rows = [_cells(name, runs, priced=priced, hours=hours) for name, runs in costs]
+    return head, rows, f", prices of {dated}" if priced else ""
 
 
 def _cells(name: str, runs: Sequence[Spending], *, priced: bool, hours: bool) -> list[str]:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from gtrturbo.analysis.comparison import Comparison, collapses, collapses_said, comparison, final
 from gtrturbo.analysis.estimates import ALL_TASKS, TITLES
-from gtrturbo.analysis.exact import chance_said
+from gtrturbo.analysis.exact import chance_said, fewest_pairs
 from gtrturbo.analysis.groups import RunGroup, group_runs
 from gtrturbo.analysis.history import History, read_history
-from gtrturbo.analysis.intervals import fewest_seeds, said
+from gtrturbo.analysis.intervals import said
 from gtrturbo.analysis.levels import level_said
 from gtrturbo.config import ReportConfig
 from gtrturbo.config.prices import Prices, prices_of
@@ -34,7 +34,7 @@ INTERVALS = (
 FELL = (
     "A run that collapsed stays in all curves of evaluations and rollouts to the end: from there on as chance in success and "
     "return, with no legal reply and no true thought, as it was last in the rest. Curves of updates end where the first run of a "
-    "method ended."
+    "method ended; teacher − student is over the runs that have not collapsed by then."
 )
 FIRST = ("success_rate", "return_mean", "thought_accuracy", "success_area")
 COMPARED = ("success_rate", "success_area")
@@ -123,7 +123,7 @@ def _finding(result: Comparison, group: RunGroup) -> str:
     estimate = final(result, group.task, group.method, "success_rate")
     assert estimate is not None
     value, chance = estimate.value, result.chance[group.task]
-    enough = len(group.runs) >= fewest_seeds()
+    enough = len(group.runs) >= fewest_pairs()
     above = "resolved" if enough and value.low is not None and chance is not None and value.low > chance else "not resolved"
     over = "one run" if len(group.runs) == 1 else f"{len(group.runs)} seeds"
     beside = level_said(chance) if chance is None else f"{above} above chance ({chance:.3f})"

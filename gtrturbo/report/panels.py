@@ -237,4 +237,8 @@ def gap_figure(name: str, task: str, groups: Sequence[RunGroup], result: Compari
     if not lines:
         return f"<figure>{head}{paragraph(f'{MISSING}: run with --eval-teachers')}</figure>"
     picture = curves(name, "Teacher − student", lines, rules=[Rule("no difference", 0.0)], bounds=None)
-    return f"<figure>{head}{legend(lines)}{picture}{numbers(lines)}</figure>"
+    fewer = [
+        f"{gap.method} at iteration {gap.iteration} over {gap.whose}" for gap in gaps if gap.seed is None and gap.seeds < gap.of
+    ]
+    note = paragraph(f"Not over all seeds: {'; '.join(fewer)}.", kind="faint") if fewer else ""
+    return f"<figure>{head}{legend(lines)}{picture}{note}{numbers(lines)}</figure>"

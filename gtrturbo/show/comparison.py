@@ -164,8 +164,7 @@ def _gap_table(gaps: Sequence[Gap]) -> Table:
     for title in ("iteration", "seed", "difference", "wins", "losses"):
         table.add_column(title, justify="right")
     for gap in gaps:
-        seed = "all" if gap.seed is None else str(gap.seed)
-        names = (Text(visible(gap.task)), Text(visible(gap.method)), str(gap.iteration), seed)
+        names = (Text(visible(gap.task)), Text(visible(gap.method)), str(gap.iteration), gap.whose)
         table.add_row(*names, said(gap.difference, sign=True), str(gap.wins), str(gap.losses))
     return table
 

@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 from gtrturbo.analysis.comparison import Comparison, Estimate, comparison, final
 from gtrturbo.analysis.groups import method_names
 from gtrturbo.analysis.history import read_history
+from gtrturbo.analysis.record import Collapsed, record_run
 from gtrturbo.cli import app
+from gtrturbo.config import RunConfig
 from gtrturbo.errors import GtrTurboError
 
 TASK = "numberline"
@@ -281,6 +283,27 @@ def test_teachers_are_compared_with_their_students_deal_by_deal(tmp_path):
     told = [(gap.iteration, gap.seed, gap.difference.mean, gap.wins, gap.losses) for gap in result.gaps]
     # The teacher of iteration 3 has no student evaluated. Over the seeds wins and losses are of seeds.
     assert told == [(1, 0, 0.25, 2, 1), (1, 1, 0.5, 2, 0), (1, None, 0.375, 2, 0)]
+
+
+def test_a_teachers_mean_says_how_many_seeds_it_is_over_where_some_collapsed(tmp_path):
+    runs = [
+        make_run(tmp_path / f"{seed}", "turbo-kl", seed, {0: [0, 0], 1: [1, 0], 2: [1, 0]}, teachers={1: [1, 1], 2: [1, 1]})
+        for seed in range(2)
+    ]
+    fallen = make_run(tmp_path / "2", "turbo-kl", 2, {0: [0, 0], 1: [0, 0]}, teachers={1: [1, 1], 2: [1, 1]}, iterations=2)
+    config = RunConfig(out=fallen, method="turbo-kl", seed=2, iterations=2)
+    record_run(config, replace=True, collapsed=Collapsed(1, "ppo-step", "no reply is legal."))
+    told = [(gap.iteration, gap.difference.mean, gap.seeds, gap.of) for gap in compared([*runs, fallen]).gaps if gap.seed is None]
+    # At 1 the teachers win 0.5, 0.5 and 1 more; at 2 the third has no student.
+    assert told == [(1, pytest.approx(2 / 3), 3, 3), (2, 0.5, 2, 3)]
+    arguments = [*map(str, runs), str(fallen), "--out", str(tmp_path / "out")]
+    printed = CliRunner().invoke(app, ["compare", *arguments], env={"COLUMNS": "120"}).stdout
+    rows = [line.split() for line in printed.partition("merged teacher − student")[2].splitlines()]
+    assert ["numberline", "turbo-kl", "2", "2", "of", "3"] in [row[:6] for row in rows]
+    assert ["numberline", "turbo-kl", "1", "all"] in [row[:4] for row in rows]
+    page = tmp_path / "page.html"
+    CliRunner().invoke(app, ["report", *map(str, runs), str(fallen), "--out", str(page)], catch_exceptions=False)
+    assert "Not over all seeds: turbo-kl at iteration 2 over 2 of 3." in page.read_text()
 
 
 def test_tasks_are_kept_apart_and_averaged_alike(tmp_path):

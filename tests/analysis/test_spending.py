@@ -94,8 +94,24 @@ def test_without_prices_it_is_told_as_it_was_told_then(gtr):
     spent = spending_of(read_history(gtr), None)
     assert (spent.money, spent.currency, spent.dated) == (2.5, "USD", "2026-01-31")
     save_json(gtr / "guidance/0001/timing.json", timing | {"prices_dated": "2026-02-01"})
-    with pytest.raises(GtrTurboError, match="prices of several days"):
+    with pytest.raises(GtrTurboError, match="was paid by several prices: USD of 2026-01-31 and USD of 2026-02-01"):
         spending_of(read_history(gtr), None)
+
+
+@pytest.mark.parametrize("method", ["gtr", "opd"])
+@pytest.mark.parametrize(("currency", "dated"), [("JPY", "2026-01-01"), ("USD", "2025-06-01")])
+def test_runs_that_were_paid_by_several_prices_are_not_added_up(tmp_path, prices, method, currency, dated):
+    runs = []
+    for seed, (name, price) in enumerate([("gtr", ("USD", "2026-01-01")), (method, (currency, dated))]):
+        runs.append(make_run(tmp_path / f"{seed}", name, seed, WON, teacher=Path("openai:big"), address="http://localhost:1"))
+        told = dict(zip(("currency", "prices_dated"), price, strict=True))
+        asked(runs[-1], 0, ("big", 10, TokenCounts(1_000, 0, 10)), cost=1.0, **told)
+    for command in (["compare", "--out", str(tmp_path / "out")], ["report", "--out", str(tmp_path / "page.html")]):
+        said = CliRunner().invoke(app, [*command, *map(str, runs)])
+        assert said.exit_code == 1 and "add: --prices FILE.yaml" in said.output
+        assert f"by several prices: USD of 2026-01-01 and {currency} of {dated}" in " ".join(said.output.split())
+        assert not Path(command[-1]).exists()
+        assert CliRunner().invoke(app, [*command, *map(str, runs), "--prices", str(prices)]).exit_code == 0
 
 
 def test_a_model_without_a_price_is_refused(gtr, prices):
