@@ -1,6 +1,7 @@
 """Prompts as a task may lay them out: a content that is a text, a system's message, earlier replies, a picture at the end."""
 
 import json
+import string
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,16 @@ from rich.console import Console
 from gtrturbo.analysis.history import read_history
 from gtrturbo.config import ExportConfig
 from gtrturbo.play.data_urls import with_pictures
+from gtrturbo.play.teachers import Question
 from gtrturbo.play.teaching.chat import _plain, estimated
+from gtrturbo.play.teaching.templates import filled
 from gtrturbo.report.episodes import samples
 from gtrturbo.report.exporting import export
 from gtrturbo.show.turns import show_episode
 from gtrturbo.store.provenance import Provenance
 from gtrturbo.store.records import Message, Turn, said, write_rows
 from gtrturbo.store.writing import writing
+from gtrturbo.tasks.loading import load_task
 
 PICTURE = {"type": "image"}
 
@@ -83,6 +87,15 @@ def test_a_server_is_sent_a_content_that_is_a_text_as_it_is():
     filled = with_pictures([SYSTEM, *EARLIER, ASKED], [np.zeros((2, 2, 3), np.uint8)])
     assert filled[0] == SYSTEM and filled[1] == EARLIER[0]
     assert [part["type"] for part in filled[-1]["content"]] == ["text", "image_url"]
+
+
+def test_a_template_is_filled_with_all_texts_of_a_prompt():
+    task = load_task("numberline", ())
+    known = {"Current": 1, "Target": 2}
+    question = Question(row=0, messages=[SYSTEM, *EARLIER, ASKED], images=[], reply="", action=None, info=known,
+                        perception_correct=None, task=task)  # fmt: skip
+    told = "You play.\nWhat is this?\nA board\nof dots.\nIt is 3 wide.\nWhere is the dot?"
+    assert filled(string.Template("$prompt"), question) == told
 
 
 def test_a_teacher_on_a_server_is_sent_all_of_an_earlier_reply_and_pays_for_every_text():
