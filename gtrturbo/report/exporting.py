@@ -13,6 +13,7 @@ from gtrturbo import __version__
 from gtrturbo.analysis.summary import by_episode
 from gtrturbo.config import ExportConfig
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.report.preferences import preferred
 from gtrturbo.store.apart import require_apart
 from gtrturbo.store.claims import claimed_anew, put_in_place
 from gtrturbo.store.files import write_whole
@@ -23,6 +24,7 @@ from gtrturbo.store.pictures import copy_picture
 from gtrturbo.store.records import Turn, parts_of
 from gtrturbo.store.tensors import TurnTokens
 from gtrturbo.store.turns import has_tokens, read_turn_tokens, read_turns
+from gtrturbo.store.verification import verify
 
 # A column whose name ends so holds names of pictures, which load_dataset("imagefolder") opens as the column before it.
 PICTURES, METADATA = "images_file_names", "metadata.jsonl"
@@ -57,12 +59,15 @@ def export(config: ExportConfig) -> Path:
     """Write turns as --to says; return the folder, which appears when all is in it.
 
     Raises:
-        GtrTurboError: these are no turns, something is there already, or a format's package is missing.
+        GtrTurboError: these are no turns, or not as they were written; something is there already, or a format's package is
+            missing.
     """
-    source = _source(config.turns)
+    manifest = _manifest(config.turns)
     if os.path.lexists(config.out):
         raise GtrTurboError(f"{config.out} exists.", "choose another --out.")
     require_apart("--out", config.out, [config.turns])
+    verify(config.turns, "always")  # The pictures, too, which nobody compares who reads them.
+    source = Exported(config.turns, manifest, read_turns(config.turns))
     busy = GtrTurboError(f"another process is writing {config.out}.", "wait for it, or choose another --out.")
     with claimed_anew(config.out, busy) as draft:
         FORMATS[config.to](source, draft)
@@ -70,11 +75,11 @@ def export(config: ExportConfig) -> Path:
     return config.out
 
 
-def _source(folder: Path) -> Exported:
+def _manifest(folder: Path) -> Manifest:
     manifest = read_manifest(folder)
     if manifest.kind not in ("turns", "evaluation"):
         raise GtrTurboError(f"{folder} holds {manifest.kind}, not turns.", "make some with: gtrturbo rollout …")
-    return Exported(folder, manifest, read_turns(folder))
+    return manifest
 
 
 def _copy_pictures(source: Exported, draft: Path, turns: Iterable[Turn]) -> None:
@@ -126,22 +131,10 @@ def _as_prompts(source: Exported, draft: Path) -> None:
 def _as_preferences(source: Exported, draft: Path) -> None:
     """A row per reply that is worse than another to the same prompt and pictures, as TRL's DPOTrainer and RewardTrainer take it.
 
-    Prompt, chosen and rejected are chats, beside the prompt's pictures. Worse is: less was earned from there on, undiscounted.
+    Prompt, chosen and rejected are chats, beside the prompt's pictures. Worse is: less was earned from there on, undiscounted,
+    by more than rounding.
     """
-    best: dict[str, tuple[Turn, float]] = {}
-    worse: list[tuple[str, Turn, float]] = []
-    for episode in by_episode(source.turns):
-        for place, turn in enumerate(episode):
-            asked = json.dumps([turn.images, turn.messages[:-1]], sort_keys=True)
-            earned = sum(later.reward for later in episode[place:])
-            worse.append((asked, turn, earned))
-            if asked not in best or earned > best[asked][1]:
-                best[asked] = turn, earned
-    pairs = [
-        (*best[asked], turn, earned)
-        for asked, turn, earned in worse
-        if earned < best[asked][1] and turn.reply != best[asked][0].reply
-    ]
+    pairs = preferred(source.turns)
     if not pairs:
         raise GtrTurboError(
             f"no two replies in {source.folder} to the same input earned differently.",
@@ -149,17 +142,17 @@ def _as_preferences(source: Exported, draft: Path) -> None:
         )
     rows = (
         {
-            PICTURES: list(turn.images),
-            "prompt": _typed(turn.messages[:-1]),
-            "chosen": _typed(chosen.messages[-1:]),
-            "rejected": _typed(turn.messages[-1:]),
-            "chosen_return": most,
-            "rejected_return": earned,
+            PICTURES: list(worse.turn.images),
+            "prompt": _typed(worse.turn.messages[:-1]),
+            "chosen": _typed(better.turn.messages[-1:]),
+            "rejected": _typed(worse.turn.messages[-1:]),
+            "chosen_return": better.total,
+            "rejected_return": worse.total,
         }
-        for chosen, most, turn, earned in pairs
+        for better, worse in pairs
     )
     _write_lines(draft / METADATA, rows)
-    _copy_pictures(source, draft, (turn for _, _, turn, _ in pairs))
+    _copy_pictures(source, draft, (worse.turn for _, worse in pairs))
 
 
 def _typed(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,13 +1,17 @@
 """Turns in the formats of other tools: what is written here, and with the tools themselves what they read (make test-export)."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from gtrturbo.config import ExportConfig
+from gtrturbo.config.choices import ExportFormat
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.report.exporting import export
 from gtrturbo.store.turns import read_turn_tokens, read_turns
@@ -59,9 +63,46 @@ def test_of_replies_to_one_input_that_after_which_most_was_earned_is_preferred(t
     rows = lines(exported(turns, "trl-preference", tmp_path))
     told = [(row["chosen"][0]["content"][0]["text"], row["rejected"][0]["content"][0]["text"]) for row in rows]
     assert wanted and told == [pair[:2] for pair in wanted]
-    assert [(row["chosen_return"], row["rejected_return"]) for row in rows] == [pair[2:] for pair in wanted]
+    earned = [value for row in rows for value in (row["chosen_return"], row["rejected_return"])]
+    assert earned == pytest.approx([value for pair in wanted for value in pair[2:]], rel=1e-12)
     for row in rows:
         assert [part["type"] for part in row["prompt"][0]["content"]] == ["image", "text"]
+
+
+def said(role, text):
+    return {"role": role, "content": [{"type": "text", "text": text}]}
+
+
+def test_replies_after_which_as_much_was_earned_but_for_rounding_are_no_pair(turns, tmp_path, monkeypatch):
+    first = read_turns(turns)[0]
+    # In double precision 0.1 + 0.2 is above 0.3, and 0.1 ten times below 1 where it is added bit by bit.
+    rewards = {"a": [0.3], "b": [0.1, 0.2], "c": [0.1] * 10 + [-0.7], "worse": [0.29999]}
+    made = [
+        replace(
+            first,
+            episode=episode,
+            turn=turn,
+            reward=reward,
+            # All are asked the same at first, and afterwards what nobody else is.
+            messages=[said("user", "?" if turn == 0 else f"{reply} {turn}"), said("assistant", reply)],
+        )
+        for episode, (reply, paid) in enumerate(rewards.items())
+        for turn, reward in enumerate(paid)
+    ]
+    monkeypatch.setattr("gtrturbo.report.exporting.read_turns", lambda path: made)
+    rows = lines(exported(turns, "trl-preference", tmp_path))
+    assert [(row["chosen"], row["rejected"]) for row in rows] == [([said("assistant", "a")], [said("assistant", "worse")])]
+
+
+@pytest.mark.parametrize("to", get_args(ExportFormat))
+def test_turns_whose_picture_was_changed_are_not_exported(turns, tmp_path, to):
+    copy = shutil.copytree(turns, tmp_path / "turns")
+    names = sorted({name for turn in read_turns(copy) for name in turn.images})
+    shutil.copy(copy / names[1], copy / names[0])  # A picture as it should be, but of another state.
+    with pytest.raises(GtrTurboError, match=rf"{names[0]} is not what rollout wrote") as refused:
+        exported(copy, to, tmp_path)
+    assert refused.value.fix.endswith(f"see: gtrturbo show {copy} --check")
+    assert not (tmp_path / to).exists()
 
 
 def test_without_two_replies_to_one_input_nothing_is_preferred(turns, tmp_path, monkeypatch):
@@ -115,8 +156,6 @@ def test_nothing_is_replaced_and_nothing_is_half_there(turns, tmp_path, monkeypa
 
 
 def test_turns_without_a_reply_that_parses_are_no_demonstrations(turns, tmp_path, monkeypatch):
-    from dataclasses import replace
-
     from gtrturbo.report import exporting
 
     monkeypatch.setattr(exporting, "read_turns", lambda path: [replace(turn, legal=False) for turn in read_turns(path)])
