@@ -1,6 +1,5 @@
 """What others are given: a page of HTML about runs (here), turns in the formats of other tools, checkpoints on a hub."""
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -15,15 +14,14 @@ from gtrturbo.analysis.intervals import said
 from gtrturbo.analysis.levels import level_said
 from gtrturbo.config import ReportConfig
 from gtrturbo.config.prices import Prices, prices_of
-from gtrturbo.errors import GtrTurboError
 from gtrturbo.report.chart import Rule
 from gtrturbo.report.cost import outside_teacher, teacher_costs, time_figure
 from gtrturbo.report.episodes import samples
 from gtrturbo.report.moved import moved_figures
-from gtrturbo.report.page import DOCTYPE, details, grid, listing, page, paragraph, section, table
+from gtrturbo.report.page import details, grid, is_page, listing, page, paragraph, section, table
 from gtrturbo.report.panels import COLLAPSE, OUTCOMES, TEACHER, UPDATES, figures, gap_figure
 from gtrturbo.report.progress import progress_section, watch
-from gtrturbo.store.claims import require_own_file
+from gtrturbo.store.claims import require_own_file, require_replaceable
 from gtrturbo.store.files import make_folder, write_whole
 from gtrturbo.store.prices import read_prices
 
@@ -70,8 +68,7 @@ def _write(config: ReportConfig) -> Path:
 def _require_page(out: Path) -> None:
     """Refuse to write into an artifact, and to replace what is no page."""
     require_own_file(out)
-    if os.path.lexists(out) and not (out.is_file() and out.read_bytes()[: len(DOCTYPE)] == DOCTYPE.encode()):
-        raise GtrTurboError(f"{out} exists and is no page that report wrote.", "choose another --out.")
+    require_replaceable(out, "page that report wrote", is_page)
 
 
 def _title(groups: Sequence[RunGroup]) -> str:

@@ -7,9 +7,14 @@ from pathlib import Path
 from gtrturbo.distributed.escapes import visible
 
 STYLE = Path(__file__).with_name("page.css")
-DOCTYPE = "<!doctype html>"
 # The page may load nothing, whatever is in it.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+BEGINNING = (
+    "<!doctype html>\n"
+    '<html lang="en"><head><meta charset="utf-8">\n'
+    f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+)
+WRITER = '<meta name="generator" content="gtrturbo report">'
 
 
 def shown(text: str) -> str:
@@ -21,9 +26,7 @@ def page(title: str, sections: Iterable[str], *, reload: int | None = None) -> s
     """Return a whole HTML document, which is read anew every so many seconds if it says so."""
     return "\n".join(
         [
-            DOCTYPE,
-            '<html lang="en"><head><meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+            f"{BEGINNING}{WRITER}",
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark">',
             *([f'<meta http-equiv="refresh" content="{reload}">'] if reload else []),
@@ -36,6 +39,12 @@ def page(title: str, sections: Iterable[str], *, reload: int | None = None) -> s
             "",
         ]
     )
+
+
+def is_page(content: bytes) -> bool:
+    """Tell whether a file is such a page: by who it says wrote it, or, as pages at first did not, by how all of them begin."""
+    head = content.partition(b"<title>")[0]
+    return WRITER.encode() in head or head.startswith(BEGINNING.encode())
 
 
 def section(title: str, *parts: str, level: int = 2) -> str:

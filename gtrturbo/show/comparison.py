@@ -22,16 +22,17 @@ from gtrturbo.analysis.spending import cost_table
 from gtrturbo.config import CompareConfig
 from gtrturbo.distributed.escapes import visible
 from gtrturbo.show.text import stdout
-from gtrturbo.store.claims import require_own_file
-from gtrturbo.store.files import make_folder, save_json, write_whole
+from gtrturbo.store.claims import require_own_file, require_replaceable
+from gtrturbo.store.files import json_text, make_folder, write_all_whole
 from gtrturbo.store.prices import read_prices
 from gtrturbo.store.records import mean
+from gtrturbo.store.strict_json import parse_json
 
 
 def compare(config: CompareConfig) -> None:
     """Print the comparison; write it to --out."""
     if config.out:
-        require_own_file(config.out / RECORD)
+        _require_files(config.out)
     result = comparison([read_history(path) for path in config.runs], config.baseline, read_prices(config.prices))
     if config.out:
         write_comparison(config.out, result)
@@ -42,20 +43,37 @@ def compare(config: CompareConfig) -> None:
             console.print(Text(visible(note)))
 
 
+def _require_files(folder: Path) -> None:
+    """Refuse to write into an artifact, and to replace what compare did not write."""
+    require_own_file(folder / RECORD)
+    require_replaceable(folder / RECORD, "comparison that compare wrote", _is_record)
+    require_replaceable(folder / TABLE, "table that compare wrote", lambda content: content.startswith(HEAD.encode()))
+
+
+def _is_record(content: bytes) -> bool:
+    try:
+        found = parse_json(content)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and found.keys() >= PARTS
+
+
 def write_comparison(folder: Path, result: Comparison) -> None:
-    """Write compare.json, everything, and compare.csv, a row per estimate."""
+    """Write compare.json, everything, and compare.csv, a row per estimate: both or none."""
     make_folder(folder)
     content = asdict(result)
     content["estimates"] = [asdict(each) | {"resolved": each.resolved} for each in result.estimates]
-    save_json(folder / RECORD, content)
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(CSV)
     writer.writerows(map(csv_cell, _csv_row(each)) for each in result.estimates)
-    write_whole(folder / "compare.csv", lines.getvalue().encode())
+    write_all_whole({folder / RECORD: json_text(content).encode(), folder / TABLE: lines.getvalue().encode()})
 
 
-RECORD = "compare.json"
+RECORD, TABLE = "compare.json", "compare.csv"
+# What all versions wrote: keys of the record, and how the table begins.
+PARTS = {"baseline", "last", "chance", "estimates", "gaps", "costs"}
+HEAD = "task,method,iteration,metric,seeds,mean,low,high,paired_by,"
 # With what spreadsheets begin formulas, in wide letters too.
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 CSV = (

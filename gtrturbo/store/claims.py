@@ -7,7 +7,7 @@ away before the next one begins, if it bears a sign that it was left by us; a fo
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -204,6 +204,16 @@ def require_own_file(path: Path, option: str = "--out") -> None:
     folder = path.parent
     if (folder / MODEL_CONFIG).is_file() and any(folder.glob("*.safetensors")):
         raise GtrTurboError(f"{path} lies among the files of the model {folder}.", f"choose another {option}.")
+
+
+def require_replaceable(path: Path, written: str, is_written: Callable[[bytes], bool]) -> None:
+    """Refuse to replace what a command did not write itself; `written` is what that is called, `is_written` tells it.
+
+    Raises:
+        GtrTurboError: something else lies there.
+    """
+    if os.path.lexists(path) and not (path.is_file() and is_written(path.read_bytes())):
+        raise GtrTurboError(f"{path} exists and is no {written}.", "choose another --out.")
 
 
 def require_outside_artifacts(path: Path, option: str = "--out") -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import string
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +57,45 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o666) -> None:
 
 def write_one_of_many(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     """Write a file as `write_whole` does, in a folder of very many files, which is not searched for what was left in it."""
+    draft = _written(path, content, mode)
+    try:
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def write_all_whole(contents: Mapping[Path, bytes]) -> None:
+    """Write files that belong together: none takes its name before all are on the disk, as where it is full.
+
+    Raises:
+        OSError: with the path.
+    """
+    drafts: dict[Path, Path] = {}
+    try:
+        for path, content in contents.items():
+            _remove_left(path)
+            drafts[path] = _written(path, content, 0o666)
+        for path, draft in drafts.items():
+            draft.replace(path)
+    except BaseException:
+        for draft in drafts.values():
+            draft.unlink(missing_ok=True)
+        raise
+
+
+def _written(path: Path, content: bytes, mode: int) -> Path:
+    """Write the hidden sibling of a file, onto the disk; it is removed if that fails."""
     draft, descriptor = _made_anew(path, mode)
     try:
         with naming(path), os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+    return draft
 
 
 def _made_anew(path: Path, mode: int) -> tuple[Path, int]:

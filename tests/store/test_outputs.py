@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
+from made_runs import make_run
 
 from gtrturbo.config import CompareConfig, ReportConfig, RunConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import copy_checkpoint, copy_renderer, copy_side_files
 from gtrturbo.play.by_hand import play_by_hand
 from gtrturbo.report import report
+from gtrturbo.report.page import page
 from gtrturbo.runs.execute import run
 from gtrturbo.show.comparison import compare
 from gtrturbo.store.claims import require_own_file
@@ -48,7 +50,8 @@ def test_no_command_writes_into_an_artifact(artifact, write, place):
 
 
 def test_a_report_replaces_pages_alone(tmp_path):
-    for name, content in {"run.json": "{}", "empty": "", "notes.html": "<p>mine</p>"}.items():
+    own = "<!doctype html>\n<html><head><title>mine</title></head><body>as report writes: generator gtrturbo report</body>"
+    for name, content in {"run.json": "{}", "empty": "", "notes.html": "<p>mine</p>", "index.html": own}.items():
         (tmp_path / name).write_text(content)
         with pytest.raises(GtrTurboError, match="exists and is no page that report wrote"):
             report(ReportConfig(runs=(tmp_path,), out=tmp_path / name))
@@ -58,6 +61,48 @@ def test_a_report_replaces_pages_alone(tmp_path):
     for name in ("folder.html", "dangling.html"):
         with pytest.raises(GtrTurboError, match="exists and is no page that report wrote"):
             report(ReportConfig(runs=(tmp_path,), out=tmp_path / name))
+
+
+def test_a_page_of_an_earlier_version_is_replaced(tmp_path):
+    out = tmp_path / "page.html"
+    written = page("runs", ["<p>as it was</p>"])
+    earlier = written.replace('<meta name="generator" content="gtrturbo report">\n', "")
+    assert earlier != written
+    for text in (written, earlier):
+        out.write_text(text)
+        with pytest.raises(GtrTurboError, match="run does not exist"):  # It is the run that is refused, and not the place.
+            report(ReportConfig(runs=(tmp_path / "run",), out=out))
+
+
+FOREIGN = {"compare.json": ['{"estimates": []}', "[]", "", "no JSON"], "compare.csv": ["task,mine\n1,2\n", ""]}
+
+
+@pytest.mark.parametrize(("name", "content"), [(name, each) for name, contents in FOREIGN.items() for each in contents])
+def test_compare_replaces_no_file_of_others(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(GtrTurboError, match=rf"{name} exists and is no .* that compare wrote"):
+        compare(CompareConfig(runs=(tmp_path / "run",), out=tmp_path))
+    assert (tmp_path / name).read_text() == content
+
+
+def test_compare_replaces_what_it_wrote_and_where_the_second_file_fails_neither(tmp_path, monkeypatch):
+    runs = [make_run(tmp_path / f"run-{count}", "ppo", 0, {0: [1] * count + [0]}) for count in (1, 2)]
+    out = tmp_path / "out"
+    compare(CompareConfig(runs=(runs[0],), out=out))
+    first = contents(out)
+    written = iter([None, OSError(28, "No space left on device")])
+
+    def full(descriptor):
+        if error := next(written):
+            raise error
+
+    with monkeypatch.context() as disk:
+        disk.setattr("gtrturbo.store.files.os.fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            compare(CompareConfig(runs=(runs[1],), out=out))
+    assert contents(out) == first
+    compare(CompareConfig(runs=(runs[1],), out=out))
+    assert len(contents(out)) == 2 and all(content != first[name] for name, content in contents(out).items())
 
 
 def test_nothing_is_written_among_the_files_of_a_model(tmp_path):
