@@ -35,8 +35,8 @@ class PushConfig:
     checkpoint: Annotated[Path, "Checkpoint, or merge.", Role.POSITIONAL]
     repository: Annotated[str, "Where to, as ORG/NAME.", Role.POSITIONAL, Checked(repository_of)]
     evaluations: Annotated[tuple[Path, ...], "Evaluations of this checkpoint, whose numbers the card tells; repeatable."] = ()
-    private: Annotated[bool, "Make the repository private, if it is made."] = False
-    dry_run: Annotated[bool, "Print the card and the files, and send nothing."] = False
+    private: Annotated[bool, "Send to a private repository alone: a new one is made private, a public one refused."] = False
+    dry_run: Annotated[bool, "Print the card, the files, and what would be removed for them, and send nothing."] = False
 
     def __post_init__(self) -> None:
         for field in fields(type(self)):

@@ -1,63 +1,91 @@
-"""A checkpoint on the hub: what is sent, what the card says, and what is refused before anything is sent."""
+"""A checkpoint on the hub: what is sent, what goes because of it, and what is refused before anything is sent."""
 
 import json
 import shlex
 import shutil
-from pathlib import Path
-from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 from parsed import parsed
 
-from gtrturbo.config import EvalConfig, PushConfig
+from gtrturbo.config import PushConfig
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.report.pushing import push
 from gtrturbo.stages import execute
-from gtrturbo.store.ids import sha256_file
-
-
-@pytest.fixture(scope="module")
-def evaluation(root, ppo) -> Path:
-    return execute(
-        EvalConfig(
-            out=root / "pushed_eval", checkpoint=ppo, task="numberline", env=("image=tiny",), episodes=4, max_new_tokens=48
-        )
-    ).out
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """A hub that keeps what it is sent."""
-    sent = SimpleNamespace(repository=None, private=None, files={})
-
-    class Hub:
-        def __init__(self, **_):
-            pass
-
-        def create_repo(self, name, *, private, exist_ok):
-            assert exist_ok
-            sent.repository, sent.private = name, private
-            return f"https://hub/{name}"
-
-        def upload_folder(self, *, repo_id, folder_path, commit_message):
-            assert repo_id == sent.repository
-            assert commit_message.startswith("gtrturbo ")
-            folder = Path(folder_path)
-            sent.files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
-    return sent
 
 
 def test_all_but_the_optimiser_is_sent_with_a_card(ppo, hub):
     assert push(PushConfig(checkpoint=ppo, repository="me/lake", private=True)) == "https://hub/me/lake"
     manifest = json.loads((ppo / "stage.json").read_text())
     expected = {name for name in manifest["files"] if not name.startswith("optimizer")} | {"stage.json", "README.md"}
-    assert set(hub.files) == expected
+    assert set(hub.files) - {".gitattributes"} == expected and hub.commits == 1
     assert "optimizer.safetensors" in manifest["files"]  # Else nothing was left out.
     assert hub.files["model.safetensors"] == (ppo / "model.safetensors").read_bytes()
     assert hub.private is True
+
+
+def test_whether_a_new_repository_is_private_is_the_owners_to_say_where_nothing_is_asked(ppo, hub):
+    push(PushConfig(checkpoint=ppo, repository="me/lake"))
+    assert hub.asked is None  # False would make it public in an organisation where all that is new is private.
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_public_repository_is_sent_nothing_that_is_to_be_private(ppo, hub, dry_run):
+    hub.files, hub.private = {"README.md": b"for all"}, False
+    with pytest.raises(GtrTurboError, match="me/lake is there already, and everybody can read it") as refused:
+        push(PushConfig(checkpoint=ppo, repository="me/lake", private=True, dry_run=dry_run))
+    assert "make it private in its settings" in refused.value.fix
+    assert (hub.files, hub.commits) == ({"README.md": b"for all"}, 0)
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_a_private_repository_is_sent_what_is_to_be_private_and_stays_so(ppo, hub, private):
+    hub.files, hub.private = {}, True
+    push(PushConfig(checkpoint=ppo, repository="me/lake", private=private))
+    assert hub.private and "model.safetensors" in hub.files
+
+
+# What was there before: files that would be loaded in the place of what is sent, and files of others.
+LOADED_BEFORE = (
+    *("adapter_config.json", "adapter_model.safetensors", "model-00001-of-00002.safetensors", "pytorch_model.bin"),
+    *("chat_template.json", "base/model.safetensors", "additional_chat_templates/other.jinja", "model[1].safetensors"),
+)
+OF_OTHERS = (".gitattributes", "LICENSE", "notes/config.json", "lake.gguf", "picture.png", "training_args.bin")
+
+
+def test_what_would_be_loaded_in_the_place_of_what_is_sent_goes_and_files_of_others_stay(ppo, hub, capsys):
+    hub.files, hub.private = dict.fromkeys((*LOADED_BEFORE, *OF_OTHERS, "model.safetensors"), b"old"), False
+    push(PushConfig(checkpoint=ppo, repository="me/lake", dry_run=True))
+    said = capsys.readouterr().out
+    assert said.partition("Removed from me/lake")[2].splitlines()[1:] == sorted(LOADED_BEFORE) and hub.commits == 0
+    push(PushConfig(checkpoint=ppo, repository="me/lake"))
+    assert not hub.files.keys() & set(LOADED_BEFORE) and hub.commits == 1
+    assert {name: hub.files[name] for name in OF_OTHERS} == dict.fromkeys(OF_OTHERS, b"old")
+    assert hub.files["model.safetensors"] == (ppo / "model.safetensors").read_bytes()
+    told = capsys.readouterr().err
+    assert all(name in told for name in LOADED_BEFORE) and "LICENSE" not in told
+    push(PushConfig(checkpoint=ppo, repository="me/lake"))
+    assert "Removed" not in capsys.readouterr().err
+
+
+def test_full_weights_after_an_adapter_load_as_they_were_sent(ppo, lora, hub, tmp_path):
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    for checkpoint in (lora, ppo):
+        push(PushConfig(checkpoint=checkpoint, repository="me/lake"))
+    for name, content in hub.files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    sent, kept = (AutoModelForImageTextToText.from_pretrained(path).state_dict() for path in (tmp_path, ppo))
+    assert sent.keys() == kept.keys() and all(torch.equal(sent[name], kept[name]) for name in kept)
+
+
+def test_a_dry_run_that_does_not_reach_the_hub_says_so_and_prints_the_rest(ppo, hub, capsys, monkeypatch):
+    monkeypatch.setattr("gtrturbo.report.hub.is_hub_reached", lambda: False)
+    push(PushConfig(checkpoint=ppo, repository="me/lake", dry_run=True))
+    told = capsys.readouterr()
+    assert "Files for me/lake:" in told.out and "what me/lake holds was not looked up" in told.err
 
 
 def test_what_is_sent_loads_in_plain_transformers(ppo, hub, tmp_path):
@@ -69,43 +97,6 @@ def test_what_is_sent_loads_in_plain_transformers(ppo, hub, tmp_path):
         (tmp_path / name).write_bytes(content)
     sent, kept = (AutoModelForImageTextToText.from_pretrained(path).state_dict() for path in (tmp_path, ppo))
     assert all(torch.equal(sent[name], kept[name]) for name in kept)
-
-
-def test_the_card_tells_the_evaluation_the_command_and_the_inputs(ppo, warm, evaluation, hub):
-    push(PushConfig(checkpoint=ppo, repository="me/lake", evaluations=(evaluation,)))
-    card, numbers = hub.files["README.md"].decode(), json.loads((evaluation / "metrics.json").read_text())
-    assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\n")
-    assert f"| 4 | {numbers['success_rate']:.3f} [{numbers['success_low']:.3f}, {numbers['success_high']:.3f}] |" in card
-    assert "| numberline image=tiny |" in card
-    assert f"`{sha256_file(warm / 'stage.json')}`" in card
-    assert "--no-detach-value" in card and "--learning-rate 0.0001" in card
-
-
-def test_the_card_of_a_runs_checkpoint_tells_the_run_and_its_evaluations(ppo, evaluation, hub, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(ppo, run / "checkpoints" / "0001")
-    shutil.copytree(evaluation, run / "evals" / "0001")
-    shutil.copytree(evaluation, run / "evals" / "0000")
-    other = run / "evals" / "0000" / "stage.json"
-    other.write_text(other.read_text().replace(sha256_file(ppo / "stage.json"), "0" * 64))
-    config = {"method": "turbo-kl", "task": "numberline", "env": ["image=tiny", "horizon=5"], "seed": 7, "start": "/secret/place"}
-    (run / "run.json").write_text(json.dumps({"version": "0.2.0", "config": config}))
-    push(PushConfig(checkpoint=run / "checkpoints" / "0001", repository="me/lake"))
-    card = hub.files["README.md"].decode()
-    assert "--method turbo-kl --task numberline --env image=tiny --env horizon=5 --seed 7 --start START --out RUN" in card
-    assert "- turbo-kl\n- numberline\n" in card
-    assert card.count("| numberline image=tiny |") == 1
-    assert "/secret" not in card
-
-
-def test_the_command_of_the_card_is_one(ppo, hub):
-    from gtrturbo.config import PpoStepConfig
-
-    push(PushConfig(checkpoint=ppo, repository="me/lake"))
-    card = hub.files["README.md"].decode()
-    words = next(line for line in card.splitlines() if line.startswith("    gtrturbo ppo-step ")).split()[1:]
-    assert "--rollouts" in words and "--checkpoint" in words and words[-2:] == ["--out", "OUT"]
-    assert isinstance(parsed(words), PpoStepConfig)
 
 
 def test_an_adapters_card_says_that_it_is_one_and_its_own_base_is_sent_along(lora, hub):
@@ -127,23 +118,11 @@ def test_an_adapter_on_a_folder_of_this_machine_is_not_sent_and_its_full_weights
     assert "--base BASE --out FULL" in error.value.fix
 
 
-def test_the_card_of_an_adapter_on_a_model_of_the_hub_names_it_and_one_that_is_not_here_is_told(lora_warm, hub, tmp_path, capsys):
-    adapter = shutil.copytree(lora_warm, tmp_path / "adapter")
-    config = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": "some/model"}
-    (adapter / "adapter_config.json").write_text(json.dumps(config))
-    manifest = json.loads((adapter / "stage.json").read_text())
-    manifest["files"]["adapter_config.json"] = sha256_file(adapter / "adapter_config.json")
-    (adapter / "stage.json").write_text(json.dumps(manifest))
-    push(PushConfig(checkpoint=adapter, repository="me/lake"))
-    assert "base_model: some/model\n" in hub.files["README.md"].decode()
-    assert "on some/model, which is not on this machine" in capsys.readouterr().err
-
-
 def test_a_dry_run_sends_nothing(ppo, hub, capsys):
     assert push(PushConfig(checkpoint=ppo, repository="me/lake", dry_run=True)) == ""
-    said = capsys.readouterr().out
-    assert "model.safetensors" in said and "optimizer.safetensors" not in said
-    assert hub.repository is None
+    said = capsys.readouterr()
+    assert "model.safetensors" in said.out and "optimizer.safetensors" not in said.out and "Removed" not in said.out
+    assert (hub.repository, said.err) == (None, "")
 
 
 def test_an_evaluation_of_another_checkpoint_is_refused(warm, evaluation, hub):
