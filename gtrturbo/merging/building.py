@@ -20,7 +20,7 @@ from pathlib import Path
 from gtrturbo.console import stderr
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.inside import open_inside, remove_whole
-from gtrturbo.store.seen import user_cache
+from gtrturbo.store.own_cache import user_cache
 
 LOOPS = ("streams.c", "mapping.c", "kernel.c", "bfloat16.c", "avx512.c", "products.c")
 SOURCES = [Path(__file__).with_name(name) for name in LOOPS]

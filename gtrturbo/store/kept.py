@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from gtrturbo.config.regular_files import read_regular
 from gtrturbo.store.files import write_whole
-from gtrturbo.store.seen import is_own, user_cache
+from gtrturbo.store.own_cache import is_own, make_private, user_cache
 
 Numbers = dict[str, float]
 MOST_BYTES = 1 << 16
@@ -46,7 +46,7 @@ def _read(file: Path, text: str) -> Numbers | None:
 
 def _write(file: Path, content: dict[str, Any]) -> None:
     try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_whole(file, json.dumps(content).encode())
+        make_private(file.parent)
+        write_whole(file, json.dumps(content).encode(), mode=0o600)  # As `seen.remember`.
     except OSError:
         return

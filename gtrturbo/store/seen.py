@@ -6,7 +6,6 @@ Small files are not worth it. What cannot be read or written of the record costs
 
 import functools
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from gtrturbo.store.files import write_whole
 from gtrturbo.store.hashes import SETTLED, WORTH_REMEMBERING
+from gtrturbo.store.own_cache import is_own, make_private, user_cache
 
 VERIFIED = "verified.json"
 MOST = 1024
@@ -80,7 +80,7 @@ def remember(folder: Path, hashed: Mapping[str, Look], *, just_written: bool = F
     newest = dict(list(merged.items())[-MOST:])
     content = {path: {"sha256": look.sha256, "mark": look.mark} for path, look in newest.items()}
     try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(file.parent)
         write_whole(file, json.dumps(content).encode(), mode=0o600)  # Under a umask of 002 others could write it.
     except OSError:
         return
@@ -102,16 +102,3 @@ def _is_settled(mark: Mark) -> bool:
 def _record() -> Path | None:
     folder = user_cache()
     return folder / VERIFIED if folder else None
-
-
-def user_cache() -> Path | None:
-    """Return the folder of the user's own cache; None where there is no home."""
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gtrturbo"
-    except RuntimeError:
-        return None
-
-
-def is_own(file: Path) -> bool:
-    """Tell whether nobody else could have written a file: what it says is believed instead of reading gigabytes."""
-    return all(path.stat().st_uid == os.getuid() and not path.stat().st_mode & 0o022 for path in (file, file.parent))

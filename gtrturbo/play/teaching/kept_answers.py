@@ -20,8 +20,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.claims import require_outside_artifacts
 from gtrturbo.store.files import write_one_of_many
+from gtrturbo.store.own_cache import make_private, user_cache
 from gtrturbo.store.prices import TokenCounts
-from gtrturbo.store.seen import user_cache
 
 FORMAT = 1
 LOCK = "asking.lock"
@@ -85,7 +85,7 @@ class KeptAnswers:
 
     def __init__(self, folder: Path) -> None:
         require_outside_artifacts(folder, "--answers")
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(folder)
         self.folder = folder
         self._lock = _lock_of(folder.resolve() / LOCK)
 
