@@ -112,7 +112,14 @@ def test_stages_never_import_one_another():
 
 
 def test_configs_are_not_read_below_the_stages():
-    names_and_kinds = [("games",), ("choices",), ("renamed",), ("addresses",), ("recorded",)]  # of settings, no settings
+    names_and_kinds = [
+        ("games",),
+        ("choices",),
+        ("renamed",),
+        ("addresses",),
+        ("recorded",),
+        ("digits",),
+    ]  # of settings, no settings
     names_and_kinds += [("regular_files",), ("yaml_files",)]
     below = {"store", "algorithms", "tasks", "models", "play", "merging", "train"}
     assert [

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from gtrturbo.config.digits import real
 from gtrturbo.errors import GtrTurboError
 
 LARGEST_WEIGHT = 1e9
@@ -60,10 +61,10 @@ def _explicit(spec: str, k: int) -> list[float]:
 
 
 def _number(text: str, spec: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise GtrTurboError(f"weights must be sma, ema:ALPHA or numbers such as 0.2,0.8, got {spec}.") from None
+    number = real(text.strip())
+    if number is None:
+        raise GtrTurboError(f"weights must be sma, ema:ALPHA or numbers such as 0.2,0.8, got {spec}.")
+    return number
 
 
 def selected_shares(squares: Sequence[float]) -> list[float]:

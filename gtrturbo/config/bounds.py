@@ -3,22 +3,10 @@
 Where a number sizes something in memory, the upper end is what a large machine holds; elsewhere it is far above what makes sense.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
-MOST_DIGITS = 40  # of a number in a text: more than any range has
-
-
-def whole(text: str) -> int | None:
-    """Read a whole number in plain digits; None where it is none."""
-    return int(text) if len(text) <= MOST_DIGITS and re.fullmatch(r"[+-]?[0-9]+", text) else None
-
-
-def real(text: str) -> float | None:
-    """Read a number in plain digits, such as 1e-5; nan and inf are read, and refused by every range. None: it is none."""
-    number = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?(inf|nan)"
-    return float(text) if len(text) <= MOST_DIGITS and re.fullmatch(number, text, re.IGNORECASE) else None
+from gtrturbo.config.digits import real, whole
 
 
 @dataclass(frozen=True)

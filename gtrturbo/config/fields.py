@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gtrturbo.config.addresses import served_model
-from gtrturbo.config.bounds import Between, WordOrWhole, real, whole
+from gtrturbo.config.bounds import Between, WordOrWhole
+from gtrturbo.config.digits import real, whole
 from gtrturbo.errors import GtrTurboError
 
 

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from gtrturbo.config.bounds import NOT_NEGATIVE, real
+from gtrturbo.config.bounds import NOT_NEGATIVE
+from gtrturbo.config.digits import real
 from gtrturbo.errors import GtrTurboError
 
 NAMES = {"call": "per_call", "million-tokens": "per_million_tokens", "hour": "per_hour"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from gtrturbo.config.bounds import MOST_DIGITS
+from gtrturbo.config.digits import MOST_DIGITS
 from gtrturbo.config.regular_files import read_regular
 from gtrturbo.errors import GtrTurboError
 

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from gtrturbo.config.digits import real, whole
 from gtrturbo.errors import GtrTurboError
 
 SWITCH = {"true": True, "false": False}
@@ -70,9 +70,8 @@ def read_option(name: str, text: str, option: Option) -> str | float | bool:
     if isinstance(option, Switch):
         value = SWITCH.get(text.lower(), text)
     if isinstance(option, Whole | Number):
-        kind = int if isinstance(option, Whole) else float
-        with suppress(ValueError):  # What is no number is refused below, as it was written.
-            value = kind(text)
+        number = whole(text) if isinstance(option, Whole) else real(text)
+        value = text if number is None else number  # What is no number is refused below, as it was written.
     check_option(name, value, option)
     return value
 
