@@ -72,7 +72,7 @@ def in_words(hints: Sequence[str], task: "Task | None", info: Mapping[str, Any],
         assert task is not None
         if hint == TRUTH:
             assert task.truth is not None
-            lines.append(f"What the picture shows: {json.dumps(task.truth(info), ensure_ascii=False)}")
+            lines.append(f"What the picture shows: {json.dumps(task.true_values(info), ensure_ascii=False)}")
         else:
             lines.append(f"A good reply: {task.expert_reply(info)}")
     return "\n".join(lines)

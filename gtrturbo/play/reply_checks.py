@@ -115,11 +115,25 @@ def perception(task: Task, episodes: Episodes) -> Check:
             return Check(
                 "perception",
                 False,
-                f"the expert's {dict(reply.fields)} is not what truth says: {task.truth(state.info)}.",
+                f"the expert's {dict(reply.fields)} is not what truth says: {task.true_values(state.info)}.",
                 "let truth, reads and the parser's fields bear the same names.",
             )
-        for field in task.truth(state.info):
-            wrong = replace(reply, fields={**reply.fields, field: f"not {reply.fields[field]}"})
-            if task.perception_correct(wrong, state.info):
-                return Check("perception", False, f"a wrong {field} counts as read truly.", "mend truth.")
+        for field in task.true_values(state.info):
+            for value in (f"not {reply.fields[field]}", _other(reply.fields[field])):
+                wrong = replace(reply, fields={**reply.fields, field: value})
+                if task.perception_correct(wrong, state.info):
+                    return Check("perception", False, f"a wrong {field}, {value!r}, counts as read truly.", "mend truth.")
     return Check("perception", True, f"true of the expert's replies, false where one of {', '.join(task.reads)} is changed.")
+
+
+def _other(value: Any) -> Any:
+    """Return another value of the same kind; of null, which is alone of its kind, a number."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return 2 * abs(value) + 1
+    if isinstance(value, list):
+        return [_other(value[0]), *value[1:]] if value else [0]
+    if isinstance(value, dict):
+        return {name: _other(each) for name, each in value.items()} if value else {"": 0}
+    return f"{value} and more" if isinstance(value, str) else 0

@@ -7,6 +7,8 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gtrturbo.config.digits import real, whole
+
 FENCED = re.compile(r"\s*```(?:json)?\s*(?P<object>\{.*\})\s*```\s*", re.DOTALL)
 BARE = re.compile(r"\s*(?P<object>\{.*\})\s*", re.DOTALL)
 SPACE = re.compile(r"[ \t\r\n]*")
@@ -140,10 +142,29 @@ DECODER = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_constant
 
 
 def same(read: Any, true: Any) -> bool:
-    """Compare a field that was read with its true value, lists item by item, texts without case and spaces."""
+    """Compare a field that was read with its true value, both JSON.
+
+    Lists and dicts are compared item by item, texts without case and spaces, true, false and null as they are. A number may stand
+    as text, and the other way round; one with a fraction is compared as a number, so that 0.50 is 0.5, but a whole number that
+    is no float is written without a fraction: 7.0 is not 7.
+    """
     if isinstance(true, list):
         return isinstance(read, list) and len(read) == len(true) and all(map(same, read, true))
-    return _plain(read) == _plain(true)
+    if isinstance(true, dict):
+        return isinstance(read, dict) and read.keys() == true.keys() and all(same(read[name], true[name]) for name in true)
+    if isinstance(true, bool) or true is None:
+        return read is true
+    plain = _plain(true)
+    if isinstance(true, float) or (isinstance(read, float) and plain is not None and whole(plain) is None):
+        number = _number(true)
+        return number is not None and _number(read) == number
+    return plain is not None and _plain(read) == plain
+
+
+def _number(value: Any) -> float | None:
+    """Return the number that a value is, or that it is a text of."""
+    plain = _plain(value)
+    return value if isinstance(value, float) else real(plain) if plain is not None else None
 
 
 def _plain(value: Any) -> str | None:

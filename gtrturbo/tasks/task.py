@@ -33,7 +33,7 @@ class Task:
         actions: the texts that a reply may choose, in the order of the environment's action numbers; or a function of what is
             known of a state, where they change with it.
         accepts: whether a text that is not among `actions` is an action of a state too, where there are more than can be listed:
-            `actions` are then those that play by chance chooses from.
+            `actions` are then those that play by chance chooses from, and `act` must be given.
         act: turns an action's text into what the environment is given; its place among `actions` if not given.
         parse: reads a reply, with the places of thought and action; None where it cannot. If not given, a reply is one JSON
             object with `reads`, `thoughts` and, last, `action`; see `read_reply`.
@@ -85,6 +85,11 @@ class Task:
             raise GtrTurboError(f"max_turns of {self.name} is {self.max_turns!r}.", "give a whole number, or None.")
         for name, seeds in self.panels.items():
             self._check_panel(name, seeds)
+        if self.accepts and self.act is None:
+            raise GtrTurboError(
+                f"{self.name} accepts actions that are not listed, and does not say what its environment is given for them.",
+                "give it act, too.",
+            )
         if self.reads and self.truth is None:
             raise GtrTurboError(
                 f"{self.name} reads {', '.join(self.reads)}, whose true values are not known.",
@@ -161,7 +166,7 @@ class Task:
 
     def is_action(self, text: str, info: Info) -> bool:
         """Say whether a text is an action that a state allows."""
-        return text in self.allowed(info) or (self.accepts is not None and self.accepts(text, info))
+        return text in self.allowed(info) or (self.accepts is not None and bool(self.accepts(text, info)))
 
     def given(self, action: str, info: Info) -> Any:
         """Return what the environment is given for an action's text."""
@@ -174,7 +179,7 @@ class Task:
         """
         inner = env.env if isinstance(env, PlayedEnv) else env  # As the task made it: it may have attributes of its own.
         found = self.known(inner, observation, info) if self.known else info
-        return {str(name): _plain(value, str(name)) for name, value in found.items()}
+        return {str(name): _plain(value, str(name), "what is known of a state") for name, value in found.items()}
 
     def read(self, text: str, info: Info) -> Reply | None:
         """Read a reply; None where it chooses no action that is allowed.
@@ -182,7 +187,8 @@ class Task:
         Raises: GtrTurboError: the task's own parser gives a place that is not in the text.
         """
         if self.parse is None:
-            return read_reply(text, required=(*self.reads, "thoughts", "action"), actions=self.allowed(info))
+            reply = read_reply(text, required=(*self.reads, "thoughts", "action"))
+            return reply if reply and self.is_action(reply.action, info) else None
         reply = self.parse(text, info)
         if reply is not None and not isinstance(reply, Reply):
             raise GtrTurboError(
@@ -204,11 +210,24 @@ class Task:
     def perception_correct(self, reply: Reply, info: Info) -> bool | None:
         """Say whether every field that is read off the picture has its true value; None where no truth is known.
 
-        Numbers may stand as text and text as numbers; case and spaces do not matter; a ten is `10` or `T`.
+        Numbers may stand as text and text as numbers; case and spaces do not matter; a ten is `10` or `T`. True, false and null
+        stand as they are, and so do the parts of lists and dicts; see `same`.
+
+        Raises: GtrTurboError: the truth is no JSON.
         """
         if self.truth is None:
             return None
-        return all(name in reply.fields and same(reply.fields[name], value) for name, value in self.truth(info).items())
+        return all(name in reply.fields and same(reply.fields[name], value) for name, value in self.true_values(info).items())
+
+    def true_values(self, info: Info) -> dict[str, Any]:
+        """Return the true values of what is read off the picture, as plain JSON; none where no truth is known.
+
+        Raises: GtrTurboError: something in it is no JSON; names it.
+        """
+        true = self.truth(info) if self.truth else {}
+        if not isinstance(true, Mapping):
+            raise GtrTurboError(f"the truth of {self.name} is {described(true)}.", "return a dict of values by name.")
+        return {str(name): _plain(value, str(name), f"the truth of {self.name}") for name, value in true.items()}
 
     def expert_reply(self, info: Info) -> str:
         """Return a whole reply with true fields, true thoughts and a good action.
@@ -251,23 +270,22 @@ class Task:
                 "let it return its thoughts and its action, two texts, or a whole reply.",
             )
         thoughts, action = advice
-        truth = self.truth(info) if self.truth else {}
-        return json.dumps({**truth, "thoughts": thoughts, "action": action}, ensure_ascii=False)
+        return json.dumps({**self.true_values(info), "thoughts": thoughts, "action": action}, ensure_ascii=False)
 
 
-def _plain(value: Any, name: str) -> Any:
-    """Turn numpy's numbers and arrays into JSON's."""
+def _plain(value: Any, name: str, of: str) -> Any:
+    """Turn numpy's numbers and arrays into JSON's; `of` is what a value is part of."""
     if isinstance(value, np.generic | np.ndarray):
-        return _plain(value.tolist(), name)
+        return _plain(value.tolist(), name, of)
     if isinstance(value, Mapping):
-        return {str(key): _plain(item, f"{name}.{key}") for key, item in value.items()}
+        return {str(key): _plain(item, f"{name}.{key}", of) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, name) for item in value]
+        return [_plain(item, name, of) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
-        raise GtrTurboError(f"what is known of a state holds {name}, which is {value}.", "JSON holds finite numbers alone.")
+        raise GtrTurboError(f"{of} holds {name}, which is {value}.", "JSON holds finite numbers alone.")
     if value is None or isinstance(value, str | int | float | bool):
         return value
     raise GtrTurboError(
-        f"what is known of a state holds {name}, a {type(value).__name__}, which is no JSON.",
-        "let the task's `known` return texts, numbers, lists and dicts of them.",
+        f"{of} holds {name}, a {type(value).__name__}, which is no JSON.",
+        "let the task's `known` and `truth` return texts, numbers, lists and dicts of them.",
     )

@@ -118,6 +118,7 @@ def open_task():
         prompt=lambda view: ask(""),
         actions=('{"click": 1}',),
         accepts=lambda text, info: action_of(text, page()) is not None,
+        act=lambda action, info: action,
         parse=read_reply_of_page,
         random_expert=lambda info, rng: '{"thoughts": "", "action": {"click": 1}}',
     )

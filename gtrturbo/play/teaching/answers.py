@@ -11,7 +11,7 @@ from gtrturbo.tasks.task import Task
 Verdict = Literal["right", "wrong", "unsolvable"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 # JSON's types by Python's, for the form that a server is held to.
-TYPES: dict[type, str] = {bool: "boolean", int: "integer", float: "number", str: "string"}
+TYPES: dict[type, str] = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
 NAME = "reply"
 
 
@@ -99,15 +99,18 @@ def correction_schema(question: Question) -> dict[str, Any]:
 
 
 def thought_schema(question: Question) -> dict[str, Any]:
-    """Describe a reply as a JSON schema: its fields with the types of their true values, its action one of those allowed."""
+    """Describe a reply as a JSON schema: its fields with the types of their true values, its action one of those allowed.
+
+    Where a task accepts others than it lists, the action is any text.
+    """
     task = question.task
     assert task is not None
     if task.parse:
         return {"type": "string"}
-    truth = task.truth(question.info) if task.truth else {}
+    truth = task.true_values(question.info)
     fields = {name: _type_of(truth.get(name, "")) for name in task.reads}
-    action = {"type": "string", "enum": list(task.allowed(question.info))}
-    return _record({**fields, "thoughts": {"type": "string"}, "action": action})
+    listed = {} if task.accepts else {"enum": list(task.allowed(question.info))}
+    return _record({**fields, "thoughts": {"type": "string"}, "action": {"type": "string", **listed}})
 
 
 def _record(properties: dict[str, Any]) -> dict[str, Any]:
@@ -117,6 +120,8 @@ def _record(properties: dict[str, Any]) -> dict[str, Any]:
 def _type_of(value: Any) -> dict[str, Any]:
     if isinstance(value, list):
         return {"type": "array", "items": _type_of(value[0] if value else "")}
+    if isinstance(value, dict):
+        return _record({name: _type_of(each) for name, each in value.items()})
     return {"type": TYPES.get(type(value), "string")}
 
 

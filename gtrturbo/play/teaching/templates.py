@@ -20,6 +20,7 @@ PROMPTS = Path(__file__).with_name("prompts")
 ABOUT_TURN = ("prompt", "reply", "action", "actions", "hints", "form")
 NAMES = {"prompt": ABOUT_TURN, "repair_prompt": ("why",)}
 MOST_OF_TEMPLATE = 1 << 20
+OTHERS = "or another of the form that was asked for"
 KNOWN = "The following is known and true; the student does not know it:"
 
 
@@ -79,11 +80,12 @@ def filled(template: string.Template, question: Question) -> str:
     """Put a turn into a template; see docs/teachers.md for its names."""
     task = question.task
     assert task is not None
+    listed = (json.dumps(action, ensure_ascii=False) for action in task.allowed(question.info))
     said = {
         "prompt": "\n".join(texts_of(question.messages)),
         "reply": question.reply,
         "action": question.action or "",
-        "actions": ", ".join(json.dumps(action, ensure_ascii=False) for action in task.allowed(question.info)),
+        "actions": ", ".join([*listed, *([OTHERS] if task.accepts else [])]),
         "hints": f"\n{KNOWN}\n{question.hints}\n" if question.hints else "",
         "form": form_of(task),
     }
