@@ -117,7 +117,8 @@ SHOWN = (
         "`action_mask` in its info, or in a dict that it observes, says which actions there are. An episode is won from a "
         "return of `win_return`, to a millionth; without it as the info says (`won`, `is_success`, `success`); without that "
         "from the environment's own `reward_threshold`, which is meant for the mean of many episodes; and else by a return "
-        "above 0. A return of 0 or below wins only where the environment's rules ended the episode. `gym:MODULE:ID` imports a "
+        "above 0 where the environment's rules ended the episode: one that is cut is lost then. A `win_return` or "
+        "`reward_threshold` of 0 or below wins only where they ended it, too. `gym:MODULE:ID` imports a "
         "module first; the sha256 of your own files, of every module that it imports and of what beside them they name, is part "
         "of the version and of the panel's, but not what is read by a name that is put together.",
         (

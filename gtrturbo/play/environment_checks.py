@@ -201,8 +201,8 @@ def _by_return(task: Task, episodes: Episodes) -> tuple[str, bool]:
     A return that was asked for counts as within reach: who asks may know of turns that pay more than those that were seen.
     """
     by, most = task.won, max(played.turn.reward for episode in episodes for played in episode)
-    if by is won_by_info and most < 0 and not _says_who_won(task, episodes):
-        return f" An episode is won from a return above 0, and every turn that was played cost {-most:g} or more.", True
+    if by is won_by_info and not _says_who_won(task, episodes):
+        return _above_zero(episodes, most)
     if not isinstance(by, WonByReturn) or (by.info_first and _says_who_won(task, episodes)):
         return "", False
     with closing(task.open()) as env:
@@ -212,6 +212,17 @@ def _by_return(task: Task, episodes: Episodes) -> tuple[str, bool]:
     never = f", which {limit} turns do not reach that pay {most:g} at most, as all did here" if short else ""
     rules = ", once its environment ends it" if by.least <= 0 else ""
     return f" An episode is won from a return of {by.least:g}{rules} ({by.named}{meant}){never}.", short and by.info_first
+
+
+def _above_zero(episodes: Episodes, most: float) -> tuple[str, bool]:
+    """Tell what a win by a return above 0 leaves out: turns that all cost, and episodes that were cut with such a return."""
+    rule = " An episode is won from a return above 0, once its environment ends it"
+    if most < 0:
+        return f"{rule}, and every turn that was played cost {-most:g} or more.", True
+    cut = [episode for episode in episodes if episode[-1].turn.truncated]
+    paid = sum(math.fsum(played.turn.reward for played in episode) > 0 for episode in cut)
+    lost = f"{paid} of the {len(cut)} that were cut had such a return, and count as lost; to let them win: {WIN_RETURN}"
+    return (f"{rule}: {lost}." if paid else ""), False
 
 
 def _says_who_won(task: Task, episodes: Episodes) -> bool:

@@ -21,7 +21,7 @@ from gtrturbo.tasks.deals import episode_seed
 from gtrturbo.tasks.environment import PlayedEnv
 from gtrturbo.tasks.reply import Reply
 from gtrturbo.tasks.task import Task
-from gtrturbo.tasks.view import Ending, Past, View
+from gtrturbo.tasks.view import Past, View
 
 GAME_REWARD = "environment"
 
@@ -208,18 +208,12 @@ class Slot:
             reward_terms={GAME_REWARD: reward},
             terminated=terminated,
             truncated=truncated,
-            won=self._won(by_rules),
+            won=self.task.is_won(self.state.info, self.total, by_rules=by_rules),
             info=before.info,
             agent=response.agent,
             group=self.group,
         )
         self.played.append(Played(before, response, reply, turn, self.state if truncated else None))
-
-    def _won(self, by_rules: bool) -> bool:
-        won = self.task.won(Ending(self.state.info, self.total, by_rules))
-        if not isinstance(won, bool | np.bool_):
-            raise GtrTurboError(f"whether {self.task.name} is won is said by {won!r}.", "let `won` return True or False.")
-        return bool(won)
 
     def _fallback(self, on_invalid_reply: InvalidReply) -> str | None:
         allowed = self.task.allowed(self.state.info)

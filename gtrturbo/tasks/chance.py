@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from gtrturbo.tasks.task import Task
-from gtrturbo.tasks.view import Ending, Info
+from gtrturbo.tasks.view import Info
 
 Choose = Callable[[Sequence[str]], str]
 MOST_TURNS = 1000
@@ -88,5 +88,5 @@ def _play(task: Task, env: gym.Env, seeds: Sequence[int], choose: Choose, deadli
             if terminated or truncated:
                 break
         returns.append(math.fsum(rewards))
-        wins += task.won(Ending(known, returns[-1], terminated))
+        wins += task.is_won(known, returns[-1], by_rules=terminated)
     return wins / len(seeds), math.fsum(returns) / len(seeds)

@@ -14,6 +14,7 @@ from gymnasium.error import DependencyNotInstalled
 
 from gtrturbo.errors import GtrTurboError, said_by
 from gtrturbo.plugins import line_of
+from gtrturbo.tasks.view import flag
 
 OWN = [Path(__file__).parent / folder for folder in ("games", "worlds", "alf")]  # This package's own environments.
 STEP = ("observation", "reward", "terminated", "truncated", "info")
@@ -109,11 +110,11 @@ def _number(name: str, reward: Any, action: Any) -> float:
 
 
 def _flag(name: str, called: str, value: Any) -> bool:
-    """Return whether an episode ended: arrays of one, 0 and 1 say so, too. A text would be taken for true, whatever it says."""
-    flag = np.asarray(value)
-    if flag.size != 1 or flag.dtype.kind not in "biuf" or flag.item() not in (0, 1):
+    """Return whether an episode ended; see `flag`."""
+    found = flag(value)
+    if found is None:
         raise GtrTurboError(f"step of {name} returns {value!r} for {called}.", "return True or False.")
-    return bool(flag.item())
+    return found
 
 
 def _listed(given: Any) -> str:

@@ -207,6 +207,16 @@ class Task:
             )
         return reply
 
+    def is_won(self, info: Info, total: float, *, by_rules: bool) -> bool:
+        """Say whether an episode was won, by what is known at its end, its return, and whether its environment's rules ended it.
+
+        Raises: GtrTurboError: the task, or the info, says neither true nor false.
+        """
+        won = self.won(Ending(info, total, by_rules, self.name))
+        if not isinstance(won, bool | np.bool_):
+            raise GtrTurboError(f"whether {self.name} is won is said by {won!r}.", "let `won` return True or False.")
+        return bool(won)
+
     def perception_correct(self, reply: Reply, info: Info) -> bool | None:
         """Say whether every field that is read off the picture has its true value; None where no truth is known.
 

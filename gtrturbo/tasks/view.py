@@ -116,12 +116,13 @@ def described(value: Any) -> str:
 class Ending:
     """How an episode ended: what is known at its end, its return, and whether it ended by its environment's rules.
 
-    One that is cut, or that an invalid reply ends, did not.
+    One that is cut, or that an invalid reply ends, did not. `task` is what errors call what was played.
     """
 
     info: Info
     total: float
     terminated: bool
+    task: str = "the environment"
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,32 @@ class WonByReturn:
 
 
 def won_by_info(end: Ending) -> bool:
-    """Say whether an episode was won: by `won`, `is_success` or `success` of its info, else by a return above 0."""
+    """Say whether an episode was won: by `won`, `is_success` or `success` of its info, else by a return above 0.
+
+    By its return it is won only where the environment's rules ended it. What an info says is true or false, 1 or 0.
+
+    Raises: GtrTurboError: an info says something else, such as how much was reached.
+    """
     for name in WON:
         if name in end.info:
-            return bool(end.info[name])
+            won = flag(end.info[name])
+            if won is None:
+                raise GtrTurboError(
+                    f"{name} in an info of {end.task} is {end.info[name]!r}, which is neither true nor false.",
+                    "say what wins: --env win_return=RETURN of gym:ID, `won` of a task of your own.",
+                )
+            return won
     return end.terminated and end.total > 0
+
+
+def flag(value: Any) -> bool | None:
+    """Return the truth that a value says: true, false, 0 or 1, or an array of one of these; None where it is nothing of it.
+
+    A text, or a number such as -1, would be taken for true, whatever it says.
+    """
+    try:
+        found = np.asarray(value)
+    except ValueError:  # A list whose parts differ in length.
+        return None
+    said = found.size == 1 and found.dtype.kind in "biuf" and found.item() in (0, 1)
+    return bool(found.item()) if said else None

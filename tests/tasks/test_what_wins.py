@@ -80,7 +80,12 @@ def test_an_invalid_reply_that_ends_an_episode_is_not_its_rules(text):
     [
         ("wins/Costs-v0", [], False, "whatever is played wins: by chance 1.00 at random, 1.00 with always one action"),
         ("wins/Costs-v0", ["win_return=-5"], None, "from a return of -5, once its environment ends it (win_return)"),
-        ("wins/CostsMuch-v0", [], False, "won from a return above 0, and every turn that was played cost 1 or more"),
+        (
+            "wins/CostsMuch-v0",
+            [],
+            False,
+            "won from a return above 0, once its environment ends it, and every turn that was played cost 1",
+        ),
         ("wins/SaysSo-v0", [], None, "by chance 0.00"),
         ("CartPole-v1", ["horizon=50"], False, "won from a return of 475 (reward_threshold"),
         ("CartPole-v1", ["horizon=50", "win_return=60"], None, "which 50 turns do not reach"),

@@ -54,7 +54,7 @@ def any_gym(
         observation: whether texts, and the texts and numbers of a dict or tuple, that are observed stand in the prompt; they do.
         horizon: turns after which an episode is cut; 0, the default, leaves it to the environment.
         win_return: an episode is won that pays at least so much; if not given, as its info says, else by the environment's
-            reward_threshold.
+            reward_threshold, else by a return above 0 where the environment's rules end it.
         file: YAML file with any of these; and `make`, the environment's own arguments. What is given beside it counts.
 
     Raises: GtrTurboError: there is no such environment, or it cannot be played: names what it lacks.
