@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 from gtrturbo.play.episodes import State
 from gtrturbo.play.trial import Check, Episodes, different, range_of, states
