@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from gtrturbo.errors import GtrTurboError, said_by
+from gtrturbo.models.base_record import model_under
 from gtrturbo.models.checkpoint_files import is_adapter
 from gtrturbo.models.hub_names import could_be_id
 from gtrturbo.models.quantised import quantisation_of
@@ -162,7 +163,7 @@ def same_model(a: str, b: str) -> bool:
 
 def _same_weights(a: Path, b: Path) -> bool:
     if any(is_adapter(path) or quantisation_of(path) for path in (a, b)):
-        return same_artifact(a, b)
+        return same_artifact(a, b) and model_under(a) == model_under(b)
     ours, theirs = read_layout(a).entries, read_layout(b).entries
     return ours.keys() == theirs.keys() and all(same_bytes(entry, theirs[name]) for name, entry in ours.items())
 

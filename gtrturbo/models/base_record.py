@@ -4,7 +4,8 @@ Recorded is a model outside the adapter's own folder, by what is read of it: the
 Tokenizer and chat template are the adapter's own; those of the model count where it has none.
 """
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from gtrturbo.config.choices import VerifyInputs
@@ -12,8 +13,19 @@ from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import is_adapter
 from gtrturbo.models.under_adapter import base_here, chosen_weights, full_weights_command, named_base, recorded_base, taken_of
-from gtrturbo.store.ids import short
-from gtrturbo.store.names import ADAPTER_CONFIG, GENERATION_CONFIG, MODEL_CONFIG, MODEL_INDEX, MODEL_WEIGHTS, RENDERER_FILES
+from gtrturbo.store.ids import sha256_of, short
+from gtrturbo.store.manifest import Manifest
+from gtrturbo.store.names import (
+    ADAPTER_CONFIG,
+    BASE_FOLDER,
+    GENERATION_CONFIG,
+    MANIFEST,
+    MODEL_CONFIG,
+    MODEL_INDEX,
+    MODEL_WEIGHTS,
+    RENDERER_FILES,
+)
+from gtrturbo.store.provenance import UNDER
 from gtrturbo.store.verification import changed_files, hashes_of
 
 
@@ -31,7 +43,44 @@ def base_record(folder: Path, source: Path | None = None) -> dict[str, str]:
     base = base_here(folder) if is_adapter(folder) else None
     if base is None or base.parent == folder:
         return {}
-    return hashes_of(base, [name for name in _counted(folder, base) if (base / name).is_file()])
+    return hashes_of(base, _there(folder, base))
+
+
+def model_under(path: Path, besides: Collection[Path] = ()) -> str | None:
+    """Hash the model under an adapter of which no manifest says what it is: all that is read of it counts.
+
+    Args:
+        path: of an adapter, or of anything else.
+        besides: folders that are known otherwise.
+
+    Returns: sha256 over names and hashes of the files; None where a manifest names them, or nothing of it is on this machine.
+    """
+    files = dict(_files_under(path, [folder.resolve() for folder in (path, *besides)]))
+    return sha256_of(json.dumps(files, sort_keys=True).encode()) if files else None
+
+
+def _files_under(path: Path, known: list[Path], depth: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the files under an adapter, and under that where it is an adapter, too: each with its hash."""
+    if not is_adapter(path) or recorded_base(path):
+        return
+    base = base_here(path)
+    own = base is not None and base.parent == path and (path / MANIFEST).is_file()
+    if base is None or own or base.resolve() in known:
+        return
+    depth += f"{BASE_FOLDER}/"
+    yield from ((depth + name, sha256) for name, sha256 in hashes_of(base, _there(path, base)).items())
+    yield from _files_under(base, [*known, base.resolve()], depth)
+
+
+def is_on_another(made: Manifest, role: str, adapter: Path) -> bool:
+    """Tell whether an artifact was made with another model under an adapter than is there now, as far as both are known.
+
+    Args:
+        made: its manifest.
+        role: of the adapter among its inputs.
+    """
+    was, now = made.inputs.get(f"{UNDER}{role}"), model_under(adapter)
+    return None not in (was, now) and was != now
 
 
 def require_same_base(adapter: Path, how: VerifyInputs) -> None:
@@ -70,6 +119,10 @@ def differences(adapter: Path, base: Path, how: VerifyInputs) -> Iterator[tuple[
 def _counted(adapter: Path, base: Path) -> list[str]:
     """Name what is read of a base: what a loader takes, and its tokenizer where the adapter's folder holds none."""
     return taken_of(base) + ([] if _has_renderer(adapter) else [name for name in RENDERER_FILES if (base / name).is_file()])
+
+
+def _there(adapter: Path, base: Path) -> list[str]:
+    return [name for name in _counted(adapter, base) if (base / name).is_file()]
 
 
 def _has_renderer(adapter: Path) -> bool:

@@ -18,6 +18,7 @@ import torch
 from gtrturbo.algorithms.sampled import Drawn, drawn, draws_reader
 from gtrturbo.config.choices import HF
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.base_record import is_on_another
 from gtrturbo.models.renderer import Prompt, Renderer
 from gtrturbo.play.completions import LIKELIEST, Likely
 from gtrturbo.play.draws import require_drawn
@@ -69,6 +70,8 @@ def read_recorded(turns: Path, checkpoint: Path, renderer: Renderer) -> Recorded
     again = f"play some where it fits: gtrturbo rollout --checkpoint {checkpoint} --episodes 4 … --out TURNS"
     if manifest.inputs.get("checkpoint") != artifact_id(checkpoint):
         raise GtrTurboError(f"{turns} was not played by {checkpoint}: nothing of it can prove who serves that.", again)
+    if is_on_another(manifest, "checkpoint", checkpoint):
+        raise GtrTurboError(f"{turns} was played on another model under the adapter {checkpoint}.", again)
     if manifest.config.get("engine") != HF and "probe_gap_mean" not in manifest.metrics:
         raise GtrTurboError(f"{turns} was played by a server of which nothing was proved.", again)
     played = read_transcript(turns, renderer)

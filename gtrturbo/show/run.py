@@ -18,6 +18,7 @@ from gtrturbo.store.files import list_files
 from gtrturbo.store.ids import artifact_id, short
 from gtrturbo.store.manifest import Manifest, read_manifest
 from gtrturbo.store.names import MANIFEST
+from gtrturbo.store.provenance import UNDER
 from gtrturbo.store.pruned import damaged_files, missing_files, pruned_files
 
 # The numbers that a reader compares first; an artifact shows those that it has.
@@ -101,7 +102,7 @@ def _absent_inputs(artifacts: list[Found]) -> Iterator[tuple[str, str, str]]:
     for found in artifacts:
         for role, value in found.manifest.inputs.items():
             for identity in value if isinstance(value, list) else [value]:
-                if identity is not None and identity not in known:
+                if identity is not None and identity not in known and not role.startswith(UNDER):
                     yield found.name, role, identity
 
 

@@ -11,6 +11,7 @@ from gtrturbo.config.fields import fields, input_paths
 from gtrturbo.config.playing import HALF
 from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.base_record import is_on_another
 from gtrturbo.models.checkpoint_files import is_adapter
 from gtrturbo.models.hub_names import require_found
 from gtrturbo.models.quantised import require_loadable, require_plain_base
@@ -157,12 +158,15 @@ def require_taught(config: PpoStepConfig) -> None:
 
 def require_player(rollouts: Path, checkpoint: Path) -> None:
     """Refuse turns that another checkpoint played than the one that learns from them."""
-    player, given = read_manifest(rollouts, "turns").inputs.get("checkpoint"), artifact_id(checkpoint)
+    manifest, again = read_manifest(rollouts, "turns"), f"run: gtrturbo rollout --checkpoint {checkpoint} …"
+    player, given = manifest.inputs.get("checkpoint"), artifact_id(checkpoint)
     if isinstance(player, list):
         raise GtrTurboError(f"{rollouts} was played by several checkpoints, says its manifest.", "play again: gtrturbo rollout …")
     if player != given:
         played = "by the task's expert" if player is None else f"by {short(player)}"
         raise GtrTurboError(
             f"the turns in {rollouts} were played {played}, but --checkpoint is {short(given)}.",
-            f"run: gtrturbo rollout --checkpoint {checkpoint} …",
+            again,
         )
+    if is_on_another(manifest, "checkpoint", checkpoint):
+        raise GtrTurboError(f"the turns in {rollouts} were played on another model under the adapter {checkpoint}.", again)

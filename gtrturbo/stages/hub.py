@@ -11,7 +11,7 @@ from gtrturbo.config.games import game_name
 from gtrturbo.distributed.processes import Alone, group, working_in, world
 from gtrturbo.distributed.threads import map_at_once
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.base_record import require_same_base
+from gtrturbo.models.base_record import model_under, require_same_base
 from gtrturbo.models.under_adapter import bases_under
 from gtrturbo.plugins import is_outside, load, names_code
 from gtrturbo.stages.beforehand import refuse_early
@@ -22,7 +22,7 @@ from gtrturbo.store.apart import require_apart
 from gtrturbo.store.draft import Draft, Result
 from gtrturbo.store.ids import artifact_id, sha256_file
 from gtrturbo.store.names import MANIFEST
-from gtrturbo.store.provenance import Provenance
+from gtrturbo.store.provenance import UNDER, Provenance
 from gtrturbo.store.pruned import pruned_files, remake_command
 from gtrturbo.store.trackers import require_trackers, telling_of_one_stage, tracking
 from gtrturbo.store.verification import verify
@@ -165,6 +165,7 @@ def provenance(config: Any, identify: Callable[[Path], str] = artifact_id) -> Pr
         inputs[name] = [*ids, *(identity for identity in inputs.get(name, []) if identity not in ids)]
     for name, folder in stage.folders(config).items():
         inputs[name], chosen[name] = artifact_id(folder), "folder"
+    inputs |= _models_under(config)
     named = seams(config).items()
     outside = {name: load(kind, value) for name, (kind, value) in named if names_code(Path(value))}
     chosen |= {name: canonical(kind, value) for name, (kind, value) in named if name in chosen}
@@ -181,6 +182,17 @@ def provenance(config: Any, identify: Callable[[Path], str] = artifact_id) -> Pr
         absent=absent_knobs(type(config)),
         idle=tuple(sorted(idle_options(config))),
     )
+
+
+def _models_under(config: Any) -> dict[str, str | list[str]]:
+    """Hash what lies under adapters among the inputs where no manifest says it, and it is no input itself."""
+    stage, given, found = _stage(config), [path for path in read_by(config) if path.is_dir()], {}
+    for name, value in input_paths(config).items():
+        listed = value if isinstance(value, tuple) else (value,)
+        adapters = [path for path in listed if path.is_dir() and not stage.leaves_base(config, path)]
+        if hashes := [sha256 for path in adapters if (sha256 := model_under(path, given))]:
+            found[f"{UNDER}{name}"] = hashes if isinstance(value, tuple) else hashes[0]
+    return found
 
 
 def canonical(kind: str, name: str) -> str:

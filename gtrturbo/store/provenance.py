@@ -7,6 +7,7 @@ from gtrturbo.store.ids import short
 from gtrturbo.store.manifest import Manifest
 
 PANEL = "panel"
+UNDER = "under_"  # With what the names of inputs begin that are models under adapters.
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,17 @@ def difference(manifest: Manifest, wanted: Provenance) -> str | None:
         if found := _other_code(name, manifest.plugins.get(name, {}), wanted.plugins.get(name, {})):
             return found
     for name in sorted(wanted.inputs.keys() | manifest.inputs.keys()):
-        was, now = manifest.inputs.get(name), wanted.inputs.get(name)
-        if was != now:
-            return f"from another --{name.replace('_', '-')} ({short(was)}, not {short(now)})"
+        if found := _other_input(name, manifest.inputs.get(name), wanted.inputs.get(name)):
+            return found
     return None
+
+
+def _other_input(name: str, was: Any, now: Any) -> str | None:
+    """Say that an input is another; a model under an adapter was not named at first, and may not be on this machine."""
+    if was == now or (name.startswith(UNDER) and None in (was, now)):
+        return None
+    another = "on another model under" if name.startswith(UNDER) else "from another"
+    return f"{another} --{name.removeprefix(UNDER).replace('_', '-')} ({short(was)}, not {short(now)})"
 
 
 def _other_code(name: str, was: dict[str, str], now: dict[str, str]) -> str | None:
