@@ -172,18 +172,25 @@ def truth(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def expert(rules: Rules, info: Mapping[str, Any], options: Mapping[str, Any], operators: Sequence[str] = ()) -> tuple[str, str]:
-    """Return true thoughts and the next item of a shortest way to win, with the first of `operators` that has one, or all.
+    """Return true thoughts and the next item of a shortest way to win, with the first of `operators` that has one.
 
-    Where nothing that can be appended wins, `=` is advised: it costs the same -1 that any longer way would end with.
+    Where nothing that can be appended wins, `=` is advised: it costs the same -1 that any longer way would end with. Under the
+    original rules formulas that join digits or signs could still win, which are not looked for.
+
+    Args:
+        operators: sets of signs that are tried one after another; if none is given, all that the game has.
     """
+    tried = operators or (rules.operators,)
     formula, values = tuple(info["Formula"]), tuple(sorted(info["Numbers"]))
     ways = (
         completion(formula, values, rules.target, limit=rules.limit, operators=each, arithmetic=options["arithmetic"])
-        for each in (*operators, rules.operators)
+        for each in tried
     )
     rest = next((way for way in ways if way is not None), None)
     if rest is None:
-        return f"no formula makes {rules.target} from here so end with =", "="
+        alone = "" if rules.operators in tried else f" with {' and '.join(tried[-1])} alone"
+        plain = "" if options["arithmetic"] == "exact" else " without joined digits or signs"
+        return f"no formula{alone}{plain} makes {rules.target} from here so end with =", "="
     whole = " ".join(item for item in (*formula, *rest) if item.strip())
     if not rest:
         return f"{whole} is {rules.target} so end with =", "="

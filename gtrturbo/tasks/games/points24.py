@@ -62,6 +62,8 @@ POINTS24 = formula.Rules(
 
 
 FAMILIES = {"any": POINTS24.operators, "signs": "+-", "sums": "+-"}
+# What the expert tries one after another: a hand of sums that was begun otherwise may still be won with other signs.
+TRIED = {"any": (POINTS24.operators,), "signs": ("+-",), "sums": ("+-", POINTS24.operators)}
 
 
 def held_out(values: tuple[int, ...]) -> bool:
@@ -93,7 +95,10 @@ def deal_four(
 
 
 def panels(options: Mapping[str, Any]) -> dict[str, Sequence[int]]:
-    """Return the panels, of hands that are held out: as they are dealt, and, where not all have a solution, apart by that."""
+    """Return the panels, of hands that are held out: as they are dealt, and, where not all have a solution, apart by that.
+
+    A solution is one by ordinary arithmetic with the family's signs, whatever rule judges.
+    """
     names = ["held-out"] if options["solvable_only"] or options["family"] == "sums" else [*PANELS]
     return {name: panel_seeds(PANELS.index(name)) for name in names}
 
@@ -114,9 +119,10 @@ def make_env(
         image, face_cards_as_10, arithmetic, overlong, render_mode: as for `FormulaEnv`.
         solvable_only: deal until ordinary arithmetic with the family's operators makes 24 of the hand; by default any hand is
             dealt.
-        family: `signs` lets both experts only add and subtract. `sums` does, too, and deals only hands that make 24 that
-            way: 57 hands, order and suits aside, of which 41 add up to 24 and 16 do with the smallest card subtracted. With
-            face cards above 10 there are more.
+        family: `signs` lets both experts only add and subtract, and the expert gives up what is not won that way. `sums`
+            deals only hands that make 24 that way: 57 hands, order and suits aside, of which 41 add up to 24 and 16 do with the
+            smallest card subtracted. With face cards above 10 there are more. The expert multiplies and divides there only to
+            save what was begun otherwise.
         deals: `held-out` deals one fifth of the hands, whatever their order and suits, `train` the others.
     """
     check_options({"solvable_only": solvable_only, "family": family, "deals": deals}, POINTS24_OPTIONS)
@@ -143,7 +149,7 @@ def truth(info: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]
 
 def expert(info: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, str]:
     """Return true thoughts and the next item."""
-    return formula.expert(POINTS24, info, options, (FAMILIES[options["family"]],))
+    return formula.expert(POINTS24, info, options, TRIED[options["family"]])
 
 
 def random_expert(info: Mapping[str, Any], options: Mapping[str, Any], rng: np.random.Generator) -> tuple[str, str]:
