@@ -3,10 +3,11 @@
 The manifests stay, so ids stay valid and a run that is started again finds its finished stages finished.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from gtrturbo.config import DistillConfig, MergeConfig, PpoStepConfig, RunConfig
+from gtrturbo.play.teachers import find_mode
 from gtrturbo.stages import read_by
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import OPTIMIZER, SCORES
@@ -34,22 +35,27 @@ def schedule(
     # Of all stages only ppo-step goes on from an optimiser's state, and only from that of the checkpoint that it updates.
     continued = {config.checkpoint: at for at, config in enumerate(configs) if isinstance(config, PpoStepConfig)}
     due: dict[int, list[Any]] = {}
-    kinds = (
-        (MergeConfig, keep_teachers, last_read),
-        (DistillConfig, keep_guidance, last_read),
-        (PpoStepConfig, keep_optimizers, continued),
+    kept = (
+        (lambda config: isinstance(config, MergeConfig), keep_teachers, last_read),
+        (writes_scores, keep_guidance, last_read),
+        (lambda config: isinstance(config, PpoStepConfig), keep_optimizers, continued),
     )
-    for kind, keep, readers in kinds:
-        for position, config in _superseded(configs, kind, keep):
+    for counts, keep, readers in kept:
+        for position, config in _superseded(configs, counts, keep):
             due.setdefault(max(position, readers.get(config.out, 0)), []).append(config)
     return due
 
 
-def _superseded(configs: Sequence[Any], kind: type, keep: int | None) -> Iterator[tuple[int, Any]]:
-    """Yield each step of a kind that has `keep` newer ones, with the position of the one that made it superfluous."""
+def writes_scores(config: Any) -> bool:
+    """Tell whether a step writes what --keep-guidance counts: a teacher's log-probs, and no demos."""
+    return isinstance(config, DistillConfig) and find_mode(config.mode).writes == "scores"
+
+
+def _superseded(configs: Sequence[Any], counts: Callable[[Any], bool], keep: int | None) -> Iterator[tuple[int, Any]]:
+    """Yield each step that counts and has `keep` newer ones, with the position of the one that made it superfluous."""
     if keep is None:
         return
-    made = [position for position, config in enumerate(configs) if isinstance(config, kind)]
+    made = [position for position, config in enumerate(configs) if counts(config)]
     yield from ((newer, configs[older]) for older, newer in zip(made, made[keep:], strict=False))
 
 

@@ -35,6 +35,8 @@ def write(out: Path, stage: str = "ppo-step", names=FILES) -> str:
     return artifact_id(out)
 
 
+BOTH = f"{Path(__file__).parents[2] / 'examples/reproduce/free_teachers.py'}:BOTH"
+
 # When
 
 
@@ -42,16 +44,20 @@ def configs(method: str, **settings) -> list:
     return [step.config for step in plan(RunConfig(out=Path("r"), method=method, iterations=6, eval_every=2, **settings))]
 
 
-def by_simulation(steps: list, kind: type, keep: int, readers) -> dict[Path, int]:
+def by_simulation(steps: list, counts, keep: int, readers) -> dict[Path, int]:
     """Walk through the plan; at each step look at all that was made, and at all that is still to come."""
     gone: dict[Path, int] = {}
     for position in range(len(steps)):
-        made = [config.out for config in steps[: position + 1] if isinstance(config, kind)]
+        made = [config.out for config in steps[: position + 1] if counts(config)]
         to_come = {path for config in steps[position + 1 :] for path in readers(config)}
         for out in made[: len(made) - keep] if len(made) > keep else []:
             if out not in to_come:
                 gone.setdefault(out, position)
     return gone
+
+
+def holds_scores(config) -> bool:
+    return isinstance(config, DistillConfig) and config.out.parent.name == "guidance" and config.mode == "kl"
 
 
 def continued(config) -> list[Path]:
@@ -61,6 +67,7 @@ def continued(config) -> list[Path]:
 PLANS = [
     *({"method": method} for method in ("ppo", "turbo-kl", "turbo-sft", "gtr", "static-kl")),
     *({"method": "turbo-kl", "merge_every": every, "eval_teachers": True} for every in (2, 3)),
+    {"method": BOTH},
 ]
 
 
@@ -68,13 +75,21 @@ PLANS = [
 @pytest.mark.parametrize("settings", PLANS, ids=lambda settings: " ".join(map(str, settings.values())))
 def test_schedule_is_what_a_walk_through_the_plan_finds(settings, keep):
     steps = configs(**settings)
-    for kind, readers, settings in (
-        (MergeConfig, read_by, {"keep_teachers": keep, "keep_optimizers": None}),
-        (PpoStepConfig, continued, {"keep_teachers": None, "keep_optimizers": keep}),
-        (DistillConfig, read_by, {"keep_teachers": None, "keep_optimizers": None, "keep_guidance": keep}),
+    for counts, readers, settings in (
+        (lambda config: isinstance(config, MergeConfig), read_by, {"keep_teachers": keep, "keep_optimizers": None}),
+        (lambda config: isinstance(config, PpoStepConfig), continued, {"keep_teachers": None, "keep_optimizers": keep}),
+        (holds_scores, read_by, {"keep_teachers": None, "keep_optimizers": None, "keep_guidance": keep}),
     ):
         found = {config.out: position for position, group in schedule(steps, **settings).items() for config in group}
-        assert found == by_simulation(steps, kind, keep, readers)
+        assert found == by_simulation(steps, counts, keep, readers)
+
+
+def test_scores_are_counted_apart_from_the_demos_beside_them():
+    steps = configs(BOTH)
+    due = schedule(steps, keep_teachers=None, keep_optimizers=None, keep_guidance=1)
+    told = [(steps[position].out.as_posix(), config.out.as_posix()) for position in sorted(due) for config in due[position]]
+    # The newest scores are there until the next ones are: guidance/0000 is read last by the update before.
+    assert told == [(f"r/guidance/{k:04d}", f"r/guidance/{k - 1:04d}") for k in range(1, 6)]
 
 
 def test_a_teacher_goes_when_the_next_one_is_made_and_an_optimizer_when_the_next_checkpoint_is():
