@@ -172,11 +172,6 @@ def open_player(path: Path, engine: str, opening: Opening, *, seed: int, tempera
     return Player(agent, None, lambda: {"engine": engine.rpartition("/")[2]})
 
 
-def is_in_process(engine: str) -> bool:
-    """Tell whether an engine loads the weights into this process. Code of the user's own is not loaded to find out."""
-    return kind_of(engine) in ENGINES and ENGINES[kind_of(engine)].in_process
-
-
 def has_exact_logprobs(engine: str) -> bool:
     """Tell whether what an engine sampled has the trainer's log-probs. Code of the user's own is not loaded to find out."""
     return kind_of(engine) in ENGINES and ENGINES[kind_of(engine)].exact_logprobs

@@ -9,7 +9,7 @@ from gtrturbo.play.teaching.budget import CHARACTERS_PER_TOKEN, picture_tokens
 from gtrturbo.play.teaching.mixing import parts_of
 from gtrturbo.play.teaching.templates import read_templates, templates_of
 from gtrturbo.runs.methods import given_teachers
-from gtrturbo.runs.plan import Step
+from gtrturbo.runs.plan import Step, episodes_by_rollout
 from gtrturbo.runs.sample import Play
 from gtrturbo.store.prices import TokenCounts, read_prices
 
@@ -30,12 +30,13 @@ def about_asking(config: RunConfig, steps: Sequence[Step], play: Play) -> list[s
     teachers = [served_model(each) for each in given_teachers(config)]
     if not asking or not any(teachers):
         return []
-    tokens = _of_one(asking[0], play)
-    prices, lines = read_prices(config.prices), []
-    for teacher, part in zip(teachers, parts_of(config.teacher_weights, len(teachers)), strict=True):
+    tokens, episodes = _of_one(asking[0], play), episodes_by_rollout(steps)
+    asked = sum(episodes[each.rollouts] for each in asking)
+    prices, lines = read_prices(asking[0].prices), []
+    for teacher, part in zip(teachers, parts_of(asking[0].teacher_weights, len(teachers)), strict=True):
         if teacher is None:
             continue
-        calls = round(len(asking) * config.episodes * play.turns * part)
+        calls = round(asked * play.turns * part)
         every = TokenCounts(calls * tokens.input, 0, calls * tokens.output)
         said = f"openai:{teacher} is asked about {calls:,} times (each turn once), reads about {every.input:,} tokens and writes "
         money = "; --prices FILE says what they cost"

@@ -1,15 +1,16 @@
 """Disk that a run fills, estimated step by step."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from gtrturbo.config import DistillConfig, EvalConfig, InitConfig, MergeConfig, PpoStepConfig, RolloutConfig, RunConfig, SftConfig
 from gtrturbo.models.memory import FLOAT32, Shape
 from gtrturbo.play.teachers import find_mode
 from gtrturbo.runs.peaks import batch_of, head_size, stage_has_model
-from gtrturbo.runs.plan import Step
+from gtrturbo.runs.plan import Step, episodes_by_rollout
 from gtrturbo.runs.presets import PRESETS
 from gtrturbo.runs.pruning import keeping, schedule
 from gtrturbo.runs.sample import Play
@@ -37,7 +38,8 @@ def disk_of(config: RunConfig, steps: list[Step], shape: Shape, play: Play) -> D
     """Estimate what a run leaves on disk, step by step, and what pruning takes away again."""
     configs = [step.config for step in steps]
     due = schedule(configs, **keeping(config))
-    sizes = {id(step.config): dict(_files(config, step, shape, play)) for step in steps}
+    episodes = episodes_by_rollout(steps)
+    sizes = {id(step.config): dict(_files(config, step, shape, play, episodes)) for step in steps}
     parts: dict[str, int] = defaultdict(int)
     most = 0
     for position, stage in enumerate(configs):
@@ -45,19 +47,19 @@ def disk_of(config: RunConfig, steps: list[Step], shape: Shape, play: Play) -> D
             parts[part] += size
         most = max(most, sum(parts.values()))
         for old in due.get(position, []):
-            if part := _pruned(old):
-                parts[part] -= sizes[id(old)][part]
+            part = _pruned(old)
+            parts[part] -= sizes[id(old)][part]
     return Disk({part: size for part, size in parts.items() if size}, most)
 
 
-def _pruned(old: Any) -> str | None:
-    """Say what pruning takes of a step; None of one whose demos stay."""
+def _pruned(old: Any) -> str:
+    """Say what pruning takes of a step."""
     if isinstance(old, DistillConfig):
-        return "guidance" if find_mode(old.mode).writes == "scores" else None
+        return "guidance"
     return "teachers" if isinstance(old, MergeConfig) else "optimizers"
 
 
-def _files(config: RunConfig, step: Step, shape: Shape, play: Play) -> Iterator[tuple[str, int]]:
+def _files(config: RunConfig, step: Step, shape: Shape, play: Play, episodes: Mapping[Path, int]) -> Iterator[tuple[str, int]]:
     """Yield what a step writes by what it is, in bytes."""
     stage, checkpoint = step.config, shape.adapter_bytes or shape.weights
     if isinstance(stage, InitConfig):
@@ -79,4 +81,4 @@ def _files(config: RunConfig, step: Step, shape: Shape, play: Play) -> Iterator[
     if isinstance(stage, DistillConfig):
         scored = SCORED_TOKEN + (TOP_TOKEN * stage.top_logprobs + REST if stage.top_logprobs else 0)
         row = play.row + play.png if find_mode(stage.mode).writes == "demos" else scored * play.reply
-        yield "guidance", round(config.episodes * play.turns * row)
+        yield "guidance", round(episodes[stage.rollouts] * play.turns * row)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.analysis.record import Collapsed, check_sources, own_code, record_run
-from gtrturbo.config import InitConfig, MergeConfig, PpoStepConfig, RunConfig, SftConfig
+from gtrturbo.config import DistillConfig, InitConfig, MergeConfig, PpoStepConfig, RunConfig, SftConfig
 from gtrturbo.config.choices import AUTO, CPU, HF
 from gtrturbo.console import stderr
 from gtrturbo.distributed.children import run_child
@@ -26,9 +26,10 @@ from gtrturbo.runs.pruning import keeping, leftovers, schedule
 from gtrturbo.runs.script import command, command_words
 from gtrturbo.runs.teacher_tokens import check_playing, check_tokenizers
 from gtrturbo.runs.warm_start import check_tasks
-from gtrturbo.stages import execute, existing, read_by, stage_of
+from gtrturbo.stages import execute, existing, read_by, require_unpruned, stage_of
 from gtrturbo.stages.beforehand import refuse_early, require_begins, require_here, require_kinds, require_loaded
 from gtrturbo.stages.servers_ahead import require_startable, unreached
+from gtrturbo.stages.teaching_options import require_asked
 from gtrturbo.store.draft import Result
 from gtrturbo.store.ids import artifact_id, require_there
 from gtrturbo.store.names import MANIFEST
@@ -127,6 +128,9 @@ def check(config: RunConfig, steps: Sequence[Step]) -> bool:
     check_tasks(steps)
     _check_inputs(steps)
     _check_weights(steps)
+    for asked in (step.config for step in steps if isinstance(step.config, DistillConfig)):
+        if not (asked.out / MANIFEST).is_file():
+            require_asked(asked)
     check_split(steps, alone=False)  # How many processes there will be a dry run need not know.
     return outdated
 
@@ -139,6 +143,8 @@ def _check_inputs(steps: Sequence[Step]) -> None:
             require_there(path)
     for step in steps:
         require_kinds(step.config, apart_from=made)
+        if not (step.config.out / MANIFEST).is_file():
+            require_unpruned(step.config, apart_from=made)
 
 
 def _check_weights(steps: Sequence[Step]) -> None:

@@ -1,5 +1,6 @@
 """What a user sets of the stages of a run: `run --set STAGE.OPTION=VALUE`."""
 
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -13,6 +14,15 @@ ADAPTER = "adapter"
 WARM_START = ("init", "sft", EXPERT, ADAPTER)
 # Steps of a run that have a name of their own beside that of their stage.
 NAMED = {EXPERT: "rollout", ADAPTER: "init"}
+# Options of a stage that are of another one's step in a run, and why.
+MEANT = {
+    "rollout": (
+        EXPERT,
+        ("hints", "hinted_share", "random_expert_share"),
+        "is of an expert's turns, and a checkpoint plays there",
+    ),
+    "init": (ADAPTER, ("lora_alpha", "lora_target"), "is of an adapter, which a built-in model gets after its warm start"),
+}
 
 
 def overrides(settings: tuple[str, ...]) -> dict[str, dict[str, Any]]:
@@ -32,6 +42,25 @@ def overrides(settings: tuple[str, ...]) -> dict[str, dict[str, Any]]:
             )
         _collect(chosen.setdefault(stage, {}), _settable(stage, name), value)
     return chosen
+
+
+def require_meant(chosen: Mapping[str, Mapping[str, Any]], named: Collection[str]) -> None:
+    """Refuse options that are of another step than the one they are given for, where the run has that step.
+
+    Args:
+        chosen: options by stage, see `overrides`.
+        named: the stages, and steps with a name of their own, that the run has.
+
+    Raises:
+        GtrTurboError: names the first.
+    """
+    for stage, (other, options, why) in MEANT.items():
+        for option in [each for each in chosen.get(stage, {}) if each in options and other in named]:
+            value, name = chosen[stage][option], option.replace("_", "-")
+            words = [f"--set {other}.{name}={each}" for each in (value if isinstance(value, tuple) else (value,))]
+            raise GtrTurboError(f"--set {stage}.{name} {why}.", f"give: {' '.join(words)}")
+    if "expert" in chosen.get("rollout", {}):
+        raise GtrTurboError("--set rollout.expert cannot be set: a checkpoint plays what it learns from.", "leave it out.")
 
 
 def _settable(stage: str, name: str) -> Field:

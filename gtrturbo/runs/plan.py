@@ -12,27 +12,28 @@ only what reading it again would give. A stage whose artifact is there already i
 it was.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gtrturbo.algorithms.kl import ESTIMATORS, require_loss
-from gtrturbo.config import DistillConfig, PpoStepConfig, RolloutConfig, RunConfig, SftConfig
+from gtrturbo.config import RolloutConfig, RunConfig
 from gtrturbo.config.addresses import served_model
 from gtrturbo.config.building import build
-from gtrturbo.config.choices import AMONG_GROUPS, FULL, GAE, K2, OUTCOME
+from gtrturbo.config.choices import FULL, GAE, K2, OUTCOME
 from gtrturbo.config.fields import fields
 from gtrturbo.config.games import has_tiny_image, is_game
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.play.teachers import CORRECT
-from gtrturbo.plugins import find, is_outside
+from gtrturbo.play.teachers import CORRECT, find_mode
+from gtrturbo.plugins import is_outside, names_code
+from gtrturbo.runs.fitting import require_distributions, require_groups, require_guidance
 from gtrturbo.runs.method import Method, teacher_of
 from gtrturbo.runs.methods import check_options, given_teachers, method_of
 from gtrturbo.runs.names import require_merges, require_names
-from gtrturbo.runs.overrides import ADAPTER, EXPERT, WARM_START, overrides
+from gtrturbo.runs.overrides import ADAPTER, EXPERT, WARM_START, overrides, require_meant
 from gtrturbo.runs.presets import PRESETS
 from gtrturbo.stages import STAGES
-from gtrturbo.stages.beforehand import require_taught
+from gtrturbo.stages.beforehand import require_settings
 from gtrturbo.stages.idle import idle_options, require_effect
 from gtrturbo.store.ids import seed_for
 from gtrturbo.store.names import LEDGER
@@ -67,30 +68,24 @@ def plan(config: RunConfig) -> list[Step]:
         steps += run.ppo_step(k)
         steps += run.evaluate(k + 1)
     run.require_stages()
+    require_meant(run.chosen, run.named)
+    run.require_parts()
+    asked = [step.config for step in steps if step.stage == "distill"]
+    require_distributions(config, method, asked)
     for step in steps:
-        require_effect(step.config)
+        require_settings(step.config)
     require_names([step.config for step in steps])
     if "merge" in run.chosen:
         require_merges([step.config for step in steps if step.stage == "merge"], gated=run.gated)
     updates = [step.config for step in steps if step.stage == "ppo-step"]
-    taught_by = {step.config.out: step.config for step in steps if step.stage == "distill"}
-    for update in updates:
-        require_taught(update)
-        if update.scores in taught_by:
-            require_fitting_guidance(taught_by[update.scores], update, "--set distill.top-logprobs=64")
-    for played, update in zip(
-        (step.config for step in steps if step.stage == "rollout" and step.iteration), updates, strict=True
-    ):
-        _require_groups(played, update)
+    require_guidance(config, asked, updates)
+    require_groups([step.config for step in steps if step.stage == "rollout" and step.iteration], updates)
     return steps
 
 
-def _require_groups(played: RolloutConfig, update: PpoStepConfig) -> None:
-    """Refuse before any work a credit that is built in and compares episodes of one deal, where each has its own."""
-    if update.credit in AMONG_GROUPS and played.group_size == 1:
-        raise GtrTurboError(
-            f"--credit {update.credit} compares episodes of one deal, and each has a deal of its own.", "add: --group-size 8"
-        )
+def episodes_by_rollout(steps: Sequence[Step]) -> dict[Path, int]:
+    """Count the episodes of each rollout of a plan, by the folder that it writes."""
+    return {step.config.out: step.config.episodes for step in steps if isinstance(step.config, RolloutConfig)}
 
 
 class _Plan:
@@ -105,6 +100,7 @@ class _Plan:
         self.chosen = overrides(config.set)
         self.first = config.start or self.path("checkpoints", 0)
         self.named: set[str] = set()
+        self.parts: dict[tuple[str, str], Any] = {}
 
     def path(self, folder: str, k: int) -> Path:
         return self.config.out / folder / f"{k:04d}"
@@ -182,10 +178,17 @@ class _Plan:
         return steps
 
     def annotated(self, k: int, out: Path, **values: Any) -> Step:
-        needs_task = values["mode"] != "kl" or set(values.get("hints", ())) - {OUTCOME}
-        if needs_task and is_outside(self.config.task):
+        if self.needs_task(values) and is_outside(self.config.task):
             values["task"] = self.config.task  # Code is loaded because the user names it, not because an artifact does.
         return self.step("distill", k + 1, out=out, rollouts=self.path("rollouts", k), **values)
+
+    def needs_task(self, values: Mapping[str, Any]) -> bool:
+        """Tell whether a teacher has to know the task: for demos, for hints, and where it is code, told all of a turn."""
+        chosen = self.chosen_of("distill", values)
+        hints = {*values.get("hints", ()), *chosen.get("hints", ())}
+        writes = {find_mode(mode).writes for mode in (values["mode"], chosen.get("mode", values["mode"]))}
+        code = self.teacher == "given" and any(map(names_code, given_teachers(self.config)))
+        return "demos" in writes or bool(hints - {OUTCOME}) or code
 
     def demos(self, k: int) -> Path:
         return self.path("demos" if self.method.beside == "imitation" else "guidance", k)
@@ -261,9 +264,27 @@ class _Plan:
             preset = {}  # What a built-in model was measured with says nothing of a model on a server.
         known = {field.name for field in fields(kind)}
         settings = {key: value for key, value in (common | preset).items() if key in known} | values
-        chosen = self.chosen.get(name, {})
+        chosen = self.chosen_of(name, values)
         idle = idle_options(build(kind, settings | chosen))  # What a preset or a method says for others.
-        return Step(stage, build(kind, {key: value for key, value in settings.items() if key not in idle} | chosen), k)
+        kept = {key: value for key, value in (settings | chosen).items() if key not in idle}
+        for option, value in chosen.items():
+            without = build(kind, kept | {option: value}) if option in idle else None
+            self.parts[name, option] = self.parts.get((name, option), without) and without
+        return Step(stage, build(kind, kept), k)
+
+    def chosen_of(self, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the user sets of a step. Of two distills of an update a mode is of the one that writes what it does."""
+        chosen = dict(self.chosen.get(name, {}))
+        two = self.method.beside != "none" and "mode" in chosen
+        if two and find_mode(chosen["mode"]).writes != find_mode(values["mode"]).writes:
+            del chosen["mode"]
+        return chosen
+
+    def require_parts(self) -> None:
+        """Refuse options that have no part in any step that has their name: `parts` holds such a step for each, or None."""
+        for config in self.parts.values():
+            if config is not None:
+                require_effect(config)
 
     def require_stages(self) -> None:
         """Refuse settings of stages that the run has not and never may have, and a number of episodes beside a panel."""
@@ -273,18 +294,3 @@ class _Plan:
             if stage not in self.named and (self.config.iterations or stage in WARM_START):
                 has = ", ".join(sorted(self.named))
                 raise GtrTurboError(f"--set {stage}.… is of a stage that this run has not.", f"leave it out; it has {has}.")
-
-
-def require_fitting_guidance(guidance: DistillConfig, update: PpoStepConfig | SftConfig, option: str) -> None:
-    """Refuse before any work an update that needs more of the teacher than distill keeps, or a loss that is none."""
-    # Code of the user's own is loaded by the stage that it works in.
-    if not isinstance(update, PpoStepConfig) or not update.scores or is_outside(update.kl_estimator):
-        return
-    estimator = find("KL estimator", update.kl_estimator, ESTIMATORS)
-    if update.kl_placement == "loss":
-        require_loss(update.kl_estimator, estimator)
-    if estimator.distributions and not guidance.top_logprobs:
-        raise GtrTurboError(
-            f"--kl-estimator {update.kl_estimator} needs the teacher's most likely tokens, and distill keeps none.",
-            f"add: {option}",
-        )

@@ -3,7 +3,19 @@
 Nothing heavy is imported here.
 """
 
-from gtrturbo.stages.hub import canonical, done, execute, existing, preview, provenance, read_by, stage_of
+from gtrturbo.stages.hub import canonical, done, execute, existing, preview, provenance, read_by, require_unpruned, stage_of
 from gtrturbo.stages.table import STAGES, Stage
 
-__all__ = ["STAGES", "Stage", "canonical", "done", "execute", "existing", "preview", "provenance", "read_by", "stage_of"]
+__all__ = [
+    "STAGES",
+    "Stage",
+    "canonical",
+    "done",
+    "execute",
+    "existing",
+    "preview",
+    "provenance",
+    "read_by",
+    "require_unpruned",
+    "stage_of",
+]

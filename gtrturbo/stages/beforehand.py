@@ -18,9 +18,10 @@ from gtrturbo.models.quantised import require_loadable, require_plain_base
 from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.models.under_adapter import full_weights_command, named_base
 from gtrturbo.play.teachers import find_mode
-from gtrturbo.plugins import is_outside, names_code
-from gtrturbo.stages.idle import require_effect
+from gtrturbo.plugins import names_code
+from gtrturbo.stages.idle import lacks_values, require_effect
 from gtrturbo.stages.servers_ahead import require_startable
+from gtrturbo.stages.teaching_options import require_teachers
 from gtrturbo.store.ids import artifact_id, short
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import MANIFEST, MODEL_INDEX, MODEL_WEIGHTS
@@ -46,10 +47,9 @@ def refuse_early(config: Any) -> None:
     """
     require_kinds(config)
     require_here(getattr(config, "device", AUTO))
-    if isinstance(config, RolloutConfig):
-        _require_player_named(config)
-    if isinstance(config, DistillConfig):
-        _require_teacher_named(config)
+    require_settings(config)
+    if isinstance(config, DistillConfig) and find_mode(config.mode).writes == "scores":
+        require_tokens(config.rollouts)
     if isinstance(config, RolloutConfig | EvalConfig) and config.task:  # distill has the turns' own options of its task.
         importlib.import_module("gtrturbo.tasks.loading").load_task(config.task, config.env)
     if isinstance(config, InitConfig):
@@ -62,11 +62,25 @@ def refuse_early(config: Any) -> None:
             raise GtrTurboError(f"--revision is of a model on the hub, and {config.model} is a folder.", "leave it out.")
         require_found(config.model, config.revision)
         require_begins(config)
-    require_effect(config)
     require_startable(config)
     if isinstance(config, PpoStepConfig):
-        require_taught(config)
         require_player(config.rollouts, config.checkpoint)
+
+
+def require_settings(config: Any) -> None:
+    """Refuse what the settings of a stage alone tell to be wrong, whatever it reads: so a run asks it of all its stages at first.
+
+    Raises:
+        GtrTurboError: names the first.
+    """
+    if isinstance(config, RolloutConfig):
+        _require_player_named(config)
+    require_effect(config)
+    if isinstance(config, DistillConfig):
+        require_teachers(config)
+    if isinstance(config, PpoStepConfig):
+        _require_taught(config)
+        _require_values(config)
 
 
 def require_kinds(config: Any, *, apart_from: Collection[Path] = ()) -> None:
@@ -137,15 +151,7 @@ def _require_player_named(config: RolloutConfig) -> None:
         raise GtrTurboError("--hinted-share says how many turns hold --hints, and there are none.", "add: --hints truth")
 
 
-def _require_teacher_named(config: DistillConfig) -> None:
-    """Refuse guidance by nobody or by two, and scores of turns that have no tokens."""
-    if config.expert == (config.teacher is not None):
-        raise GtrTurboError("distill needs either --teacher or --expert.", "give one of the two.")
-    if not is_outside(config.mode) and find_mode(config.mode).writes == "scores":
-        require_tokens(config.rollouts)
-
-
-def require_taught(config: PpoStepConfig) -> None:
+def _require_taught(config: PpoStepConfig) -> None:
     """Refuse settings of a teacher's guidance in an update that has none."""
     for field in fields(PpoStepConfig):
         guidance = "scores" if field.name.startswith("kl_") else "demos" if field.name == "demo_coef" else None
@@ -154,6 +160,15 @@ def require_taught(config: PpoStepConfig) -> None:
                 f"{field.option} has no part in an update without --{guidance}.",
                 f"leave it out, or add: --{guidance} GUIDANCE, which distill writes.",
             )
+
+
+def _require_values(config: PpoStepConfig) -> None:
+    """Refuse a KL that enters the targets of values where there are none."""
+    if config.kl_placement == "return" and lacks_values(config.credit):
+        raise GtrTurboError(
+            f"--kl-placement return enters the value targets, and credit {config.credit} has none.",
+            "use --kl-placement reward or advantage.",
+        )
 
 
 def require_player(rollouts: Path, checkpoint: Path) -> None:

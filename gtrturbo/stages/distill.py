@@ -31,16 +31,8 @@ from gtrturbo.play.teaching.taught import Taught, keep_action, require_useful, u
 from gtrturbo.plugins import calling
 from gtrturbo.stages import done, provenance
 from gtrturbo.stages.questions import hints_of, knowing_task, questions_of, task_of
-from gtrturbo.stages.teachers import (
-    check_able,
-    check_options,
-    checkpoint_of,
-    each_alone,
-    find_named,
-    is_served,
-    name_of,
-    open_teacher,
-)
+from gtrturbo.stages.teachers import name_of, open_teacher
+from gtrturbo.stages.teaching_options import checkpoint_of, each_alone, find_named, is_served
 from gtrturbo.store.draft import Draft, Result
 from gtrturbo.store.files import save_json
 from gtrturbo.store.manifest import read_manifest
@@ -58,10 +50,7 @@ from gtrturbo.tasks.task import Task
 def run(config: DistillConfig) -> Result:
     """Let a teacher annotate turns as the mode says: scores of the student's tokens, or demos of its own."""
     mode = find_mode(config.mode)
-    check_options(config, mode)
     teachers = [(each, find_named(each, mode)) for each in each_alone(config)]
-    for each, teacher in teachers:
-        check_able(each, mode, teacher)
     read_manifest(config.rollouts, "turns")
     if known := knowing_task(config):
         require_known(config.hints, known)
@@ -89,8 +78,6 @@ def _score(config: DistillConfig, mode: Mode, teachers: Sequence[Named], draft: 
     """Write the teacher's log-prob of every token that the student sampled."""
     if all(teacher for _, teacher in teachers) and not group().world.first:
         return  # Who computes nothing here is asked once.
-    if len(teachers) > 1 and config.top_logprobs:
-        raise GtrTurboError("--top-logprobs keeps the likeliest tokens of one teacher.", "leave it out, or name one --teacher.")
     turns = read_turns(config.rollouts)
     tokens = read_turn_tokens(config.rollouts, turns)
     asked = [_scores_of(each, mode, teacher, turns, tokens, draft) for each, teacher in teachers]

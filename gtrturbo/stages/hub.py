@@ -1,7 +1,7 @@
 """What all stages have in common: run one unless its artifact is there, and say what an artifact is made from."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def preview(config: Any) -> str:
 
 
 def _run(config: Any) -> Result:
-    _require_unpruned(config)
+    require_unpruned(config)
     require_apart("--out", config.out, read_by(config))
     if group().world.first:
         require_place(config.out, overwrite=config.overwrite)
@@ -106,10 +106,18 @@ def _by_the_first(work: Callable[[Any], Result | None], config: Any) -> Result |
     return Result(out=config.out, id=told[0], metrics=told[1]) if told else None
 
 
-def _require_unpruned(config: Any) -> None:
-    """Refuse to work on files that a run threw away, but for those that only another stage goes on from."""
+def require_unpruned(config: Any, *, apart_from: Collection[Path] = ()) -> None:
+    """Refuse to work on files that a run threw away, but for those that only another stage goes on from.
+
+    Args:
+        config: of the stage.
+        apart_from: inputs that are not asked about, as they are still to be made.
+
+    Raises:
+        GtrTurboError: names the files, and the command that makes them again.
+    """
     others = _others(config)
-    for path in read_by(config):
+    for path in [each for each in read_by(config) if each not in apart_from]:
         gone = [name for name in pruned_files(path) if not name.startswith(others)]
         if gone:
             raise GtrTurboError(

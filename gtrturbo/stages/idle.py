@@ -69,7 +69,7 @@ def _of_update(config: PpoStepConfig) -> Idle:
     if not config.schedule_updates:
         mend = "leave it out, or add: --schedule-updates 25"
         idle |= _each(("final_learning_rate",), "is where a schedule ends, and the learning rate is constant", mend)
-    if _lacks_values(config.credit):
+    if lacks_values(config.credit):
         idle |= _each(OF_VALUES, f"is of values, and --credit {config.credit} has none")
     if config.credit in AMONG_GROUPS:
         idle |= _each(("gae_lambda",), f"is of values, and --credit {config.credit} has none")
@@ -78,7 +78,12 @@ def _of_update(config: PpoStepConfig) -> Idle:
     return idle
 
 
-def _lacks_values(credit: str) -> bool:
+def lacks_values(credit: str) -> bool:
+    """Tell whether a credit makes no use of the value head.
+
+    Raises:
+        GtrTurboError: it is of the user's own, and cannot be imported.
+    """
     if is_outside(credit):
         return not importlib.import_module("gtrturbo.train.credit").find_credit(credit).needs_values
     return credit in AMONG_GROUPS
@@ -124,6 +129,8 @@ def _of_distill(config: DistillConfig) -> Idle:
         idle |= _each(OF_WRITING, "is for a model that teaches, and none does")
     elif find_mode(config.mode).comparable and not is_outside(config.mode):
         idle |= _each(OF_WRITING, f"has no part in --mode {config.mode}, in which the teacher writes nothing")
+    if not find_mode(config.mode).comparable:
+        idle |= _each(("top_logprobs",), "is for --mode kl", "leave out one of the two.")
     if not config.more_teachers:
         idle |= _each(("teacher_weights",), "is for several teachers", "leave it out, or give --teacher once more.")
     return idle

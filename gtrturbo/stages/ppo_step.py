@@ -11,7 +11,6 @@ import torch
 
 from gtrturbo.config import PpoStepConfig
 from gtrturbo.console import stderr
-from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.batches import token_budget
 from gtrturbo.models.checkpoint import load_policy
 from gtrturbo.models.policy import Policy
@@ -86,11 +85,6 @@ def _warn_of_nothing(config: PpoStepConfig) -> None:
 def check_inputs(config: PpoStepConfig) -> Rollout:
     """Refuse what does not fit together before anything is loaded; return how the turns were played."""
     credit, _ = find_credit(config.credit), find_guard(config.guard)
-    if config.kl_placement == "return" and not credit.needs_values:
-        raise GtrTurboError(
-            f"--kl-placement return enters the value targets, and credit {config.credit} has none.",
-            "use --kl-placement reward or advantage.",
-        )
     rollout = read_rollout(config.rollouts, dtype=config.dtype)
     if credit.needs_groups:
         require_groups(rollout, config.credit)

@@ -1,8 +1,7 @@
-"""Who teaches, as distill's config says: what is refused, what each is called, and how a model that teaches is opened."""
+"""Who teaches, as distill's config says: what each is called, and how a model that teaches is opened."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,86 +13,19 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.batches import token_budget
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.vocabularies import contents_of
-from gtrturbo.play.agents import ENGINES, ask_agent, is_in_process, make_agent
+from gtrturbo.play.agents import ENGINES, ask_agent, make_agent
 from gtrturbo.play.checkpoint_teacher import Ask, LocalPolicy, logprobs_of, thoughts_of
-from gtrturbo.play.teachers import (
-    EXPERT,
-    Mode,
-    Teacher,
-    find_teacher,
-)
-from gtrturbo.play.teaching.mixing import parts_of
+from gtrturbo.play.teachers import EXPERT, Mode, Teacher
 from gtrturbo.play.teaching.opening import AnswerLog, Asking, Paying, open_local, open_served
-from gtrturbo.play.teaching.templates import read_templates
 from gtrturbo.plugins import names_code
 from gtrturbo.stages.opening import opening_of
-from gtrturbo.stages.resolve import prompt_texts, teachers_of
+from gtrturbo.stages.teaching_options import checkpoint_of, is_served, words_of
 from gtrturbo.store.ids import artifact_id
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.turns import has_tokens, read_turn_tokens, read_turns
 
-ASKED_IN_WORDS = ("prompt", "repair_prompt")
-ASKED_ON_SERVER = ("address", "prices", "max_calls", "max_cost", "answers", "ledger")
 WORDS = "use --mode correct or --mode thoughts, which ask in words"
 REQUESTS_AT_ONCE = 64  # to a server, or of an agent of the user's own
-
-
-def each_alone(config: DistillConfig) -> list[DistillConfig]:
-    """Return the config of each of several teachers, as if it were the only one."""
-    alone = {"more_teachers": (), "teacher_weights": None}
-    return [replace(config, teacher=teacher, **alone) for teacher in teachers_of(config)] or [config]
-
-
-def is_served(config: DistillConfig) -> bool:
-    """Tell whether the teacher is a model on a server, which is asked in words."""
-    return config.teacher is not None and served_model(config.teacher) is not None
-
-
-def checkpoint_of(config: DistillConfig) -> Path | None:
-    """Return the checkpoint that teaches; None where the expert does, a model on a server, or code of the user's own."""
-    return None if config.teacher is None or names_code(config.teacher) or is_served(config) else config.teacher
-
-
-def check_options(config: DistillConfig, mode: Mode) -> None:
-    """Refuse options that the teachers have no use for."""
-    served = any(map(is_served, each_alone(config)))
-    worded = served or (mode.needs == "corrections" and any(map(checkpoint_of, each_alone(config))))
-    given = {field: getattr(config, field) not in (None, False) for field in (*ASKED_IN_WORDS, *ASKED_ON_SERVER)}
-    odd = [] if served else [name for name in ASKED_ON_SERVER if given[name]]
-    odd += [] if worded else [name for name in ASKED_IN_WORDS if given[name]]
-    if odd:
-        needs = "a teacher on a server" if odd[0] in ASKED_ON_SERVER else "a teacher on a server, or a model with --mode correct"
-        raise GtrTurboError(f"--{odd[0].replace('_', '-')} is for {needs}.", "leave it out, or name one: --teacher openai:MODEL")
-    if config.hints and (config.expert or mode.needs == "policy"):
-        who = "the expert, who knows all" if config.expert else f"--mode {config.mode}, which asks nothing of the teacher"
-        raise GtrTurboError(f"--hints are not for {who}.", "leave it out, or name a checkpoint as --teacher.")
-    parts_of(config.teacher_weights, len(each_alone(config)))
-
-
-def find_named(config: DistillConfig, mode: Mode) -> Teacher | None:
-    """Return the expert or the user's own teacher; None where it is a model, which is opened when the work begins."""
-    if config.expert and mode.needs not in ("thoughts", "corrections"):
-        raise GtrTurboError("a scripted expert has no log-probs.", "use --mode thoughts with --expert, or give --teacher.")
-    if checkpoint_of(config) or is_served(config):
-        return None
-    return find_teacher(EXPERT if config.expert else str(config.teacher), mode.needs)
-
-
-def check_able(config: DistillConfig, mode: Mode, teacher: Teacher | None) -> None:
-    words = mode.needs in ("thoughts", "corrections")
-    if is_served(config) and not words:
-        raise GtrTurboError(
-            f"{config.teacher} gives no log-probs of the student's tokens, which --mode {config.mode} needs.",
-            "use --mode correct or --mode thoughts, or name a checkpoint with the student's tokenizer as --teacher.",
-        )
-    if teacher is None and not words and not is_in_process(config.engine):
-        raise GtrTurboError(
-            "scores are the teacher's log-probs, computed here.", f"leave out --engine {config.engine}, or --mode {config.mode}."
-        )
-    if config.top_logprobs and not mode.comparable:
-        raise GtrTurboError("--top-logprobs is for --mode kl.", "leave out one of the two.")
-    if config.top_logprobs and teacher:
-        raise GtrTurboError("--top-logprobs is for checkpoints that teach.", "leave it out, or name a checkpoint as --teacher.")
 
 
 def open_teacher(
@@ -136,12 +68,9 @@ def _in_words(config: DistillConfig, mode: Mode, ask: Ask, *, at_once: int, log:
 
 
 def _asking(config: DistillConfig, mode: Mode) -> Asking:
-    templates = read_templates(prompt_texts(config))
-    if config.hints and "hints" not in templates.question.get_identifiers():
-        raise GtrTurboError(f"--hints has no place in {config.prompt}.", "write $hints there, or leave out --hints.")
     return Asking(
         corrects=mode.needs == "corrections",
-        templates=templates,
+        templates=words_of(config),
         hints=config.hints,
         temperature=config.temperature,
         max_tokens=config.max_new_tokens,

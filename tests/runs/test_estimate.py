@@ -103,6 +103,15 @@ def test_disk_of_a_7b_run_is_its_teachers_and_pruning_takes_them_away(large, pla
     assert frugal.end < frugal.most <= frugal.end + weights
 
 
+@pytest.mark.parametrize("method", ["gtr", "turbo-kl"])
+def test_disk_counts_the_episodes_that_set_says(large, play, method):
+    def disk(**settings):
+        chosen = config(method=method, iterations=2, **settings)
+        return disk_of(chosen, plan(chosen), large, play)
+
+    assert disk(set=("rollout.episodes=1024",)) == disk(episodes=1024) != disk()
+
+
 FULL = {"lora_rank": 0, "episodes": 150, "set": (*PAPER, "ppo-step.fsdp=true")}
 
 
