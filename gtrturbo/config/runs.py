@@ -21,7 +21,11 @@ class RunConfig:
         "Who teaches, and how: a name of those below, or a Method of your own, as package.module:NAME or path/to/file.py:NAME.",
     ] = "turbo-gated"
     model: Annotated[str, "tiny or small (built in), or a Hugging Face id or folder, which takes the paper's settings."] = "tiny"
-    start: Annotated[Path | None, "Start from this checkpoint: no init and no sft. --model still chooses the settings."] = None
+    start: Annotated[
+        Path | None,
+        "Start from this checkpoint: no init and no sft. --model still chooses the settings: name there the start's own model, "
+        "or the start itself.",
+    ] = None
     teacher: Annotated[
         Path | None,
         "External teacher, for a method that takes one: a checkpoint, a Hugging Face model's folder, openai:MODEL on a server, "

@@ -108,6 +108,12 @@ class PpoStepConfig(StageConfig):
         "Updates (ppo-steps) of the cosine from first to final learning rate; 25 in the paper. 0, ours, keeps it constant.",
         COUNT,
     ] = 0
+    schedule_start: Annotated[
+        int,
+        "Updates behind the checkpoint when the cosine begins: those of an earlier run that it goes on from. With 0 all count.",
+        COUNT,
+        Absent(0, silent=True),
+    ] = 0
     value_learning_rate: Annotated[
         float | None, "Learning rate of the value head; the model's, as in the paper, if not given.", POSITIVE
     ] = None

@@ -3,6 +3,7 @@
 Nothing heavy is imported here, so that every room may ask.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,8 @@ class BuiltIn:
     initializer_range: float
 
 
+# As config.json calls the sizes of a language model.
+TEXT_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 BUILT_IN = {
     "tiny": BuiltIn(
         hidden=64,
@@ -52,6 +55,20 @@ BUILT_IN = {
         initializer_range=0.106,  # Tiny's, over the root of two, as its layers are twice as wide.
     ),
 }
+
+
+def built_in_name(config: Mapping[str, Any]) -> str | None:
+    """Name the built-in model that a config.json describes, whatever its vocabulary; None of any other."""
+    text, vision = config.get("text_config"), config.get("vision_config")
+    if config.get("model_type") != "qwen2_5_vl" or not isinstance(text, dict) or not isinstance(vision, dict):
+        return None
+    found = *(text.get(name) for name in TEXT_SIZES), vision.get("hidden_size"), vision.get("depth")
+    sizes = {
+        name: (each.hidden, each.inner, each.layers, each.heads, each.vision_hidden, each.vision_layers)
+        for name, each in BUILT_IN.items()
+    }
+    return next((name for name, each in sizes.items() if each == found), None)
+
 
 # Published architectures by hub id: what is set of the language model and of the vision tower, and whether input and output
 # embeddings are one. Source: Bai et al., "Qwen2.5-VL Technical Report" (arXiv 2502.13923), table 1, and the models' config.json.

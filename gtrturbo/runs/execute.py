@@ -24,6 +24,7 @@ from gtrturbo.runs.going_on import require_same_run
 from gtrturbo.runs.plan import Step, plan
 from gtrturbo.runs.pruning import keeping, leftovers, schedule
 from gtrturbo.runs.script import command, command_words
+from gtrturbo.runs.starting import require_start
 from gtrturbo.runs.teacher_tokens import check_playing, check_tokenizers
 from gtrturbo.runs.warm_start import check_tasks
 from gtrturbo.stages import execute, existing, read_by, require_unpruned, stage_of
@@ -128,6 +129,7 @@ def check(config: RunConfig, steps: Sequence[Step]) -> bool:
     check_tasks(steps)
     _check_inputs(steps)
     _check_weights(steps)
+    require_start(config, steps)
     for asked in (step.config for step in steps if isinstance(step.config, DistillConfig)):
         if not (asked.out / MANIFEST).is_file():
             require_asked(asked)

@@ -69,6 +69,7 @@ def _of_update(config: PpoStepConfig) -> Idle:
     if not config.schedule_updates:
         mend = "leave it out, or add: --schedule-updates 25"
         idle |= _each(("final_learning_rate",), "is where a schedule ends, and the learning rate is constant", mend)
+        idle |= _each(("schedule_start",), "is where a schedule begins, and the learning rate is constant", mend)
     if lacks_values(config.credit):
         idle |= _each(OF_VALUES, f"is of values, and --credit {config.credit} has none")
     if config.credit in AMONG_GROUPS:

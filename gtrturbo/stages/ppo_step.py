@@ -103,6 +103,7 @@ def optimizer_of(config: PpoStepConfig, policy: Policy) -> Optimizer:
         final_learning_rate=config.final_learning_rate,
         value_learning_rate=config.value_learning_rate,
         schedule_updates=config.schedule_updates,
+        schedule_start=config.schedule_start,
         weight_decay=config.weight_decay,
         epsilon=config.adam_epsilon,
     )

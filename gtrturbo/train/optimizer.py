@@ -227,13 +227,17 @@ def resume_optimizer(
     final_learning_rate: float,
     value_learning_rate: float | None,
     schedule_updates: int,
+    schedule_start: int = 0,
     weight_decay: float,
     epsilon: float = ADAM_EPSILON,
 ) -> Optimizer:
     """Go on with a checkpoint's optimiser at the learning rates of this update.
 
-    Both fall along one cosine over `schedule_updates` updates, and stay where that is 0; the value head's is the model's if not
-    given.
+    Both fall along one cosine over `schedule_updates` updates, from when `schedule_start` updates are behind the checkpoint, and
+    stay where `schedule_updates` is 0; the value head's is the model's if not given.
+
+    Raises:
+        GtrTurboError: fewer updates are behind the checkpoint than the cosine begins at.
     """
     head_rate = value_learning_rate or learning_rate
     rates = {"learning_rate": learning_rate, "value_learning_rate": head_rate}
@@ -242,9 +246,39 @@ def resume_optimizer(
     share = 1.0
     if schedule_updates:
         ends = {"initial": learning_rate, "final": final_learning_rate}
-        share = cosine_learning_rate(optimizer.updates, **ends, total=schedule_updates) / learning_rate
+        require_begun(optimizer.updates, checkpoint, schedule_start=schedule_start)
+        share = cosine_learning_rate(optimizer.updates - schedule_start, **ends, total=schedule_updates) / learning_rate
     optimizer.set_learning_rate(share * learning_rate, share * head_rate)
     return optimizer
+
+
+def require_begun(updates: int, checkpoint: Path | None, *, schedule_start: int) -> None:
+    """Refuse a schedule that begins after the updates behind a checkpoint; None is one that is still to be made.
+
+    Raises:
+        GtrTurboError: says how many there are.
+    """
+    if updates < schedule_start:
+        raise GtrTurboError(
+            f"--schedule-start {schedule_start} counts more updates than are behind {checkpoint or 'the first checkpoint'}: "
+            f"{updates}.",
+            f"give: --schedule-start {updates}",
+        )
+
+
+def updates_behind(checkpoint: Path) -> int:
+    """Read how many updates (ppo-steps) are behind a checkpoint: 0 where it has no optimiser.
+
+    Raises:
+        GtrTurboError: its optimiser's file is damaged.
+    """
+    if not (checkpoint / OPTIMIZER_FILE).exists():
+        return 0
+    with (
+        reading_model(checkpoint, f"has an {OPTIMIZER_FILE} that cannot be gone on from"),
+        safe_open(checkpoint / OPTIMIZER_FILE, framework="pt") as stored,
+    ):
+        return int(stored.get_tensor(UPDATES))
 
 
 def _in_float32(parameter: nn.Parameter) -> nn.Parameter:

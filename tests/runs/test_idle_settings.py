@@ -69,7 +69,7 @@ def test_the_preset_counts_where_it_has_a_part():
 def test_an_artifact_of_before_is_found_whatever_it_says_of_what_has_no_part(ppo_config, ppo):
     assert existing(ppo_config)
     asked = provenance(with_penalty(ppo_config))
-    assert asked.idle == ("final_learning_rate",)
+    assert asked.idle == ("final_learning_rate", "schedule_start")
     was = read_manifest(ppo_config.out)
     was.config["final_learning_rate"] = 1e-5
     assert difference(was, asked) is None

@@ -352,6 +352,17 @@ def test_the_learning_rate_follows_the_number_of_updates_behind_the_checkpoint(p
     assert metrics(ppo)["learning_rate"] == 1e-4  # No schedule: constant.
 
 
+def test_a_schedule_may_begin_at_a_later_update(root, ppo, second, ppo_config, tmp_path):
+    """The first update of a schedule of four, though one of an earlier run is behind the checkpoint."""
+    anew = replace(ppo_config, out=tmp_path / "x", checkpoint=ppo, rollouts=root / "turns2", schedule_updates=4, schedule_start=1)
+    out = execute(anew).out
+    assert metrics(out)["learning_rate"] == 1e-4
+    assert int(load_file(out / "optimizer.safetensors")["updates"]) == 2
+    assert "schedule_start" not in read_manifest(second).config and read_manifest(out).config["schedule_start"] == 1
+    with pytest.raises(GtrTurboError, match=r"--schedule-start 3 counts more updates than are behind .*ppo: 1\."):
+        execute(replace(anew, out=tmp_path / "y", schedule_start=3))
+
+
 def test_the_value_head_goes_on_from_the_checkpoint(ppo, second):
     first, later = (load_file(path / "value_head.safetensors") for path in (ppo, second))
     moved = [np.abs(later[name] - first[name]).max() for name in first]
