@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from gtrturbo.config.fields import Field, Role, fields
+from gtrturbo.config.fields import Field, Role, fields, parse
 from gtrturbo.config.renamed import ALSO_CALLED_OPTIONS, refuse_old
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.stages import STAGES
@@ -55,12 +55,18 @@ def require_meant(chosen: Mapping[str, Mapping[str, Any]], named: Collection[str
         GtrTurboError: names the first.
     """
     for stage, (other, options, why) in MEANT.items():
-        for option in [each for each in chosen.get(stage, {}) if each in options and other in named]:
+        for option in [each for each in _changed(chosen, stage) if each in options and other in named]:
             value, name = chosen[stage][option], option.replace("_", "-")
             words = [f"--set {other}.{name}={each}" for each in (value if isinstance(value, tuple) else (value,))]
             raise GtrTurboError(f"--set {stage}.{name} {why}.", f"give: {' '.join(words)}")
-    if "expert" in chosen.get("rollout", {}):
+    if "expert" in _changed(chosen, "rollout"):
         raise GtrTurboError("--set rollout.expert cannot be set: a checkpoint plays what it learns from.", "leave it out.")
+
+
+def _changed(chosen: Mapping[str, Mapping[str, Any]], stage: str) -> list[str]:
+    """List the options of a stage that are given another value than they have without."""
+    known = {field.name: field for field in fields(STAGES[stage].config)}
+    return [name for name, value in chosen.get(stage, {}).items() if parse(known[name], value) != known[name].default]
 
 
 def _settable(stage: str, name: str) -> Field:

@@ -273,11 +273,16 @@ class _Plan:
         return Step(stage, build(kind, kept), k)
 
     def chosen_of(self, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the user sets of a step. Of two distills of an update a mode is of the one that writes what it does."""
+        """Return what the user sets of a step. Of two distills of an update a mode is of the one that writes what it does, and a
+        server of the one that is asked in words."""
         chosen = dict(self.chosen.get(name, {}))
-        two = self.method.beside != "none" and "mode" in chosen
-        if two and find_mode(chosen["mode"]).writes != find_mode(values["mode"]).writes:
+        if name != "distill" or self.method.beside == "none":
+            return chosen
+        writes = find_mode(values["mode"]).writes
+        if "mode" in chosen and find_mode(chosen["mode"]).writes != writes:
             del chosen["mode"]
+        if "engine" in chosen and writes == "scores":
+            del chosen["engine"]
         return chosen
 
     def require_parts(self) -> None:

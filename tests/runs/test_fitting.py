@@ -99,6 +99,10 @@ def test_what_a_later_stage_would_refuse_is_refused_by_the_plan(settings, what, 
     assert (error.value.what, error.value.fix) == (what, fix)
 
 
+def test_what_changes_nothing_is_no_setting_of_another_step():
+    assert plan(run_config(set=("rollout.expert=false", "rollout.random-expert-share=0"))) == plan(run_config())
+
+
 def test_a_teacher_of_ones_own_has_no_distributions(tmp_path):
     code = tmp_path / "mine.py"
     code.write_text("def TEACHER(questions):\n    return [-1.0 * q.response_ids for q in questions]\n")
@@ -155,6 +159,8 @@ def test_an_option_reaches_the_one_of_two_distills_that_it_has_a_part_in(beside)
     plain = beside()
     hot = beside("distill.temperature=0.7", "distill.retries=1", "distill.max-new-tokens=40")
     assert hot == (plain[0], replace(plain[1], temperature=0.7, retries=1, max_new_tokens=40))
+    served = beside("distill.engine=vllm:http://localhost:1", "distill.served-model=m")
+    assert served == (plain[0], replace(plain[1], engine="vllm:http://localhost:1", served_model="m"))
     assert beside("distill.top-logprobs=64") == (replace(plain[0], top_logprobs=64), plain[1])
     assert beside("distill.mode=correct") == (plain[0], replace(plain[1], mode="correct", retries=plain[1].retries))
     both = beside("distill.seed=3", "distill.micro-batch-tokens=100", "distill.hints=truth")
@@ -190,7 +196,7 @@ def test_files_that_a_teacher_would_be_asked_with_are_read_before_any_work(tmp_p
         ({"set": (f"distill.repair-prompt={tmp_path}/odd.txt",)}, r"odd.txt asks for \$reply, which is not known"),
         ({"hints": ("truth",), "set": (f"distill.prompt={tmp_path}/plain.txt",)}, "--hints has no place in .*plain.txt"),
         ({"prices": tmp_path / "gone.yaml"}, "gone.yaml"),
-        ({"prices": tmp_path / "own.yaml"}, "own.yaml"),
+        ({"prices": tmp_path / "own.yaml"}, "--prices says nothing of m"),
     ):
         with pytest.raises((GtrTurboError, FileNotFoundError), match=said):
             looked_at(**served, **more)
