@@ -120,7 +120,8 @@ SHOWN = (
         "above 0 where the environment's rules ended the episode: one that is cut is lost then. A `win_return` or "
         "`reward_threshold` of 0 or below wins only where they ended it, too. `gym:MODULE:ID` imports a "
         "module first; the sha256 of your own files, of every module that it imports and of what beside them they name, is part "
-        "of the version and of the panel's, but not what is read by a name that is put together.",
+        "of the version and of the panel's, of a folder with all folders in it (but not hidden ones, nor artifacts and runs of "
+        "gtrturbo); not what is read by a name that is put together.",
         (
             "prompt=Walk to the cookie, and not off the cliff.",
             "actions=up,right,down,left",

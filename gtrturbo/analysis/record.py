@@ -10,6 +10,7 @@ from typing import Any
 from gtrturbo import __version__
 from gtrturbo.config import RunConfig
 from gtrturbo.config.fields import Field, check, fields, parse
+from gtrturbo.config.marks import RECORD
 from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError, few
 from gtrturbo.plugins import Plugin, is_outside, load
@@ -19,7 +20,6 @@ from gtrturbo.store.ids import short
 from gtrturbo.store.json_files import read_json
 from gtrturbo.store.names import MANIFEST
 
-RECORD = "run.json"
 AGAIN = "run it again with the same options: what is there stays."
 PARTS = ("evals", "checkpoints")  # of a run
 # Where and how to work, not what: the rest names a run.

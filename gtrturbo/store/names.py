@@ -1,11 +1,11 @@
-"""Names of files: each stands here and nowhere else."""
+"""Names of files: each stands here, or among those by which a folder is known as ours, and nowhere else."""
 
-MANIFEST = "stage.json"
+from gtrturbo.config.marks import DRAFT_MARK as DRAFT_MARK
+from gtrturbo.config.marks import MANIFEST as MANIFEST
+
 TIMING = "timing.json"
 MOVED = "moved.json"
 PRUNED = "pruned.json"
-# In a folder that is being written, from when it is made until it takes its place: it is gtrturbo's own.
-DRAFT_MARK = ".gtrturbo-draft"
 # What running sums of a merge say of themselves.
 STATE = "state.json"
 TURNS = "turns.jsonl"

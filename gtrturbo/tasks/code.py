@@ -1,6 +1,7 @@
 """Which files of the user's own a module is made of: the modules that it imports, and the files beside them that they name."""
 
 import ast
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -10,22 +11,29 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from gtrturbo.config.marks import DRAFT_MARK, MANIFEST, RECORD
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.plugins import SUFFIX, is_users
 
 IMPORTS = ("import_module", "__import__")
 WRITES = ("w", "a", "x")  # How a mode of `open` begins that is not for reading.
 MOST_BYTES = 255  # Of a name in a folder.
-MOST_BESIDE = 1000  # Files of a folder that is named.
+MOST_BESIDE = 10_000  # Files of a folder that is named, and those of its folders.
+MOST_SIZE = 1 << 32  # Of all of these, in bytes.
+CACHE = "__pycache__"
 
 
 def files_of(modules: Sequence[str]) -> dict[str, Path]:
     """Find the files of modules and of all that they import, if they are the user's own; by the names of the modules.
 
     Imports count wherever they stand, in functions too, and so does where a value comes from that a loaded module holds. A file
-    or folder beside a module that one of its texts names counts, too, unless the module opens it to write.
+    or folder beside a module that one of its texts names counts, too, unless the module opens it to write; of a folder all that
+    it holds, but for what `_inside` leaves out.
 
     Args:
         modules: names; of those that are not there, or installed, nothing is found.
+
+    Raises: GtrTurboError: a folder that is named holds too much.
     """
     waiting, files = list(modules), {}
     while waiting:
@@ -93,7 +101,39 @@ def _beside(tree: ast.AST, folder: Path) -> Iterator[Path]:
         if place.is_file() and place.suffix != SUFFIX:
             yield place
         elif place.is_dir():
-            yield from sorted(each for each in place.iterdir() if each.is_file() and each.suffix != SUFFIX)[:MOST_BESIDE]
+            yield from _bounded(place)
+
+
+def _bounded(folder: Path) -> list[Path]:
+    """List the files in a folder.
+
+    Raises: GtrTurboError: there is more than can be read each time.
+    """
+    found: list[Path] = []
+    size = 0
+    for file in _inside(folder):
+        found.append(file)
+        size += file.stat().st_size
+        if len(found) > MOST_BESIDE or size > MOST_SIZE:
+            raise GtrTurboError(
+                f"{folder}, which code beside it names, holds more than {MOST_BESIDE} files, or {MOST_SIZE >> 30} GiB.",
+                "let the code name what it reads in there, or move what it does not read elsewhere.",
+            )
+    return found
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and in those in it, but for hidden ones, and for artifacts and runs, which come and go."""
+    for place, folders, files in os.walk(folder, followlinks=True):
+        here = Path(place)
+        yield from (each for each in map(here.joinpath, files) if each.suffix != SUFFIX and each.is_file())
+        folders[:] = [name for name in folders if name != CACHE and name[0] != "." and not _left_out(here / name)]
+
+
+def _left_out(folder: Path) -> bool:
+    """Tell whether a folder was written by gtrturbo, or is a link to one that it lies in."""
+    ours = any((folder / name).is_file() for name in (MANIFEST, DRAFT_MARK, RECORD))
+    return ours or folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def _may_be_path(text: str) -> bool:
