@@ -54,7 +54,8 @@ def hub(monkeypatch):
                     del kept.files[each.path_in_repo]
             for each in operations:
                 if isinstance(each, CommitOperationAdd):
-                    kept.files[each.path_in_repo] = Path(each.path_or_fileobj).read_bytes()
+                    with each.as_file() as file:
+                        kept.files[each.path_in_repo] = file.read()
             kept.commits += 1
 
         def _require(self, repo_id):

@@ -17,7 +17,7 @@ from gtrturbo.report.exporting import export
 from gtrturbo.store.turns import read_turn_tokens, read_turns
 
 
-def exported(turns: Path, to: str, tmp_path: Path) -> Path:
+def exported(turns: Path, to: ExportFormat, tmp_path: Path) -> Path:
     return export(ExportConfig(turns=turns, to=to, out=tmp_path / to))
 
 
