@@ -102,26 +102,28 @@ def raw_credit(advantages: Tensor, *, text_rewards: Tensor, random_action_mask: 
     return torch.where(random_action_mask, text_rewards, advantages)
 
 
-def normalized_credit(advantages: Tensor, *, text_rewards: Tensor, random_action_mask: Tensor) -> Tensor:
-    """Normalise advantages over the legal turns and credit random-action turns with their text alone.
+def normalized_credit(advantages: Tensor, *, text_rewards: Tensor, legal_mask: Tensor, random_action_mask: Tensor) -> Tensor:
+    """Normalise advantages by those of the legal turns, and credit random-action turns with their text alone.
 
-    legal turn:          (Â − mean) / (std + 1e-5), mean and std over the legal turns only
-    random-action turn:  text_rewards / (std + 1e-5), not centred, so 0 when its text earned nothing
+    legal turn:                        (Â − mean) / (std + 1e-5), mean and std over the legal turns only
+    illegal turn with a random action: text_rewards / (std + 1e-5), not centred, so 0 when its text earned nothing
+    illegal turn without an action:    (Â − mean) / (std + 1e-5), as that nothing was done, or that the episode ended, is its own
 
     Penalties of illegal turns thus neither shift nor shrink the advantages of the others. Where the legal turns have
-    no spread to divide by (fewer than two, or std below 1e-5), text rewards stay in units of reward.
+    no spread to divide by (fewer than two, or std below 1e-5), what illegal turns are credited with stays in units of reward.
 
-    Args: As in `raw_credit`.
+    Args: As in `raw_credit`; legal_mask: Turns whose reply parsed; none of them had a random action. [N] bool
 
     Returns: Credit per turn, in standard deviations. [N]
 
     Raises: ValueError: Shapes differ.
     """
-    legal = ~random_action_mask
-    text_credit = raw_credit(advantages, text_rewards=text_rewards, random_action_mask=random_action_mask)
-    spread = advantages[legal].std(correction=0) if legal.any() else advantages.new_zeros(())
+    require_same_shape(advantages=advantages, legal_mask=legal_mask)
+    none, legal = advantages.new_zeros(()), advantages[legal_mask]
+    mean, spread = (legal.mean(), legal.std(correction=0)) if len(legal) else (none, none)
     scale = torch.where(spread < EPSILON, torch.ones_like(spread), spread + EPSILON)
-    return torch.where(legal, normalize(advantages, legal), text_credit / scale)
+    illegal = raw_credit(advantages - mean, text_rewards=text_rewards, random_action_mask=random_action_mask) / scale
+    return torch.where(legal_mask, normalize(advantages, legal_mask), illegal)
 
 
 def until_ends(ends: Tensor, discount: float) -> list[float]:

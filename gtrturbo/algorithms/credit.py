@@ -77,8 +77,8 @@ class Credit:
         assign: gives it.
         needs_values: a value head is made, trained and asked.
         needs_groups: turns are refused whose episodes share no deals.
-        normalizes: ppo-step centres and scales advantages over the turns that parsed (`normalized_credit`); without, they stay as
-            they are (`raw_credit`). Either way a turn whose executed action was random has what its text itself earned.
+        normalizes: ppo-step centres and scales advantages by those of the turns that parsed (`normalized_credit`); without, they
+            stay as they are (`raw_credit`). Either way a turn whose executed action was random has what its text itself earned.
         per_token: each token has a value and an advantage of its own, and a ratio of its own in PPO's loss; needs values.
 
     Raises:

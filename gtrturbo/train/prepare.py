@@ -167,14 +167,18 @@ def _credit(
     beta = crediting.kl_coef if crediting.placement else 0.0
     placement = crediting.placement or "reward"
     credited = guided_credit(earned, kl, assign=crediting.credit.assign, beta=beta, placement=placement)
-    text, random_action = rewards.text - beta * kl, rewards.random_action
-    by_text = normalized_credit if crediting.credit.normalizes else raw_credit
+    columns = {"text": rewards.text - beta * kl, "legal": rewards.legal, "random": rewards.random_action}
     if earned.replies is None:
-        return credited, by_text(credited.advantages, text_rewards=text, random_action_mask=random_action)
+        return credited, _by_text(credited.advantages, columns, normalizes=crediting.credit.normalizes)
     replies = earned.replies  # Each token counts as a turn does elsewhere.
-    spread = {name: column[:, None].expand_as(replies)[replies] for name, column in (("text", text), ("random", random_action))}
-    tokens = by_text(credited.advantages[replies], text_rewards=spread["text"], random_action_mask=spread["random"])
+    spread = {name: column[:, None].expand_as(replies)[replies] for name, column in columns.items()}
+    tokens = _by_text(credited.advantages[replies], spread, normalizes=crediting.credit.normalizes)
     return credited, torch.zeros(replies.shape).masked_scatter(replies, tokens)
+
+
+def _by_text(advantages: Tensor, columns: Mapping[str, Tensor], *, normalizes: bool) -> Tensor:
+    text = {"text_rewards": columns["text"], "random_action_mask": columns["random"]}
+    return normalized_credit(advantages, legal_mask=columns["legal"], **text) if normalizes else raw_credit(advantages, **text)
 
 
 def _rewards(turns: Sequence[Turn], rollout: Rollout, crediting: Crediting) -> _Rewards:

@@ -165,7 +165,10 @@ def test_a_random_action_is_never_credited_to_the_text():
     random_action = torch.tensor([False, True, False, True])
     for earned in (-1e6, 0.0, 10.0, 1e6):
         found = normalized_credit(
-            torch.tensor([1.0, earned, 3.0, -earned]), text_rewards=torch.zeros(4), random_action_mask=random_action
+            torch.tensor([1.0, earned, 3.0, -earned]),
+            text_rewards=torch.zeros(4),
+            legal_mask=~random_action,
+            random_action_mask=random_action,
         )
         assert found[1].item() == 0.0 and found[3].item() == 0.0
         # Legal turns: mean 2, std 1, untouched by what the random actions earned.
@@ -176,9 +179,10 @@ def test_text_rewards_of_illegal_turns_are_scaled_but_not_centred():
     found = normalized_credit(
         torch.tensor([10.0, 50.0, 14.0]),
         text_rewards=torch.tensor([3.0, -2.0, 3.0]),
+        legal_mask=torch.tensor([True, False, True]),
         random_action_mask=torch.tensor([False, True, False]),
     )
-    # Legal turns 10 and 14: mean 12, std 2. OnInvalidReply: −2 / 2.00001. The legal turns' own text rewards are not read.
+    # Legal turns 10 and 14: mean 12, std 2. Illegal: −2 / 2.00001. The legal turns' own text rewards are not read.
     assert found.tolist() == pytest.approx([-0.999995, -0.999995, 0.999995], abs=1e-6)
 
 
@@ -188,6 +192,32 @@ def test_without_spread_among_legal_turns_text_rewards_keep_their_unit(legal_adv
     found = normalized_credit(
         torch.tensor([*legal_advantages, 100.0, -100.0]),
         text_rewards=torch.tensor([9.0] * n + [-2.0, 0.0]),
+        legal_mask=torch.tensor([True] * n + [False, False]),
         random_action_mask=torch.tensor([False] * n + [True, True]),
     )
     assert found.tolist() == [0.0] * n + [-2.0, 0.0]
+
+
+@pytest.mark.parametrize("random", [(), (4,), (5,), (4, 5)])
+def test_illegal_turns_never_move_the_credit_of_the_others_whatever_they_did(random):
+    found = normalized_credit(
+        torch.tensor([2.0, 0.0, 2.0, 0.0, -10.0, -21.0]),
+        text_rewards=torch.tensor([0.0, 0.0, 0.0, 0.0, -11.0, -11.0]),
+        legal_mask=torch.tensor([True] * 4 + [False] * 2),
+        random_action_mask=torch.tensor([row in random for row in range(6)]),
+    )
+    # Legal turns: mean 1, std 1. A random action's text keeps −11 / 1.00001; without an action Â is −10 − 1 and −21 − 1.
+    of_illegal = [-11.0, -11.0 if 5 in random else -22.0]
+    expected = [each / 1.00001 for each in [1.0, -1.0, 1.0, -1.0, *of_illegal]]
+    assert found.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("alone", [[], [5.0], [5.0, 5.0]])
+def test_without_spread_among_legal_turns_an_illegal_one_without_an_action_keeps_its_distance_in_reward(alone):
+    found = normalized_credit(
+        torch.tensor([*alone, -3.0]),
+        text_rewards=torch.full((len(alone) + 1,), -11.0),
+        legal_mask=torch.tensor([True] * len(alone) + [False]),
+        random_action_mask=torch.zeros(len(alone) + 1, dtype=torch.bool),
+    )
+    assert found.tolist() == [0.0] * len(alone) + [-8.0 if alone else -3.0]
