@@ -38,7 +38,7 @@ class Entries:
 
 
 def apply_rule(rule: MergeRule, entries: Entries, given: RuleInputs) -> Tensor:
-    """Apply a rule to flat task vectors.
+    """Apply a rule to flat task vectors, of which it is given copies.
 
     Args:
         rule: built in or the user's.
@@ -73,7 +73,10 @@ def add_to_sums(rule: MergeRule, entries: Entries, sums: Tensor | None = None) -
         sums = torch.zeros((rule.sums, len(entries.base)), dtype=torch.float64, device=entries.base.device)
     for vector, weight in zip(entries.vectors, entries.weights, strict=True):
         sums = _checked(
-            _shielded(rule.add, sums, vector, weight), list(sums.shape), entries.base.device, of=f"sums {list(sums.shape)}"
+            _shielded(rule.add, sums, vector.clone(), weight),
+            list(sums.shape),
+            entries.base.device,
+            of=f"sums {list(sums.shape)}",
         )
     return sums
 
@@ -85,7 +88,7 @@ def finish_sums(rule: MergeRule, sums: Tensor, entries: Entries, given: RuleInpu
         RuleFailed: as `apply_rule`.
     """
     wanted = keywords(rule.combine)
-    extra = {"base": entries.base} if "base" in wanted else {}
+    extra = {"base": entries.base.clone()} if "base" in wanted else {}  # A rule may work in place.
     extra |= {name: _setting(value, entries.base.device) for name, value in given.settings.items() if name in wanted}
     merged = _shielded(rule.combine, sums, **extra)
     return _checked(merged, list(sums.shape[1:]), entries.base.device, of=f"sums {list(sums.shape)}")
@@ -110,11 +113,11 @@ def _call(function: Callable[..., Tensor], entries: Entries, given: RuleInputs) 
     device = entries.base.device
     k = len(entries.vectors)
     asked: dict[str, Callable[[], object]] = {
-        "base": lambda: entries.base.reshape(shape),
+        "base": lambda: entries.base.reshape(shape).clone(),
         "noise": lambda: entries.noise().reshape(k, *shape),
         "densities": lambda: torch.tensor(given.densities, dtype=torch.float64, device=device),
         "normalize": lambda: given.normalize,
-        "measured": lambda: torch.as_tensor(given.measured, dtype=torch.float64, device=device),
+        "measured": lambda: torch.as_tensor(given.measured, dtype=torch.float64, device=device).clone(),
     }
     wanted = keywords(function)
     extra = {name: make() for name, make in asked.items() if name in wanted}

@@ -3,6 +3,7 @@ stage (vllm), or the user's own code."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -196,7 +197,7 @@ def make_agent(engine: str, path: Path, *, for_training: bool, seed: int, temper
 def _checked(engine: str, agent: Callable[..., Any], *, for_training: bool) -> Agent:
     def answer(states: Sequence[State]) -> Sequence[Response | None]:
         with calling("engine", engine):
-            responses = list(agent(states))
+            responses = list(agent([deepcopy(state) for state in states]))  # The turns are recorded from ours.
         check_responses(engine, states, responses, for_training=for_training)
         return responses
 

@@ -5,6 +5,7 @@ as questions, and each of the kind that is asked for. Nothing here loads a model
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -65,6 +66,11 @@ class Question:
     attempt: int = 0
     folder: Path = Path()
     hints: str = ""
+
+    def copied(self) -> "Question":
+        """Return the same question, of whose parts none is this one's: code of others may change what it is given."""
+        own = ("messages", "info", "response_ids", "response_spans")
+        return replace(self, **{name: deepcopy(getattr(self, name)) for name in own}, images=[*self.images])
 
     @property
     def told(self) -> list[Message]:

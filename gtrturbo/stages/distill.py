@@ -68,7 +68,7 @@ def run(config: DistillConfig) -> Result:
 
 def _annotate(config: DistillConfig, mode: Mode, teacher: Teacher, questions: Sequence[Question]) -> Any:
     with calling("mode", config.mode):
-        return mode.annotate(teacher, questions)
+        return mode.annotate(teacher, [question.copied() for question in questions])
 
 
 Named = tuple[DistillConfig, Teacher | None]

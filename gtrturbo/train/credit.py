@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import cast
 
 import torch
@@ -34,7 +34,7 @@ def find_credit(name: str) -> Credit:
 
 def _assign(name: str, credit: Credit, earned: Earned) -> Credited:
     with calling(CREDIT_SEAM, name):
-        credited = credit.assign(earned)
+        credited = credit.assign(_copied(earned))
     if not isinstance(credited, Credited):
         raise GtrTurboError(f"credit {name} returns a {type(credited).__name__}.", "return Credited(advantages, value_targets).")
     targets = credited.value_targets
@@ -48,6 +48,13 @@ def _assign(name: str, credit: Credit, earned: Earned) -> Credited:
         _require_shape(f"credit {name}: {column}", numbers, credit, earned)
     whole = {column: numbers.detach().float() for column, numbers in columns.items()}
     return Credited(**whole)
+
+
+def _copied(earned: Earned) -> Earned:
+    """Copy what a credit is given: the values are what the value loss is clipped around."""
+    columns = {each.name: getattr(earned, each.name) for each in fields(earned)}
+    tensors = {name: column.clone() for name, column in columns.items() if isinstance(column, Tensor)}
+    return replace(earned, states=[*earned.states], **tensors)
 
 
 def _require_shape(what: str, numbers: Tensor, credit: Credit, earned: Earned) -> None:

@@ -1,6 +1,7 @@
 """A teacher's scores as guidance for an update: the reverse KL of each turn."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -27,8 +28,10 @@ ESTIMATOR_SEAM = "KL estimator"
 class StudentView:
     """What an estimator of the user's own may look at: N turns, before the first step.
 
+    It is given copies, but for the policy and the prompts.
+
     Attributes:
-        policy: the student; give it as many tokens per forward pass as `tokens` says.
+        policy: the student, which is to be trained; give it as many tokens per forward pass as `tokens` says.
         transcript: prompts, token ids, masks and rows of the turns.
         logprobs: the student's, of the tokens that it sampled, in nats at `temperature`; 0 after a reply. [N, R]
         teacher_logprobs: as the scores hold them, 0 after a reply. [N, R]
@@ -141,7 +144,7 @@ def find_estimator(name: str) -> Estimator | OwnEstimator:
 
 def _checked(name: str, estimator: OwnEstimator, view: StudentView) -> Tensor:
     with calling(ESTIMATOR_SEAM, name), torch.no_grad():
-        kl = estimator(view)
+        kl = estimator(_copied(view))
     if not isinstance(kl, Tensor) or kl.shape != view.logprobs.shape:
         found = list(kl.shape) if isinstance(kl, Tensor) else type(kl).__name__
         raise GtrTurboError(f"{ESTIMATOR_SEAM} {name} must give a tensor of shape {list(view.logprobs.shape)}, got {found}.")
@@ -152,6 +155,13 @@ def _checked(name: str, estimator: OwnEstimator, view: StudentView) -> Tensor:
             f"{ESTIMATOR_SEAM} {name} gives {kl[row, token].item()} at turn {row}, token {token}.", "nothing was written."
         )
     return kl.float()
+
+
+def _copied(view: StudentView) -> StudentView:
+    tensors = {name: getattr(view, name).clone() for name in ("logprobs", "teacher_logprobs", "counted")}
+    said = view.transcript  # Its prompts are told apart by identity.
+    transcript = replace(said, turns=deepcopy(said.turns), tokens=deepcopy(said.tokens))
+    return replace(view, transcript=transcript, **tensors)
 
 
 def read_guidance(

@@ -8,6 +8,8 @@ import torch
 
 from gtrturbo.algorithms.kl import ESTIMATORS
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.play.recording import Transcript
+from gtrturbo.store.tensors import TurnTokens
 from gtrturbo.train.guidance import Guidance, StudentView, find_estimator
 
 
@@ -34,7 +36,8 @@ def view():
     """Two turns of two tokens, of which the second of turn 1 does not count."""
     logprobs, teacher = torch.tensor([[-1.0, -2.0], [-3.0, -4.0]]), torch.tensor([[-2.0, -4.0], [-6.0, -8.0]])
     counted = torch.tensor([[True, True], [True, False]])
-    return StudentView(SimpleNamespace(), SimpleNamespace(), logprobs, teacher, counted, temperature=0.9, tokens=100)
+    transcript = Transcript([], TurnTokens([], [], [], [], [], []), [])
+    return StudentView(SimpleNamespace(), transcript, logprobs, teacher, counted, temperature=0.9, tokens=100)
 
 
 @pytest.fixture
