@@ -1,7 +1,8 @@
 """What a user brings instead of something built in: a name in a table, `package.module:NAME`, or `path/to/file.py:NAME`.
 
 Nothing registers itself, and code is loaded only because the user named it; what an artifact says is never loaded. Where code
-came from is told by the name of its file and the sha256 of its text, which go into the manifest of what it helped to make.
+came from is told by the name of its file and the sha256 of the text that ran, which go into the manifest of what it helped to
+make: a file may be edited while its code is at work.
 """
 
 import difflib
@@ -15,6 +16,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -26,6 +28,8 @@ SUFFIX = ".py"
 MOST_NAMES = 12
 PREFIX = "_gtrturbo_"  # of the names under which files of the user's own are imported
 _modules: set[str] = set()  # files of the user's own modules that were imported by their names, and of what they imported
+_texts: dict[str, tuple[ModuleSpec | None, str]] = {}  # Of modules, by name: the import, and the sha256 of what it read.
+_held: "list[dict[str, _Imported]]" = []  # What `one_text` holds, by the file or the module.
 PACKAGE = Path(__file__).parent
 IMPORT_SYSTEM = Path(importlib.__file__).parent
 INSTALLED = {"site-packages", "dist-packages"}
@@ -34,10 +38,25 @@ NOT_MODULES = ("gym", "minigrid", "miniwob")  # Before a colon they name a built
 
 @dataclass(frozen=True)
 class Plugin:
-    """Something from outside: `value` as the user wrote it, `name` without a folder, `sha256` of the file that defines it."""
+    """Something from outside: `value` as the user wrote it, `name` without a folder, `sha256` of the text of `file` that ran."""
 
     value: Any
     name: str
+    sha256: str
+    file: Path
+
+    @property
+    def edited(self) -> bool:
+        """Tell whether the file has another text by now, or is gone."""
+        return _sha256(self.file) != self.sha256
+
+
+@dataclass(frozen=True)
+class _Imported:
+    """A module of the user's own, its file, and the sha256 of the text that ran."""
+
+    module: ModuleType
+    file: Path
     sha256: str
 
 
@@ -83,14 +102,62 @@ def load(kind: str, name: str) -> Plugin:
     """Import the user's code and return what it holds under a name.
 
     Raises:
-        GtrTurboError: no such file, module or name, or the code raises while it is imported; names the line.
+        GtrTurboError: no such file, module or name, the code raises while it is imported (names the line), or a module's file was
+            edited since.
     """
     place, _, attribute = name.rpartition(":")
-    module, file = _from_file(kind, Path(place)) if place.endswith(SUFFIX) else from_module(kind, place)
-    if not hasattr(module, attribute):
-        raise GtrTurboError(f"{file} has no {attribute} to be a {kind}.", _names_in(module, attribute))
-    written = f"{file.name}:{attribute}" if place.endswith(SUFFIX) else name
-    return Plugin(getattr(module, attribute), written, hashlib.sha256(file.read_bytes()).hexdigest())
+    code = _imported(kind, place)
+    if not hasattr(code.module, attribute):
+        raise GtrTurboError(f"{code.file} has no {attribute} to be a {kind}.", _names_in(code.module, attribute))
+    written = f"{Path(place).name}:{attribute}" if place.endswith(SUFFIX) else name
+    return Plugin(getattr(code.module, attribute), written, code.sha256, code.file)
+
+
+@contextmanager
+def one_text() -> Iterator[None]:
+    """Let code of the user's own stay what it is when it is first loaded while the block runs, whatever its file says by then."""
+    if _held:
+        yield
+        return
+    _held.append({})
+    try:
+        yield
+    finally:
+        _held.pop()
+
+
+def _imported(kind: str, place: str) -> _Imported:
+    key = os.path.realpath(place) if place.endswith(SUFFIX) else place
+    held = _held[-1] if _held else {}
+    if key not in held:
+        held[key] = _from_file(kind, Path(place)) if place.endswith(SUFFIX) else _of_module(kind, place)
+    return held[key]
+
+
+def _of_module(kind: str, name: str) -> _Imported:
+    """Import a module by its name. Python does so once, however often its file is edited."""
+    module, file = from_module(kind, name)
+    ran = _note(module)
+    if _sha256(file) != ran:
+        raise GtrTurboError(
+            f"{file} was edited after it was imported: what would run is the text that it had then.",
+            f"begin Python anew; or name the file, which is imported again: {file}:NAME.",
+        )
+    return _Imported(module, file, ran)
+
+
+def _note(module: ModuleType) -> str:
+    """Return the sha256 of the text that a module ran; of one that others imported, that of its file when it is first seen."""
+    spec, noted = _texts.get(module.__name__, (None, ""))
+    if not noted or spec is not module.__spec__:  # A module that is imported again has another one.
+        noted = _sha256(Path(module.__file__ or ""))
+        _texts[module.__name__] = (module.__spec__, noted)
+    return noted
+
+
+def _sha256(file: Path) -> str:
+    """Hash a file; the empty text where it is gone."""
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 
 
 def _names_in(module: ModuleType, attribute: str) -> str:
@@ -151,24 +218,26 @@ def calling(kind: str, name: str) -> Iterator[None]:
         raise GtrTurboError(f"{kind} {name} fails: {told.what}", told.fix) from error
 
 
-def _from_file(kind: str, file: Path) -> tuple[ModuleType, Path]:
+def _from_file(kind: str, file: Path) -> _Imported:
     if not file.is_file():
         raise _no_file(kind, file)
+    text = file.read_bytes()
     # Of the same text the same module: what it holds is one thing, however often it is asked for.
-    name = PREFIX + hashlib.sha256(os.path.realpath(file).encode(errors="surrogateescape") + file.read_bytes()).hexdigest()[:16]
+    name = PREFIX + hashlib.sha256(os.path.realpath(file).encode(errors="surrogateescape") + text).hexdigest()[:16]
+    sha256 = hashlib.sha256(text).hexdigest()
     if name in sys.modules:
-        return sys.modules[name], file
+        return _Imported(sys.modules[name], file, sha256)
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # Before it runs: dataclasses look their module up there.
     try:
-        with _noting():
-            spec.loader.exec_module(module)
+        with _noting():  # What runs is what was hashed: neither a later text, nor what Python kept of one of the same second.
+            exec(compile(text, spec.origin or file, "exec", dont_inherit=True), vars(module))
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise _raised(kind, file, error) from error
-    return module, file
+    return _Imported(module, file, sha256)
 
 
 def _no_file(kind: str, file: Path) -> GtrTurboError:
@@ -211,8 +280,10 @@ def _noting() -> Iterator[None]:
     """Note which files of the user's own are imported on the way: what their code raises is told by its line, too."""
     before = set(sys.modules)
     yield
-    files = (getattr(sys.modules[name], "__file__", None) for name in set(sys.modules) - before)
-    _modules.update(file for file in files if file and is_users(file))
+    modules = [sys.modules[name] for name in set(sys.modules) - before]
+    for module in [each for each in modules if (file := getattr(each, "__file__", None)) and is_users(file)]:
+        _modules.add(str(module.__file__))
+        _note(module)
 
 
 def _raised(kind: str, file: Path, error: BaseException) -> GtrTurboError:

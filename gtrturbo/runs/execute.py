@@ -19,11 +19,12 @@ from gtrturbo.errors import COLLAPSE_CODE, Collapse, GtrTurboError
 from gtrturbo.models.checkpoint_files import is_adapter
 from gtrturbo.models.quantised import require_plain_base
 from gtrturbo.models.split_ahead import require_splittable
-from gtrturbo.plugins import Plugin, names_code
+from gtrturbo.plugins import Plugin, names_code, one_text
 from gtrturbo.runs.going_on import require_same_run
 from gtrturbo.runs.plan import Step, plan
 from gtrturbo.runs.pruning import keeping, leftovers, schedule
 from gtrturbo.runs.script import command, command_words
+from gtrturbo.runs.sources import Watch
 from gtrturbo.runs.starting import require_start
 from gtrturbo.runs.teacher_tokens import check_playing, check_tokenizers
 from gtrturbo.runs.warm_start import check_tasks
@@ -45,12 +46,17 @@ def run(config: RunConfig, *, on_step: OnStep | None = None) -> list[Result]:
     """Execute a plan step by step; `on_step` is called after each with its result and the seconds that it took.
 
     With `subprocess` each stage is a process of its own. What `keep_teachers` and `keep_optimizers` leave over is pruned as soon
-    as no later step reads it.
+    as no later step reads it. Code of the user's own stays what it is when the run begins.
 
     Raises:
         Collapse: the policy cannot be trained on. Its last checkpoint is evaluated, and run.json says where it ended.
         GtrTurboError: a stage fails, or the run was begun with other code of the user's own.
     """
+    with one_text():
+        return _run(config, on_step)
+
+
+def _run(config: RunConfig, on_step: OnStep | None) -> list[Result]:
     steps, own, results = plan(config), own_code(config), []
     _check_world(config)
     check_sources(config, own)
@@ -67,8 +73,10 @@ def run(config: RunConfig, *, on_step: OnStep | None = None) -> list[Result]:
     if world().first:
         record_run(config, replace=outdated, own=own)
     due = schedule([step.config for step in steps], **keeping(config))
+    watch = Watch(alone=config.subprocess)
     with caching():
         for position, step in enumerate(steps):
+            watch(step)
             try:
                 results.append(_timed(step, config, on_step))
             except Collapse as error:

@@ -13,7 +13,7 @@ from gtrturbo.distributed.threads import map_at_once
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.base_record import model_under, require_same_base
 from gtrturbo.models.under_adapter import bases_under
-from gtrturbo.plugins import is_outside, load, names_code
+from gtrturbo.plugins import is_outside, load, names_code, one_text
 from gtrturbo.stages.beforehand import refuse_early
 from gtrturbo.stages.idle import idle_options
 from gtrturbo.stages.played import played_with
@@ -38,7 +38,7 @@ def execute(config: Any) -> Result:
     Under torchrun all processes call this with the same config and get the same result; an error in one ends all.
     """
     stage = _stage(config)
-    with stage.inside(config):
+    with one_text(), stage.inside(config):
         return _execute(stage, stage.resolve(config))
 
 
