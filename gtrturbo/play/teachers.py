@@ -123,7 +123,7 @@ class Teacher:
         corrections: for each turn the student's reply as it should have been, or None where it is right or nothing can be said.
         logprobs: for each turn the log-probs of the student's own tokens, in nats. [R]
         policy: a checkpoint in this process, for modes that compute with it; see `LocalPolicy`.
-        at_once: most questions in one call of `thoughts`.
+        at_once: most questions in one call of any of the three.
         retries: how often it is asked again about a turn for which its reply did not parse.
         account: tells of its work; None where there is nothing to tell.
         remembers: it keeps its answers itself, and is asked by one process alone.

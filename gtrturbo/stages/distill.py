@@ -1,7 +1,7 @@
 """distill: a teacher annotates turns. It writes guidance, not weights."""
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,11 +11,12 @@ import numpy as np
 
 from gtrturbo.config import DistillConfig
 from gtrturbo.console import progress_bar, stderr
-from gtrturbo.distributed.processes import group
+from gtrturbo.distributed.processes import Alone, group, working_in
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import renderer_hash
 from gtrturbo.play.hints import require_known
 from gtrturbo.play.teachers import (
+    MODES,
     Account,
     Mode,
     Question,
@@ -27,6 +28,7 @@ from gtrturbo.play.teachers import (
 )
 from gtrturbo.play.teaching.mixing import mixture, parts_of, shares
 from gtrturbo.play.teaching.opening import AnswerLog, AskedWords
+from gtrturbo.play.teaching.scored import Scored, in_parts
 from gtrturbo.play.teaching.taught import Taught, keep_action, require_useful, unread, usefulness
 from gtrturbo.plugins import calling
 from gtrturbo.stages import done, provenance
@@ -38,6 +40,7 @@ from gtrturbo.store.files import save_json
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import DEMOS, SCORES, TEACHER
 from gtrturbo.store.pictures import load_picture
+from gtrturbo.store.provenance import Provenance
 from gtrturbo.store.records import Turn, mean, write_rows
 from gtrturbo.store.resume_log import ResumeLog
 from gtrturbo.store.saved_pictures import save_image
@@ -57,7 +60,8 @@ def run(config: DistillConfig) -> Result:
     work, resume_log = provenance(config), None
     with writing(config.out, work, overwrite=config.overwrite) as draft:
         if mode.writes == "scores":
-            _score(config, mode, teachers, draft)
+            with _log_of_scores(config, teachers, work) as resume_log:
+                _score(config, mode, teachers, draft, resume_log)
         else:
             with ResumeLog(config.out, work, Said, lambda said: [said.speaker]) as resume_log:
                 _teach(config, mode, teachers, draft, resume_log)
@@ -74,14 +78,27 @@ def _annotate(config: DistillConfig, mode: Mode, teacher: Teacher, questions: Se
 Named = tuple[DistillConfig, Teacher | None]
 
 
-def _score(config: DistillConfig, mode: Mode, teachers: Sequence[Named], draft: Draft) -> None:
+def _log_of_scores(
+    config: DistillConfig, teachers: Sequence[Named], work: Provenance
+) -> AbstractContextManager[ResumeLog[Scored] | None]:
+    """Keep the scores of teachers of the user's own; those of a checkpoint are computed here, and need no log."""
+    if config.mode not in MODES or not any(teacher for _, teacher in teachers) or not group().world.first:
+        return nullcontext()
+    with working_in(Alone()):  # The first process asks.
+        return ResumeLog(config.out, work, Scored)
+
+
+def _score(
+    config: DistillConfig, mode: Mode, teachers: Sequence[Named], draft: Draft, resume_log: ResumeLog[Scored] | None
+) -> None:
     """Write the teacher's log-prob of every token that the student sampled."""
     if all(teacher for _, teacher in teachers) and not group().world.first:
         return  # Who computes nothing here is asked once.
     turns = read_turns(config.rollouts)
     tokens = read_turn_tokens(config.rollouts, turns)
-    asked = [_scores_of(each, mode, teacher, turns, tokens, draft) for each, teacher in teachers]
-    if not group().world.first and not all(asked):
+    kept = [teacher and in_parts(teacher, place, log=resume_log) for place, (_, teacher) in enumerate(teachers)]
+    asked = [_scores_of(each, mode, teacher, turns, tokens, draft) for (each, _), teacher in zip(teachers, kept, strict=True)]
+    if not group().world.first and any(kept):
         return
     questions = questions_of(config, turns, tokens)
     rows = [check_logprobs(f"mode {config.mode}", questions, each.logprobs) for each in asked]
@@ -97,6 +114,8 @@ def _score(config: DistillConfig, mode: Mode, teachers: Sequence[Named], draft: 
 def _scores_of(
     config: DistillConfig, mode: Mode, teacher: Teacher | None, turns: Sequence[Turn], tokens: TurnTokens, draft: Draft
 ) -> Scores:
+    if teacher and not group().world.first:
+        return Scores([])
     questions = questions_of(config, turns, tokens, task=task_of(config) if teacher else None, hints=hints_of(config, turns))
     with progress_bar("distill", len(turns)) as bar, ExitStack() as ending:
         opened = teacher or open_teacher(config, mode, bar.advance, ending, AnswerLog({}, lambda *_: None))
@@ -109,12 +128,14 @@ def _scores_of(
 @dataclass(frozen=True)
 class Said:
     """What the teacher said of one legal turn, counted from 0: in the end, whether it parses or not; None: nothing. With
-    what was `asked` it is one answer of a checkpoint, which is not asked for again, and of a server it says who spoke."""
+    what was `asked` it is one answer of a checkpoint, which is not asked for again, and of a server it says who spoke. With an
+    `attempt` it did not parse, and the turn is asked about once more."""
 
     row: int
     text: str | None
     asked: AskedWords | None = None
     speaker: str | None = None
+    attempt: int | None = None
 
 
 def _teach(config: DistillConfig, mode: Mode, teachers: Sequence[Named], draft: Draft, resume_log: ResumeLog[Said]) -> None:
@@ -264,12 +285,14 @@ def _shared(
 
     Several processes share the turns.
     """
-    there = {each.row for each in resume_log.found if not each.asked}
+    said = [each for each in resume_log.found if not each.asked]
+    there, in_vain = {each.row for each in said if each.attempt is None}, {(each.row, each.attempt) for each in said}
     missing = [question for question in questions if question.row not in there]
     waiting = [missing[place] for place in group().world.share(len(missing))]
     with progress_bar("distill", len(waiting)) as bar:
         for attempt in range(teacher.retries + 1):
-            asked, waiting = [replace(question, attempt=attempt) for question in waiting], []
+            asked = [replace(question, attempt=attempt) for question in waiting if (question.row, attempt) not in in_vain]
+            waiting = [question for question in waiting if (question.row, attempt) in in_vain]
             for start in range(0, len(asked), teacher.at_once):
                 part = asked[start : start + teacher.at_once]
                 texts = check_thoughts(f"mode {config.mode}", part, _annotate(config, mode, teacher, part))
@@ -278,9 +301,10 @@ def _shared(
                         resume_log.append(Said(question.row, text))
                         bar.advance()
                     else:
+                        resume_log.append(Said(question.row, text, attempt=attempt))
                         waiting.append(question)
     group().barrier()
-    found = {each.row: each.text for each in resume_log.read() if not each.asked}
+    found = {each.row: each.text for each in resume_log.read() if not each.asked and each.attempt is None}
     return [found[question.row] for question in questions]
 
 
