@@ -20,7 +20,7 @@ class RunConfig:
         str,
         "Who teaches, and how: a name of those below, or a Method of your own, as package.module:NAME or path/to/file.py:NAME.",
     ] = "turbo-gated"
-    model: Annotated[str, "tiny or small (built in), or a Hugging Face id or folder, which takes the paper's settings."] = "tiny"
+    model: Annotated[str, "tiny or small (built in), or a Hugging Face id or folder, which takes the stages' defaults."] = "tiny"
     start: Annotated[
         Path | None,
         "Start from this checkpoint: no init and no sft. --model still chooses the settings: name there the start's own model, "

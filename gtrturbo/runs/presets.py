@@ -1,4 +1,4 @@
-"""What the built-in models were measured to learn with; every other model takes the stages' defaults, which are the paper's."""
+"""What the built-in models were measured to learn with; every other model takes the stages' defaults."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
