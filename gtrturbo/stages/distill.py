@@ -28,7 +28,7 @@ from gtrturbo.play.teachers import (
 )
 from gtrturbo.play.teaching.mixing import mixture, parts_of, shares
 from gtrturbo.play.teaching.opening import AnswerLog, AskedWords
-from gtrturbo.play.teaching.scored import Scored, in_parts
+from gtrturbo.play.teaching.scored import ScoredTurn, in_parts
 from gtrturbo.play.teaching.taught import Taught, keep_action, require_useful, unread, usefulness
 from gtrturbo.plugins import calling
 from gtrturbo.stages import done, provenance
@@ -80,16 +80,16 @@ Named = tuple[DistillConfig, Teacher | None]
 
 def _log_of_scores(
     config: DistillConfig, teachers: Sequence[Named], work: Provenance
-) -> AbstractContextManager[ResumeLog[Scored] | None]:
+) -> AbstractContextManager[ResumeLog[ScoredTurn] | None]:
     """Keep the scores of teachers of the user's own; those of a checkpoint are computed here, and need no log."""
     if config.mode not in MODES or not any(teacher for _, teacher in teachers) or not group().world.first:
         return nullcontext()
     with working_in(Alone()):  # The first process asks.
-        return ResumeLog(config.out, work, Scored)
+        return ResumeLog(config.out, work, ScoredTurn)
 
 
 def _score(
-    config: DistillConfig, mode: Mode, teachers: Sequence[Named], draft: Draft, resume_log: ResumeLog[Scored] | None
+    config: DistillConfig, mode: Mode, teachers: Sequence[Named], draft: Draft, resume_log: ResumeLog[ScoredTurn] | None
 ) -> None:
     """Write the teacher's log-prob of every token that the student sampled."""
     if all(teacher for _, teacher in teachers) and not group().world.first:

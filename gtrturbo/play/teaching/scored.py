@@ -11,7 +11,7 @@ from gtrturbo.store.resume_log import ResumeLog
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredTurn:
     """Log-probs in nats that a teacher gave for the tokens of one turn; teachers and turns are counted from 0."""
 
     teacher: int
@@ -19,7 +19,7 @@ class Scored:
     logprobs: list[float]
 
 
-def in_parts(teacher: Teacher, place: int, *, log: ResumeLog[Scored] | None) -> Teacher:
+def in_parts(teacher: Teacher, place: int, *, log: ResumeLog[ScoredTurn] | None) -> Teacher:
     """Let a teacher be asked for log-probs of at most `at_once` turns in a call, and not again for those that a log holds.
 
     Args:
@@ -40,7 +40,7 @@ def in_parts(teacher: Teacher, place: int, *, log: ResumeLog[Scored] | None) -> 
             answers += rows
             for question, row in zip(part, rows, strict=True):
                 if log:
-                    log.append(Scored(place, question.row, row.tolist()))
+                    log.append(ScoredTurn(place, question.row, row.tolist()))
         new = iter(answers)
         return [kept[question.row] if question.row in kept else next(new) for question in questions]
 
