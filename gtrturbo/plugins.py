@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.abc import SourceLoader
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -218,6 +219,19 @@ def calling(kind: str, name: str) -> Iterator[None]:
         raise GtrTurboError(f"{kind} {name} fails: {told.what}", told.fix) from error
 
 
+class _Text(SourceLoader):
+    """Has Python run a text as that of a file."""
+
+    def __init__(self, file: str, text: bytes) -> None:
+        self._file, self._text = file, text
+
+    def get_filename(self, fullname: str) -> str:
+        return self._file
+
+    def get_data(self, path: str | bytes) -> bytes:
+        return self._text
+
+
 def _from_file(kind: str, file: Path) -> _Imported:
     if not file.is_file():
         raise _no_file(kind, file)
@@ -228,12 +242,13 @@ def _from_file(kind: str, file: Path) -> _Imported:
     if name in sys.modules:
         return _Imported(sys.modules[name], file, sha256)
     spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None and spec.origin is not None
+    spec.loader = _Text(spec.origin, text)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # Before it runs: dataclasses look their module up there.
     try:
         with _noting():  # What runs is what was hashed: neither a later text, nor what Python kept of one of the same second.
-            exec(compile(text, spec.origin or file, "exec", dont_inherit=True), vars(module))
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise _raised(kind, file, error) from error
