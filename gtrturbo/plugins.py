@@ -219,7 +219,7 @@ def calling(kind: str, name: str) -> Iterator[None]:
         raise GtrTurboError(f"{kind} {name} fails: {told.what}", told.fix) from error
 
 
-class _Text(SourceLoader):
+class _TextLoader(SourceLoader):
     """Has Python run a text as that of a file."""
 
     def __init__(self, file: str, text: bytes) -> None:
@@ -243,7 +243,7 @@ def _from_file(kind: str, file: Path) -> _Imported:
         return _Imported(sys.modules[name], file, sha256)
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.origin is not None
-    spec.loader = _Text(spec.origin, text)
+    spec.loader = _TextLoader(spec.origin, text)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # Before it runs: dataclasses look their module up there.
     try:
