@@ -8,6 +8,7 @@ from gtrturbo.analysis.history import Entry, History
 from gtrturbo.analysis.levels import chance_level
 from gtrturbo.config import RunConfig
 from gtrturbo.config.fields import fields
+from gtrturbo.config.games import without_folders
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.store.ids import short
@@ -127,7 +128,8 @@ def shared_iterations(groups: Sequence[RunGroup]) -> list[int]:
 
 
 def _deals(entry: Entry) -> dict[str, Any]:
-    found = {name: entry.manifest.config.get(name) for name in DEALS}
+    config = entry.manifest.config
+    found = {name: config.get(name) for name in DEALS} | {"env": without_folders(config.get("task"), config.get("env") or ())}
     beside = {name: entry.manifest.plugins.get(option, {}).get(what) for name, (option, what) in BESIDE.items()}
     return found | beside
 

@@ -3,6 +3,9 @@
 The games stand with the ids of their Gymnasium environments. FAMILY:ID is the environment of that id, such as gym:CartPole-v1.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
 GAME_IDS = {
     "numberline": "gtrturbo/NumberLine-v0",
     "ezpoints": "gtrturbo/EZPoints-v0",
@@ -31,6 +34,7 @@ OWN_REWARDS = {"minigrid:MiniGrid-Dynamic-Obstacles-": (-1.0, 1.0)}
 # Where a wrong turn ends nothing, it loses at most what it takes back itself: the paper's cost is as much.
 OWN_COSTS = {"alfworld": 1.0}
 UNKNOWN_COST = 1.0
+SETTINGS_FILE = "file="  # The option of gym:ID that names a file of settings.
 
 
 def turn_rewards(text: str) -> tuple[float, float] | None:
@@ -62,6 +66,20 @@ def game_name(text: str) -> str:
         return f"{family.lower()}:{environment}"
     by_id = {env_id.lower(): name for name, env_id in GAME_IDS.items()}
     return by_id.get(text.lower(), text.lower())
+
+
+def without_folders(task: str | None, env: Sequence[str]) -> list[str]:
+    """Return the options of a task as a manifest says them: of a file of settings its name, as its hash stands beside."""
+    if not task or not game_name(task).startswith("gym:"):
+        return list(env)
+    file = SETTINGS_FILE
+    return [f"{file}{Path(each.removeprefix(file)).name}" if each.startswith(file) else each for each in env]
+
+
+def settings_file(task: str, env: Sequence[str]) -> Path | None:
+    """Return the file of settings that the options of a task name, if they do: of several the last counts."""
+    files = [each.removeprefix(SETTINGS_FILE) for each in env if each.startswith(SETTINGS_FILE)]
+    return Path(files[-1]) if files and files[-1] and game_name(task).startswith("gym:") else None
 
 
 def is_game(text: str) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from gtrturbo.config.games import without_folders
 from gtrturbo.console import stderr
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.ids import artifact_id
@@ -65,7 +66,12 @@ def _played(rollouts: Sequence[Path]) -> dict[str, tuple[Path, Manifest]]:
             raise GtrTurboError(f"{found[player][0]} and {path} were played by the same checkpoint.", "leave one out.")
         first = next(iter(found.values()), None)
         for name in ("task", "env"):
-            if first and manifest.config[name] != first[1].config[name]:
+            if first and _played_on(manifest)[name] != _played_on(first[1])[name]:
                 raise GtrTurboError(f"{path} was played on another {name} than {first[0]}.", "compare what is of one task.")
         found[player] = (path, manifest)
     return found
+
+
+def _played_on(manifest: Manifest) -> dict[str, object]:
+    task = manifest.config["task"]
+    return {"task": task, "env": without_folders(task, manifest.config["env"])}

@@ -7,7 +7,7 @@ from typing import Any
 
 from gtrturbo.config.addresses import kind_of
 from gtrturbo.config.fields import absent_knobs, input_paths, knobs, seams
-from gtrturbo.config.games import game_name
+from gtrturbo.config.games import game_name, without_folders
 from gtrturbo.distributed.processes import Alone, group, working_in, world
 from gtrturbo.distributed.threads import map_at_once
 from gtrturbo.errors import GtrTurboError
@@ -177,6 +177,7 @@ def provenance(config: Any, identify: Callable[[Path], str] = artifact_id) -> Pr
     named = seams(config).items()
     outside = {name: load(kind, value) for name, (kind, value) in named if names_code(Path(value))}
     chosen |= {name: canonical(kind, value) for name, (kind, value) in named if name in chosen}
+    chosen |= {name: without_folders(config.task, env) for name, env in chosen.items() if name == "env"}
     chosen |= stage.names(config)
     texts = {name: {"name": file.name, "sha256": sha256_file(file)} for name, file in stage.texts(config).items()}
     return Provenance(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from gtrturbo.config import DistillConfig
 from gtrturbo.config.choices import OUTCOME
+from gtrturbo.config.games import SETTINGS_FILE
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.hints import in_words, outcomes
 from gtrturbo.play.teachers import Question
@@ -11,6 +12,7 @@ from gtrturbo.plugins import is_outside, load
 from gtrturbo.stages import canonical
 from gtrturbo.store.ids import short
 from gtrturbo.store.manifest import read_manifest
+from gtrturbo.store.names import ENVIRONMENT
 from gtrturbo.store.records import Turn
 from gtrturbo.store.tensors import TurnTokens
 from gtrturbo.tasks.loading import KIND as TASK
@@ -77,4 +79,7 @@ def task_of(config: DistillConfig) -> Task:
                 f"{config.rollouts} was played on another text of {played} ({short(then)}, not {short(now)}).",
                 "play again, or bring back the file as it was.",
             )
+    kept = config.rollouts / ENVIRONMENT
+    if kept.is_file():  # Turns of earlier versions name the place where it lay.
+        env = [f"{SETTINGS_FILE}{kept}" if each.startswith(SETTINGS_FILE) else each for each in env]
     return load_task(config.task or played, env)

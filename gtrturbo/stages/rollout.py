@@ -12,6 +12,7 @@ from gtrturbo.analysis.summary import success_by_kind, summarize
 from gtrturbo.analysis.thoughts import thought_entropy
 from gtrturbo.config import RolloutConfig
 from gtrturbo.config.choices import HINTS
+from gtrturbo.config.games import settings_file
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import renderer_hash
 from gtrturbo.play.agents import Player, open_player
@@ -23,6 +24,7 @@ from gtrturbo.stages import done, provenance
 from gtrturbo.stages.opening import opening_of
 from gtrturbo.store.draft import Result
 from gtrturbo.store.ids import seed_for
+from gtrturbo.store.names import ENVIRONMENT
 from gtrturbo.store.records import Turn
 from gtrturbo.store.resume_log import ResumeLog
 from gtrturbo.store.writing import writing
@@ -59,6 +61,8 @@ def run(config: RolloutConfig) -> Result:
         if turns:  # Of several processes the first has them all, the others none.
             known = {"knows_truth": task.truth is not None, "own_parser": task.parse is not None}
             draft.metrics = summarize(turns, **known) | success_by_kind(turns, task.kind) | thought_entropy(draft.folder)
+        if turns and (file := settings_file(config.task, config.env)):  # A teacher's task is made of it.
+            (draft.folder / ENVIRONMENT).write_bytes(file.read_bytes())
         if player and turns:
             told = player.tells_sampled()
             draft.metrics |= (

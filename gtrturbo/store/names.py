@@ -9,6 +9,8 @@ PRUNED = "pruned.json"
 # What running sums of a merge say of themselves.
 STATE = "state.json"
 TURNS = "turns.jsonl"
+# Of turns of gym:ID, its file of settings, if it had one.
+ENVIRONMENT = "environment.yaml"
 TOKENS = "tokens.safetensors"
 SCORES = "scores.safetensors"
 TEACHER = "teacher.json"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from gtrturbo.config.games import without_folders
 from gtrturbo.store.ids import short
 from gtrturbo.store.manifest import Manifest
 
@@ -31,8 +32,9 @@ def difference(manifest: Manifest, wanted: Provenance) -> str | None:
     """Say how an artifact was made otherwise than wanted, by the first difference; None if it was not."""
     if manifest.stage != wanted.stage:
         return f"by {manifest.stage}, not {wanted.stage}"
-    for name in [*wanted.config, *(name for name in manifest.config if name not in wanted.config)]:
-        was = manifest.config.get(name, wanted.absent.get(name))
+    recorded = _without_paths(manifest.config)
+    for name in [*wanted.config, *(name for name in recorded if name not in wanted.config)]:
+        was = recorded.get(name, wanted.absent.get(name))
         if name not in wanted.config and name not in wanted.absent:
             return f"with --{name.replace('_', '-')} {_said(was)}, which there is no more"
         now = wanted.config.get(name, wanted.absent.get(name))
@@ -45,6 +47,12 @@ def difference(manifest: Manifest, wanted: Provenance) -> str | None:
         if found := _other_input(name, manifest.inputs.get(name), wanted.inputs.get(name)):
             return found
     return None
+
+
+def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """Return knobs as they are written today: where a file of settings lies was among them at first."""
+    env = config.get("env")
+    return dict(config) | ({"env": without_folders(config.get("task"), env)} if env else {})
 
 
 def _other_input(name: str, was: Any, now: Any) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import gymnasium as gym
 
-from gtrturbo.config.games import FAMILIES, game_name
+from gtrturbo.config.games import FAMILIES, game_name, settings_file
 from gtrturbo.tasks.alf.alfworld import alfworld, alfworld_origin
 from gtrturbo.tasks.code import files_of
 from gtrturbo.tasks.environment import telling
@@ -19,7 +19,6 @@ from gtrturbo.tasks.loading import load_task, options_of, read_options
 from gtrturbo.tasks.worlds import sokoban
 from gtrturbo.tasks.worlds.miniwob import NAMED
 
-FILE = "file="
 DIGITS = 12  # of a sha256 in a version
 
 
@@ -44,7 +43,7 @@ def origin(task: str, options: Sequence[str]) -> dict[str, str]:
     code = environment_code(task, tuple(options))
     if environment not in gym.registry:
         load_task(task, options)  # Says what is missing.
-    return {"name": environment, "version": " ".join(filter(None, [_version(environment), code[:DIGITS]]))} | _file(options)
+    return {"name": environment, "version": " ".join(filter(None, [_version(environment), code[:DIGITS]]))} | _file(task, options)
 
 
 @functools.cache
@@ -96,6 +95,6 @@ def _version(environment: str) -> str:
     return module
 
 
-def _file(options: Sequence[str]) -> dict[str, str]:
-    files = [option.removeprefix(FILE) for option in options if option.startswith(FILE)]
-    return {"sha256": hashlib.sha256(Path(files[-1]).read_bytes()).hexdigest()} if files and Path(files[-1]).is_file() else {}
+def _file(task: str, options: Sequence[str]) -> dict[str, str]:
+    file = settings_file(task, options)
+    return {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()} if file and file.is_file() else {}
