@@ -64,6 +64,8 @@ class Budget:
         self.calls, self.tokens, self.cost, self.seconds = 0, TokenCounts(), 0.0, 0.0
         self._ledger, self._lock = ledger, threading.Lock()
         before = read_ledger(ledger) if ledger else []
+        if ledger:
+            _drop_unfinished(ledger)
         self._before = (len(before), sum(call.cost or 0.0 for call in before))
         self._running, self._reserved = 0, 0.0
 
@@ -100,6 +102,14 @@ class Budget:
             self.cost += cost or 0.0
             if self._ledger:
                 _append(self._ledger, Call(self.model, tokens, round(seconds, 3), cost))
+
+
+def _drop_unfinished(file: Path) -> None:
+    """Cut off a last line that a killed process did not finish, so that the next call begins a line of its own."""
+    content = file.read_bytes() if file.exists() else b""
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content) == file.stat().st_size:  # Else another process has just added its own.
+        os.truncate(file, whole)
 
 
 def _append(file: Path, call: Call) -> None:
