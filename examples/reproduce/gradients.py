@@ -4,7 +4,7 @@
 
 Of all turns of the update's rollout at once, before its first step: the gradient with the teacher less that without it, for the
 full KL as a loss at β = 1 and for the paper's KL as a reward at each of BETAS. The cosine says how much of what a channel adds
-points where the KL itself falls.
+points where the KL itself falls. The loss of the value head is left out: rewards of another size change it for no teacher's sake.
 """
 
 import json
@@ -52,7 +52,7 @@ def measured(run: Path) -> dict[str, tuple[float, float]]:
         "scores": run / "guidance" / before,
         "out": run / "none",
     }
-    guided: PpoStepConfig = build(PpoStepConfig, settings)
+    guided: PpoStepConfig = replace(build(PpoStepConfig, settings), value_coef=0.0)
     alone = gradient(replace(guided, scores=None))
     found = {"PPO alone": alone, LOSS: gradient(guided) - alone}
     for beta in BETAS:

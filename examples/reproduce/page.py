@@ -155,6 +155,7 @@ def rates_of(task: str) -> dict[float, Mapping[str, Arm]]:
 
 
 def over_rates(task: str, title: str, rates: Mapping[float, Mapping[str, Arm]], measure: str) -> str:
+    rates = {rate: {name: arm for name, arm in arms.items() if len(arm) >= survival.FEWEST} for rate, arms in rates.items()}
     drawn = [name for name in RIVALS if sum(name in arms for arms in rates.values()) >= FEWEST_RATES]
     return _alone(survival.over_rates(task, title, rates, drawn, measure), title, drawn)
 

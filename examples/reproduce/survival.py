@@ -13,6 +13,8 @@ from gtrturbo.analysis.levels import chance_level
 from gtrturbo.report.chart import Line, Point, Rule, curves
 
 LAST = 5
+# Of an arm with fewer runs neither the table of all cells nor a picture tells anything.
+FEWEST = 4
 # A run fell if its end wins so much less than the best that it had.
 FALL = 0.2
 
@@ -86,7 +88,7 @@ def by_cell(cells: Mapping[str, Mapping[str, Arm]], names: Sequence[str]) -> lis
     rows = [["who", *cells]]
     for name in names:
         runs = [list(arms.get(name, {}).values()) for arms in cells.values()]
-        rows.append([f"`{name}`", *(_ended(each) if each else "–" for each in runs)])
+        rows.append([f"`{name}`", *(_ended(each) if len(each) >= FEWEST else "–" for each in runs)])
     return rows
 
 
