@@ -33,7 +33,7 @@ GROUPS = {
     "Model": ("model", "revision", "family", "chat_template", "lora_rank", "lora_alpha", "lora_target", "dtype"),
     "Optimiser": (
         *("warmup_steps", "micro_batch_tokens", "gradient_checkpointing", "final_learning_rate", "schedule_updates"),
-        *("value_learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "fsdp"),
+        *("schedule_start", "value_learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "fsdp"),
     ),
     "Loss": (
         *("guard", "target_kl", "value_clip_range", "credit", "gae_lambda", "thought_coef", "value_coef", "detach_value"),

@@ -110,7 +110,7 @@ class PpoStepConfig(StageConfig):
     ] = 0
     schedule_start: Annotated[
         int,
-        "Updates behind the checkpoint when the cosine begins: those of an earlier run that it goes on from. With 0 all count.",
+        "Updates behind the checkpoint when the cosine begins: those of an earlier run. With 0, ours, all count.",
         COUNT,
         Absent(0, silent=True),
     ] = 0
