@@ -83,16 +83,17 @@ def test_ends_are_counted_with_the_runs_that_fell():
     assert cells["best five updates"] == f"{(4 * 0.9 + 0.3) / 10 + 0.25:.3f}"
 
 
-def test_cells_stand_beside_each_other_and_an_arm_that_one_has_not_is_a_dash():
-    two = {
-        "easy": arms([0.1] * 2) | {"late": {1: line([0.9] * 8, thoughts=0.25)}},
-        "hard": {"ppo": {1: line([0.9] * 4, collapsed=True)}},
+def test_cells_stand_beside_each_other_and_an_arm_of_fewer_runs_than_are_told_is_a_dash():
+    told = survival.FEWEST
+    cells = {
+        "easy": arms([0.1] * told) | {"late": {k: line([0.9] * 8, thoughts=0.25) for k in range(told - 1)}},
+        "hard": {"ppo": {k: line([0.9] * 4, collapsed=True) for k in range(told)}},
     }
-    head, ppo, kept, late = survival.by_cell(two, ["ppo", "kept", "late"])
-    assert head == ["who", "easy", "hard"] and kept[1].startswith("0.600 [") and kept[2] == late[2] == "–"
-    assert ppo[1].endswith("], 0.40, 0 of 2") and late[1] == "0.900, 0.25, 0 of 1"
+    head, ppo, kept, late = survival.by_cell(cells, ["ppo", "kept", "late"])
+    assert head == ["who", "easy", "hard"] and kept[1].startswith("0.600 [") and kept[2] == late[1] == late[2] == "–"
+    assert ppo[1].startswith("0.500 [") and ppo[1].endswith(f"], 0.40, 0 of {told}")
     # (0.9 + 4 · 0.3) / 5 won, and 0.4 / 5 of thoughts.
-    assert ppo[2] == "0.420, 0.08, 1 of 1"
+    assert ppo[2] == f"0.420 [0.420, 0.420], 0.08, {told} of {told}"
 
 
 def test_rates_are_drawn_by_their_logarithm():
