@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gtrturbo.algorithms.returns import undiscounted
 from gtrturbo.analysis.diversity import self_bleu
 from gtrturbo.store.records import Turn, mean
 
@@ -61,7 +62,7 @@ def summarize(turns: Sequence[Turn], *, knows_truth: bool, own_parser: bool) -> 
     episodes = by_episode(turns)
     won = sum(episode[-1].won for episode in episodes)
     low, high = wilson(won, len(episodes))
-    returns = [sum(turn.reward for turn in episode) for episode in episodes]
+    returns = [undiscounted(turn.reward for turn in episode) for episode in episodes]
     return (
         {
             "episodes": len(episodes),

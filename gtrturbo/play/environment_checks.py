@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils.passive_env_checker import env_reset_passive_checker, env_step_passive_checker
 
+from gtrturbo.algorithms.returns import undiscounted
 from gtrturbo.config.games import has_own_cost, invalid_reply_cost
 from gtrturbo.play.episodes import Played
 from gtrturbo.play.trial import Check, Episodes, play, player, states
@@ -122,7 +123,7 @@ def rewards(task: Task, episodes: Episodes) -> Check:
     """Play the same actions in an environment of our own and add up what it pays."""
     returns = []
     for episode in episodes:
-        paid, total = _replayed(task, episode)[0], sum(played.turn.reward for played in episode)
+        paid, total = _replayed(task, episode)[0], undiscounted(played.turn.reward for played in episode)
         if not math.isfinite(total):
             return Check("rewards", False, f"episode {episode[0].state.episode} pays {total}.", "let every reward be finite.")
         if not math.isclose(total, paid, abs_tol=1e-9):
@@ -220,7 +221,7 @@ def _above_zero(episodes: Episodes, most: float) -> tuple[str, bool]:
     if most < 0:
         return f"{rule}, and every turn that was played cost {-most:g} or more.", True
     cut = [episode for episode in episodes if episode[-1].turn.truncated]
-    paid = sum(math.fsum(played.turn.reward for played in episode) > 0 for episode in cut)
+    paid = sum(undiscounted(played.turn.reward for played in episode) > 0 for episode in cut)
     lost = f"{paid} of the {len(cut)} that were cut had such a return, and count as lost; to let them win: {WIN_RETURN}"
     return (f"{rule}: {lost}." if paid else ""), False
 

@@ -5,13 +5,13 @@ actions all follow from these two. So it is the same whatever is played beside i
 """
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from gtrturbo.algorithms.returns import undiscounted
 from gtrturbo.config.choices import InvalidReply
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.ids import seed_for
@@ -184,7 +184,7 @@ class Slot:
     @property
     def total(self) -> float:
         """The episode's return so far, not discounted."""
-        return math.fsum(past.reward for past in self.history)
+        return undiscounted(past.reward for past in self.history)
 
     def play(self, response: Response, on_invalid_reply: InvalidReply) -> None:
         before = self.state

@@ -5,11 +5,11 @@ the attempt; HERO (arXiv 2606.11559), told it turn by turn.
 """
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from gtrturbo.algorithms.returns import undiscounted
 from gtrturbo.config.choices import GOOD_REPLY, HINTS, OUTCOME, TRUTH
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.records import Message, Turn, parts_of
@@ -31,7 +31,7 @@ class EpisodeEnd:
 
 def outcome_of(turns: Sequence[Turn]) -> EpisodeEnd:
     """Say how one whole episode ended."""
-    return EpisodeEnd(turns[-1].won, math.fsum(turn.reward for turn in turns))
+    return EpisodeEnd(turns[-1].won, undiscounted(turn.reward for turn in turns))
 
 
 def outcomes(turns: Iterable[Turn]) -> dict[int, EpisodeEnd]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image
 
+from gtrturbo.algorithms.returns import undiscounted
 from gtrturbo.analysis.history import Entry, History
 from gtrturbo.analysis.summary import by_episode
 from gtrturbo.analysis.token_kl import Scored, read_scored
@@ -48,7 +49,7 @@ def choose(episodes: Sequence[list[Turn]], count: int) -> list[tuple[int, list[T
 
 
 def _episode(run: History, rollout: Entry, turns: list[Turn], row: int, scored: Scored | None, update: Entry | None) -> str:
-    total = sum(turn.reward for turn in turns)
+    total = undiscounted(turn.reward for turn in turns)
     end = "won" if turns[-1].won else "not won"
     title = f"seed {run.seed}, iteration {rollout.iteration}, episode {turns[0].episode}: {end}, return {number(total)}"
     prompt = "\n".join(texts_of(turns[0].messages[:-1]))

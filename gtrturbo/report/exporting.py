@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo import __version__
+from gtrturbo.algorithms.returns import undiscounted
 from gtrturbo.analysis.summary import by_episode
 from gtrturbo.config import ExportConfig
 from gtrturbo.errors import GtrTurboError
@@ -184,7 +185,7 @@ def _as_trajectories(source: Exported, draft: Path) -> None:
             "steps": steps,
             "final_metrics": {
                 "total_steps": len(steps),
-                "extra": {"return": sum(turn.reward for turn in episode), "won": episode[-1].won},
+                "extra": {"return": undiscounted(turn.reward for turn in episode), "won": episode[-1].won},
             },
         }
         write_whole(draft / f"{name}.json", json.dumps(trajectory, ensure_ascii=False, indent=1).encode())

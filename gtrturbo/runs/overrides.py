@@ -87,6 +87,8 @@ def _settable(stage: str, name: str) -> Field:
         raise GtrTurboError(f"{told}: {stage} has no such option.", mend)
     if field.name in ("out", "recipe") or field.roles & {Role.INPUT, Role.POSITIONAL}:
         raise GtrTurboError(f"{told} cannot be set: the run decides what its stages read and write.")
+    if (stage, field.name) == ("init", "model"):
+        raise GtrTurboError(f"{told} cannot be set: what the other stages learn with follows from the run's.", "give: --model")
     return field
 
 

@@ -1,12 +1,12 @@
 """Episodes as `show` prints them: what was seen, replied and executed, and what the teacher thinks of each token."""
 
 import json
-import math
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
+from gtrturbo.algorithms.returns import undiscounted
 from gtrturbo.analysis.token_kl import Scored, read_scored, thought_kl
 from gtrturbo.console import number
 from gtrturbo.distributed.escapes import visible
@@ -36,7 +36,7 @@ def show_episode(console: Console, path: Path, episode: int, scores: Path | None
     console.print(Text(f"episode {episode} of {path}, seed {chosen[0][1].seed}", "bold"))
     _print_turns(console, path, chosen, scored)
     last = chosen[-1][1]
-    total = math.fsum(turn.reward for _, turn in chosen)
+    total = undiscounted(turn.reward for _, turn in chosen)
     console.print(f"\nreturn {number(total)} in {len(chosen)} turns: {_end(last)}")
 
 

@@ -232,11 +232,18 @@ class Task:
     def true_values(self, info: Info) -> dict[str, Any]:
         """Return the true values of what is read off the picture, as plain JSON; none where no truth is known.
 
-        Raises: GtrTurboError: something in it is no JSON; names it.
+        Raises: GtrTurboError: something in it is no JSON, or missing; names it.
         """
         true = self.truth(info) if self.truth else {}
         if not isinstance(true, Mapping):
             raise GtrTurboError(f"the truth of {self.name} is {described(true)}.", "return a dict of values by name.")
+        missing = [name for name in self.reads if self.truth and name not in true]
+        if missing:
+            raise GtrTurboError(
+                f"the truth of {self.name} gives no {missing[0]!r}, which a reply has to read: what is said of it would count as "
+                "true.",
+                "let truth give every name in reads, whatever the state.",
+            )
         return {str(name): _plain(value, str(name), f"the truth of {self.name}") for name, value in true.items()}
 
     def expert_reply(self, info: Info) -> str:

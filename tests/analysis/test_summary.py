@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from gtrturbo.algorithms.returns import undiscounted
 from gtrturbo.analysis.diversity import self_bleu
 from gtrturbo.analysis.summary import by_episode, different_inputs, read_object, sampled_entropy, summarize, wilson
 from gtrturbo.store.records import Turn, chat
@@ -36,6 +37,18 @@ TURN = Turn(
     episode=0, turn=0, seed=0, messages=chat("?", "!"), images=[], action="+", executed="+", legal=True, perception_correct=True,
     reward=0.0, reward_terms={}, terminated=False, truncated=False, won=False, info={},
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("unit", [1.0, 2.0**-30, 2.0**30])
+def test_rewards_that_cancel_but_for_rounding_pay_nothing(unit):
+    paid = [0.1 * unit, 0.2 * unit, -0.3 * unit]
+    assert math.fsum(paid) != 0 and undiscounted(paid) == 0
+    # Next to nothing is something: a millionth of a millionth is not.
+    assert undiscounted([*paid, 1e-9 * unit]) == pytest.approx(1e-9 * unit, rel=1e-6)
+    assert undiscounted([unit, math.inf]) == math.inf and undiscounted([]) == 0
+    turns = [replace(TURN, turn=place, reward=reward) for place, reward in enumerate(paid)]
+    assert summarize(turns, **JSON)["positive_return_rate"] == 0
+
 
 JSON = {"knows_truth": True, "own_parser": False}
 

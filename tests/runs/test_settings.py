@@ -87,6 +87,12 @@ def test_set_cannot_rewire_the_run(setting):
     assert error.value.what == f"--set {setting[:-2]} cannot be set: the run decides what its stages read and write."
 
 
+def test_a_model_is_the_runs_and_so_are_the_settings_measured_for_it():
+    with pytest.raises(GtrTurboError, match="--set init.model cannot be set") as error:
+        steps_with("init.model=small")
+    assert error.value.fix == "give: --model"
+
+
 @pytest.mark.parametrize(("setting", "told"), [("sft.steps=many", "many"), ("ppo-step.gamma=2", r"gamma must be in \[0, 1\]")])
 def test_set_to_a_bad_value_is_refused_before_anything_runs(setting, told):
     with pytest.raises(GtrTurboError, match=told):

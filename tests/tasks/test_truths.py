@@ -137,6 +137,8 @@ def test_a_check_fails_where_another_number_counts_as_read_truly():
         ({"speed": {1, 2}}, "the truth of walk holds speed, a set, which is no JSON."),
         ({"speed": {"now": float("nan")}}, "the truth of walk holds speed.now, which is nan."),
         (None, "the truth of walk is NoneType."),
+        ({}, "the truth of walk gives no 'speed', which a reply has to read: what is said of it would count as true."),
+        ({"Speed": 1}, "the truth of walk gives no 'speed', which a reply has to read: what is said of it would count as true."),
     ],
 )
 def test_a_truth_that_no_reply_can_have_is_refused(true, told):
