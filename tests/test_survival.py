@@ -36,10 +36,14 @@ def test_a_run_that_ended_by_itself_is_chance_from_there_on():
         ([0.2, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.2], False, False),  # one bad update is no fall
         ([0.9] * 5 + [0.4] * 3, False, True),
         ([0.2] * 5 + [0.9] * 3, False, False),
+        ([0.9] * 5 + [0.7] * 5, False, True),  # by 0.2, which of shares is 0.2000…1 or 0.1999…9
+        ([0.95] * 5 + [0.75] * 5, False, True),
+        ([0.9] * 5 + [0.71] * 5, False, False),
+        ([0.9, 0.5, 0.4, 0.3, 0.3, 0.3, 0.3, 0.3], False, True),  # what its start could do
     ],
 )
 def test_a_run_fell_if_it_lost_what_it_had_won(success, collapsed, expected):
-    assert survival.fell(line(success, collapsed=collapsed)) is expected
+    assert survival.fell(line(success, planned=len(success), collapsed=collapsed)) is expected
 
 
 def arms(gaps: list[float]):
@@ -96,6 +100,30 @@ def test_cells_stand_beside_each_other_and_an_arm_of_fewer_runs_than_are_told_is
     assert ppo[2] == f"0.420 [0.420, 0.420], 0.08, {told} of {told}"
 
 
+def test_an_arm_that_does_nothing_is_told_by_its_episodes():
+    same = line([0.5] * 8)
+    found = {"ppo": {1: same, 2: same, 3: same}, "late": {1: same, 2: line([0.5] * 3 + [0.6] * 5), 3: line([0.5] * 4)}}
+    [_, late] = survival.parted(found, ["late"], "ppo")
+    assert late == ["`late`", "3", "1", "3"]
+    assert survival.parted(found | {"late": {1: same}}, ["late"], "ppo")[1][2:] == ["0", "–"]
+
+
+def test_rates_stand_beside_the_best_of_the_first_arm():
+    seeds = survival.FEWEST
+    low = arms([0.4] * seeds) | {"late": {1: line([0.9] * 8)}}
+    high = {name: {k: line([value] * 8, thoughts=thoughts) for k in range(seeds)}
+            for name, value, thoughts in (("ppo", 0.3, 0.2), ("kept", 0.95, 0.7), ("late", 0.4, 0.4))}  # fmt: skip
+    head, ppo, kept, late = survival.by_rate({1e-3: high, 1e-4: low}, ["ppo", "kept", "late"])
+    assert head == ["who", "1e-4", "1e-3", "best at", "there − `ppo` at its best", "p"]
+    assert ppo[1].startswith("0.500 [") and ppo[3:] == ["1e-4", "–", "–"] and late[1] == "–" and late[3] == "1e-3"
+    assert kept[3] == "1e-3" and kept[4].startswith("+0.450 [") and late[4].startswith("-0.100 [")
+    # Of four pairs of one sign p is 1/8, twice that for two arms.
+    assert kept[5] == late[5] == ".250"
+    thoughts = survival.by_rate({1e-3: high, 1e-4: low}, ["ppo", "kept"], "thoughts")
+    # Best is where most is won, not where most is read: 0.7 beside 0.4.
+    assert thoughts[2][2] == "0.700 [0.700, 0.700]" and thoughts[2][3] == "1e-3" and thoughts[2][4].startswith("+0.300 [")
+
+
 def test_rates_are_drawn_by_their_logarithm():
     rates = {rate: arms([gap, gap]) for rate, gap in ((1e-4, 0.4), (1e-3, 0.2), (1e-2, 0.1))}
     drawn = survival.over_rates("t", "title", rates, ["ppo", "kept"])
@@ -123,4 +151,7 @@ def test_a_merge_is_compared_with_the_newest_by_how_far_that_fell():
         line["students"][str(k)], line["teachers"][str(k)] = student, teacher
     [_, best, some, far] = survival.ahead([line], ["ppo"])
     assert best[2:5] == ["2", "1", "-0.050"] and some[2:5] == ["1", "1", "+0.100"] and far[2:5] == ["1", "1", "+0.600"]
+    # One case is no evidence; of five of one sign p is 1/16, here for three rows.
+    several = [dict(line, seed=seed) for seed in range(5)]
+    assert best[5] == "1.000" and [row[5] for row in survival.ahead(several, ["ppo"])[1:]] == [".188", ".188", ".188"]
     assert far[6] == "+0.250" and survival.ahead([line], ["merged"])[1][2:] == ["0", "0", "–", "–", "–", "–"]

@@ -2,9 +2,12 @@
 
     python -m examples.reproduce.gradients runs/reproduce/numberline-1e-3/merged/*
 
-Of all turns of the update's rollout at once, before its first step: the gradient with the teacher less that without it, for the
-full KL as a loss at β = 1 and for the paper's KL as a reward at each of BETAS. The cosine says how much of what a channel adds
-points where the KL itself falls. The loss of the value head is left out: rewards of another size change it for no teacher's sake.
+Of all turns of the update's rollout at once, before its first step: what the full KL as a loss at β = 1 and the paper's KL as a
+reward at each of BETAS add. The cosine says how much of what a channel adds points where the KL itself falls.
+
+Advantages are divided by their spread, to which the KL as a reward adds. Its part is therefore taken before that division, where
+rewards and gradient are linear in β, and then divided as the update divides it; the difference of two gradients of other spreads
+would hold PPO's own part, too. The loss of the value head is left out: rewards of another size change it for no teacher's sake.
 """
 
 import json
@@ -16,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gtrturbo.algorithms.advantages import EPSILON
 from gtrturbo.analysis.intervals import bootstrap, said
 from gtrturbo.config import PpoStepConfig
 from gtrturbo.config.building import build
@@ -24,21 +28,22 @@ from gtrturbo.play.recording import read_transcript
 from gtrturbo.stages.ppo_step import check_inputs, loss_settings, optimizer_of, prepared
 from gtrturbo.train.steps import Student, add_gradients
 
-BETAS = (1.0, 3.0, 10.0, 30.0)
+BETAS = (1.0, 30.0)
 LOSS = "full KL as a loss at β = 1"
 
 
-def gradient(config: PpoStepConfig) -> Tensor:
-    """Return the gradient [parameters of the model] of all of a config's turns as one minibatch."""
+def gradient(config: PpoStepConfig) -> tuple[Tensor, float]:
+    """Return the gradient [parameters of the model] of all of a config's turns as one minibatch, and its advantages' spread."""
     rollout = check_inputs(config)
     policy = load_policy(config.checkpoint, device=config.device, dtype=config.dtype, trainable=True)
     transcript = read_transcript(config.rollouts, policy.renderer)
     optimizer = optimizer_of(config, policy)
-    batch, _ = prepared(config, policy, transcript, rollout)
+    batch, metrics = prepared(config, policy, transcript, rollout)
     student = Student(policy, optimizer, transcript, batch)
     add_gradients(student, range(len(transcript.turns)), [], settings=loss_settings(config, rollout))
     model = dict(policy.parameters())
-    return torch.cat([(value.grad if value.grad is not None else torch.zeros_like(value)).flatten() for value in model.values()])
+    parts = [(value.grad if value.grad is not None else torch.zeros_like(value)).flatten() for value in model.values()]
+    return torch.cat(parts), metrics["advantage_std"] + EPSILON
 
 
 def measured(run: Path) -> dict[str, tuple[float, float]]:
@@ -53,11 +58,11 @@ def measured(run: Path) -> dict[str, tuple[float, float]]:
         "out": run / "none",
     }
     guided: PpoStepConfig = replace(build(PpoStepConfig, settings), value_coef=0.0)
-    alone = gradient(replace(guided, scores=None))
-    found = {"PPO alone": alone, LOSS: gradient(guided) - alone}
+    alone, spread = gradient(replace(guided, scores=None))
+    found = {"PPO alone": alone, LOSS: gradient(guided)[0] - alone}
     for beta in BETAS:
-        as_reward = replace(guided, kl_placement="reward", kl_estimator="k1-clip", kl_coef=beta)
-        found[f"KL as a reward at β = {beta:g}"] = gradient(as_reward) - alone
+        mixed, wider = gradient(replace(guided, kl_placement="reward", kl_estimator="k1-clip", kl_coef=beta))
+        found[f"KL as a reward at β = {beta:g}"] = mixed - alone * (spread / wider)
     return {
         name: (float(value.norm()), float(torch.cosine_similarity(value, found[LOSS], dim=0))) for name, value in found.items()
     }

@@ -26,8 +26,8 @@ PAGES = (*(ROOT / "docs" / name for name in FILLED), ROOT / "README.md")
 PICTURED = ROOT / "docs" / "pictures"
 MARKED = re.compile(r"(<!-- table: (\S+) (\S+)((?: \S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 SURVIVORS = ("ppo", "merged", "static", "newest", "gated", "ema-0.5")
-# Over learning rates with the guard that does most for PPO, too.
-RIVALS = (*SURVIVORS, "log-ratio")
+# Over learning rates with the guard of the released code, too.
+RIVALS = (*SURVIVORS, "clipped-only")
 DRAWN = ("ppo", "turbo-kl", "turbo-kl-10", "turbo-sft", "gtr", "static-kl", "opd")
 SEEDS = "seeds="
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa7700", "#aa3377", "#3399bb", "#777777")
@@ -82,8 +82,10 @@ def table(task: str, name: str, chosen: Sequence[str] = ()) -> list[list[str]]:
     shown = [word for word in chosen if not word.startswith(SEEDS)] or [arm for arm in DRAWN if arm in arms]
     if name == "ends-by-cell":
         return survival.by_cell({UPDATES[each]: arms_of(each) for each in task.split("+")}, shown)
-    if name == "rates":
-        return survival.by_rate(rates_of(task), shown)
+    if name.startswith("rates"):
+        return survival.by_rate(rates_of(task), shown, name.removeprefix("rates-") if name != "rates" else "success")
+    if name.startswith("parted-from-"):
+        return survival.parted(arms, shown, name.removeprefix("parted-from-"))
     if name.startswith("ends-against-"):
         reference = name.removeprefix("ends-against-")
         return survival.differences(cells, [arm for arm in shown if arm != reference], reference)
@@ -162,7 +164,7 @@ def over_rates(task: str, title: str, rates: Mapping[float, Mapping[str, Arm]], 
 
 def over_updates(task: str, title: str, measure: str) -> str:
     arms = arms_of(task)
-    drawn = [name for name in SURVIVORS if name in arms]
+    drawn = [name for name in SURVIVORS if len(arms.get(name, {})) >= survival.FEWEST]
     return _alone(survival.over_updates(task, title, arms, drawn, measure), title, drawn)
 
 

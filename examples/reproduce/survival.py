@@ -15,8 +15,9 @@ from gtrturbo.report.chart import Line, Point, Rule, curves
 LAST = 5
 # Of an arm with fewer runs neither the table of all cells nor a picture tells anything.
 FEWEST = 4
-# A run fell if its end wins so much less than the best that it had.
+# A run fell if its end wins so much less than the best that it had, but for the rounding of shares.
 FALL = 0.2
+CLOSE = 1e-9
 
 
 def chance(run: Run) -> float:
@@ -64,9 +65,9 @@ def best(series: Sequence[float]) -> float:
 
 
 def fell(run: Run) -> bool:
-    """Tell whether a run ended by itself, or lost what it had won."""
+    """Tell whether a run ended by itself, or lost what it had won: in five updates, or in the first, which its start played."""
     series = won(run)
-    return bool(run["collapsed"]) or last(series) < best(series) - FALL
+    return bool(run["collapsed"]) or last(series) <= max(best(series), series[0]) - FALL + CLOSE
 
 
 MEASURES = {"success": won, "thoughts": read, "thoughts of legal turns": read_of_legal, "illegal": illegal}
@@ -96,6 +97,24 @@ def _ended(runs: Sequence[Run]) -> str:
     success = said(bootstrap([[last(won(run)) for run in runs]]))
     thoughts = fmean(last(read(run)) for run in runs)
     return f"{success}, {thoughts:.2f}, {sum(map(fell, runs))} of {len(runs)}"
+
+
+def parted(arms: Mapping[str, Arm], names: Sequence[str], reference: str) -> list[list[str]]:
+    """In how many runs an arm did anything: those whose episodes differ from another arm's on the same seed, and from when on."""
+    rows = [["who", "runs", f"other episodes than `{reference}`'s", "first after update"]]
+    for name in names:
+        shared = sorted(arms[name].keys() & arms[reference].keys())
+        first = [_parts(arms[name][seed], arms[reference][seed]) for seed in shared]
+        updates = [str(update) for update in first if update is not None]
+        rows.append([f"`{name}`", str(len(shared)), str(len(updates)), ", ".join(updates) or "–"])
+    return rows
+
+
+def _parts(one: Run, other: Run) -> int | None:
+    """Return the first update whose episodes are others; None where all are the same, or one run ended as the same run."""
+    both = sorted(one["rollouts"].keys() & other["rollouts"].keys(), key=int)
+    found = (int(k) for k in both if one["rollouts"][k] != other["rollouts"][k])
+    return next(found, None)
 
 
 def differences(cells: Sequence[Mapping[str, Arm]], names: Sequence[str], reference: str) -> list[list[str]]:
@@ -131,24 +150,36 @@ def _difference(strata: list[list[float]], p: float) -> tuple[str, str]:
     return f"**{told}**" if resolved else told, chance_said(p)
 
 
-def by_rate(rates: Mapping[float, Mapping[str, Arm]], names: Sequence[str]) -> list[list[str]]:
-    """What each arm wins at each learning rate in its last five updates, how many fell, and its best beside the first arm's."""
-    told = sorted(rate for rate, arms in rates.items() if all(name in arms for name in names))
-    rows = [["who", *(f"{rate:.0e}".replace("e-0", "e-") for rate in told), f"best − best of `{names[0]}`", "p"]]
-    best = {name: max(told, key=lambda rate, name=name: fmean(_ends(rates[rate][name]).values())) for name in names}
+def by_rate(rates: Mapping[float, Mapping[str, Arm]], names: Sequence[str], measure: str = "success") -> list[list[str]]:
+    """A measure of each arm's last five updates at each learning rate, and at its best rate beside the first arm at its own.
+
+    Best is where an arm wins most, whatever is measured; p is adjusted for the arms. An arm with few runs at a rate is a dash.
+    """
+    told = sorted(rates)
+    there = {name: [rate for rate in told if len(rates[rate].get(name, {})) >= FEWEST] for name in names}
+    best = {name: max(there[name], key=lambda rate, name=name: _mean(rates[rate][name], won)) for name in names}
+    series, (reference, *others) = MEASURES[measure], names
+    gaps = {name: [_gaps(rates[best[name]][name], rates[best[reference]][reference], series)] for name in others}
+    chances = dict(zip(others, holm([sign_flip(gaps[name]) for name in others]), strict=True))
+    rows = [["who", *map(_rate_said, told), "best at", f"there − `{reference}` at its best", "p"]]
     for name in names:
-        cells = []
-        for rate in told:
-            runs = rates[rate][name]
-            cells.append(f"{said(bootstrap([list(_ends(runs).values())]))}, {sum(map(fell, runs.values()))} of {len(runs)} fell")
-        own, first = (_ends(rates[best[which]][which]) for which in (name, names[0]))
-        gaps = [[own[seed] - first[seed] for seed in sorted(own.keys() & first.keys())]]
-        rows.append([f"`{name}`", *cells, *(_difference(gaps, sign_flip(gaps)) if name != names[0] else ("–", "–"))])
+        cells = [_at_rate(rates[rate][name], measure) if rate in there[name] else "–" for rate in told]
+        compared = _difference(gaps[name], chances[name]) if name in gaps else ("–", "–")
+        rows.append([f"`{name}`", *cells, _rate_said(best[name]), *compared])
     return rows
 
 
-def _ends(runs: Arm) -> dict[int, float]:
-    return {seed: last(won(run)) for seed, run in runs.items()}
+def _at_rate(runs: Arm, measure: str) -> str:
+    interval = said(bootstrap([[last(MEASURES[measure](run)) for run in runs.values()]]))
+    return f"{interval}, {sum(map(fell, runs.values()))} of {len(runs)} fell" if measure == "success" else interval
+
+
+def _rate_said(rate: float) -> str:
+    return f"{rate:.0e}".replace("e-0", "e-")
+
+
+def _mean(runs: Arm, series: Callable[[Run], list[float]]) -> float:
+    return fmean(last(series(run)) for run in runs.values())
 
 
 def over_rates(
@@ -169,7 +200,7 @@ def over_rates(
 def over_updates(task: str, title: str, arms: Mapping[str, Arm], names: Sequence[str], measure: str) -> str:
     """Draw a measure of each update's episodes, over the seeds that all arms have."""
     shared = sorted(set.intersection(*(set(arms[name]) for name in names)))
-    lines = []
+    lines: list[Line] = []
     for style, name in enumerate(names):
         series = [MEASURES[measure](arms[name][seed]) for seed in shared]
         lines.append(Line(name, [_point(k, list(values)) for k, values in enumerate(zip(*series, strict=True))], style))
@@ -189,6 +220,8 @@ FALLS = {"at its best, or within 0.05": (-1.0, 0.05), "0.05 to 0.25 below": (0.0
 def ahead(lines: Sequence[Run], arms: Sequence[str]) -> list[list[str]]:
     """How far the merge of a run's checkpoints is ahead of the newest, by how far that one fell; means over the cases of a run.
 
+    p is adjusted for all rows of its column.
+
     Args:
         lines: of results/TASK-RATE-ahead.jsonl.
         arms: whose runs.
@@ -202,13 +235,12 @@ def ahead(lines: Sequence[Run], arms: Sequence[str]) -> list[list[str]]:
             fall = next(name for name, (low, high) in FALLS.items() if low < most - student["success_rate"] <= high)
             gap = [teacher[name] - student[name] for name in ("success_rate", "thought_accuracy")]
             gaps.setdefault((line["arm"], fall), {}).setdefault(line["seed"], []).append((gap[0], gap[1]))
+    told = [(arm, fall, gaps.get((arm, fall), {})) for arm in arms for fall in FALLS]
     rows = [["run", "its newest checkpoint", "cases", "runs", "merge − newest, success", "p", "thoughts", "p"]]
-    for arm in arms:
-        for fall in FALLS:
-            found = gaps.get((arm, fall), {})
-            row = [f"`{arm}`", fall, str(sum(map(len, found.values()))), str(len(found))]
-            for which in (0, 1):
-                values = [fmean(each[which] for each in cases) for cases in found.values()]
-                row += _difference([values], sign_flip([values])) if values else ("–", "–")
-            rows.append(row)
+    rows += [[f"`{arm}`", fall, str(sum(map(len, found.values()))), str(len(found))] for arm, fall, found in told]
+    for which in (0, 1):
+        values = [[fmean(case[which] for case in cases) for cases in found.values()] for *_, found in told]
+        chances = iter(holm([sign_flip([each]) for each in values if each]))
+        for row, each in zip(rows[1:], values, strict=True):
+            row += _difference([each], next(chances)) if each else ("–", "–")
     return rows
