@@ -88,7 +88,7 @@ def test_set_cannot_rewire_the_run(setting):
 
 
 def test_a_model_is_the_runs_and_so_are_the_settings_measured_for_it():
-    with pytest.raises(GtrTurboError, match="--set init.model cannot be set") as error:
+    with pytest.raises(GtrTurboError, match=r"--set init\.model cannot be set") as error:
         steps_with("init.model=small")
     assert error.value.fix == "give: --model"
 
