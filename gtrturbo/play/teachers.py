@@ -51,6 +51,7 @@ class Question:
         response_spans: characters of the reply that each token stands for. [R, 2] int32
         folder: the artifact that the pictures lie in.
         hints: what the teacher is told besides, in words; empty where it is not.
+        temperature: of the softmax that the student's tokens were drawn from, and that their log-probs are of.
     """
 
     row: int
@@ -66,6 +67,7 @@ class Question:
     attempt: int = 0
     folder: Path = Path()
     hints: str = ""
+    temperature: float = 1.0
 
     def copied(self) -> "Question":
         """Return the same question, of whose parts none is this one's: code of others may change what it is given."""
@@ -121,7 +123,8 @@ class Teacher:
     Attributes:
         thoughts: for each turn a whole reply, or None for nothing to say.
         corrections: for each turn the student's reply as it should have been, or None where it is right or nothing can be said.
-        logprobs: for each turn the log-probs of the student's own tokens, in nats. [R]
+        logprobs: for each turn the log-probs of the student's own tokens, in nats, at `Question.temperature`. [R] A checkpoint
+            alone gives the likeliest tokens, too.
         policy: a checkpoint in this process, for modes that compute with it; see `LocalPolicy`.
         at_once: most questions in one call of any of the three.
         retries: how often it is asked again about a turn for which its reply did not parse.
@@ -156,10 +159,10 @@ def _expert(question: Question) -> str:
 
 
 def is_right(question: Question) -> bool:
-    """Tell whether the student reads the pictures truly and acts as the scripted expert does."""
+    """Tell whether the student acts as the scripted expert does, and reads the pictures truly as far as anybody knows."""
     assert question.task is not None
     reply = question.task.read(_expert(question), question.info)
-    return bool(reply and question.perception_correct and question.action == reply.action)
+    return reply is not None and question.perception_correct is not False and question.action == reply.action
 
 
 # Checkpoints are no entries: a folder is opened by the engine that is to run it.
@@ -257,7 +260,13 @@ def _checked_logprobs(name: str, teacher: Teacher) -> Logprobs | None:
     def ask(questions: Sequence[Question]) -> list[np.ndarray]:
         assert teacher.logprobs is not None
         with calling("teacher", name):
-            rows = [np.asarray(row) for row in teacher.logprobs(questions)]  # type: ignore[union-attr]
+            given = teacher.logprobs(questions)
+            rows = [np.asarray(row) for row in (given.logprobs if isinstance(given, Scores) else given)]
+        if isinstance(given, Scores) and given.top is not None:
+            raise GtrTurboError(
+                f"teacher {name} gives the likeliest tokens, too, which are kept of checkpoints alone.",
+                "return Scores without top, or the log-probs alone.",
+            )
         return check_logprobs(f"teacher {name}", questions, rows)
 
     return ask if teacher.logprobs else None

@@ -42,6 +42,7 @@ def questions_of(
     hints: Sequence[str] | None = None,
 ) -> list[Question]:
     """Put turns as questions, each with its tokens and hints, where there are any."""
+    temperature = read_manifest(config.rollouts).config["temperature"]
     return [
         Question(
             row=row,
@@ -56,6 +57,7 @@ def questions_of(
             response_ids=tokens.response_ids[row] if tokens else None,
             response_spans=tokens.response_spans[row] if tokens else None,
             hints=hints[row] if hints else "",
+            temperature=temperature,
         )
         for row, turn in enumerate(turns)
     ]

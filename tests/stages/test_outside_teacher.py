@@ -83,6 +83,23 @@ def teach(questions):
     assert len(demos(out)) == sum(turn.legal for turn in read_turns(turns))
 
 
+@pytest.mark.parametrize("mode", ["kl", "thoughts"])
+def test_a_question_says_at_which_temperature_the_reply_was_sampled(own, turns, mode):
+    sampled = read_manifest(turns).config["temperature"]
+    answer = "np.full(len(q.response_ids), -0.5)" if mode == "kl" else "q.task.expert_reply(q.info)"
+    asked = f"assert {{q.temperature for q in questions}} == {{{sampled}}} != {{1.0}}"
+    own(f"def teach(questions):\n    {asked}\n    return [{answer} for q in questions]\n", mode=mode)
+
+
+def test_scores_say_the_same_as_log_probs_alone_and_hold_no_likeliest_tokens(own, tmp_path):
+    scores = "from gtrturbo.play.teachers import Scores\nfrom gtrturbo.store.tensors import TopLogprobs\n"
+    rows = "[np.full(len(q.response_ids), -0.5) for q in questions]"
+    alone = own(f"{scores}def teach(questions):\n    return Scores({rows})\n", mode="kl")
+    assert set(np.concatenate(load_scores(alone / "scores.safetensors"))) == {np.float32(-0.5)}
+    with pytest.raises(GtrTurboError, match="teach gives the likeliest tokens, too, which are kept of checkpoints alone"):
+        own(f"{scores}def teach(questions):\n    return Scores({rows}, TopLogprobs([], [], []))\n", mode="kl", out=tmp_path / "b")
+
+
 def test_what_does_not_parse_is_counted_and_asked_once(own, turns):
     legal = sum(turn.legal for turn in read_turns(turns))
     once = "assert all(question.attempt == 0 for question in questions)"

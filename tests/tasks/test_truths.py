@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.play.hints import in_words
 from gtrturbo.play.reply_checks import perception
-from gtrturbo.play.teachers import Question, is_right
+from gtrturbo.play.teachers import TEACHERS, Question, is_right
 from gtrturbo.play.teaching.answers import thought_schema
 from gtrturbo.play.trial import play
 from gtrturbo.tasks.built_in import TASKS
@@ -99,6 +99,13 @@ def test_the_scripted_corrector_is_silent_only_where_a_number_with_a_fraction_is
     correct = task.perception_correct(task.read(text, {}), {})
     question = Question(row=0, messages=[], images=[], reply=text, action="on", info={}, perception_correct=correct, task=task)
     assert is_right(question) is right
+
+
+@pytest.mark.parametrize(("action", "right"), [("on", True), ("back", False)])
+def test_of_a_task_without_a_truth_the_corrector_is_silent_where_the_student_acts_as_the_expert_does(action, right):
+    task, text = replace(own_tasks.WALK, reads=(), truth=None), json.dumps({"thoughts": "", "action": action})
+    question = Question(row=0, messages=[], images=[], reply=text, action=action, info={}, perception_correct=None, task=task)
+    assert TEACHERS["expert"].corrections([question]) == [None if right else task.expert_reply({})]
 
 
 def test_a_schema_is_of_the_kinds_of_the_true_values():
