@@ -24,7 +24,7 @@ from gtrturbo.models.processor import load_processor
 from gtrturbo.models.quantised import require_loadable
 from gtrturbo.models.reading import dequantising, reading_model, require_takes_pictures
 from gtrturbo.models.renderer import Renderer
-from gtrturbo.models.shared_base import make_room, shared_base
+from gtrturbo.models.shared_base import make_room, shared_base, writes_into_base
 from gtrturbo.models.split_model import load_split, require_split
 from gtrturbo.models.stored_types import auto_type, tell_narrowed
 from gtrturbo.models.under_adapter import base_of
@@ -92,7 +92,7 @@ def _require_tested(path: Path, policy: Policy, family: Family, *, split: bool) 
 
 
 def _model_on(device: str, path: Path, *, dtype: str, trainable: bool) -> Any:
-    """Load a checkpoint's model onto a device; in a run the base under an adapter is read once."""
+    """Load a checkpoint's model onto a device; in a run the base under most adapters is read once."""
     if not is_adapter(path):
         make_room(path, device)
         return load_model(path, dtype=dtype, trainable=trainable).to(device)
@@ -102,7 +102,11 @@ def _model_on(device: str, path: Path, *, dtype: str, trainable: bool) -> Any:
         def load() -> Any:
             return _load_full(base, dtype=dtype, revision=revision).requires_grad_(False).to(device).eval()
 
-        model = shared_base(base, revision=revision, dtype=dtype, device=device, load=load)
+        if writes_into_base(path):
+            make_room(Path(base), device)
+            model = load()
+        else:
+            model = shared_base(base, revision=revision, dtype=dtype, device=device, load=load)
         return _adapted(model, path, trainable=trainable).to(device)
 
 

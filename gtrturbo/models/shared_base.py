@@ -1,24 +1,36 @@
 """Which weights stay on a device between the stages of a run: the frozen base under LoRA adapters, and nothing else.
 
 The base is never handed out itself. Each policy gets modules of its own around the same tensors, so that the adapter, its
-hooks and every setting go away with the policy, and the base stays as it was loaded.
+hooks and every setting go away with the policy, and the base stays as it was loaded. An adapter that PEFT writes into the
+tensors themselves has a base for itself.
 """
 
 import copy
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.checkpoint_files import adapter_config
 from gtrturbo.models.hub_names import folder_of
+from gtrturbo.store.names import ADAPTER_WEIGHTS
 from gtrturbo.store.run_cache import cached, drop
+from gtrturbo.store.safetensors_files import read_header
 
 CACHED_AS = "base"
 # A second model may stand beside the base where as large a share of the device's memory stays free for the work.
 FREE_SHARE = 0.5
 MEMINFO = Path("/proc/meminfo")
+# Values of init_lora_weights by which PEFT fills the factors alone; by others (pissa, olora, …) it takes their product from W.
+OF_FACTORS = ("true", "false", "none", "gaussian", "eva", "orthogonal", "mica")
+# Parts of an adapter's config that change no weights, whatever they say; kasa_config, for one, cuts them to a rank.
+HARMLESS = ("eva_config", "loftq_config", "runtime_config")
+STACK = 3  # dimensions
+FACTORS = re.compile(r"\.(lora_|trainable_tokens_)")
 
 
 def shared_base(base: str, *, revision: str, dtype: str, device: str, load: Callable[[], Any]) -> Any:
@@ -30,9 +42,49 @@ def shared_base(base: str, *, revision: str, dtype: str, device: str, load: Call
         dtype, device: of the weights, as the user named them.
         load: reads the base; called where none of this identity, dtype and device is kept.
     """
-    pristine = cached(CACHED_AS, (fingerprint(base, revision), dtype, device), load)
-    tensors = [*pristine.parameters(), *pristine.buffers()]
-    return copy.deepcopy(pristine, {id(tensor): tensor for tensor in tensors})
+
+    def kept() -> tuple[Any, list[tuple[int, int]]]:
+        loaded = load()
+        return loaded, _marks(loaded)
+
+    key = fingerprint(base, revision), dtype, device
+    pristine, marks = cached(CACHED_AS, key, kept)
+    if _marks(pristine) != marks:  # Something has written into it all the same.
+        drop(CACHED_AS)
+        pristine, _ = cached(CACHED_AS, key, kept)
+    return copy.deepcopy(pristine, {id(tensor): tensor for tensor in _tensors(pristine)})
+
+
+def writes_into_base(adapter: Path) -> bool:
+    """Tell whether PEFT may write into the tensors under an adapter: when it loads it, or while it is trained.
+
+    So it does with biases, with starts that take the product of the factors from W, and with what the adapter's file holds
+    of the base itself, such as an embedding.
+    """
+    config = adapter_config(adapter)
+    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none":
+        return True
+    if str(config.get("init_lora_weights") or None).lower() not in OF_FACTORS:
+        return True
+    if any(value and name.endswith("_config") and name not in HARMLESS for name, value in config.items()):
+        return True
+    saved = config.get("modules_to_save")  # Of these PEFT makes copies first.
+    saved = [f".{name}." for name in saved] if isinstance(saved, list) else []
+    try:
+        names = [entry.name for entry in read_header(adapter / ADAPTER_WEIGHTS)[1]]
+    except GtrTurboError:
+        return True  # What is wrong with the file, who loads it says.
+    return not all(FACTORS.search(name) or any(each in f".{name}" for each in saved) for name in names)
+
+
+def _tensors(model: Any) -> list[torch.Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+def _marks(model: Any) -> list[tuple[int, int]]:
+    """Mark tensors so that other marks say that one was written into, or given other memory; none of them is read."""
+    # A stack of experts with factors is bound anew in each pass, which torch counts as a write.
+    return [(tensor.data_ptr(), 0 if tensor.ndim == STACK else tensor._version) for tensor in _tensors(model)]
 
 
 def fingerprint(base: str, revision: str) -> tuple[Any, ...]:

@@ -6,13 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import KasaConfig
+from safetensors.torch import load_file, save_file
+from torch.nn.utils import parametrize
 
 from gtrturbo.config import InitConfig
 from gtrturbo.models import checkpoint
 from gtrturbo.models import shared_base as residency
 from gtrturbo.models.checkpoint import load_model, load_policy
+from gtrturbo.models.checkpoint_files import copy_renderer, point_to_base
 from gtrturbo.models.shared_base import fingerprint
+from gtrturbo.models.under_adapter import base_of
 from gtrturbo.stages import execute
+from gtrturbo.store.names import ADAPTER_WEIGHTS
 from gtrturbo.store.run_cache import cached, caching, drop
 
 
@@ -94,6 +101,104 @@ def test_policies_on_one_base_share_its_tensors_and_nothing_else(lora):
     weights = {name: (p, dict(other.named_parameters())[name]) for name, p in one.named_parameters()}
     assert {name for name, (mine, theirs) in weights.items() if mine is theirs} == {n for n in weights if "lora_" not in n}
     assert not {id(module) for module in one.modules()} & {id(module) for module in other.modules()}
+
+
+def of_peft(folder: Path, lora: Path, **settings) -> Path:
+    """An adapter of PEFT's own on the base of another; all that it trains is changed."""
+    torch.manual_seed(0)
+    base = Path(base_of(lora)).resolve()
+    config = LoraConfig(**{"r": 2, "target_modules": ["q_proj", "v_proj"], **settings})
+    adapted = get_peft_model(checkpoint._load_full(str(base), dtype="auto").requires_grad_(False), config)
+    with torch.no_grad():
+        for value in (value for value in adapted.parameters() if value.requires_grad):
+            value.add_(0.1 * torch.randn_like(value))
+    adapted.save_pretrained(str(folder), save_embedding_layers=False)
+    copy_renderer(lora, folder)
+    point_to_base(folder, str(base))
+    return folder
+
+
+def logits(path: Path) -> torch.Tensor:
+    with torch.no_grad():
+        return load_policy(path, device="cpu").model(input_ids=torch.arange(5, 25)[None]).logits
+
+
+WRITING = {
+    "all biases": {"bias": "all"},
+    "biases of its own layers": {"bias": "lora_only"},
+    "pissa": {"init_lora_weights": "pissa"},
+    "olora": {"init_lora_weights": "olora"},
+    "kasa": {"kasa_config": KasaConfig()},
+}
+
+
+@pytest.mark.parametrize("settings", WRITING.values(), ids=WRITING)
+def test_an_adapter_that_peft_writes_into_its_base_leaves_the_kept_base_as_it_was(tmp_path, lora_warm, settings):
+    writing = of_peft(tmp_path / "a", lora_warm, **settings)
+    expected = [logits(path) for path in (writing, lora_warm)]
+    with caching():
+        logits(lora_warm)
+        found = [logits(path) for path in (writing, lora_warm, writing, lora_warm)]
+    assert all(torch.equal(one, other) for one, other in zip(found, expected * 2, strict=True))
+
+
+def test_an_embedding_that_an_adapter_brings_leaves_the_kept_base_as_it_was(tmp_path, lora_warm):
+    bringing = of_peft(tmp_path / "a", lora_warm)
+    file = bringing / ADAPTER_WEIGHTS
+    embedding = load_model(bringing).get_input_embeddings().weight
+    save_file(load_file(file) | {"base_model.model.model.language_model.embed_tokens.weight": 2 * embedding}, file)
+    expected = logits(lora_warm)
+    with caching():
+        policy = load_policy(lora_warm, device="cpu")
+        before = bits(policy.model)
+        assert torch.equal(load_policy(bringing, device="cpu").model.get_input_embeddings().weight, 2 * embedding)
+        assert all(torch.equal(one, other) for one, other in zip(bits(policy.model), before, strict=True))
+        assert torch.equal(logits(lora_warm), expected)
+
+
+KEEPING = {
+    "plain": {},
+    "dora": {"use_dora": True},
+    "a module of its own": {"modules_to_save": ["lm_head"]},
+    "tokens of its own": {"trainable_token_indices": [5, 6]},
+    "an embedding": {"target_modules": ["embed_tokens"]},
+    "gaussian": {"init_lora_weights": "gaussian"},
+    "orthogonal": {"init_lora_weights": "orthogonal"},
+}
+
+
+@pytest.mark.parametrize("settings", KEEPING.values(), ids=KEEPING)
+def test_an_adapter_that_leaves_its_base_alone_shares_it(tmp_path, lora_warm, reads, settings):
+    keeping = of_peft(tmp_path / "a", lora_warm, **settings)
+    expected = [logits(path) for path in (keeping, lora_warm)]
+    del reads[:]
+    with caching():
+        found = [logits(path) for path in (keeping, lora_warm, keeping, lora_warm)]
+    assert all(torch.equal(one, other) for one, other in zip(found, expected * 2, strict=True))
+    assert reads == ["base"]
+
+
+def test_a_stack_of_experts_that_is_bound_anew_counts_as_it_was():
+    class Doubled(torch.nn.Module):
+        def forward(self, weights: torch.Tensor) -> torch.Tensor:
+            return 2 * weights
+
+    experts = torch.nn.Module()
+    experts.stack = torch.nn.Parameter(torch.ones(2, 3, 3))
+    before = residency._marks(experts)
+    parametrize.register_parametrization(experts, "stack", Doubled())
+    parametrize.remove_parametrizations(experts, "stack", leave_parametrized=False)
+    assert residency._marks(experts) == before
+
+
+def test_a_kept_base_that_was_written_into_is_read_again(lora, reads):
+    with caching():
+        weight = load_policy(lora, device="cpu").model.get_base_model().lm_head.weight
+        before = weight.detach().clone()
+        with torch.no_grad():
+            weight.zero_()
+        assert torch.equal(load_policy(lora, device="cpu").model.get_base_model().lm_head.weight, before)
+    assert reads == ["base", "base"]
 
 
 def test_another_base_takes_the_place_of_the_kept_one(tmp_path, lora, reads):
