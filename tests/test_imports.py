@@ -120,7 +120,7 @@ def test_configs_are_not_read_below_the_stages():
         ("recorded",),
         ("digits",),
     ]  # of settings, no settings
-    names_and_kinds += [("regular_files",), ("yaml_files",), ("marks",)]
+    names_and_kinds += [("chat_messages",), ("regular_files",), ("yaml_files",), ("marks",)]
     below = {"store", "algorithms", "tasks", "models", "play", "merging", "train"}
     assert [
         module.line(line)

@@ -18,7 +18,7 @@ from gtrturbo.store.ids import seed_for
 from gtrturbo.store.records import Message, Turn, said
 from gtrturbo.tasks.chance import turn_limit
 from gtrturbo.tasks.deals import episode_seed
-from gtrturbo.tasks.environment import PlayedEnv
+from gtrturbo.tasks.environment import PlayedEnv, copied
 from gtrturbo.tasks.reply import Reply
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.view import Past, View
@@ -172,14 +172,18 @@ class Slot:
             ) from None
 
     def _state(self, observation: Any, info: dict[str, Any]) -> State:
-        self.observation, known = observation, self.task.know(self.env, observation, info)
-        return self._asked(known)
+        self.observation, self.known = observation, self.task.know(self.env, observation, info)
+        return self._asked()
 
-    def _asked(self, known: dict[str, Any]) -> State:
+    def _asked(self) -> State:
         """Ask about the environment as it stands, after the turns so far."""
-        view = View(self.observation, known, tuple(self.history), self.env.render)
+        view = View(copied(self.observation), self.told(), tuple(self.history), self.env.render)
         prompt = self.task.ask(view)
-        return State(self.index, len(self.history), prompt.messages, prompt.images, known)
+        return State(self.index, len(self.history), prompt.messages, prompt.images, self.told())
+
+    def told(self) -> dict[str, Any]:
+        """Copy what is known of the state: who is given it may change it, and what is recorded stays."""
+        return copied(self.known)
 
     @property
     def total(self) -> float:
@@ -187,8 +191,8 @@ class Slot:
         return undiscounted(past.reward for past in self.history)
 
     def play(self, response: Response, on_invalid_reply: InvalidReply) -> None:
-        before = self.state
-        reply = self.task.read(response.text, before.info)
+        before, known = self.state, self.known
+        reply = self.task.read(response.text, self.told())
         executed = reply.action if reply else self._fallback(on_invalid_reply)
         reward, by_rules, truncated = self._step(response.text, executed)
         terminated = by_rules or (executed is None and on_invalid_reply == "end")
@@ -203,31 +207,30 @@ class Slot:
             action=reply.action if reply else None,
             executed=executed,
             legal=reply is not None,
-            perception_correct=self.task.perception_correct(reply, before.info) if reply else None,
+            perception_correct=self.task.perception_correct(reply, copied(known)) if reply else None,
             reward=reward,
             reward_terms={GAME_REWARD: reward},
             terminated=terminated,
             truncated=truncated,
-            won=self.task.is_won(self.state.info, self.total, by_rules=by_rules),
-            info=before.info,
+            won=self.task.is_won(self.told(), self.total, by_rules=by_rules),
+            info=known,
             agent=response.agent,
             group=self.group,
         )
         self.played.append(Played(before, response, reply, turn, self.state if truncated else None))
 
     def _fallback(self, on_invalid_reply: InvalidReply) -> str | None:
-        allowed = self.task.allowed(self.state.info)
+        allowed = self.task.allowed(self.told())
         return allowed[self.random.integers(len(allowed))] if on_invalid_reply == "random" and allowed else None
 
     def _step(self, text: str, executed: str | None) -> tuple[float, bool, bool]:
         """Execute an action and go to the state after it; return the reward, and whether the environment ended or cut it."""
-        before, reward, terminated, truncated = self.state, 0.0, False, False
+        asked, before = self.state, self.told()
+        reward, terminated, truncated = 0.0, False, False
         if executed is not None:
-            given = self.task.given(executed, before.info)
+            given = self.task.given(executed, self.told())
             self.observation, reward, terminated, truncated, info = self.env.step(given)
-            known = self.task.know(self.env, self.observation, info)
-        else:
-            known = before.info
-        self.history.append(Past(before.info, text, executed, reward, before.images))
-        self.state = self._asked(known)
+            self.known = self.task.know(self.env, self.observation, info)
+        self.history.append(Past(before, text, executed, reward, asked.images))
+        self.state = self._asked()
         return reward, terminated, truncated

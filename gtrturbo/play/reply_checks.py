@@ -8,9 +8,7 @@ from typing import Any
 
 from gtrturbo.play.episodes import State
 from gtrturbo.play.trial import Check, Episodes, different, range_of, states
-from gtrturbo.store.records import parts_of
 from gtrturbo.tasks.task import Task
-from gtrturbo.tasks.view import is_picture
 from gtrturbo.tasks.wording import replies, written
 
 MOST_WORDED = 4000
@@ -18,17 +16,7 @@ MOST_STATES = 40  # States in which every action is tried.
 
 
 def prompts(task: Task, episodes: Episodes) -> Check:
-    """Look at every prompt: messages of parts that are known, and as many pictures as image parts."""
-    fix = "give the pictures to ChatPrompt in the order of the image parts; ask(text, picture) does both."
-    for state in states(episodes):
-        parts = [part for message in state.messages for part in parts_of(message)]
-        count = sum(part["type"] == "image" for part in parts)
-        if wrong := {part["type"] for part in parts} - {"image", "text"}:
-            return Check("prompts", False, f"a part of a prompt is of type {min(wrong)!r}.", 'use "image" and "text".')
-        if count != len(state.images):
-            return Check("prompts", False, f"a prompt has {count} image parts and {len(state.images)} pictures.", fix)
-        if not all(map(is_picture, state.images)):
-            return Check("prompts", False, "a picture is not bytes [height, width, 3].", "see numpy's astype.")
+    """Tell how many pictures prompts have, and of what size; what no prompt may have is refused when it is asked."""
     sizes = sorted({image.shape[:2] for state in states(episodes) for image in state.images})
     counts = sorted({len(state.images) for state in states(episodes)})
     shown = ", ".join(f"{width} × {height}" for height, width in sizes[:4])

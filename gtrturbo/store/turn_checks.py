@@ -6,11 +6,11 @@ Each function yields what is wrong, in words, first things first; of what is rig
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
-from gtrturbo.store.records import Demo, Message, Turn
+from gtrturbo.config.chat_messages import message_faults
+from gtrturbo.store.records import Demo, Turn
 from gtrturbo.store.tensors import TopLogprobs, TurnTokens
 
 ROUNDING = 1e-3  # nats. A log-prob near 0 is the difference of two numbers as large as logits, in what precision they have.
@@ -31,9 +31,9 @@ def turn_faults(turns: Sequence[Turn]) -> Iterator[str]:
 
 
 def _of_one(turn: Turn) -> Iterator[str]:
-    yield from _of_messages(turn.messages, len(turn.images), replied=True)
+    yield from message_faults(turn.messages, len(turn.images), replied=True)
     if turn.successor:
-        yield from _of_messages(turn.successor.messages, len(turn.successor.images), replied=False)
+        yield from message_faults(turn.successor.messages, len(turn.successor.images), replied=False)
     if min(turn.episode, turn.turn, turn.seed) < 0:
         yield "episode, turn and seed are counted from 0"
     if turn.terminated and turn.truncated:
@@ -66,33 +66,6 @@ def _of_order(before: Turn | None, turn: Turn) -> Iterator[str]:
         yield "its episode ended before it"
     if (turn.seed, turn.group) != (before.seed, before.group):
         yield "its seed or group is not that of its episode"
-
-
-def _of_messages(messages: Sequence[Message], images: int, *, replied: bool) -> Iterator[str]:
-    """Say what is wrong with chat messages: what they are made of, the reply at the end, a picture for each image part."""
-    parts = [part for message in messages for part in _parts(message)]
-    if not messages or any(not isinstance(message.get("role"), str) for message in messages) or not all(map(_is_part, parts)):
-        yield "its messages are no chat messages with content parts"
-    elif replied and not _is_reply(messages[-1]):
-        yield "its messages do not end with the assistant's reply"
-    elif (wanted := sum(part["type"] == "image" for part in parts)) != images:
-        yield f"its messages have {wanted} image parts, and it names {images} pictures"
-
-
-def _parts(message: Message) -> list[Any]:
-    content = message.get("content")
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content if isinstance(content, list) else [None]
-
-
-def _is_part(part: Any) -> bool:
-    if not isinstance(part, dict):
-        return False
-    return part.get("type") == "image" or (part.get("type") == "text" and isinstance(part.get("text"), str))
-
-
-def _is_reply(message: Message) -> bool:
-    content = message.get("content")
-    return message["role"] == "assistant" and isinstance(content, list) and [part["type"] for part in content] == ["text"]
 
 
 def token_faults(turns: Sequence[Turn], tokens: TurnTokens) -> Iterator[str]:
@@ -162,7 +135,7 @@ def _of_top(ids: np.ndarray, logprobs: np.ndarray, rest: np.ndarray) -> Iterator
 def demo_faults(demos: Sequence[Demo]) -> Iterator[str]:
     """Say what is wrong with demos: their messages, pictures, and the places of what carries no loss."""
     for row, demo in enumerate(demos):
-        for fault in _of_messages(demo.messages, len(demo.images), replied=True):
+        for fault in message_faults(demo.messages, len(demo.images), replied=True):
             yield f"row {row}: {fault}"
             return
         ends = [0, *itertools.chain.from_iterable(demo.masked_spans), len(demo.messages[-1]["content"][0]["text"])]

@@ -14,9 +14,10 @@ import gymnasium as gym
 import numpy as np
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.tasks.environment import PlayedEnv, telling
+from gtrturbo.tasks.environment import PlayedEnv, copied, telling
+from gtrturbo.tasks.prompts import asked
 from gtrturbo.tasks.reply import Reply, read_reply, same
-from gtrturbo.tasks.view import ChatPrompt, Ending, Info, View, described, is_picture, won_by_info
+from gtrturbo.tasks.view import ChatPrompt, Ending, Info, View, described, won_by_info
 
 # A reply's thoughts and action, or the whole reply where the task has a parser of its own.
 Advice = tuple[str, str] | str
@@ -139,21 +140,11 @@ class Task:
         return tuple(actions)
 
     def ask(self, view: View) -> ChatPrompt:
-        """Put a state into words and pictures.
+        """Put a state into words and pictures, which are the caller's own.
 
-        Raises: GtrTurboError: the task's prompt returns something else.
+        Raises: GtrTurboError: the task's prompt returns something else, or what no turn can hold; see `asked`.
         """
-        prompt = self.prompt(view)
-        if not isinstance(prompt, ChatPrompt):
-            raise GtrTurboError(
-                f"the prompt of {self.name} is {described(prompt)}, not a ChatPrompt.", "return: ask(text, picture)"
-            )
-        odd = next((image for image in prompt.images if not is_picture(image)), None)
-        if odd is not None:
-            raise GtrTurboError(
-                f"the prompt of {self.name} has {described(odd)} for a picture.", "give bytes (uint8) [height, width, 3]."
-            )
-        return prompt
+        return asked(self.prompt(view), self.name)
 
     def panel(self, name: str) -> Sequence[int]:
         """Return a fixed panel of episodes: what the environment is seeded with in each.
@@ -175,10 +166,12 @@ class Task:
     def know(self, env: gym.Env, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
         """Return what is known of a state, as plain JSON.
 
-        Raises: GtrTurboError: something in it is no JSON; names it.
+        Raises: GtrTurboError: it is no dict, or something in it is no JSON; names it.
         """
         inner = env.env if isinstance(env, PlayedEnv) else env  # As the task made it: it may have attributes of its own.
         found = self.known(inner, observation, info) if self.known else info
+        if not isinstance(found, Mapping):
+            raise GtrTurboError(f"what is known of a state of {self.name} is {described(found)}.", "let known return a dict.")
         return {str(name): _plain(value, str(name), "what is known of a state") for name, value in found.items()}
 
     def read(self, text: str, info: Info) -> Reply | None:
@@ -234,7 +227,7 @@ class Task:
 
         Raises: GtrTurboError: something in it is no JSON, or missing; names it.
         """
-        true = self.truth(info) if self.truth else {}
+        true = self.truth(copied(info)) if self.truth else {}
         if not isinstance(true, Mapping):
             raise GtrTurboError(f"the truth of {self.name} is {described(true)}.", "return a dict of values by name.")
         missing = [name for name in self.reads if self.truth and name not in true]
@@ -258,7 +251,7 @@ class Task:
                 if self.writes_random_replies
                 else "give it an expert, or a random_expert, or start from what plays already (run --start).",
             )
-        return self._reply(info, self.expert(info))
+        return self._reply(info, self.expert(copied(info)))
 
     @property
     def writes_random_replies(self) -> bool:
@@ -271,7 +264,7 @@ class Task:
         The turns before must be a random expert's too.
         """
         if self.random_expert:
-            return self._reply(info, self.random_expert(info, rng))
+            return self._reply(info, self.random_expert(copied(info), rng))
         if self.parse:
             raise GtrTurboError(f"{self.name} has no random expert.", "give the task one.")
         allowed = self.allowed(info)

@@ -53,13 +53,19 @@ def ask_of(look: Look, text: str, lines: Sequence[str], legend: str, picture: Ca
 
 @dataclass(frozen=True)
 class Past:
-    """One turn that lies behind: what was known, what was replied, what the environment was given (None: nothing) and paid."""
+    """One turn that lies behind: what was known, what was replied, what the environment was given (None: nothing) and paid.
+
+    images: what was shown, each [H, W, 3] uint8. They cannot be written into: draw into a copy.
+    """
 
     info: Info
     reply: str
     action: str | None
     reward: float
     images: list[np.ndarray]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "images", [_read_only(image) for image in self.images])
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,12 @@ class View:
                 'make it with render_mode="rgb_array", or turn its observation into a picture in the prompt.',
             )
         return drawn
+
+
+def _read_only(image: np.ndarray) -> np.ndarray:
+    shown = image.view()
+    shown.flags.writeable = False
+    return shown
 
 
 def is_picture(value: Any) -> TypeGuard[np.ndarray]:

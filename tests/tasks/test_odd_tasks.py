@@ -69,6 +69,7 @@ class Unknown(Three):
     [
         ({"make": NotANumber}, r"three pays nan at step\(\d\)"),
         ({"make": Unknown}, "holds n, which is inf"),
+        ({"known": lambda env, observation, info: None}, "what is known of a state of three is NoneType"),
         ({"prompt": lambda view: None}, "the prompt of three is NoneType, not a ChatPrompt"),
         ({"prompt": lambda view: "go?"}, "the prompt of three is str, not a ChatPrompt"),
         (

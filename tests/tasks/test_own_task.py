@@ -91,7 +91,7 @@ def test_every_action_of_every_state_is_tried():
         ("DARK", "episodes", "the environment draws NoneType: neither is a picture of bytes"),
         ("SECRET", "environment", "holds env, a Corridor, which is no JSON"),
         ("ENDLESS", "endings", "set max_turns"),
-        ("TWICE", "prompts", "1 image parts and 2 pictures"),
+        ("TWICE", "episodes", "1 image parts, and it names 2 pictures"),
         ("LIAR", "perception", "is not what truth says"),
         ("MISREAD", "expert's replies", "its action is none of back, on"),
         ("HOPELESS", "success", "mend the expert"),
