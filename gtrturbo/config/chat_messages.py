@@ -6,7 +6,7 @@ A content is a text, or a list of parts: {"type": "text", "text": …}, and {"ty
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-PARTS = ("text", "image")
+PART_TYPES = ("text", "image")
 
 
 def message_faults(messages: Sequence[Any], images: int, *, replied: bool) -> Iterator[str]:
@@ -41,8 +41,8 @@ def _is_part(part: Any) -> bool:
 def _other(parts: Sequence[Any]) -> str:
     """Name a type of part that there is not, if there is one."""
     kinds = (part["type"] for part in parts if isinstance(part, dict) and "type" in part)
-    odd = next((kind for kind in kinds if kind not in PARTS), None)
-    return "" if odd is None else f": one is of type {odd!r}, and there are {' and '.join(map(repr, PARTS))}"
+    odd = next((kind for kind in kinds if kind not in PART_TYPES), None)
+    return "" if odd is None else f": one is of type {odd!r}, and there are {' and '.join(map(repr, PART_TYPES))}"
 
 
 def _is_reply(message: Mapping[str, Any]) -> bool:

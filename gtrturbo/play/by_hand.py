@@ -15,6 +15,7 @@ from gtrturbo.play.episodes import Response, Slot, State
 from gtrturbo.store.claims import require_own_file
 from gtrturbo.store.files import make_folder
 from gtrturbo.store.records import parts_of
+from gtrturbo.tasks.environment import closed_after
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.wording import reply_with
@@ -39,16 +40,16 @@ def play_by_hand(name: str, options: Sequence[str], *, seed: int, out: Path, exp
     if expert and task.expert is None:
         raise GtrTurboError(f"{task.name} has no expert.", "leave out --expert.")
     slot = Slot.open(task, seed, 0)
-    while not slot.done:
-        _show(slot.task, slot.state, out, expert=expert)
-        text = _asked(slot.task, slot.state)
-        if text is None:
-            break
-        slot.play(Response(text), "noop")
-        turn = slot.played[-1].turn
-        _say(f"{turn.executed}: reward {number(turn.reward)}; known: {slot.state.info}")
-    _say(_ending(slot))
-    slot.env.close()
+    with closed_after(slot.env):
+        while not slot.done:
+            _show(slot.task, slot.state, out, expert=expert)
+            text = _asked(slot.task, slot.state)
+            if text is None:
+                break
+            slot.play(Response(text), "noop")
+            turn = slot.played[-1].turn
+            _say(f"{turn.executed}: reward {number(turn.reward)}; known: {slot.state.info}")
+        _say(_ending(slot))
 
 
 def _show(task: Task, state: State, out: Path, *, expert: bool) -> None:

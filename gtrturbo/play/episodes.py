@@ -5,7 +5,7 @@ actions all follow from these two. So it is the same whatever is played beside i
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from gtrturbo.store.ids import seed_for
 from gtrturbo.store.records import Message, Turn, said
 from gtrturbo.tasks.chance import turn_limit
 from gtrturbo.tasks.deals import episode_seed
-from gtrturbo.tasks.environment import PlayedEnv, copied
+from gtrturbo.tasks.environment import PlayedEnv, close_after_failure, copied
 from gtrturbo.tasks.reply import Reply
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.view import Past, View
@@ -100,8 +100,10 @@ def play_episodes(
     on_invalid_reply: InvalidReply,
     deals: Sequence[int] | None = None,
     group_size: int = 1,
-) -> Iterator[list[Played]]:
+) -> Generator[list[Played], None, None]:
     """Play whole episodes and yield each when it ends, in the order of ending.
+
+    Each environment is closed after its last episode, and all of them where anything fails or the generator is closed.
 
     Args:
         agent: gives a reply to at least one state; called with the states of all running episodes at once.
@@ -114,21 +116,27 @@ def play_episodes(
         group_size: so many episodes in a row, counted from index 0, share their deal: how the environment is reset, and not what
             it draws from `np_random` after that.
     """
-    waiting = iter(episodes)
-    slots = [Slot.open(task, seed, index, deals, group_size) for index in itertools.islice(waiting, num_envs)]
-    while slots:
-        replies = agent([slot.state for slot in slots])
-        for slot, response in zip(slots, replies, strict=True):
-            if response is not None:
-                slot.play(response, on_invalid_reply)
-        for slot in [slot for slot in slots if slot.done]:
-            yield slot.played
-            index = next(waiting, None)
-            if index is None:
-                slots.remove(slot)
-                slot.env.close()
-            else:
-                slot.restart(index)
+    waiting, slots = iter(episodes), list[Slot]()
+    try:
+        for index in itertools.islice(waiting, num_envs):
+            slots.append(Slot.open(task, seed, index, deals, group_size))
+        while slots:
+            replies = agent([slot.state for slot in slots])
+            for slot, response in zip(slots, replies, strict=True):
+                if response is not None:
+                    slot.play(response, on_invalid_reply)
+            for slot in [slot for slot in slots if slot.done]:
+                yield slot.played
+                index = next(waiting, None)
+                if index is None:
+                    slots.remove(slot)
+                    slot.env.close()
+                else:
+                    slot.restart(index)
+    except BaseException:
+        for slot in slots:
+            close_after_failure(slot.env)
+        raise
 
 
 class Slot:
@@ -144,8 +152,13 @@ class Slot:
 
     @classmethod
     def open(cls, task: Task, seed: int, index: int, deals: Sequence[int] | None = None, group_size: int = 1) -> "Slot":
-        slot = cls(task.open(), task, seed, deals, group_size)
-        slot.restart(index)
+        env = task.open()
+        try:
+            slot = cls(env, task, seed, deals, group_size)
+            slot.restart(index)
+        except BaseException:
+            close_after_failure(env)
+            raise
         return slot
 
     def restart(self, index: int) -> None:
@@ -158,6 +171,7 @@ class Slot:
         self.history: list[Past] = []
         self.done = False
         self.state = self._state(*self.env.reset(seed=self.env_seed))
+        self.task.require_told(self.known)
         if self.group is not None:
             self._draw_on(seed_for(self.seed, "chance", index))
 

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,11 +88,12 @@ def record_episodes(
     with progress_bar("episodes", len(own)) as bar:
         while own:
             waiting = _Waiting(resume_log)
-            for played in play_episodes(waiting.keeping(agent), task, seed=seed, episodes=own, **how):
-                episode = record(resume_log.folder, retell(played))
-                waiting.add(episode, played)
-                mute.hear(episode.turns)
-                bar.advance()
+            with closing(play_episodes(waiting.keeping(agent), task, seed=seed, episodes=own, **how)) as playing:
+                for played in playing:
+                    episode = record(resume_log.folder, retell(played))
+                    waiting.add(episode, played)
+                    mute.hear(episode.turns)
+                    bar.advance()
             at_end()
             own = waiting.unproved()  # They are played again, by who can be believed.
             bar.advance(-len(own))

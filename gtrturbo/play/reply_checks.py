@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from gtrturbo.play.episodes import State
-from gtrturbo.play.trial import Check, Episodes, different, range_of, states
+from gtrturbo.play.trial import Check, Episodes, different, player, range_of, states
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.wording import replies, written
 
@@ -39,25 +39,33 @@ def known(task: Task, episodes: Episodes) -> Check:
 
 
 def round_trip(task: Task, episodes: Episodes) -> Check:
-    """Read the expert's own replies in every state, and the random expert's."""
+    """Read the expert's own replies in every state, and the random expert's, those that were played with too."""
     name, count = "expert's replies", 0
-    if task.expert is None:
+    if task.expert is None and not task.writes_random_replies:
         return Check(name, None, "there is no expert.")
     for state in states(episodes):
-        advice = task.expert(state.info)
         for place, text in enumerate(replies(task, state.info)):
             reply = task.read(text, state.info)
             if reply is None:
-                return Check(
-                    name,
-                    False,
-                    f"{text!r} cannot be read, or its action is none of {', '.join(task.allowed(state.info))}.",
-                    "mend parse, or expert; thoughts are text, and what is read off the picture comes as `reads` says.",
-                )
-            if place == 0 and not isinstance(advice, str) and reply.action != advice[1]:
+                return _unread(name, task, text, state)
+            advice = task.expert(state.info) if task.expert and place == 0 else ""
+            if not isinstance(advice, str) and reply.action != advice[1]:
                 return Check(name, False, f"{text!r} is read as {reply.action!r}.", "mend parse, or expert.")
         count += 1
-    return Check(name, True, f"are read as they were meant in {count} states.")
+    for played in (played for episode in episodes for played in episode):
+        if played.reply is None and player(task, played.state.episode) != "chance":
+            return _unread(name, task, played.response.text, played.state)
+    whose = "" if task.expert else ", the random expert's; there is no other"
+    return Check(name, True, f"are read as they were meant in {count} states{whose}.")
+
+
+def _unread(name: str, task: Task, text: str, state: State) -> Check:
+    return Check(
+        name,
+        False,
+        f"{text!r} cannot be read, or its action is none of {', '.join(task.allowed(state.info))}.",
+        "mend parse, or the experts; thoughts are text, and what is read off the picture comes as `reads` says.",
+    )
 
 
 def spans(task: Task, episodes: Episodes) -> Check:
@@ -76,7 +84,9 @@ def spans(task: Task, episodes: Episodes) -> Check:
             )
         tried += 1
     if not tried:
-        return Check("spans", None, "not checked: the task has its own parser and no expert to show a reply.")
+        shown = task.expert or task.writes_random_replies
+        why = "no reply of its experts can be read" if shown else "the task has its own parser and no expert to show a reply"
+        return Check("spans", None, f"not checked: {why}.")
     return Check("spans", True, f"the parser finds the characters of every allowed action, {tried} tried.")
 
 

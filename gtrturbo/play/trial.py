@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,10 +39,11 @@ def play(task: Task, *, num_envs: int, episodes: int = EPISODES) -> list[list[Pl
     """Play some dozen episodes, a third each by the expert, by the random expert, and by chance."""
     found: list[list[Played]] = []
     asked = {"seed": 0, "episodes": range(episodes), "num_envs": num_envs, "on_invalid_reply": "random"}
-    for episode in play_episodes(_scripted(task), task, **asked):
-        found.append(episode)
-        if num_envs == 1 and sum(map(len, found)) > MOST_PLAYED:
-            break
+    with closing(play_episodes(_scripted(task), task, **asked)) as playing:
+        for episode in playing:
+            found.append(episode)
+            if num_envs == 1 and sum(map(len, found)) > MOST_PLAYED:
+                break
     return sorted(found, key=lambda episode: episode[0].state.episode)
 
 

@@ -105,7 +105,8 @@ def _facts(turn: Turn, row: int, scored: Scored | None, update: Entry | None) ->
     text_terms = list(_text_terms(turn, row, scored, update))
     if text_terms:
         yield "for the text: " + ", ".join(text_terms)
-    reads = {True: "true", False: "not true", None: "unreadable"}[turn.perception_correct]
+    unknown = "unknown: the task knows no truth" if turn.legal else "unreadable"
+    reads = {True: "true", False: "not true", None: unknown}[turn.perception_correct]
     executed = f"executed {visible(str(turn.executed))}" if turn.executed is not None else "nothing executed"
     if not turn.legal:
         executed += ", for the reply did not parse"

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from gtrturbo.tasks.chance import turn_limit
+from gtrturbo.tasks.environment import PlayedEnv, closed_after
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.texts import words
 from gtrturbo.tasks.view import ChatPrompt, Past, View
@@ -41,7 +42,12 @@ class Play:
 
 def sample(task: Task) -> Play:
     """Play a few episodes with random actions, and look at prompts, pictures and the expert's replies."""
-    env, rng = task.open(), np.random.default_rng(0)
+    with closed_after(task.open()) as env:
+        return _played(task, env)
+
+
+def _played(task: Task, env: PlayedEnv) -> Play:
+    rng = np.random.default_rng(0)
     prompts, replies, turns = [], [], 0
     pictures: dict[bytes, int] = {}
     sizes: dict[tuple[tuple[int, int], ...], None] = {}

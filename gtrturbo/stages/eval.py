@@ -61,7 +61,7 @@ def run(config: EvalConfig) -> Result:
             told = player.tells_sampled()
             anew = require_played_anew(draft.folder, turns, temperature=config.temperature, told=told)
             known = {"knows_truth": task.truth is not None, "own_parser": task.parse is not None}
-            draft.metrics = summarize(turns, **known) | success_by_kind(turns, task.kind) | _chance(config, task)
+            draft.metrics = summarize(turns, **known) | success_by_kind(turns, task.kind and task.kind_of) | _chance(config, task)
             draft.metrics |= thought_entropy(draft.folder) | anew | player.metrics()
             draft.metrics |= thought_information(draft.folder, turns, player.policy, temperature=config.temperature)
             save_json(draft.folder / METRICS, draft.metrics)

@@ -60,7 +60,9 @@ def run(config: RolloutConfig) -> Result:
             _require_readable(task, turns)
         if turns:  # Of several processes the first has them all, the others none.
             known = {"knows_truth": task.truth is not None, "own_parser": task.parse is not None}
-            draft.metrics = summarize(turns, **known) | success_by_kind(turns, task.kind) | thought_entropy(draft.folder)
+            draft.metrics = (
+                summarize(turns, **known) | success_by_kind(turns, task.kind and task.kind_of) | thought_entropy(draft.folder)
+            )
         if turns and (file := settings_file(config.task, config.env)):  # A teacher's task is made of it.
             (draft.folder / ENVIRONMENT).write_bytes(file.read_bytes())
         if player and turns:

@@ -63,6 +63,31 @@ class PlayedEnv(gym.Wrapper):
         with telling(self.name, "fails at render()"), suppress(NotImplementedError):
             return copied(self.env.render())
 
+    def close(self) -> None:
+        """Let go of what the environment holds.
+
+        Raises: GtrTurboError: it raises anything.
+        """
+        with telling(self.name, "fails at close()"):
+            self.env.close()
+
+
+def close_after_failure(env: gym.Env) -> None:
+    """Close an environment while an error is raised; one of its own is not told in place of that."""
+    with suppress(Exception):
+        env.close()
+
+
+@contextmanager
+def closed_after(env: PlayedEnv) -> Iterator[PlayedEnv]:
+    """Close an environment when the block ends, also where it raises; see `close_after_failure`."""
+    try:
+        yield env
+    except BaseException:
+        close_after_failure(env)
+        raise
+    env.close()
+
 
 @contextmanager
 def telling(name: str, fails: str) -> Iterator[None]:

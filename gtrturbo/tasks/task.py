@@ -5,7 +5,6 @@ warm start, the teachers, the evaluation and the chance levels know a task by th
 """
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.tasks.environment import PlayedEnv, copied, telling
+from gtrturbo.tasks.fields import check_actions, check_panel, check_reads, check_tables, plain_json
 from gtrturbo.tasks.prompts import asked
 from gtrturbo.tasks.reply import Reply, read_reply, same
 from gtrturbo.tasks.view import ChatPrompt, Ending, Info, View, described, won_by_info
@@ -81,11 +81,13 @@ class Task:
         Raises: GtrTurboError: names the field.
         """
         if not callable(self.actions):
-            self._check_actions(self.actions)
+            check_actions(self.name, self.actions)
+        check_reads(self.name, self.reads, own_parser=self.parse is not None)
         if self.max_turns is not None and (not isinstance(self.max_turns, int) or self.max_turns < 0):
             raise GtrTurboError(f"max_turns of {self.name} is {self.max_turns!r}.", "give a whole number, or None.")
+        check_tables(self.name, panels=self.panels, options=self.options)
         for name, seeds in self.panels.items():
-            self._check_panel(name, seeds)
+            check_panel(self.name, name, seeds)
         if self.accepts and self.act is None:
             raise GtrTurboError(
                 f"{self.name} accepts actions that are not listed, and does not say what its environment is given for them.",
@@ -96,19 +98,6 @@ class Task:
                 f"{self.name} reads {', '.join(self.reads)}, whose true values are not known.",
                 "give it a truth, or leave out reads.",
             )
-
-    def _check_panel(self, name: str, seeds: Any) -> None:
-        """Refuse seeds that are in no order, or with which no environment can be reset."""
-        if isinstance(seeds, str) or not isinstance(seeds, Sequence | np.ndarray):
-            raise GtrTurboError(f"panel {name} of {self.name} is {described(seeds)}.", "give its seeds in order, as a list.")
-        odd = [seed for seed in seeds if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0]
-        if odd:
-            raise GtrTurboError(f"panel {name} of {self.name} holds {odd[0]!r}.", "seeds are whole numbers from 0.")
-
-    def _check_actions(self, actions: Any) -> None:
-        texts = list(actions) if isinstance(actions, list | tuple | Mapping) else None
-        if not texts or not all(isinstance(each, str) for each in texts) or len(set(texts)) < len(texts):
-            raise GtrTurboError(f"the actions of {self.name} are {actions!r}.", "give at least one, each a text of its own.")
 
     def open(self) -> PlayedEnv:
         """Make the environment as it is played.
@@ -136,7 +125,7 @@ class Task:
         if not callable(self.actions):
             return tuple(self.actions)
         actions = self.actions(info)
-        self._check_actions(actions)
+        check_actions(self.name, actions)
         return tuple(actions)
 
     def ask(self, view: View) -> ChatPrompt:
@@ -172,7 +161,7 @@ class Task:
         found = self.known(inner, observation, info) if self.known else info
         if not isinstance(found, Mapping):
             raise GtrTurboError(f"what is known of a state of {self.name} is {described(found)}.", "let known return a dict.")
-        return {str(name): _plain(value, str(name), "what is known of a state") for name, value in found.items()}
+        return {str(name): plain_json(value, str(name), "what is known of a state") for name, value in found.items()}
 
     def read(self, text: str, info: Info) -> Reply | None:
         """Read a reply; None where it chooses no action that is allowed.
@@ -237,7 +226,30 @@ class Task:
                 "true.",
                 "let truth give every name in reads, whatever the state.",
             )
-        return {str(name): _plain(value, str(name), f"the truth of {self.name}") for name, value in true.items()}
+        return {str(name): plain_json(value, str(name), f"the truth of {self.name}") for name, value in true.items()}
+
+    def kind_of(self, info: Info) -> str:
+        """Say of which kind an episode is; see `kind`.
+
+        Raises: GtrTurboError: that is no text.
+        """
+        kind = self.kind(copied(info)) if self.kind else ""
+        if self.kind and not (isinstance(kind, str) and kind):
+            raise GtrTurboError(f"the kind of an episode of {self.name} is {kind!r}.", "let kind return a text for each state.")
+        return kind
+
+    def require_told(self, info: Info) -> None:
+        """Refuse, in the first state of an episode, a kind that is none and true values that no reply gives.
+
+        Raises: GtrTurboError: names it.
+        """
+        self.kind_of(info)
+        odd = [name for name in self.true_values(info) if self.parse is None and name not in self.reads]
+        if odd:
+            raise GtrTurboError(
+                f"the truth of {self.name} gives {odd[0]!r}, which no reply has to read: one without it would count as misread.",
+                "name it in reads, or leave it out of truth.",
+            )
 
     def expert_reply(self, info: Info) -> str:
         """Return a whole reply with true fields, true thoughts and a good action.
@@ -281,21 +293,3 @@ class Task:
             )
         thoughts, action = advice
         return json.dumps({**self.true_values(info), "thoughts": thoughts, "action": action}, ensure_ascii=False)
-
-
-def _plain(value: Any, name: str, of: str) -> Any:
-    """Turn numpy's numbers and arrays into JSON's; `of` is what a value is part of."""
-    if isinstance(value, np.generic | np.ndarray):
-        return _plain(value.tolist(), name, of)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, f"{name}.{key}", of) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item, name, of) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise GtrTurboError(f"{of} holds {name}, which is {value}.", "JSON holds finite numbers alone.")
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    raise GtrTurboError(
-        f"{of} holds {name}, a {type(value).__name__}, which is no JSON.",
-        "let the task's `known` and `truth` return texts, numbers, lists and dicts of them.",
-    )

@@ -1,16 +1,16 @@
 """The texts of a task, prompts and replies, from which a built-in model's tokenizer is made."""
 
 from collections.abc import Iterator
-from contextlib import closing
 
 import gymnasium as gym
 import numpy as np
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.tasks.chance import turn_limit
+from gtrturbo.tasks.environment import closed_after
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.task import Task
-from gtrturbo.tasks.view import ChatPrompt, Info, View
+from gtrturbo.tasks.view import ChatPrompt, Info, Past, View
 
 # The games whose texts the default tokenizer is made of. It stays what it is when there are more tasks.
 CORPUS_GAMES = ("numberline", "ezpoints", "blackjack", "points24")
@@ -32,23 +32,26 @@ def task_texts(task: Task, episodes: int = EPISODES, *, wander: bool = True) -> 
         wander: play every other episode at random, so that there are texts of states that no expert comes to.
     """
     rng = np.random.default_rng(0)
-    with closing(task.open()) as env:
+    with closed_after(task.open()) as env:
         for episode in range(episodes):
             yield from _episode(task, env, episode, rng, at_random=wander and episode % 2 == 1)
 
 
 def _episode(task: Task, env: gym.Env, seed: int, rng: np.random.Generator, *, at_random: bool) -> Iterator[str]:
     observation, info = env.reset(seed=seed)
+    history: list[Past] = []
     for _ in range(turn_limit(task, env)):
         known = task.know(env, observation, info)
-        yield from words(task.ask(View(observation, known, render=env.render)))
+        prompt = task.ask(View(observation, known, tuple(history), env.render))
+        yield from words(prompt)
         reply, action = _reply(task, known, rng)
         yield reply
         if at_random:
             allowed = task.allowed(known)
             action = allowed[rng.integers(len(allowed))]
             yield action
-        observation, _, terminated, truncated, info = env.step(task.given(action, known))
+        observation, reward, terminated, truncated, info = env.step(task.given(action, known))
+        history.append(Past(known, reply, action, reward, prompt.images))
         if terminated or truncated:
             return
 

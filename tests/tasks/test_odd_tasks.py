@@ -17,6 +17,7 @@ from gtrturbo.stages import execute
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.panels import panel_id
+from gtrturbo.tasks.reply import Reply
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.view import ask
 
@@ -96,6 +97,58 @@ def test_actions_are_texts_of_their_own(actions):
 def test_what_is_read_has_a_truth():
     with pytest.raises(GtrTurboError, match="three reads row, whose true values are not known"):
         task(reads=("row",))
+
+
+@pytest.mark.parametrize(
+    ("reads", "told"),
+    [
+        (("row"), "the reads of three are 'row'"),  # A comma was forgotten.
+        ("", "the reads of three are ''"),
+        ({"row"}, "the reads of three are {'row'}"),
+        (None, "the reads of three are None"),
+        ((1,), r"the reads of three are \(1,\)"),
+        (("row", ""), "the reads of three are"),
+        (("row", "row"), "the reads of three are"),
+        (("thoughts",), "three reads 'thoughts', which is not read off a picture"),
+        (("action",), "three reads 'action', which is not read off a picture"),
+    ],
+)
+def test_what_is_read_are_names_each_once(reads, told):
+    with pytest.raises(GtrTurboError, match=told) as error:
+        task(reads=reads, truth=lambda info: {"row": 1, "r": 1, "o": 1, "w": 1})
+    assert reads != "row" or "reads=('row',)" in error.value.fix
+
+
+@pytest.mark.parametrize("field", ["panels", "options"])
+def test_panels_and_options_go_by_name(field):
+    with pytest.raises(GtrTurboError, match=f"{field} of three is list"):
+        task(**{field: ["a"]})
+
+
+@pytest.mark.parametrize("kind", [None, 3, "", ["low"]])
+def test_a_kind_that_is_none_ends_the_first_episode_before_its_first_turn(kind):
+    asked = []
+    made = task(kind=lambda info: kind)
+    with pytest.raises(GtrTurboError, match="the kind of an episode of three is"):
+        agent = lambda states: asked.append(states)  # noqa: E731
+        list(play_episodes(agent, made, seed=0, episodes=range(1), num_envs=1, on_invalid_reply="end"))
+    assert not asked
+    assert task(kind=lambda info: "low").kind_of({}) == "low"
+
+
+def test_a_truth_that_no_reply_has_to_give_is_refused_in_the_first_state():
+    with pytest.raises(GtrTurboError, match="the truth of three gives 'n', which no reply has to read") as error:
+        played(task(truth=lambda info: {"n": 1}))
+    assert "name it in reads" in error.value.fix
+    assert len(played(task(truth=lambda info: {"n": 1}, reads=("n",)))[0]) == 3
+
+
+def test_a_parser_of_its_own_says_what_is_read():
+    def parse(text, info):
+        return Reply({"n": int(text[0])}, text[2:], 1, (2, len(text)))
+
+    made = task(truth=lambda info: {"n": 1}, parse=parse, expert=lambda info: "1 go")
+    assert [each.turn.perception_correct for each in played(made)[0]] == [True] * 3
 
 
 @pytest.mark.parametrize(

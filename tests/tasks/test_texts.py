@@ -45,6 +45,21 @@ def test_a_task_without_an_expert_gives_its_prompts_and_random_replies():
     assert texts == list(task_texts(outside_task(), episodes=2, wander=False))
 
 
+def test_prompts_of_what_was_done_before_show_their_words():
+    def prompt(view: View) -> ChatPrompt:
+        done = ", ".join(f"{past.action} for {past.reward:g}" for past in view.history) or "nothing yet"
+        return ask(f"You did: {done}.", *[past.images[-1] for past in view.history[-1:]], view.picture)
+
+    task = Task(name="before", make=Endless, prompt=prompt, actions=("left", "right", "wait"), max_turns=3)
+    for wander in (False, True):
+        texts = list(task_texts(task, episodes=2, wander=wander))
+        prompts = [text for text in texts if text.startswith("You did")]
+        assert [text.count(" for 0") for text in prompts] == [0, 1, 2] * 2
+    # What was done is what the environment was given: where one wanders it stands behind the reply, as a text of its own.
+    first = texts.index("You did: nothing yet.", 1)
+    assert texts[first + 3] == f"You did: {texts[first + 2]} for 0."
+
+
 def test_a_task_that_writes_no_reply_gives_its_prompts_and_random_actions():
     texts = list(task_texts(outside_task(parse=lambda text, info: None), episodes=2, wander=False))
     assert set(texts[1::2]) == {"left", "right", "wait"}
