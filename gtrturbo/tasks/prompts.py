@@ -9,7 +9,7 @@ from gtrturbo.config.chat_messages import message_faults
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.tasks.view import ChatPrompt, Message, described, is_picture
 
-PIXELS = 'leave the pixels to ChatPrompt.images, in the order of the parts {"type": "image"}; ask(text, picture) does both.'
+LEAVE_PIXELS = 'leave the pixels to ChatPrompt.images, in the order of the parts {"type": "image"}; ask(text, picture) does both.'
 
 
 def asked(prompt: Any, task: str) -> ChatPrompt:
@@ -30,7 +30,7 @@ def asked(prompt: Any, task: str) -> ChatPrompt:
         raise GtrTurboError(f"the prompt of {task} has {described(odd)} for a picture.", "give bytes (uint8) [height, width, 3].")
     messages = _copied(prompt.messages, task)
     if fault := next(message_faults(messages, len(prompt.images), replied=False), None):
-        raise GtrTurboError(f"the prompt of {task} cannot be asked: {fault}.", PIXELS)
+        raise GtrTurboError(f"the prompt of {task} cannot be asked: {fault}.", LEAVE_PIXELS)
     return ChatPrompt(messages, [np.array(image, order="C") for image in prompt.images])
 
 
@@ -41,4 +41,4 @@ def _copied(messages: Any, task: str) -> list[Message]:
     try:
         return json.loads(json.dumps(messages, ensure_ascii=False, allow_nan=False).encode())
     except (TypeError, ValueError, RecursionError) as error:
-        raise GtrTurboError(f"the messages of the prompt of {task} are no JSON: {error}.", PIXELS) from None
+        raise GtrTurboError(f"the messages of the prompt of {task} are no JSON: {error}.", LEAVE_PIXELS) from None
