@@ -77,7 +77,44 @@ def find_family(name: str) -> Family:
     found = find(KIND, name, FAMILIES)
     if not isinstance(found, Family):
         raise GtrTurboError(f"{name} is a {type(found).__name__}, not a Family.", "make a gtrturbo.models.families.Family.")
-    return found
+    try:
+        return TypeAdapter(Family).validate_python(asdict(found))
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        where = str(wrong["loc"][0])
+        raise GtrTurboError(
+            f"{name} has {getattr(found, where)!r} for {where}: {wrong['msg']}.",
+            'several names are a tuple, also one: ("visual",).',
+        ) from None
+
+
+def require_named(name: str, family: Family, config: Any, model: str) -> None:
+    """Refuse a family of the user's own that names no ids of a model's config: nothing would be forbidden, in silence.
+
+    Of the names that every family has from the beginning a model need not have all.
+
+    Args:
+        name: of the family.
+        model: what the error calls the model.
+
+    Raises:
+        GtrTurboError: names the first.
+    """
+    asked = {"picture_ids": family.picture_ids, "repeated_id": (family.repeated_id,)}
+    usual = {*DEFAULT.picture_ids}
+    for where, names in asked.items():
+        odd = [each for each in names if each not in usual and not isinstance(getattr(config, each, None), int)]
+        if odd:
+            there = [each for each in vars(config) if each.endswith(("_token_id", "_token_index"))]
+            raise GtrTurboError(
+                f"{name} names {odd[0]} in {where}, which is no id in the config of {model}.",
+                f"name ids that it has, such as: {', '.join(there) or 'none'}.",
+            )
+    if family.picture_ids != DEFAULT.picture_ids and not forbidden_ids(config, family):
+        raise GtrTurboError(
+            f"{name} names no picture_ids, and so forbids no token, that the config of {model} has.",
+            "name those of its pictures, or leave picture_ids out.",
+        )
 
 
 def save_family(folder: Path, family: Family) -> None:

@@ -10,7 +10,7 @@ from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint import architecture_here
 from gtrturbo.models.checkpoint_files import is_adapter
 from gtrturbo.models.context import positions_of, require_context
-from gtrturbo.models.families import find_family, read_family
+from gtrturbo.models.families import find_family, read_family, require_named
 from gtrturbo.models.first_turn import require_prompts, require_template
 from gtrturbo.models.processor import load_processor
 from gtrturbo.models.renderer import Prompt, Renderer
@@ -71,6 +71,8 @@ def _renderer(model: str, init: InitConfig | None) -> tuple[Any, Renderer | None
         folder = base_of(Path(model)) if is_adapter(Path(model)) else model
         architecture = architecture_here(str(folder), revision=revision)
         family = find_family(init.family) if init and init.family else read_family(Path(model), architecture.model_type)
+        if init and init.family:
+            require_named(init.family, family, architecture, model)
         processor = load_processor(model, family=family, revision=revision, local_files_only=True)
     except (OSError, ValueError):
         return None, None

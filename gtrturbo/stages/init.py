@@ -14,7 +14,7 @@ from gtrturbo.models.base_record import base_record
 from gtrturbo.models.built_in import build
 from gtrturbo.models.checkpoint import add_adapter, is_loaded_as, load_foreign, quiet, save_model
 from gtrturbo.models.checkpoint_files import rebased_name, renderer_hash
-from gtrturbo.models.families import Family, find_family, read_family, save_family
+from gtrturbo.models.families import Family, find_family, read_family, require_named, save_family
 from gtrturbo.models.first_turn import require_turn
 from gtrturbo.models.hub_names import cached_folder, commit_of
 from gtrturbo.models.processor import save_processor
@@ -37,6 +37,8 @@ def run(config: InitConfig) -> Result:
     chosen = find_family(config.family) if config.family else None
     with writing(config.out, provenance(config), overwrite=config.overwrite) as draft:
         model, processor = _load(config, chosen)
+        if chosen:
+            require_named(str(config.family), chosen, model.config, str(config.model))
         if config.chat_template:
             processor.chat_template = read_template(config.chat_template)
         if config.lora_rank:

@@ -56,6 +56,26 @@ def test_without_one_nothing_is_written_and_the_table_decides(init):
     assert existing(InitConfig(out=init)) is not None
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ("picture_ids=('imge_token_id',)", "names imge_token_id in picture_ids, which is no id in the config of "),
+        ("picture_ids=('image_token_id', 'vision_strat_token_id')", "names vision_strat_token_id in picture_ids"),
+        ("repeated_id='imge_token_id'", "names imge_token_id in repeated_id"),
+        ("picture_ids='image_token_id'", "has 'image_token_id' for picture_ids: Input should be a valid tuple"),
+        ("towers='visual'", "has 'visual' for towers: Input should be a valid tuple"),
+        ("repeated_id=('image_token_id',)", "has .'image_token_id',. for repeated_id: Input should be a valid string"),
+        ("per_token=('input_ids',)", "has .'input_ids',. for per_token: Input should be a valid"),
+        ("picture_ids=()", "names no picture_ids, and so forbids no token, that the config of "),
+    ],
+)
+def test_a_family_that_forbids_nothing_it_names_is_refused(tmp_path, settings, told):
+    (tmp_path / "mine.py").write_text(f"from gtrturbo.models.families import Family\nFAMILY = Family({settings})\n")
+    with pytest.raises(GtrTurboError, match=told) as error:
+        execute(InitConfig(out=tmp_path / "init", model="tiny", family=f"{tmp_path / 'mine.py'}:FAMILY"))
+    assert error.value.fix and not (tmp_path / "init").exists()
+
+
 def test_what_is_no_family_is_refused(tmp_path, init):
     (tmp_path / "mine.py").write_text("FAMILY = {'picture_ids': ()}\n")
     with pytest.raises(GtrTurboError, match="is a dict, not a Family"):
