@@ -183,7 +183,23 @@ def explained(error: BaseException) -> GtrTurboError | None:
     if not frames:
         return None
     where = f"{frames[-1].filename} line {frames[-1].lineno}"
-    return GtrTurboError(f"{where} raises {type(error).__name__}: {error}", frames[-1].line or "")
+    return GtrTurboError(f"{where} raises {type(error).__name__}: {error}", found_beside(error) or frames[-1].line or "")
+
+
+def found_beside(error: BaseException) -> str:
+    """Say how a module is found that lies beside the user's file which imports it in vain; nothing where none does."""
+    line = line_of(error) if isinstance(error, ImportError) else None
+    if line is None:
+        return ""
+    folder = Path(line.filename).absolute().parent
+    if not isinstance(error, ModuleNotFoundError):
+        dots = "relative import" in str(error)
+        return f"set PYTHONPATH to the folder {folder}, and import what lies in it by its name, without dots." if dots else ""
+    module = (error.name or "").partition(".")[0]
+    there = module and ((folder / f"{module}{SUFFIX}").is_file() or (folder / module).is_dir())
+    return (
+        f"set PYTHONPATH to the folder {folder}, in which {module} lies: a file's own folder is not looked in." if there else ""
+    )
 
 
 def line_of(error: BaseException) -> traceback.FrameSummary | None:
@@ -312,7 +328,8 @@ def _raised(kind: str, file: Path, error: BaseException) -> GtrTurboError:
     if isinstance(error, GtrTurboError):
         return GtrTurboError(f"{where}: {error.what}", error.fix)
     return GtrTurboError(
-        f"{file} cannot be imported for a {kind}: {where} raises {type(error).__name__}: {error}", own[-1].line or ""
+        f"{file} cannot be imported for a {kind}: {where} raises {type(error).__name__}: {error}",
+        found_beside(error) or own[-1].line or "",
     )
 
 

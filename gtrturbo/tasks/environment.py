@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium.error import DependencyNotInstalled
 
 from gtrturbo.errors import GtrTurboError, said_by
-from gtrturbo.plugins import line_of
+from gtrturbo.plugins import found_beside, line_of
 from gtrturbo.tasks.view import flag
 
 OWN = [Path(__file__).parent / folder for folder in ("games", "worlds", "alf")]  # This package's own environments.
@@ -89,6 +89,21 @@ def closed_after(env: PlayedEnv) -> Iterator[PlayedEnv]:
     env.close()
 
 
+def require_counted(env: gym.Env, name: str) -> None:
+    """Refuse an environment that cannot be given the places of actions in a list, which are counted from 0.
+
+    Raises: GtrTurboError: its action space holds something else.
+    """
+    space = getattr(env, "action_space", None)
+    if not isinstance(space, gym.Space) or (isinstance(space, gym.spaces.Discrete) and space.start == 0):
+        return
+    first = f"{space.start} + " if isinstance(space, gym.spaces.Discrete) else "MOVES[action], not "
+    raise GtrTurboError(
+        f"{name} has the action space {space}, which does not count actions from 0, and is to be given their places.",
+        f"say with act what it is given: act=lambda action, info: {first}ACTIONS.index(action)",
+    )
+
+
 @contextmanager
 def telling(name: str, fails: str) -> Iterator[None]:
     """Say of what an environment raises which one it is, where it fails, and at which line of the user's own.
@@ -100,7 +115,7 @@ def telling(name: str, fails: str) -> Iterator[None]:
     except (GtrTurboError, MemoryError):
         raise
     except (DependencyNotInstalled, ImportError) as error:
-        raise GtrTurboError(f"{name} {fails}: {_told(error)}.", "install what it needs.") from error
+        raise GtrTurboError(f"{name} {fails}: {_told(error)}.", found_beside(error) or "install what it needs.") from error
     except Exception as error:
         line = line_of(error)
         if line is None and set(OWN) & set(Path(traceback.extract_tb(error.__traceback__)[-1].filename).parents):

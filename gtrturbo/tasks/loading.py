@@ -4,6 +4,8 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 from typing import Any, Literal
 
 from gtrturbo.config.games import game_name
@@ -90,18 +92,53 @@ def options_of(name: str, function: Callable[..., Any], *, after: int = 0) -> di
 
     Raises: GtrTurboError: an argument has no default, or is of a kind that no text can be read as.
     """
-    hints = typing.get_type_hints(function)
-    return {
-        each.name: _option(name, each.name, hints.get(each.name, type(each.default)), each.default)
-        for each in list(inspect.signature(function).parameters.values())[after:]
-    }
+    arguments = list(inspect.signature(function).parameters.values())[after:]
+    return {each.name: _option(name, each.name, _type_of(name, function, each), each.default) for each in arguments}
+
+
+def _type_of(name: str, function: Callable[..., Any], argument: inspect.Parameter) -> Any:
+    """Read the type of one argument, which may be written as text; what the function returns is not looked at.
+
+    Raises: GtrTurboError: the text names something that the file does not know, or the argument cannot be given by its name.
+    """
+    if argument.kind in (argument.VAR_KEYWORD, argument.VAR_POSITIONAL):
+        stars = "**" if argument.kind is argument.VAR_KEYWORD else "*"
+        what = f"{name} takes {stars}{argument.name}, of which nobody knows the names."
+        raise GtrTurboError(what, "name each option, with its type and a default.")
+    if argument.kind is argument.POSITIONAL_ONLY:
+        raise GtrTurboError(f"{name} takes {argument.name} by its place alone.", "let it be given by its name: leave out the /.")
+    if argument.annotation is argument.empty:
+        return type(argument.default)
+    written = SimpleNamespace(__annotations__={argument.name: argument.annotation})
+    try:
+        return typing.get_type_hints(written, getattr(_inner(function), "__globals__", {}))[argument.name]
+    except (NameError, TypeError, SyntaxError, AttributeError) as error:
+        raise GtrTurboError(
+            f"{name} has an argument {argument.name} of the type {argument.annotation!r}, which cannot be read: {error}.",
+            "use int, float, bool, str or Literal; what only type checkers import is not there.",
+        ) from None
+
+
+def _inner(function: Any) -> Any:
+    """Return the function that was written, of a part of it, of what wraps it, or of an object that is called."""
+    while hasattr(function, "__wrapped__") or not hasattr(function, "__globals__"):
+        if isinstance(function, partial):
+            function = function.func
+        elif hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        elif inspect.isfunction(call := type(function).__call__):
+            function = call
+        else:
+            return function
+    return function
 
 
 def _option(task: str, name: str, kind: Any, value: Any) -> Option:
     if value is inspect.Parameter.empty:
         raise GtrTurboError(f"{task} has an argument {name} without a default.", "give it one: it is what --env NAME=… replaces.")
-    if value is None:  # An option that need not say anything.
-        [kind] = [each for each in typing.get_args(kind) if each is not type(None)] or [kind]
+    said = [each for each in typing.get_args(kind) if each is not type(None)]
+    if len(said) == 1 and type(None) in typing.get_args(kind):  # An option that need not say anything.
+        [kind] = said
     if typing.get_origin(kind) is Literal and value is not None:
         words = typing.get_args(kind)
         return Choice((value, *(word for word in words if word != value)))
