@@ -13,11 +13,11 @@ import gymnasium as gym
 import numpy as np
 
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.tasks.environment import PlayedEnv, copied, telling
+from gtrturbo.tasks.environment import PlayedEnv, copied, require_counted, telling
 from gtrturbo.tasks.fields import check_actions, check_panel, check_reads, check_tables, plain_json
 from gtrturbo.tasks.prompts import asked
 from gtrturbo.tasks.reply import Reply, read_reply, same
-from gtrturbo.tasks.view import ChatPrompt, Ending, Info, View, described, won_by_info
+from gtrturbo.tasks.view import ChatPrompt, Ending, Info, View, described, who_won, won_by_info
 
 # A reply's thoughts and action, or the whole reply where the task has a parser of its own.
 Advice = tuple[str, str] | str
@@ -39,7 +39,8 @@ class Task:
         parse: reads a reply, with the places of thought and action; None where it cannot. If not given, a reply is one JSON
             object with `reads`, `thoughts` and, last, `action`; see `read_reply`.
         known: what is known of a state besides its picture, from environment, observation and info, as JSON: the truth and
-            the expert are computed from it, it is recorded with each turn, and no model sees it. The info if not given.
+            the expert are computed from it, it is recorded with each turn, and no model sees it. The info if not given. What the
+            info says under `won`, `is_success` or `success` is known, too. Asked for the state after the last turn as well.
         reads: names of what is read off the picture.
         truth: their true values. Without it nothing is said of perception.
         expert: true thoughts and a good action, or the whole reply where the task has its own parser. Without it a warm start
@@ -115,6 +116,8 @@ class Task:
             env = make()
         if not isinstance(env, gym.Env):
             raise GtrTurboError(f"make of {self.name} returns {described(env)}.", "return a gymnasium.Env.")
+        if self.act is None:
+            require_counted(env, self.name)
         return PlayedEnv(env, self.name)
 
     def allowed(self, info: Info) -> tuple[str, ...]:
@@ -153,7 +156,7 @@ class Task:
         return self.act(action, info) if self.act else self.allowed(info).index(action)
 
     def know(self, env: gym.Env, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
-        """Return what is known of a state, as plain JSON.
+        """Return what is known of a state, as plain JSON, and what its info says of who won.
 
         Raises: GtrTurboError: it is no dict, or something in it is no JSON; names it.
         """
@@ -161,7 +164,8 @@ class Task:
         found = self.known(inner, observation, info) if self.known else info
         if not isinstance(found, Mapping):
             raise GtrTurboError(f"what is known of a state of {self.name} is {described(found)}.", "let known return a dict.")
-        return {str(name): plain_json(value, str(name), "what is known of a state") for name, value in found.items()}
+        plain = {str(name): plain_json(value, str(name), "what is known of a state") for name, value in found.items()}
+        return plain | who_won(info, plain)
 
     def read(self, text: str, info: Info) -> Reply | None:
         """Read a reply; None where it chooses no action that is allowed.

@@ -1,5 +1,6 @@
 """A state as a task sees it, what a model is asked about it, and how an episode ended."""
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -180,6 +181,25 @@ def won_by_info(end: Ending) -> bool:
                 )
             return won
     return end.terminated and end.total > 0
+
+
+def who_won(info: Info, known: Info) -> dict[str, Any]:
+    """Return what an environment's info says of who won, as JSON, where what is known of the state says nothing of it.
+
+    What JSON cannot hold, such as NaN, is put into words: a rule that asks for it refuses it, and no other has to.
+    """
+    return {} if any(name in known for name in WON) else {name: _said(info[name]) for name in WON if name in info}
+
+
+def _said(value: Any) -> Any:
+    if (found := flag(value)) is not None:
+        return found
+    plain = value.item() if isinstance(value, np.generic) else value
+    try:
+        json.dumps(plain, allow_nan=False)
+    except (TypeError, ValueError):
+        return str(plain) if isinstance(plain, float) else described(plain)
+    return plain
 
 
 def flag(value: Any) -> bool | None:

@@ -14,7 +14,7 @@ from gtrturbo.play.trial import play
 from gtrturbo.tasks.chance import chance
 from gtrturbo.tasks.loading import load_task
 from gtrturbo.tasks.task import Task
-from gtrturbo.tasks.view import Ending, WonByReturn, won_by_info
+from gtrturbo.tasks.view import Ending, WonByReturn, ask, won_by_info
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 ODD = [-1, 2, 0.3, "no", "True", "", None, [], [True, False], [[1], [1, 2]], {"won": True}]
@@ -91,3 +91,53 @@ def test_chance_says_of_a_task_of_ones_own_that_it_tells_no_winner():
     odd = replace(load_task("gym:told/PaysOn-v0"), won=lambda end: "no")
     with pytest.raises(GtrTurboError, match="whether gym:told/PaysOn-v0 is won is said by 'no'"):
         chance(odd, episodes=1, seed=0)
+
+
+class Costs(Plain):
+    """Says at the end alone who won, which is not what the return says."""
+
+    said: object = True
+
+    def pays(self, action):
+        return -1.0 if np.all(self.said) else 1.0
+
+    def told(self):
+        return {"success": self.said} if self.count == self.steps else {}
+
+
+def silent(said: object, **more) -> Task:
+    """A task whose `known` leaves out what the info says."""
+    make = type("Said", (Costs,), {"said": said})
+    shown = {"prompt": lambda view: ask("?", view.picture), "actions": ("0", "1"), "max_turns": 5}
+    return Task(name="silent", make=make, **shown | {"known": lambda env, observation, info: {"seen": observation}} | more)
+
+
+@pytest.mark.parametrize("won", [won_by_info, lambda end: won_by_info(end), WonByReturn(5.0, "x", info_first=True)])
+@pytest.mark.parametrize("said", [True, False, 1, np.True_, np.array([0])], ids=repr)
+def test_an_info_says_who_won_where_known_leaves_it_out(said, won):
+    task = silent(said, won=won)
+    assert [played(task)[-1].turn.won, chance(task, episodes=1, seed=0)["random"] == 1] == [bool(said)] * 2
+
+
+def test_what_an_info_says_is_recorded_where_known_leaves_it_out():
+    told = silent(True, known=lambda env, observation, info: {}).know
+    assert told(None, 0, {"is_success": np.False_, "more": 1}) == {"is_success": False}
+    assert told(None, 0, {}) == {}
+    says = silent(True, known=lambda env, observation, info: {"won": False}).know
+    assert says(None, 0, {"success": True}) == {"won": False}
+
+
+@pytest.mark.parametrize(
+    ("said", "told"), [(float("nan"), "'nan'"), (0.3, "0.3"), (np.zeros(2), r"'float64 \[2\]'"), ({1}, "'set'")]
+)
+@pytest.mark.parametrize("way", [played, lambda task: chance(task, episodes=1, seed=0)])
+def test_an_info_that_says_neither_is_refused_where_known_leaves_it_out(said, told, way):
+    with pytest.raises(GtrTurboError, match=f"success in an info of silent is {told}, which is neither true nor false"):
+        way(silent(said))
+    assert way(silent(said, won=lambda end: abs(end.total) == 3))
+
+
+def test_a_number_that_is_none_is_refused_of_an_environment_by_its_id():
+    gym.register("told/Nan-v0", type("Nan", (Costs,), {"said": float("nan")}), max_episode_steps=5)
+    with pytest.raises(GtrTurboError, match="which is neither true nor false"):
+        played(load_task("gym:told/Nan-v0"))
