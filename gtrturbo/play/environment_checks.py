@@ -1,9 +1,8 @@
 """What is checked of a task's environment: seeds, rewards, ends, and how far one comes without a model."""
 
-import json
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -13,16 +12,19 @@ from gymnasium.utils.passive_env_checker import env_reset_passive_checker, env_s
 
 from gtrturbo.algorithms.returns import undiscounted
 from gtrturbo.config.games import has_own_cost, invalid_reply_cost
+from gtrturbo.play.action_checks import not_taken
 from gtrturbo.play.episodes import Played
-from gtrturbo.play.trial import Check, Episodes, play, player, states
+from gtrturbo.play.replay_checks import replayed
+from gtrturbo.play.trial import Check, Episodes, identity, play, player, states
 from gtrturbo.plugins import line_of
-from gtrturbo.tasks.chance import MOST_TURNS, chance, turn_limit
+from gtrturbo.tasks.chance import MOST_TURNS, chance, own_limit, turn_limit
 from gtrturbo.tasks.environment import telling
 from gtrturbo.tasks.task import Task
-from gtrturbo.tasks.view import WON, Info, WonByReturn, described, is_picture, won_by_info
+from gtrturbo.tasks.view import WON, WonByReturn, described, is_picture, won_by_info
 
 CHANCE_SECONDS = 30.0
 WIN_RETURN = "--env win_return=RETURN of gym:ID, `won` of a task of your own"
+MOST_CONSTANT = 20  # Actions of which it is looked whether one goes on for ever.
 CHANCE_TURNS = 4000  # Episodes by chance: about so many, over all policies.
 
 
@@ -36,10 +38,12 @@ def environment(task: Task) -> Check:
             observation, info = _passively(task, "reset(seed=0)", lambda: env_reset_passive_checker(env.env, seed=0))
             known, drawn = task.know(env, observation, info), env.render()
             allowed = task.allowed(known)
-            space = env.action_space
+            space = getattr(env, "action_space", None)
             if task.act is None and isinstance(space, gym.spaces.Discrete) and len(allowed) > space.n:
                 said = f"there are {len(allowed)} actions for the environment's {space.n}."
                 return Check(name, False, said, "name as many as there are, or say with act what the environment is given.")
+            if wrong := not_taken(task, space, allowed[0], known):
+                return Check(name, False, wrong, "let act return what the action space holds, or mend the action space.")
             given = task.given(allowed[0], known)
             _passively(task, f"step({given!r})", lambda: env_step_passive_checker(env.env, given))
             for panel in task.panels:
@@ -111,7 +115,7 @@ def starts(task: Task, episodes: Episodes) -> Check:
     """Say whether episodes of different seeds begin differently."""
     begun = [episode[0].state for episode in episodes]
     looks = [b"".join(image.tobytes() for image in state.images) for state in begun]
-    count = len({(json.dumps(state.info, sort_keys=True), look) for state, look in zip(begun, looks, strict=True)})
+    count = len({(identity(state), look) for state, look in zip(begun, looks, strict=True)})
     if count > 1:
         return Check("starts", None, f"{len(episodes)} seeds begin in {count} different ways.")
     return Check(
@@ -123,7 +127,10 @@ def rewards(task: Task, episodes: Episodes) -> Check:
     """Play the same actions in an environment of our own and add up what it pays."""
     returns = []
     for episode in episodes:
-        paid, total = _replayed(task, episode)[0], undiscounted(played.turn.reward for played in episode)
+        paid, total = (
+            math.fsum(replayed(task, episode, task.open()).rewards),
+            undiscounted(played.turn.reward for played in episode),
+        )
         if not math.isfinite(total):
             return Check("rewards", False, f"episode {episode[0].state.episode} pays {total}.", "let every reward be finite.")
         if not math.isclose(total, paid, abs_tol=1e-9):
@@ -144,33 +151,51 @@ def _cost_of_invalid(task: Task, paid: Sequence[float]) -> str:
     return f"{said} train with --format-invalid -{wide:g} (run --set ppo-step.format-invalid=-{wide:g})."
 
 
-def _replayed(task: Task, episode: Sequence[Played]) -> tuple[float, Info]:
-    """Play an episode's actions again; return what they pay, and what is known at the end."""
-    rewards = []
-    with closing(task.open()) as env:
-        observation, info = env.reset(seed=episode[0].turn.seed)
-        for played in episode:
-            if played.turn.executed is not None:
-                observation, reward, _, _, info = env.step(task.given(played.turn.executed, played.state.info))
-                rewards.append(reward)
-        return math.fsum(rewards), task.know(env, observation, info)
-
-
 def endings(task: Task, episodes: Episodes) -> Check:
     """Count how episodes end: by their rules (terminated) or cut (truncated), never both and never before the last turn."""
     with closing(task.open()) as env:
-        limit = turn_limit(task, env)
+        limit, own = turn_limit(task, env), own_limit(env)
     ends = [[(played.turn.terminated, played.turn.truncated) for played in episode] for episode in episodes]
     if any(any(map(any, end[:-1])) or sum(end[-1]) != 1 for end in ends):
         return Check("endings", False, "an episode goes on after its end, or ends in two ways.", "see gymnasium.Env.step.")
     cut = [end for end in ends if end[-1][1]]
-    said = f"{len(ends) - len(cut)} episodes ended by their rules, {len(cut)} were cut; the limit is {limit} turns."
-    if limit == MOST_TURNS:
-        return Check("endings", False, said, "set max_turns: nothing else ends an episode before.")
-    if all(len(end) == limit and end[-1][0] for end in ends):
-        fix = "terminated is for what ends by the rules; let it be truncated, and the value of its last state counts."
-        return Check("endings", False, f"{said} Each ended by its rules just at the limit.", fix)
-    return Check("endings", True, said)
+    said = f"{len(ends) - len(cut)} episodes ended by their rules, {len(cut)} were cut;"
+    if not task.max_turns and not own:
+        return _unlimited(task, said, any(len(end) == limit for end in cut))
+    said = f"{said} the limit is {limit} turns."
+    if limit == 1 or not all(len(end) == limit and end[-1][0] for end in ends):
+        return Check("endings", True, said)
+    said = f"{said} Each ended by its rules just at the limit."
+    fix = "terminated is for what ends by the rules; let it be truncated, and the value of its last state counts."
+    if own == limit:
+        return Check("endings", False, said, fix)
+    return Check("endings", None, f"{said} If nothing but the count of turns ends one, say truncated.")
+
+
+def _unlimited(task: Task, said: str, reached: bool) -> Check:
+    """Look for an episode that does not end by itself: one of those that were played, or one of always the same action."""
+    fix = "set max_turns, or give the environment a limit: an untrained model may well play so."
+    if reached:
+        return Check("endings", False, f"{said} no limit is set, and one went on for {MOST_TURNS} turns.", fix)
+    if action := next(_goes_on(task), None):
+        return Check("endings", False, f"{said} no limit is set, and nothing but {action!r} goes on for {MOST_TURNS} turns.", fix)
+    return Check("endings", True, f"{said} no limit is set, and none needed one.")
+
+
+def _goes_on(task: Task) -> Iterator[str]:
+    """Yield the first allowed action of those that alone, as long as they are allowed, end no episode."""
+    with closing(task.open_blind()) as env:
+        for number in range(min(MOST_CONSTANT, len(task.allowed(task.know(env, *env.reset(seed=0)))))):
+            known = task.know(env, *env.reset(seed=0))
+            for _ in range(MOST_TURNS):
+                allowed = task.allowed(known)
+                action = allowed[number % len(allowed)]
+                observation, _, terminated, truncated, info = env.step(task.given(action, known))
+                known = task.know(env, observation, info)
+                if terminated or truncated:
+                    break
+            else:
+                yield action
 
 
 def success(task: Task, episodes: Episodes) -> Check:
@@ -229,5 +254,5 @@ def _above_zero(episodes: Episodes, most: float) -> tuple[str, bool]:
 def _says_who_won(task: Task, episodes: Episodes) -> bool:
     """Tell whether what is known of a state, or of an episode's end, says itself whether it was won."""
     before = (state.info for state in states(episodes))
-    after = (_replayed(task, episode)[1] for episode in episodes)
+    after = (replayed(task, episode, task.open()).known[-1] for episode in episodes)
     return any(name in info for info in (*before, *after) for name in WON)

@@ -25,13 +25,18 @@ def tokens(task: Task, episodes: Episodes, renderer: Renderer) -> Check:
         ids, offsets = renderer.response_ids(text)
         if renderer.decode(ids[:-1])[0] != text:
             return Check(name, False, f"the tokenizer gives {text!r} back as another text.", "leave out what it cannot write.")
-        masks = span_masks(offsets, action_start=reply.action_start, action_span=reply.action_span)
+        where = {"action_start": reply.action_start, "action_span": reply.action_span, "thought_span": reply.thought_span}
+        masks = span_masks(offsets, **where)
         if wrong := _wrong(masks, offsets, reply, text):
             return Check(
                 name,
                 False,
-                f"in {text!r} the token {wrong!r} holds the thoughts' end and the action's beginning.",
-                "let action_start be where the action's part begins, its mark or key, not at its value.",
+                f"in {text!r} the token {wrong!r} holds the thoughts' end and the action's beginning."
+                if reply.thought_span is None
+                else f"in {text!r} the token {wrong!r} holds characters of the thought and of the action's value.",
+                "let action_start be where the action's part begins, its mark or key, not at its value."
+                if reply.thought_span is None
+                else "let thought_span hold the thought alone, and none of the marks around it.",
             )
         tried += 1
     if not tried:
@@ -42,11 +47,12 @@ def tokens(task: Task, episodes: Episodes, renderer: Renderer) -> Check:
 def _wrong(masks: TokenMasks, offsets: Sequence[tuple[int, int]], reply: Reply, text: str) -> str | None:
     """Return the first token that is not what its characters say: of the thoughts, of the action, of its value."""
     start, end = reply.action_span
+    thought = range(*reply.thought_span) if reply.thought_span else range(reply.action_start)
     for row, (first, last) in enumerate(offsets):
         characters = range(first, last)
-        before = any(place < reply.action_start for place in characters)
+        before = any(place in thought for place in characters)
         value = any(start <= place < end for place in characters)
-        after = not characters or any(place >= reply.action_start for place in characters)
+        after = not characters or any(place not in thought for place in characters)
         is_thought = before and not after
         said = masks.thought[row], masks.action[row], masks.action_value[row]
         if (before and value) or said != (is_thought, not is_thought, value):

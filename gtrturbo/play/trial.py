@@ -73,13 +73,17 @@ def states(episodes: Episodes) -> Iterator[State]:
 
 
 def different(episodes: Episodes) -> Iterator[State]:
-    """Yield the states of which different things are known."""
+    """Yield the states of which different things are known, or asked."""
     seen: set[str] = set()
     for state in states(episodes):
-        identity = json.dumps(state.info, sort_keys=True)
-        if identity not in seen:
-            seen.add(identity)
+        if (known := identity(state)) not in seen:
+            seen.add(known)
             yield state
+
+
+def identity(state: State) -> str:
+    """Write down what is known of a state and what is asked about it, by which it is told from others, but for its pictures."""
+    return json.dumps([state.info, state.messages], sort_keys=True, default=lambda part: type(part).__name__)
 
 
 def range_of(numbers: Sequence[int]) -> str:

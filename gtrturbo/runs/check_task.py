@@ -19,7 +19,8 @@ from gtrturbo.models.reading import reading_model
 from gtrturbo.models.renderer import Renderer
 from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.models.under_adapter import base_of
-from gtrturbo.play import environment_checks, reply_checks
+from gtrturbo.play import environment_checks, replay_checks, reply_checks
+from gtrturbo.play.action_checks import actions
 from gtrturbo.play.another_process import another_process
 from gtrturbo.play.token_checks import lengths, tokens
 from gtrturbo.play.trial import Check, Episodes, check, play
@@ -41,10 +42,12 @@ ON_EPISODES: dict[str, Callable[[Task, Episodes], Check]] = {
     "starts": environment_checks.starts,
     "prompts": reply_checks.prompts,
     "known": reply_checks.known,
+    "actions": actions,
     "expert's replies": reply_checks.round_trip,
     "spans": reply_checks.spans,
     "perception": reply_checks.perception,
     "rewards": environment_checks.rewards,
+    "blind": replay_checks.blind,
     "endings": environment_checks.endings,
     "success": environment_checks.success,
 }
@@ -77,7 +80,8 @@ def checks(task: Task) -> tuple[list[Check], Episodes]:
         episodes = play(task, num_envs=1)
     except GtrTurboError as error:
         return [first, Check("episodes", False, error.what, error.fix)], []
-    rest = [check(name, lambda look=look: look(task, episodes)) for name, look in ON_EPISODES.items()]
+    looks = {name: look for name, look in ON_EPISODES.items() if name != "blind" or task.blind}
+    rest = [check(name, lambda look=look: look(task, episodes)) for name, look in looks.items()]
     return [first, *rest], episodes
 
 

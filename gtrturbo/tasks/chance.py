@@ -18,8 +18,12 @@ FEWEST_EPISODES = 20
 
 def turn_limit(task: Task, env: gym.Env) -> int:
     """Return the number of turns after which an episode is cut: the task's or the environment's, whichever is less, else 1000."""
-    own = env.spec.max_episode_steps if env.spec else None
-    return min(filter(None, (task.max_turns, own)), default=MOST_TURNS)
+    return min(filter(None, (task.max_turns, own_limit(env))), default=MOST_TURNS)
+
+
+def own_limit(env: gym.Env) -> int | None:
+    """Return the number of turns after which Gymnasium cuts an environment's episodes; None where it does not."""
+    return env.spec.max_episode_steps if env.spec else None
 
 
 def fewer_episodes(task: Task, wanted: int) -> int:

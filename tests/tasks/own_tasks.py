@@ -137,6 +137,30 @@ def read_late(text: str, info) -> Reply | None:
 LATE = replace(TAGS, parse=read_late)
 
 
+LAST = re.compile(r"<answer>(?P<action>\w+)</answer><think>(?P<thought>.*)</think>")
+
+
+def read_why(text: str, info) -> Reply | None:
+    """Read a thought that stands after the action."""
+    match = LAST.fullmatch(text)
+    return match and Reply({}, match["action"], 0, match.span("action"), match.span("thought"))
+
+
+def read_mark(text: str, info) -> Reply | None:
+    """Take the mark before the action for the thought."""
+    reply = read_tags(text, info)
+    return reply and replace(reply, thought_span=(0, reply.action_span[0]))
+
+
+WHY = replace(
+    TAGS,
+    parse=read_why,
+    expert=lambda info: "<answer>on</answer><think>the end is on</think>",
+    random_expert=lambda info, rng: f"<answer>{('back', 'on')[rng.integers(2)]}</answer><think>why not</think>",
+)
+MARK = replace(TAGS, parse=read_mark)
+
+
 class Forgetful(Corridor):
     """Draw from a generator that no seed sets."""
 
@@ -159,4 +183,5 @@ class Cutting(Corridor):
 
 
 UNSEEDED = replace(WALK, make=Forgetful)
-CUTTING = replace(WALK, make=Cutting, expert=None, won=lambda end: False)
+SIX = gym.envs.registration.EnvSpec("own/Cutting-v0", entry_point=Cutting, max_episode_steps=6)
+CUTTING = replace(WALK, make=lambda: gym.make(SIX), expert=None, won=lambda end: False)

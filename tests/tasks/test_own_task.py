@@ -62,7 +62,7 @@ def test_the_example_has_at_most_forty_lines_of_code():
     assert 20 < code_lines(LAKE.read_text(encoding="utf-8")) <= 40
 
 
-@pytest.mark.parametrize("name", ["WALK", "TAGS", "PAIRS", "DOORS", "LONG", "ALONE", "MUTE", "SHOUTS"])
+@pytest.mark.parametrize("name", ["WALK", "TAGS", "PAIRS", "DOORS", "LONG", "ALONE", "MUTE", "SHOUTS", "WHY"])
 def test_a_sound_task_passes_every_check(name):
     result = gtrturbo_("check-task", named(name))
     assert result.exit_code == 0, result.output
@@ -98,6 +98,7 @@ def test_every_action_of_every_state_is_tried():
         ("SHIFTED", "spans", "the parser finds"),
         ("FAR", "episodes", "not inside its"),
         ("LATE", "tokens", "holds the thoughts' end and the action's beginning"),
+        ("MARK", "tokens", "holds characters of the thought and of the action's value"),
         ("UNSEEDED", "seeding", "draw from env.np_random alone"),
         ("CUTTING", "endings", "just at the limit"),
     ],
