@@ -90,13 +90,14 @@ def closed_after(env: PlayedEnv) -> Iterator[PlayedEnv]:
 
 
 def require_counted(env: gym.Env, name: str) -> None:
-    """Refuse an environment that cannot be given the places of actions in a list, which are counted from 0.
+    """Refuse an environment that cannot be given the places of actions in a list, counted from 0, and close it.
 
     Raises: GtrTurboError: its action space holds something else.
     """
     space = getattr(env, "action_space", None)
     if not isinstance(space, gym.Space) or (isinstance(space, gym.spaces.Discrete) and space.start == 0):
         return
+    env.close()
     first = f"{space.start} + " if isinstance(space, gym.spaces.Discrete) else "MOVES[action], not "
     raise GtrTurboError(
         f"{name} has the action space {space}, which does not count actions from 0, and is to be given their places.",
