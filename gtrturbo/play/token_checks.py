@@ -6,7 +6,7 @@ from itertools import islice
 from gtrturbo.algorithms.tokens import TokenMasks, span_masks
 from gtrturbo.models.families import written_ids
 from gtrturbo.models.renderer import Prompt, Renderer
-from gtrturbo.play.reply_checks import MOST_STATES, worded
+from gtrturbo.play.reply_checks import MOST_STATES, untried, worded
 from gtrturbo.play.trial import Check, Episodes, different, range_of
 from gtrturbo.tasks.reply import Reply
 from gtrturbo.tasks.task import Task
@@ -40,7 +40,7 @@ def tokens(task: Task, episodes: Episodes, renderer: Renderer) -> Check:
             )
         tried += 1
     if not tried:
-        return Check(name, None, "not checked: the task has its own parser and no expert to show a reply.")
+        return Check(name, None, untried(task))
     return Check(name, True, f"no token is both thought and action's value, in {tried} replies.")
 
 

@@ -29,7 +29,7 @@ from gtrturbo.play.teachers import (
 from gtrturbo.play.teaching.mixing import mixture, parts_of, shares
 from gtrturbo.play.teaching.opening import AnswerLog, AskedWords
 from gtrturbo.play.teaching.scored import ScoredTurn, in_parts
-from gtrturbo.play.teaching.taught import Taught, keep_action, require_useful, unread, usefulness
+from gtrturbo.play.teaching.taught import Taught, heard, keep_action, require_useful, unread, usefulness
 from gtrturbo.plugins import calling
 from gtrturbo.stages import done, provenance
 from gtrturbo.stages.questions import hints_of, knowing_task, questions_of, task_of
@@ -156,9 +156,7 @@ def _teach(config: DistillConfig, mode: Mode, teachers: Sequence[Named], draft: 
             texts, account = _replies(replace(alone, ledger=ledger), mode, teacher, task, own, resume_log)
             accounts.append((name, account))
             for question, text in zip(own, texts, strict=True):
-                turn = turns[question.row]
-                reply = task.read(text, turn.info) if text is not None else None
-                taught[question.row] = Taught(turn, text, reply, name)
+                taught[question.row] = heard(task, turns[question.row], text, name)
     if group().world.first:
         _write(config, task, [taught[row] for row in range(len(turns))], accounts, draft)
 

@@ -1,5 +1,6 @@
 """Who is told the numbers of every stage as they arise: metrics.jsonl in the artifact always, services, and the user's own."""
 
+import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,6 +48,8 @@ class JsonLines:
         self._file.close()
 
 
+# What a tracker is called with, by place.
+METHODS = {"log": ("stage", "out", "step", "numbers"), "close": ()}
 # All but the first, which is always there, are made of nothing, as those of the user's own are.
 TRACKERS: dict[str, Callable[..., Tracker]] = {ALWAYS: JsonLines, **SERVICES}
 Track = Callable[[str, Path, int | None, Mapping[str, float]], None]
@@ -96,12 +99,54 @@ def require_trackers(names: Sequence[str]) -> None:
     """Find trackers before the work that they are to be told of.
 
     Raises:
-        GtrTurboError: there is none of such a name, its package is missing, or it cannot be called.
+        GtrTurboError: there is none of such a name, its package is missing, it cannot be called without arguments, or it is a
+            class whose trackers cannot be told anything or closed.
     """
     for name in names:
         require_package(name)
-        if not callable(find("tracker", name, TRACKERS)):
+        make = find("tracker", name, TRACKERS)
+        if not callable(make):
             raise GtrTurboError(f"{name} makes no tracker: it cannot be called.", "name a class, or a function that makes one.")
+        if name == ALWAYS:
+            continue
+        if not _takes(make):
+            raise GtrTurboError(f"{name} makes no tracker: it wants arguments.", "let it take none, or give each a default.")
+        if fault := _class_fault(make) if isinstance(make, type) else None:
+            raise GtrTurboError(
+                f"{name} makes no tracker: {fault}.", "give it log(self, stage, out, step, numbers) and close(self)."
+            )
+
+
+def _class_fault(made: type) -> str | None:
+    """Say which method a class of trackers lacks, or which takes other arguments; an instance may have more than its class."""
+    for method, arguments in METHODS.items():
+        found = inspect.getattr_static(made, method, None)
+        if found is None:
+            if not hasattr(made, "__getattr__"):
+                return f"it has no {method}"
+        elif not callable(getattr(made, method)):
+            return f"its {method} cannot be called"
+        elif not _takes(getattr(made, method), *([] if isinstance(found, classmethod | staticmethod) else ["self"]), *arguments):
+            return f"its {method} takes other arguments"
+    return None
+
+
+def _takes(call: Callable[..., Any], *arguments: str) -> bool:
+    """Tell whether something can be called with as many arguments by place; what tells nothing of itself may."""
+    try:
+        signature = inspect.signature(call)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def _number(value: Any) -> float:
+    """Return a number as one of Python's own: services and JSON take no other."""
+    return value if type(value) in (int, float, bool) else float(value)
 
 
 class _Guarded:
@@ -120,7 +165,7 @@ class _Guarded:
     def log(self, stage: str, out: Path, step: int | None, numbers: Mapping[str, float]) -> None:
         tracker = self._tracker
         if tracker:
-            self._try(lambda: tracker.log(stage, out, step, dict(numbers)))
+            self._try(lambda: tracker.log(stage, out, step, {name: _number(value) for name, value in numbers.items()}))
 
     def close(self) -> None:
         tracker = self._tracker

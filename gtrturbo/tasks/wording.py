@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from gtrturbo.tasks.reply import Reply
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.view import Info
 
@@ -19,12 +20,39 @@ def written(task: Task, info: Info, action: str) -> Iterator[str]:
 
     Where a reply is the usual JSON and there is no expert, it has no thoughts.
     """
-    shown = action if task.parse else json.dumps(action, ensure_ascii=False)[1:-1]
     for text in replies(task, info):
         reply = task.read(text, info)
         if reply is not None:
-            start, end = reply.action_span
-            yield text[:start] + shown + text[end:]
+            yield with_action(task, info, text, reply, action)[0]
+
+
+def with_action(task: Task, info: Info, text: str, reply: Reply, action: str) -> tuple[str, tuple[int, int]]:
+    """Put another action in the place of a reply's own, written as the task reads it there, if it does at all.
+
+    Args:
+        task, info: what reads the reply, and in which state.
+        text, reply: the whole reply, and what was read of it.
+        action: the other action.
+
+    Returns: the whole reply with it, and its first and past-the-last character.
+    """
+    start, end = reply.action_span
+    made = [(text[:start] + shown + text[end:], (start, start + len(shown))) for shown in _ways(task, text, start, action)]
+    return next((each for each in made if chooses(task, info, each[0], action)), made[0])
+
+
+def chooses(task: Task, info: Info, text: str, action: str) -> bool:
+    """Tell whether a task reads a reply, and this action in it."""
+    reply = task.read(text, info)
+    return reply is not None and reply.action == action
+
+
+def _ways(task: Task, text: str, start: int, action: str) -> list[str]:
+    """List how an action may have to be written at a place: as in JSON, where a number may stand without the quotes of a text."""
+    quoted = json.dumps(action, ensure_ascii=False)
+    if task.parse is None:
+        return [quoted[1:-1] if text[start - 1] == '"' else quoted]
+    return [action, quoted[1:-1], quoted]
 
 
 def replies(task: Task, info: Info) -> Iterator[str]:

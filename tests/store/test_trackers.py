@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -123,6 +124,123 @@ def test_a_tracker_that_is_none_is_refused_before_the_work(file, name, said, mon
     monkeypatch.chdir(file.parent)
     with pytest.raises(GtrTurboError, match=said):
         require_trackers([name])
+
+
+NONE = """
+import functools
+
+class Whole:
+    def log(self, stage, out, step, numbers):
+        pass
+
+    def close(self):
+        pass
+
+class NoLog:
+    def close(self):
+        pass
+
+class NoClose:
+    def log(self, stage, out, step, numbers):
+        pass
+
+class LogIsText(Whole):
+    log = "numbers.csv"
+
+class FewArguments(Whole):
+    def log(self, step, numbers):
+        pass
+
+class NamedOnly(Whole):
+    def log(self, *, stage, out, step, numbers):
+        pass
+
+class ClosesWhat(Whole):
+    def close(self, why):
+        pass
+
+class Wants(Whole):
+    def __init__(self, folder):
+        pass
+
+def wants(folder):
+    return Whole()
+
+class Defaults(Whole):
+    def __init__(self, folder="."):
+        pass
+
+class Static(Whole):
+    @staticmethod
+    def log(stage, out, step, numbers, more=None):
+        pass
+
+    @classmethod
+    def close(cls):
+        pass
+
+class Anything:
+    def __getattr__(self, name):
+        return print
+
+class Many(Whole):
+    def log(self, *told, **more):
+        pass
+
+def make(folder="."):
+    return Whole()
+
+PART = functools.partial(Wants, ".")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("NoLog", "it has no log"),
+        ("NoClose", "it has no close"),
+        ("LogIsText", "its log cannot be called"),
+        ("FewArguments", "its log takes other arguments"),
+        ("NamedOnly", "its log takes other arguments"),
+        ("ClosesWhat", "its close takes other arguments"),
+        ("Wants", "it wants arguments"),
+        ("wants", "it wants arguments"),
+    ],
+)
+def test_a_tracker_that_could_not_be_told_is_refused_before_the_work(tmp_path, name, said):
+    (tmp_path / "none.py").write_text(NONE)
+    with pytest.raises(GtrTurboError, match=f"{name} makes no tracker: {said}") as error:
+        require_trackers([f"{tmp_path / 'none.py'}:{name}"])
+    assert error.value.fix
+
+
+def test_a_tracker_may_be_made_in_many_ways(tmp_path):
+    (tmp_path / "none.py").write_text(NONE)
+    require_trackers(
+        [f"{tmp_path / 'none.py'}:{name}" for name in ("Whole", "Defaults", "Static", "Anything", "Many", "make", "PART")]
+    )
+    require_trackers(["jsonl"])
+
+
+KEEPING = """
+import json
+
+class Keeping:
+    def log(self, stage, out, step, numbers):
+        assert all(type(value) in (int, float, bool) for value in numbers.values()), numbers
+        print(json.dumps(numbers))
+
+    def close(self):
+        pass
+"""
+
+
+def test_a_tracker_is_told_numbers_of_pythons_own(tmp_path, capsys):
+    (tmp_path / "keeping.py").write_text(KEEPING)
+    with tracking([f"{tmp_path / 'keeping.py'}:Keeping"]) as track:
+        track("sft", tmp_path, 0, {"loss": np.float32(0.5), "rate": np.float64(0.25), "tokens": np.int64(3), "steps": 4})
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {"loss": 0.5, "rate": 0.25, "tokens": 3, "steps": 4} and not said.err
 
 
 def test_the_built_in_tracker_writes_its_file_once_however_often_it_is_named(tmp_path):

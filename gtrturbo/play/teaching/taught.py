@@ -1,13 +1,14 @@
 """What a teacher said of turns, as demos: the student's action kept, each with its teacher's name; and how useful it is."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gtrturbo.console import stderr
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.store.records import Demo, Turn, mean, said
 from gtrturbo.tasks.reply import Reply
 from gtrturbo.tasks.task import Task
+from gtrturbo.tasks.wording import chooses, with_action
 
 LEAST_USABLE = 0.5
 EXAMPLE_SHOWN = 120  # characters of a reply that an error shows
@@ -26,24 +27,31 @@ class Taught:
     reply: Reply | None
     teacher: str
 
-    @property
-    def corrected(self) -> str:
-        """The reply with the student's action in place of the teacher's."""
-        assert self.text is not None and self.reply is not None and self.turn.action is not None
-        start, end = self.reply.action_span
-        return self.text[:start] + self.turn.action + self.text[end:]
+
+def heard(task: Task, turn: Turn, text: str | None, teacher: str) -> Taught:
+    """Read what a teacher said; it cannot be read either where that is so of it with the student's action in its place."""
+    reply = task.read(text, turn.info) if text is not None else None
+    taught = Taught(turn, text, reply, teacher)
+    if reply is None or chooses(task, turn.info, corrected(task, taught)[0], _action(turn)):
+        return taught
+    return replace(taught, reply=None)
+
+
+def corrected(task: Task, taught: Taught) -> tuple[str, tuple[int, int]]:
+    """Return the reply with the student's action in place of the teacher's, and where it stands; see `with_action`."""
+    assert taught.text is not None and taught.reply is not None
+    return with_action(task, taught.turn.info, taught.text, taught.reply, _action(taught.turn))
+
+
+def _action(turn: Turn) -> str:
+    assert turn.action is not None
+    return turn.action
 
 
 def keep_action(task: Task, turn: Turn, text: str, reply: Reply, images: list[str], teacher: str | None = None) -> Demo:
     """Put the student's action in the place of the teacher's, and mark it so that it is never cloned."""
-    assert turn.action is not None
-    start, end = reply.action_span
-    # In JSON an action that is a number may stand without quotes, which another action needs.
-    bare = task.parse is None and text[start - 1] != '"'
-    action = f'"{turn.action}"' if bare else turn.action
-    replied = said(text[:start] + action + text[end:])
-    span = (start, start + len(action))
-    return Demo(messages=[*turn.messages[:-1], replied], images=images, masked_spans=[span], teacher=teacher)
+    whole, span = with_action(task, turn.info, text, reply, _action(turn))
+    return Demo(messages=[*turn.messages[:-1], said(whole)], images=images, masked_spans=[span], teacher=teacher)
 
 
 def usefulness(task: Task, taught: Sequence[Taught]) -> dict[str, float]:
@@ -60,7 +68,7 @@ def usefulness(task: Task, taught: Sequence[Taught]) -> dict[str, float]:
     if taught:
         told["usable_share"] = 1 - unparsed / len(taught)
     if demos:
-        told["differing_share"] = mean(each.corrected != each.turn.reply for each in demos)
+        told["differing_share"] = mean(corrected(task, each)[0] != each.turn.reply for each in demos)
         if task.truth:
             told["right_share"] = mean(_is_right(task, each) for each in demos)
     return told
