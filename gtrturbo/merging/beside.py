@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from gtrturbo.models.checkpoint_files import is_adapter
+from gtrturbo.models.descriptions import renderer_files
 from gtrturbo.models.under_adapter import base_here
-from gtrturbo.store.names import GENERATION_CONFIG, MODEL_CONFIG, RENDERER_FILES
+from gtrturbo.store.names import GENERATION_CONFIG, MODEL_CONFIG
 
 # Keys that say who saved a file, how and where, and nothing of the model.
 OF_SAVING = {
@@ -40,9 +41,8 @@ def differences(base: Path, checkpoints: Sequence[Path], made: Path) -> list[str
 def _facts(folder: Path) -> dict[str, Any]:
     """What a folder's files say, by a name that a person knows."""
     facts: dict[str, Any] = {}
-    for name in (MODEL_CONFIG, GENERATION_CONFIG, *RENDERER_FILES):
-        if not (folder / name).is_file():
-            continue
+    configs = [name for name in (MODEL_CONFIG, GENERATION_CONFIG) if (folder / name).is_file()]
+    for name in (*configs, *renderer_files(folder)):
         content = _parsed((folder / name).read_bytes())
         if isinstance(content, dict):
             content = {key: value for key, value in content.items() if key not in OF_SAVING}

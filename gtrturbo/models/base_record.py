@@ -12,6 +12,7 @@ from gtrturbo.config.choices import VerifyInputs
 from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.checkpoint_files import is_adapter
+from gtrturbo.models.descriptions import VOCABULARY, renderer_files
 from gtrturbo.models.under_adapter import base_here, chosen_weights, full_weights_command, named_base, recorded_base, taken_of
 from gtrturbo.store.ids import sha256_of, short
 from gtrturbo.store.manifest import Manifest
@@ -109,16 +110,19 @@ def differences(adapter: Path, base: Path, how: VerifyInputs) -> Iterator[tuple[
         return
     taken = _counted(adapter, base)
     whole = next((name for name in (MODEL_WEIGHTS, MODEL_INDEX) if name in recorded), None)
-    also = (MODEL_CONFIG, GENERATION_CONFIG, ADAPTER_CONFIG, whole, *([] if _has_renderer(adapter) else RENDERER_FILES))
+    own = [] if _has_renderer(adapter) else [name for name in recorded if name in RENDERER_FILES or VOCABULARY.fullmatch(name)]
+    also = (MODEL_CONFIG, GENERATION_CONFIG, ADAPTER_CONFIG, whole, *own)
     taken += [name for name in also if name in recorded and name not in taken]
-    yield from ((name, None, None) for name in taken if name not in recorded and (base / name).is_file())
+    new = (name for name in taken if name not in recorded and (base / name).is_file())
+    # Of vocabularies earlier versions recorded those alone that are among these files.
+    yield from ((name, None, None) for name in new if name in RENDERER_FILES or not VOCABULARY.fullmatch(name))
     counted = {name: recorded[name] for name in taken if name in recorded}
     yield from ((name, recorded[name], now) for name, now in changed_files(base, counted, how))
 
 
 def _counted(adapter: Path, base: Path) -> list[str]:
     """Name what is read of a base: what a loader takes, and its tokenizer where the adapter's folder holds none."""
-    return taken_of(base) + ([] if _has_renderer(adapter) else [name for name in RENDERER_FILES if (base / name).is_file()])
+    return taken_of(base) + ([] if _has_renderer(adapter) else renderer_files(base))
 
 
 def _there(adapter: Path, base: Path) -> list[str]:
@@ -126,7 +130,7 @@ def _there(adapter: Path, base: Path) -> list[str]:
 
 
 def _has_renderer(adapter: Path) -> bool:
-    return any((adapter / name).is_file() for name in RENDERER_FILES)
+    return bool(renderer_files(adapter))
 
 
 def _differs(

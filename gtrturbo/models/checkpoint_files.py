@@ -8,7 +8,7 @@ from typing import Any
 
 from gtrturbo.config.regular_files import read_regular
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.descriptions import OF_PROMPTS, require_readable
+from gtrturbo.models.descriptions import OF_PROMPTS, renderer_files, require_readable
 from gtrturbo.models.side_files import copy_side_files, stays_behind
 from gtrturbo.store.files import save_json
 from gtrturbo.store.inside import copy_own
@@ -21,7 +21,6 @@ from gtrturbo.store.names import (
     MOVED,
     OPTIMIZER_FILE,
     PRUNED,
-    RENDERER_FILES,
     SNAPSHOTS,
     TIMING,
     VALUE_HEAD,
@@ -89,9 +88,8 @@ def copy_renderer(source: Path, folder: Path) -> None:
         GtrTurboError: one of them is damaged.
     """
     require_readable(source, OF_PROMPTS)
-    for name in RENDERER_FILES:
-        if (source / name).is_file():
-            copy_own(source / name, folder / name)
+    for name in renderer_files(source):
+        copy_own(source / name, folder / name)
 
 
 def name_weights(folder: Path) -> None:
@@ -120,8 +118,6 @@ def copy_checkpoint(source: Path, folder: Path) -> None:
 def renderer_hash(folder: Path) -> str:
     """Hash the files that decide how a prompt becomes token ids and pixels: tokenizer, processor, chat template."""
     digest = hashlib.sha256()
-    for name in RENDERER_FILES:
-        file = folder / name
-        if file.is_file():
-            digest.update(name.encode() + b"\0" + file.read_bytes() + b"\0")
+    for name in renderer_files(folder):
+        digest.update(name.encode() + b"\0" + (folder / name).read_bytes() + b"\0")
     return digest.hexdigest()

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from gtrturbo.config.regular_files import read_regular
 from gtrturbo.errors import GtrTurboError, said_by
-from gtrturbo.store.inside import leads_out
+from gtrturbo.store.inside import is_plain, leads_out
 from gtrturbo.store.mending import mend_of
 from gtrturbo.store.names import (
     ADAPTER_CONFIG,
@@ -62,6 +62,13 @@ def has_vocabulary(folder: Path) -> bool:
     """Tell whether a folder holds a tokenizer: more than the settings of one."""
     there = {entry.name for entry in folder.iterdir() if entry.is_file()}
     return any(map(VOCABULARY.fullmatch, there)) or there.issuperset(PAIR)
+
+
+def renderer_files(folder: Path) -> list[str]:
+    """Name the files of a folder that decide how a prompt becomes token ids and pixels, its vocabulary whatever it is called."""
+    known = [name for name in RENDERER_FILES if (folder / name).is_file()]
+    there = sorted(entry.name for entry in folder.iterdir() if VOCABULARY.fullmatch(entry.name) and entry.is_file())
+    return known + [name for name in there if name not in RENDERER_FILES and not name.startswith(".") and is_plain(name)]
 
 
 def require_vocabulary(folder: Path, name: str) -> None:

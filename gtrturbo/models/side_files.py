@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gtrturbo.models.descriptions import require_readable
-from gtrturbo.store.inside import copy_own, leads_out, plain
+from gtrturbo.models.descriptions import renderer_files, require_readable
+from gtrturbo.store.inside import copy_own, is_plain, leads_out
 from gtrturbo.store.names import (
     ADAPTER_CONFIG,
     CARD,
@@ -21,7 +21,6 @@ from gtrturbo.store.names import (
     MODEL_CONFIG,
     MOVED,
     PRUNED,
-    RENDERER_FILES,
     TIMING,
 )
 
@@ -63,11 +62,11 @@ def copy_side_files(source: Path, folder: Path) -> list[str]:
         notes.append(f"weights of other formats and training state of {source} are left out: {', '.join(left)}.")
     for name in sorted(_beside(source)):
         file = source / name
-        if not _is_plain(name):
+        if not is_plain(name):
             notes.append(f"{name!a} of {source} has a name that no artifact's file may have: left out.")
         elif not file.is_file():
             notes.append(f"{file} is neither a file nor a link to one: left out.")
-        elif leads_out(file, source) and name not in (MODEL_CONFIG, *RENDERER_FILES):
+        elif leads_out(file, source) and name != MODEL_CONFIG and name not in renderer_files(source):
             notes.append(f"{file} is a link that leads out of its folder: left out.")
         elif _is_of(file.name, WEIGHTS) and not _is_of_a_module(source, name):
             notes.append(f"{file} holds weights that are not merged: left out.")
@@ -137,11 +136,3 @@ def _left(source: Path) -> Iterator[str]:
 
 def _is_of(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _is_plain(name: str) -> bool:
-    try:
-        plain(name)
-    except ValueError:
-        return False
-    return True

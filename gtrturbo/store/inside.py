@@ -31,9 +31,14 @@ def plain(name: str) -> str:
     Raises:
         ValueError: it is absolute, leads elsewhere, or has parts that no artifact's file is called.
     """
-    if not all(map(_is_plain_part, name.split("/"))):
+    if not is_plain(name):
         raise ValueError(f"{name!r} is no plain name of a file inside the artifact")
     return name
+
+
+def is_plain(name: str) -> bool:
+    """Tell whether `plain` returns a name."""
+    return all(map(_is_plain_part, name.split("/")))
 
 
 PlainName = Annotated[str, AfterValidator(plain)]

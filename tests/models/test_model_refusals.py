@@ -1,5 +1,6 @@
 """Models that cannot be worked with are told for what they are: no pictures, a part that is missing, weights too large."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -18,6 +19,7 @@ from transformers.utils import is_timm_available
 
 from gtrturbo.config import DistillConfig, InitConfig, RolloutConfig, SftConfig
 from gtrturbo.errors import Collapse, GtrTurboError
+from gtrturbo.models.checkpoint_files import copy_renderer, renderer_hash
 from gtrturbo.models.descriptions import has_vocabulary
 from gtrturbo.models.families import DEFAULT
 from gtrturbo.models.policy import Policy
@@ -230,6 +232,21 @@ def test_a_tokenizer_is_known_by_the_files_of_its_family(files, whole, tmp_path)
     for name in files:
         (tmp_path / name).touch()
     assert has_vocabulary(tmp_path) is whole
+
+
+@pytest.mark.parametrize("name", ["tekken.json", "vocab.txt", "spiece.model", "tokenizer.model.v3", "qwen.tiktoken"])
+def test_a_vocabulary_of_any_name_goes_along_and_counts(name, tmp_path):
+    source, copy = tmp_path / "a", tmp_path / "b"
+    source.mkdir()
+    copy.mkdir()
+    (source / "tokenizer_config.json").write_text("{}")
+    before = renderer_hash(source)
+    # Of what was made before: the name, a zero byte, the content, a zero byte, for each file in the order of the names.
+    assert before == hashlib.sha256(b"tokenizer_config.json\0{}\0").hexdigest()
+    (source / name).write_text("{}")
+    copy_renderer(source, copy)
+    assert (copy / name).read_text() == "{}" and has_vocabulary(copy)
+    assert before != renderer_hash(source) == renderer_hash(copy)
 
 
 def test_a_prompt_without_a_template_asks_for_one(tmp_path):

@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText
 
 from gtrturbo.config import EvalConfig, InitConfig, MergeConfig, RolloutConfig, SftConfig, ShowConfig
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.base_record import base_record
+from gtrturbo.models.base_record import base_record, differences
 from gtrturbo.models.under_adapter import base_of
 from gtrturbo.show.artifact import show
 from gtrturbo.stages import execute
@@ -93,6 +93,26 @@ def test_the_tokenizer_of_a_base_counts_where_the_adapter_has_none(trained, tmp_
     record = base_record(bare)
     assert {MODEL_WEIGHTS, "config.json", "tokenizer.json"} <= record.keys()
     assert set(read_manifest(trained).base) == {MODEL_WEIGHTS, "config.json", "generation_config.json"}
+
+
+def test_a_vocabulary_of_another_name_counts_where_the_adapter_has_no_tokenizer(trained, tmp_path):
+    bare = _foreign(trained, tmp_path / "bare")
+    for name in RENDERER_FILES:
+        (bare / name).unlink(missing_ok=True)
+    (tmp_path / "model" / "tekken.json").write_text("{}")
+    record = base_record(bare)
+    assert "tekken.json" in record and [*differences_of(trained, bare, record, tmp_path)] == []
+    (tmp_path / "model" / "tekken.json").write_text("{ }")
+    [(name, _, _)] = differences_of(trained, bare, record, tmp_path)
+    assert name == "tekken.json"
+    del record["tekken.json"]  # As it was recorded before.
+    assert [*differences_of(trained, bare, record, tmp_path)] == []
+
+
+def differences_of(trained: Path, bare: Path, record: dict[str, str], tmp_path: Path) -> list[tuple]:
+    told = json.loads((trained / MANIFEST).read_text()) | {"base": record}
+    (bare / MANIFEST).write_text(json.dumps(told))
+    return [*differences(bare, tmp_path / "model", "always")]
 
 
 def test_a_base_whose_weights_were_saved_anew_in_other_files_is_refused_as_that(trained, tmp_path):
