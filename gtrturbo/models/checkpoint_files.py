@@ -8,22 +8,30 @@ from typing import Any
 
 from gtrturbo.config.regular_files import read_regular
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.descriptions import OF_PROMPTS, renderer_files, require_readable
+from gtrturbo.models.descriptions import OF_PROMPTS, has_vocabulary, renderer_files, require_readable
 from gtrturbo.models.side_files import copy_side_files, stays_behind
 from gtrturbo.store.files import save_json
-from gtrturbo.store.inside import copy_own
+from gtrturbo.store.inside import copy_own, remove_whole
 from gtrturbo.store.names import (
     ADAPTER_CONFIG,
+    CHAT_TEMPLATE,
+    FAMILY,
+    IMAGE_CONFIG,
+    LEGACY_TEMPLATE,
     MANIFEST,
     METRICS_LOG,
     MODEL_INDEX,
     MODEL_WEIGHTS,
+    MORE_TEMPLATES,
     MOVED,
     OPTIMIZER_FILE,
+    PROCESSOR_CONFIG,
     PRUNED,
     SNAPSHOTS,
     TIMING,
+    TOKENIZER_CONFIG,
     VALUE_HEAD,
+    VIDEO_CONFIG,
 )
 from gtrturbo.store.safetensors_files import read_layout
 
@@ -82,14 +90,49 @@ def name_for_all(model: Path) -> str:
 
 
 def copy_renderer(source: Path, folder: Path) -> None:
-    """Copy tokenizer, processor and chat template byte for byte.
+    """Copy tokenizer, processor and chat template byte for byte, in the place of those that another model left there.
+
+    Of what the source has of its own nothing else stays: transformers would read a `chat_template.json` that is left before the
+    template that was copied. What it lacks altogether, such as a processor, stays.
 
     Raises:
         GtrTurboError: one of them is damaged.
     """
     require_readable(source, OF_PROMPTS)
+    remove_superseded(source, folder)
     for name in renderer_files(source):
         copy_own(source / name, folder / name)
+
+
+def remove_superseded(source: Path, folder: Path) -> None:
+    """Remove what a folder has in files that a source lacks: templates where it has one, and so its processor and tokenizer."""
+    own = renderer_files(source)
+    left = [name for name in renderer_files(folder) if name not in own]
+    left += [MORE_TEMPLATES] if (folder / MORE_TEMPLATES).is_dir() and not (source / MORE_TEMPLATES).is_dir() else []
+    templates, processor = (
+        (CHAT_TEMPLATE, LEGACY_TEMPLATE, MORE_TEMPLATES),
+        (PROCESSOR_CONFIG, IMAGE_CONFIG, VIDEO_CONFIG, FAMILY),
+    )
+    has_processor = IMAGE_CONFIG in own or "image_processor" in _says(source / PROCESSOR_CONFIG)
+    has = dict.fromkeys(templates, has_template(source)) | dict.fromkeys(processor, has_processor)
+    for name in (name for name in left if has.get(name, has_vocabulary(source))):
+        remove_whole(folder / name)
+
+
+def has_template(folder: Path) -> bool:
+    """Tell whether a folder holds a chat template, in a file of its own or in a config."""
+    if any((folder / name).is_file() for name in (CHAT_TEMPLATE, LEGACY_TEMPLATE)):
+        return True
+    return any(_says(folder / name).get("chat_template") is not None for name in (TOKENIZER_CONFIG, PROCESSOR_CONFIG))
+
+
+def _says(file: Path) -> dict[str, Any]:
+    """What a config says; nothing where it is not there, or is none, which whoever reads it as one says."""
+    try:
+        content = json.loads(read_regular(file)) if file.is_file() else {}
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def name_weights(folder: Path) -> None:

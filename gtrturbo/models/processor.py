@@ -22,10 +22,9 @@ from gtrturbo.models.hub_names import cached_folder
 from gtrturbo.models.reading import missing_package
 from gtrturbo.store.files import save_json
 from gtrturbo.store.mending import mend_of
-from gtrturbo.store.names import TOKENIZER, TOKENIZER_CONFIG
+from gtrturbo.store.names import PROCESSOR_CONFIG, TOKENIZER, TOKENIZER_CONFIG
 
 VIDEO_HALF = "video_processor"
-PROCESSOR_CONFIG = "processor_config.json"
 TOKENIZER_PARTS = {"model", "added_tokens"}  # Of a tokenizer.json, which transformers looks for.
 
 

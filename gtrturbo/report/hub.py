@@ -21,6 +21,7 @@ from gtrturbo.store.names import (
     BASE_FOLDER,
     GENERATION_CONFIG,
     MODEL_CONFIG,
+    MORE_TEMPLATES,
     QUANTISATION_CONFIGS,
     RENDERER_FILES,
 )
@@ -33,7 +34,7 @@ LOADED = (
     *(MODEL_CONFIG, ADAPTER_CONFIG, GENERATION_CONFIG, *QUANTISATION_CONFIGS, "params.json"),
     *(*RENDERER_FILES, "*.jinja", "tekken.json"),
 )
-FOLDERS = (".", BASE_FOLDER, "additional_chat_templates")  # where they look
+FOLDERS = (".", BASE_FOLDER, MORE_TEMPLATES)  # where they look
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,14 @@ ADAPTER_CONFIG = "adapter_config.json"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
+LEGACY_TEMPLATE = "chat_template.json"
+# Other templates of a model, each by the name of its file; the one above is the default.
+MORE_TEMPLATES = "additional_chat_templates"
+PROCESSOR_CONFIG, IMAGE_CONFIG, VIDEO_CONFIG = (
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+)
 FAMILY = "family.json"
 MODEL_WEIGHTS = "model.safetensors"
 MODEL_INDEX = f"{MODEL_WEIGHTS}.index.json"
@@ -40,8 +48,7 @@ QUANTISATION_CONFIGS = ("quantize_config.json", "quant_config.json", "quantizati
 # What decides how a prompt becomes token ids and pixels: tokenizer, processor, chat template.
 RENDERER_FILES = (
     TOKENIZER, TOKENIZER_CONFIG, "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
-    "tokenizer.model", CHAT_TEMPLATE, "chat_template.json", "processor_config.json", "preprocessor_config.json",
-    "video_preprocessor_config.json", FAMILY,
+    "tokenizer.model", CHAT_TEMPLATE, LEGACY_TEMPLATE, PROCESSOR_CONFIG, IMAGE_CONFIG, VIDEO_CONFIG, FAMILY,
 )  # fmt: skip
 GENERATION_CONFIG = "generation_config.json"
 CARD = "README.md"

@@ -7,6 +7,8 @@ from test_recipes import save_tokenizer
 from test_what_is_read import saved
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from gtrturbo.store.names import RENDERER_FILES
+
 SMALL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
 GENERATION = {
     "bos_token_id": 1, "eos_token_id": [2, 5], "pad_token_id": 5, "forced_eos_token_id": 2, "bad_words_ids": [[3, 4], [6]],
@@ -60,6 +62,19 @@ def test_a_token_that_is_gone_is_the_tokenizers_own_or_none(folders, two):
     config = json.loads((out / "generation_config.json").read_text())
     assert config["eos_token_id"] == AutoTokenizer.from_pretrained(out).eos_token_id == 2
     assert config.get("pad_token_id") is None and config.get("bad_words_ids") is None and config["suppress_tokens"] == [1]
+
+
+def test_no_file_of_the_bases_tokenizer_stays_beside_another(folders, two):
+    base, other = two
+    for name in ("special_tokens_map.json", "vocab.json", "merges.txt", "chat_template.json"):
+        (base / name).write_text("{}")
+    (base / "added_tokens.json").write_text('{"stale": 10}')
+    out = merged(folders, two, tokenizer_source=str(other))
+    AutoTokenizer.from_pretrained(other).save_pretrained(folders.root / "alone")
+    names = {path.name for path in (folders.root / "alone").iterdir()}
+    stays = {path.name for path in base.iterdir() if path.name in {*RENDERER_FILES} and (out / path.name).is_file()}
+    assert stays <= names and {"tokenizer.json", "chat_template.jinja"} <= stays
+    assert AutoTokenizer.from_pretrained(out).get_vocab() == AutoTokenizer.from_pretrained(other).get_vocab()
 
 
 def test_only_what_is_the_bases_is_told_to_go_along(folders, two, capsys):

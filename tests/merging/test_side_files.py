@@ -6,8 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
+from transformers import ProcessorMixin
 
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.merging.recipes.files import template_in, write_template
+from gtrturbo.models.checkpoint_files import copy_renderer
 
 CARRIED = [
     "config.json", "additional_chat_templates/tool.jinja", "vocab.bpe", "source.spm", "bpe.codes", "sentencepiece.bpe.model",
@@ -121,6 +124,58 @@ def test_what_a_card_says_of_names_cannot_leave_its_place(folders, family):
     assert "\x1b" not in card and "\u202e" not in card and "\n# Head" not in card
     line = next(line for line in card.splitlines() if "Head" in line)
     assert line.startswith("- `` ") and line.count("``") == 2 and "w`␊# Head␛" in line
+
+
+TEMPLATE, LEGACY = {"chat_template.jinja": "mine"}, {"chat_template.json": '{"chat_template": "theirs"}'}
+TOKENIZER = {"tokenizer.json": "{}", "tokenizer_config.json": "{}"}
+PICTURES = {"preprocessor_config.json": "{}", "video_preprocessor_config.json": "{}", "family.json": "{}"}
+PROCESSOR = {"processor_config.json": '{"image_processor": {}}'}
+
+
+@pytest.mark.parametrize(("own", "other", "stays"), [
+    (TEMPLATE, LEGACY, []),
+    (LEGACY, TEMPLATE | {"additional_chat_templates/tool.jinja": "theirs"}, []),
+    ({"tokenizer_config.json": '{"chat_template": "mine"}'}, TEMPLATE | LEGACY, []),
+    (TOKENIZER, LEGACY | dict.fromkeys(("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt",
+                                        "tekken.json"), "{}"), ["chat_template.json"]),
+    (PROCESSOR, PICTURES | {"vocab.txt": ""}, ["vocab.txt"]),
+    ({"preprocessor_config.json": "{}"}, PROCESSOR | LEGACY, ["chat_template.json"]),
+    ({"processor_config.json": "{}"}, PICTURES, [*PICTURES]),
+    ({}, TEMPLATE | PICTURES | TOKENIZER, [*TEMPLATE, *PICTURES, *TOKENIZER]),
+])  # fmt: skip
+def test_nothing_is_left_of_another_renderer_that_would_be_read_in_the_place_of_the_own(tmp_path, own, other, stays):
+    for folder, content in (("own", own), ("made", other)):
+        (tmp_path / folder).mkdir()
+        for name, text in content.items():
+            (tmp_path / folder / name).parent.mkdir(exist_ok=True)
+            (tmp_path / folder / name).write_text(text)
+    copy_renderer(tmp_path / "own", tmp_path / "made")
+    assert files(tmp_path / "made") == {*own, *stays}
+
+
+def test_a_merged_adapter_renders_as_it_did_and_not_as_its_base(folders, adapted):
+    factors = {"a": (np.ones((4, 2), np.float32), np.ones((2, 4), np.float32))}
+    base, [adapter] = adapted({"a": np.ones((4, 4), np.float32)}, [factors])
+    for folder, content in ((base, LEGACY | TOKENIZER), (adapter, TEMPLATE | TOKENIZER)):
+        for name, text in content.items():
+            (folder / name).write_text(text)
+    for checkpoints in ([adapter], []):
+        merged = folders.merge(*checkpoints, base=adapter, method="linear")
+        assert ProcessorMixin.get_processor_dict(str(merged))[0]["chat_template"] == "mine"
+
+
+def test_a_template_that_is_asked_for_is_the_one_that_is_read(tmp_path):
+    made, voter = tmp_path / "made", tmp_path / "voter"
+    for folder in (made, voter):
+        folder.mkdir()
+        for name, text in (TEMPLATE | LEGACY | TOKENIZER | PROCESSOR).items():
+            (folder / name).write_text(text)
+    assert template_in(made) == "theirs"  # As transformers takes it.
+    (made / "processor_config.json").write_text('{"chat_template": "of the processor"}')
+    assert template_in(made) == "of the processor"
+    for wanted, read in (("{{ asked }}", "{{ asked }}"), ("auto", "theirs")):
+        write_template(made, wanted, [voter])
+        assert ProcessorMixin.get_processor_dict(str(made))[0]["chat_template"] == read == template_in(made)
 
 
 def test_a_copy_of_a_checkpoint_in_the_folder_is_none_of_the_base(folders, family):

@@ -2,10 +2,11 @@
 
 import json
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.recipes.depth import set_depth
@@ -13,10 +14,22 @@ from gtrturbo.merging.recipes.models import Model
 from gtrturbo.merging.recipes.templates import TEMPLATES
 from gtrturbo.merging.recipes.tensors import Restacked
 from gtrturbo.merging.recipes.tokens import Vocabulary
+from gtrturbo.models.checkpoint_files import remove_superseded
 from gtrturbo.models.descriptions import template_fault
 from gtrturbo.store.files import save_json
-from gtrturbo.store.names import CHAT_TEMPLATE, GENERATION_CONFIG, MODEL_CONFIG, MODEL_INDEX, TOKENIZER_CONFIG
+from gtrturbo.store.names import (
+    CHAT_TEMPLATE,
+    GENERATION_CONFIG,
+    LEGACY_TEMPLATE,
+    MODEL_CONFIG,
+    MODEL_INDEX,
+    PROCESSOR_CONFIG,
+    TOKENIZER_CONFIG,
+)
 from gtrturbo.store.safetensors_files import Layout
+
+if TYPE_CHECKING:
+    from gtrturbo.models.vocabularies import Tokenizer
 
 NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # Keys of configs whose values are ids of tokens.
@@ -52,7 +65,7 @@ def write_files(
     if config != lead.config:
         save_json(folder / MODEL_CONFIG, config)
     if vocabulary:
-        vocabulary.tokenizer.save_pretrained(folder)
+        _write_tokenizer(folder, vocabulary.tokenizer)
         _set_generation(folder, vocabulary)
     if chat_template:
         write_template(folder, chat_template, tokenizers)
@@ -70,6 +83,14 @@ def config_of(lead: Model, *, restacked: Sequence[Restacked], dtype: str | None,
     if vocabulary:
         _set_vocabulary(config, vocabulary)
     return config
+
+
+def _write_tokenizer(folder: Path, tokenizer: "Tokenizer") -> None:
+    """Save a tokenizer in the place of the one that lies there, of which no file stays."""
+    with tempfile.TemporaryDirectory() as made:
+        tokenizer.save_pretrained(made)
+        remove_superseded(Path(made), folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _write_index(folder: Path, layout: Layout) -> None:
@@ -152,13 +173,21 @@ def write_template(folder: Path, wanted: str, tokenizers: Sequence[Path]) -> Non
         wanted = found.most_common(1)[0][0]
     wanted = TEMPLATES.get(wanted, wanted)
     (folder / CHAT_TEMPLATE).write_text(wanted, encoding="utf-8")
-    config = _json_in(folder / TOKENIZER_CONFIG)
-    if "chat_template" in config:
-        save_json(folder / TOKENIZER_CONFIG, {name: value for name, value in config.items() if name != "chat_template"})
+    (folder / LEGACY_TEMPLATE).unlink(missing_ok=True)  # Which is read before.
+    for file in (folder / TOKENIZER_CONFIG, folder / PROCESSOR_CONFIG):
+        config = _json_in(file)
+        if "chat_template" in config:
+            save_json(file, {name: value for name, value in config.items() if name != "chat_template"})
 
 
 def template_in(folder: Path) -> str | None:
-    """Read the chat template of a folder, without white space around it; None where it has none."""
+    """Read the chat template of a folder, without white space around it; None where it has none.
+
+    Where it has several, it is the one that a processor of transformers takes.
+    """
+    for name in (PROCESSOR_CONFIG, LEGACY_TEMPLATE):
+        if isinstance(found := _json_in(folder / name).get("chat_template"), str):
+            return found.strip()
     if (folder / CHAT_TEMPLATE).is_file():
         return (folder / CHAT_TEMPLATE).read_text(encoding="utf-8").strip()
     found = _json_in(folder / TOKENIZER_CONFIG).get("chat_template")
