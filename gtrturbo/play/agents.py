@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-
 from gtrturbo.config.addresses import kind_of, servers_of
 from gtrturbo.config.choices import AUTO, HF, OPENAI, SGLANG, VLLM, ServerName
 from gtrturbo.errors import GtrTurboError
@@ -20,13 +18,13 @@ from gtrturbo.play.episodes import Agent, Response, State
 from gtrturbo.play.own_server import own_server
 from gtrturbo.play.policy_agent import PolicyAgent, ask_policy
 from gtrturbo.play.proving import Probing
+from gtrturbo.play.response_checks import TOKENS_OR_NONE, check_responses
 from gtrturbo.play.server import Server
 from gtrturbo.play.server_agent import ServerPolicy
 from gtrturbo.play.server_player import ServerAgent, ask_server
 from gtrturbo.play.servers import Servers
 from gtrturbo.play.teachers import Question
 from gtrturbo.plugins import calling, find
-from gtrturbo.store.turn_checks import ROUNDING
 
 
 @dataclass(frozen=True)
@@ -195,46 +193,18 @@ def make_agent(engine: str, path: Path, *, for_training: bool, seed: int, temper
 
 
 def _checked(engine: str, agent: Callable[..., Any], *, for_training: bool) -> Agent:
+    have_tokens: set[bool] = set()
+
     def answer(states: Sequence[State]) -> Sequence[Response | None]:
         with calling("engine", engine):
-            responses = list(agent([deepcopy(state) for state in states]))  # The turns are recorded from ours.
-        check_responses(engine, states, responses, for_training=for_training)
+            given = list(agent([deepcopy(state) for state in states]))  # The turns are recorded from ours.
+        responses = check_responses(engine, states, given, for_training=for_training)
+        have_tokens.update(response.has_tokens for response in responses if response is not None)
+        if len(have_tokens) > 1:
+            raise GtrTurboError(f"engine {engine} gives tokens with some responses and none with others.", TOKENS_OR_NONE)
         return responses
 
     return answer
-
-
-def check_responses(engine: str, states: Sequence[State], responses: Sequence[Any], *, for_training: bool) -> None:
-    """Refuse what cannot be played, or could not be trained on.
-
-    Raises:
-        GtrTurboError: not one response per state, all None, something else, or tokens that are missing or do not fit together.
-    """
-    if len(responses) != len(states) or all(response is None for response in responses):
-        count = len([response for response in responses if response is not None])
-        raise GtrTurboError(f"engine {engine} was given {len(states)} states and gives {count} responses.", "give one for each.")
-    for response in responses:
-        if not isinstance(response, Response | None):
-            raise GtrTurboError(
-                f"engine {engine} responds with {type(response).__name__}.", "give a gtrturbo.play.episodes.Response."
-            )
-        if response is not None and for_training:
-            _check_tokens(engine, response)
-
-
-def _check_tokens(engine: str, response: Response) -> None:
-    prompt, ids, logprobs = response.prompt_ids, response.response_ids, response.logprobs
-    if prompt is None or ids is None or logprobs is None:
-        raise GtrTurboError(
-            f"engine {engine} responds without token ids and log-probs: what it plays cannot be trained on.",
-            "give prompt_ids, response_ids, offsets and logprobs with each Response; its text alone is enough for eval.",
-        )
-    if not len(ids) == len(logprobs) == len(response.offsets):
-        raise GtrTurboError(
-            f"engine {engine} responds with {len(ids)} token ids, {len(logprobs)} log-probs and {len(response.offsets)} offsets."
-        )
-    if not np.all(np.isfinite(logprobs) & (np.asarray(logprobs) <= ROUNDING)):
-        raise GtrTurboError(f"engine {engine} gives log-probs that are none.", "log-probs are finite and at most 0, in nats.")
 
 
 def ask_agent(agent: Agent, questions: Sequence[Question], *, keep: Callable[[int, str], object], **_: Any) -> list[str]:

@@ -86,17 +86,22 @@ def _of_tokens(row: int, turn: Turn, tokens: TurnTokens) -> Iterator[str]:
     if not len(ids) == len(spans) == len(thought) == len(action) == len(logprobs):
         yield "its token ids, offsets, masks and log-probs are not of one length"
         return
-    if min(prompt.min(), ids.min()) < 0:
-        yield "a token id is negative"
-    ends = np.concatenate([[0], spans[:, 1]])
-    if (spans[:, 0] > spans[:, 1]).any() or (spans[:, 0] < ends[:-1]).any() or ends[-1] > len(turn.reply):
-        yield "the offsets of its tokens run backwards, or out of the reply"
+    yield from reply_faults(prompt, ids, spans, logprobs, turn.reply)
     if (thought == action).any():
         yield "a token is thought and action, or neither"
     if not turn.legal and action.any():
         yield "its reply did not parse, and has tokens of an action"
     if turn.legal and not action.any():
         yield "its reply has an action, and no token of it"
+
+
+def reply_faults(prompt: np.ndarray, ids: np.ndarray, spans: np.ndarray, logprobs: np.ndarray, reply: str) -> Iterator[str]:
+    """Say what is wrong with the tokens of one prompt [P] and its reply, one at least: ids [R], offsets [R, 2], log-probs [R]."""
+    if min(prompt.min(), ids.min()) < 0:
+        yield "a token id is negative"
+    ends = np.concatenate([[0], spans[:, 1]])
+    if (spans[:, 0] > spans[:, 1]).any() or (spans[:, 0] < ends[:-1]).any() or ends[-1] > len(reply):
+        yield "the offsets of its tokens run backwards, or out of the reply"
     yield from logprob_faults(logprobs)
 
 

@@ -439,7 +439,7 @@ SAMPLED = "Response('x', np.array([1]), np.array([5, 6]), [(0, 1), (1, 1)], np.a
         ("[]", r"was given \d states and gives 0 responses"),
         ("[None for _ in states]", r"was given \d states and gives 0 responses"),
         ("['text' for _ in states]", "responds with str"),
-        ("[Response('x', np.array([1]), np.array([5]), [], np.array([0.0])) for _ in states]", "1 token ids, 1 log-probs and 0"),
+        ("[Response('x', np.array([1]), np.array([5]), [], np.array([0.0])) for _ in states]", "logprobs and without offsets"),
         (f"[{SAMPLED.format(last=0.5)} for _ in states]", "gives log-probs that are none"),
         (f"[{SAMPLED.format(last='np.nan')} for _ in states]", "gives log-probs that are none"),
     ],
