@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from gtrturbo.play.episodes import Played
 from gtrturbo.play.trial import Check, Episodes
+from gtrturbo.tasks.chance import turn_limit
 from gtrturbo.tasks.environment import PlayedEnv
 from gtrturbo.tasks.task import Task
 from gtrturbo.tasks.view import Info
@@ -35,8 +36,17 @@ def replayed(task: Task, episode: Sequence[Played], env: PlayedEnv) -> Replayed:
         return found
 
 
+def _limit(task: Task, env: PlayedEnv) -> int:
+    with closing(env):
+        return turn_limit(task, env)
+
+
 def blind(task: Task, episodes: Episodes) -> Check:
     """Play the same actions in the environment that draws nothing, of which chance levels and panels are."""
+    fix = "let blind make an environment of the same rules and seeds, or leave it out."
+    cut, cut_blind = _limit(task, task.open()), _limit(task, task.open_blind())
+    if cut != cut_blind:
+        return Check("blind", False, f"episodes are cut after {cut} turns, and in `blind` after {cut_blind}.", fix)
     for episode in episodes:
         drawn, plain = replayed(task, episode, task.open()), replayed(task, episode, task.open_blind())
         looks = {
@@ -45,7 +55,6 @@ def blind(task: Task, episodes: Episodes) -> Check:
             "the end": (drawn.ends, plain.ends),
         }
         number = episode[0].state.episode
-        fix = "let blind make an environment of the same rules and seeds, or leave it out."
         if drawn.known[0] != plain.known[0]:
             said = f"an episode begins otherwise in `blind`: what is known in episode {number}."
             return Check("blind", False, said, fix)

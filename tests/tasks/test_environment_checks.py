@@ -86,6 +86,13 @@ def test_an_environment_that_draws_nothing_and_plays_otherwise_is_told(make, tol
     assert next(each.name for each in checks(task)[0] if each.passed is False) == "blind"
 
 
+def test_one_that_is_cut_after_another_number_of_turns_is_told():
+    spec = gym.envs.registration.EnvSpec("blind/Walk-v0", entry_point=own_tasks.Corridor, max_episode_steps=5)
+    task = replace(own_tasks.WALK, blind=lambda: gym.make(spec))
+    found = blind(task, play(task, num_envs=1, episodes=1))
+    assert found.passed is False and found.said == "episodes are cut after 6 turns, and in `blind` after 5."
+
+
 def test_one_of_the_same_rules_passes():
     task = replace(own_tasks.WALK, blind=lambda: own_tasks.Corridor(draws=False))
     assert "blind" in [each.name for each in checks(task)[0] if each.passed]
