@@ -77,7 +77,13 @@ def _in_order(values: list[Any]) -> list[Any]:
 
 def rebased_name(model: str, out: Path) -> str:
     """Turn a model folder into a path relative to `out`; a hub id stays as it is."""
-    return Path(os.path.relpath(model, out)).as_posix() if Path(model).is_dir() else model
+    return path_from(out, Path(model)) if Path(model).is_dir() else model
+
+
+def path_from(folder: Path, model: Path) -> str:
+    """Write where a model lies as seen from a folder, both by what their links lead to: from there `..` leads up."""
+    places = (os.path.join(os.path.realpath(path.parent), path.name) for path in (model, folder))
+    return Path(os.path.relpath(*places)).as_posix()
 
 
 def name_for_all(model: Path) -> str:

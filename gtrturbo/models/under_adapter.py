@@ -1,11 +1,10 @@
 """The model under an adapter: what the adapter names, and where that lies on this machine, whatever the working directory."""
 
-import os
 from pathlib import Path
 
 from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.checkpoint_files import adapter_config, is_adapter
+from gtrturbo.models.checkpoint_files import adapter_config, is_adapter, path_from
 from gtrturbo.models.hub_names import cached_folder, could_be_id, snapshots_of
 from gtrturbo.store.manifest import read_manifest
 from gtrturbo.store.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_FOLDER, GENERATION_CONFIG, MANIFEST, MODEL_CONFIG
@@ -135,7 +134,25 @@ def rebased(source: Path, out: Path) -> str:
     base = Path(require_named(source))
     if is_of_hub(source) or (base.is_absolute() and not base.is_dir()):
         return str(base)
-    return Path(os.path.relpath(base, out)).as_posix()
+    return path_from(out, base)
+
+
+def require_base(draft: Path, out: Path) -> None:
+    """Refuse an adapter that was written and would not be loaded: its base is not where it says, as seen from its folder.
+
+    Args:
+        draft: where it was written, beside `out`.
+        out: where it is to lie.
+
+    Raises:
+        GtrTurboError: names the base.
+    """
+    if is_adapter(draft) and named_base(draft) and not is_of_hub(draft) and base_here(draft) is None:
+        named = adapter_config(draft)["base_model_name_or_path"]
+        raise GtrTurboError(
+            f"the adapter {out} would be on the model in {named}, which is not there as seen from {out}.",
+            "name --out, and the model, by paths without links.",
+        )
 
 
 def full_weights_command(adapter: Path, base: str) -> str:

@@ -21,6 +21,7 @@ from gtrturbo.models.processor import save_processor
 from gtrturbo.models.reading import reading_model
 from gtrturbo.models.sizes import BUILT_IN
 from gtrturbo.models.stored_types import require_trained_type
+from gtrturbo.models.under_adapter import require_base
 from gtrturbo.stages import done, provenance
 from gtrturbo.store.draft import Draft, Result
 from gtrturbo.store.ids import seed_for
@@ -64,6 +65,7 @@ def run(config: InitConfig) -> Result:
             save_model(model, draft.folder)
         save_processor(processor, draft.folder)
         if config.lora_rank:
+            require_base(draft.folder, config.out)
             draft.base = base_record(draft.folder)
         _keep_family(config, chosen, draft)
         if config.model not in BUILT_IN:

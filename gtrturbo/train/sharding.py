@@ -14,7 +14,7 @@ from gtrturbo.models.checkpoint_files import copy_renderer, is_adapter, name_wei
 from gtrturbo.models.policy import Policy
 from gtrturbo.models.split_files import save_split
 from gtrturbo.models.split_model import full, split
-from gtrturbo.models.under_adapter import rebased
+from gtrturbo.models.under_adapter import rebased, require_base
 from gtrturbo.models.value_head import ValueHead
 from gtrturbo.store.draft import Draft
 
@@ -48,6 +48,7 @@ def save_trained(policy: Policy, source: Path, draft: Draft, out: Path) -> str |
         save_model(policy.model, draft.folder, base=rebased(source, out) if is_adapter(source) else None)
     name_weights(draft.folder)
     copy_renderer(source, draft.folder)
+    require_base(draft.folder, out)
     draft.base = base_record(draft.folder, source)
     if head:
         head.save(draft.folder)

@@ -11,6 +11,7 @@ from parsed import parsed
 
 from gtrturbo.config import EvalConfig, InitConfig, MergeConfig, RolloutConfig, RunConfig, SftConfig, ShowConfig
 from gtrturbo.errors import GtrTurboError
+from gtrturbo.models.under_adapter import base_of
 from gtrturbo.runs.estimate import notes
 from gtrturbo.show.artifact import show
 from gtrturbo.stages import execute
@@ -54,6 +55,48 @@ def test_what_is_said_of_a_base_that_lies_elsewhere_mends_it(alone, tmp_path):
     execute(replace(rollout, checkpoint=tmp_path / "full"))
     shutil.copytree(tmp_path / "lies" / "mybase", tmp_path / "two" / "mybase")
     execute(replace(rollout, out=tmp_path / "again"))
+
+
+@pytest.fixture
+def linked(init, tmp_path, monkeypatch) -> Path:
+    """A working directory whose folder of runs is a link to another disk; a model lies in it, and another where text leads."""
+    (tmp_path / "disk" / "deep").mkdir(parents=True)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "runs").symlink_to(tmp_path / "disk" / "deep")
+    shutil.copytree(init, tmp_path / "home" / "mymodel", ignore=shutil.ignore_patterns(MANIFEST))
+    monkeypatch.chdir(tmp_path / "home")
+    return tmp_path / "home" / "mymodel"
+
+
+def test_a_base_is_found_from_a_folder_of_runs_that_is_reached_by_a_link(linked, expert):
+    lora = execute(InitConfig(out=Path("runs/lora"), model="mymodel", lora_rank=2)).out
+    assert Path(base_of(lora)).samefile(linked)
+    trained = SftConfig(out=Path("runs/sft"), data=(expert,), checkpoint=lora, steps=1, batch_size=4)
+    assert Path(base_of(execute(trained).out)).samefile(linked)
+    copied = execute(MergeConfig(out=Path("elsewhere/copy"), base=lora)).out
+    assert Path(base_of(copied)).samefile(linked)
+
+
+def test_a_base_in_a_folder_that_is_reached_by_a_link_is_found_from_one_that_is_not(linked, expert):
+    linked.rename("runs/mymodel")
+    lora = execute(InitConfig(out=Path("lora"), model="runs/mymodel", lora_rank=2)).out
+    assert Path(base_of(lora)).samefile("runs/mymodel")
+    trained = SftConfig(out=Path("runs/sft"), data=(expert,), checkpoint=lora, steps=1, batch_size=4)
+    assert Path(base_of(execute(trained).out)).samefile("runs/mymodel")
+
+
+@pytest.mark.parametrize("stage", ["init", "sft"])
+def test_an_adapter_that_would_lie_where_its_base_is_not_found_is_not_written(linked, expert, monkeypatch, stage):
+    lora = execute(InitConfig(out=Path("lora"), model="mymodel", lora_rank=2)).out
+    named = "gtrturbo.models.under_adapter.path_from" if stage == "sft" else "gtrturbo.stages.init.rebased_name"
+    monkeypatch.setattr(named, lambda *_: "../lost/mymodel")
+    made = {
+        "init": InitConfig(out=Path("made"), model="mymodel", lora_rank=2),
+        "sft": SftConfig(out=Path("made"), data=(expert,), checkpoint=lora, steps=1, batch_size=4),
+    }
+    with pytest.raises(GtrTurboError, match=r"made would be on the model in \.\./lost/mymodel, which is not there as seen from"):
+        execute(made[stage])
+    assert not Path("made").exists()
 
 
 def test_a_check_says_where_a_base_that_lies_elsewhere_was_looked_for(alone, capsys):
