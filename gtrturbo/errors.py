@@ -60,6 +60,10 @@ SAID = {
     errno.EXDEV: ("lies on two disks.", "name a place on one disk."),
     errno.EIO: ("cannot be read or written: its disk reports an error.", f"look after the disk, {AGAIN}"),
     errno.ENXIO: ("is no regular file.", "name a file."),
+    errno.ENOLCK: (
+        "cannot be locked: its file system has no locks that work.",
+        "have it mounted with locks (NFS without nolock, Lustre with flock), or choose a place on another disk.",
+    ),
     errno.ESTALE: ("is no longer what it was on its server.", AGAIN.removeprefix("then ")),
 }
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

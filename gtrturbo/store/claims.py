@@ -5,7 +5,6 @@ writer lives. The kernel drops the lock when a process dies, however it dies, so
 away before the next one begins, if it bears a sign that it was left by us; a folder of others under that name stays.
 """
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from gtrturbo.distributed.escapes import shell_word
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.store.files import make_folder
+from gtrturbo.store.files import is_locked, make_folder
 from gtrturbo.store.inside import FOLDER, remove_whole
 from gtrturbo.store.names import DRAFT_MARK, MANIFEST, MODEL_CONFIG, STATE
 
@@ -65,7 +64,11 @@ def _made(place: Path, busy: GtrTurboError) -> int:
         except FileExistsError:
             remove_left_draft(place, busy)
         else:
-            lock = _locked(place, busy)
+            try:
+                lock = _locked(place, busy)
+            except OSError:
+                place.rmdir()
+                raise
             _sign(place, lock)
             return lock
     raise busy
@@ -145,12 +148,8 @@ def _locked(place: Path, busy: GtrTurboError) -> int:
     except (FileNotFoundError, NotADirectoryError):  # Another has just taken it away, or put a link there.
         raise busy from None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not _is_open_as(lock, place):
+        if not is_locked(lock, place) or not _is_open_as(lock, place):
             raise busy
-    except BlockingIOError:
-        os.close(lock)
-        raise busy from None
     except BaseException:
         os.close(lock)
         raise

@@ -7,6 +7,7 @@ import os
 import secrets
 import string
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from gtrturbo.errors import GtrTurboError, naming
 from gtrturbo.store.names import DRAFT_MARK, MANIFEST, MOVED, PRUNED, TIMING
 
 DRAFT_DIGITS = 16
+# What flock says where there are no locks; NFS says EBADF of what is not open for writing.
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EBADF)
 
 
 def list_files(folder: Path) -> list[str]:
@@ -103,8 +106,13 @@ def _made_anew(path: Path, mode: int) -> tuple[Path, int]:
     while True:
         draft = path.with_name(f".{path.name}.{secrets.token_hex(DRAFT_DIGITS // 2)}")
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-        if _is_locked(descriptor) and os.fstat(descriptor).st_nlink:
-            return draft, descriptor
+        try:
+            if is_locked(descriptor, path) and os.fstat(descriptor).st_nlink:
+                return draft, descriptor
+        except OSError:
+            os.close(descriptor)
+            draft.unlink(missing_ok=True)
+            raise
         os.close(descriptor)  # Another saw it before it was locked, and took it for one that was left.
 
 
@@ -112,17 +120,22 @@ def _remove_left(path: Path) -> None:
     with os.scandir(path.parent) as entries:
         left = [entry.path for entry in entries if _is_draft(entry.name, path.name)]
     for draft in left:
-        remove_left_file(Path(draft))
+        with suppress(OSError):  # What cannot be locked stays: whether it is still written is not known.
+            remove_left_file(Path(draft))
 
 
 def remove_left_file(draft: Path) -> bool:
-    """Remove a file that a killed writer left; return False where a living process still writes it."""
+    """Remove a file that a killed writer left; return False where a living process still writes it.
+
+    Raises:
+        OSError: with the path; it cannot be locked, and stays.
+    """
     try:
-        descriptor = os.open(draft, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(draft, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return True  # It has just taken its place, or is none of ours.
     try:
-        free = _is_locked(descriptor)
+        free = is_locked(descriptor, draft)
         if free:
             os.unlink(draft)
     except FileNotFoundError:
@@ -137,12 +150,19 @@ def _is_draft(name: str, of: str) -> bool:
     return start == f".{of}." and all(digit in string.hexdigits for digit in end)
 
 
-def _is_locked(descriptor: int) -> bool:
-    """Lock an open file unless another process has it; the kernel lets go of it when this one dies."""
+def is_locked(descriptor: int, path: Path) -> bool:
+    """Lock an open file or folder unless another process has it; the kernel lets go of it when this one dies.
+
+    Raises:
+        OSError: with the path; ENOLCK where its file system has no locks, or none for what is open as this is.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        number = errno.ENOLCK if error.errno in WITHOUT_LOCKS else error.errno
+        raise OSError(number, os.strerror(number or 0), str(path)) from error
     return True
 
 

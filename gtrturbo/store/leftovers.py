@@ -4,13 +4,14 @@ The next start that owns a name removes what was left of it. These are the rest:
 there under a name that is given here, made as it is made here and held by no living process counts; no link is followed.
 """
 
+import errno
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gtrturbo.errors import GtrTurboError
+from gtrturbo.errors import GtrTurboError, of_system
 from gtrturbo.store.claims import claimed_anew, holds_no_links, is_own, remove_left_draft
 from gtrturbo.store.files import DRAFT_DIGITS, remove_left_file
 from gtrturbo.store.inside import remove_whole
@@ -60,12 +61,12 @@ def _is_ours(path: Path, kind: str) -> bool:
 
 def remove_leftover(left: Leftover) -> str:
     """Remove something that was left; return why it was not, empty if it was."""
-    if left.kind == "file":
-        return "" if remove_left_file(left.path) else "a process is writing it"
     if left.kind == "replaced" and not (left.out / MANIFEST).is_file():
         return f"it is the only copy of {left.out.name}: give it that name back, or remove it yourself"
     busy = GtrTurboError("a process is at work on it")
     try:
+        if left.kind == "file":
+            return "" if remove_left_file(left.path) else "a process is writing it"
         if left.kind == "partial":
             remove_left_draft(left.path, busy)
             return ""
@@ -74,4 +75,8 @@ def remove_leftover(left: Leftover) -> str:
             remove_whole(claim)
     except GtrTurboError as error:
         return error.what
+    except OSError as error:
+        if error.errno != errno.ENOLCK:
+            raise
+        return of_system(error).what
     return ""

@@ -1,16 +1,20 @@
 """Files that are written whole or not at all."""
 
+import errno
 import fcntl
 import json
 import os
+import stat
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from gtrturbo.errors import of_system
 from gtrturbo.store import files
 from gtrturbo.store.files import list_files, save_json, write_whole
+from gtrturbo.store.leftovers import find_leftovers, remove_leftover
 from gtrturbo.store.names import PRUNED
 from gtrturbo.store.provenance import Provenance
 from gtrturbo.store.saved_pictures import is_saved, save_image
@@ -115,6 +119,57 @@ def test_what_another_writer_is_writing_stays(tmp_path):
         fcntl.flock(another, fcntl.LOCK_EX)
         write_whole(tmp_path / "a", b"new")
     assert names(tmp_path) == [LEFT, "a"]
+
+
+WITHOUT_LOCKS = [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP]
+
+
+@pytest.mark.parametrize("number", WITHOUT_LOCKS)
+def test_a_file_system_without_locks_is_told_with_the_path_and_what_mends_it(tmp_path, monkeypatch, number):
+    def without(descriptor: int, how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    with pytest.raises(OSError) as of_file:
+        write_whole(tmp_path / "a", b"new")
+    with pytest.raises(OSError) as of_folder, writing(tmp_path / "out", Provenance("init", "checkpoint", {}, {})):
+        raise AssertionError("a draft that nothing holds")
+    for error, name in ((of_file, "a"), (of_folder, "out")):
+        told = of_system(error.value)
+        assert told.what == f"{tmp_path / name} cannot be locked: its file system has no locks that work."
+        assert "mounted with locks" in told.fix
+    assert names(tmp_path) == []
+
+
+def test_where_a_lock_needs_a_file_that_is_open_for_writing_what_was_left_goes_all_the_same(tmp_path, monkeypatch):
+    genuine = fcntl.flock
+
+    def of_nfs(descriptor: int, how: int) -> None:
+        reading = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+        if reading and stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        genuine(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", of_nfs)
+    (tmp_path / LEFT).write_text("left")
+    write_whole(tmp_path / "a", b"new")
+    assert names(tmp_path) == ["a"]
+
+
+def test_what_was_left_and_cannot_be_locked_stays(tmp_path, monkeypatch):
+    genuine, left = fcntl.flock, tmp_path / LEFT
+    left.write_text("left")
+
+    def but_of_one(descriptor: int, how: int) -> None:
+        if os.path.samestat(os.fstat(descriptor), left.stat()):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        genuine(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", but_of_one)
+    write_whole(tmp_path / "a", b"new")
+    assert names(tmp_path) == [LEFT, "a"]
+    [found] = find_leftovers(tmp_path)
+    assert "cannot be locked" in remove_leftover(found) and names(tmp_path) == [LEFT, "a"]
 
 
 def test_a_link_with_the_name_of_a_draft_is_not_followed(tmp_path):
