@@ -9,31 +9,27 @@ from typing import Any
 from gtrturbo.config.regular_files import read_regular
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.models.descriptions import OF_PROMPTS, has_vocabulary, renderer_files, require_readable
-from gtrturbo.models.side_files import copy_side_files, stays_behind
+from gtrturbo.models.side_files import copy_side_files
 from gtrturbo.store.files import save_json
-from gtrturbo.store.inside import copy_own, remove_whole
+from gtrturbo.store.inside import copy_own, leads_out, remove_whole
 from gtrturbo.store.names import (
     ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    CARD,
     CHAT_TEMPLATE,
     FAMILY,
     IMAGE_CONFIG,
     LEGACY_TEMPLATE,
-    MANIFEST,
-    METRICS_LOG,
     MODEL_INDEX,
     MODEL_WEIGHTS,
     MORE_TEMPLATES,
-    MOVED,
-    OPTIMIZER_FILE,
     PROCESSOR_CONFIG,
-    PRUNED,
     SNAPSHOTS,
-    TIMING,
     TOKENIZER_CONFIG,
-    VALUE_HEAD,
     VIDEO_CONFIG,
 )
 from gtrturbo.store.safetensors_files import read_layout
+from gtrturbo.store.weight_files import weights_of
 
 CACHED_MODEL = "models--"  # With what the Hugging Face cache begins a model's folder.
 
@@ -153,15 +149,29 @@ def name_weights(folder: Path) -> None:
         save_json(folder / MODEL_INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
 
 
-def copy_checkpoint(source: Path, folder: Path) -> None:
-    """Copy a checkpoint's own files, without manifest, training state, metrics and junk; of full weights folders, too."""
-    require_readable(source)
-    left_out = {MANIFEST, TIMING, MOVED, PRUNED, OPTIMIZER_FILE, METRICS_LOG, VALUE_HEAD}
-    if not is_adapter(source):
-        copy_side_files(source, folder)
-    for entry in sorted(source.iterdir()):
-        if entry.is_file() and entry.name not in left_out and not stays_behind(entry.name) and not (folder / entry.name).exists():
-            copy_own(entry, folder / entry.name)
+def copy_checkpoint(source: Path, folder: Path) -> list[str]:
+    """Copy a checkpoint: the weights that are loaded and what lies beside them; return what a user has to know of the rest.
+
+    Of an adapter's folder no folder within it goes along: its base is not copied.
+
+    Raises:
+        GtrTurboError: it holds no weights, is damaged, or one of its files is a link that leads out of the folder.
+    """
+    own = [CARD] if (source / CARD).is_file() and not leads_out(source / CARD, source) else []
+    if is_adapter(source):
+        notes, own = copy_side_files(source, folder, below=False), [*own, ADAPTER_CONFIG, ADAPTER_WEIGHTS]
+    else:
+        chosen = weights_of(source)
+        notes, own = copy_side_files(source, folder), [*own, *chosen.files]
+        placed = _says(source / MODEL_INDEX).get("weight_map")
+        if chosen.index or (isinstance(placed, dict) and {*placed.values()} <= {*chosen.files}):
+            own.append(chosen.index or MODEL_INDEX)
+        if chosen.unread:
+            read = chosen.index or chosen.files[0]
+            notes.append(f"{source} is read as transformers does, by {read}; {', '.join(chosen.unread)} beside it is left out.")
+    for name in own:
+        copy_own(source / name, folder / name)
+    return notes
 
 
 def renderer_hash(folder: Path) -> str:

@@ -50,8 +50,8 @@ JUNK = (
 ANEW = (MANIFEST, TIMING, MOVED, PRUNED, ADAPTER_CONFIG, CARD)
 
 
-def copy_side_files(source: Path, folder: Path) -> list[str]:
-    """Copy what lies beside a model's weights, folders too, and return what a user has to know of what stays behind.
+def copy_side_files(source: Path, folder: Path, *, below: bool = True) -> list[str]:
+    """Copy what lies beside a model's weights, `below` it too, and return what a user has to know of what stays behind.
 
     Raises:
         GtrTurboError: the model's config or tokenizer is damaged, or a link that leads out of the folder.
@@ -60,7 +60,7 @@ def copy_side_files(source: Path, folder: Path) -> list[str]:
     notes, left = [], sorted(_left(source))
     if left:
         notes.append(f"weights of other formats and training state of {source} are left out: {', '.join(left)}.")
-    for name in sorted(_beside(source)):
+    for name in sorted(name for name in _beside(source) if below or "/" not in name):
         file = source / name
         if not is_plain(name):
             notes.append(f"{name!a} of {source} has a name that no artifact's file may have: left out.")

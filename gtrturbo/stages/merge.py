@@ -10,8 +10,11 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from gtrturbo.config import MergeConfig
 from gtrturbo.console import stderr
+from gtrturbo.distributed.escapes import visible
 from gtrturbo.errors import of_system
 from gtrturbo.merging.beside import differences
 from gtrturbo.merging.card import ModelCard
@@ -152,7 +155,8 @@ def _how(config: MergeConfig) -> Streaming:
 
 
 def _copy(config: MergeConfig, base: Path, draft: Draft) -> None:
-    copy_checkpoint(base, draft.folder)
+    for note in copy_checkpoint(base, draft.folder):
+        stderr.print(Text(visible(note), style="yellow"), soft_wrap=True)
     if is_adapter(base):
         point_to_base(draft.folder, rebased(base, config.out))
         draft.base = base_record(draft.folder, base)

@@ -11,6 +11,7 @@ from transformers import ProcessorMixin
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.recipes.files import template_in, write_template
 from gtrturbo.models.checkpoint_files import copy_renderer
+from gtrturbo.store.manifest import read_manifest
 
 CARRIED = [
     "config.json", "additional_chat_templates/tool.jinja", "vocab.bpe", "source.spm", "bpe.codes", "sentencepiece.bpe.model",
@@ -58,6 +59,25 @@ def test_what_is_no_weight_goes_along_byte_for_byte(folders, dressed, none, caps
     if not none:
         assert found - set(CARRIED) == {"model.safetensors", *WRITTEN}
         assert f"{base}/onnx/model.onnx holds weights that are not merged" in capsys.readouterr().err
+
+
+ODD = "Screenshot at 10.00.00\u202fAM.png"
+
+
+@pytest.mark.parametrize("kind", ["full", "adapter"])
+def test_a_merge_of_no_checkpoints_leaves_out_what_every_merge_does(folders, family, adapted, kind, capsys):
+    factors = {"a": (np.ones((4, 2), np.float32), np.ones((2, 4), np.float32))}
+    base = family(1)[0] if kind == "full" else adapted({"a": np.ones((4, 4), np.float32)}, [factors])[1][0]
+    for name in (ODD, "optimizer.pt", "rng_state.pth", "pytorch_model.bin", "training_args.bin", "notes.txt", "README.md"):
+        (base / name).write_text(name)
+    (folders.root / "secret").write_text("secret")
+    (base / "led.txt").symlink_to(folders.root / "secret")
+    before = files(base) - {ODD, "optimizer.pt", "rng_state.pth", "pytorch_model.bin", "training_args.bin", "led.txt"}
+    out = folders.merge(base=base)
+    assert files(out) - {"stage.json", "timing.json"} == before and read_manifest(out).stage == "merge"
+    said = " ".join(capsys.readouterr().err.split())
+    assert "optimizer.pt, pytorch_model.bin, rng_state.pth, training_args.bin" in said
+    assert "has a name that no artifact's file may have" in said and "led.txt is a link that leads out" in said
 
 
 def test_links_are_followed_within_a_folder_and_nowhere_else(folders, family, capsys):

@@ -130,6 +130,7 @@ def test_no_target_of_a_link_is_copied(tmp_path, copy, target):
     (tmp_path / "secret").write_text("secret")
     model, out = tmp_path / "model", tmp_path / "out"
     (model / "blobs").mkdir(parents=True)
+    (model / "model.safetensors").touch()
     out.mkdir()
     (model / "tokenizer.json").symlink_to(target.format(tmp_path))
     with pytest.raises(GtrTurboError, match=r"tokenizer\.json is a link to .*secret, which is not copied"):
@@ -142,6 +143,7 @@ def test_the_links_of_the_hubs_cache_and_those_within_a_folder_are_files(tmp_pat
     blobs, snapshot, out = tmp_path / "models--a--b/blobs", tmp_path / "models--a--b/snapshots/0", tmp_path / "out"
     for folder in (blobs, snapshot, out):
         folder.mkdir(parents=True)
+    (snapshot / "model.safetensors").touch()
     (blobs / "0f").write_text('{"cached": 1}')
     (snapshot / "tokenizer.json").symlink_to("../../blobs/0f")
     (snapshot / "own.json").write_text('{"own": 1}')
