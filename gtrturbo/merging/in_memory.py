@@ -14,7 +14,7 @@ from gtrturbo.merging.engine import Merge
 from gtrturbo.merging.global_trim import bounds_of, with_global_thresholds
 from gtrturbo.merging.plan import MergeSettings, make_plan
 from gtrturbo.merging.rearranged import Held
-from gtrturbo.merging.sources import SPOT, TILE, Sources, Target, in_whole_rows
+from gtrturbo.merging.sources import SPOT, TILE, Sources, Target, drawn_once, in_whole_rows
 from gtrturbo.merging.stream import combiners, kernel_of, measured, seeds_of
 from gtrturbo.merging.workers import default_threads
 from gtrturbo.store.open_files import Files
@@ -55,6 +55,7 @@ def merge_in_memory(
     ]
     layout = Layout(MEMORY, {}, {})
     sources = in_whole_rows(Sources(layout, tuple(each for each in targets if each), (), (), ()), plan)
+    sources = drawn_once(sources, plan)
     kernel, files, seeds = kernel_of("cpu"), Files(), seeds_of(plan, seed)
     count = threads or default_threads()
     known = {}

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from gtrturbo.errors import GtrTurboError
 from gtrturbo.merging.adapters import Adapter
 from gtrturbo.merging.matching import Match, Pattern
@@ -11,7 +13,7 @@ from gtrturbo.merging.method import MergeRule
 from gtrturbo.merging.parts import BaseWithAdapter, Full, LowRank, Zeros
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.rearranged import Adapted, Gathered, Held
-from gtrturbo.store.open_files import Files
+from gtrturbo.store.open_files import Files, same_bytes
 from gtrturbo.store.safetensors_files import Layout, TensorEntry
 
 TILE = 1 << 20  # entries
@@ -142,3 +144,37 @@ def in_whole_rows(sources: Sources, plan: MergePlan) -> Sources:
 def _in_whole_rows(target: Target, rule: MergeRule | None) -> Target:
     width = math.lcm(rule.row_width(target.entry.shape), target.row) if rule else 0
     return replace(target, step=max(1, target.step // width) * width) if width else target
+
+
+def drawn_once(sources: Sources, plan: MergePlan) -> Sources:
+    """Let random drops hit the same entries of matrices that are copies in all inputs, as of a tied embedding stored twice.
+
+    Copies that came out different no stage would load: the model says that they are one.
+    """
+    targets: list[Target] = []
+    for target in sources.targets:
+        could = (target.plan or plan).method.keeps == "random" and not target.drawn_as and _could_be_tied(target)
+        source = next((each for each in targets if could and _are_copies(target, each)), None)
+        targets.append(replace(target, drawn_as=source.draw) if source else target)
+    return replace(sources, targets=tuple(targets))
+
+
+def _could_be_tied(target: Target) -> bool:
+    return len(target.entry.shape) == 2 and not any(map(str.isdigit, target.name.split(".")))
+
+
+def _are_copies(one: Target, other: Target) -> bool:
+    if not _could_be_tied(other) or (one.entry.dtype, one.entry.shape) != (other.entry.dtype, other.entry.shape):
+        return False
+    return all(_same_numbers(*pair) for pair in zip((one.base, *one.parts), (other.base, *other.parts), strict=True))
+
+
+def _same_numbers(one: object, other: object) -> bool:
+    if isinstance(one, Full) and isinstance(other, Full):
+        return same_bytes(one.entry, other.entry)
+    if isinstance(one, Held) and isinstance(other, Held):
+        return np.array_equal(one.values, other.values)
+    if isinstance(one, Gathered) and isinstance(other, Gathered):
+        plain = not one.mixed and not other.mixed
+        return plain and np.array_equal(one.rows, other.rows) and _same_numbers(one.part, other.part)
+    return isinstance(one, Zeros) and one == other

@@ -21,7 +21,7 @@ from gtrturbo.merging.operands import Combiner, Kernel
 from gtrturbo.merging.outcome import Outcome, rounded
 from gtrturbo.merging.plan import MergePlan
 from gtrturbo.merging.recipes.inputs import RecipeInputs
-from gtrturbo.merging.sources import Sources, Target, in_whole_rows
+from gtrturbo.merging.sources import Sources, Target, drawn_once, in_whole_rows
 from gtrturbo.merging.thresholds import ThresholdCache
 from gtrturbo.merging.workers import Job
 from gtrturbo.store.ids import seed_for
@@ -67,7 +67,7 @@ def stream(
         extra_jobs: for the same threads.
     """
     kernel = kernel_of(how.device)
-    sources = in_whole_rows(sources, plan)
+    sources = drawn_once(in_whole_rows(sources, plan), plan)
     with closing(Files()) as files:
         sources.open(files)
         known = cache.recall(target.name for target in sources.targets) if cache else {}
@@ -106,7 +106,7 @@ def stream(
 
 def verify_written(plan: MergePlan, sources: Sources, folder: Path, how: Streaming) -> None:
     """Compare tensors of a merge that was written before with the reference; see `verify.verify`."""
-    sources = in_whole_rows(sources, plan)
+    sources = drawn_once(in_whole_rows(sources, plan), plan)
     with closing(Files()) as files:
         sources.open(files)
         for name in sources.base.headers:

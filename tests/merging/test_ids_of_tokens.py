@@ -2,11 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
+from safetensors.numpy import load_file, save_file
 from test_recipes import save_tokenizer
 from test_what_is_read import saved
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from gtrturbo import merge_tensors
 from gtrturbo.store.names import RENDERER_FILES
 
 SMALL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
@@ -35,6 +39,44 @@ def merged(folders, two, **more):
     file = folders.root / "recipe.yml"
     file.write_text(json.dumps(recipe | more))
     return folders.merge(recipe=str(file))
+
+
+RANDOM = ["dare-linear", "dare-ties", "della-linear", "della"]
+
+
+@pytest.fixture
+def twice(folders):
+    """A base, and two models around it, that store a tied embedding twice, as some that were saved by others do."""
+    generator = np.random.default_rng(0)
+    models = []
+    for name in ("base", "one", "other"):
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=40, tie_word_embeddings=True, **SMALL))
+        file = saved(folders.root / name, model, 0) / "model.safetensors"
+        weights = {key: value + generator.normal(size=value.shape).astype("f4") for key, value in load_file(file).items()}
+        save_file(weights | {"lm_head.weight": weights["model.embed_tokens.weight"].copy()}, file, {"format": "pt"})
+        models.append(file.parent)
+    return models
+
+
+@pytest.mark.parametrize("method", RANDOM)
+def test_random_drops_hit_the_same_entries_of_both_copies_of_a_tied_embedding(folders, twice, method):
+    base, *others = twice
+    weights = load_file(folders.merge(*others, base=base, method=method, density="0.5") / "model.safetensors")
+    assert np.array_equal(weights["lm_head.weight"], weights["model.embed_tokens.weight"])
+    states = [{name: torch.from_numpy(value) for name, value in load_file(each / "model.safetensors").items()} for each in twice]
+    found = merge_tensors(states[0], states[1:], method, density=0.5)
+    assert torch.equal(found["lm_head.weight"], found["model.embed_tokens.weight"])
+
+
+def test_random_drops_of_matrices_that_only_the_base_has_alike_are_apart(folders, twice):
+    base, one, _ = twice
+    file = one / "model.safetensors"
+    weights = load_file(file)
+    save_file(weights | {"lm_head.weight": weights["lm_head.weight"] + 1}, file, {"format": "pt"})
+    before = load_file(base / "model.safetensors")
+    found = load_file(folders.merge(one, base=base, method="dare-linear", density="0.5") / "model.safetensors")
+    moved = [found[name] != before[name] for name in ("lm_head.weight", "model.embed_tokens.weight")]
+    assert not np.array_equal(*moved)
 
 
 def tokens(names: AutoTokenizer, ids):
