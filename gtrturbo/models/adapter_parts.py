@@ -12,11 +12,14 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from gtrturbo.errors import GtrTurboError, few
+from gtrturbo.models.checkpoint_files import adapter_config
 from gtrturbo.models.families import Family
 from gtrturbo.models.parts import LANGUAGE, PARTS, UNTOLD, heads_of, parts_of
 from gtrturbo.store.names import ADAPTER_CONFIG
 
 SHOWN = 6  # names of layers in an error
+# In what an adapter's config says of its beginning: by a randomised decomposition, of so many steps.
+RANDOMISED = "_niter_"
 # The classes of modules that LoRA has factors for, beside those of quantised models.
 ADAPTED = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention, Conv1D)
 
@@ -194,6 +197,20 @@ def require_scale(folder: Path, adapted: PeftModel) -> None:
         raise GtrTurboError(
             f"{folder / ADAPTER_CONFIG} scales all of the adapter's factors by 0 (lora_alpha), so that it changes nothing.",
             "write there the lora_alpha that it was trained with, or name its base in its place.",
+        )
+
+
+def require_repeatable(folder: Path) -> None:
+    """Refuse an adapter under which PEFT draws the base anew at each load: PiSSA by a randomised decomposition of W.
+
+    Raises:
+        GtrTurboError: it does.
+    """
+    start = adapter_config(folder).get("init_lora_weights")
+    if isinstance(start, str) and RANDOMISED in start:
+        raise GtrTurboError(
+            f"{folder / ADAPTER_CONFIG} begins by {start!r}, which is drawn anew at each load: no two loads play as one model.",
+            "convert it where it was trained: save_pretrained(OUT, path_initial_model_for_weight_conversion=ITS_START).",
         )
 
 

@@ -13,7 +13,15 @@ from transformers.utils import logging
 
 from gtrturbo.distributed.devices import require_device, resolve_device
 from gtrturbo.errors import GtrTurboError
-from gtrturbo.models.adapter_parts import is_tied, modules_of, putting_on, require_no_end, require_no_stacks, require_scale
+from gtrturbo.models.adapter_parts import (
+    is_tied,
+    modules_of,
+    putting_on,
+    require_no_end,
+    require_no_stacks,
+    require_repeatable,
+    require_scale,
+)
 from gtrturbo.models.checkpoint_files import adapter_config, is_adapter, point_to_base, renderer_hash
 from gtrturbo.models.descriptions import OF_WEIGHTS, require_readable
 from gtrturbo.models.families import Family, family_of, read_family, require_picture_ids
@@ -121,6 +129,7 @@ def _adapted(model: Any, path: Path, *, trainable: bool) -> PeftModel:
     """Put an adapter around its base, which already lies where it is to be."""
     require_readable(path, OF_WEIGHTS)
     require_float_weights(path)
+    require_repeatable(path)
     base = {id(parameter) for parameter in model.parameters()}
     with told_by_shape(path):
         adapted = PeftModel.from_pretrained(model, str(path), is_trainable=trainable)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.utils import parametrize
 
 from gtrturbo.config import InitConfig
+from gtrturbo.errors import GtrTurboError
 from gtrturbo.models import checkpoint
 from gtrturbo.models import shared_base as residency
 from gtrturbo.models.checkpoint import load_model, load_policy
@@ -140,6 +141,13 @@ def test_an_adapter_that_peft_writes_into_its_base_leaves_the_kept_base_as_it_wa
         logits(lora_warm)
         found = [logits(path) for path in (writing, lora_warm, writing, lora_warm)]
     assert all(torch.equal(one, other) for one, other in zip(found, expected * 2, strict=True))
+
+
+def test_an_adapter_whose_base_is_drawn_anew_at_each_load_is_refused(tmp_path, lora_warm):
+    drawn = of_peft(tmp_path / "a", lora_warm, init_lora_weights="pissa_niter_4")
+    with pytest.raises(GtrTurboError, match="'pissa_niter_4', which is drawn anew at each load") as error:
+        load_policy(drawn, device="cpu")
+    assert error.value.fix.startswith("convert it where it was trained")
 
 
 def test_an_embedding_that_an_adapter_brings_leaves_the_kept_base_as_it_was(tmp_path, lora_warm):
