@@ -59,7 +59,7 @@ def test_free_teachers_of_a_seed_start_from_one_checkpoint_and_differ_by_who_tea
         assert {config.label for config in of_task} == who
         assert len({str(config.start) for config in of_task}) == 1
         assert len({(config.episodes, config.iterations, config.seed) for config in of_task}) == 1
-        assert len({str(config.out) for config in of_task}) == len(of_task) == 4 * len(who)
+        assert len({str(config.out) for config in of_task}) == len(of_task) == 5 * len(who)  # At five rates.
         of_rate = [config for config in of_task if "ppo-step.learning-rate=1e-3" in config.set]
         one = [plan(replace(config, out=Path("run"), iterations=3)) for config in of_rate]  # As later updates are.
         assert len({repr(steps) for steps in one}) == len(who)
